@@ -1,0 +1,59 @@
+"""The errors poolctl raises on purpose.
+
+    PoolctlError
+    ├── BadInput        exit 2   what the user wrote cannot be used (option, scenario file, conninfo)
+    └── CannotDo        exit 3   the job could not be done
+        ├── CannotConnect        the server did not let us in, or is not there
+        ├── NoPrivilege          connected, but not allowed to see enough to say anything
+        ├── ServerFull           the run needs more connections than the server can give
+        ├── MissingProgram       a binary or library that has to be installed first
+        └── SandboxFailed        the throw-away server could not be started, or died
+
+Raised in the layer that knows, caught once in ``cli.py``. Every error says what happened and with which
+values; ``hint`` says what to do next. Neither ever holds a password.
+"""
+
+
+class PoolctlError(Exception):
+    """Base of the tree. ``code`` is stable and appears in JSON; ``hint`` is the way out, "" when there is none."""
+
+    code = "error"
+    exit_code = 3
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class BadInput(PoolctlError):
+    """An option, scenario key or file that cannot be used: names the thing, the value and the rule."""
+
+    code = "bad-input"
+    exit_code = 2
+
+
+class CannotDo(PoolctlError):
+    """The request was sound, the world was not."""
+
+    code = "cannot-do"
+
+
+class CannotConnect(CannotDo):
+    code = "cannot-connect"
+
+
+class NoPrivilege(CannotDo):
+    code = "no-privilege"
+
+
+class ServerFull(CannotDo):
+    code = "server-full"
+
+
+class MissingProgram(CannotDo):
+    code = "missing-program"
+
+
+class SandboxFailed(CannotDo):
+    code = "sandbox-failed"

@@ -1,0 +1,70 @@
+"""Durations and counts as people write them, and as people read them.
+
+On input a duration is a number of seconds or a string with units ("250ms", "30m", "1h30m"); inside poolctl it is
+always float seconds. "off" is a value of its own where a limit may be switched off, and becomes None.
+"""
+
+import re
+
+_SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)")
+
+
+def parse_duration(value: str | float) -> float:
+    """Seconds in ``value``; a bare number is seconds.
+
+    Raises ValueError (with the rule in its text) for anything else, negative and infinite values included.
+    """
+    if isinstance(value, bool):
+        raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
+    if isinstance(value, int | float):
+        if not 0 <= value < float("inf"):
+            raise ValueError("a duration cannot be negative or infinite")
+        return float(value)
+    text = value.strip().lower()
+    total, at = 0.0, 0
+    while at < len(text):
+        part = _PART.match(text, at)
+        unit = part[2] if part else ""
+        if part is None or (unit == "" and (at > 0 or part.end() < len(text))) or (unit and unit not in _SECONDS):
+            raise ValueError('a duration is a number with a unit (us, ms, s, m, h, d), such as "250ms" or "1h30m"')
+        total += float(part[1]) * (_SECONDS[unit] if unit else 1.0)
+        at = part.end()
+    if not text:
+        raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
+    return total
+
+
+def format_duration(seconds: float | None) -> str:
+    """``seconds`` with three significant digits and one unit ("12.4 s", "830 µs", "30 min"); None is "off"."""
+    if seconds is None:
+        return "off"
+    size = abs(seconds)
+    if size == 0:
+        return "0 s"
+    if size < 0.9995e-3:
+        return f"{_digits(seconds * 1e6)} µs"
+    if size < 0.9995:
+        return f"{_digits(seconds * 1e3)} ms"
+    if size < 180:
+        return f"{_digits(seconds)} s"
+    if size < 3 * 3600:
+        return f"{_digits(seconds / 60)} min"
+    if size < 3 * 86400:
+        return f"{_digits(seconds / 3600)} h"
+    return f"{_digits(seconds / 86400)} d"
+
+
+def format_count(value: float) -> str:
+    """An amount with thousands separated by commas, and three significant digits below 100 ("1,674", "9.07")."""
+    if value == int(value) or abs(value) >= 100:
+        return f"{round(value):,}"
+    return _digits(value)
+
+
+def _digits(value: float) -> str:
+    size = abs(value)
+    if size >= 99.95:
+        return f"{value:,.0f}"
+    text = f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
