@@ -1,0 +1,235 @@
+"""Reads a table of keys that a person wrote: TOML files and ``--set`` options.
+
+Every value is checked as it is taken, and whatever is left over at the end is refused. An error names the
+thing with its full name, the value, the rule and, for a file, the line.
+"""
+
+import difflib
+import re
+import tomllib
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from poolctl.errors import BadInput
+from poolctl.units import parse_duration
+
+T = TypeVar("T")
+
+
+class Source:
+    """Where a table came from, so that an error can point at it."""
+
+    def __init__(self, name: str = "", text: str = "", overridden: Iterable[str] = ()) -> None:
+        self.name = name
+        self._text = text
+        self._overridden = frozenset(overridden)
+
+    def locate(self, key: str) -> str:
+        """ "leak.toml, line 7: " or "--set: ", ready to stand before the key."""
+        if key in self._overridden:
+            return "--set "
+        line = _line_of(self._text, key)
+        if line:
+            return f"{self.name}, line {line}: "
+        return f"{self.name}: " if self.name else ""
+
+
+class Table:
+    """One table, from which each key is taken once. ``path`` is its full name, "" for the top."""
+
+    def __init__(self, values: Mapping[str, Any], source: Source, path: str = "") -> None:
+        if not isinstance(values, Mapping):
+            raise BadInput(f"{source.locate(path)}{path} = {values!r}: must be a table")
+        self._values = dict(values)
+        self._known: list[str] = []
+        self._source = source
+        self._path = path
+
+    def __contains__(self, key: str) -> bool:
+        return self._values.get(key) is not None
+
+    def peek(self, key: str) -> Any:
+        """The raw value, without taking it; None when it is absent."""
+        return self._values.get(key)
+
+    def skip(self, key: str) -> None:
+        """Know a key that is absent, so that an error can offer it."""
+        self._known.append(key)
+        self._values.pop(key, None)
+
+    def refuse(self, key: str, value: object, rule: str, *, hint: str = "") -> BadInput:
+        """The error for a value that breaks ``rule``; the caller raises it."""
+        name = self._name(key)
+        return BadInput(f"{self._source.locate(name)}{name} = {_shown(value)}: {rule}", hint=hint)
+
+    def duration(self, key: str, default: float) -> float:
+        return self._take(key, default, parse_duration)
+
+    def duration_or_off(self, key: str, default: float | None) -> float | None:
+        """Seconds, or None for "off"."""
+        if key in self._values and self._values[key] in ("off", None):
+            self._take(key, default, lambda _: None)
+            return None
+        return self._take(key, default, parse_duration)
+
+    def count(self, key: str, default: int, *, least: int = 0) -> int:
+        def check(value: object) -> int:
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ValueError("must be a whole number")
+            if value < least:
+                raise ValueError(f"must be {least} or more")
+            return value
+
+        return self._take(key, default, check)
+
+    def number(self, key: str, default: float, *, above: float = 0.0) -> float:
+        def check(value: object) -> float:
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                raise ValueError("must be a number")
+            if not above < value < float("inf"):
+                raise ValueError(f"must be more than {above:g}")
+            return float(value)
+
+        return self._take(key, default, check)
+
+    def text(self, key: str, default: str) -> str:
+        def check(value: object) -> str:
+            if not isinstance(value, str):
+                raise ValueError("must be text in quotes")
+            return value
+
+        return self._take(key, default, check)
+
+    def choice(self, key: str, default: str, choices: Collection[str]) -> str:
+        def check(value: object) -> str:
+            if value not in choices:
+                raise ValueError(f"must be one of {', '.join(choices)}{_meant(str(value), choices)}")
+            return str(value)
+
+        return self._take(key, default, check)
+
+    def table(self, key: str) -> "Table":
+        """The table under ``key``, empty when it is absent."""
+        return Table(self._take(key, {}, lambda value: value), self._source, self._name(key))
+
+    def tables(self, key: str) -> list["Table"]:
+        """The array of tables under ``key`` ([[key]])."""
+        values: Any = self._take(key, [], lambda value: value)
+        if not isinstance(values, list):
+            raise self.refuse(key, values, f"must be an array of tables, written [[{self._name(key)}]]")
+        return [Table(value, self._source, f"{self._name(key)}[{at}]") for at, value in enumerate(values)]
+
+    def rest(self) -> dict[str, Any]:
+        """Every key not yet taken, for a table whose keys belong to somebody else."""
+        values, self._values = self._values, {}
+        return values
+
+    def finish(self) -> None:
+        """Refuse what nobody took."""
+        for key, value in self._values.items():
+            raise self.refuse(
+                key,
+                value,
+                f"there is no such key{_meant(key, self._known)}",
+                hint=f"keys here: {', '.join(self._known)}",
+            )
+
+    def _take(self, key: str, default: T, check: Callable[[Any], T]) -> T:
+        self._known.append(key)
+        if key not in self._values:
+            return default
+        value = self._values.pop(key)
+        if value is None:
+            return default
+        try:
+            return check(value)
+        except ValueError as error:
+            raise self.refuse(key, value, str(error)) from None
+
+    def _name(self, key: str) -> str:
+        return f"{self._path}.{key}" if self._path else key
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], str]:
+    """The values and the text of a TOML file. Raises BadInput when it cannot be read or is not TOML."""
+    try:
+        text = path.read_bytes().decode()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file", hint="give the path of a scenario file, or none at all") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
+        raise BadInput(f"{path}: {reason}") from None
+    try:
+        return tomllib.loads(text), text
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path}: not a TOML file: {error}") from None
+
+
+def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
+    """Set ``section.key=value`` assignments in ``values``, and return the keys that were set.
+
+    A value is read as TOML where it is TOML (30, 1.5, true, {...}) and as text otherwise ("250ms" needs no quotes).
+    """
+    keys = []
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        key = key.strip()
+        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+            raise BadInput(
+                f"--set {assignment!r}: must be section.key=value", hint="for example --set pool.max_open=10"
+            )
+        *sections, last = key.split(".")
+        table = values
+        for section in sections:
+            table = table.setdefault(section, {})
+            if not isinstance(table, dict):
+                raise BadInput(f"--set {assignment!r}: {section} is not a table")
+        table[last] = _toml_or_text(text.strip())
+        keys.append(key)
+    return keys
+
+
+def _toml_or_text(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except (tomllib.TOMLDecodeError, KeyError):
+        return text
+
+
+def _shown(value: object) -> str:
+    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _meant(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+_HEADER = re.compile(r"\s*\[(\[)?\s*([\w.\-\"]+)\s*\]")
+_KEY = re.compile(r"\s*([\w.\-\"]+)\s*=")
+
+
+def _line_of(text: str, key: str) -> int:
+    """The line (from 1) on which ``key`` stands in a TOML text; 0 when it is not written there as such.
+
+    tomllib keeps no positions, and this is only for pointing at a mistake: a key inside an inline table is
+    reported at the line of that table.
+    """
+    section, seen = "", dict[str, int]()
+    lines: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            section = header[2].replace('"', "")
+            if header[1]:
+                at = seen.get(section, -1) + 1
+                seen[section] = at
+                section = f"{section}[{at}]"
+            lines.setdefault(section, number)
+        elif found := _KEY.match(line):
+            name = found[1].replace('"', "")
+            lines.setdefault(f"{section}.{name}" if section else name, number)
+    while key and key not in lines:
+        key = key.rpartition(".")[0]
+    return lines.get(key, 0)

@@ -1,0 +1,486 @@
+"""Decides who gets a connection. Never waits, never opens, never looks at a clock.
+
+The rules are those of Go's database/sql (Go 1.27.3, src/database/sql/sql.go), with the differences of other
+pools as data (PoolRules). The driver, virtual or live, gives every call its ``now`` in seconds and carries out
+what the call returns:
+
+    acquire  -> Use | Open | Wait | Stale | Reject      one answer for the caller
+    the rest -> [HandOver | Fail | Open | Close, ...]   things to do, in this order
+
+Each Open is answered with ``opened`` or ``open_failed``, each Close and Stale with ``closed``. A slot is free
+only when ``closed`` was called: closing takes time on a real server, and Go holds the slot meanwhile.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from poolctl.pool.settings import PoolRules, PoolSettings
+from poolctl.pool.stats import Closed, PoolStats
+
+Request = Hashable
+State = Literal["opening", "idle", "in_use", "closing", "gone"]
+
+CACHED_ATTEMPTS = 2
+"""How often a caller may meet a stale connection before it insists on a new one (sql.go, maxBadConnRetries)."""
+
+SHORTEST_CLEANING_INTERVAL = 1.0
+"""Seconds (sql.go, connectionCleaner, minInterval)."""
+
+
+class Connection:
+    """One slot of the pool. ``handle`` belongs to the driver."""
+
+    __slots__ = ("handle", "opened_at", "released_at", "request", "state")
+
+    def __init__(self, request: Request | None) -> None:
+        self.state: State = "opening"
+        self.request = request
+        """For whom the caller opens it; None while the background opener does."""
+        self.opened_at = 0.0
+        self.released_at = 0.0
+        self.handle: Any = None
+
+
+class Use(NamedTuple):
+    """The caller has this connection."""
+
+    connection: Connection
+
+
+class Open(NamedTuple):
+    """Open this connection now: for the caller of acquire, or (request None) in the background."""
+
+    connection: Connection
+
+
+class Wait(NamedTuple):
+    """The caller is in the queue; a HandOver or Fail will name it, unless it gives up.
+
+    ``opening``: a connection that the background opener is to open now, None when it has enough to do.
+    """
+
+    opening: Connection | None = None
+
+
+class Stale(NamedTuple):
+    """Close this expired connection, then acquire again with ``attempt`` one higher."""
+
+    connection: Connection
+
+
+class Reject(NamedTuple):
+    """The pool is full and this kind does not queue."""
+
+
+class HandOver(NamedTuple):
+    """This waiting request has got this connection."""
+
+    request: Request
+    connection: Connection
+
+
+class Fail(NamedTuple):
+    """This waiting request gets the error of an opening that it did not make."""
+
+    request: Request
+    error: Exception
+
+
+class Close(NamedTuple):
+    connection: Connection
+
+
+Answer = Use | Open | Wait | Stale | Reject
+Action = HandOver | Fail | Open | Close
+
+
+class Pool:
+    """One instance's pool. Not thread-safe: a driver with threads holds a lock around each call.
+
+    ``random`` picks among waiters; seed it for a repeatable run.
+    """
+
+    def __init__(self, settings: PoolSettings, random: Random, rules: PoolRules | None = None) -> None:
+        self.settings = settings
+        self.rules = rules or settings.rules
+        self._random = random
+        self._max_open = settings.max_open
+        self._max_idle = settings.max_idle if not settings.max_open else min(settings.max_idle, settings.max_open)
+        self._expires = settings.max_lifetime
+        self._expires_at_acquire = self._expires is not None and "acquire" in self.rules.lifetime_checked
+        self._expires_at_release = self._expires is not None and "release" in self.rules.lifetime_checked
+        self._pop_idle = -1 if self.rules.idle_order == "lifo" else 0
+        self._idle: list[Connection] = []
+        self._waiters = Waiters(self.rules.waiter_order, random)
+        self._background: deque[Connection] = deque()
+        self._background_busy = False
+        self._clean_at: float | None = None
+        self._open = self._opening = 0
+        self._counts = _Counts()
+
+    def acquire(self, request: Request, now: float, attempt: int = 0) -> Answer:
+        """Answer a request. ``attempt`` counts the Stale answers this request has already met."""
+        if self._idle and attempt < CACHED_ATTEMPTS:
+            connection = self._idle.pop(self._pop_idle)
+            self._take(connection, now)
+            if self._expires_at_acquire and self._is_expired(connection, now):
+                self._counts.max_lifetime += 1
+                connection.state = "closing"
+                return Stale(connection)
+            return Use(connection)
+        if self._max_open and self._open >= self._max_open:
+            if self.rules.waiter_order == "none":
+                return Reject()
+            self._queue(request, now)
+            return Wait()
+        if self.rules.opener == "background":
+            self._queue(request, now)
+            return Wait(self._grow(now))
+        connection = Connection(request)
+        # Counted before it is open, so that two arrivals cannot both take the last slot.
+        self._count_opening(now)
+        return Open(connection)
+
+    def opened(self, connection: Connection, now: float) -> list[Action]:
+        """An opening succeeded at ``now``."""
+        if connection.state != "opening":
+            raise ValueError(f"a connection that is {connection.state} cannot become open")
+        connection.opened_at = connection.released_at = now
+        self._opening -= 1
+        self._counts.opened += 1
+        if connection.request is not None:
+            self._take(connection, now)
+            return []
+        self._background_busy = False
+        actions: list[Action] = []
+        if self._put(connection, now, actions):
+            # sql.go, openNewConnection: this slot is given up before the connection is closed.
+            self._forget(connection, now)
+            actions.append(Close(connection))
+        if self.rules.opener == "background":
+            self._open_for_waiters(now, actions)
+        self._open_next(actions)
+        return actions
+
+    def open_failed(self, connection: Connection, now: float, error: Exception) -> list[Action]:
+        """An opening failed. In the background, one waiter gets the error and the opener goes on for the rest."""
+        if connection.state != "opening":
+            raise ValueError(f"a connection that is {connection.state} cannot fail to open")
+        self._opening -= 1
+        self._counts.open_failures += 1
+        self._forget(connection, now)
+        actions: list[Action] = []
+        if connection.request is None:
+            self._background_busy = False
+            if self._waiters:
+                actions.append(Fail(self._leave_queue(None, now), error))
+        self._open_for_waiters(now, actions)
+        return actions
+
+    def release(self, connection: Connection, now: float, *, broken: bool = False) -> list[Action]:
+        """Give a connection back. ``broken``: it can serve nobody any more.
+
+        Raises ValueError when it is not in use.
+        """
+        if connection.state != "in_use":
+            raise ValueError(f"released a connection that is {connection.state}, not in use")
+        expired = not broken and self._expires_at_release and self._is_expired(connection, now)
+        connection.released_at = now
+        self._counts.in_use_area += now
+        self._counts.in_use -= 1
+        actions: list[Action] = []
+        if broken or expired:
+            if broken:
+                self._counts.error += 1
+            else:
+                self._counts.max_lifetime += 1
+            connection.state = "closing"
+            self._open_for_waiters(now, actions)
+            actions.append(Close(connection))
+        elif self._put(connection, now, actions):
+            connection.state = "closing"
+            actions.append(Close(connection))
+        return actions
+
+    def closed(self, connection: Connection, now: float) -> list[Action]:
+        """A connection is closed and its slot free."""
+        actions: list[Action] = []
+        if connection.state == "gone":
+            return actions
+        if connection.state != "closing":
+            raise ValueError(f"a connection that is {connection.state} was not told to close")
+        self._forget(connection, now)
+        self._open_for_waiters(now, actions)
+        return actions
+
+    def give_up(self, request: Request, now: float) -> None:
+        """A waiting request lost its patience. Raises KeyError when it is not waiting."""
+        self._leave_queue(request, now)
+
+    @property
+    def clean_at(self) -> float | None:
+        """When ``clean`` wants to be called next; None: no cleaner is running."""
+        return self._clean_at
+
+    def clean(self, now: float) -> list[Action]:
+        """One tick of the cleaner: close what has been idle or alive for too long, idle time first."""
+        shortest = self._shortest_limit()
+        if self._open == 0 or shortest is None:
+            self._clean_at = None
+            return []
+        wait, closing = shortest, []
+        kept = self._idle
+        if self.settings.max_idle_time is not None:
+            # At or past the limit: with an exact tick, Go's strict "before" would slip by one more second.
+            closing = [c for c in kept if c.released_at + self.settings.max_idle_time <= now]
+            kept = [c for c in kept if c.released_at + self.settings.max_idle_time > now]
+            self._counts.max_idle_time += len(closing)
+            if kept:
+                wait = min(wait, kept[0].released_at + self.settings.max_idle_time - now)
+        if self._expires is not None and "cleaner" in self.rules.lifetime_checked:
+            expired = [c for c in kept if c.opened_at + self._expires <= now]
+            kept = [c for c in kept if c.opened_at + self._expires > now]
+            self._counts.max_lifetime += len(expired)
+            closing += expired
+            wait = min([wait, *(c.opened_at + self._expires - now for c in kept)])
+        self._idle = kept
+        for connection in closing:
+            connection.state = "closing"
+        self._clean_at = now + max(wait, SHORTEST_CLEANING_INTERVAL)
+        return [Close(connection) for connection in closing]
+
+    def set_max_open(self, max_open: int, now: float) -> list[Action]:
+        """Change the bound; 0 is unlimited. Lowers max_idle with it, for good (sql.go, SetMaxOpenConns).
+
+        Connections over a lowered bound are closed when they come back. Raising it wakes no waiter.
+        """
+        self._max_open = max(max_open, 0)
+        if self._max_open and self._max_idle > self._max_open:
+            return self.set_max_idle(self._max_open, now)
+        return []
+
+    def set_max_idle(self, max_idle: int, now: float) -> list[Action]:
+        """Change how many idle connections are kept; the most recently released beyond it are closed at once."""
+        self._max_idle = max(max_idle, 0)
+        if self._max_open:
+            self._max_idle = min(self._max_idle, self._max_open)
+        surplus = self._idle[self._max_idle :]
+        del self._idle[self._max_idle :]
+        self._counts.max_idle += len(surplus)
+        for connection in surplus:
+            connection.state = "closing"
+        return [Close(connection) for connection in surplus]
+
+    def drop_idle(self) -> list[Connection]:
+        """Take every idle connection out for closing, as at the end of a process. Counted as other."""
+        dropped, self._idle = self._idle, []
+        for connection in dropped:
+            connection.state = "closing"
+            self._counts.other += 1
+        return dropped
+
+    def stats(self, now: float) -> PoolStats:
+        """The snapshot at ``now``."""
+        counts = self._counts
+        since = counts.exhausted_since
+        return PoolStats(
+            max_open=self._max_open,
+            open=self._open,
+            in_use=self._open - len(self._idle) - self._opening,
+            idle=len(self._idle),
+            opening=self._opening,
+            waiting=len(self._waiters),
+            queued_count=counts.queued_count,
+            queued_time=counts.queued_time,
+            opened=counts.opened,
+            open_failures=counts.open_failures,
+            closed=Closed(
+                max_idle=counts.max_idle,
+                max_idle_time=counts.max_idle_time,
+                max_lifetime=counts.max_lifetime,
+                error=counts.error,
+                other=counts.other,
+            ),
+            peak_open=counts.peak_open,
+            peak_in_use=counts.peak_in_use,
+            open_time=counts.open_area + self._open * now,
+            in_use_time=counts.in_use_area + counts.in_use * now,
+            exhausted_at=counts.exhausted_at,
+            exhausted_since=since,
+            recovered_at=counts.recovered_at,
+            exhausted_time=counts.exhausted_time + (now - since if since is not None else 0.0),
+        )
+
+    def _is_expired(self, connection: Connection, now: float) -> bool:
+        return self._expires is not None and connection.opened_at + self._expires < now
+
+    def _take(self, connection: Connection, now: float) -> None:
+        connection.state = "in_use"
+        counts = self._counts
+        counts.in_use_area -= now
+        counts.in_use += 1
+        if counts.in_use > counts.peak_in_use:
+            counts.peak_in_use = counts.in_use
+
+    def _put(self, connection: Connection, now: float, actions: list[Action]) -> bool:
+        """Hand a good connection to a waiter or keep it idle (sql.go, putConnDBLocked); True: close it."""
+        if self._max_open and self._open > self._max_open:
+            self._counts.other += 1
+            return True
+        if self._waiters:
+            request = self._leave_queue(None, now)
+            self._take(connection, now)
+            actions.append(HandOver(request, connection))
+            return False
+        if len(self._idle) < self._max_idle:
+            connection.state = "idle"
+            self._idle.append(connection)
+            self._start_cleaner(now)
+            return False
+        self._counts.max_idle += 1
+        return True
+
+    def _queue(self, request: Request, now: float) -> None:
+        counts = self._counts
+        if not self._waiters:
+            counts.exhausted_since = now
+            if counts.exhausted_at is None:
+                counts.exhausted_at = now
+            counts.recovered_at = None
+        self._waiters.add(request, now)
+        counts.queued_count += 1
+
+    def _leave_queue(self, request: Request | None, now: float) -> Request:
+        """Take ``request``, or whoever is next, out of the queue."""
+        counts = self._counts
+        request, since = self._waiters.pop(request)
+        counts.queued_time += now - since
+        if not self._waiters and counts.exhausted_since is not None:
+            counts.exhausted_time += now - counts.exhausted_since
+            counts.exhausted_since = None
+            counts.recovered_at = now
+        return request
+
+    def _count_opening(self, now: float) -> None:
+        self._open += 1
+        self._opening += 1
+        self._counts.open_area -= now
+        if self._open > self._counts.peak_open:
+            self._counts.peak_open = self._open
+
+    def _forget(self, connection: Connection, now: float) -> None:
+        connection.state = "gone"
+        self._open -= 1
+        self._counts.open_area += now
+
+    def _open_for_waiters(self, now: float, actions: list[Action]) -> None:
+        """Order replacements (sql.go, maybeOpenNewConnections). Openings already ordered are not subtracted, so
+        more may be opened than needed; the surplus goes idle or is closed by max_idle, as in Go.
+
+        A pool that only grows in the background orders one at a time (psycopg_pool, pool.py, ``_growing``)."""
+        wanted = len(self._waiters)
+        if self.rules.opener == "background":
+            wanted = 0 if self._background_busy else min(wanted, 1)
+        if self._max_open:
+            wanted = min(wanted, self._max_open - self._open)
+        for _ in range(wanted):
+            self._count_opening(now)
+            self._background.append(Connection(None))
+        self._open_next(actions)
+
+    def _grow(self, now: float) -> Connection | None:
+        if self._background_busy:
+            return None
+        self._count_opening(now)
+        self._background_busy = True
+        return Connection(None)
+
+    def _open_next(self, actions: list[Action]) -> None:
+        if self._background and not self._background_busy:
+            self._background_busy = True
+            actions.append(Open(self._background.popleft()))
+
+    def _shortest_limit(self) -> float | None:
+        limits = [t for t in (self.settings.max_idle_time, self._expires) if t]
+        return min(limits) if limits else None
+
+    def _start_cleaner(self, now: float) -> None:
+        if self._clean_at is None:
+            shortest = self._shortest_limit()
+            if shortest is not None:
+                self._clean_at = now + max(shortest, SHORTEST_CLEANING_INTERVAL)
+
+
+class _Counts:
+    """Mutable counters behind PoolStats. The areas are integrals over time of what was open and in use: at
+    instant t they are ``area + number * t``, which costs one addition at each change."""
+
+    __slots__ = (
+        "error",
+        "exhausted_at",
+        "exhausted_since",
+        "exhausted_time",
+        "in_use",
+        "in_use_area",
+        "max_idle",
+        "max_idle_time",
+        "max_lifetime",
+        "open_area",
+        "open_failures",
+        "opened",
+        "other",
+        "peak_in_use",
+        "peak_open",
+        "queued_count",
+        "queued_time",
+        "recovered_at",
+    )
+
+    def __init__(self) -> None:
+        self.in_use = self.peak_in_use = self.peak_open = 0
+        self.queued_count = self.opened = self.open_failures = 0
+        self.max_idle = self.max_idle_time = self.max_lifetime = self.error = self.other = 0
+        self.in_use_area = self.open_area = self.queued_time = self.exhausted_time = 0.0
+        self.exhausted_at: float | None = None
+        self.exhausted_since: float | None = None
+        self.recovered_at: float | None = None
+
+
+class Waiters:
+    """The queue of requests and since when each waits. Every operation takes constant time."""
+
+    def __init__(self, order: str, random: Random) -> None:
+        self._pick_at_random = order == "random"
+        self._random = random
+        self._since: OrderedDict[Request, float] = OrderedDict()
+        self._order: list[Request] = []
+        self._place: dict[Request, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._since)
+
+    def add(self, request: Request, now: float) -> None:
+        if request in self._since:
+            raise ValueError("a request cannot wait twice")
+        self._since[request] = now
+        if self._pick_at_random:
+            self._place[request] = len(self._order)
+            self._order.append(request)
+
+    def pop(self, request: Request | None) -> tuple[Request, float]:
+        """Remove ``request`` (KeyError when it is not here) or, with None, the next in order."""
+        if not self._pick_at_random:
+            if request is None:
+                return self._since.popitem(last=False)
+            return request, self._since.pop(request)
+        if request is None:
+            request = self._order[int(self._random.random() * len(self._order))]
+        since = self._since.pop(request)
+        place, last = self._place.pop(request), self._order.pop()
+        if last != request:
+            # The last one moves into the gap: order means nothing when the pick is random.
+            self._order[place] = last
+            self._place[last] = place
+        return request, since

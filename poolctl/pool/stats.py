@@ -1,0 +1,65 @@
+"""One snapshot of a pool, taken at once, with states that add up."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """How many connections were closed so far, by reason.
+
+    ``max_idle``, ``max_idle_time`` and ``max_lifetime`` are Go's MaxIdleClosed, MaxIdleTimeClosed and
+    MaxLifetimeClosed. ``error``: found broken. ``leak_reclaimed``: closed by the garbage collector after the
+    last reference was dropped. ``other``: over a lowered max_open, or at the end of the run.
+    """
+
+    max_idle: int = 0
+    max_idle_time: int = 0
+    max_lifetime: int = 0
+    error: int = 0
+    leak_reclaimed: int = 0
+    other: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.max_idle + self.max_idle_time + self.max_lifetime + self.error + self.leak_reclaimed + self.other
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """Gauges and counters of one pool at one instant; times are seconds.
+
+    Always true: ``open == in_use + idle + opening``. A connection that is being closed counts as in use until
+    its slot is free, as in Go's DBStats (database/sql, sql.go, ``finalClose``).
+    """
+
+    max_open: int
+    """Upper bound; 0 is unlimited."""
+    open: int
+    in_use: int
+    idle: int
+    opening: int
+    waiting: int
+    """Requests in the queue now. Those that gave up are not in it."""
+
+    queued_count: int = 0
+    """Requests that had to queue so far (Go: WaitCount); those that gave up included."""
+    queued_time: float = 0.0
+    """Time spent in the queue by requests that have left it (Go: WaitDuration)."""
+    opened: int = 0
+    open_failures: int = 0
+    closed: Closed = field(default_factory=Closed)
+
+    peak_open: int = 0
+    peak_in_use: int = 0
+    open_time: float = 0.0
+    """Connection-seconds open so far; divided by a duration it is the average number open."""
+    in_use_time: float = 0.0
+    """Connection-seconds in use so far."""
+
+    exhausted_at: float | None = None
+    """When somebody first waited with no connection free; None: never."""
+    exhausted_since: float | None = None
+    """Start of the exhaustion that still lasts; None: not exhausted now."""
+    recovered_at: float | None = None
+    """When the last exhaustion ended; None: it never began or still lasts."""
+    exhausted_time: float = 0.0
