@@ -84,6 +84,9 @@ class Load:
     """None: until the requests are done."""
     warmup: float
     drain: float
+    error_pause: float
+    """What a closed-loop worker waits after an acquire that failed at once (rejected, refused). Without it a
+    full server is asked as fast as the processor allows."""
     seed: int
     bursts: tuple[Burst, ...] = ()
 
@@ -221,6 +224,7 @@ def _load(table: Table) -> Load:
         duration=table.duration_or_off("duration", None if requests else 10.0),
         warmup=table.duration("warmup", 0.0),
         drain=table.duration("drain", 2.0),
+        error_pause=table.duration("error_pause", 0.0 if requests else 0.05),
         seed=table.count("seed", 1),
         bursts=bursts,
     )

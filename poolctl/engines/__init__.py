@@ -1,0 +1,1 @@
+"""What runs a scenario: live against real servers, or in virtual time."""
