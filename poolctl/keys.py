@@ -26,8 +26,9 @@ class Source:
         self._overridden = frozenset(overridden)
 
     def locate(self, key: str) -> str:
-        """ "leak.toml, line 7: " or "--set: ", ready to stand before the key."""
-        if key in self._overridden:
+        """ "leak.toml, line 7: " or "--set ", ready to stand before the key."""
+        parts = key.split(".")
+        if any(".".join(parts[:end]) in self._overridden for end in range(1, len(parts) + 1)):
             return "--set "
         line = _line_of(self._text, key)
         if line:
@@ -40,7 +41,7 @@ class Table:
 
     def __init__(self, values: Mapping[str, Any], source: Source, path: str = "") -> None:
         if not isinstance(values, Mapping):
-            raise BadInput(f"{source.locate(path)}{path} = {values!r}: must be a table")
+            raise BadInput(f"{source.locate(path)}{path} = {_shown(values)}: must be a table")
         self._values = dict(values)
         self._known: list[str] = []
         self._source = source
@@ -48,6 +49,10 @@ class Table:
 
     def __contains__(self, key: str) -> bool:
         return self._values.get(key) is not None
+
+    def has(self, key: str) -> bool:
+        """Whether the key is there at all, be it as None, which stands for what is switched off."""
+        return key in self._values
 
     def peek(self, key: str) -> Any:
         """The raw value, without taking it; None when it is absent."""
@@ -63,15 +68,25 @@ class Table:
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name} = {_shown(value)}: {rule}", hint=hint)
 
+    def missing(self, key: str, rule: str, *, hint: str = "") -> BadInput:
+        """The error for a key that has to be given; the caller raises it."""
+        name = self._name(key)
+        return BadInput(f"{self._source.locate(name)}{name}: {rule}", hint=hint)
+
     def duration(self, key: str, default: float) -> float:
         return self._take(key, default, parse_duration)
 
     def duration_or_off(self, key: str, default: float | None) -> float | None:
         """Seconds, or None for "off"."""
-        if key in self._values and self._values[key] in ("off", None):
-            self._take(key, default, lambda _: None)
+        if self._is_off(key, "off"):
             return None
         return self._take(key, default, parse_duration)
+
+    def count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
+        """A count, or None for "unlimited"."""
+        if self._is_off(key, "unlimited"):
+            return None
+        return self.count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
 
     def count(self, key: str, default: int, *, least: int = 0) -> int:
         def check(value: object) -> int:
@@ -88,7 +103,7 @@ class Table:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError("must be a number")
             if not above < value < float("inf"):
-                raise ValueError(f"must be more than {above:g}")
+                raise ValueError(f"must be more than {above:g}, and finite")
             return float(value)
 
         return self._take(key, default, check)
@@ -103,9 +118,9 @@ class Table:
 
     def choice(self, key: str, default: str, choices: Collection[str]) -> str:
         def check(value: object) -> str:
-            if value not in choices:
+            if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"must be one of {', '.join(choices)}{_meant(str(value), choices)}")
-            return str(value)
+            return value
 
         return self._take(key, default, check)
 
@@ -132,7 +147,7 @@ class Table:
                 key,
                 value,
                 f"there is no such key{_meant(key, self._known)}",
-                hint=f"keys here: {', '.join(self._known)}",
+                hint=f"keys here: {', '.join(dict.fromkeys(self._known))}",
             )
 
     def _take(self, key: str, default: T, check: Callable[[Any], T]) -> T:
@@ -146,6 +161,13 @@ class Table:
             return check(value)
         except ValueError as error:
             raise self.refuse(key, value, str(error)) from None
+
+    def _is_off(self, key: str, word: str) -> bool:
+        if not self.has(key) or self._values[key] not in (word, None):
+            return False
+        self._known.append(key)
+        del self._values[key]
+        return True
 
     def _name(self, key: str) -> str:
         return f"{self._path}.{key}" if self._path else key
@@ -217,19 +239,21 @@ def _line_of(text: str, key: str) -> int:
     tomllib keeps no positions, and this is only for pointing at a mistake: a key inside an inline table is
     reported at the line of that table.
     """
-    section, seen = "", dict[str, int]()
+    section, arrays = "", dict[str, int]()
     lines: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
             section = header[2].replace('"', "")
             if header[1]:
-                at = seen.get(section, -1) + 1
-                seen[section] = at
-                section = f"{section}[{at}]"
+                arrays[section] = arrays.get(section, -1) + 1
+            for array, at in arrays.items():
+                if section == array or section.startswith(f"{array}."):
+                    section = f"{array}[{at}]{section[len(array) :]}"
             lines.setdefault(section, number)
         elif found := _KEY.match(line):
             name = found[1].replace('"', "")
             lines.setdefault(f"{section}.{name}" if section else name, number)
     while key and key not in lines:
-        key = key.rpartition(".")[0]
+        # "a.b[0]" lies within "a.b", and that within "a".
+        key = key[: max(key.rfind("."), key.rfind("["), 0)]
     return lines.get(key, 0)

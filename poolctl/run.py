@@ -6,6 +6,7 @@ Decides what the numbers mean and that they add up. ``Tally`` is what one instan
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from heapq import heapreplace
 from typing import Any, Self
 
 from poolctl.pool import Closed, PoolStats
@@ -13,7 +14,7 @@ from poolctl.scenario import Scenario
 
 
 class Histogram:
-    """Times in logarithmic buckets: exact count, total and maximum, percentiles within 0.4 %.
+    """Times in logarithmic buckets: exact count, total and maximum, percentiles within 0.4 % or a microsecond.
 
     The layout is that of HdrHistogram with 7 bits of mantissa over whole microseconds. Its size depends on the
     largest time, not on how many were recorded, and two histograms merge without loss.
@@ -214,8 +215,8 @@ _HISTOGRAMS = ("wait_time", "use_time", "connect_time")
 @dataclass(frozen=True, slots=True)
 class Connections:
     """What became of server connections. These count the whole run, warm-up included, so that
-    ``opened - closed.total == open - opening``; the averages leave the warm-up out. For a fleet the peaks are
-    those of the sum, as sampled in the timeline."""
+    ``opened - closed.total == open`` when at the end none is opening or closing; the averages leave the warm-up
+    out. For a fleet the peaks are those of the sum, as sampled in the timeline."""
 
     opened: int
     open_failures: int
@@ -353,7 +354,8 @@ class Generator:
 class Run:
     """One run. ``interrupted``: stopped by the user, the numbers are what was measured until then.
 
-    ``notes``: sentences about the run that are no findings: what broke, what could not be seen.
+    ``failure``: what broke so badly that the run could not go on or is incomplete, None when nothing did.
+    ``notes``: sentences about the run that are no findings, such as what could not be seen.
     """
 
     engine: str
@@ -364,6 +366,7 @@ class Run:
     instances: tuple[Summary, ...] = ()
     generator: Generator | None = None
     interrupted: bool = False
+    failure: str | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -373,14 +376,16 @@ def summarize(
     *,
     load_time: float,
     warm: Iterable[PoolStats | None] = (),
+    warm_at: float = 0.0,
     timeline: Iterable[TimelinePoint] = (),
     ended_at: float | None = None,
     server: ServerSeen | None = None,
 ) -> Summary:
     """Put instances together. ``pools`` are the snapshots at the end, ``warm`` those at the end of the warm-up.
 
-    ``load_time``: seconds of load without the warm-up. ``ended_at``: when the last snapshot was taken, for the
-    averages. ``timeline``: for the peaks of a fleet; one instance knows its own.
+    ``load_time``: seconds of load without the warm-up. ``warm_at`` and ``ended_at``: when ``warm`` and ``pools``
+    were taken, for the averages; without ``ended_at``, at the end of the load. ``timeline``: for the peaks of a
+    fleet; one instance knows its own.
     """
     total = Tally()
     for tally in tallies:
@@ -388,7 +393,7 @@ def summarize(
     stats = list(pools)
     before = [snapshot for snapshot in warm if snapshot is not None]
     points = list(timeline)
-    span = ended_at if ended_at is not None else load_time
+    span = ended_at - warm_at if ended_at is not None else load_time
 
     def average(name: str) -> float:
         passed = sum(getattr(s, name) for s in stats) - sum(getattr(s, name) for s in before)
@@ -450,11 +455,9 @@ def _add_closed(parts: Iterable[Closed]) -> Closed:
 def ideal_waits(due: Iterable[float], use_times: Iterable[float], servers: int) -> list[float]:
     """Waits of the same requests in the ideal first-come-first-served queue with ``servers`` connections.
 
-    The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free first. A cheap
-    check of measured waits: what differs is the pool's and the engine's own doing.
+    ``due`` ascends. The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free
+    first. A cheap check of measured waits: what differs is the pool's and the engine's own doing.
     """
-    from heapq import heapreplace
-
     free_at = [0.0] * servers
     waits = []
     for at, use in zip(due, use_times, strict=True):

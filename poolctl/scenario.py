@@ -11,7 +11,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from poolctl.errors import BadInput
 from poolctl.keys import Source, Table, override, read_toml
 from poolctl.pool import KINDS, PoolSettings
 
@@ -135,71 +134,64 @@ def load_scenario(path: Path, assignments: Iterable[str] = ()) -> Scenario:
 def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scenario:
     """A scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
     top = Table(values, source or Source())
-    if "name" not in top:
-        raise BadInput(f"{top.refuse('name', '', 'is required')}", hint='start the file with name = "..."')
     name, description = top.text("name", ""), top.text("description", "")
-    database = _database(top.table("database"))
-    pool = _pool(top.table("pool"))
-    load = _load(top.table("load"))
-    leak_table = top.table("leak")
+    sections = [top.table(section) for section in ("database", "pool", "load", "leak")]
+    event_tables = top.tables("events")
+    # A misspelled key is told before a missing one: it is why the other is missing.
+    top.finish()
+    if not name:
+        raise top.missing("name", "is required", hint='start the file with name = "..."')
+    database_table, pool_table, load_table, leak_table = sections
+    database, pool, load = _database(database_table), _pool(pool_table), _load(load_table)
     leak = Leak(leak_table.count("every", 0), leak_table.choice("shape", "forgotten", LEAK_SHAPES))
     leak_table.finish()
-    events = tuple(_event(table, load) for table in top.tables("events"))
-    top.finish()
-    return Scenario(name, description, database, pool, load, leak, tuple(sorted(events, key=lambda e: e.at)))
+    events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
+    return Scenario(name, description, database, pool, load, leak, tuple(events))
 
 
 def _database(table: Table) -> Database:
     default = Database()
-    cores: int | None = default.cores
-    if table.peek("cores") == "unlimited":
-        table.text("cores", "")
-        cores = None
-    else:
-        cores = table.count("cores", default.cores or 0, least=1)
     database = Database(
         max_connections=table.count("max_connections", default.max_connections, least=1),
         reserved=table.count("reserved", default.reserved),
-        cores=cores,
+        cores=table.count_or_unlimited("cores", default.cores, least=1),
         connect_time=_distribution(table, "connect_time", default.connect_time),
         via=table.choice("via", default.via, VIAS),
         pgbouncer=table.table("pgbouncer").rest(),
         pgpool=table.table("pgpool").rest(),
         setup=table.text("setup", ""),
     )
+    table.finish()
     if database.reserved >= database.max_connections:
         raise table.refuse("reserved", database.reserved, f"must be below max_connections ({database.max_connections})")
-    table.finish()
     return database
+
+
+_POOL_COUNTS = ("max_open", "max_idle", "min_idle")
+_POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout")
 
 
 def _pool(table: Table) -> PoolSettings:
     kind = KINDS[table.choice("kind", "database/sql", KINDS)]
-    default = kind.defaults
-    for key in ("max_open", "max_idle", "min_idle", "max_lifetime", "max_idle_time", "acquire_timeout"):
-        if key in table and key not in kind.keys and table.peek(key) != getattr(default, key):
+    written = {key: table.peek(key) for key in _POOL_COUNTS + _POOL_TIMES}
+    given: dict[str, Any] = {key: table.count(key, 0) for key in _POOL_COUNTS if table.has(key)}
+    given |= {key: table.duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
+    for key in written:
+        table.skip(key)
+    table.finish()
+    settings = kind.complete({key: value for key, value in given.items() if key in kind.keys})
+    for key in sorted(given.keys() - kind.keys):
+        # Saying of a setting that the library does not have what holds anyway is no mistake.
+        if given[key] != getattr(settings, key):
             known = ", ".join(f"{ours} ({native})" for ours, native in kind.native.items())
-            raise table.refuse(key, table.peek(key), f"{kind.name} has no such setting", hint=f"it has {known}")
-    max_open = table.count("max_open", default.max_open)
-    settings = PoolSettings(
-        kind=kind.name,
-        max_open=max_open,
-        max_idle=table.count("max_idle", min(default.max_idle, max_open or default.max_idle)),
-        min_idle=table.count("min_idle", min(default.min_idle, max_open or default.min_idle)),
-        max_lifetime=table.duration_or_off("max_lifetime", default.max_lifetime),
-        max_idle_time=table.duration_or_off("max_idle_time", default.max_idle_time),
-        acquire_timeout=table.duration_or_off("acquire_timeout", default.acquire_timeout),
-    )
+            raise table.refuse(key, written[key], f"{kind.name} has no such setting", hint=f"it has {known}")
     for problem in kind.problems(settings):
         raise table.refuse(problem.key, getattr(settings, problem.key), problem.rule, hint=problem.hint)
-    table.finish()
     return settings
 
 
 def _load(table: Table) -> Load:
     query = table.text("query", "sleep")
-    if not query.strip():
-        raise table.refuse("query", query, f"must be {', '.join(BUILT_IN_QUERIES)} or an SQL statement")
     # A statement of the user's takes the time it takes; only pg_sleep has to be told.
     hold_default = Distribution("exponential", 0.020) if query == "sleep" else Distribution("constant", 0.0)
     hold = _distribution(table, "hold", hold_default)
@@ -207,10 +199,6 @@ def _load(table: Table) -> Load:
     bursts = tuple(_burst(burst, hold, think) for burst in table.tables("bursts"))
     workers = table.count("workers", 0, least=1) or None
     rate = table.number("rate", 0.0) or None
-    if workers is not None and rate is not None:
-        raise table.refuse("rate", rate, "give workers (closed loop) or rate (open loop), not both")
-    if workers is None and rate is None and not bursts:
-        raise table.refuse("workers", "", "is missing: give workers (closed loop) or rate (open loop)")
     requests = table.count("requests", 0)
     load = Load(
         instances=table.count("instances", 1, least=1),
@@ -228,17 +216,22 @@ def _load(table: Table) -> Load:
         seed=table.count("seed", 1),
         bursts=bursts,
     )
+    table.finish()
+    if not query.strip():
+        raise table.refuse("query", query, f"must be {', '.join(BUILT_IN_QUERIES)} or an SQL statement")
+    if workers is not None and rate is not None:
+        raise table.refuse("rate", rate, "give workers (closed loop) or rate (open loop), not both")
+    if workers is None and rate is None and not bursts:
+        raise table.missing("workers", "is missing: give workers (closed loop) or rate (open loop)")
     if load.duration is None and not requests:
         raise table.refuse("duration", "off", "must be a duration unless requests is given")
     if load.duration is not None and load.duration <= load.warmup:
         raise table.refuse("duration", load.duration, f"must be longer than warmup ({load.warmup:g} s)")
-    table.finish()
     return load
 
 
 def _burst(table: Table, hold: Distribution, think: Distribution) -> Burst:
-    if "at" not in table:
-        raise table.refuse("at", "", 'is required, such as "5s"')
+    dated = "at" in table
     burst = Burst(
         at=table.duration("at", 0.0),
         until=table.duration_or_off("until", None),
@@ -247,16 +240,19 @@ def _burst(table: Table, hold: Distribution, think: Distribution) -> Burst:
         hold=_distribution(table, "hold", hold),
         think=_distribution(table, "think", think),
     )
+    table.finish()
+    if not dated:
+        raise table.missing("at", 'is required, such as "5s"')
     if burst.until is not None and burst.until <= burst.at:
         raise table.refuse("until", burst.until, f"must be after at ({burst.at:g} s)")
-    table.finish()
     return burst
 
 
-def _event(table: Table, load: Load) -> Event:
-    for key in ("at", "do"):
-        if key not in table:
-            raise table.refuse(key, "", "is required")
+_EVENT_KEYS: dict[str, tuple[str, ...]] = {"pause": ("for",), "slow": ("for", "factor"), "deploy": ("overlap",)}
+
+
+def _event(table: Table) -> Event:
+    written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap") if key in table}
     event = Event(
         at=table.duration("at", 0.0),
         do=table.choice("do", "", EVENTS),
@@ -264,17 +260,19 @@ def _event(table: Table, load: Load) -> Event:
         factor=table.number("factor", 1.0),
         overlap=table.duration("overlap", 0.0),
     )
-    needed = {"pause": ("for",), "slow": ("for", "factor")}.get(event.do, ())
-    for key, value, unset in (("for", event.duration, 0.0), ("factor", event.factor, 1.0)):
-        if key in needed and value == unset:
-            raise table.refuse(key, "", f"is required for {event.do}")
-        if key not in needed and value != unset:
-            raise table.refuse(key, value, f"means nothing for {event.do}")
-    if event.overlap and event.do != "deploy":
-        raise table.refuse("overlap", event.overlap, f"means nothing for {event.do}")
-    if load.duration is not None and event.at >= load.duration:
-        raise table.refuse("at", event.at, f"must be before the end of the load (load.duration = {load.duration:g} s)")
     table.finish()
+    for key in ("at", "do"):
+        if key not in written:
+            raise table.missing(key, "is required")
+    meant = _EVENT_KEYS.get(event.do, ())
+    for key in ("for", "factor", "overlap"):
+        if key in written and key not in meant:
+            raise table.refuse(key, written[key], f"means nothing for {event.do}")
+        # A deploy without overlap is one; a pause of no length is none.
+        if key in meant and key not in written and key != "overlap":
+            raise table.missing(key, f"is required for {event.do}")
+    if "for" in meant and not event.duration:
+        raise table.refuse("for", written["for"], "must be more than 0")
     return event
 
 
@@ -286,13 +284,13 @@ def _distribution(table: Table, key: str, default: Distribution) -> Distribution
         return Distribution("constant", table.duration(key, 0.0))
     inner = table.table(key)
     kind = inner.choice("distribution", "constant", DISTRIBUTIONS)
-    if "mean" not in inner:
-        raise inner.refuse("mean", "", "is required")
-    mean = inner.duration("mean", 0.0)
-    if "cv" in inner and kind != "lognormal" and inner.peek("cv") != 1.0:
-        raise inner.refuse("cv", inner.peek("cv"), f"means nothing for a {kind} distribution")
-    cv = inner.number("cv", 1.0)
+    measured = "mean" in inner
+    mean, cv = inner.duration("mean", 0.0), inner.number("cv", 1.0)
     inner.finish()
+    if not measured:
+        raise inner.missing("mean", "is required")
+    if kind != "lognormal" and cv != 1.0:
+        raise inner.refuse("cv", cv, f"means nothing for a {kind} distribution")
     return Distribution(kind, mean, cv)
 
 

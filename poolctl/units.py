@@ -5,6 +5,7 @@ always float seconds. "off" is a value of its own where a limit may be switched 
 """
 
 import re
+from math import inf
 
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)")
@@ -18,9 +19,11 @@ def parse_duration(value: str | float) -> float:
     if isinstance(value, bool):
         raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
     if isinstance(value, int | float):
-        if not 0 <= value < float("inf"):
+        if not 0 <= value < inf:
             raise ValueError("a duration cannot be negative or infinite")
         return float(value)
+    if not isinstance(value, str):
+        raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
     text = value.strip().lower()
     total, at = 0.0, 0
     while at < len(text):
@@ -32,6 +35,8 @@ def parse_duration(value: str | float) -> float:
         at = part.end()
     if not text:
         raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
+    if total == inf:
+        raise ValueError("a duration cannot be negative or infinite")
     return total
 
 
@@ -66,5 +71,7 @@ def _digits(value: float) -> str:
     size = abs(value)
     if size >= 99.95:
         return f"{value:,.0f}"
+    if 0.0001 <= size < 0.1:
+        return f"{value:.3g}"
     text = f"{value:.1f}" if size >= 9.995 else f"{value:.2f}"
     return text.rstrip("0").rstrip(".") if "." in text else text

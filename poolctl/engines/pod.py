@@ -1,13 +1,14 @@
 """A pod: one instance of the application under test, in an operating-system process of its own.
 
-Started by the live engine as ``python -m poolctl.engines.pod`` with a job on its standard input, it reports on
-its standard output, one JSON object a line. When its input ends, whoever started it is gone, and it ends at
+Started by the live engine as ``python -m poolctl.engines.pod KIND`` with a job on its standard input, it reports
+on its standard output, one JSON object a line. When its input ends, whoever started it is gone, and it ends at
 once, without a word, taking its connections with it.
 
     in    the job, then {"start": monotonic seconds}, then perhaps {"stop": true}
     out   {"ready": pid}, {"sample": ...} each interval, {"progress": ...} each second, {"done": ...} or {"failed": ...}
 """
 
+import importlib
 import json
 import os
 import sys
@@ -79,7 +80,10 @@ class Link:
         """The user wants the run to end now."""
 
     def read_job(self) -> Job:
-        return Job.from_dict(json.loads(self._source.readline()))
+        line = self._source.readline()
+        if not line:
+            os._exit(0)
+        return Job.from_dict(json.loads(line))
 
     def wait_for_start(self) -> Callable[[], float]:
         """Say that this pod is ready, wait for the others, and return the run's clock."""
@@ -124,19 +128,28 @@ class Link:
 
 
 def main() -> None:
+    # The driver is chosen before the job is known, so that its libraries load while the server still starts.
+    native = sys.argv[1] == "database/sql"
+    driver = importlib.import_module("poolctl.engines.loop" if native else "poolctl.engines.threads")
+    _allow_many_sockets()
     link = Link(sys.stdin, sys.stdout)
-    job = link.read_job()
     try:
-        if job.scenario.pool.kind == "database/sql":
-            from poolctl.engines.loop import drive
-        else:
-            from poolctl.engines.threads import drive
-        drive(job, link)
+        driver.drive(link.read_job(), link)
     except PoolctlError as error:
         link.failed(error)
-    sys.stdout.flush()
     # Threads may still wait in a real library's pool, and would hold the process for as long as it likes.
     os._exit(0)
+
+
+def _allow_many_sockets() -> None:
+    """Raise the limit on open files as far as it may be raised: 1,500 connections are more than the usual 1,024."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 if __name__ == "__main__":

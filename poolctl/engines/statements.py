@@ -1,5 +1,7 @@
 """The SQL of the workloads and of the leaks, the same for every driver."""
 
+from collections.abc import Callable
+
 from poolctl.engines.workload import Job
 
 LONG_HOLD_BEAT = 0.5
@@ -19,13 +21,13 @@ def statement(job: Job) -> str:
     }.get(query, query)
 
 
-def parameter(job: Job, hold: float) -> str | None:
-    """The value for $1, None for a statement without. ``hold``: seconds the statement is to take."""
+def parameter(job: Job) -> Callable[[float], str] | None:
+    """What makes the value for $1 of the seconds that the statement is to take; None for a statement without $1."""
     query = job.scenario.load.query
     if query == "sleep":
-        return f"{hold:.6f}"
+        return lambda hold: f"{hold:.6f}"
     if query == "cpu":
-        return str(max(1, int(hold * job.cpu_rows_per_second)))
+        return lambda hold: str(max(1, int(hold * job.cpu_rows_per_second)))
     return None
 
 

@@ -45,9 +45,11 @@ class Worker:
     begins_at: float
     until: float | None
     requests_left: int | None
+    """Of a burst's own; None: no bound of its own."""
     hold: Distribution
     think: Distribution
     random: Random
+    is_burst: bool = False
 
 
 def jobs(scenario: Scenario, conninfo: str, **options: Any) -> list[Job]:
@@ -74,7 +76,7 @@ class Workload:
         self.ends_at = job.ends_at if job.ends_at is not None else float("inf")
         self._requests = 0
         self._budget = self._load.requests or None
-        self._slow = [
+        self._windows = [
             (event.at, event.at + event.duration, event.factor) for event in job.scenario.events if event.do == "slow"
         ]
 
@@ -115,15 +117,26 @@ class Workload:
         self._budget -= 1
         return self._budget >= 0
 
+    def takes_request(self, worker: Worker) -> bool:
+        """Whether ``worker`` may begin one more request: the steady ones share the instance's, a burst has its own."""
+        if worker.requests_left is not None:
+            worker.requests_left -= 1
+            return worker.requests_left >= 0
+        return worker.is_burst or self.take_request()
+
     def next_leaks(self) -> bool:
         """Whether the request that begins now is one of those that never give back."""
         self._requests += 1
         return self._leak.every > 0 and self._requests % self._leak.every == 0
 
+    @property
+    def is_ever_slow(self) -> bool:
+        return bool(self._windows)
+
     def slow_factor(self, at: float) -> float:
         """How many times longer a query takes at ``at``."""
         factor = 1.0
-        for begin, end, times in self._slow:
+        for begin, end, times in self._windows:
             if begin <= at < end:
                 factor *= times
         return factor

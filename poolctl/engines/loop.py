@@ -1,0 +1,308 @@
+"""The native driver of a pod, for ``database/sql``: one thread, no blocking, our Pool.
+
+Decides when requests begin, how long they hold and how they leak; who gets a connection is the pool's business.
+Times are seconds on the run's clock.
+"""
+
+from collections import deque
+from random import Random
+
+from poolctl.engines.books import Books
+from poolctl.engines.native_pool import OVERDUE, NativePool
+from poolctl.engines.pod import PROGRESS_INTERVAL, Link
+from poolctl.engines.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
+from poolctl.engines.timers import Timers
+from poolctl.engines.wire import Wire
+from poolctl.engines.workload import Job, Worker, Workload
+from poolctl.pool import Connection
+from poolctl.run import ErrorKind
+from poolctl.scenario import Distribution
+
+END_CHECK = 0.02
+"""Seconds between looks whether the run is over."""
+
+
+class Client:
+    """Who makes requests, one at a time: a closed loop (``worker``) many, an arrival one. ``due``: when the present
+    acquire was wanted."""
+
+    __slots__ = (
+        "_loop",
+        "attempt",
+        "counted",
+        "due",
+        "held",
+        "hold",
+        "holds_until",
+        "leaks",
+        "queued_at",
+        "random",
+        "slowed",
+        "state",
+        "ticket",
+        "worker",
+    )
+
+    def __init__(self, loop: "Loop", hold: Distribution, random: Random, worker: Worker | None = None) -> None:
+        self._loop = loop
+        self.hold, self.random, self.worker = hold, random, worker
+        self.due = self.holds_until = 0.0
+        self.counted = self.leaks = self.slowed = False
+        self.held: list[tuple[Connection, float]] = []
+        self.state = ""
+        self.ticket = self.attempt = 0
+        self.queued_at: float | None = None
+
+    def on_connection(self, connection: Connection, now: float) -> None:
+        self._loop.use(self, connection, now)
+
+    def on_failure(self, kind: ErrorKind, now: float) -> None:
+        self._loop.fail(self, kind, now)
+
+
+def drive(job: Job, link: Link) -> None:
+    """Do the job, report on ``link``, and return when it is done."""
+    Loop(job, link).run()
+
+
+class Loop:
+    """Everything that one instance does in a run."""
+
+    def __init__(self, job: Job, link: Link) -> None:
+        self._job = job
+        self._link = link
+        self._load = job.scenario.load
+        self._workload = Workload(job)
+        self._begins_at, self._ends_at = job.begins_at, self._workload.ends_at
+        self._statement = statement(job).encode()
+        self._parameter = parameter(job)
+        self._takes_hold = takes_hold(job)
+        self._prepared = job.prepared
+        self._is_ever_slow = self._workload.is_ever_slow
+        self._leak_shape = job.scenario.leak.shape
+        self.clock = link.wait_for_start()
+        self._timers = Timers()
+        self._books = Books(job, link, self._ends_at)
+        self._pool = NativePool(
+            job.scenario.pool,
+            self._workload.stream("pool"),
+            job.conninfo,
+            self._timers,
+            self.clock,
+            self._answered,
+            self._count_opening,
+        )
+        self._clients: set[Client] = set()
+        self._using = 0
+        self._sources = 0
+        self._over = False
+        self._returning: deque[Client] = deque()
+        self._arrivals = self._workload.arrivals()
+        self._arrival_holds = self._workload.stream("holds")
+
+    def run(self) -> None:
+        self._plan()
+        pool, timers, returning, clock = self._pool, self._timers, self._returning, self.clock
+        while not self._over:
+            while returning:
+                self._work(returning.popleft(), clock())
+            timers.run_due(clock())
+            pool.wait(0.0 if returning else timers.next_at() - clock())
+        for client in self._clients:
+            if client.state in ("waiting", "opening"):
+                self._books.unfinished(client.counted)
+        now = clock()
+        self._books.sample(now, self._pool.rules.stats(now))
+        self._books.close(now, self._pool.rules.stats(now))
+
+    def _plan(self) -> None:
+        begins_at, timers = self._begins_at, self._timers
+        for worker in self._workload.workers():
+            self._sources += 1
+            client = Client(self, worker.hold, worker.random, worker)
+            timers.at(max(worker.begins_at, begins_at), self._work, client)
+        if self._load.rate:
+            self._sources += 1
+            self._plan_arrival()
+        if self._load.warmup > begins_at:
+            timers.at(self._load.warmup, self._note_warm)
+        timers.at(begins_at, self._sample, 0)
+        timers.at(begins_at + PROGRESS_INTERVAL, self._report)
+        timers.at(begins_at, self._pool.watch_cleaner)
+        timers.at(begins_at, self._look_whether_over)
+
+    def _plan_arrival(self) -> None:
+        due = next(self._arrivals, None)
+        if due is None:
+            self._sources -= 1
+        else:
+            self._timers.at(due, self._arrive, due)
+
+    def _arrive(self, due: float, now: float) -> None:
+        self._plan_arrival()
+        self._begin_late(Client(self, self._load.hold, self._arrival_holds), due, now)
+
+    def _work(self, client: Client, now: float) -> None:
+        """A closed loop comes to its next request: think, then acquire."""
+        worker = client.worker
+        assert worker is not None
+        until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
+        if now >= until or not self._workload.takes_request(worker):
+            self._sources -= 1
+            return
+        think = worker.think.sample(worker.random)
+        if think:
+            self._timers.at(now + think, self._thought, (client, now + think))
+        else:
+            self._begin(client, now, now)
+
+    def _thought(self, thought: tuple[Client, float], now: float) -> None:
+        if now >= self._ends_at:
+            self._sources -= 1
+        else:
+            self._begin_late(*thought, now)
+
+    def _begin_late(self, client: Client, due: float, now: float) -> None:
+        if self._books.counts(due):
+            self._books.lag.record(now - due)
+        self._begin(client, due, now)
+
+    def _begin(self, client: Client, due: float, now: float) -> None:
+        client.due = due
+        client.counted = self._books.counts(due)
+        client.leaks = self._workload.next_leaks()
+        self._clients.add(client)
+        self._pool.acquire(client, now)
+
+    def use(self, client: Client, connection: Connection, now: float) -> None:
+        """The acquire succeeded: run the statement."""
+        self._books.acquire_ended(client.counted, client.due, client.queued_at, now)
+        client.held.append((connection, now))
+        hold = client.hold.sample(client.random)
+        client.holds_until = now + hold
+        wire: Wire = connection.handle
+        text = None
+        if self._parameter is not None:
+            text = self._parameter(hold * self._workload.slow_factor(now) if self._is_ever_slow else hold)
+        self._using += 1
+        if client.leaks and self._leak_shape == "in-transaction":
+            query = self._statement if text is None else self._statement.replace(b"$1", f"'{text}'".encode())
+            wire.send_script(b"BEGIN; " + query)
+        else:
+            wire.send(self._statement, text, prepare=self._prepared)
+        if wire.dead:
+            self._timers.at(now, self._answered, wire)
+
+    def fail(self, client: Client, kind: ErrorKind, now: float) -> None:
+        """The acquire ended without a connection, and with it the request."""
+        overdue = kind is OVERDUE
+        self._books.acquire_ended(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
+        self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
+
+    def _answered(self, wire: Wire, now: float) -> None:
+        """The statement on a connection in use has ended."""
+        client: Client = wire.client
+        if client.state != "using":
+            return
+        self._using -= 1
+        if wire.error is not None:
+            self._books.statement_failed(client.counted, wire.error, now)
+            self._end(client, now)
+            return
+        if not self._takes_hold:
+            factor = self._workload.slow_factor(now) if self._is_ever_slow and not client.slowed else 1.0
+            if factor > 1.0:
+                # A statement of the user's cannot be slowed itself: the server sleeps for the difference.
+                client.slowed = True
+                self._using += 1
+                extra = (factor - 1.0) * (now - client.held[-1][1])
+                wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
+                return
+            if client.holds_until > now:
+                self._using += 1
+                self._timers.at(client.holds_until, self._held, client)
+                return
+        self._next_step(client, now)
+
+    def _held(self, client: Client, now: float) -> None:
+        self._using -= 1
+        self._next_step(client, now)
+
+    def _next_step(self, client: Client, now: float) -> None:
+        """One hold is over: acquire the next connection, leak, or release all."""
+        client.slowed = False
+        if len(client.held) < self._load.connections_per_request:
+            client.due = now
+            self._pool.acquire(client, now)
+        elif client.leaks:
+            self._leak(client, now)
+        else:
+            self._end(client, now)
+
+    def _end(self, client: Client, now: float, *, pause: float = 0.0) -> None:
+        """The request is over: release what it holds; its worker goes on."""
+        client.state = ""
+        self._clients.discard(client)
+        for connection, acquired_at in client.held:
+            self._books.released(client.counted, client.due, acquired_at, now)
+            self._pool.release(connection, now)
+        client.held.clear()
+        self._go_on(client, now, pause)
+
+    def _leak(self, client: Client, now: float) -> None:
+        """The request is over, and its connections never come back; its worker goes on as another client."""
+        client.state = "leaked"
+        self._clients.discard(client)
+        self._books.leaked(client.counted, len(client.held))
+        for connection, _ in client.held:
+            wire: Wire = connection.handle
+            if self._leak_shape == "unread-rows":
+                wire.send_script(UNREAD_ROWS.encode())
+                wire.ignore()
+            elif self._leak_shape == "long-hold":
+                self._beat(wire, now)
+        self._go_on(Client(self, client.hold, client.random, client.worker), now, 0.0)
+
+    def _go_on(self, client: Client, now: float, pause: float) -> None:
+        if client.worker is None:
+            return
+        if pause:
+            self._timers.at(now + pause, self._work, client)
+        else:
+            self._returning.append(client)
+
+    def _beat(self, wire: Wire, now: float) -> None:
+        """A long hold works on, and is idle in a transaction that is never the same."""
+        if not wire.dead:
+            wire.send_script(b"COMMIT; BEGIN; SELECT 1")
+            self._timers.at(now + LONG_HOLD_BEAT, self._beat, wire)
+
+    def _count_opening(self, connect_time: float, now: float) -> None:
+        if self._books.counts(now):
+            self._books.tally.connect_time.record(connect_time)
+
+    def _sample(self, number: int, now: float) -> None:
+        self._books.sample(now, self._pool.rules.stats(now))
+        self._timers.at(self._begins_at + (number + 1) * self._job.interval, self._sample, number + 1)
+
+    def _report(self, _: None, now: float) -> None:
+        self._books.report(now, self._pool.rules.stats(now))
+        self._timers.at(now + PROGRESS_INTERVAL, self._report)
+
+    def _note_warm(self, _: None, now: float) -> None:
+        self._books.warm(self._pool.rules.stats(now))
+
+    def _look_whether_over(self, _: None, now: float) -> None:
+        if self._link.stopping or now >= self._ends_at + self._load.drain:
+            self._over = True
+        elif not self._clients and not self._returning:
+            self._over = now >= self._ends_at or self._sources == 0
+        elif self._load.duration is None and not self._using:
+            self._over = self._is_stuck()
+        self._timers.at(now + END_CHECK, self._look_whether_over)
+
+    def _is_stuck(self) -> bool:
+        """Whether every request waits, and nothing is under way that could ever serve one."""
+        if self._pool.is_dialing or self._returning or self._pool.has_deadlines():
+            return False
+        return not self._timers.holds_any((self._work, self._thought, self._arrive))

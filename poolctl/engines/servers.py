@@ -1,0 +1,156 @@
+"""The server a live run goes to: a throw-away one, or one that the user names and that must not be harmed."""
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from poolctl.engines.sandbox import Sandbox
+from poolctl.errors import BadInput, CannotConnect, ServerFull
+from poolctl.scenario import Scenario
+
+MARGIN = 0.1
+"""Share of a named server's free slots that a run leaves alone, at least three."""
+
+STATEMENT_TIMEOUT = 60
+"""Seconds, for every session on a named server."""
+
+_SLOTS = """
+SELECT current_setting('max_connections')::int,
+       current_setting('superuser_reserved_connections')::int
+       + coalesce(current_setting('reserved_connections', true)::int, 0),
+       (SELECT count(*) FROM pg_stat_activity
+        WHERE (backend_type = 'client backend' OR backend_type IS NULL) AND pid <> pg_backend_pid()),
+       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
+       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
+       current_setting('server_version')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Where the pods connect (``conninfo``) and where the observer looks. ``sandbox`` None: a named server, which is
+    neither restarted nor paused nor measured from the host."""
+
+    conninfo: str
+    observer_conninfo: str
+    max_connections: int
+    usable: int
+    version: str
+    prepared: bool
+    sandbox: Sandbox | None = None
+
+
+def sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
+    """The throw-away server as ``scenario`` asked for it, with the setup SQL run."""
+    database = scenario.database
+    if database.setup:
+        _run_setup(sandbox.admin_conninfo, database.setup)
+    return Server(
+        conninfo=make_conninfo(sandbox.conninfo, application_name="poolctl simulate"),
+        observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name="poolctl observer"),
+        max_connections=database.max_connections,
+        usable=database.max_connections - database.reserved,
+        version=sandbox.version,
+        # A pooler may give the next statement to another server connection, which knows nothing of what was prepared.
+        prepared=database.via == "none",
+        sandbox=sandbox,
+    )
+
+
+def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> Server:
+    """A server that the user named.
+
+    Raises ServerFull, with the arithmetic, when the run could take more than the free slots less a margin, and
+    BadInput for what only the throw-away server can do.
+    """
+    _refuse_what_harms(scenario)
+    try:
+        own = make_conninfo(conninfo, application_name="poolctl simulate")
+        with psycopg.connect(own, autocommit=True, connect_timeout=10) as connection:
+            slots = connection.execute(_SLOTS).fetchone()
+    except psycopg.ProgrammingError as error:
+        raise BadInput(f"--target: {error}".strip(), hint="a conninfo string or a URI, as psql takes it") from None
+    except psycopg.OperationalError as error:
+        raise CannotConnect(f"--target: {error}".strip(), hint="try the same conninfo with psql") from None
+    assert slots is not None
+    max_connections, reserved, used, role_limit, database_limit, version = slots
+    usable = max_connections - reserved
+    # What is in use counts against the role's own limit only in part, so the limit is taken as it is: an upper bound.
+    limits = [usable - used, *(limit for limit in (role_limit, database_limit) if limit >= 0)]
+    free = min(limits)
+    margin = max(3, round(free * MARGIN))
+    needed = most_connections(scenario)
+    if not allow_exhaustion and (needed is None or needed > free - margin - 1):
+        wants = f"up to {needed}" if needed is not None else "an unbounded number of"
+        raise ServerFull(
+            f"the scenario takes {wants} connections, and the target has {free} free "
+            f"({max_connections} max_connections - {reserved} reserved - {used} used), "
+            f"less a margin of {margin} and one to look at it",
+            hint="lower pool.max_open or load.instances, or say --allow-exhaustion if the server may run out",
+        )
+    safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
+    given = conninfo_to_dict(own).get("options", "")
+    return Server(
+        conninfo=make_conninfo(own, options=f"{given} {safe}".strip()),
+        observer_conninfo=make_conninfo(own, application_name="poolctl observer"),
+        max_connections=max_connections,
+        usable=usable,
+        version=version,
+        prepared=not is_behind_pooler(own),
+    )
+
+
+def is_behind_pooler(conninfo: str) -> bool:
+    """Whether a pooler answers: the process id it gave at login is not the backend's (``pg_backend_pid``)."""
+    with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
+        row = connection.execute("SELECT pg_backend_pid()").fetchone()
+        return row is not None and row[0] != connection.info.backend_pid
+
+
+def most_connections(scenario: Scenario) -> int | None:
+    """Most connections that the scenario can have open at once; None when nothing bounds them."""
+    load, pool = scenario.load, scenario.pool
+    generations = 2 if any(event.do == "deploy" for event in scenario.events) else 1
+    each: int | None = pool.max_open or None
+    if each is None and not scenario.leak.every and load.rate is None:
+        each = ((load.workers or 0) + sum(burst.workers for burst in load.bursts)) * load.connections_per_request
+    return None if each is None else each * load.instances * generations
+
+
+def _refuse_what_harms(scenario: Scenario) -> None:
+    if scenario.database.setup:
+        raise BadInput("database.setup is only run on the throw-away server", hint="leave it out with --target")
+    if scenario.database.via != "none":
+        raise BadInput(
+            f"database.via = {scenario.database.via!r} puts a pooler before the throw-away server only",
+            hint="with --target, give the pooler's own conninfo",
+        )
+    for event in scenario.events:
+        if event.do in ("restart", "failover", "pause"):
+            raise BadInput(f"the event {event.do!r} is only done to the throw-away server", hint="drop it, or --target")
+
+
+def _run_setup(conninfo: str, setup: str) -> None:
+    try:
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute("SET ROLE app")
+            connection.execute(setup.encode())
+    except psycopg.Error as error:
+        message = error.diag.message_primary or str(error)
+        raise BadInput(f"database.setup failed: {message}", hint="it is run once, as SQL, before the load") from None
+
+
+def cpu_rows_per_second(conninfo: str) -> float:
+    """How many rows of generate_series an idle core of this server sums in a second, for the query "cpu"."""
+    rows = 200_000
+    with psycopg.connect(conninfo, autocommit=True) as connection:
+        best = float("inf")
+        for _ in range(3):
+            row = connection.execute(
+                "EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT sum(i) FROM generate_series(1, %s::int8) AS i",
+                (rows,),
+            ).fetchone()
+            assert row is not None
+            best = min(best, row[0][0]["Execution Time"] / 1000)
+    return rows / best
