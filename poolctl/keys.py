@@ -78,13 +78,13 @@ class Table:
 
     def duration_or_off(self, key: str, default: float | None) -> float | None:
         """Seconds, or None for "off"."""
-        if self._is_off(key, "off"):
+        if self.is_off(key):
             return None
         return self._take(key, default, parse_duration)
 
     def count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
         """A count, or None for "unlimited"."""
-        if self._is_off(key, "unlimited"):
+        if self.is_off(key, "unlimited"):
             return None
         return self.count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
 
@@ -162,7 +162,8 @@ class Table:
         except ValueError as error:
             raise self.refuse(key, value, str(error)) from None
 
-    def _is_off(self, key: str, word: str) -> bool:
+    def is_off(self, key: str, word: str = "off") -> bool:
+        """Whether ``key`` says ``word`` (or None, as ``to_dict`` writes it); it is taken if so."""
         if not self.has(key) or self._values[key] not in (word, None):
             return False
         self._known.append(key)

@@ -197,8 +197,8 @@ def _load(table: Table) -> Load:
     hold = _distribution(table, "hold", hold_default)
     think = _distribution(table, "think", Distribution("constant", 0.0))
     bursts = tuple(_burst(burst, hold, think) for burst in table.tables("bursts"))
-    workers = table.count("workers", 0, least=1) or None
-    rate = table.number("rate", 0.0) or None
+    workers = None if table.is_off("workers") else table.count("workers", 0, least=1) or None
+    rate = None if table.is_off("rate") else table.number("rate", 0.0) or None
     requests = table.count("requests", 0)
     load = Load(
         instances=table.count("instances", 1, least=1),

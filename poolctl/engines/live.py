@@ -68,6 +68,20 @@ def pods_of(scenario: Scenario) -> int:
     return len(jobs(scenario, ""))
 
 
+def run_on(
+    serve: Callable[[Scenario], Server],
+    scenario: Scenario,
+    view: View,
+    *,
+    interval: float = 0.1,
+    stop: Callable[[], bool] = lambda: False,
+) -> Run:
+    """Start the pods, let ``serve`` start the server while they load their libraries, and run ``scenario``."""
+    with Fleet(scenario.pool.kind, pods_of(scenario)) as fleet:
+        view.phase("starting the server")
+        return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop)
+
+
 def run_live(
     scenario: Scenario,
     server: Server,

@@ -1,13 +1,14 @@
 """The server a live run goes to: a throw-away one, or one that the user names and that must not be harmed."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, CannotConnect, ServerFull
-from poolctl.scenario import Scenario
+from poolctl.scenario import Database, Scenario
 
 MARGIN = 0.1
 """Share of a named server's free slots that a run leaves alone, at least three."""
@@ -41,11 +42,51 @@ class Server:
     sandbox: Sandbox | None = None
 
 
-def sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
-    """The throw-away server as ``scenario`` asked for it, with the setup SQL run."""
+class ThrowAwayServers:
+    """Starts the throw-away server that a scenario asks for, and keeps it for the next one that asks for the same.
+
+    ``port``: where applications connect, None for a free one. ``keep``: the last server is left running.
+    """
+
+    def __init__(self, *, port: int | None = None, keep: bool = False) -> None:
+        self.sandbox: Sandbox | None = None
+        self._port = port
+        self._keep = keep
+        self._serves: Database | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop()
+
+    def serve(self, scenario: Scenario) -> Server:
+        """A server as fresh as the scenario needs it, with the setup SQL run. Raises PoolctlError."""
+        database = scenario.database
+        if self.sandbox is None or database != self._serves or database.setup:
+            self._stop()
+            self.sandbox = Sandbox.start(
+                max_connections=database.max_connections,
+                reserved=database.reserved,
+                via=database.via,
+                pgbouncer=database.pgbouncer,
+                pgpool=database.pgpool,
+                port=self._port,
+                keep=self._keep,
+            )
+            self._serves = database
+            if database.setup:
+                _run_setup(self.sandbox.admin_conninfo, database.setup)
+        return _sandbox_server(self.sandbox, scenario)
+
+    def _stop(self) -> None:
+        if self.sandbox is not None:
+            self.sandbox.stop()
+            self.sandbox = None
+
+
+def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
     database = scenario.database
-    if database.setup:
-        _run_setup(sandbox.admin_conninfo, database.setup)
     return Server(
         conninfo=make_conninfo(sandbox.conninfo, application_name="poolctl simulate"),
         observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name="poolctl observer"),
@@ -106,6 +147,17 @@ def is_behind_pooler(conninfo: str) -> bool:
     with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         return row is not None and row[0] != connection.info.backend_pid
+
+
+def without_password(conninfo: str) -> str:
+    """``conninfo`` as it may be shown."""
+    try:
+        values = conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError:
+        return "..."
+    if values.pop("password", None) is None:
+        return conninfo
+    return make_conninfo("", **values)
 
 
 def most_connections(scenario: Scenario) -> int | None:

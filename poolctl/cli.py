@@ -1,0 +1,101 @@
+"""The command line: the one place that turns errors and Ctrl-C into exit codes.
+
+0 done   1 a finding at or above --fail-on   2 wrong usage or scenario   3 could not do the job   130 interrupted
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from poolctl.commands.simulate import simulate
+from poolctl.errors import BadInput, PoolctlError
+
+USAGE, FAILED, INTERRUPTED = 2, 3, 130
+
+EPILOG = """\b
+Examples:
+  poolctl simulate --leak                     a leak, on a real throw-away PostgreSQL
+  poolctl simulate --compare leak,correct     the leak beside its fix
+  poolctl simulate examples/go_story.toml     a scenario file
+"""
+
+
+class _Version(click.Option):
+    """Reads the version only when it is asked for: importlib.metadata costs more than all of --help."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            ["--version"],
+            is_flag=True,
+            expose_value=False,
+            is_eager=True,
+            callback=self._show,
+            help="Show the version.",
+        )
+
+    @staticmethod
+    def _show(context: click.Context, _: click.Parameter, value: bool) -> None:
+        if value:
+            from poolctl import __version__
+
+            click.echo(f"poolctl {__version__}")
+            context.exit()
+
+
+@click.group(
+    epilog=EPILOG,
+    params=[_Version()],
+    context_settings={"max_content_width": 100},
+)
+def poolctl() -> None:
+    """Shows, explains and prevents database connection-pool exhaustion."""
+
+
+poolctl.add_command(simulate)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run ``arguments`` (the process's own by default) and exit."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = poolctl.main(words, prog_name="poolctl", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(USAGE)
+    except click.UsageError as error:
+        _tell(words, BadInput(error.format_message(), hint=_help_hint(error)))
+        sys.exit(USAGE)
+    except click.ClickException as error:
+        _tell(words, BadInput(error.format_message()))
+        sys.exit(USAGE)
+    except PoolctlError as error:
+        _tell(words, error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("poolctl: interrupted", err=True)
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more while it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _tell(words: Sequence[str], error: PoolctlError) -> None:
+    """One clear error on stderr, and with --json the document of a failure on stdout."""
+    from poolctl.report.neutral import neutralize
+
+    click.echo(f"poolctl: {neutralize(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"  {neutralize(error.hint)}", err=True)
+    if "--json" in words:
+        from poolctl.report.json import dumps, failed_document
+
+        command = next((word for word in words if word in poolctl.commands), "")
+        click.echo(dumps(failed_document(command, error)))
+
+
+def _help_hint(error: click.UsageError) -> str:
+    return f"see {error.ctx.command_path} --help" if error.ctx else "see poolctl --help"
