@@ -112,7 +112,7 @@ class _LiveRun:
         self._fleet = fleet
         self._view = view
         self._interval = interval
-        self._observer = Observer(server.observer_conninfo, interval)
+        self._observer = Observer(server.observer_conninfo, interval, has_server_to_itself=server.sandbox is not None)
         self._timeline: list[TimelinePoint] = []
         self._notes: list[str] = []
         self._failure: str | None = None

@@ -53,14 +53,18 @@ class Look:
 
 
 class Observer:
-    """Looks again and again in a thread of its own; ``latest`` is None while the server cannot be seen."""
+    """Looks again and again in a thread of its own; ``latest`` is None while the server cannot be seen.
 
-    def __init__(self, conninfo: str, interval: float) -> None:
+    ``has_server_to_itself``: the server's statistics are the workload's alone, and may be reset.
+    """
+
+    def __init__(self, conninfo: str, interval: float, *, has_server_to_itself: bool) -> None:
         self.latest: Look | None = None
         self.peak: int | None = None
         self.blind_since: float | None = None
         self._conninfo = conninfo
         self._interval = interval
+        self._alone = has_server_to_itself
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._scanned: dict[int, tuple[Any, ...]] = {}
@@ -71,6 +75,8 @@ class Observer:
 
     def prepare(self) -> None:
         """Note where the counters stand before the load."""
+        if not self._alone:
+            return
         self._scanned = {row[0]: row for row in self._connection.execute(_TABLES)}
         if self._has_statements():
             self._connection.execute("SELECT pg_stat_statements_reset()")
@@ -91,6 +97,8 @@ class Observer:
 
     def scanned_tables(self) -> tuple[ScannedTable, ...]:
         """The tables that were read from end to end since ``prepare``, most rows first."""
+        if not self._alone:
+            return ()
         tables = []
         for relid, name, rows, scans, rows_read in self._rows(_TABLES):
             _, _, _, scans_before, read_before = self._scanned.get(relid, (relid, name, 0, 0, 0))
@@ -100,7 +108,7 @@ class Observer:
 
     def statements(self) -> tuple[Statement, ...]:
         """The workload's costliest statements since ``prepare``; none where pg_stat_statements is missing."""
-        if not self._has_statements():
+        if not self._alone or not self._has_statements():
             return ()
         return tuple(
             Statement(query, calls, float(seconds), float(share or 0.0))
