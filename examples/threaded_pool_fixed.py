@@ -1,0 +1,24 @@
+"""The fix of examples/threaded_pool_leak.py: whatever happens in between, the connection goes back.
+
+    python examples/threaded_pool_fixed.py "host=127.0.0.1 port=5432 dbname=app user=app"
+"""
+
+import sys
+
+from psycopg2.pool import ThreadedConnectionPool
+
+pool = ThreadedConnectionPool(10, 100, sys.argv[1])
+served = 0
+
+for _ in range(1000):
+    connection = pool.getconn()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            cursor.fetchone()
+        served += 1
+    finally:
+        pool.putconn(connection)
+
+pool.closeall()
+print(f"{served} of 1000 requests served")

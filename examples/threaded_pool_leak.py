@@ -1,0 +1,28 @@
+"""The program of the first story: a connection is taken in every request and never put back.
+
+    python examples/threaded_pool_leak.py "host=127.0.0.1 port=5432 dbname=app user=app"
+
+`poolctl simulate --keep` leaves a throw-away server running that it can be tried on.
+"""
+
+import sys
+
+from psycopg2 import OperationalError
+from psycopg2.pool import PoolError, ThreadedConnectionPool
+
+pool = ThreadedConnectionPool(10, 100, sys.argv[1])
+served = 0
+
+for request in range(1, 1001):
+    try:
+        connection = pool.getconn()
+    except (PoolError, OperationalError) as error:
+        print(f"request {request}: {type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+        break
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        cursor.fetchone()
+    served += 1
+    # pool.putconn(connection) is what is missing
+
+print(f"{served} of 1000 requests served")

@@ -1,0 +1,65 @@
+"""Writes a report into the file of ``--output``, in the format that its name asks for.
+
+Decides the formats and that a file is whole or not there; the contents come from the format's own module.
+"""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from poolctl.errors import BadInput, CannotDo
+from poolctl.report.variant import Variant
+
+FORMATS = (".json", ".svg", ".html")
+
+
+def check_output(path: Path) -> None:
+    """Refuse, before anything runs, a file whose format is unknown or whose folder is missing. Raises BadInput."""
+    if path.suffix.lower() not in FORMATS:
+        raise BadInput(f"--output {path}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if not path.parent.is_dir():
+        raise BadInput(f"--output {path}: there is no folder {path.parent}")
+    if path.is_dir():
+        raise BadInput(f"--output {path}: is a folder")
+
+
+def write_output(path: Path, variants: Sequence[Variant], *, compared: bool = False, repeat: str = "") -> None:
+    """Write one run (``variants`` of length one), or a comparison, as the file's name asks.
+
+    A file that was there is replaced at once or, when writing fails (disk full), left as it was. Raises CannotDo.
+    """
+    write_text(path, _render(path.suffix.lower(), variants, compared, repeat))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace the file's contents, whole or not at all. Raises CannotDo."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise CannotDo(f"cannot write {path}: {error.strerror}", hint="give another --output") from None
+
+
+def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:
+    from poolctl.report import html, json, svg
+    from poolctl.report.panels import chart_of, comparison_chart_of
+    from poolctl.report.rows import headline
+    from poolctl.report.verdict import verdict_of
+
+    first = variants[0]
+    if suffix == ".json":
+        document = json.compare_document(variants) if compared else json.simulate_document(first.run, first.findings)
+        return json.dumps(document) + "\n"
+    if suffix == ".html":
+        if compared:
+            return html.comparison_page_of(variants, repeat=repeat)
+        return html.page_of(first.run, first.findings, repeat=repeat)
+    verdict = verdict_of(first.run, first.findings)
+    chart = comparison_chart_of(variants) if compared else chart_of(first.run)
+    if chart is None:
+        raise CannotDo("the run was too short for a chart", hint="write .json or .html instead")
+    return svg.svg_of(chart, subtitle=headline(variants) if compared else f"{verdict.word}: {verdict.sentence}")

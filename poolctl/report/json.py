@@ -1,0 +1,153 @@
+"""The JSON that scripts read. Every key here is public: keys are added freely, never renamed or dropped.
+
+Decides the shape and that any JSON reader accepts it (no NaN, no infinity). Times are seconds. What a client
+controls is not altered here, only escaped as JSON demands.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Literal
+
+from poolctl.diagnose.finding import Finding
+from poolctl.errors import CannotDo, PoolctlError
+from poolctl.report.variant import Variant
+from poolctl.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint, Times
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "failed", "interrupted"]
+Document = dict[str, Any]
+
+
+def simulate_document(run: Run, findings: Sequence[Finding]) -> Document:
+    """What ``simulate --json`` prints for one run."""
+    return _envelope("simulate", [run]) | run_document(run, findings)
+
+
+def compare_document(variants: Sequence[Variant]) -> Document:
+    """What ``simulate --compare ... --json`` prints: the runs in the order given, each with its name."""
+    runs = [{"name": variant.name} | run_document(variant.run, variant.findings) for variant in variants]
+    return _envelope("simulate", [variant.run for variant in variants]) | {"runs": runs}
+
+
+def failed_document(command: str, error: PoolctlError, *, status: Status = "failed") -> Document:
+    """What a command prints when it could not do its job. ``status``: "interrupted" before anything was measured."""
+    return {"schema_version": SCHEMA_VERSION, "command": command, "status": status, "error": _failure(error)}
+
+
+def run_document(run: Run, findings: Sequence[Finding]) -> Document:
+    """One run without the envelope, for documents that hold several."""
+    return {
+        "engine": run.engine,
+        "scenario": _without_secrets(_plain(run.scenario.to_dict())),
+        "seed": run.seed,
+        "interrupted": run.interrupted,
+        "failure": _plain(run.failure),
+        "summary": _summary(run.summary),
+        "timeline": [_record(point) for point in run.timeline],
+        "instances": [_summary(instance) for instance in run.instances],
+        "generator": _generator(run.generator) if run.generator else None,
+        "findings": [_record(finding) for finding in findings],
+        "notes": [_plain(note) for note in run.notes],
+    }
+
+
+def dumps(document: Mapping[str, Any]) -> str:
+    """The document as text in ASCII, one line for each key at the top; the last line has no line end."""
+    lines = (f"{json.dumps(key)}: {json.dumps(value, allow_nan=False)}" for key, value in document.items())
+    return "{\n" + ",\n".join(lines) + "\n}"
+
+
+def _envelope(command: str, runs: Sequence[Run]) -> Document:
+    """Interrupted by the user, else failed where a run is incomplete, whose numbers are told all the same."""
+    broken = next((run.failure for run in runs if run.failure), None)
+    interrupted = any(run.interrupted for run in runs)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": command,
+        "status": "interrupted" if interrupted else "failed" if broken else "ok",
+        "error": _failure(CannotDo(broken)) if broken else None,
+    }
+
+
+def _failure(error: PoolctlError) -> Document:
+    return {"code": error.code, "message": _plain(error.message), "hint": _plain(error.hint)}
+
+
+def _summary(summary: Summary) -> Document:
+    return {
+        "offered": summary.offered,
+        "acquired": summary.acquired,
+        "released": summary.released,
+        "leaked": summary.leaked,
+        "timed_out": summary.timed_out,
+        "refused": summary.refused,
+        "failed": summary.failed,
+        "unfinished": summary.unfinished,
+        "duration": _number(summary.duration),
+        "throughput": _number(summary.throughput),
+        "offered_rate": _number(summary.offered_rate),
+        "wait_time": _record(summary.wait_time),
+        "queued": {"count": summary.queued_count, "total": _number(summary.queued_time)},
+        "use_time": _record(summary.use_time),
+        "connections": _record(summary.connections),
+        "connect_time": _record(summary.connect_time),
+        "exhausted_at": _number(summary.exhausted_at),
+        "recovered_at": _number(summary.recovered_at),
+        "errors": [_error(error) for error in summary.errors],
+        "server": _record(summary.server) if summary.server else None,
+    }
+
+
+def _record(record: Times | Connections | ServerSeen | TimelinePoint | Finding) -> Document:
+    return {name: _plain(value) for name, value in asdict(record).items()}
+
+
+def _error(error: ErrorSeen) -> Document:
+    return {
+        "from": error.kind.origin,
+        "class": _plain(error.kind.name),
+        "sqlstate": _plain(error.kind.sqlstate),
+        "message": _plain(error.kind.message),
+        "count": error.count,
+        "first_at": _number(error.first_at),
+    }
+
+
+def _generator(generator: Generator) -> Document:
+    return {
+        "bound": bool(generator.bound_by),
+        "reasons": list(generator.bound_by),
+        "lag": _record(generator.lag),
+        "cpu": _number(generator.cpu),
+        "ideal_wait": _number(generator.ideal_wait),
+        "measured_wait": _number(generator.measured_wait),
+    }
+
+
+def _number(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as every JSON reader accepts it; a lone surrogate, which some refuse, becomes a question mark."""
+    if isinstance(value, float):
+        return _number(value)
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    return str(value).encode("utf-8", "replace").decode()
+
+
+def _without_secrets(value: Any) -> Any:
+    """A copy in which what stands under a key that names a password is hidden (Pgpool-II has such settings)."""
+    if isinstance(value, dict):
+        return {
+            key: "***" if key.endswith("password") and item else _without_secrets(item) for key, item in value.items()
+        }
+    return [_without_secrets(item) for item in value] if isinstance(value, list) else value

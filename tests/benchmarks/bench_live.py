@@ -1,0 +1,167 @@
+"""The live engine beside its peers, as ratios of the same run.
+
+    python tests/benchmarks/bench_live.py [--rounds 5]
+
+A ratio is the median over interleaved rounds: on a shared machine single figures move by a third.
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from statistics import median
+from typing import Any
+
+from poolctl.engines.live import run_on
+from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.servers import ThrowAwayServers
+from poolctl.pool import Pool, PoolSettings, Use
+from poolctl.run import Run
+from poolctl.scenario import parse_scenario
+
+
+class Silence:
+    def phase(self, text: str) -> None: ...
+    def update(self, point: object, errors: object) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+def live_run(servers: ThrowAwayServers, kind: str, *, seconds: float) -> Run:
+    """SELECT 1 as fast as 8 workers in 2 instances can."""
+    pool: dict[str, Any] = {"kind": kind}
+    if kind != "none":
+        pool["max_open"] = 4
+    if kind in ("database/sql", "psycopg2", "sqlalchemy"):
+        pool["max_idle"] = 4
+    load = {"instances": 2, "workers": 4, "query": "select1", "duration": seconds}
+    scenario = parse_scenario({"name": "bench", "pool": pool, "load": load})
+    return run_on(servers.serve, scenario, Silence())
+
+
+def pgbench(sandbox: Sandbox, seconds: int) -> float:
+    """Transactions per second of 8 pgbench clients in 2 threads, prepared."""
+    program = shutil.which("pgbench")
+    if program is None:
+        raise SystemExit("pgbench is missing: apt-get install postgresql-contrib, or brew install postgresql")
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write("SELECT 1;\n")
+        script.flush()
+        command = [program, "-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", str(seconds), "-f", script.name]
+        done = subprocess.run([*command, sandbox.direct_conninfo], capture_output=True, text=True, check=True)
+    return float(next(line for line in done.stdout.splitlines() if "tps" in line).split()[2])
+
+
+def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
+    kinds = ("database/sql", "psycopg2", "psycopg_pool", "sqlalchemy")
+    ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
+    rates = []
+    sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
+    assert sandbox is not None
+    for _ in range(rounds):
+        reference = pgbench(sandbox, seconds)
+        rates.append(reference)
+        for kind in kinds:
+            ratios[kind].append(live_run(servers, kind, seconds=seconds).summary.throughput / reference)
+    print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s")
+    for kind, values in ratios.items():
+        print(f"  {kind:13} {median(values):.2f} of pgbench  [{min(values):.2f} .. {max(values):.2f}]")
+
+
+def timed(act: Callable[[], object], times: int) -> float:
+    began = time.perf_counter()
+    for _ in range(times):
+        act()
+    return (time.perf_counter() - began) / times
+
+
+def acquire_and_release(servers: ThrowAwayServers, rounds: int) -> None:
+    """One idle connection, taken and given back: the rules of our pool against psycopg_pool."""
+    from psycopg_pool import ConnectionPool
+
+    ours = Pool(PoolSettings(max_open=4, max_idle=4), Random(1))
+    answer = ours.acquire("first", 0.0)
+    connection = answer.connection  # type: ignore[union-attr]
+    assert connection is not None
+    ours.opened(connection, 0.0)
+    ours.release(connection, 0.0)
+
+    def cycle() -> None:
+        taken = ours.acquire("request", time.monotonic())
+        assert type(taken) is Use
+        ours.release(taken.connection, time.monotonic())
+
+    sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
+    assert sandbox is not None
+    with ConnectionPool(sandbox.direct_conninfo, min_size=1, open=True) as pool:
+        pool.wait()
+        pairs = [(timed(cycle, 20000), timed(lambda: pool.putconn(pool.getconn()), 5000)) for _ in range(rounds)]
+    mine, theirs = median(a for a, _ in pairs), median(b for _, b in pairs)
+    ratio = median(a / b for a, b in pairs)
+    print(f"acquire + release: {mine * 1e6:.1f} µs, {ratio:.2f} of psycopg_pool ({theirs * 1e6:.1f} µs)")
+
+
+def many_connections() -> None:
+    """1,500 connections, opened by two instances at once and held."""
+    load = {"instances": 2, "workers": 750, "hold": "4s", "duration": "5s", "drain": "10s"}
+    pool = {"max_open": 750, "max_idle": 750}
+    scenario = parse_scenario({"name": "many", "database": {"max_connections": 1600}, "pool": pool, "load": load})
+    with ThrowAwayServers() as servers:
+        run = run_on(servers.serve, scenario, Silence())
+    full = next((point.at for point in run.timeline if point.in_use >= 1500), None)
+    peak, errors = run.summary.connections.peak_open, run.summary.errors
+    print(f"1,500 connections: {peak} open, all in use after {full} s, errors {errors}")
+
+
+def start_up(rounds: int) -> None:
+    def seconds(*command: str) -> float:
+        return timed(lambda: subprocess.run([sys.executable, *command], capture_output=True, check=True), 5)
+
+    pairs = [(seconds("-m", "poolctl", "--help"), seconds("-c", "import click")) for _ in range(rounds)]
+    ratio = median(a / b for a, b in pairs)
+    print(f"poolctl --help: {median(a for a, _ in pairs) * 1e3:.0f} ms, {ratio:.2f} of import click")
+
+
+def first_output(rounds: int) -> None:
+    firsts, ends = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory() as folder:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "poolctl", "simulate", "--leak"],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                env=os.environ | {"TMPDIR": folder},
+                cwd=Path.cwd(),
+            )
+            assert process.stderr is not None
+            while not process.stderr.readline().startswith(b"running"):
+                pass
+            firsts.append(time.perf_counter() - began)
+            process.stderr.read()
+            process.wait()
+            process.stderr.close()
+        ends.append(time.perf_counter() - began)
+    print(f"poolctl simulate --leak: load begins after {median(firsts):.2f} s, all over after {median(ends):.1f} s")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    chosen = parser.parse_args()
+    with ThrowAwayServers() as servers:
+        throughput(servers, chosen.rounds, chosen.seconds)
+        acquire_and_release(servers, chosen.rounds)
+    many_connections()
+    start_up(chosen.rounds)
+    first_output(min(chosen.rounds, 3))
+
+
+if __name__ == "__main__":
+    main()
