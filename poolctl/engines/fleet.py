@@ -64,6 +64,11 @@ class Pod:
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
+    def leave(self) -> None:
+        """Let the process end, and its connections with it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
     def describe_end(self) -> str:
         """How the process ended, with the last words it wrote."""
         code = self.process.wait()
@@ -188,6 +193,8 @@ class Fleet:
         elif "done" in message:
             pod.progress = Progress.from_dict(message["done"])
             pod.is_done = True
+            if pod.job is not None and pod.job.is_retired:
+                pod.leave()
         elif "ready" in message:
             pod.is_ready = True
         elif "failed" in message:

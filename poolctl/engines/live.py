@@ -42,6 +42,9 @@ GATHER = 0.05
 PATIENCE = 3.0
 """Seconds that a pod may take to tell its figures once its load should have ended."""
 
+LAST_LOOK = 0.5
+"""Seconds that the observer gets to see the server as the load left it."""
+
 SUSPEND_LIMIT = 2.0
 """Seconds by which wall time may run ahead of the run's clock before the machine must have slept."""
 
@@ -159,6 +162,7 @@ class _LiveRun:
                 self._fleet.stop()
             if self._clock() > give_up_at:
                 break
+        self._look_once_more()
         events.stop()
         self._failure = self._failure or events.failure
         self._end_of_watch(time.time() - time.monotonic() - slept)
@@ -207,11 +211,20 @@ class _LiveRun:
         look = self._observer.latest
         # What was seen before a pause or an outage says nothing about now.
         fresh = look if look is not None and self._clock() - look.at < max(1.0, 5 * self._interval) else None
-        if fresh is not None and not any(pod.is_done for pod in self._fleet.pods):
+        if fresh is not None:
             self._states = fresh.states
         for point in self._fleet.points(fresh.connections if fresh else None):
             self._timeline.append(point)
             self._view.update(point, self._errors())
+
+    def _look_once_more(self) -> None:
+        """See the server as the load left it: the pods hold their connections until they are told to go."""
+        over_at = self._clock()
+        while self._clock() - over_at < LAST_LOOK and not self._failure:
+            look = self._observer.latest
+            if look is None or look.at > over_at:
+                return
+            time.sleep(GATHER / 5)
 
     def _errors(self) -> list[ErrorSeen]:
         total = Tally()

@@ -1,8 +1,8 @@
 """A pod: one instance of the application under test, in an operating-system process of its own.
 
 Started by the live engine as ``python -m poolctl.engines.pod KIND`` with a job on its standard input, it reports
-on its standard output, one JSON object a line. When its input ends, whoever started it is gone, and it ends at
-once, without a word, taking its connections with it.
+on its standard output, one JSON object a line. It keeps its connections until its input ends: then it is told to go,
+or whoever started it is gone, and it ends at once.
 
     in    the job, then {"start": monotonic seconds}, then perhaps {"stop": true}
     out   {"ready": pid}, {"sample": ...} each interval, {"progress": ...} each second, {"done": ...} or {"failed": ...}
@@ -75,6 +75,7 @@ class Link:
         self._sink = sink
         self._lock = threading.Lock()
         self._started = threading.Event()
+        self._left = threading.Event()
         self._start_at = 0.0
         self.stopping = False
         """The user wants the run to end now."""
@@ -103,6 +104,11 @@ class Link:
 
     def done(self, progress: Progress) -> None:
         self._send({"done": progress.to_dict()})
+
+    def wait_to_leave(self) -> None:
+        """Keep the connections open until the live engine has looked at them: its closing our input ends us."""
+        while True:
+            self._left.wait()
 
     def failed(self, error: PoolctlError) -> None:
         self._send({"failed": {"code": error.code, "message": error.message, "hint": error.hint}})
@@ -135,6 +141,7 @@ def main() -> None:
     link = Link(sys.stdin, sys.stdout)
     try:
         driver.drive(link.read_job(), link)
+        link.wait_to_leave()
     except PoolctlError as error:
         link.failed(error)
     # Threads may still wait in a real library's pool, and would hold the process for as long as it likes.

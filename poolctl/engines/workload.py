@@ -30,6 +30,11 @@ class Job:
     """Whether a prepared statement survives from one use of a connection to the next; false behind a pooler."""
     cpu_rows_per_second: float = 1e7
 
+    @property
+    def is_retired(self) -> bool:
+        """Whether a deploy ends this pod before the load is over."""
+        return self.ends_at is not None and self.ends_at != self.scenario.load.duration
+
     def to_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__} | {"scenario": self.scenario.to_dict()}
 

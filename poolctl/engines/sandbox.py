@@ -1,0 +1,259 @@
+"""A throw-away PostgreSQL on 127.0.0.1, alone or behind a real PgBouncer or Pgpool-II.
+
+Decides in which order the parts of a sandbox start and end, and what users of it are told: where to connect, what
+runs, what it used, whom it refused. The parts themselves are ``sandbox_server`` and ``poolers``; that nothing is left
+behind, whatever happens to poolctl, is the business of ``guardian`` and ``sandbox_directory``.
+"""
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from poolctl.engines.binaries import find_postgres, reachable_bindir, server_account
+from poolctl.engines.poolers import ADMIN, PgBouncer, Pooler, make_pooler
+from poolctl.engines.sandbox_directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
+from poolctl.engines.sandbox_processes import CpuMeter, Guard, family, freeze, thaw
+from poolctl.engines.sandbox_server import (
+    HOST,
+    NAME,
+    PLAIN,
+    PortTaken,
+    PostgresServer,
+    Setting,
+    check_settings,
+    is_free,
+)
+from poolctl.errors import SandboxFailed
+
+__all__ = ["Sandbox", "stop_kept"]
+
+
+class Sandbox:
+    """A running throw-away server; ``with Sandbox.start(...) as sandbox`` ends it in every case.
+
+    Safe to use from several threads.
+    """
+
+    def __init__(
+        self, guard: Guard, server: PostgresServer, pooler: Pooler | None, directory: Path, *, keep: bool
+    ) -> None:
+        self._guard = guard
+        self._server = server
+        self._pooler = pooler
+        self._meter = CpuMeter(psutil.Process(guard.pid))
+        self._changing = threading.RLock()
+        self._is_changing = False
+        self._frozen: list[psutil.Process] = []
+        self._keep = keep
+        self._stopped = False
+        self.directory = directory
+        self.version = server.version
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        max_connections: int = 100,
+        reserved: int = 3,
+        via: str = "none",
+        pgbouncer: Mapping[str, object] | None = None,
+        pgpool: Mapping[str, object] | None = None,
+        port: int | None = None,
+        settings: Mapping[str, Setting] | None = None,
+        keep: bool = False,
+    ) -> Self:
+        """Start a server with ``max_connections`` slots, the last ``reserved`` of them for superusers.
+
+        ``via`` ("none", "pgbouncer", "pgpool") says what stands in front of it, with the keys of ``pgbouncer`` or
+        ``pgpool`` handed over as they are named there. ``port`` is the one that applications connect to; None takes a
+        free one. ``settings`` are further ones of postgresql.conf. With ``keep`` it is left running by ``stop`` (and
+        by ``with``), but not by a poolctl that is killed before.
+
+        Raises BadInput, MissingProgram (no PostgreSQL, no pooler), SandboxFailed (with the end of the right log).
+        """
+        check_settings(max_connections, reserved, settings or {})
+        account = server_account()
+        bindir = find_postgres()
+        pooler = make_pooler(via, pgbouncer or {}, pgpool or {})
+        if port is not None and not is_free(port):
+            raise PortTaken(
+                f"port {port} on {HOST} is in use", hint="name another port, or none: then a free one is taken"
+            )
+        directory = create_directory(account)
+        guard = Guard(directory)
+        with _ended_on_error(guard, directory):
+            server = PostgresServer(
+                guard,
+                directory,
+                reachable_bindir(bindir, account, directory.path / "postgresql"),
+                max_connections=max_connections,
+                reserved=reserved,
+                settings=settings or {},
+            )
+            server.begin_initdb()
+            # While initdb works: the remains of other runs, and the driver, which takes a while to load.
+            sweep_stale()
+            import psycopg  # noqa: F401
+
+            server.finish_initdb()
+            server.start(None if pooler is not None else port)
+            server.create_role_and_database()
+            if pooler is not None:
+                pooler.start(guard, directory, server_port=server.port, port=port)
+            return cls(guard, server, pooler, directory.path, keep=keep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @property
+    def conninfo(self) -> str:
+        """Where applications connect: the ordinary role ``app``, through the pooler when there is one."""
+        port = self._pooler.port if self._pooler is not None else self._server.port
+        return f"host={HOST} port={port} user=app dbname=app {PLAIN}"
+
+    @property
+    def direct_conninfo(self) -> str:
+        """The ordinary role ``app``, straight to PostgreSQL."""
+        return f"host={HOST} port={self._server.port} user=app dbname=app {PLAIN}"
+
+    @property
+    def admin_conninfo(self) -> str:
+        """The superuser ``postgres``. The password is in a file that only the user of this process can read."""
+        return self._server.superuser_conninfo("app")
+
+    @property
+    def observer_conninfo(self) -> str:
+        """The superuser as a walsender, which takes none of ``max_connections``.
+
+        A walsender of a database also runs SQL, by the simple protocol only: ``psycopg.connect(...,
+        autocommit=True, prepare_threshold=None)`` and no parameters.
+        """
+        return f"{self.admin_conninfo} replication=database"
+
+    @property
+    def pooler_admin_conninfo(self) -> str | None:
+        """PgBouncer's admin console (simple protocol, autocommit); None without a PgBouncer."""
+        if not isinstance(self._pooler, PgBouncer):
+            return None
+        return f"host={HOST} port={self._pooler.port} user={ADMIN} dbname=pgbouncer {PLAIN}"
+
+    @property
+    def stop_command(self) -> str:
+        """What ends a kept sandbox, for a shell; ``stop_kept`` does the same."""
+        return stop_command(self.directory)
+
+    @property
+    def guardian_pid(self) -> int:
+        """The process that ends the servers should poolctl be killed."""
+        return self._guard.pid
+
+    def process_ids(self) -> list[int]:
+        """The postmaster, its backends and helpers, then the pooler and its children."""
+        roots = [self._server.process, self._pooler.process if self._pooler is not None else None]
+        return [process.pid for root in roots if root is not None for process in family(root)]
+
+    def cpu_time(self) -> float:
+        """Processor seconds that all servers have used since they were ready; never less than at the last call.
+
+        Backends that have ended are included; on macOS only those that were still there at some earlier call.
+        """
+        return self._meter.read()
+
+    def refusals(self) -> int:
+        """How many clients PostgreSQL has refused so far with SQLSTATE 53300, whoever asked: pool, pooler, observer."""
+        return self._server.refusals()
+
+    def is_alive(self) -> bool:
+        """Whether the server, and the pooler if any, runs; also true in the middle of ``restart``. Takes 0.1 ms."""
+        if self._is_changing:
+            return True
+        return self._server.is_running() and (self._pooler is None or self._pooler.is_running())
+
+    def check_alive(self) -> None:
+        """Raise SandboxFailed, with the end of its log, when the server or the pooler has died."""
+        if self.is_alive():
+            return
+        if not self._server.is_running():
+            raise self._server.failure("the throw-away PostgreSQL has died")
+        assert self._pooler is not None
+        raise SandboxFailed(f"{self._pooler.title} has died:\n{self._guard.log_end(self._pooler.program)}")
+
+    def log_tail(self, lines: int = 20, *, of_pooler: bool = False) -> str:
+        """The last lines of PostgreSQL's log, or of the pooler's."""
+        name = self._pooler.program if of_pooler and self._pooler is not None else NAME
+        return self._guard.log_end(name, lines)
+
+    def restart(self) -> None:
+        """Stop PostgreSQL as an operator does (clients are sent away, a checkpoint is written) and start it again."""
+        self._restart(signal.SIGINT)
+
+    def failover(self) -> None:
+        """Cut every connection at once, as the loss of a primary does, and have a server on the same port again.
+
+        What was committed is still there. The pooler, if any, goes on and has to cope.
+        """
+        self._restart(signal.SIGQUIT)
+
+    def pause(self) -> None:
+        """Freeze every process of PostgreSQL where it is (SIGSTOP): clients wait. The pooler goes on."""
+        with self._changing:
+            if not self._frozen and self._server.process is not None:
+                self._frozen = freeze(self._guard, self._server.process)
+
+    def resume(self) -> None:
+        """Let a paused server go on; nothing happens when it is not paused."""
+        with self._changing:
+            if self._frozen:
+                thaw(self._guard, self._frozen)
+                self._frozen = []
+
+    def stop(self) -> None:
+        """End every server and remove the folder, or leave both when the sandbox is to be kept and still serves.
+
+        Safe to repeat.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        with suppress(SandboxFailed):
+            self.resume()
+        self._guard.close(keep=self._keep and self.is_alive())
+
+    def _restart(self, number: int) -> None:
+        with self._changing, self._change():
+            self.resume()
+            self._server.stop(number)
+            self._server.start_again()
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self._is_changing = True
+        try:
+            yield
+        finally:
+            self._is_changing = False
+
+
+@contextmanager
+def _ended_on_error(guard: Guard, directory: SandboxDirectory) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        guard.close()
+        if isinstance(error, OSError):
+            raise SandboxFailed(
+                f"cannot write the files of the throw-away server: {error}",
+                hint=f"free some space in {directory.path.parent}, or set TMPDIR to another folder",
+            ) from error
+        raise
