@@ -73,6 +73,10 @@ class Table:
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name}: {rule}", hint=hint)
 
+    def extended(self, values: Mapping[str, Any]) -> "Table":
+        """This table with ``values`` that were written elsewhere."""
+        return Table(self._values | dict(values), self._source, self._path)
+
     def duration(self, key: str, default: float) -> float:
         return self._take(key, default, parse_duration)
 
@@ -104,6 +108,16 @@ class Table:
                 raise ValueError("must be a number")
             if not above < value < float("inf"):
                 raise ValueError(f"must be more than {above:g}, and finite")
+            return float(value)
+
+        return self._take(key, default, check)
+
+    def share(self, key: str, default: float) -> float:
+        """A number from 0 to 1."""
+
+        def check(value: object) -> float:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError("must be a number from 0 to 1")
             return float(value)
 
         return self._take(key, default, check)

@@ -12,12 +12,14 @@ from random import Random
 from typing import Any
 
 from poolctl.keys import Source, Table, override, read_toml
-from poolctl.pool import KINDS, PoolSettings
+from poolctl.pool import KINDS, NOT_MODELED, PoolSettings
 
 DISTRIBUTIONS = ("constant", "exponential", "lognormal")
 VIAS = ("none", "pgbouncer", "pgpool")
 LEAK_SHAPES = ("forgotten", "in-transaction", "unread-rows", "dropped-reference", "long-hold")
 EVENTS = ("restart", "failover", "pause", "slow", "deploy")
+RUN_KEYS = ("duration", "warmup", "drain", "seed")
+"""Keys of load that hold for the whole run, however many services there are."""
 BUILT_IN_QUERIES = ("sleep", "select1", "cpu")
 
 
@@ -47,6 +49,15 @@ class Database:
     """Model only. None: queries never slow each other down."""
     connect_time: Distribution = Distribution("constant", 0.005)
     """Model only; live measures it."""
+    connect_cpu: float = 0.002
+    """Model only: seconds of work that one opening costs the server, a part of connect_time."""
+    contention: float = 0.0
+    """Model only: every query is slower by this share for each other one that runs (alpha of the Universal
+    Scalability Law); 0.02 and 11 running queries make each take 1.2 times as long."""
+    coherency: float = 0.0
+    """Model only: and by this share for each ordered pair of running queries (the law's beta)."""
+    pooler_connect_time: Distribution = Distribution("constant", 0.0005)
+    """Model only: from a client to the pooler, which has its own connections to the server."""
     via: str = "none"
     pgbouncer: dict[str, Any] = field(default_factory=dict)
     pgpool: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +86,10 @@ class Load:
     think: Distribution
     rate: float | None
     hold: Distribution
+    """Acquire to release, on a server that is not busy."""
+    hold_outside: Distribution
+    """Model only: the part of hold that is spent outside the database, such as a call to another service inside the
+    transaction. It holds the connection and needs no core."""
     query: str
     connections_per_request: int
     requests: int
@@ -87,6 +102,14 @@ class Load:
     """What a closed-loop worker waits after an acquire that failed at once (rejected, refused). Without it a
     full server is asked as fast as the processor allows."""
     seed: int
+    retries: int = 0
+    """Model only: how often a request tries again after an acquire that failed. Each try is an acquire of its own."""
+    retry_backoff: float = 0.0
+    """Seconds before the first retry."""
+    retry_growth: float = 2.0
+    """What each further retry multiplies the backoff by."""
+    retry_jitter: float = 0.0
+    """Up to this share of each backoff, at random, is taken off it."""
     bursts: tuple[Burst, ...] = ()
 
 
@@ -106,6 +129,19 @@ class Event:
     duration: float = 0.0
     factor: float = 1.0
     overlap: float = 0.0
+    down: float | None = None
+    """Model only: seconds that the server is away in a restart or failover; None: 0.5 and 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of several applications on the same server ([[service]], model only), with a pool and load of its own.
+    How long the run lasts, its warm-up, drain and seed are the top-level load's for all of them."""
+
+    name: str
+    pool: PoolSettings
+    load: Load
+    leak: Leak
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +153,38 @@ class Scenario:
     load: Load
     leak: Leak
     events: tuple[Event, ...] = ()
+    services: tuple[Service, ...] = ()
+    """Empty for a single application. Otherwise ``pool``, ``load`` and ``leak`` are those of the first one."""
+
+    @property
+    def parts(self) -> tuple[Service, ...]:
+        """The services; a single application is one without a name."""
+        return self.services or (Service("", self.pool, self.load, self.leak),)
+
+    @property
+    def model_only(self) -> tuple[str, ...]:
+        """What is asked for here that only the model engine can do, by key."""
+        asked = {
+            "service": bool(self.services),
+            "database.contention": self.database.contention or self.database.coherency,
+            "load.hold_outside": self.load.hold_outside.mean,
+            "load.retries": self.load.retries,
+            "events.down": any(event.down is not None for event in self.events),
+            "pool.max_waiting": self.pool.max_waiting and self.pool.kind == "mysql2",
+        }
+        return tuple(key for key, is_asked in asked.items() if is_asked)
 
     def to_dict(self) -> dict[str, Any]:
         """As in the scenario file with every default filled in; times are seconds, None is "off"."""
         plain: dict[str, Any] = _plain(self)
+        services = plain.pop("services")
+        if services:
+            plain["load"] = {key: services[0]["load"][key] for key in RUN_KEYS}
+            for service in services:
+                for key in RUN_KEYS:
+                    del service["load"][key]
+            plain["service"] = services
+            del plain["pool"], plain["leak"]
         return plain
 
 
@@ -136,17 +200,45 @@ def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scen
     top = Table(values, source or Source())
     name, description = top.text("name", ""), top.text("description", "")
     sections = [top.table(section) for section in ("database", "pool", "load", "leak")]
-    event_tables = top.tables("events")
+    event_tables, service_tables = top.tables("events"), top.tables("service")
     # A misspelled key is told before a missing one: it is why the other is missing.
     top.finish()
     if not name:
         raise top.missing("name", "is required", hint='start the file with name = "..."')
     database_table, pool_table, load_table, leak_table = sections
-    database, pool, load = _database(database_table), _pool(pool_table), _load(load_table)
-    leak = Leak(leak_table.count("every", 0), leak_table.choice("shape", "forgotten", LEAK_SHAPES))
-    leak_table.finish()
+    database = _database(database_table)
+    if service_tables:
+        run = {key: load_table.peek(key) for key in RUN_KEYS if load_table.has(key)}
+        for key in RUN_KEYS:
+            load_table.skip(key)
+        for table in (pool_table, load_table, leak_table):
+            table.finish()
+        services = tuple(_service(table, run) for table in service_tables)
+        pool, load, leak = services[0].pool, services[0].load, services[0].leak
+    else:
+        services = ()
+        pool, load = _pool(pool_table), _load(load_table)
+        leak = _leak(leak_table)
     events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
-    return Scenario(name, description, database, pool, load, leak, tuple(events))
+    return Scenario(name, description, database, pool, load, leak, tuple(events), services)
+
+
+def _service(table: Table, run: dict[str, Any]) -> Service:
+    name = table.text("name", "")
+    pool_table, load_table, leak_table = (table.table(section) for section in ("pool", "load", "leak"))
+    table.finish()
+    if not name:
+        raise table.missing("name", "is required for a service")
+    for key in RUN_KEYS:
+        if load_table.has(key):
+            raise load_table.refuse(key, load_table.peek(key), "holds for the whole run", hint="write it under [load]")
+    return Service(name, _pool(pool_table), _load(load_table.extended(run)), _leak(leak_table))
+
+
+def _leak(table: Table) -> Leak:
+    leak = Leak(table.count("every", 0), table.choice("shape", "forgotten", LEAK_SHAPES))
+    table.finish()
+    return leak
 
 
 def _database(table: Table) -> Database:
@@ -156,6 +248,10 @@ def _database(table: Table) -> Database:
         reserved=table.count("reserved", default.reserved),
         cores=table.count_or_unlimited("cores", default.cores, least=1),
         connect_time=_distribution(table, "connect_time", default.connect_time),
+        connect_cpu=table.duration("connect_cpu", default.connect_cpu),
+        contention=table.share("contention", default.contention),
+        coherency=table.share("coherency", default.coherency),
+        pooler_connect_time=_distribution(table, "pooler_connect_time", default.pooler_connect_time),
         via=table.choice("via", default.via, VIAS),
         pgbouncer=table.table("pgbouncer").rest(),
         pgpool=table.table("pgpool").rest(),
@@ -167,13 +263,19 @@ def _database(table: Table) -> Database:
     return database
 
 
-_POOL_COUNTS = ("max_open", "max_idle", "min_idle")
-_POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout")
+_POOL_COUNTS = ("max_open", "max_idle", "min_idle", "max_uses", "max_waiting")
+_POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout", "max_lifetime_jitter")
 
 
 def _pool(table: Table) -> PoolSettings:
+    named = table.peek("kind")
+    if isinstance(named, str) and named in NOT_MODELED:
+        raise table.refuse("kind", named, NOT_MODELED[named])
     kind = KINDS[table.choice("kind", "database/sql", KINDS)]
     written = {key: table.peek(key) for key in _POOL_COUNTS + _POOL_TIMES}
+    for ours, native in kind.native.items():
+        if table.has(native) and native not in written:
+            raise table.refuse(native, table.peek(native), f"{kind.name}'s {native} is {ours} here")
     given: dict[str, Any] = {key: table.count(key, 0) for key in _POOL_COUNTS if table.has(key)}
     given |= {key: table.duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
     for key in written:
@@ -206,6 +308,7 @@ def _load(table: Table) -> Load:
         think=think,
         rate=rate,
         hold=hold,
+        hold_outside=_distribution(table, "hold_outside", Distribution("constant", 0.0)),
         query=query,
         connections_per_request=table.count("connections_per_request", 1, least=1),
         requests=requests,
@@ -214,6 +317,10 @@ def _load(table: Table) -> Load:
         drain=table.duration("drain", 2.0),
         error_pause=table.duration("error_pause", 0.0 if requests else 0.05),
         seed=table.count("seed", 1),
+        retries=table.count("retries", 0),
+        retry_backoff=table.duration("retry_backoff", 0.0),
+        retry_growth=table.number("retry_growth", 2.0),
+        retry_jitter=table.share("retry_jitter", 0.0),
         bursts=bursts,
     )
     table.finish()
@@ -223,6 +330,8 @@ def _load(table: Table) -> Load:
         raise table.refuse("rate", rate, "give workers (closed loop) or rate (open loop), not both")
     if workers is None and rate is None and not bursts:
         raise table.missing("workers", "is missing: give workers (closed loop) or rate (open loop)")
+    if load.hold_outside.mean > hold.mean:
+        raise table.refuse("hold_outside", load.hold_outside.mean, f"is a part of hold ({hold.mean:g} s)")
     if load.duration is None and not requests:
         raise table.refuse("duration", "off", "must be a duration unless requests is given")
     if load.duration is not None and load.duration <= load.warmup:
@@ -248,30 +357,37 @@ def _burst(table: Table, hold: Distribution, think: Distribution) -> Burst:
     return burst
 
 
-_EVENT_KEYS: dict[str, tuple[str, ...]] = {"pause": ("for",), "slow": ("for", "factor"), "deploy": ("overlap",)}
+_EVENT_KEYS: dict[str, tuple[str, ...]] = {
+    "pause": ("for",),
+    "slow": ("for", "factor"),
+    "deploy": ("overlap",),
+    "restart": ("down",),
+    "failover": ("down",),
+}
 
 
 def _event(table: Table) -> Event:
-    written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap") if key in table}
+    written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap", "down") if key in table}
     event = Event(
         at=table.duration("at", 0.0),
         do=table.choice("do", "", EVENTS),
         duration=table.duration("for", 0.0),
         factor=table.number("factor", 1.0),
         overlap=table.duration("overlap", 0.0),
+        down=table.duration_or_off("down", None),
     )
     table.finish()
     for key in ("at", "do"):
         if key not in written:
             raise table.missing(key, "is required")
     meant = _EVENT_KEYS.get(event.do, ())
-    for key in ("for", "factor", "overlap"):
+    for key in ("for", "factor", "overlap", "down"):
         if key in written and key not in meant:
             raise table.refuse(key, written[key], f"means nothing for {event.do}")
         # A deploy without overlap is one; a pause of no length is none.
-        if key in meant and key not in written and key != "overlap":
+        if event.do in ("pause", "slow") and key in meant and key not in written:
             raise table.missing(key, f"is required for {event.do}")
-    if "for" in meant and not event.duration:
+    if event.do in ("pause", "slow") and not event.duration:
         raise table.refuse("for", written["for"], "must be more than 0")
     return event
 
@@ -300,6 +416,8 @@ def _plain(value: Any) -> Any:
         return plain | {"cv": value.cv} if value.kind == "lognormal" else plain
     if isinstance(value, Event):
         plain = {"at": value.at, "do": value.do}
+        if value.down is not None:
+            plain["down"] = value.down
         if value.do in ("pause", "slow"):
             plain["for"] = value.duration
         return (
@@ -307,6 +425,8 @@ def _plain(value: Any) -> Any:
             | ({"factor": value.factor} if value.do == "slow" else {})
             | ({"overlap": value.overlap} if value.do == "deploy" else {})
         )
+    if isinstance(value, Service):
+        return {"name": value.name} | {key: _plain(getattr(value, key)) for key in ("pool", "load", "leak")}
     if hasattr(value, "__dataclass_fields__"):
         return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
     if isinstance(value, tuple):

@@ -3,23 +3,30 @@
 No clock, no I/O, no threads. Virtual time and live runs drive the same rules.
 """
 
-from poolctl.pool.pool import (
+from poolctl.pool.answers import (
+    Action,
+    Answer,
     Close,
     Connection,
     Fail,
     HandOver,
     Open,
-    Pool,
     Reject,
+    Request,
     Stale,
     Use,
     Wait,
 )
-from poolctl.pool.settings import KINDS, Kind, PoolRules, PoolSettings
+from poolctl.pool.kinds import KINDS, NOT_MODELED, Kind, Problem
+from poolctl.pool.pool import Pool
+from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
 
 __all__ = [
     "KINDS",
+    "NOT_MODELED",
+    "Action",
+    "Answer",
     "Close",
     "Closed",
     "Connection",
@@ -31,7 +38,9 @@ __all__ = [
     "PoolRules",
     "PoolSettings",
     "PoolStats",
+    "Problem",
     "Reject",
+    "Request",
     "Stale",
     "Use",
     "Wait",

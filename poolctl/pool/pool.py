@@ -11,89 +11,32 @@ Each Open is answered with ``opened`` or ``open_failed``, each Close and Stale w
 only when ``closed`` was called: closing takes time on a real server, and Go holds the slot meanwhile.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Hashable
+from collections import deque
 from random import Random
-from typing import Any, Literal, NamedTuple
 
+from poolctl.pool.answers import (
+    Action,
+    Answer,
+    Close,
+    Connection,
+    Fail,
+    HandOver,
+    Open,
+    Reject,
+    Request,
+    Stale,
+    Use,
+    Wait,
+)
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
-
-Request = Hashable
-State = Literal["opening", "idle", "in_use", "closing", "gone"]
+from poolctl.pool.waiters import Waiters
 
 CACHED_ATTEMPTS = 2
 """How often a caller may meet a stale connection before it insists on a new one (sql.go, maxBadConnRetries)."""
 
 SHORTEST_CLEANING_INTERVAL = 1.0
 """Seconds (sql.go, connectionCleaner, minInterval)."""
-
-
-class Connection:
-    """One slot of the pool. ``handle`` belongs to the driver."""
-
-    __slots__ = ("handle", "opened_at", "released_at", "request", "state")
-
-    def __init__(self, request: Request | None) -> None:
-        self.state: State = "opening"
-        self.request = request
-        """For whom the caller opens it; None while the background opener does."""
-        self.opened_at = 0.0
-        self.released_at = 0.0
-        self.handle: Any = None
-
-
-class Use(NamedTuple):
-    """The caller has this connection."""
-
-    connection: Connection
-
-
-class Open(NamedTuple):
-    """Open this connection now: for the caller of acquire, or (request None) in the background."""
-
-    connection: Connection
-
-
-class Wait(NamedTuple):
-    """The caller is in the queue; a HandOver or Fail will name it, unless it gives up.
-
-    ``opening``: a connection that the background opener is to open now, None when it has enough to do.
-    """
-
-    opening: Connection | None = None
-
-
-class Stale(NamedTuple):
-    """Close this expired connection, then acquire again with ``attempt`` one higher."""
-
-    connection: Connection
-
-
-class Reject(NamedTuple):
-    """The pool is full and this kind does not queue."""
-
-
-class HandOver(NamedTuple):
-    """This waiting request has got this connection."""
-
-    request: Request
-    connection: Connection
-
-
-class Fail(NamedTuple):
-    """This waiting request gets the error of an opening that it did not make."""
-
-    request: Request
-    error: Exception
-
-
-class Close(NamedTuple):
-    connection: Connection
-
-
-Answer = Use | Open | Wait | Stale | Reject
-Action = HandOver | Fail | Open | Close
 
 
 class Pool:
@@ -111,6 +54,7 @@ class Pool:
         self._expires = settings.max_lifetime
         self._expires_at_acquire = self._expires is not None and "acquire" in self.rules.lifetime_checked
         self._expires_at_release = self._expires is not None and "release" in self.rules.lifetime_checked
+        self._cleaned_lifetime = self._expires if "cleaner" in self.rules.lifetime_checked else None
         self._pop_idle = -1 if self.rules.idle_order == "lifo" else 0
         self._idle: list[Connection] = []
         self._waiters = Waiters(self.rules.waiter_order, random)
@@ -124,20 +68,24 @@ class Pool:
         """Answer a request. ``attempt`` counts the Stale answers this request has already met."""
         if self._idle and attempt < CACHED_ATTEMPTS:
             connection = self._idle.pop(self._pop_idle)
-            self._take(connection, now)
             if self._expires_at_acquire and self._is_expired(connection, now):
                 self._counts.max_lifetime += 1
                 connection.state = "closing"
                 return Stale(connection)
+            self._take(connection, now)
             return Use(connection)
         if self._max_open and self._open >= self._max_open:
             if self.rules.waiter_order == "none":
+                self._exhaust(now)
                 return Reject()
             self._queue(request, now)
+            self._exhaust(now)
             return Wait()
         if self.rules.opener == "background":
             self._queue(request, now)
             return Wait(self._grow(now))
+        if request is None:
+            raise ValueError("a request cannot be None")
         connection = Connection(request)
         # Counted before it is open, so that two arrivals cannot both take the last slot.
         self._count_opening(now)
@@ -176,6 +124,7 @@ class Pool:
             self._background_busy = False
             if self._waiters:
                 actions.append(Fail(self._leave_queue(None, now), error))
+                self._recover_if_free(now)
         self._open_for_waiters(now, actions)
         return actions
 
@@ -218,6 +167,7 @@ class Pool:
     def give_up(self, request: Request, now: float) -> None:
         """A waiting request lost its patience. Raises KeyError when it is not waiting."""
         self._leave_queue(request, now)
+        self._recover_if_free(now)
 
     @property
     def clean_at(self) -> float | None:
@@ -230,25 +180,25 @@ class Pool:
         if self._open == 0 or shortest is None:
             self._clean_at = None
             return []
-        wait, closing = shortest, []
-        kept = self._idle
-        if self.settings.max_idle_time is not None:
-            # At or past the limit: with an exact tick, Go's strict "before" would slip by one more second.
-            closing = [c for c in kept if c.released_at + self.settings.max_idle_time <= now]
-            kept = [c for c in kept if c.released_at + self.settings.max_idle_time > now]
+        # At or past the limit: with an exact tick, Go's strict "before" would slip by one more second.
+        due = [now + shortest]
+        closing: list[Connection] = []
+        idle_time = self.settings.max_idle_time
+        if idle_time is not None:
+            closing = [c for c in self._idle if c.released_at + idle_time <= now]
+            self._idle = [c for c in self._idle if c.released_at + idle_time > now]
             self._counts.max_idle_time += len(closing)
-            if kept:
-                wait = min(wait, kept[0].released_at + self.settings.max_idle_time - now)
-        if self._expires is not None and "cleaner" in self.rules.lifetime_checked:
-            expired = [c for c in kept if c.opened_at + self._expires <= now]
-            kept = [c for c in kept if c.opened_at + self._expires > now]
+            due += [c.released_at + idle_time for c in self._idle[:1]]
+        lifetime = self._cleaned_lifetime
+        if lifetime is not None:
+            expired = [c for c in self._idle if c.opened_at + lifetime <= now]
+            self._idle = [c for c in self._idle if c.opened_at + lifetime > now]
             self._counts.max_lifetime += len(expired)
             closing += expired
-            wait = min([wait, *(c.opened_at + self._expires - now for c in kept)])
-        self._idle = kept
+            due += [c.opened_at + lifetime for c in self._idle]
         for connection in closing:
             connection.state = "closing"
-        self._clean_at = now + max(wait, SHORTEST_CLEANING_INTERVAL)
+        self._clean_at = max(min(due), now + SHORTEST_CLEANING_INTERVAL)
         return [Close(connection) for connection in closing]
 
     def set_max_open(self, max_open: int, now: float) -> list[Action]:
@@ -257,6 +207,7 @@ class Pool:
         Connections over a lowered bound are closed when they come back. Raising it wakes no waiter.
         """
         self._max_open = max(max_open, 0)
+        self._recover_if_free(now)
         if self._max_open and self._max_idle > self._max_open:
             return self.set_max_idle(self._max_open, now)
         return []
@@ -331,37 +282,50 @@ class Pool:
             return True
         if self._waiters:
             request = self._leave_queue(None, now)
+            if not self._waiters:
+                self._recover(now)
             self._take(connection, now)
             actions.append(HandOver(request, connection))
             return False
         if len(self._idle) < self._max_idle:
             connection.state = "idle"
             self._idle.append(connection)
+            if self._counts.exhausted_since is not None:
+                self._recover(now)
             self._start_cleaner(now)
             return False
         self._counts.max_idle += 1
         return True
 
     def _queue(self, request: Request, now: float) -> None:
-        counts = self._counts
-        if not self._waiters:
-            counts.exhausted_since = now
-            if counts.exhausted_at is None:
-                counts.exhausted_at = now
-            counts.recovered_at = None
         self._waiters.add(request, now)
-        counts.queued_count += 1
+        self._counts.queued_count += 1
 
     def _leave_queue(self, request: Request | None, now: float) -> Request:
         """Take ``request``, or whoever is next, out of the queue."""
-        counts = self._counts
         request, since = self._waiters.pop(request)
-        counts.queued_time += now - since
-        if not self._waiters and counts.exhausted_since is not None:
+        self._counts.queued_time += now - since
+        return request
+
+    def _exhaust(self, now: float) -> None:
+        counts = self._counts
+        if counts.exhausted_since is None:
+            counts.exhausted_since = now
+            counts.recovered_at = None
+            if counts.exhausted_at is None:
+                counts.exhausted_at = now
+
+    def _recover(self, now: float) -> None:
+        counts = self._counts
+        if counts.exhausted_since is not None:
             counts.exhausted_time += now - counts.exhausted_since
             counts.exhausted_since = None
             counts.recovered_at = now
-        return request
+
+    def _recover_if_free(self, now: float) -> None:
+        """End the exhaustion if the next request would not wait: that those who waited gave up does not end it."""
+        if not self._waiters and (self._idle or not self._max_open or self._open < self._max_open):
+            self._recover(now)
 
     def _count_opening(self, now: float) -> None:
         self._open += 1
@@ -374,6 +338,8 @@ class Pool:
         connection.state = "gone"
         self._open -= 1
         self._counts.open_area += now
+        if self._counts.exhausted_since is not None:
+            self._recover_if_free(now)
 
     def _open_for_waiters(self, now: float, actions: list[Action]) -> None:
         """Order replacements (sql.go, maybeOpenNewConnections). Openings already ordered are not subtracted, so
@@ -403,8 +369,8 @@ class Pool:
             actions.append(Open(self._background.popleft()))
 
     def _shortest_limit(self) -> float | None:
-        limits = [t for t in (self.settings.max_idle_time, self._expires) if t]
-        return min(limits) if limits else None
+        limits = (self.settings.max_idle_time, self._cleaned_lifetime)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def _start_cleaner(self, now: float) -> None:
         if self._clean_at is None:
@@ -446,41 +412,3 @@ class _Counts:
         self.exhausted_at: float | None = None
         self.exhausted_since: float | None = None
         self.recovered_at: float | None = None
-
-
-class Waiters:
-    """The queue of requests and since when each waits. Every operation takes constant time."""
-
-    def __init__(self, order: str, random: Random) -> None:
-        self._pick_at_random = order == "random"
-        self._random = random
-        self._since: OrderedDict[Request, float] = OrderedDict()
-        self._order: list[Request] = []
-        self._place: dict[Request, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._since)
-
-    def add(self, request: Request, now: float) -> None:
-        if request in self._since:
-            raise ValueError("a request cannot wait twice")
-        self._since[request] = now
-        if self._pick_at_random:
-            self._place[request] = len(self._order)
-            self._order.append(request)
-
-    def pop(self, request: Request | None) -> tuple[Request, float]:
-        """Remove ``request`` (KeyError when it is not here) or, with None, the next in order."""
-        if not self._pick_at_random:
-            if request is None:
-                return self._since.popitem(last=False)
-            return request, self._since.pop(request)
-        if request is None:
-            request = self._order[int(self._random.random() * len(self._order))]
-        since = self._since.pop(request)
-        place, last = self._place.pop(request), self._order.pop()
-        if last != request:
-            # The last one moves into the gap: order means nothing when the pick is random.
-            self._order[place] = last
-            self._place[last] = place
-        return request, since

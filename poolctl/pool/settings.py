@@ -1,12 +1,8 @@
-"""What a pool is told (PoolSettings) and how its library behaves (PoolRules), with a preset for each kind.
+"""What a pool is told (PoolSettings) and how its library behaves (PoolRules). The presets are in ``kinds``."""
 
-Presets differ in data, not in code. Defaults and rules are those of the libraries' own sources; the versions
-stand at each kind. Which engine can drive which kind is not decided here.
-"""
-
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from math import inf
+from typing import Literal
 
 IdleOrder = Literal["lifo", "fifo"]
 WaiterOrder = Literal["random", "fifo", "none"]
@@ -24,7 +20,69 @@ class PoolRules:
     opener: Opener = "caller"
     """Who opens below max_open: the request itself, in parallel with others, or the one background opener in
     series (the request queues meanwhile). Replacements for waiters always come from the background opener."""
-    lifetime_checked: frozenset[Literal["acquire", "release", "cleaner"]] = frozenset({"acquire", "release", "cleaner"})
+    lifetime_checked: frozenset[Literal["acquire", "release", "cleaner", "timer"]] = frozenset(
+        {"acquire", "release", "cleaner"}
+    )
+
+    # The rest is followed by the model engine alone: Pool knows the libraries that live runs drive through it.
+    barging: bool = False
+    """A released connection goes idle and a waiter is told: a newcomer may take it before the waiter wakes."""
+    generations: bool = False
+    """Lifo within what was released since the last sweep, and older ones before newer ones (puddle)."""
+    by_thread: bool = False
+    """A worker gets back its own last connection if that is idle, and otherwise the oldest of all (HikariCP)."""
+    replaced_by: Literal["background", "caller"] = "background"
+    """Who opens when a slot becomes free while somebody waits: the background opener, or the waiter itself."""
+    openers: int = 1
+    """Background openings at the same time; 0: as many as are wanted."""
+    growth: Literal["ordered", "one", "wanted", "increment"] = "ordered"
+    """How many the background opens for waiters. "ordered": Go's, which forgets what is already under way. "one":
+    one at a time. "wanted": one for each waiter, those under way subtracted. "increment": at least 3 (c3p0)."""
+    open_pause: float = 0.0
+    """Seconds that a background opener rests after each opening."""
+    open_retry: tuple[float, float] | None = None
+    """A failed background opening is tried again after the first so many seconds, twice as many each time, at most
+    the second. None: one waiter gets the error."""
+    fill: Literal["none", "before", "background"] = "none"
+    """Whether min_idle connections (psycopg2: max_idle) exist before the load, or are opened when it begins."""
+    floor: Literal["none", "open", "idle"] = "none"
+    """Of what min_idle is the least when idle connections are closed: all connections, or the idle ones."""
+    is_refilled: bool = False
+    """Whether a sweep, or a closing, opens again what is missing to the floor."""
+    idle_closing: Literal["go", "timer", "sweep", "one", "median", "none"] = "go"
+    """How max_idle_time is enforced: Go's cleaner, a timer for each connection, every ``sweep`` seconds, one
+    connection each max_idle_time (psycopg_pool), or as many as half of the samples had idle (Npgsql)."""
+    sweep: float = 0.0
+    """Seconds between sweeps; 0: the shorter one of max_lifetime and max_idle_time."""
+    closes_newest: bool = False
+    idle_kept: Literal["max_idle", "all", "sweep"] = "max_idle"
+    """Whether max_idle is enforced at release, never, or by the next sweep."""
+    jitter: tuple[float, float] = (0.0, 0.0)
+    """What is added to max_lifetime, as shares of it, between these two. The setting max_lifetime_jitter is apart."""
+    validated_after: float | None = 0.0
+    """A dead connection is noticed at acquire after so many seconds idle; None: only by the request that gets it."""
+    dead: Literal["one", "all", "dropped"] = "one"
+    """A request that meets a dead connection gives up that one, or all that are idle; "dropped": the library sees
+    at once that the server is gone."""
+    stale: Literal["next", "reopened"] = "next"
+    """What follows on an expired connection at acquire: the next one, or the same slot opened again."""
+    stale_attempts: int = 2
+    """How many such an acquire may meet before it opens a new one; 0: any number."""
+    timeout: Literal["all", "queue", "each"] = "all"
+    """Whether acquire_timeout covers queue and opening together, the queue alone, or each of them anew."""
+    abandoned_opening: Literal["ended", "kept"] = "ended"
+    timed_out_waiter: Literal["leaves", "ghost", "opens"] = "leaves"
+    """"ghost": still counted by max_waiting until the next release. "opens": looks once more whether it may open."""
+    wakes_on_failure: bool = True
+    """Whether a failed opening lets the next waiter open."""
+    dropped_reference: Literal["kept", "closed", "returned"] = "kept"
+    """What becomes of a connection whose last reference is dropped without a release."""
+    opens_locked: bool = False
+    """Nobody can acquire or release while a connection is opened."""
+    codel: tuple[float, float] | None = None
+    """Target and interval in seconds of a CoDel queue (DBConnection)."""
+    abandoned_after: float | None = None
+    """A holder is disconnected so many seconds after it acquired."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,128 +103,24 @@ class PoolSettings:
     max_idle_time: float | None = None
     acquire_timeout: float | None = None
     """Patience of one acquire. None waits for ever."""
+    max_lifetime_jitter: float | None = None
+    """Seconds at most that are added to each connection's max_lifetime, where the library has the setting."""
+    max_uses: int = 0
+    """A connection is closed after so many uses; 0: unlimited."""
+    max_waiting: int = 0
+    """An acquire is rejected when so many wait already; 0: unlimited."""
 
     def __post_init__(self) -> None:
-        for name in ("max_open", "max_idle", "min_idle"):
+        for name in ("max_open", "max_idle", "min_idle", "max_uses", "max_waiting"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} is a count and cannot be {getattr(self, name)}")
-        for name in ("max_lifetime", "max_idle_time", "acquire_timeout"):
+        for name in ("max_lifetime", "max_idle_time", "acquire_timeout", "max_lifetime_jitter"):
             value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"{name} cannot be negative, and is {value}")
+            if value is not None and not 0 <= value < inf:
+                raise ValueError(f"{name} is a time that cannot be negative or infinite, and is {value}")
 
     @property
     def rules(self) -> PoolRules:
+        from poolctl.pool.kinds import KINDS
+
         return KINDS[self.kind].rules
-
-
-class Problem(NamedTuple):
-    """A combination of settings that the library refuses, or that cannot work."""
-
-    key: str
-    rule: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """A pool library: what its settings default to, which ones it has, and how it behaves."""
-
-    name: str
-    library: str
-    """Name and version whose source the preset follows."""
-    defaults: PoolSettings
-    keys: frozenset[str]
-    """The settings that the library has. Any other is refused, never ignored."""
-    native: dict[str, str] = field(default_factory=dict)
-    """Its own names for our keys, for messages and tables."""
-    rules: PoolRules = field(default_factory=PoolRules)
-    exhausted: str = "context deadline exceeded"
-    """What the library says when an acquire gives up."""
-
-    def problems(self, settings: PoolSettings) -> Iterator[Problem]:
-        """What this library would not accept in ``settings``, worst first."""
-        if settings.max_open == 0 and self.name not in ("database/sql", "sqlalchemy", "none"):
-            yield Problem(
-                "max_open", f"{self.name} has no unlimited pool", f"its {self.native['max_open']} is 1 or more"
-            )
-        if settings.max_open and settings.min_idle > settings.max_open:
-            yield Problem("min_idle", f"must not be above max_open ({settings.max_open})")
-        # Go lowers max_idle to max_open by itself; for the others it is a floor or a part of max_open.
-        if self.name in ("psycopg2", "sqlalchemy") and settings.max_open and settings.max_idle > settings.max_open:
-            yield Problem("max_idle", f"must not be above max_open ({settings.max_open})")
-        if self.name == "sqlalchemy" and settings.max_open and settings.max_idle == 0:
-            yield Problem("max_idle", "pool_size 0 makes SQLAlchemy's pool unlimited", "give max_idle 1 or more")
-
-
-_ALL = frozenset(f.name for f in fields(PoolSettings)) - {"kind"}
-
-KINDS: dict[str, Kind] = {
-    kind.name: kind
-    for kind in (
-        Kind(
-            "database/sql",
-            library="Go 1.27.3 database/sql",
-            defaults=PoolSettings("database/sql", max_open=0, max_idle=2),
-            keys=_ALL - {"min_idle"},
-            native={
-                "max_open": "SetMaxOpenConns",
-                "max_idle": "SetMaxIdleConns",
-                "max_lifetime": "SetConnMaxLifetime",
-                "max_idle_time": "SetConnMaxIdleTime",
-                "acquire_timeout": "context.WithTimeout",
-            },
-        ),
-        Kind(
-            "psycopg_pool",
-            library="psycopg_pool 3.3.3 ConnectionPool",
-            # max_size=None is min_size: a fixed pool. max_idle is the count kept, which this library does not
-            # bound below max_open; the time it calls max_idle is max_idle_time here.
-            defaults=PoolSettings(
-                "psycopg_pool", max_open=4, min_idle=4, max_lifetime=3600.0, max_idle_time=600.0, acquire_timeout=30.0
-            ),
-            keys=_ALL - {"max_idle"},
-            native={
-                "max_open": "max_size",
-                "min_idle": "min_size",
-                "max_lifetime": "max_lifetime",
-                "max_idle_time": "max_idle",
-                "acquire_timeout": "timeout",
-            },
-            rules=PoolRules("fifo", "fifo", "background", frozenset({"release"})),
-            exhausted="couldn't get a connection after {acquire_timeout:.2f} sec",
-        ),
-        Kind(
-            "psycopg2",
-            library="psycopg2 2.9.13 pool.ThreadedConnectionPool",
-            # Both numbers are required arguments; 1 and 10 are poolctl's stand-ins.
-            defaults=PoolSettings("psycopg2", max_open=10, max_idle=1),
-            keys=frozenset({"max_open", "max_idle"}),
-            native={"max_open": "maxconn", "max_idle": "minconn"},
-            rules=PoolRules("lifo", "none", "caller", frozenset()),
-            exhausted="connection pool exhausted",
-        ),
-        Kind(
-            "sqlalchemy",
-            library="SQLAlchemy 2.1.9 QueuePool",
-            defaults=PoolSettings("sqlalchemy", max_open=15, max_idle=5, acquire_timeout=30.0),
-            keys=frozenset({"max_open", "max_idle", "max_lifetime", "acquire_timeout"}),
-            native={
-                "max_open": "pool_size + max_overflow",
-                "max_idle": "pool_size",
-                "max_lifetime": "pool_recycle",
-                "acquire_timeout": "pool_timeout",
-            },
-            rules=PoolRules("fifo", "fifo", "caller", frozenset({"acquire"})),
-            exhausted="QueuePool limit of size {max_idle} overflow {max_overflow} reached, connection timed out",
-        ),
-        Kind(
-            "none",
-            library="a new connection for every request",
-            defaults=PoolSettings("none", max_open=0, max_idle=0),
-            keys=frozenset({"acquire_timeout"}),
-            native={"acquire_timeout": "connect_timeout"},
-            exhausted="connection attempt timed out",
-        ),
-    )
-}

@@ -51,15 +51,21 @@ class PoolStats:
 
     peak_open: int = 0
     peak_in_use: int = 0
+    """Most that were acquired at once. Unlike ``in_use``, it never counts a connection that is being closed."""
     open_time: float = 0.0
-    """Connection-seconds open so far; divided by a duration it is the average number open."""
+    """Connection-seconds open so far, opening and closing included; divided by a duration it is the average."""
     in_use_time: float = 0.0
-    """Connection-seconds in use so far."""
+    """Connection-seconds between acquire and release so far; opening and closing are not in it."""
 
     exhausted_at: float | None = None
-    """When somebody first waited with no connection free; None: never."""
+    """When somebody first had to wait, or was rejected, because max_open connections were taken; None: never."""
     exhausted_since: float | None = None
-    """Start of the exhaustion that still lasts; None: not exhausted now."""
+    """Start of the exhaustion that still lasts; None: not exhausted now.
+
+    It ends when everybody who waited was served, or when a connection or a slot is free. That those who waited
+    gave up does not end it: the next one would wait as well.
+    """
     recovered_at: float | None = None
     """When the last exhaustion ended; None: it never began or still lasts."""
     exhausted_time: float = 0.0
+    """Total length of the exhaustions so far."""

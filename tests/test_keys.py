@@ -1,0 +1,220 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolctl.errors import BadInput
+from poolctl.keys import Source, Table, override, read_toml
+
+TEXT = """\
+name = "x"
+
+[load]
+workers = "many"
+
+[[load.bursts]]
+at = "1s"
+
+[[load.bursts]]
+at = "2s"
+[load.bursts.hold]
+mean = "5 parsecs"
+
+[pool] # of the application
+max_open = -1
+"""
+
+
+def table(**values: Any) -> Table:
+    return Table(values, Source())
+
+
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("name", "leak.toml, line 1: "),
+        ("load", "leak.toml, line 3: "),
+        ("load.workers", "leak.toml, line 4: "),
+        ("load.hold.mean", "leak.toml, line 3: "),
+        ("load.bursts[0].at", "leak.toml, line 7: "),
+        ("load.bursts[1].at", "leak.toml, line 10: "),
+        ("load.bursts[1].hold.mean", "leak.toml, line 12: "),
+        ("load.bursts[1].think.mean", "leak.toml, line 9: "),
+        ("load.bursts[7].at", "leak.toml, line 3: "),
+        ("pool.max_open", "leak.toml, line 15: "),
+        ("database.cores", "leak.toml: "),
+    ],
+)
+def test_a_key_is_found_on_its_line_or_on_that_of_the_table_it_belongs_to(key: str, place: str) -> None:
+    assert Source("leak.toml", TEXT).locate(key) == place
+
+
+def test_keys_of_a_table_within_an_inline_array_are_found_on_the_line_of_the_array() -> None:
+    text = 'name = "x"\nevents = [ { at = "1s", do = "explode" } ]\n'
+
+    assert Source("leak.toml", text).locate("events[0].do") == "leak.toml, line 2: "
+
+
+def test_an_override_is_blamed_for_its_key_and_all_below_it_and_for_nothing_else() -> None:
+    source = Source("leak.toml", TEXT, ["load.hold", "pool.max_open"])
+
+    assert source.locate("pool.max_open") == "--set "
+    assert source.locate("load.hold.mean") == "--set "
+    assert source.locate("load.workers") == "leak.toml, line 4: "
+
+
+def test_without_a_file_an_error_begins_with_the_key() -> None:
+    with pytest.raises(BadInput, match=r'^pool\.max_open = "x": must be a whole number$'):
+        Table({"max_open": "x"}, Source(), "pool").count("max_open", 1)
+
+
+@pytest.mark.parametrize(
+    ("take", "value", "rule"),
+    [
+        (lambda t: t.count("key", 0), True, "must be a whole number"),
+        (lambda t: t.count("key", 0), 1.0, "must be a whole number"),
+        (lambda t: t.count("key", 0), -1, "must be 0 or more"),
+        (lambda t: t.count("key", 1, least=1), 0, "must be 1 or more"),
+        (lambda t: t.count_or_unlimited("key", 2, least=1), 0, "must be 1 or more"),
+        (lambda t: t.count_or_unlimited("key", 2), "infinite", "must be a whole number"),
+        (lambda t: t.number("key", 1.0), "1", "must be a number"),
+        (lambda t: t.number("key", 1.0), False, "must be a number"),
+        (lambda t: t.number("key", 1.0), 0, "must be more than 0, and finite"),
+        (lambda t: t.number("key", 1.0), float("inf"), "must be more than 0, and finite"),
+        (lambda t: t.number("key", 1.0), float("nan"), "must be more than 0, and finite"),
+        (lambda t: t.text("key", ""), 5, "must be text in quotes"),
+        (lambda t: t.duration("key", 0.0), "soon", "a duration is a number with a unit"),
+        (lambda t: t.duration("key", 0.0), [1], "a duration is a number with a unit"),
+        (lambda t: t.duration("key", 0.0), "off", "a duration is a number with a unit"),
+        (lambda t: t.duration_or_off("key", 0.0), -1, "cannot be negative"),
+        (lambda t: t.choice("key", "a", ("a", "b")), "c", "must be one of a, b"),
+        (lambda t: t.choice("key", "a", {"a": 1}), ["a"], "must be one of a"),
+        (lambda t: t.table("key"), 5, "must be a table"),
+        (lambda t: t.tables("key"), {"a": 1}, r"must be an array of tables, written \[\[key\]\]"),
+        (lambda t: t.tables("key"), [1], "must be a table"),
+    ],
+)
+def test_a_value_that_breaks_a_rule_is_refused_with_that_rule(
+    take: Callable[[Table], object], value: object, rule: str
+) -> None:
+    with pytest.raises(BadInput, match=f"^key.* = .*: .*{rule}"):
+        take(table(key=value))
+
+
+def test_an_absent_key_takes_its_default_and_a_written_one_its_value() -> None:
+    empty, written = table(), table(a=3, b="5ms", c="off", d="unlimited", e="x", f=2, g=[{}, {}])
+
+    assert empty.count("a", 1) == 1
+    assert empty.duration_or_off("c", 7.0) == 7.0
+    assert empty.count_or_unlimited("d", 2) == 2
+    assert empty.count_or_unlimited("d", None) is None
+    assert empty.tables("g") == []
+    assert written.count("a", 1) == 3
+    assert written.duration("b", 1.0) == 0.005
+    assert written.duration_or_off("c", 7.0) is None
+    assert written.count_or_unlimited("d", 2) is None
+    assert written.text("e", "") == "x"
+    assert written.number("f", 1.0) == 2.0
+    assert len(written.tables("g")) == 2
+    written.finish()
+
+
+def test_none_is_what_is_switched_off_where_that_can_be_and_the_default_elsewhere() -> None:
+    nothing = table(a=None, b=None, c=None)
+
+    assert nothing.has("a")
+    assert "a" not in nothing
+    assert nothing.duration_or_off("a", 7.0) is None
+    assert nothing.count_or_unlimited("b", 2) is None
+    assert nothing.count("c", 9) == 9
+    nothing.finish()
+
+
+def test_a_key_that_nobody_took_is_refused_with_the_nearest_that_exists() -> None:
+    keys = Table({"max_opne": 5}, Source(), "pool")
+    keys.count("max_open", 0)
+    keys.skip("max_idle")
+
+    with pytest.raises(
+        BadInput, match=r"^pool\.max_opne = 5: there is no such key; did you mean max_open\?$"
+    ) as refused:
+        keys.finish()
+    assert refused.value.hint == "keys here: max_open, max_idle"
+    assert refused.value.exit_code == 2
+
+
+def test_a_choice_that_does_not_exist_is_refused_with_the_nearest_that_does() -> None:
+    with pytest.raises(BadInput, match="did you mean lognormal"):
+        table(key="log-normal").choice("key", "constant", ("constant", "exponential", "lognormal"))
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    with pytest.raises(BadInput) as refused:
+        table(key="x" * 500).count("key", 0)
+
+    assert len(refused.value.message) < 100
+
+
+def test_the_rest_of_a_table_is_handed_over_whole() -> None:
+    keys = table(pool_mode="transaction", default_pool_size=20)
+
+    assert keys.rest() == {"pool_mode": "transaction", "default_pool_size": 20}
+    keys.finish()
+
+
+def test_a_file_that_is_not_there_or_cannot_be_read_or_is_not_toml_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("name = \n")
+    (tmp_path / "latin.toml").write_bytes(b'name = "caf\xe9"')
+
+    with pytest.raises(BadInput, match=r"none\.toml: no such file"):
+        read_toml(tmp_path / "none.toml")
+    with pytest.raises(BadInput, match="Is a directory"):
+        read_toml(tmp_path)
+    with pytest.raises(BadInput, match=r"bad\.toml: not a TOML file: .*line 1"):
+        read_toml(tmp_path / "bad.toml")
+    with pytest.raises(BadInput, match=r"latin\.toml: is not text in UTF-8"):
+        read_toml(tmp_path / "latin.toml")
+
+
+def test_assignments_are_read_as_toml_where_they_are_toml_and_as_text_otherwise() -> None:
+    values: dict[str, Any] = {"pool": {"max_open": 1}}
+
+    keys = override(
+        values,
+        [
+            "pool.max_open=30",
+            "load.hold=250ms",
+            'load.think = { distribution = "constant", mean = "1ms" }',
+            "load.query=select 1",
+            "load.rate=1.5",
+            "pool.max_lifetime=off",
+            'name="quoted"',
+            "description=",
+        ],
+    )
+
+    assert values == {
+        "pool": {"max_open": 30, "max_lifetime": "off"},
+        "load": {
+            "hold": "250ms",
+            "think": {"distribution": "constant", "mean": "1ms"},
+            "query": "select 1",
+            "rate": 1.5,
+        },
+        "name": "quoted",
+        "description": "",
+    }
+    assert keys[:2] == ["pool.max_open", "load.hold"]
+
+
+@pytest.mark.parametrize("assignment", ["pool.max_open", "=5", "pool..max_open=5", "a b=5", ".x=1"])
+def test_what_is_no_assignment_is_refused_with_an_example(assignment: str) -> None:
+    with pytest.raises(BadInput, match=r"must be section\.key=value") as refused:
+        override({}, [assignment])
+    assert "--set pool.max_open=10" in refused.value.hint
+
+
+def test_an_assignment_below_what_is_no_table_is_refused() -> None:
+    with pytest.raises(BadInput, match="events is not a table"):
+        override({"events": [{}]}, ["events.at=5"])

@@ -1,0 +1,224 @@
+"""What counts as open, in use, waiting and exhausted in a pool that is watched from outside. No server, no clock."""
+
+import gc
+from collections.abc import Iterator
+
+import pytest
+
+from poolctl.engines.watch import Request, Watch
+from poolctl.pool import Closed, PoolStats
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pool:
+    """A watched pool of ``max_open`` whose clock is set by hand."""
+
+    def __init__(self, max_open: int = 2) -> None:
+        self.clock = Clock()
+        self.watch = Watch(max_open)
+        self.watch.clock = self.clock
+
+    def open(self, at: float, count: int = 1) -> None:
+        self.clock.now = at
+        for _ in range(count):
+            with self.watch.open_connection():
+                pass
+
+    def acquire(self, at: float, request: Request | None = None) -> Request:
+        self.clock.now = at
+        request = request or Request()
+        with self.watch.lock:
+            self.watch.acquired(request, at)
+        return request
+
+    def queue(self, at: float) -> Request:
+        self.clock.now = at
+        request = Request()
+        self.watch.asking[request] = None
+        self.watch.queue(request)
+        return request
+
+    def give_up(self, at: float, request: Request, *, for_lack: bool = True) -> None:
+        with self.watch.lock:
+            self.watch.missed(request, at, for_lack=for_lack)
+
+    def release(self, at: float) -> None:
+        with self.watch.lock:
+            self.watch.released(at)
+
+    def stats(self, at: float, library_open: int | None = None) -> PoolStats:
+        with self.watch.lock:
+            return self.watch.stats(at, library_open)
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return Pool()
+
+
+def test_open_is_in_use_and_idle_and_opening(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    pool.acquire(1.0)
+    with pool.watch.open_connection():
+        stats = pool.stats(1.0)
+
+    assert (stats.open, stats.in_use, stats.idle, stats.opening) == (3, 1, 1, 1)
+    assert (stats.peak_open, stats.peak_in_use) == (3, 1)
+
+
+def test_times_add_up_to_connection_seconds(pool: Pool) -> None:
+    pool.open(0.0)
+    pool.open(2.0)
+    pool.acquire(3.0)
+    pool.release(4.5)
+    pool.clock.now = 6.0
+    pool.watch.closed("max_idle")
+
+    stats = pool.stats(10.0)
+    assert stats.open_time == 6.0 + 8.0
+    assert stats.in_use_time == 1.5
+
+
+def test_an_opening_that_fails_was_open_only_meanwhile(pool: Pool) -> None:
+    def fail() -> None:
+        with pool.watch.open_connection():
+            pool.clock.now = 2.0
+            raise ConnectionRefusedError
+
+    with pytest.raises(ConnectionRefusedError):
+        fail()
+    stats = pool.stats(5.0)
+    assert (stats.open, stats.opened, stats.open_failures, stats.peak_open) == (0, 0, 1, 1)
+    assert stats.open_time == 2.0
+
+
+def test_the_time_of_each_opening_is_told(pool: Pool) -> None:
+    told: list[float] = []
+    pool.watch.on_opened = lambda connect_time, now: told.append(now)
+    pool.open(7.0, 2)
+
+    assert told == [7.0, 7.0]
+
+
+def test_a_pool_is_exhausted_from_when_somebody_waits_in_a_full_one(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    pool.acquire(0.0)
+    pool.acquire(1.0)
+    assert pool.stats(1.0).exhausted_at is None, "full, and nobody waits"
+
+    waiting = pool.queue(2.0)
+    assert pool.stats(3.0).exhausted_since == 2.0
+    pool.release(4.0)
+    assert pool.stats(4.0).exhausted_since == 2.0, "somebody still waits"
+    pool.acquire(4.0, waiting)
+    stats = pool.stats(5.0)
+    assert (stats.exhausted_at, stats.recovered_at, stats.exhausted_time) == (2.0, 4.0, 2.0)
+    assert (stats.queued_count, stats.queued_time, stats.waiting) == (1, 2.0, 0)
+
+
+def test_who_waits_while_the_pool_grows_makes_it_exhausted_only_when_it_is_full(pool: Pool) -> None:
+    first, second, third = (pool.queue(at) for at in (0.0, 0.0, 1.0))
+    pool.open(2.0)
+    pool.acquire(2.0, first)
+    assert pool.stats(2.0).exhausted_at is None
+    pool.open(3.0)
+    pool.acquire(3.0, second)
+
+    assert pool.stats(3.0).exhausted_at == 3.0
+    pool.give_up(9.0, third)
+
+
+def test_that_those_who_waited_gave_up_does_not_end_the_exhaustion(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    pool.acquire(0.0)
+    pool.acquire(0.0)
+    pool.give_up(2.0, pool.queue(1.0))
+
+    stats = pool.stats(5.0)
+    assert (stats.exhausted_since, stats.recovered_at, stats.exhausted_time, stats.waiting) == (1.0, None, 4.0, 0)
+    pool.release(6.0)
+    assert pool.stats(6.0).recovered_at == 6.0
+
+
+def test_a_request_turned_away_at_once_makes_the_pool_exhausted(pool: Pool) -> None:
+    pool.give_up(3.0, Request(), for_lack=False)
+    assert pool.stats(3.0).exhausted_at is None
+
+    pool.give_up(4.0, Request())
+    assert pool.stats(5.0).exhausted_since == 4.0
+
+
+def test_a_slot_that_the_library_lost_counts_as_in_use(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    pool.acquire(0.0)
+    pool.watch.closed("leak_reclaimed", frees_slot=False)
+
+    stats = pool.stats(1.0, library_open=2)
+    assert (stats.open, stats.in_use, stats.idle) == (2, 1, 1)
+    assert stats.closed == Closed(leak_reclaimed=1)
+
+
+def test_a_slot_that_the_library_means_to_open_again_counts_as_opening(pool: Pool) -> None:
+    pool.open(0.0)
+    pool.acquire(0.0)
+
+    stats = pool.stats(1.0, library_open=2)
+    assert (stats.open, stats.in_use, stats.idle, stats.opening) == (2, 1, 0, 1)
+
+
+def test_what_the_garbage_collector_brings_back_is_no_longer_in_use(pool: Pool) -> None:
+    pool.open(0.0)
+    pool.acquire(0.0)
+    pool.clock.now = 2.0
+    pool.watch.reclaimed()
+
+    stats = pool.stats(3.0)
+    assert (stats.in_use, stats.idle, stats.in_use_time) == (0, 1, 2.0)
+
+
+def test_who_waits_unseen_by_the_queue_is_seen_when_the_pool_is_full(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    pool.acquire(0.0)
+    pool.acquire(0.0)
+    pool.queue(1.0)
+    pool.watch.asking[Request()] = None
+
+    assert pool.stats(1.0).waiting == 2
+    pool.watch.has_queue = False
+    assert pool.stats(1.0).waiting == 1
+
+
+class Closing:
+    """A connection that only the cycle collector can find, and that closes itself then."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.itself = self
+
+    def __del__(self) -> None:
+        self.watch.closed("leak_reclaimed")
+
+
+@pytest.fixture
+def collected_by_hand() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collected_by_hand")
+def test_a_connection_may_be_collected_while_its_watch_is_locked(pool: Pool) -> None:
+    pool.open(0.0)
+    Closing(pool.watch)
+
+    with pool.watch.lock:
+        gc.collect()
+        stats = pool.watch.stats(1.0)
+    assert (stats.open, stats.closed.leak_reclaimed) == (0, 1)

@@ -1,0 +1,112 @@
+"""Runs the thread driver of a pod in this process, on a throw-away server."""
+
+import io
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from live_runs import scenario_of
+from psycopg.conninfo import make_conninfo
+from sandboxes import eventually
+
+from poolctl.engines import libraries, threads
+from poolctl.engines.library import Library
+from poolctl.engines.pod import Link, Progress
+from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.watch import Watch
+from poolctl.engines.workload import Job
+from poolctl.pool import PoolStats
+
+KINDS = ("psycopg_pool", "psycopg2", "sqlalchemy", "none")
+
+
+class MemoryLink(Link):
+    """Keeps what a pod reports. ``on_sample`` is called with each, after ``stop_at`` the user has enough."""
+
+    def __init__(self, on_sample: Callable[[float], None], stop_at: float) -> None:
+        super().__init__(io.StringIO(), io.StringIO())
+        self.samples: list[tuple[float, PoolStats, int, int]] = []
+        self.progresses: list[float] = []
+        self.end: Progress | None = None
+        self._on_sample = on_sample
+        self._stop_at = stop_at
+
+    def wait_for_start(self) -> Callable[[], float]:
+        begin = time.monotonic()
+        return lambda: time.monotonic() - begin
+
+    def sample(self, at: float, stats: PoolStats, acquired: int, errors: int) -> None:
+        self.samples.append((at, stats, acquired, errors))
+        self._on_sample(at)
+        if at >= self._stop_at:
+            self.stopping = True
+
+    def progress(self, progress: Progress) -> None:
+        self.progresses.append(progress.at)
+
+    def done(self, progress: Progress) -> None:
+        # As it would arrive: what is counted later is no longer seen.
+        self.end = Progress.from_dict(progress.to_dict())
+
+
+class Done:
+    """A run that is over: what it reported, and how long it took."""
+
+    def __init__(self, link: MemoryLink, took: float) -> None:
+        assert link.end is not None
+        self.progress = link.end
+        self.tally, self.stats = link.end.tally, link.end.stats
+        self.samples, self.progresses = link.samples, link.progresses
+        self.took = took
+
+
+class Driver:
+    """Drives jobs on the throw-away server ``servers`` gives."""
+
+    def __init__(self, servers: ThrowAwayServers) -> None:
+        self.conninfo = servers.serve(scenario_of()).conninfo
+        assert servers.sandbox is not None
+        self.sandbox = servers.sandbox
+        self._opened: list[Library] = []
+
+    def run(
+        self,
+        kind: str,
+        *,
+        pool: dict[str, Any] | None = None,
+        load: dict[str, Any],
+        leak: dict[str, Any] | None = None,
+        events: list[dict[str, Any]] | None = None,
+        on_sample: Callable[[float], None] = lambda at: None,
+        stop_at: float = 1e9,
+        **job: Any,
+    ) -> Done:
+        scenario = scenario_of(pool={"kind": kind} | (pool or {}), load=load, leak=leak, events=events or [])
+        link = MemoryLink(on_sample, stop_at)
+        told = Job(scenario, self.named("driver test"), **({"ends_at": scenario.load.duration, "interval": 0.02} | job))
+        began_at = time.monotonic()
+        threads.drive(told, link)
+        return Done(link, time.monotonic() - began_at)
+
+    def named(self, application: str) -> str:
+        return make_conninfo(self.conninfo, application_name=application)
+
+    @contextmanager
+    def superuser(self) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(self.sandbox.admin_conninfo, autocommit=True) as connection:
+            yield connection
+
+    def open_library(self, job: Job, watch: Watch) -> Library:
+        library = libraries.open_library(job, watch)
+        self._opened.append(library)
+        return library
+
+    def clean_up(self) -> None:
+        """What ends with its process in a real pod: idle connections, those who wait, and what has leaked."""
+        for library in self._opened:
+            library.close()
+        with self.superuser() as superuser:
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'"
+            eventually(lambda: superuser.execute(ended).fetchall() == [])
