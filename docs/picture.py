@@ -1,6 +1,6 @@
 """Runs poolctl in a terminal of its own and keeps the last screen as SVG: the picture in the README.
 
-    python docs/picture.py docs/simulate-leak.svg simulate --leak
+python docs/picture.py docs/simulate-leak.svg simulate --leak
 """
 
 import fcntl

@@ -1,6 +1,6 @@
 """The fix of examples/threaded_pool_leak.py: whatever happens in between, the connection goes back.
 
-    python examples/threaded_pool_fixed.py "host=127.0.0.1 port=5432 dbname=app user=app"
+python examples/threaded_pool_fixed.py "host=127.0.0.1 port=5432 dbname=app user=app"
 """
 
 import sys

@@ -255,3 +255,68 @@ def test_a_pooler_that_cannot_reach_the_server_is_no_limit_and_is_told() -> None
     finding = find(run({"database": {"via": "pgbouncer"}}, refused=33, errors=(cached,)), "client-starved")
 
     assert "server login has been failing" in finding.summary
+
+
+def test_a_run_that_ended_before_a_restart_was_got_over_blames_nothing_else() -> None:
+    down = timeline(
+        in_use=lambda at: 30 if at >= 9 else 8, waiting=lambda at: 16 if at >= 9 else 0, acquired=lambda at: min(at, 9)
+    )
+    figures: dict[str, Any] = {"connections": connections(peak_in_use=30), "exhausted_at": 9.0, "unfinished": 16}
+
+    [finding] = diagnose_run(run({"events": [{"at": "8.9s", "do": "restart"}]}, down, **figures))
+
+    assert (finding.code, finding.confidence) == ("healthy", "likely")
+    assert "the restart at 8.9 s had not been got over when the load ended at 10 s" in finding.summary
+
+
+def test_a_leak_is_not_joined_by_a_slow_database_whose_processors_are_idle() -> None:
+    seen = server(scanned=(ORDERS,), statements=(HALF_SECOND,))
+
+    assert codes(run({"leak": {"every": 50}}, exhausted(30), **leaky(30, exhausted_at=3.8, server=seen))) == ["leak"]
+
+
+def test_a_leak_beside_busy_processors_gives_two_findings() -> None:
+    seen = busy(scanned=(ORDERS,), statements=(HALF_SECOND,))
+    figures = leaky(12, connections=connections(in_use=12, peak_open=30, average_in_use=20.0), server=seen)
+
+    assert sorted(codes(run({"leak": {"every": 50}}, **figures))) == ["leak", "slow-database"]
+
+
+@pytest.mark.parametrize(("timed_out", "severity"), [(40, "warning"), (50, "critical")])
+def test_a_small_pool_is_critical_from_one_timeout_in_a_hundred_on(timed_out: int, severity: str) -> None:
+    told = error(timed_out, "pool", "context deadline exceeded")
+    full = connections(peak_in_use=30)
+
+    assert find(run(timed_out=timed_out, errors=(told,), connections=full), "pool-undersized").severity == severity
+
+
+@pytest.mark.parametrize(("rows", "expected"), [(999, ["healthy"]), (1000, ["slow-database"])])
+def test_reading_a_table_of_less_than_a_thousand_rows_is_what_a_good_plan_does(rows: int, expected: list[str]) -> None:
+    seen = server(scanned=(ScannedTable("orders", rows, 10, 10 * rows),), statements=(HALF_SECOND,))
+
+    assert codes(run(server=seen)) == expected
+
+
+@pytest.mark.parametrize(("waiting", "expected"), [(2, "healthy"), (3, "lock-queue")])
+def test_three_statements_that_wait_for_locks_are_a_queue(waiting: int, expected: str) -> None:
+    assert codes(run(server=server(states={"active (tuple)": waiting, "idle": 9}))) == [expected]
+
+
+def test_pauses_between_requests_leave_connections_for_others() -> None:
+    full = timeline(in_use=lambda at: 30, waiting=lambda at: 5)
+    load = {"workers": 90, "think": "40ms", "hold": "20ms"}
+    figures: dict[str, Any] = {"wait_time": times((10, 0.4)), "connections": connections(peak_in_use=30)}
+
+    finding = find(run({"load": load}, full, acquired=9000, **figures), "pool-undersized")
+
+    # 90 requests, each of which holds a connection for 20 ms of 60.
+    assert finding.evidence["concurrency"] == pytest.approx(30, rel=0.01)
+
+
+@pytest.mark.parametrize(("via", "key"), [("pgbouncer", "max_client_conn"), ("pgpool", "num_init_children")])
+def test_each_poolers_own_limit_is_named_in_its_remedy(via: str, key: str) -> None:
+    full = error(3, "pooler", "no more connections allowed (max_client_conn)", 1.0, "08P01")
+
+    assert (
+        f"Raise {key}" in find(run({"database": {"via": via}}, refused=3, errors=(full,)), "pooler-client-limit").remedy
+    )

@@ -125,10 +125,10 @@ def test_offered_is_the_sum_of_all_ways_an_acquire_ends() -> None:
 
 def test_an_error_is_counted_by_kind_with_its_first_time() -> None:
     counted = Tally()
-    for kind, at in ((FULL, 5.0), (REFUSED, 1.0), (FULL, 2.0)):
+    for kind, at in ((FULL, 5.0), (REFUSED, 1.0), (FULL, 2.0), (FULL, 7.0)):
         counted.error(kind, at)
 
-    assert counted.errors == {FULL: (2, 2.0), REFUSED: (1, 1.0)}
+    assert counted.errors == {FULL: (3, 2.0), REFUSED: (1, 1.0)}
 
 
 def test_merged_tallies_add_up_and_keep_the_first_time_of_each_error() -> None:

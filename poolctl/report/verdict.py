@@ -11,6 +11,9 @@ from poolctl.report.neutral import neutralize
 from poolctl.run import Run
 from poolctl.units import format_count, format_duration
 
+BUSY_SHARE = 0.75
+"""Of the machine's cores: a server that uses more leaves the load, which runs beside it, too little."""
+
 SENTENCE_LIMIT = 600
 """Characters of a sentence of ours that may quote foreign names."""
 
@@ -59,10 +62,17 @@ def cautions_of(run: Run) -> tuple[str, ...]:
         )
     if run.generator and run.generator.bound_by:
         reasons = " and ".join(run.generator.bound_by)
-        cautions.append(
-            f"GENERATOR-BOUND: {reasons}. The load itself was the limit, so waits and throughput say little about "
-            "the pool; use fewer workers an instance, more instances, or a lower rate"
-        )
+        server = run.summary.server
+        if server and server.cpu and server.cores and server.cpu >= BUSY_SHARE * server.cores:
+            cautions.append(
+                f"GENERATOR-BOUND: {reasons}, because the server kept this machine's processors busy. Waits are a "
+                "little longer than the pool makes them"
+            )
+        else:
+            cautions.append(
+                f"GENERATOR-BOUND: {reasons}. The load itself was the limit, so waits and throughput say little about "
+                "the pool; use fewer workers an instance, more instances, or a lower rate"
+            )
     return tuple(cautions)
 
 
