@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "poolctl"
 
 GROUND = {"errors", "units", "keys"}
-PURE = ["pool", "scenario", "variants", "run", "diagnose", "sizing", "stacks"]
+PURE = ["pool", "scenario", "variants", "sweep", "replication", "run", "diagnose", "sizing", "stacks"]
 """In order: each may import those before it, the ground and the standard library. Nothing in them does I/O."""
 
 ROOMS: dict[str, set[str]] = {

@@ -1,135 +1,52 @@
-"""The real libraries behind the seam, on a real server: their own words, orders, closings, leaks and faults."""
+"""The real libraries behind the seam, on a real server: their own words, orders, closings and faults."""
 
 import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
-from uuid import uuid4
 
 import psycopg
 import pytest
+from library_bench import ALL, ONE, SIZES, MakeBench, benches
 from live_runs import scenario_of
-from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
 from poolctl.engines.connections import StatementFailed
-from poolctl.engines.libraries import open_library
-from poolctl.engines.library import Library, NotAcquired, SlotLost
+from poolctl.engines.libraries import open_library, preload
+from poolctl.engines.library import NotAcquired, SlotLost
 from poolctl.engines.servers import ThrowAwayServers
 from poolctl.engines.watch import Request, Watch
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
-from poolctl.pool import PoolStats
 from poolctl.run import ErrorKind
 
 pytestmark = pytest.mark.server
 
-ALL = ("psycopg_pool", "psycopg2", "sqlalchemy", "none")
-SIZES: dict[str, dict[str, Any]] = {
-    "psycopg_pool": {"max_open": 3, "min_idle": 3},
-    "psycopg2": {"max_open": 3, "max_idle": 3},
-    "sqlalchemy": {"max_open": 3, "max_idle": 3},
-    "none": {},
-}
-ONE: dict[str, dict[str, Any]] = {
-    "psycopg_pool": {"max_open": 1, "min_idle": 1},
-    "psycopg2": {"max_open": 1, "max_idle": 1},
-    "sqlalchemy": {"max_open": 1, "max_idle": 1},
-    "none": {},
-}
 
-
-class Bench:
-    """One library on the throw-away server, and the server's own view of it."""
-
-    def __init__(self, conninfo: str, admin: psycopg.Connection[Any], kind: str, settings: dict[str, Any]) -> None:
-        self.name = f"bench {uuid4().hex[:12]}"
-        self._admin = admin
-        scenario = scenario_of(pool={"kind": kind} | settings, load={"query": "select1"})
-        job = Job(scenario, make_conninfo(conninfo, application_name=self.name))
-        self.watch = Watch(scenario.pool.max_open)
-        self.library: Library = open_library(job, self.watch)
-        self.library.start()
-        eventually(lambda: self.stats().opening == 0)
-
-    def take(self, request: Request | None = None) -> Any:
-        request = request or Request()
-        connection = self.library.acquire(request)
-        with self.watch.lock:
-            self.watch.acquired(request, 0.0)
-        return connection
-
-    def give(self, connection: Any, *, is_broken: bool = False) -> None:
-        self.library.release(connection, is_broken=is_broken)
-        with self.watch.lock:
-            self.watch.released(0.0)
-
-    def work(self, connection: Any) -> None:
-        self.library.run(connection, 0.0)
-
-    def pid(self, connection: Any) -> int:
-        raw = getattr(connection, "dbapi_connection", connection)
-        pid: int = raw.info.backend_pid
-        return pid
-
-    def stats(self) -> PoolStats:
-        with self.watch.lock:
-            return self.library.stats(0.0)
-
-    def server(self) -> list[tuple[Any, ...]]:
-        """(state, wait event, last query, start of the transaction) of each backend."""
-        query = "SELECT state, wait_event, query, xact_start FROM pg_stat_activity WHERE application_name = %s"
-        return self._admin.execute(query, [self.name]).fetchall()
-
-    def states(self) -> list[str]:
-        return [state for state, _, _, _ in self.server()]
-
-    def count(self) -> int:
-        return len(self.server())
-
-    def kill_backends(self) -> None:
-        """And wait until they are gone, so that the next one to use them meets a dead one."""
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
-        eventually(lambda: self._admin.execute(query, [self.name]).fetchall() == [])
+@pytest.fixture
+def bench(servers: ThrowAwayServers) -> Iterator[MakeBench]:
+    with benches(servers) as make:
+        yield make
 
 
 @pytest.fixture
-def admin(servers: ThrowAwayServers) -> Iterator[psycopg.Connection[Any]]:
+def limit_role(servers: ThrowAwayServers) -> Iterator[Callable[[int], None]]:
+    """Sets how many sessions the server lets the role have; -1 for any number."""
     servers.serve(scenario_of())
     assert servers.sandbox is not None
-    with psycopg.connect(servers.sandbox.admin_conninfo, autocommit=True) as connection:
-        yield connection
+    with psycopg.connect(servers.sandbox.admin_conninfo, autocommit=True) as admin:
 
+        def limit(sessions: int) -> None:
+            admin.execute(f"ALTER ROLE app CONNECTION LIMIT {sessions}".encode())
 
-@pytest.fixture
-def bench(servers: ThrowAwayServers, admin: psycopg.Connection[Any]) -> Iterator[Callable[..., Bench]]:
-    benches: list[Bench] = []
-
-    def make(kind: str, **settings: Any) -> Bench:
-        made = Bench(servers.serve(scenario_of()).conninfo, admin, kind, SIZES[kind] | settings)
-        benches.append(made)
-        return made
-
-    yield make
-    for made in benches:
-        made.library.close()
-        made.kill_backends()
-
-
-@contextmanager
-def limit_of_role(admin: psycopg.Connection[Any], limit: int) -> Iterator[None]:
-    admin.execute(f"ALTER ROLE app CONNECTION LIMIT {limit}".encode())
-    try:
-        yield
-    finally:
-        admin.execute("ALTER ROLE app CONNECTION LIMIT -1")
+        yield limit
+        limit(-1)
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_what_is_acquired_works_and_comes_back(bench: Callable[..., Bench], kind: str) -> None:
+def test_what_is_acquired_works_and_comes_back(bench: MakeBench, kind: str) -> None:
     it = bench(kind)
     connection = it.take()
     it.work(connection)
@@ -143,7 +60,7 @@ def test_what_is_acquired_works_and_comes_back(bench: Callable[..., Bench], kind
     assert after.opened - after.closed.total == after.open
 
 
-def test_psycopg2_rejects_at_once_when_the_pool_is_full(bench: Callable[..., Bench]) -> None:
+def test_psycopg2_rejects_at_once_when_the_pool_is_full(bench: MakeBench) -> None:
     it = bench("psycopg2")
     held = [it.take() for _ in range(3)]
 
@@ -167,9 +84,7 @@ def test_psycopg2_rejects_at_once_when_the_pool_is_full(bench: Callable[..., Ben
         ),
     ],
 )
-def test_a_queue_gives_up_in_the_librarys_own_words(
-    bench: Callable[..., Bench], kind: str, name: str, message: str
-) -> None:
+def test_a_queue_gives_up_in_the_librarys_own_words(bench: MakeBench, kind: str, name: str, message: str) -> None:
     it = bench(kind, acquire_timeout="200ms", **({"max_idle": 2} if kind == "sqlalchemy" else {}))
     held = [it.take() for _ in range(3)]
     request, began_at = Request(), time.monotonic()
@@ -189,7 +104,7 @@ def test_a_queue_gives_up_in_the_librarys_own_words(
 
 
 @pytest.mark.parametrize("kind", ["psycopg_pool", "sqlalchemy"])
-def test_off_waits_until_a_connection_comes_back(bench: Callable[..., Bench], kind: str) -> None:
+def test_off_waits_until_a_connection_comes_back(bench: MakeBench, kind: str) -> None:
     it = bench(kind, acquire_timeout="off", max_lifetime="off")
     held = [it.take() for _ in range(3)]
     got: list[Any] = []
@@ -204,7 +119,7 @@ def test_off_waits_until_a_connection_comes_back(bench: Callable[..., Bench], ki
         it.give(connection)
 
 
-def test_psycopg_pool_serves_who_waits_in_the_order_of_arrival(bench: Callable[..., Bench]) -> None:
+def test_psycopg_pool_serves_who_waits_in_the_order_of_arrival(bench: MakeBench) -> None:
     it = bench("psycopg_pool", max_open=1, min_idle=1)
     held = it.take()
     served: list[int] = []
@@ -226,7 +141,7 @@ def test_psycopg_pool_serves_who_waits_in_the_order_of_arrival(bench: Callable[.
 
 @pytest.mark.parametrize(("kind", "newest_first"), [("psycopg_pool", False), ("psycopg2", True), ("sqlalchemy", False)])
 def test_the_idle_connection_taken_next_is_the_one_that_the_library_prefers(
-    bench: Callable[..., Bench], kind: str, newest_first: bool
+    bench: MakeBench, kind: str, newest_first: bool
 ) -> None:
     it = bench(kind)
     first, second, third = (it.take() for _ in range(3))
@@ -240,7 +155,7 @@ def test_the_idle_connection_taken_next_is_the_one_that_the_library_prefers(
 
 
 @pytest.mark.parametrize("kind", ["psycopg2", "sqlalchemy"])
-def test_what_comes_back_over_the_idle_count_is_closed(bench: Callable[..., Bench], kind: str) -> None:
+def test_what_comes_back_over_the_idle_count_is_closed(bench: MakeBench, kind: str) -> None:
     it = bench(kind, max_idle=1)
     for _ in range(4):
         for connection in [it.take() for _ in range(3)]:
@@ -253,7 +168,7 @@ def test_what_comes_back_over_the_idle_count_is_closed(bench: Callable[..., Benc
     eventually(lambda: it.count() == 1)
 
 
-def test_without_a_pool_each_request_opens_and_closes(bench: Callable[..., Bench]) -> None:
+def test_without_a_pool_each_request_opens_and_closes(bench: MakeBench) -> None:
     it = bench("none")
     pids = set()
     for _ in range(3):
@@ -265,8 +180,8 @@ def test_without_a_pool_each_request_opens_and_closes(bench: Callable[..., Bench
     assert it.stats().open == 0
 
 
-def test_psycopg_pool_replaces_what_is_too_old_when_it_comes_back(bench: Callable[..., Bench]) -> None:
-    it = bench("psycopg_pool", max_open=1, min_idle=1, max_lifetime="1ms")
+def test_psycopg_pool_replaces_what_is_too_old_when_it_comes_back(bench: MakeBench) -> None:
+    it = bench("psycopg_pool", max_open=1, min_idle=1, max_lifetime="0s")
     connection = it.take()
     it.give(connection)
     del connection
@@ -275,7 +190,7 @@ def test_psycopg_pool_replaces_what_is_too_old_when_it_comes_back(bench: Callabl
     assert it.stats().opened == 2
 
 
-def test_sqlalchemy_replaces_what_is_too_old_when_it_is_acquired(bench: Callable[..., Bench]) -> None:
+def test_sqlalchemy_replaces_what_is_too_old_when_it_is_acquired(bench: MakeBench) -> None:
     it = bench("sqlalchemy", max_lifetime="300ms")
     it.give(it.take())
     assert (it.stats().opened, it.stats().closed.total) == (1, 0)
@@ -288,7 +203,7 @@ def test_sqlalchemy_replaces_what_is_too_old_when_it_is_acquired(bench: Callable
     assert it.stats().closed.max_lifetime == it.stats().closed.total == 1
 
 
-def test_psycopg_pool_shrinks_to_its_floor_by_one_connection_each_idle_time(bench: Callable[..., Bench]) -> None:
+def test_psycopg_pool_shrinks_to_its_floor_by_one_connection_each_idle_time(bench: MakeBench) -> None:
     it = bench("psycopg_pool", min_idle=1, max_idle_time="100ms")
     held = [it.take() for _ in range(3)]
     for connection in held:
@@ -301,7 +216,7 @@ def test_psycopg_pool_shrinks_to_its_floor_by_one_connection_each_idle_time(benc
 
 
 @pytest.mark.parametrize("kind", ["psycopg_pool", "psycopg2", "sqlalchemy"])
-def test_the_gauges_are_those_of_the_library(bench: Callable[..., Bench], kind: str) -> None:
+def test_the_gauges_are_those_of_the_library(bench: MakeBench, kind: str) -> None:
     it = bench(kind)
     held = [it.take() for _ in range(3)]
     it.give(held.pop())
@@ -319,112 +234,8 @@ def test_the_gauges_are_those_of_the_library(bench: Callable[..., Bench], kind: 
         it.give(connection)
 
 
-IDLE, IN_TRANSACTION, UNREAD = ("idle", "ClientRead"), ("idle in transaction", "ClientRead"), ("active", "ClientWrite")
-
-
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize(
-    ("shape", "seen"), [("forgotten", IDLE), ("in-transaction", IN_TRANSACTION), ("unread-rows", UNREAD)]
-)
-def test_a_leak_shows_on_the_server_as_what_it_is(
-    bench: Callable[..., Bench], kind: str, shape: str, seen: tuple[str, str]
-) -> None:
-    it = bench(kind, **ONE[kind])
-    connection = it.take()
-    if shape == "in-transaction":
-        it.library.begin(connection)
-    it.work(connection)
-    it.library.leak(connection, shape)
-
-    eventually(lambda: [row[:2] for row in it.server()] == [seen])
-    if shape != "unread-rows":
-        assert it.server()[0][2] == "SELECT 1"
-    assert it.stats().in_use == it.stats().open == 1
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_a_long_hold_is_in_a_transaction_that_is_never_the_same(bench: Callable[..., Bench], kind: str) -> None:
-    it = bench(kind, **ONE[kind])
-    it.library.leak(it.take(), "long-hold")
-
-    starts: set[Any] = set()
-
-    def seen_anew() -> bool:
-        [(state, _, _, began)] = it.server()
-        if state == "idle in transaction":
-            starts.add(began)
-        return len(starts) >= 2
-
-    eventually(seen_anew)
-    assert it.stats().in_use == 1
-
-
-def drop(it: Bench) -> None:
-    connection = it.take()
-    it.work(connection)
-    it.library.leak(connection, "dropped-reference")
-
-
-def test_a_reference_dropped_from_psycopg_pool_closes_the_session_and_loses_the_slot(
-    bench: Callable[..., Bench],
-) -> None:
-    it = bench("psycopg_pool", max_open=1, min_idle=1, acquire_timeout="100ms")
-    drop(it)
-
-    eventually(lambda: it.states() == [])
-    stats = it.stats()
-    assert (stats.open, stats.in_use, stats.idle, stats.closed.leak_reclaimed) == (1, 1, 0, 1)
-    with pytest.raises(NotAcquired, match="couldn't get a connection"):
-        it.take()
-
-
-def test_a_reference_dropped_from_psycopg2_is_kept_by_its_pool(bench: Callable[..., Bench]) -> None:
-    it = bench("psycopg2", max_open=1, max_idle=1)
-    drop(it)
-
-    assert it.states() == ["idle"]
-    assert (it.stats().in_use, it.stats().closed.total) == (1, 0)
-    with pytest.raises(NotAcquired, match="connection pool exhausted"):
-        it.take()
-
-
-def test_a_reference_dropped_from_sqlalchemy_comes_back_by_itself(bench: Callable[..., Bench]) -> None:
-    it = bench("sqlalchemy", max_open=1, max_idle=1)
-    drop(it)
-
-    assert it.states() == ["idle"]
-    assert (it.stats().in_use, it.stats().idle, it.stats().closed.total) == (0, 1, 0)
-    it.give(it.take())
-    assert (it.stats().in_use, it.stats().idle) == (0, 1)
-
-
-def test_a_reference_dropped_over_sqlalchemys_pool_size_is_closed(bench: Callable[..., Bench]) -> None:
-    it = bench("sqlalchemy", max_open=2, max_idle=1)
-    kept = it.take()
-    drop(it)
-    it.give(kept)
-
-    stats = it.stats()
-    assert (stats.open, stats.in_use, stats.closed.max_idle, stats.closed.leak_reclaimed) == (1, 0, 1, 0)
-    held = it.take()
-    lost = it.take()
-    it.give(held)
-    it.library.leak(lost, "dropped-reference")
-    del lost
-    assert it.stats().closed.leak_reclaimed == 1
-    eventually(lambda: it.states() == ["idle"])
-
-
-def test_a_reference_dropped_without_a_pool_just_ends_the_session(bench: Callable[..., Bench]) -> None:
-    it = bench("none")
-    drop(it)
-
-    eventually(lambda: it.states() == [])
-    assert (it.stats().open, it.stats().in_use, it.stats().closed.leak_reclaimed) == (0, 0, 1)
-
-
-@pytest.mark.parametrize("kind", ALL)
-def test_a_backend_that_died_costs_one_error_and_is_replaced(bench: Callable[..., Bench], kind: str) -> None:
+def test_a_backend_that_died_costs_one_error_and_is_replaced(bench: MakeBench, kind: str) -> None:
     it = bench(kind, **ONE[kind])
     connection = it.take()
     it.kill_backends()
@@ -443,7 +254,7 @@ def test_a_backend_that_died_costs_one_error_and_is_replaced(bench: Callable[...
     assert it.stats().in_use == 0
 
 
-def test_the_slot_of_a_backend_that_died_in_a_transaction_is_lost_to_psycopg2(bench: Callable[..., Bench]) -> None:
+def test_the_slot_of_a_backend_that_died_in_a_transaction_is_lost_to_psycopg2(bench: MakeBench) -> None:
     it = bench("psycopg2", max_open=1, max_idle=1)
     connection = it.take()
     it.library.begin(connection)
@@ -458,13 +269,12 @@ def test_the_slot_of_a_backend_that_died_in_a_transaction_is_lost_to_psycopg2(be
 
 
 @pytest.mark.parametrize("kind", ["psycopg2", "sqlalchemy", "none"])
-def test_the_servers_refusal_reaches_who_opens(
-    bench: Callable[..., Bench], admin: psycopg.Connection[Any], kind: str
-) -> None:
+def test_the_servers_refusal_reaches_who_opens(bench: MakeBench, limit_role: Callable[[int], None], kind: str) -> None:
     it = bench(kind, **({"max_idle": 1} if kind == "psycopg2" else {}))
     held = it.take()
 
-    with limit_of_role(admin, 1), pytest.raises(NotAcquired) as failure:
+    limit_role(1)
+    with pytest.raises(NotAcquired) as failure:
         it.take()
     assert failure.value.kind.origin == "server"
     assert failure.value.kind.sqlstate == "53300"
@@ -476,14 +286,15 @@ def test_the_servers_refusal_reaches_who_opens(
 
 
 def test_psycopg_pool_hides_the_servers_refusal_behind_its_own_timeout(
-    bench: Callable[..., Bench], admin: psycopg.Connection[Any]
+    bench: MakeBench, limit_role: Callable[[int], None]
 ) -> None:
     it = bench("psycopg_pool", max_open=2, min_idle=1, acquire_timeout="200ms")
     hidden: list[ErrorKind] = []
     it.watch.on_error = lambda kind, _: hidden.append(kind)
     held = it.take()
 
-    with limit_of_role(admin, 1), pytest.raises(NotAcquired) as failure:
+    limit_role(1)
+    with pytest.raises(NotAcquired) as failure:
         it.take()
     assert failure.value.kind.name == "PoolTimeout"
     assert [(kind.sqlstate, kind.message) for kind in hidden] == [("53300", 'too many connections for role "app"')]
@@ -493,19 +304,20 @@ def test_psycopg_pool_hides_the_servers_refusal_behind_its_own_timeout(
 
 
 def test_psycopg2s_pool_needs_all_of_minconn_to_come_to_life(
-    bench: Callable[..., Bench], admin: psycopg.Connection[Any]
+    bench: MakeBench, limit_role: Callable[[int], None]
 ) -> None:
-    with limit_of_role(admin, 2):
-        it = bench("psycopg2")
-        with pytest.raises(NotAcquired) as failure:
-            it.take()
-        assert failure.value.kind.sqlstate == "53300"
+    limit_role(2)
+    it = bench("psycopg2")
+    with pytest.raises(NotAcquired) as failure:
+        it.take()
+    assert failure.value.kind.sqlstate == "53300"
     del failure
     stats = it.stats()
     assert stats.open_failures == 2
     assert stats.opened == stats.closed.other >= 2
     assert stats.open == 0
 
+    limit_role(-1)
     it.give(it.take())
     assert it.stats().open == it.stats().idle == 3
 
@@ -560,3 +372,9 @@ def test_a_wrong_statement_fails_with_the_servers_words_and_breaks_nothing(serve
         assert not failure.value.is_broken
         library.release(connection)
         library.close()
+
+
+def test_loading_ahead_leaves_a_missing_library_to_be_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2.pool", None)
+
+    preload("psycopg2")

@@ -1,31 +1,17 @@
 """The thread driver of a pod with the real libraries: what is counted, when requests begin, and how runs end."""
 
-import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from live_runs import scenario_of
-from sandboxes import eventually
-from thread_runs import KINDS, Done, Driver
+from thread_runs import KINDS, SIZES, Done, Driver
 
 from poolctl.engines import threads
-from poolctl.engines.pod import Progress
 from poolctl.engines.servers import ThrowAwayServers
-from poolctl.engines.workload import Job
 from poolctl.pool import Closed
 
 pytestmark = pytest.mark.server
 
-SIZES: dict[str, dict[str, Any]] = {
-    "psycopg_pool": {"max_open": 3, "min_idle": 3, "acquire_timeout": "150ms"},
-    "psycopg2": {"max_open": 3, "max_idle": 3},
-    "sqlalchemy": {"max_open": 3, "max_idle": 3, "acquire_timeout": "150ms"},
-    "none": {},
-}
 WAITS = {"max_open": 1, "min_idle": 1, "acquire_timeout": "off"}
 """A psycopg_pool of one connection in which everybody waits for ever."""
 
@@ -33,6 +19,7 @@ WAITS = {"max_open": 1, "min_idle": 1, "acquire_timeout": "off"}
 @pytest.fixture
 def driver(servers: ThrowAwayServers, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     driver = Driver(servers)
+    # Only to know which libraries are to be closed.
     monkeypatch.setattr(threads, "open_library", driver.open_library)
     yield driver
     driver.clean_up()
@@ -71,8 +58,8 @@ def test_each_leak_keeps_a_connection_for_good(driver: Driver, kind: str) -> Non
     assert done.tally.acquired == done.tally.released + done.tally.leaked
     assert done.stats.in_use == done.stats.open == done.tally.leaked
     if kind == "none":
-        assert done.tally.leaked > 30
-        assert done.tally.refused > 0, "the server is full"
+        assert done.tally.leaked > 5
+        assert done.tally.wait_time.count == done.tally.connect_time.count + done.stats.open_failures
     else:
         assert done.tally.leaked == 3
         assert done.tally.timed_out > 0
@@ -94,12 +81,12 @@ def test_a_pool_of_psycopg2_without_putconn_serves_as_many_requests_as_it_has_co
 def test_waits_are_measured_from_the_due_time(driver: Driver) -> None:
     """50 a second come to a connection that serves 20: without the queue before it each wait would be 50 ms."""
     pool = {"max_open": 1, "min_idle": 1, "acquire_timeout": "off"}
-    load = {"workers": "off", "rate": 50.0, "hold": "50ms", "duration": "800ms", "drain": "5s"}
+    load = {"workers": "off", "rate": 50.0, "hold": "50ms", "duration": "600ms", "drain": "5s"}
     done = driver.run("psycopg_pool", pool=pool, load=load)
 
     assert_adds_up(done)
     assert done.tally.unfinished == 0
-    assert done.tally.wait_time.max > 0.4
+    assert done.tally.wait_time.max > 0.25
     assert done.progress.ideal is not None
     ideal, measured = done.progress.ideal
     assert measured == pytest.approx(ideal, rel=0.1, abs=0.01)
@@ -241,11 +228,11 @@ def test_think_time_is_spent_without_a_connection_and_its_lateness_is_lag(driver
 
 @pytest.mark.parametrize("query", ["sleep", "SELECT pg_sleep(0.02)"])
 def test_a_slow_server_makes_statements_take_so_many_times_longer(driver: Driver, query: str) -> None:
-    slow = {"at": "0s", "do": "slow", "for": "1s", "factor": 5.0}
+    slow = {"at": "0s", "do": "slow", "for": "9s", "factor": 5.0}
     load = {"workers": 1, "hold": "20ms", "requests": 4, "query": query}
     done = driver.run("psycopg_pool", pool=SIZES["psycopg_pool"], load=load, events=[slow])
 
-    assert done.tally.use_time.total / 4 == pytest.approx(0.1, abs=0.03)
+    assert 0.095 < done.tally.use_time.percentile(25) < 0.15
 
 
 def test_a_statement_of_the_users_is_followed_by_the_rest_of_the_hold(driver: Driver) -> None:
@@ -318,101 +305,3 @@ def test_a_server_that_cuts_its_connections_costs_errors_and_not_the_run(driver:
     assert done.stats.in_use == 0
     late = [acquired for at, _, acquired, _ in done.samples if at > 0.5]
     assert late[-1] - late[0] > 10
-
-
-class PodProcess:
-    """A real pod, spoken to as the live engine does."""
-
-    def __init__(self, job: Job) -> None:
-        kind = job.scenario.pool.kind
-        command = [sys.executable, "-m", "poolctl.engines.pod", kind]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.tell(job.to_dict())
-        assert "ready" in self.hear()
-
-    def tell(self, message: dict[str, Any]) -> None:
-        self.stdin.write(json.dumps(message) + "\n")
-        self.stdin.flush()
-
-    def hear(self) -> dict[str, Any]:
-        heard: dict[str, Any] = json.loads(self.stdout.readline())
-        return heard
-
-    def begin(self) -> None:
-        self.tell({"start": time.monotonic()})
-
-    def hear_the_end(self) -> Progress:
-        while "done" not in (heard := self.hear()):
-            assert "failed" not in heard
-        return Progress.from_dict(heard["done"])
-
-
-@pytest.fixture
-def pod() -> Iterator[Callable[[Job], PodProcess]]:
-    pods: list[PodProcess] = []
-
-    def start(job: Job) -> PodProcess:
-        pods.append(PodProcess(job))
-        return pods[-1]
-
-    yield start
-    for started in pods:
-        started.stdin.close()
-        started.process.wait(5.0)
-        started.stdout.close()
-
-
-@pytest.mark.parametrize("kind", ["psycopg_pool", "sqlalchemy"])
-def test_a_pod_ends_although_its_threads_wait_for_ever(
-    driver: Driver, pod: Callable[[Job], PodProcess], kind: str
-) -> None:
-    size = {"max_open": 2, "acquire_timeout": "off"} | ({"max_idle": 2} if kind == "sqlalchemy" else {"min_idle": 2})
-    load = {"workers": 4, "hold": "1ms", "requests": 30, "duration": "off"}
-    scenario = scenario_of(pool={"kind": kind} | size, load=load, leak={"every": 5})
-    it = pod(Job(scenario, driver.named("stuck pod")))
-    it.begin()
-
-    end = it.hear_the_end()
-    assert (end.tally.leaked, end.tally.unfinished, end.stats.in_use) == (2, 4, 2)
-    assert end.tally.acquired == end.tally.released + 2
-    it.stdin.close()
-    assert it.process.wait(5.0) == 0
-
-
-def test_a_pod_whose_master_is_gone_ends_and_takes_its_connections_with_it(
-    driver: Driver, pod: Callable[[Job], PodProcess]
-) -> None:
-    scenario = scenario_of(pool={"kind": "psycopg2"} | SIZES["psycopg2"], load={"duration": "30s"})
-    it = pod(Job(scenario, driver.named("orphan"), ends_at=30.0))
-    it.begin()
-    assert "sample" in it.hear()
-    with driver.superuser() as superuser:
-
-        def count() -> int:
-            query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'orphan'"
-            row = superuser.execute(query).fetchone()
-            assert row is not None
-            return int(row[0])
-
-        eventually(lambda: count() == 3)
-        it.stdin.close()
-        assert it.process.wait(5.0) == 0
-        eventually(lambda: count() == 0)
-
-
-def test_a_pod_of_a_later_generation_opens_nothing_before_its_time(
-    driver: Driver, pod: Callable[[Job], PodProcess]
-) -> None:
-    scenario = scenario_of(pool={"kind": "psycopg2"} | SIZES["psycopg2"], load={"workers": 3, "duration": "600ms"})
-    it = pod(Job(scenario, driver.named("later"), begins_at=0.3, ends_at=0.6, interval=0.05))
-    it.begin()
-
-    at, open_, *_ = it.hear()["sample"]
-    assert 0.3 <= at < 0.45
-    assert open_ == 3
-    end = it.hear_the_end()
-    assert end.stats.open_time < 0.5 * 3
-    assert end.tally.released == end.tally.offered > 10

@@ -20,6 +20,12 @@ from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 
 KINDS = ("psycopg_pool", "psycopg2", "sqlalchemy", "none")
+SIZES: dict[str, dict[str, Any]] = {
+    "psycopg_pool": {"max_open": 3, "min_idle": 3, "acquire_timeout": "150ms"},
+    "psycopg2": {"max_open": 3, "max_idle": 3},
+    "sqlalchemy": {"max_open": 3, "max_idle": 3, "acquire_timeout": "150ms"},
+    "none": {},
+}
 
 
 class MemoryLink(Link):

@@ -1,27 +1,13 @@
 """``poolctl simulate``: a workload through a pool, leaky or correct, and what happened."""
 
-import shlex
 import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from poolctl.commands.asked import ENGINES, Asked, check_together, read_scenarios, repeat_command
 from poolctl.commands.options import Duration, output_options
-
-if TYPE_CHECKING:
-    from poolctl.engines.live import View
-    from poolctl.engines.servers import Server, ThrowAwayServers
-    from poolctl.report.console import Screen
-    from poolctl.report.variant import Variant
-    from poolctl.scenario import Scenario
-    from poolctl.variants import NamedValues
-
-FAILED, FOUND, INTERRUPTED = 3, 1, 130
 
 EPILOG = """\b
 Examples:
@@ -35,30 +21,24 @@ Examples:
       any key of the scenario file
   poolctl simulate --leak --for 5m
       long enough to look at it with poolctl inspect from a second terminal
+  poolctl simulate --engine model --set load.instances=100 --for 1h
+      an hour of 100 instances in virtual time, without a server
+  poolctl simulate --engine both
+      live and in the model, and how far apart they are
+  poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=2,4,8 --output sweep.csv
+      every combination in the model, on all cores
+  poolctl simulate --replications 20
+      the same under 20 seeds in the model: means with confidence intervals
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """The command line, as far as it is not about output."""
-
-    scenario: Path | None
-    leak: bool | None
-    leak_every: int | None
-    leak_shape: str | None
-    compare: str | None
-    assignments: tuple[str, ...]
-    duration: float | None
-    seed: int | None
-    target: str | None
-    allow_exhaustion: bool
-    port: int | None
-    keep: bool
-    interval: float
 
 
 @click.command(epilog=EPILOG, short_help="Run a workload through a pool, leaky or correct, and say what happened.")
 @click.argument("scenario", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    help="live: a real PostgreSQL (default). model: virtual time, no server (default with --sweep and --replications).",
+)
 @click.option("--leak/--no-leak", default=None, help="Forget to give connections back, or never do.")
 @click.option("--leak-every", type=click.IntRange(1), metavar="K", help="Leak at every K-th request of an instance.")
 @click.option(
@@ -67,6 +47,14 @@ class Asked:
     help="forgotten, in-transaction, unread-rows, dropped-reference or long-hold.",
 )
 @click.option("--compare", metavar="A,B,...", help="Several variants: leak, correct, a pool, a pooler, key=value,...")
+@click.option(
+    "--sweep",
+    "sweeps",
+    multiple=True,
+    metavar="KEY=VALUES",
+    help="Model: every value of KEY, 2,4,8 or 5..60 or 5..60:5; repeat it for a grid. --output also takes .csv.",
+)
+@click.option("--replications", type=click.IntRange(2, 10_000), metavar="N", help="Model: N seeds, means, intervals.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario file.")
 @click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long the load lasts.")
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Other random numbers; the seed is always told.")
@@ -88,159 +76,55 @@ def simulate(
     stop: str | None,
     **options: Any,
 ) -> int:
-    """Run a workload through a connection pool, leaky or correct, on a real PostgreSQL, and say what happened.
+    """Run a workload through a connection pool, leaky or correct, and say what happened.
 
-    SCENARIO is a TOML file; without it, 16 workers share a pool of 30 for 10 seconds. The server is a throw-away one
-    unless --target names another, and is gone afterwards.
+    SCENARIO is a TOML file; without it, 16 workers share a pool of 30 for 10 seconds. The server is a throw-away
+    PostgreSQL unless --target names another, and is gone afterwards; with --engine model there is none.
     """
     if stop is not None:
         from poolctl.engines.sandbox import stop_kept
 
         stop_kept(stop)
         return 0
-    from poolctl.report.files import check_output, write_output
-
-    for path in outputs:
-        check_output(path)
     asked = Asked(**options)
-    scenarios = read_scenarios(asked)
-    screen, variants, interrupted = _run_all(asked, scenarios, color, quiet)
-    repeat = _repeat(sys.argv[1:], asked, scenarios[0][1])
-    compared = asked.compare is not None
-    if as_json:
-        _print_json(variants, compared)
-    else:
-        _print_report(screen, variants, compared, repeat)
+    check_together(asked)
+    _check_outputs(outputs, asked)
+    if asked.is_batch:
+        return _batch(asked, as_json, outputs, color, quiet, fail_on)
+    return _runs(asked, as_json, outputs, color, quiet, fail_on)
+
+
+def _check_outputs(outputs: tuple[Path, ...], asked: Asked) -> None:
+    from poolctl.report.files import BATCH_FORMATS, FORMATS, check_output
+
     for path in outputs:
-        write_output(path, variants, compared=compared, repeat=repeat)
-    return _exit_code(variants, interrupted, fail_on)
+        check_output(path, BATCH_FORMATS if asked.is_batch else FORMATS)
 
 
-def read_scenarios(asked: Asked) -> "list[tuple[NamedValues, Scenario]]":
-    """The scenarios to run, each with its name, checked before anything is started. Raises BadInput."""
-    from poolctl.engines.live import check_kind
-    from poolctl.keys import Source, override, read_toml
-    from poolctl.scenario import parse_scenario
-    from poolctl.variants import NamedValues, parse_variants, with_leak, without_leak
+def _runs(asked: Asked, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None) -> int:
+    from poolctl.commands.answers import exit_code, tell_both, tell_runs, write_runs
+    from poolctl.commands.runs import run_all
 
-    path = asked.scenario or Path(__file__).parent.parent / "default.toml"
-    values, text = read_toml(path)
-    overridden = override(values, _assignments(asked))
-    if asked.leak or ((asked.leak_every or asked.leak_shape) and asked.leak is not False):
-        values = with_leak(values, every=asked.leak_every, shape=asked.leak_shape)
-    elif asked.leak is False:
-        values = without_leak(values)
-    if asked.compare is None:
-        variants = [NamedValues(str(values.get("name", "")), values)]
+    scenarios = read_scenarios(asked)
+    variants, interrupted = run_all(asked, scenarios, color, quiet)
+    repeat = repeat_command(sys.argv[1:], asked, scenarios[0][1].load.seed)
+    compared = asked.compare is not None
+    if asked.chosen_engine == "both":
+        tell_both(variants, as_json=as_json, color=color, repeat=repeat)
     else:
-        variants = parse_variants(values, asked.compare)
-    source = Source(str(path), text, overridden)
-    scenarios = [(variant, parse_scenario(variant.values, source)) for variant in variants]
-    for _, scenario in scenarios:
-        check_kind(scenario)
-    return scenarios
+        tell_runs(variants, compared=compared, as_json=as_json, color=color, repeat=repeat)
+    write_runs(outputs, variants, engine=asked.chosen_engine, compared=compared, repeat=repeat)
+    return exit_code(variants, interrupted, fail_on)
 
 
-def _assignments(asked: Asked) -> list[str]:
-    own = list(asked.assignments)
-    if asked.duration is not None:
-        own.append(f"load.duration={asked.duration}")
-    if asked.seed is not None:
-        own.append(f"load.seed={asked.seed}")
-    return own
+def _batch(asked: Asked, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None) -> int:
+    from poolctl.commands.answers import batch_exit_code, tell_batch
+    from poolctl.commands.batches import run_batch
+    from poolctl.report.files import write_batch
 
-
-def _run_all(
-    asked: Asked, scenarios: "Sequence[tuple[NamedValues, Scenario]]", color: str, quiet: bool
-) -> "tuple[Screen, list[Variant], bool]":
-    """Run one after the other; the screen of the report, what was run, and whether the user had enough."""
-    from poolctl.commands.interrupts import catch_interrupts
-    from poolctl.diagnose.simulation import diagnose_run
-    from poolctl.engines.live import run_on
-    from poolctl.engines.servers import ThrowAwayServers
-    from poolctl.report.console import open_screen
-    from poolctl.report.progress import live_view
-    from poolctl.report.variant import Variant
-
-    variants: list[Variant] = []
-    errors = open_screen(sys.stderr, color)  # type: ignore[arg-type]
-    with ExitStack() as stack:
-        interrupts = stack.enter_context(catch_interrupts())
-        servers = stack.enter_context(ThrowAwayServers(port=asked.port, keep=asked.keep))
-        for named, scenario in scenarios:
-            with live_view(errors, named.name, _bounds(scenario), quiet=quiet) as view:
-                for note in named.notes:
-                    view.note(note)
-                serve = partial(_serve, asked, servers, view)
-                run = run_on(serve, scenario, view, interval=asked.interval, stop=interrupts)
-            interrupts.run_is_over()
-            variants.append(Variant(named.name, run, diagnose_run(run)))
-            if run.interrupted or run.failure:
-                break
-        if asked.keep and servers.sandbox is not None:
-            errors.print(f"The server is left running: psql {shlex.quote(servers.sandbox.direct_conninfo)}")
-            errors.print(f"Stop it with: {servers.sandbox.stop_command}")
-    return open_screen(sys.stdout, color), variants, interrupts.asked  # type: ignore[arg-type]
-
-
-def _serve(asked: Asked, servers: "ThrowAwayServers", view: "View", scenario: "Scenario") -> "Server":
-    from poolctl.engines.servers import named_server, without_password
-
-    if asked.target is None:
-        server = servers.serve(scenario)
-    else:
-        server = named_server(asked.target, scenario, allow_exhaustion=asked.allow_exhaustion)
-    view.note(f"PostgreSQL {server.version}, to look at it from a second terminal: {without_password(server.conninfo)}")
-    return server
-
-
-def _bounds(scenario: "Scenario") -> Any:
-    from poolctl.report.progress import Bounds
-
-    pool, database = scenario.pool, scenario.database
-    return Bounds(
-        scenario.load.duration, pool.max_open * scenario.load.instances, database.max_connections - database.reserved
-    )
-
-
-def _print_json(variants: "Sequence[Variant]", compared: bool) -> None:
-    from poolctl.report.json import compare_document, dumps, simulate_document
-
-    first = variants[0]
-    click.echo(dumps(compare_document(variants) if compared else simulate_document(first.run, first.findings)))
-
-
-def _print_report(screen: "Screen", variants: "Sequence[Variant]", compared: bool, repeat: str) -> None:
-    from poolctl.report.comparison import print_comparison
-    from poolctl.report.simulation import print_simulation
-
-    if compared:
-        print_comparison(screen, variants, repeat=repeat)
-    else:
-        print_simulation(screen, variants[0].run, variants[0].findings, repeat=repeat)
-
-
-def _repeat(words: Sequence[str], asked: Asked, scenario: "Scenario") -> str:
-    """The command that does the same again: what was typed, with the seed, and without a password."""
-    said = list(words)
-    if asked.seed is None:
-        said += ["--seed", str(scenario.load.seed)]
-    if asked.target is not None:
-        from poolctl.engines.servers import without_password
-
-        said = [word.replace(asked.target, without_password(asked.target)) for word in said]
-    return shlex.join(["poolctl", *said])
-
-
-def _exit_code(variants: "Sequence[Variant]", interrupted: bool, fail_on: str | None) -> int:
-    from poolctl.diagnose.finding import reaches
-
-    if interrupted:
-        return INTERRUPTED
-    failures = [variant.run.failure for variant in variants if variant.run.failure]
-    if failures:
-        click.echo(f"poolctl: {failures[0]}", err=True)
-        return FAILED
-    if fail_on and any(reaches(variant.findings, fail_on) for variant in variants):  # type: ignore[arg-type]
-        return FOUND
-    return 0
+    batch = run_batch(asked, color, quiet)
+    repeat = repeat_command(sys.argv[1:], asked, batch.scenario.load.seed)
+    tell_batch(batch, as_json=as_json, color=color, repeat=repeat)
+    for path in outputs:
+        write_batch(path, batch)
+    return batch_exit_code(batch, fail_on)

@@ -7,7 +7,6 @@ the libraries are given a class, not an instance.
 
 import threading
 from collections.abc import Callable
-from threading import get_ident
 from typing import Any, Protocol
 
 from poolctl.engines.refusals import classify
@@ -247,4 +246,4 @@ def _reason(watch: Watch, is_broken: bool, is_dropped: bool) -> str:
         return "error"
     if is_dropped:
         return watch.dropped_reason
-    return watch.reasons.get(get_ident(), watch.closing_reason)
+    return watch.closing_reason()

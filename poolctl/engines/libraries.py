@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
+from threading import get_ident
 from typing import Any, NoReturn
 
 from poolctl.engines.connections import Psycopg, Psycopg2
@@ -19,6 +20,8 @@ from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
 from poolctl.pool import PoolStats
 from poolctl.run import ErrorKind
+
+_POOL_NAME = "pool"
 
 FOR_EVER = 1e8
 """Seconds, some three years: "off" for a library that has no such value. Python's locks take up to 9e9."""
@@ -47,8 +50,6 @@ class PsycopgPool(BaseLibrary):
     """psycopg_pool.ConnectionPool. Connections are opened by its workers, whose errors no client ever sees: they
     are reported as hidden. The slot of a connection whose reference was dropped never comes back."""
 
-    release_reason = "max_lifetime"
-
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
         from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
@@ -58,9 +59,10 @@ class PsycopgPool(BaseLibrary):
         settings = self.settings
         self.driver = Psycopg(job, watch, hides_errors=True)
         self._timeout, self._ended = PoolTimeout, PoolClosed
-        watch.closing_reason = "max_idle_time"
+        watch.closing_reason = _reason_in_psycopg_pool
         self._pool = ConnectionPool(
             self.conninfo,
+            name=_POOL_NAME,
             connection_class=self.driver.connection_class,
             kwargs={"autocommit": True},
             min_size=settings.min_idle,
@@ -70,6 +72,8 @@ class PsycopgPool(BaseLibrary):
             max_lifetime=_or_for_ever(settings.max_lifetime),
             max_idle=_or_for_ever(settings.max_idle_time),
         )
+        # What get_stats calls pool_available, without the dictionary around it at every acquire.
+        self._idle = self._pool._pool
 
     def start(self) -> None:
         """Begin to fill the pool in the background."""
@@ -77,7 +81,7 @@ class PsycopgPool(BaseLibrary):
 
     def acquire(self, request: Request) -> Any:
         request.queued_at = None
-        if not self._pool.get_stats()["pool_available"]:
+        if not self._idle:
             self.watch.queue(request)
         try:
             return self._pool.getconn()
@@ -90,7 +94,7 @@ class PsycopgPool(BaseLibrary):
         if is_broken:
             # The library drops it without a word; this does nothing to it but count.
             connection.close()
-        self.as_released(lambda: self._pool.putconn(connection))
+        self._pool.putconn(connection)
 
     def stats(self, now: float) -> PoolStats:
         return self.watch.stats(now, self._pool.get_stats()["pool_size"])
@@ -103,14 +107,17 @@ class PsycopgPool(BaseLibrary):
         connection.is_dropped = connection.keeps_slot = True
 
 
+def _reason_in_psycopg_pool() -> str:
+    """Its workers close what has been idle for too long; what has lived for too long is closed by who releases it."""
+    return "max_idle_time" if threading.current_thread().name.startswith(_POOL_NAME) else "max_lifetime"
+
+
 class Psycopg2Pool(BaseLibrary):
     """psycopg2.pool.ThreadedConnectionPool: nobody waits, a full pool says so at once.
 
     Its constructor opens ``minconn`` connections and raises when one of them cannot be had. An application would
     crash and be started again; here each acquire tries anew. A dropped reference changes nothing: the pool keeps one.
     """
-
-    release_reason = "max_idle"
 
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
@@ -121,6 +128,7 @@ class Psycopg2Pool(BaseLibrary):
         self.driver = self._driver
         self._rejected, self._error = PoolError, Error
         watch.has_queue = False
+        watch.closing_reason = lambda: "max_idle"
         watch.dropped_reason = "other"
         self._make: Callable[[], Any] = lambda: ThreadedConnectionPool(
             self.settings.max_idle,
@@ -151,7 +159,7 @@ class Psycopg2Pool(BaseLibrary):
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         try:
-            self.as_released(lambda: self._pool.putconn(connection, close=is_broken))
+            self._pool.putconn(connection, close=is_broken)
         except self._error as error:
             # The backend died in a transaction: the rollback in putconn fails, and the slot stays taken.
             raise SlotLost(classify(str(error), type(error).__name__, error.pgcode)) from None
@@ -180,8 +188,6 @@ class SqlalchemyPool(BaseLibrary):
     """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``. What the garbage
     collector finds unreferenced goes back to the pool, or is closed when it is over pool_size."""
 
-    release_reason = "max_idle"
-
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
         from psycopg import Error
@@ -193,7 +199,8 @@ class SqlalchemyPool(BaseLibrary):
         logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
         self.driver = Psycopg(job, watch)
         self._timeout, self._errors = PoolTimeout, (Error, DBAPIError)
-        watch.closing_reason = "max_lifetime"
+        self._releasing: set[int] = set()
+        watch.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
         settings = self.settings
         self._max_overflow = settings.max_open - settings.max_idle if settings.max_open else -1
         connect = self.driver.connection_class.connect
@@ -227,7 +234,9 @@ class SqlalchemyPool(BaseLibrary):
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         if is_broken:
             connection.invalidate()
-        self.as_released(connection.close)
+        self._releasing.add(ident := get_ident())
+        connection.close()
+        self._releasing.discard(ident)
 
     def close(self) -> None:
         super().close()
@@ -248,8 +257,6 @@ class SqlalchemyPool(BaseLibrary):
 class NoPool(BaseLibrary):
     """A new connection for every request. There is no bound but the server's, and its refusal comes at once."""
 
-    release_reason = "max_idle"
-
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
         from psycopg import Error
@@ -258,6 +265,7 @@ class NoPool(BaseLibrary):
         self.driver = Psycopg(job, watch)
         self._timeout, self._error = ConnectionTimeout, Error
         watch.has_queue = False
+        watch.closing_reason = lambda: "max_idle"
         self._options: dict[str, Any] = {"autocommit": True}
         if self.settings.acquire_timeout is not None:
             # libpq's own rule for what is under two seconds: it takes two.
@@ -273,7 +281,7 @@ class NoPool(BaseLibrary):
             _raise_not_acquired(error)
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
-        self.as_released(connection.close)
+        connection.close()
 
 
 def _raise_not_acquired(error: Any) -> NoReturn:

@@ -6,8 +6,6 @@ counted of it; likewise after ``release``.
 """
 
 import threading
-from collections.abc import Callable
-from threading import get_ident
 from typing import Any, Protocol
 
 from poolctl.engines.connections import Driver, StatementFailed
@@ -83,8 +81,6 @@ class BaseLibrary:
     """What all libraries have in common."""
 
     driver: Driver
-    release_reason = "other"
-    """Why this library closes a connection that it takes back."""
 
     def __init__(self, job: Job, watch: Watch) -> None:
         self.watch = watch
@@ -126,7 +122,7 @@ class BaseLibrary:
 
     def close(self) -> None:
         self._ending.set()
-        self.watch.closing_reason = "other"
+        self.watch.closing_reason = lambda: "other"
 
     def raw(self, connection: Any) -> Any:
         """The driver's connection in what the library gave."""
@@ -135,15 +131,6 @@ class BaseLibrary:
     def drop(self, connection: Any) -> None:
         """Prepare for the loss of the last reference."""
         connection.is_dropped = True
-
-    def as_released(self, release: Callable[[], None]) -> None:
-        """Call the library's own release, with the reason why it may close the connection in it."""
-        reasons, ident = self.watch.reasons, get_ident()
-        reasons[ident] = self.release_reason
-        try:
-            release()
-        finally:
-            del reasons[ident]
 
     def _beat(self) -> None:
         """Long holds work on, and are idle in a transaction that is never the same."""

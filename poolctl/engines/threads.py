@@ -89,7 +89,8 @@ class Run:
             raise self._crash
         with self._lock:
             self._over = True
-            for request in self._watch.asking:
+            # A copy: others may begin to ask while this goes on, and are not counted.
+            for request in list(self._watch.asking):
                 self._books.unfinished(request.counted)
             now = self._clock()
             stats = self._library.stats(now)
@@ -152,18 +153,18 @@ class Run:
     def _loop(self, worker: Worker) -> None:
         """A closed loop: think, acquire, work, release, again."""
         until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
-        clock, request = self._clock, Request()
+        clock, request, random = self._clock, Request(), worker.random
+        draw, connections, thinks = worker.hold.sample, self._load.connections_per_request, worker.think.mean > 0
         self._sleep_until(min(max(worker.begins_at, self._job.begins_at), self._ends_at))
         while (now := clock()) < until and not self._over and self._takes_request(worker):
             request.due = now
-            think = worker.think.sample(worker.random)
-            if think:
-                request.due = now + think
+            if thinks:
+                request.due = now + worker.think.sample(random)
                 self._sleep_until(min(request.due, self._ends_at))
                 if (now := clock()) >= self._ends_at or self._over:
                     return
                 request.lag = now - request.due
-            request.holds = [worker.hold.sample(worker.random) for _ in range(self._load.connections_per_request)]
+            request.holds = [draw(random) for _ in range(connections)]
             pause = self._serve(request)
             if pause:
                 self._sleep_until(clock() + pause)

@@ -57,10 +57,8 @@ class Watch:
         """Told of each opening, with the lock held."""
         self.on_error: Callable[[ErrorKind, float], None] = lambda kind, now: None
         """Told, with the lock held, of errors that the library keeps from those who acquire."""
-        self.reasons: dict[int, str] = {}
-        """Why a thread would close a connection now; see ``closing_reason``."""
-        self.closing_reason = "other"
-        """Why a connection is closed by a thread that is in none of ``reasons``."""
+        self.closing_reason: Callable[[], str] = lambda: "other"
+        """Why the library closes a connection here and now, asked by the thread that does."""
         self.dropped_reason = "leak_reclaimed"
         """Why the garbage collector closes a connection."""
         self.has_queue = True

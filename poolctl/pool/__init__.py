@@ -17,7 +17,8 @@ from poolctl.pool.answers import (
     Use,
     Wait,
 )
-from poolctl.pool.kinds import KINDS, NOT_MODELED, Kind, Problem
+from poolctl.pool.kind import Kind, Problem
+from poolctl.pool.kinds import KINDS, NOT_MODELED
 from poolctl.pool.pool import Pool
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats

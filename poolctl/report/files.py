@@ -9,15 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poolctl.errors import BadInput, CannotDo
+from poolctl.report.outcome import Batch
 from poolctl.report.variant import Variant
 
 FORMATS = (".json", ".svg", ".html")
+BATCH_FORMATS = (".json", ".csv")
+"""Of a sweep and of replications."""
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, formats: Sequence[str] = FORMATS) -> None:
     """Refuse, before anything runs, a file whose format is unknown or whose folder is missing. Raises BadInput."""
-    if path.suffix.lower() not in FORMATS:
-        raise BadInput(f"--output {path}: the name must end in {', '.join(FORMATS[:-1])} or {FORMATS[-1]}")
+    if path.suffix.lower() not in formats:
+        known = f"{', '.join(formats[:-1])} or {formats[-1]}"
+        raise BadInput(f"--output {path}: the name must end in {known}", hint=_elsewhere(path, formats))
     if not path.parent.is_dir():
         raise BadInput(f"--output {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -32,6 +36,31 @@ def write_output(path: Path, variants: Sequence[Variant], *, compared: bool = Fa
     write_text(path, _render(path.suffix.lower(), variants, compared, repeat))
 
 
+def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> None:
+    """Write a live run and the model's of the same scenario, which may be missing. Raises CannotDo."""
+    from dataclasses import replace
+
+    from poolctl.report import json
+
+    if path.suffix.lower() == ".json":
+        document = json.both_document(variants[0], variants[1] if len(variants) > 1 else None)
+        write_text(path, json.dumps(document) + "\n")
+    else:
+        named = [replace(variant, name=variant.run.engine) for variant in variants]
+        write_output(path, named, compared=True, repeat=repeat)
+
+
+def write_batch(path: Path, batch: Batch) -> None:
+    """Write a sweep or replications as the file's name asks. Raises CannotDo."""
+    from poolctl.report import csv, json
+
+    if path.suffix.lower() == ".csv":
+        write_text(path, csv.csv_of(batch))
+    else:
+        document = json.sweep_document(batch) if batch.axes else json.replications_document(batch)
+        write_text(path, json.dumps(document) + "\n")
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file's contents, whole or not at all. Raises CannotDo."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -42,6 +71,13 @@ def write_text(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             part.unlink()
         raise CannotDo(f"cannot write {path}: {error.strerror}", hint="give another --output") from None
+
+
+def _elsewhere(path: Path, formats: Sequence[str]) -> str:
+    """A hint for a format that poolctl does write, only not of this."""
+    if path.suffix.lower() in FORMATS + BATCH_FORMATS:
+        return "a sweep and replications have no picture" if formats == BATCH_FORMATS else ".csv is for --sweep"
+    return ""
 
 
 def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:

@@ -18,6 +18,9 @@ _BARS = " ▁▂▃▄▅▆▇█"
 _SPREAD = 20.0
 """From the smallest to the largest value more than so many times: the classes of heat then grow in ratio."""
 
+FLAT = 1.03
+"""Values within this ratio of each other are no picture: a map would make contrast of what is chance."""
+
 _WIDEST_CELL = 6
 _GAP = "  "
 
@@ -38,7 +41,7 @@ def heat_map(
     """The map in lines of at most ``width`` columns (40 at least); a long row goes on in another band below."""
     known = [value for row in values for value in row if value is not None]
     classes = _classes([value for value in known if value > 0])
-    margin = max(len(grid.down), *(len(row) for row in grid.rows)) + 1
+    margin = max(len(row) for row in grid.rows) + 1
     room = max(width, 40) - margin - 1
     cell = max(1, min(_WIDEST_CELL, room // len(grid.columns)))
     across = room // cell
@@ -56,6 +59,7 @@ def heat_map(
 
 def bars(
     metric: Metric,
+    key: str,
     labels: Sequence[str],
     values: Sequence[float],
     width: int,
@@ -69,7 +73,7 @@ def bars(
     room = max(width, 40) - margin - 1
     cell = max(1, min(_WIDEST_CELL, room // len(values)))
     across = room // cell
-    lines: list[Line] = [[Piece(metric.name, "title")]]
+    lines: list[Line] = [[Piece(metric.name, "title"), Piece(f"{_GAP}across: {key}", "")]]
     for first in range(0, len(values), across):
         shown = values[first : first + across]
         for row in reversed(range(rows)):
@@ -82,6 +86,15 @@ def bars(
             )
         lines.append([Piece(" " * (margin + 1) + _labels(labels[first : first + across], cell), "axis")])
     return lines
+
+
+def flat(metric: Metric, values: Sequence[float]) -> str:
+    """What to say instead of drawing ``values`` that are all about the same, "" for those worth drawing."""
+    least, most = min(values), max(values)
+    if most > least * FLAT:
+        return ""
+    shown = [metric.show(least), metric.show(most)]
+    return f"{metric.name} {' to '.join(dict.fromkeys(shown))} in every run"
 
 
 def _classes(values: Sequence[float]) -> list[float]:

@@ -6,12 +6,15 @@ controls is not altered here, only escaped as JSON demands.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import CannotDo, PoolctlError
+from poolctl.replication import Estimate, estimates
+from poolctl.report.differences import differences, trust
+from poolctl.report.outcome import Batch, Point, reopened_rate
 from poolctl.report.variant import Variant
 from poolctl.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint, Times
 
@@ -30,6 +33,67 @@ def compare_document(variants: Sequence[Variant]) -> Document:
     """What ``simulate --compare ... --json`` prints: the runs in the order given, each with its name."""
     runs = [{"name": variant.name} | run_document(variant.run, variant.findings) for variant in variants]
     return _envelope("simulate", [variant.run for variant in variants]) | {"runs": runs}
+
+
+def both_document(live: Variant, model: Variant | None) -> Document:
+    """What ``simulate --engine both --json`` prints. ``model`` None: the live run ended too early for it."""
+    runs = [live.run, model.run] if model else [live.run]
+    document = _envelope("simulate", runs) | {"live": run_document(live.run, live.findings)}
+    if model is None:
+        return document | {"model": None, "difference": None, "trust": None}
+    found: Document = {}
+    for each in differences(live.run.summary, model.run.summary):
+        table = found
+        for key in each.path[:-1]:
+            table = table.setdefault(key, {})
+        table[each.path[-1]] = {
+            "live": _number(each.live),
+            "model": _number(each.model),
+            "absolute": _number(each.absolute),
+            "relative": _number(each.relative),
+        }
+    level, sentence = trust(live.run, model.run)
+    return document | {
+        "model": run_document(model.run, model.findings),
+        "difference": found,
+        "trust": {"level": level, "sentence": _plain(sentence)},
+    }
+
+
+def sweep_document(batch: Batch) -> Document:
+    """What ``simulate --sweep ... --json`` prints: the keys with their values, and one point for each run."""
+    values = [dict(zip(axis.words, axis.values, strict=True)) for axis in batch.axes]
+    return _batch_head(batch) | {
+        "sweep": [{"key": axis.key, "values": _plain(axis.values)} for axis in batch.axes],
+        "points": [
+            {
+                "values": {
+                    axis.key: _plain(known[word])
+                    for axis, known, word in zip(batch.axes, values, point.words, strict=True)
+                },
+                **_point(point),
+            }
+            for point in batch.points
+        ],
+    }
+
+
+def replications_document(batch: Batch) -> Document:
+    """What ``simulate --replications N --json`` prints. ``mean`` and ``interval`` (95 %) have the summary's shape,
+    with null for what not every replication has; with one replication there is no interval."""
+    replications = [_point(point) for point in batch.points]
+    found = estimates([point["summary"] for point in replications]) if replications else {}
+    return _batch_head(batch) | {
+        "seeds": [point.seed for point in batch.points],
+        "replications": [point["summary"] for point in replications],
+        "mean": _estimates(found, lambda value: _number(value.mean)),
+        "interval": _estimates(
+            found, lambda value: None if value.low is None else [_number(value.low), _number(value.high)]
+        ),
+        "reopened_rates": [point["reopened_rate"] for point in replications],
+        "failures": [point["failure"] for point in replications],
+        "findings": [point["findings"] for point in replications],
+    }
 
 
 def failed_document(command: str, error: PoolctlError, *, status: Status = "failed") -> Document:
@@ -69,6 +133,38 @@ def _envelope(command: str, runs: Sequence[Run]) -> Document:
         "command": command,
         "status": "interrupted" if interrupted else "failed" if broken else "ok",
         "error": _failure(CannotDo(broken)) if broken else None,
+    }
+
+
+def _batch_head(batch: Batch) -> Document:
+    lost = f"{len(batch.losses)} runs were lost: {batch.losses[0]}" if batch.losses else None
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "simulate",
+        "status": "interrupted" if batch.interrupted else "failed" if lost else "ok",
+        "error": _failure(CannotDo(lost)) if lost else None,
+        "engine": "model",
+        "scenario": _without_secrets(_plain(batch.scenario.to_dict())),
+        "seed": batch.scenario.load.seed,
+        "planned": batch.planned,
+    }
+
+
+def _point(point: Point) -> Document:
+    outcome = point.outcome
+    return {
+        "seed": point.seed,
+        "summary": _summary(outcome.summary),
+        "reopened_rate": _number(reopened_rate(outcome.summary)),
+        "failure": _plain(outcome.failure),
+        "findings": [_record(finding) for finding in outcome.findings],
+    }
+
+
+def _estimates(found: Mapping[str, Any], told: Callable[[Estimate], Any]) -> Document:
+    return {
+        key: _estimates(value, told) if isinstance(value, Mapping) else None if value is None else told(value)
+        for key, value in found.items()
     }
 
 

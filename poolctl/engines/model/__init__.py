@@ -1,0 +1,54 @@
+"""Runs a scenario in virtual time: the same pools, a server and a fleet made of arithmetic.
+
+Decides what the run is made of and when it is over; who gets a connection, and what the server does, is in the
+files beside it. Imports the standard library and the pure rooms alone.
+"""
+
+from collections.abc import Callable
+
+from poolctl.engines.model.kernel import MOST_WAITING, STANDSTILL, Kernel
+from poolctl.engines.model.plan import Part, check, pods
+from poolctl.engines.model.result import result
+from poolctl.run import Run
+from poolctl.scenario import Scenario
+
+__all__ = ["simulate"]
+
+
+def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bool] = lambda: False) -> Run:
+    """Run ``scenario`` in virtual time. The same scenario and seed give the same Run, bit for bit.
+
+    ``interval``: seconds of the run's clock between rows of the timeline, more when there would be over 4,000.
+    ``stop``: asked now and then whether the user has enough. Raises BadInput for what cannot be modeled
+    faithfully. A run that could not end, or whose queue grows without end, is cut off and says so in Run.failure.
+    """
+    check(scenario)
+    kernel = Kernel(scenario, [Part(part, scenario) for part in scenario.parts], pods(scenario), interval)
+    interrupted = drive(kernel, stop)
+    return result(kernel, interrupted)
+
+
+def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
+    """Let the kernel run to its end; True when the user ended it."""
+    stood_at, stood = -1.0, 0
+    while True:
+        before = kernel.now
+        kernel.run()
+        kernel.flush()
+        if kernel.over:
+            return False
+        stood = stood + 1 if kernel.now == before == stood_at else 0
+        stood_at = kernel.now
+        if stop():
+            kernel.cut_off("stopped")
+            kernel.failure = None
+            return True
+        if sum(kernel.p_waiting) > MOST_WAITING:
+            kernel.cut_off(
+                f"{sum(kernel.p_waiting):,} requests wait and none gives up: more arrive than the pools can serve, "
+                "and without acquire_timeout the queue grows for ever"
+            )
+        elif stood * 20_000 > STANDSTILL + 20 * len(kernel.c_pod):
+            kernel.cut_off(
+                "the load cannot end: requests follow each other without any time passing (no hold, no think)"
+            )

@@ -1,0 +1,175 @@
+"""Turns a scenario into the numbers the kernel works with, and refuses what cannot be modeled faithfully."""
+
+from dataclasses import dataclass
+from math import inf, log, sqrt
+
+from poolctl.engines.workload import jobs
+from poolctl.errors import BadInput
+from poolctl.pool import KINDS, PoolRules
+from poolctl.scenario import Burst, Database, Distribution, Scenario, Service
+
+CONSTANT, EXPONENTIAL, LOGNORMAL = 0, 1, 2
+
+Times = tuple[int, float, float, float]
+"""A distribution: its kind, mean, and for lognormal the mean and deviation of the logarithm."""
+
+RESTART_TIME = 0.5
+"""Seconds that a restart takes when the scenario does not say: about what the throw-away server needs."""
+
+_POOLER_KEYS = {
+    "pgbouncer": frozenset(
+        {
+            "pool_mode",
+            "default_pool_size",
+            "min_pool_size",
+            "reserve_pool_size",
+            "reserve_pool_timeout",
+            "max_db_connections",
+            "max_user_connections",
+            "max_client_conn",
+            "query_wait_timeout",
+            "server_lifetime",
+            "server_idle_timeout",
+            "server_login_retry",
+            "server_round_robin",
+        }
+    ),
+    "pgpool": frozenset(
+        {"num_init_children", "max_pool", "reserved_connections", "connection_life_time", "child_life_time"}
+    ),
+}
+
+
+def times(distribution: Distribution) -> Times:
+    if distribution.kind == "exponential":
+        return EXPONENTIAL, distribution.mean, 0.0, 0.0
+    if distribution.kind == "lognormal" and distribution.mean:
+        variance = log(1.0 + distribution.cv * distribution.cv)
+        return LOGNORMAL, distribution.mean, log(distribution.mean) - variance / 2, sqrt(variance)
+    return CONSTANT, distribution.mean, 0.0, 0.0
+
+
+class Part:
+    """One service in numbers: its pool's settings and rules, its load and its leak. No limit is inf."""
+
+    __slots__ = (
+        "bursts",
+        "every",
+        "exhausted",
+        "hold",
+        "instances",
+        "is_simple",
+        "keeps",
+        "lifetime",
+        "load",
+        "max_open",
+        "max_queue",
+        "max_uses",
+        "min_idle",
+        "outside",
+        "patience",
+        "rate",
+        "rules",
+        "service",
+        "settings",
+        "shape",
+        "sweep",
+        "think",
+    )
+
+    def __init__(self, service: Service, scenario: Scenario) -> None:
+        self.service, self.settings, self.load = service, service.pool, service.load
+        settings, load = self.settings, self.load
+        self.rules: PoolRules = settings.rules
+        self.max_open = float(settings.max_open or inf)
+        # Go lowers max_idle to max_open (sql.go, SetMaxOpenConns).
+        self.keeps = min(float(settings.max_idle), self.max_open) if self.rules.idle_kept == "max_idle" else inf
+        self.min_idle = settings.max_idle if settings.kind == "psycopg2" else settings.min_idle
+        self.lifetime = inf if settings.max_lifetime is None else settings.max_lifetime
+        self.patience = settings.acquire_timeout
+        self.max_uses = settings.max_uses
+        self.max_queue = settings.max_waiting
+        self.instances = load.instances
+        self.rate = load.rate or 0.0
+        self.hold, self.outside, self.think = times(load.hold), times(load.hold_outside), times(load.think)
+        self.bursts: tuple[Burst, ...] = load.bursts
+        self.every, self.shape = service.leak.every, service.leak.shape
+        self.sweep = self.rules.sweep or min(self.lifetime, settings.max_idle_time or inf)
+        names = {"acquire_timeout": settings.acquire_timeout or 0.0, "max_idle": settings.max_idle}
+        self.exhausted = KINDS[settings.kind].exhausted.format(
+            **names, max_overflow=settings.max_open - settings.max_idle
+        )
+        rules = self.rules
+        # Whether its frequent ways may be taken inside the kernel's loop.
+        self.is_simple = not (
+            load.connections_per_request > 1
+            or self.every
+            or load.hold_outside.mean
+            or self.max_uses
+            or rules.by_thread
+            or rules.generations
+            or rules.opens_locked
+            or rules.barging
+            or scenario.database.via != "none"
+            or rules.codel is not None
+            or rules.idle_closing in ("one", "timer")
+            or any(event.do in ("slow", "restart", "failover") for event in scenario.events)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """An instance of a service for its part of the run; ``ends_at`` inf: until its requests are done."""
+
+    part: int
+    begins_at: float
+    ends_at: float
+
+
+def pods(scenario: Scenario) -> list[Pod]:
+    found = []
+    for number, service in enumerate(scenario.parts):
+        alone = Scenario(
+            scenario.name,
+            "",
+            scenario.database,
+            service.pool,
+            service.load,
+            service.leak,
+            scenario.events,
+        )
+        found += [Pod(number, job.begins_at, inf if job.ends_at is None else job.ends_at) for job in jobs(alone, "")]
+    return found
+
+
+def check(scenario: Scenario) -> None:
+    """Raise BadInput for what the model would have to guess."""
+    database = scenario.database
+    if database.via != "none":
+        _check_pooler(database)
+    for service in scenario.parts:
+        if service.load.query not in ("sleep", "select1", "cpu"):
+            raise BadInput(
+                f"load.query = {service.load.query!r}: the model runs no SQL",
+                hint="leave load.query out and say with load.hold how long the statement takes",
+            )
+        if service.load.query == "select1" and not service.load.hold.mean:
+            raise BadInput(
+                "load.hold: the model cannot know how long SELECT 1 takes", hint='give load.hold, such as "0.2ms"'
+            )
+
+
+def _check_pooler(database: Database) -> None:
+    settings = database.pgbouncer if database.via == "pgbouncer" else database.pgpool
+    known = _POOLER_KEYS[database.via]
+    for key, value in settings.items():
+        if key not in known:
+            raise BadInput(
+                f"database.{database.via}.{key} = {value}: the model does not know what it does",
+                hint=f"it knows {', '.join(sorted(known))}",
+            )
+        if key == "pool_mode":
+            if value not in ("session", "transaction"):
+                raise BadInput(f'database.pgbouncer.pool_mode = "{value}": the model knows session and transaction')
+        elif isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise BadInput(f"database.{database.via}.{key} = {value}: must be a number, 0 or more")

@@ -1,0 +1,71 @@
+"""Puts a finished kernel's numbers together as a Run."""
+
+from collections.abc import Iterable
+from math import inf
+
+from poolctl.engines.model.kernel import Kernel
+from poolctl.engines.model.state import FULL_HISTOGRAMS
+from poolctl.run import Run, ServerSeen, Summary, summarize
+
+
+def result(kernel: Kernel, interrupted: bool) -> Run:
+    scenario = kernel.scenario
+    kernel.timeline.append(kernel.point(kernel.now))
+    for number, tally in enumerate(kernel.tallies):
+        for count, first_at, kind in kernel.errors[number].values():
+            known, earliest = tally.errors.get(kind, (0, first_at))
+            tally.errors[kind] = (known + count, min(earliest, first_at))
+        tally.released = tally.use_time.count
+        tally.released_in_time = tally.released - kernel.late[number]
+        # Every acquire that ended left one wait behind.
+        tally.acquired = tally.wait_time.count - tally.timed_out - tally.refused - tally.failed
+    every = range(len(kernel.pods))
+    notes = []
+    if len(every) > FULL_HISTOGRAMS:
+        notes.append(f"figures of single instances are kept for up to {FULL_HISTOGRAMS} of them")
+    instances = () if notes else tuple(_summary(kernel, [p], None) for p in every)
+    if kernel.stuck:
+        notes.append(f"at {kernel.now:.3f} s everybody waited and nothing could ever happen again")
+    return Run(
+        engine="model",
+        scenario=scenario,
+        seed=scenario.load.seed,
+        summary=_summary(kernel, every, _server(kernel)),
+        timeline=tuple(kernel.timeline),
+        instances=instances,
+        interrupted=interrupted,
+        failure=kernel.failure,
+        notes=tuple(notes),
+    )
+
+
+def _server(kernel: Kernel) -> ServerSeen:
+    database = kernel.scenario.database
+    return ServerSeen(
+        max_connections=database.max_connections,
+        usable=database.max_connections - database.reserved,
+        peak_connections=kernel.peak_slots,
+        refused=kernel.refused,
+        cpu=kernel.work_done_total / kernel.now if database.cores is not None and kernel.now > 0 else None,
+        cores=database.cores,
+    )
+
+
+def _summary(kernel: Kernel, chosen: Iterable[int], server: ServerSeen | None) -> Summary:
+    pods = list(chosen)
+    stats = [kernel.p_ended[p] or kernel.stats(p, kernel.now) for p in pods]
+    told = [kernel.p_told[p] if kernel.p_ended[p] else kernel.now for p in pods]
+    ends = [
+        min(at, kernel.pods[p].ends_at if kernel.pods[p].ends_at < inf else at)
+        for p, at in zip(pods, told, strict=True)
+    ]
+    begin = min(max(kernel.pods[p].begins_at, kernel.warmup) for p in pods)
+    return summarize(
+        [kernel.tallies[number] for number in sorted({kernel.p_tally[p] for p in pods})],
+        stats,
+        warm=[kernel.p_warm[p] for p in pods],
+        load_time=max(max(ends) - begin, 0.0),
+        ended_at=max(max(told) - begin, 0.0),
+        timeline=kernel.timeline,
+        server=server,
+    )

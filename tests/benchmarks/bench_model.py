@@ -1,0 +1,247 @@
+"""The model engine against simpy 4 on equal work, as ratios of processor time in one run.
+
+    python tests/benchmarks/bench_model.py [ROUNDS]
+
+Both sides make the same numbers of requests, record every wait and use time in the same histogram, and follow the
+same rules: a queue (fifo for simpy, whose containers know no other), max_idle, lifetime, refusals, timeouts, cores
+shared by the queries. Figures of single rounds move with the machine; the median of paired ratios is what counts.
+"""
+
+import statistics
+import sys
+import time
+import tracemalloc
+from collections import deque
+from collections.abc import Callable, Generator
+from heapq import heappop, heappush
+from math import inf
+from random import Random
+from typing import Any
+
+import simpy
+
+from poolctl.engines.model import simulate
+from poolctl.run import Histogram
+from poolctl.scenario import Scenario, parse_scenario
+
+
+def scenario(requests: int, *, instances: int = 1, rate: float, max_open: int, **sections: Any) -> Scenario:
+    """``rate`` is the fleet's; ``requests`` what it makes on average."""
+    return parse_scenario(
+        {
+            "name": "benchmark",
+            "database": {"connect_time": "5ms", "connect_cpu": 0, "max_connections": 100_000} | sections["database"],
+            "pool": {"max_open": max_open, "max_idle": max_open} | sections.get("pool", {}),
+            "load": {
+                "instances": instances,
+                "rate": rate / instances,
+                "duration": requests / rate,
+                "hold": {"distribution": "exponential", "mean": sections["hold"]},
+            },
+        }
+    )
+
+
+class SharedCores:
+    """Processor sharing for simpy: one process that sleeps until the next query is done."""
+
+    def __init__(self, env: simpy.Environment, cores: int | None) -> None:
+        self.env, self.cores = env, cores
+        self.jobs: list[tuple[float, int, simpy.Event]] = []
+        self.v = self.at = 0.0
+        self.sequence = 0
+        self.alarm: simpy.Event | None = None
+        env.process(self.run())
+
+    def rate(self) -> float:
+        return min(1.0, (self.cores or inf) / len(self.jobs)) if self.jobs else 1.0
+
+    def advance(self) -> None:
+        self.v += (self.env.now - self.at) * self.rate()
+        self.at = self.env.now
+
+    def query(self, work: float) -> simpy.Event:
+        if self.cores is None:
+            return self.env.timeout(work)
+        self.advance()
+        done = self.env.event()
+        self.sequence += 1
+        heappush(self.jobs, (self.v + work, self.sequence, done))
+        if self.alarm is not None and not self.alarm.triggered:
+            self.alarm.succeed()
+        return done
+
+    def run(self) -> Generator[simpy.Event, Any, None]:
+        while True:
+            self.alarm = self.env.event()
+            if not self.jobs:
+                yield self.alarm
+                continue
+            delay = max((self.jobs[0][0] - self.v) / self.rate(), 0.0)
+            timeout = self.env.timeout(delay)
+            yield timeout | self.alarm
+            self.advance()
+            if timeout.processed:
+                heappop(self.jobs)[2].succeed()
+
+
+class SimpyPool:
+    def __init__(self, env: simpy.Environment) -> None:
+        self.idle: list[tuple[float]] = []
+        self.waiters: deque[simpy.Event] = deque()
+        self.open = 0
+
+
+def run_simpy(told: Scenario, seed: int) -> Histogram:
+    env, random = simpy.Environment(), Random(seed)
+    load, settings = told.load, told.pool
+    cores = SharedCores(env, told.database.cores)
+    pools = [SimpyPool(env) for _ in range(load.instances)]
+    waits, uses = Histogram(), Histogram()
+    patience, lifetime = settings.acquire_timeout, settings.max_lifetime or inf
+
+    def request(pool: SimpyPool) -> Generator[simpy.Event, Any, None]:
+        asked = env.now
+        born: Any = None
+        while pool.idle and born is None:
+            (born,) = pool.idle.pop()
+            if born + lifetime < env.now:
+                pool.open -= 1
+                born = None
+        if born is None:
+            if pool.open < settings.max_open:
+                pool.open += 1
+                yield env.timeout(told.database.connect_time.mean)
+                born = env.now
+            else:
+                handed = env.event()
+                pool.waiters.append(handed)
+                if patience is None:
+                    born = yield handed
+                else:
+                    timeout = env.timeout(patience)
+                    yield handed | timeout
+                    if not handed.triggered:
+                        pool.waiters.remove(handed)
+                        waits.record(env.now - asked)
+                        return
+                    born = handed.value
+        waits.record(env.now - asked)
+        acquired = env.now
+        yield cores.query(random.expovariate(1.0 / load.hold.mean))
+        uses.record(env.now - acquired)
+        if born + lifetime < env.now:
+            pool.open -= 1
+        elif pool.waiters:
+            pool.waiters.popleft().succeed(born)
+        elif len(pool.idle) < settings.max_idle:
+            pool.idle.append((born,))
+        else:
+            pool.open -= 1
+
+    def arrivals() -> Generator[simpy.Event, Any, None]:
+        rate = (load.rate or 0.0) * load.instances
+        while True:
+            yield env.timeout(random.expovariate(rate))
+            env.process(request(pools[int(random.random() * len(pools))]))
+
+    env.process(arrivals())
+    env.run(until=load.duration)
+    return waits
+
+
+def mm10_simpy(told: Scenario, seed: int) -> Histogram:
+    """The idiomatic queue of simpy's own examples."""
+    env, random, waits, uses = simpy.Environment(), Random(seed), Histogram(), Histogram()
+    resource = simpy.Resource(env, capacity=told.pool.max_open)
+
+    def customer() -> Generator[simpy.Event, Any, None]:
+        asked = env.now
+        with resource.request() as grant:
+            yield grant
+            waits.record(env.now - asked)
+            acquired = env.now
+            yield env.timeout(random.expovariate(1.0 / told.load.hold.mean))
+            uses.record(env.now - acquired)
+
+    def source() -> Generator[simpy.Event, Any, None]:
+        while True:
+            yield env.timeout(random.expovariate(told.load.rate or 0.0))
+            env.process(customer())
+
+    env.process(source())
+    env.run(until=told.load.duration)
+    return waits
+
+
+FREE: dict[str, Any] = {"cores": "unlimited", "connect_time": 0}
+LIVES: dict[str, Any] = {"max_lifetime": "30s", "max_idle_time": "10s"}
+CASES: list[tuple[str, float, Scenario, Callable[[Scenario, int], Histogram]]] = [
+    ("M/M/10 at 90 %", 5.0, scenario(200_000, rate=900.0, max_open=10, database=FREE, hold=0.01), mm10_simpy),
+    (
+        "pool rules, 1 instance",
+        5.0,
+        scenario(200_000, rate=1408.0, max_open=30, database={"cores": 8}, pool=LIVES, hold=0.005),
+        run_simpy,
+    ),
+    (
+        "1,000 instances",
+        3.5,
+        scenario(200_000, instances=1000, rate=10_000.0, max_open=30, database={"cores": 64}, pool=LIVES, hold=0.005),
+        run_simpy,
+    ),
+    (
+        "overload with timeouts",
+        8.0,
+        scenario(
+            100_000, rate=2000.0, max_open=30, database={"cores": 8}, pool=LIVES | {"acquire_timeout": "1s"}, hold=0.005
+        ),
+        run_simpy,
+    ),
+]
+
+
+def cpu_time(run: Callable[[], Any]) -> float:
+    began = time.process_time()
+    run()
+    return time.process_time() - began
+
+
+def paired_ratios(
+    told: Scenario, other: Callable[[Scenario, int], Histogram], rounds: int
+) -> tuple[list[float], float]:
+    """How many times faster the model was in each round, and its best rate of requests a second."""
+    ratios, best = [], 0.0
+    for seed in range(rounds):
+        mine = cpu_time(lambda: simulate(told))
+        ratios.append(cpu_time(lambda seed=seed: other(told, seed)) / mine)  # type: ignore[misc]
+        requests = (told.load.rate or 0.0) * told.load.instances * (told.load.duration or 0.0)
+        best = max(best, requests / mine)
+    return ratios, best
+
+
+def peak_memory(requests: int) -> int:
+    """Bytes at most, of a run of so many requests."""
+    told = scenario(requests, rate=1408.0, max_open=30, database={"cores": 8}, pool=LIVES, hold=0.005)
+    tracemalloc.start()
+    simulate(told)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    for name, gate, told, other in CASES:
+        ratios, best = paired_ratios(told, other, rounds)
+        median = statistics.median(ratios)
+        print(
+            f"{name:26} {median:5.1f} x simpy [{min(ratios):.1f} .. {max(ratios):.1f}], gate {gate} x, "
+            f"{best / 1e3:.0f} k requests per processor second"
+        )
+    few, many = peak_memory(20_000) / 1e6, peak_memory(200_000) / 1e6
+    print(f"memory: {few:.1f} MB for 20 k requests, {many:.1f} MB for 200 k")
+
+
+if __name__ == "__main__":
+    main()

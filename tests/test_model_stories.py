@@ -1,0 +1,282 @@
+"""What users ask the model about: churn, full servers, failovers, deploys, leaks, deadlocks, retries."""
+
+import pytest
+from modeled import constant, exponential, run
+
+from poolctl.engines.model import simulate
+from poolctl.engines.model.kernel import Kernel
+from poolctl.run import Run
+from poolctl.scenario import parse_scenario
+
+
+def test_of_30_connections_18_become_idle_and_max_idle_10_closes_8_of_them() -> None:
+    done = run(
+        pool={"max_open": 30, "max_idle": 10},
+        workers=12,
+        hold=constant(100.0),
+        bursts=[{"at": "1s", "workers": 18, "requests": 1, "hold": "1s"}],
+        duration=10.0,
+        drain=0,
+    )
+
+    before, after = (next(point for point in done.timeline if point.at >= at) for at in (1.5, 3.0))
+    assert (before.open, before.in_use, before.idle) == (30, 30, 0)
+    assert (after.open, after.in_use, after.idle) == (22, 12, 10)
+    assert done.summary.connections.closed.max_idle == 8
+
+
+@pytest.mark.parametrize(("max_idle", "opened"), [(2, 92), (20, 20)])
+def test_five_bursts_of_20_reopen_18_connections_each_with_max_idle_2_and_none_with_20(
+    max_idle: int, opened: int
+) -> None:
+    bursts = [{"at": at, "workers": 20, "requests": 1, "hold": "100ms"} for at in range(1, 6)]
+    done = run(pool={"max_open": 20, "max_idle": max_idle}, bursts=bursts, duration=10.0)
+
+    assert done.summary.connections.opened == opened
+
+
+def test_six_instances_of_30_top_out_at_180_and_100_slots_refuse_the_rest() -> None:
+    def fleet(max_connections: int) -> Run:
+        return run(
+            database={"max_connections": max_connections, "connect_time": 0.005},
+            pool={"max_open": 30, "max_idle": 30},
+            instances=6,
+            workers=40,
+            hold=exponential(0.1),
+            duration=5.0,
+        )
+
+    wide, narrow = fleet(300), fleet(100)
+
+    assert wide.summary.connections.peak_open == 180
+    assert wide.summary.refused == 0
+    assert narrow.summary.server is not None
+    assert narrow.summary.server.peak_connections == narrow.summary.server.usable == 97
+    assert narrow.summary.refused > 0
+    assert {seen.kind.sqlstate for seen in narrow.summary.errors} == {"53300"}
+    assert "remaining connection slots are reserved" in narrow.summary.errors[0].kind.message + "".join(
+        seen.kind.message for seen in narrow.summary.errors
+    )
+
+
+def test_without_max_open_the_pool_grows_to_the_limit_of_the_server() -> None:
+    done = run(database={"max_connections": 100}, pool={"max_open": 0}, workers=200, hold=constant(0.5), duration=3.0)
+
+    assert done.summary.connections.peak_open >= 97
+    assert done.summary.server is not None
+    assert done.summary.server.peak_connections == 97
+    assert done.summary.refused > 0
+
+
+def test_every_leak_takes_a_connection_for_good_until_the_pool_is_exhausted() -> None:
+    done = run(
+        pool={"max_open": 10, "max_idle": 10, "acquire_timeout": "1s"},
+        leak={"every": 100},
+        rate=50.0,
+        hold=exponential(0.02),
+        duration=40.0,
+    )
+
+    assert done.summary.leaked == 10
+    assert done.summary.exhausted_for_good
+    assert done.summary.connections.in_use == 10
+    assert done.summary.timed_out > 0
+
+
+def test_a_reference_dropped_in_psycopg_pool_frees_the_server_and_not_the_slot() -> None:
+    done = run(
+        pool={"kind": "psycopg_pool", "max_open": 4, "acquire_timeout": "1s"},
+        leak={"every": 10, "shape": "dropped-reference"},
+        rate=20.0,
+        hold=exponential(0.02),
+        duration=20.0,
+    )
+
+    assert done.summary.leaked == 4
+    assert (done.timeline[-2].in_use, done.timeline[-2].server_connections) == (4, 0)
+
+
+def test_nested_acquires_lock_the_pool_when_every_holder_waits_and_the_run_still_ends() -> None:
+    done = run(
+        pool={"max_open": 4, "max_idle": 4},
+        workers=4,
+        connections_per_request=2,
+        hold=constant(0.01),
+        requests=100,
+        duration="off",
+    )
+
+    assert done.summary.unfinished == 4
+    assert done.summary.released == 0
+    assert any("nothing could ever happen again" in note for note in done.notes)
+
+
+def test_one_connection_more_than_holders_avoids_the_deadlock() -> None:
+    # Threads * (connections - 1) + 1.
+    done = run(
+        pool={"max_open": 5, "max_idle": 5},
+        workers=4,
+        connections_per_request=2,
+        hold=constant(0.01),
+        requests=100,
+        duration="off",
+    )
+
+    assert done.summary.released == 200
+    assert done.summary.unfinished == 0
+
+
+def test_a_failover_reopens_everything_at_once_and_lifetime_jitter_spreads_what_follows() -> None:
+    def most_opening(jitter: str) -> int:
+        done = run(
+            database={"connect_time": 0.5},
+            pool={
+                "kind": "pgxpool",
+                "max_open": 50,
+                "max_lifetime": "10m",
+                "max_lifetime_jitter": jitter,
+                "max_idle_time": "1h",
+            },
+            workers=50,
+            hold=exponential(0.2),
+            events=[{"at": "60s", "do": "failover"}],
+            duration=1400.0,
+        )
+        assert done.summary.connections.closed.error == 50
+        return max(point.opening for point in done.timeline if point.at > 600)
+
+    assert most_opening("0s") > 20
+    assert most_opening("10m") < 5
+
+
+def test_a_deploy_runs_both_generations_during_its_overlap() -> None:
+    done = run(
+        pool={"max_open": 10, "max_idle": 10},
+        instances=3,
+        workers=10,
+        hold=exponential(0.1),
+        events=[{"at": "10s", "do": "deploy", "overlap": "5s"}],
+        duration=30.0,
+    )
+
+    open_at = {round(point.at): point.open for point in done.timeline}
+    assert (open_at[9], open_at[12], open_at[20]) == (30, 60, 30)
+    assert len(done.instances) == 6
+
+
+def test_queries_that_become_ten_times_slower_exhaust_the_pool_while_they_are() -> None:
+    done = run(
+        pool={"max_open": 10, "max_idle": 10},
+        rate=50.0,
+        hold=exponential(0.05),
+        events=[{"at": "20s", "do": "slow", "factor": 10, "for": "10s"}],
+        duration=60.0,
+    )
+
+    waiting = {round(point.at): point.waiting for point in done.timeline}
+    assert waiting[15] == 0
+    assert waiting[29] > 100
+    assert done.summary.recovered_at is not None
+
+
+def test_a_paused_server_finishes_nothing() -> None:
+    done = run(
+        pool={"max_open": 10, "max_idle": 10},
+        workers=10,
+        hold=constant(0.1),
+        events=[{"at": "2s", "do": "pause", "for": "3s"}],
+        duration=10.0,
+    )
+
+    acquired = {round(point.at): point.acquired for point in done.timeline}
+    assert acquired[3] == acquired[4]
+    assert acquired[8] > acquired[4]
+
+
+def test_retries_without_backoff_multiply_the_acquires_of_an_overload() -> None:
+    def offered(retries: int) -> int:
+        return run(
+            pool={"max_open": 5, "max_idle": 5, "acquire_timeout": "200ms"},
+            rate=100.0,
+            hold=exponential(0.1),
+            retries=retries,
+            duration=20.0,
+        ).summary.offered
+
+    assert offered(3) > 1.8 * offered(0)
+
+
+def test_services_share_one_server_and_have_pools_of_their_own() -> None:
+    def service(name: str, max_open: int) -> dict[str, object]:
+        return {
+            "name": name,
+            "pool": {"max_open": max_open, "max_idle": max_open},
+            "load": {"workers": 20, "hold": "10ms"},
+        }
+
+    done = run(service=[service("api", 8), service("batch", 3)], duration=5.0)
+
+    assert [one.connections.peak_open for one in done.instances] == [8, 3]
+    assert done.summary.connections.peak_open == 11
+
+
+def test_an_overload_without_a_timeout_is_cut_off_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poolctl.engines.model.MOST_WAITING", 5_000)
+
+    done = run(pool={"max_open": 5, "max_idle": 5}, rate=1000.0, hold=exponential(0.1), duration="1h")
+
+    assert done.failure is not None
+    assert "the queue grows for ever" in done.failure
+    assert done.summary.unfinished > 5_000
+
+
+def test_a_closed_loop_in_which_no_time_passes_is_cut_off() -> None:
+    done = run(pool={"max_open": 5, "max_idle": 5}, workers=5, hold=constant(0.0), duration=10.0)
+
+    assert done.failure is not None
+    assert "cannot end" in done.failure
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_does_not() -> None:
+    def once(seed: int) -> Run:
+        return run(
+            database={"cores": 4, "connect_time": exponential(0.01), "max_connections": 30},
+            pool={"max_open": 10, "max_idle": 3, "max_lifetime": "5s", "acquire_timeout": "300ms"},
+            instances=4,
+            rate=60.0,
+            hold={"distribution": "lognormal", "mean": 0.02, "cv": 2.0},
+            events=[{"at": "5s", "do": "restart"}],
+            duration=10.0,
+            seed=seed,
+        )
+
+    assert once(1) == once(1)
+    assert once(1).summary != once(2).summary
+
+
+def test_the_loop_gives_the_same_run_with_and_without_what_it_repeats_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    def once(order: str) -> Run:
+        return run(
+            database={"cores": 4, "connect_time": exponential(0.005)},
+            pool={"kind": order, "max_open": 10, "max_lifetime": "2s", "acquire_timeout": "300ms"},
+            instances=3,
+            rate=200.0,
+            hold=exponential(0.006),
+            warmup=1.0,
+            duration=20.0,
+        )
+
+    kinds = ("database/sql", "npgsql", "sqlx")
+    inlined = [once(kind) for kind in kinds]
+    monkeypatch.setattr(Kernel, "inlines", False)
+
+    assert [once(kind) for kind in kinds] == inlined
+
+
+def test_a_user_who_has_enough_gets_what_was_simulated_until_then() -> None:
+    scenario = parse_scenario({"name": "long", "load": {"rate": 1000.0, "hold": "1ms", "duration": "1h"}})
+    done = simulate(scenario, stop=lambda: True)
+
+    assert done.interrupted
+    assert done.failure is None
+    assert done.summary.released > 0
