@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
-from poolctl.engines.live import check_kind
+from poolctl.engines.live import check_scenario
 from poolctl.engines.servers import ThrowAwayServers, named_server
 from poolctl.errors import BadInput, ServerFull
 from poolctl.run import TimelinePoint
@@ -280,7 +280,7 @@ def test_the_cpu_query_keeps_the_servers_processor_busy(servers: ThrowAwayServer
 
 def test_a_kind_without_a_live_driver_is_refused() -> None:
     with pytest.raises(BadInput, match="database/sql"):
-        check_kind(scenario_of(pool={"kind": "pgxpool"}))
+        check_scenario(scenario_of(pool={"kind": "pgxpool"}))
 
 
 def test_a_target_gives_no_more_than_its_free_slots_less_a_margin(servers: ThrowAwayServers) -> None:

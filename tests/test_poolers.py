@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, one, own_temporary_directory
 
-from poolctl.engines import binaries
-from poolctl.engines.binaries import find_pooler
+from poolctl.engines.sandbox import binaries
 from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.sandbox.binaries import find_pooler
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
 
 pytestmark = pytest.mark.server

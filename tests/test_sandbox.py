@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory, wait_until_alone
 
-from poolctl.engines import binaries
-from poolctl.engines.binaries import Account, find_postgres, reachable_bindir
+from poolctl.engines.sandbox import binaries
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.sandbox_server import free_port
+from poolctl.engines.sandbox.binaries import Account, find_postgres, reachable_bindir
+from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
 
 pytestmark = pytest.mark.server

@@ -16,7 +16,7 @@ import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory
 
 from poolctl.engines.sandbox import Sandbox, stop_kept
-from poolctl.engines.sandbox_directory import sweep_stale
+from poolctl.engines.sandbox.directory import sweep_stale
 from poolctl.errors import BadInput
 
 pytestmark = pytest.mark.server

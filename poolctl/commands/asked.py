@@ -148,9 +148,9 @@ def repeat_command(words: Sequence[str], asked: Asked, seed: int) -> str:
 def _check_engine(scenario: "Scenario", engine: str) -> None:
     """Refuse what the chosen engine, or one of the two, cannot do. Raises BadInput."""
     if engine in ("live", "both"):
-        from poolctl.engines.live import check_kind
+        from poolctl.engines.live import check_scenario
 
-        check_kind(scenario)
+        check_scenario(scenario)
         if scenario.model_only:
             raise BadInput(
                 f"{', '.join(scenario.model_only)}: only the model engine knows this", hint="use --engine model for it"

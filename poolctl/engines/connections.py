@@ -125,10 +125,10 @@ class Psycopg2:
         self._end = threading.Event()
 
     def run(self, connection: Any, seconds: float) -> None:
-        text = self._statement
-        if self._parameter is not None:
-            text = text.replace("$1", f"'{self._parameter(seconds)}'")
-        self.script(connection, text)
+        if self._parameter is None:
+            self.script(connection, self._statement)
+        else:
+            self.script(connection, self._statement.replace("$1", f"'{self._parameter(seconds)}'"))
 
     def begin(self, connection: Any) -> None:
         # As psycopg2 does it: the next statement begins a transaction.

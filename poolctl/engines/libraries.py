@@ -242,8 +242,17 @@ class SqlalchemyPool(BaseLibrary):
         super().close()
         self._engine.dispose()
 
-    def raw(self, connection: Any) -> Any:
-        return connection.dbapi_connection
+    def run(self, connection: Any, seconds: float) -> None:
+        self.driver.run(connection.dbapi_connection, seconds)
+
+    def begin(self, connection: Any) -> None:
+        self.driver.begin(connection.dbapi_connection)
+
+    def script(self, connection: Any, sql: str) -> None:
+        self.driver.script(connection.dbapi_connection, sql)
+
+    def leave_unread(self, connection: Any) -> None:
+        self.driver.leave_unread(connection.dbapi_connection)
 
     def drop(self, connection: Any) -> None:
         connection.dbapi_connection.is_dropped = True

@@ -95,20 +95,20 @@ class BaseLibrary:
         """Nothing, unless the library opens connections ahead."""
 
     def run(self, connection: Any, seconds: float) -> None:
-        self.driver.run(self.raw(connection), seconds)
+        self.driver.run(connection, seconds)
 
     def begin(self, connection: Any) -> None:
-        self.driver.begin(self.raw(connection))
+        self.driver.begin(connection)
 
     def script(self, connection: Any, sql: str) -> None:
-        self.driver.script(self.raw(connection), sql)
+        self.driver.script(connection, sql)
 
     def leak(self, connection: Any, shape: str) -> None:
         if shape == "dropped-reference":
             self.drop(connection)
             return
         if shape == "unread-rows":
-            self.driver.leave_unread(self.raw(connection))
+            self.leave_unread(connection)
         elif shape == "long-hold":
             self.script(connection, "BEGIN; SELECT 1")
             self._long_holds.append(connection)
@@ -124,9 +124,8 @@ class BaseLibrary:
         self._ending.set()
         self.watch.closing_reason = lambda: "other"
 
-    def raw(self, connection: Any) -> Any:
-        """The driver's connection in what the library gave."""
-        return connection
+    def leave_unread(self, connection: Any) -> None:
+        self.driver.leave_unread(connection)
 
     def drop(self, connection: Any) -> None:
         """Prepare for the loss of the last reference."""

@@ -57,12 +57,16 @@ class View(Protocol):
     def note(self, text: str) -> None: ...
 
 
-def check_kind(scenario: Scenario) -> None:
-    """Raise BadInput for a pool that no live run can drive."""
+def check_scenario(scenario: Scenario) -> None:
+    """Raise BadInput for what no live run can do."""
     if scenario.pool.kind not in KINDS:
         raise BadInput(
             f"pool.kind = {scenario.pool.kind!r} has no live driver: live runs drive {', '.join(KINDS)}",
             hint="use --engine model for it",
+        )
+    if scenario.model_only:
+        raise BadInput(
+            f"{', '.join(scenario.model_only)}: only the model engine can do that", hint="use --engine model"
         )
 
 

@@ -184,7 +184,7 @@ class Run:
             if self._over:
                 return
             request = Request(due, holds)
-            request.counted = self._books.counts(due)
+            request.counted = due >= self._load.warmup
             self._watch.asking[request] = None
             self._dispatched += 1
             self._arrived.put(request)
@@ -205,7 +205,7 @@ class Run:
 
     def _serve(self, request: Request) -> float:
         """One request from its first acquire to its end; returns the pause that its worker owes before the next."""
-        request.counted = self._books.counts(request.due)
+        request.counted = request.due >= self._load.warmup
         if self._leaks:
             with self._lock:
                 request.leaks = self._workload.next_leaks()

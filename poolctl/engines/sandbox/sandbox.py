@@ -1,8 +1,8 @@
 """A throw-away PostgreSQL on 127.0.0.1, alone or behind a real PgBouncer or Pgpool-II.
 
 Decides in which order the parts of a sandbox start and end, and what users of it are told: where to connect, what
-runs, what it used, whom it refused. The parts themselves are ``sandbox_server`` and ``poolers``; that nothing is left
-behind, whatever happens to poolctl, is the business of ``guardian`` and ``sandbox_directory``.
+runs, what it used, whom it refused. The parts themselves are ``server`` and ``poolers``; that nothing is left
+behind, whatever happens to poolctl, is the business of ``guardian`` and ``directory``.
 """
 
 import signal
@@ -15,11 +15,11 @@ from typing import Self
 
 import psutil
 
-from poolctl.engines.binaries import find_postgres, reachable_bindir, server_account
-from poolctl.engines.poolers import ADMIN, PgBouncer, Pooler, make_pooler
-from poolctl.engines.sandbox_directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
-from poolctl.engines.sandbox_processes import CpuMeter, Guard, family, freeze, thaw
-from poolctl.engines.sandbox_server import (
+from poolctl.engines.sandbox.binaries import find_postgres, reachable_bindir, server_account
+from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
+from poolctl.engines.sandbox.poolers import ADMIN, PgBouncer, Pooler, make_pooler
+from poolctl.engines.sandbox.processes import CpuMeter, Guard, family, freeze, thaw
+from poolctl.engines.sandbox.server import (
     HOST,
     NAME,
     PLAIN,

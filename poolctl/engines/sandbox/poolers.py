@@ -16,10 +16,10 @@ from typing import NoReturn
 
 import psutil
 
-from poolctl.engines.binaries import find_pooler
-from poolctl.engines.sandbox_directory import SandboxDirectory, is_running
-from poolctl.engines.sandbox_processes import Guard, read_tail
-from poolctl.engines.sandbox_server import HOST, PortTaken, Setting, free_port
+from poolctl.engines.sandbox.binaries import find_pooler
+from poolctl.engines.sandbox.directory import SandboxDirectory, is_running
+from poolctl.engines.sandbox.processes import Guard, read_tail
+from poolctl.engines.sandbox.server import HOST, PortTaken, Setting, free_port
 from poolctl.errors import BadInput, SandboxFailed
 
 _READY_WITHIN = 15.0

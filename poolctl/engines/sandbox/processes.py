@@ -1,7 +1,7 @@
 """The server processes of a sandbox: started and ended through the guardian, measured and frozen through psutil.
 
 Decides how requests reach the guardian and how processor time is added up. Which servers there are, and with which
-settings, is left to ``sandbox_server`` and ``poolers``.
+settings, is left to ``server`` and ``poolers``.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from poolctl.engines.sandbox_directory import SandboxDirectory, remove
+from poolctl.engines.sandbox.directory import SandboxDirectory, remove
 from poolctl.errors import SandboxFailed
 
 # What a server may see of the environment: nothing that starts with PG, which would change its settings.

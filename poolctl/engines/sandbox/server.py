@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import psutil
 
-from poolctl.engines.binaries import has_library
-from poolctl.engines.sandbox_directory import SandboxDirectory, is_running
-from poolctl.engines.sandbox_processes import Guard, read_tail
+from poolctl.engines.sandbox.binaries import has_library
+from poolctl.engines.sandbox.directory import SandboxDirectory, is_running
+from poolctl.engines.sandbox.processes import Guard, read_tail
 from poolctl.errors import BadInput, SandboxFailed
 
 if TYPE_CHECKING:

@@ -21,8 +21,8 @@ from typing import Any
 
 import psutil
 
-from poolctl.engines.binaries import Account, can_reach
-from poolctl.engines.guardian import SERVER_PROGRAMS
+from poolctl.engines.sandbox.binaries import Account, can_reach
+from poolctl.engines.sandbox.guardian import SERVER_PROGRAMS
 from poolctl.errors import BadInput, SandboxFailed
 
 PREFIX = "poolctl-sandbox-"

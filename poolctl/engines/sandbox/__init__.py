@@ -1,0 +1,5 @@
+"""Throw-away servers: a PostgreSQL of one's own, alone or behind a real PgBouncer or Pgpool-II."""
+
+from poolctl.engines.sandbox.sandbox import Sandbox, stop_kept
+
+__all__ = ["Sandbox", "stop_kept"]
