@@ -334,6 +334,8 @@ def _load(table: Table) -> Load:
         raise table.refuse("hold_outside", load.hold_outside.mean, f"is a part of hold ({hold.mean:g} s)")
     if load.duration is None and not requests:
         raise table.refuse("duration", "off", "must be a duration unless requests is given")
+    if load.duration is None and any(burst.until is None and not burst.requests for burst in load.bursts):
+        raise table.refuse("duration", "off", "must be a duration, or a burst would go on for ever")
     if load.duration is not None and load.duration <= load.warmup:
         raise table.refuse("duration", load.duration, f"must be longer than warmup ({load.warmup:g} s)")
     return load

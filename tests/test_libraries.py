@@ -13,11 +13,11 @@ from library_bench import ALL, ONE, SIZES, MakeBench, benches
 from live_runs import scenario_of
 from sandboxes import eventually
 
-from poolctl.engines.connections import StatementFailed
-from poolctl.engines.libraries import open_library, preload
-from poolctl.engines.library import NotAcquired, SlotLost
+from poolctl.engines.pod.connections import StatementFailed
+from poolctl.engines.pod.libraries import open_library, preload
+from poolctl.engines.pod.library import NotAcquired, SlotLost
+from poolctl.engines.pod.watch import Request, Watch
 from poolctl.engines.servers import ThrowAwayServers
-from poolctl.engines.watch import Request, Watch
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
 from poolctl.run import ErrorKind

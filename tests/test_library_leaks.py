@@ -7,7 +7,7 @@ import pytest
 from library_bench import ALL, ONE, Bench, MakeBench, benches
 from sandboxes import eventually
 
-from poolctl.engines.library import NotAcquired
+from poolctl.engines.pod.library import NotAcquired
 from poolctl.engines.servers import ThrowAwayServers
 
 pytestmark = pytest.mark.server

@@ -50,6 +50,15 @@ def test_a_full_pool_makes_acquires_wait_and_time_out_with_gos_words(servers: Th
     assert done.summary.queued_count >= done.summary.timed_out
 
 
+def test_psycopg_pools_max_waiting_turns_the_next_one_away_at_once(servers: ThrowAwayServers) -> None:
+    pool = {"kind": "psycopg_pool", "max_open": 1, "min_idle": 1, "max_waiting": 1}
+    done = run(servers, scenario_of(pool=pool, load={"workers": 4, "hold": "200ms"}))
+
+    assert_adds_up(done)
+    assert {error.kind.name for error in done.summary.errors} == {"TooManyRequests"}
+    assert done.summary.timed_out > 0
+
+
 @pytest.mark.parametrize(
     ("shape", "state"),
     [

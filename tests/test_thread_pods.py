@@ -12,7 +12,7 @@ from live_runs import scenario_of
 from sandboxes import eventually
 from thread_runs import SIZES, Driver
 
-from poolctl.engines.pod import Progress
+from poolctl.engines.pod.link import Progress
 from poolctl.engines.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from thread_runs import KINDS, SIZES, Done, Driver
 
-from poolctl.engines import threads
+from poolctl.engines.pod import threads
 from poolctl.engines.servers import ThrowAwayServers
 from poolctl.pool import Closed
 

@@ -11,11 +11,11 @@ from live_runs import scenario_of
 from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
-from poolctl.engines import libraries, threads
-from poolctl.engines.library import Library
-from poolctl.engines.pod import Link, Progress
+from poolctl.engines.pod import libraries, threads
+from poolctl.engines.pod.library import Library
+from poolctl.engines.pod.link import Link, Progress
+from poolctl.engines.pod.watch import Watch
 from poolctl.engines.servers import ThrowAwayServers
-from poolctl.engines.watch import Watch
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 

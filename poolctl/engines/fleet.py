@@ -13,7 +13,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from poolctl.engines.pod import Progress
+from poolctl.engines.pod.link import Progress
 from poolctl.engines.workload import Job
 from poolctl.errors import CannotDo, PoolctlError
 from poolctl.run import TimelinePoint

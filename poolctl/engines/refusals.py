@@ -64,4 +64,5 @@ def _last_line(message: str) -> str:
     )
     text = re.sub(r"^.*?(FATAL|ERROR|PANIC):\s*(?=\S)", "", text)
     # Without words of the server's, libpq's own: keep the reason, not the address.
+    text = re.sub(r"^(connection failed|consuming input failed): ", "", text)
     return re.sub(r'^connection (to server )?at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", text)

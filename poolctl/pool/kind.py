@@ -70,6 +70,8 @@ class Kind:
             yield Problem("max_idle", f"must not be above max_open ({settings.max_open})")
         if self.name == "sqlalchemy" and settings.max_open and settings.max_idle == 0:
             yield Problem("max_idle", "pool_size 0 makes SQLAlchemy's pool unlimited", "give max_idle 1 or more")
+        if self.name in ("psycopg_pool", "django") and settings.max_idle_time == 0:
+            yield Problem("max_idle_time", "its scheduler would never rest", "off switches the limit off")
         for key, least in self.least.items():
             value = getattr(settings, key)
             if value is not None and value < least:

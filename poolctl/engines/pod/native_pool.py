@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Protocol, cast
 
-from poolctl.engines.poller import Poller, new_poller
-from poolctl.engines.timers import Timers
-from poolctl.engines.wire import Wire
+from poolctl.engines.pod.poller import Poller, new_poller
+from poolctl.engines.pod.timers import Timers
+from poolctl.engines.pod.wire import Wire
 from poolctl.pool import Action, Close, Connection, Fail, HandOver, Open, Pool, PoolSettings, Stale, Use, Wait
 from poolctl.run import ErrorKind
 

@@ -12,13 +12,13 @@ from math import inf
 from queue import SimpleQueue
 from typing import Any
 
-from poolctl.engines.books import Books
-from poolctl.engines.connections import StatementFailed
-from poolctl.engines.libraries import open_library
-from poolctl.engines.library import Library, NotAcquired, SlotLost
-from poolctl.engines.pod import PROGRESS_INTERVAL, Link
-from poolctl.engines.statements import takes_hold
-from poolctl.engines.watch import Request, Watch
+from poolctl.engines.pod.books import Books
+from poolctl.engines.pod.connections import StatementFailed
+from poolctl.engines.pod.libraries import open_library
+from poolctl.engines.pod.library import Library, NotAcquired, SlotLost
+from poolctl.engines.pod.link import PROGRESS_INTERVAL, Link
+from poolctl.engines.pod.statements import takes_hold
+from poolctl.engines.pod.watch import Request, Watch
 from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.run import ErrorKind
 

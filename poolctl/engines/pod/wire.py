@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
-from poolctl.engines.poller import Poller
+from poolctl.engines.pod.poller import Poller
 from poolctl.engines.refusals import classify
 from poolctl.pool import Connection
 from poolctl.run import ErrorKind

@@ -7,12 +7,12 @@ Times are seconds on the run's clock.
 from collections import deque
 from random import Random
 
-from poolctl.engines.books import Books
-from poolctl.engines.native_pool import OVERDUE, NativePool
-from poolctl.engines.pod import PROGRESS_INTERVAL, Link
-from poolctl.engines.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
-from poolctl.engines.timers import Timers
-from poolctl.engines.wire import Wire
+from poolctl.engines.pod.books import Books
+from poolctl.engines.pod.link import PROGRESS_INTERVAL, Link
+from poolctl.engines.pod.native_pool import OVERDUE, NativePool
+from poolctl.engines.pod.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
+from poolctl.engines.pod.timers import Timers
+from poolctl.engines.pod.wire import Wire
 from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.pool import Connection
 from poolctl.run import ErrorKind

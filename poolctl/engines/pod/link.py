@@ -1,17 +1,13 @@
-"""A pod: one instance of the application under test, in an operating-system process of its own.
-
-Started by the live engine as ``python -m poolctl.engines.pod KIND`` with a job on its standard input, it reports
-on its standard output, one JSON object a line. It keeps its connections until its input ends: then it is told to go,
-or whoever started it is gone, and it ends at once.
+"""The line between a pod and the live engine: one JSON object a line.
 
     in    the job, then {"start": monotonic seconds}, then perhaps {"stop": true}
     out   {"ready": pid}, {"sample": ...} each interval, {"progress": ...} each second, {"done": ...} or {"failed": ...}
+
+When the input ends, the pod is told to go, or whoever started it is gone, and the process ends at once.
 """
 
-import importlib
 import json
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -131,33 +127,3 @@ class Link:
             if "stop" in command:
                 self.stopping = True
         os._exit(0)
-
-
-def main() -> None:
-    # The driver is chosen before the job is known, so that its libraries load while the server still starts.
-    native = sys.argv[1] == "database/sql"
-    driver = importlib.import_module("poolctl.engines.loop" if native else "poolctl.engines.threads")
-    _allow_many_sockets()
-    link = Link(sys.stdin, sys.stdout)
-    try:
-        driver.drive(link.read_job(), link)
-        link.wait_to_leave()
-    except PoolctlError as error:
-        link.failed(error)
-    # Threads may still wait in a real library's pool, and would hold the process for as long as it likes.
-    os._exit(0)
-
-
-def _allow_many_sockets() -> None:
-    """Raise the limit on open files as far as it may be raised: 1,500 connections are more than the usual 1,024."""
-    if sys.platform == "win32":
-        return
-    import resource
-
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 65536 if hard == resource.RLIM_INFINITY else hard
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-if __name__ == "__main__":
-    main()

@@ -8,10 +8,10 @@ counted of it; likewise after ``release``.
 import threading
 from typing import Any, Protocol
 
-from poolctl.engines.connections import Driver, StatementFailed
+from poolctl.engines.pod.connections import Driver, StatementFailed
+from poolctl.engines.pod.statements import LONG_HOLD_BEAT
+from poolctl.engines.pod.watch import Request, Watch
 from poolctl.engines.refusals import is_refusal
-from poolctl.engines.statements import LONG_HOLD_BEAT
-from poolctl.engines.watch import Request, Watch
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.run import ErrorKind

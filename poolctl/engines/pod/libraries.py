@@ -12,10 +12,10 @@ from importlib import import_module
 from threading import get_ident
 from typing import Any, NoReturn
 
-from poolctl.engines.connections import Psycopg, Psycopg2
-from poolctl.engines.library import BaseLibrary, Library, NotAcquired, SlotLost
+from poolctl.engines.pod.connections import Psycopg, Psycopg2
+from poolctl.engines.pod.library import BaseLibrary, Library, NotAcquired, SlotLost
+from poolctl.engines.pod.watch import Request, Watch
 from poolctl.engines.refusals import classify
-from poolctl.engines.watch import Request, Watch
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
 from poolctl.pool import PoolStats
@@ -52,13 +52,13 @@ class PsycopgPool(BaseLibrary):
 
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
-        from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout
+        from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
         # Without a handler of its own every failed opening would be printed.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         settings = self.settings
         self.driver = Psycopg(job, watch, hides_errors=True)
-        self._timeout, self._ended = PoolTimeout, PoolClosed
+        self._timeout, self._ended, self._too_many = PoolTimeout, PoolClosed, TooManyRequests
         watch.closing_reason = _reason_in_psycopg_pool
         self._pool = ConnectionPool(
             self.conninfo,
@@ -69,6 +69,7 @@ class PsycopgPool(BaseLibrary):
             max_size=settings.max_open,
             open=False,
             timeout=_or_for_ever(settings.acquire_timeout),
+            max_waiting=settings.max_waiting,
             max_lifetime=_or_for_ever(settings.max_lifetime),
             max_idle=_or_for_ever(settings.max_idle_time),
         )
@@ -87,6 +88,9 @@ class PsycopgPool(BaseLibrary):
             return self._pool.getconn()
         except self._timeout as error:
             raise NotAcquired(ErrorKind("pool", "PoolTimeout", None, str(error)), timed_out=True) from None
+        except self._too_many as error:
+            kind = ErrorKind("pool", "TooManyRequests", None, str(error))
+            raise NotAcquired(kind, timed_out=True, at_once=True) from None
         except self._ended as error:
             raise NotAcquired(ErrorKind("pool", "PoolClosed", None, str(error))) from None
 

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from poolctl.engines.pod.statements import UNREAD_ROWS, parameter, statement
+from poolctl.engines.pod.watch import Watch
 from poolctl.engines.refusals import classify
-from poolctl.engines.statements import UNREAD_ROWS, parameter, statement
-from poolctl.engines.watch import Watch
 from poolctl.engines.workload import Job
 from poolctl.run import ErrorKind
 

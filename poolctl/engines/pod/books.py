@@ -2,7 +2,7 @@
 
 import time
 
-from poolctl.engines.pod import Link, Progress
+from poolctl.engines.pod.link import Link, Progress
 from poolctl.engines.refusals import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats

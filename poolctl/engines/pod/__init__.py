@@ -1,0 +1,1 @@
+"""What runs in an instance's process: the load, the pool under test, and what is counted."""
