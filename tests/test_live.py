@@ -113,7 +113,9 @@ def test_an_unlimited_pool_meets_the_slots_that_the_server_reserves(servers: Thr
     assert any("remaining connection slots are reserved" in e.kind.message for e in refusals)
     assert sum(e.count for e in refusals) == done.summary.refused > 0
     assert done.summary.server is not None
-    assert done.summary.server.peak_connections == 12
+    # One that is being refused holds a slot for that moment, and may be seen in it.
+    assert done.summary.connections.peak_in_use == 12
+    assert done.summary.server.peak_connections in range(12, 16)
     assert done.summary.server.refused == done.summary.refused
 
 
