@@ -9,8 +9,7 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, one, own_temporary_directory
 
-from poolctl.engines.sandbox import binaries
-from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.sandbox import Sandbox, binaries
 from poolctl.engines.sandbox.binaries import find_pooler
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
 

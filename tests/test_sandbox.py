@@ -14,8 +14,7 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory, wait_until_alone
 
-from poolctl.engines.sandbox import binaries
-from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.sandbox import Sandbox, binaries
 from poolctl.engines.sandbox.binaries import Account, find_postgres, reachable_bindir
 from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
