@@ -281,6 +281,21 @@ def test_setup_that_fails_is_refused_with_the_servers_words() -> None:
         run(servers, scenario_of(database={"setup": "CREATE TABEL x ()"}))
 
 
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("SELECT nonsense", 'column "nonsense" does not exist'),
+        ("SELEC 1", "syntax error"),
+        ("SELECT 1; SELECT 2", "cannot insert multiple commands"),
+    ],
+)
+def test_a_query_that_the_server_does_not_understand_is_refused(
+    servers: ThrowAwayServers, query: str, said: str
+) -> None:
+    with pytest.raises(BadInput, match=rf"load\.query: the server says: .*{said}"):
+        run(servers, scenario_of(load={"query": query}))
+
+
 def test_the_cpu_query_keeps_the_servers_processor_busy(servers: ThrowAwayServers) -> None:
     done = run(servers, scenario_of(load={"query": "cpu", "hold": "20ms", "workers": 1, "duration": "1500ms"}))
 

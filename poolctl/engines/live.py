@@ -13,7 +13,7 @@ from typing import Protocol
 from poolctl.engines.fleet import Fleet, Pod
 from poolctl.engines.observer import Observer
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.servers import Server, cpu_rows_per_second
+from poolctl.engines.servers import Server, check_query, cpu_rows_per_second
 from poolctl.engines.workload import Job, jobs
 from poolctl.errors import BadInput, PoolctlError
 from poolctl.run import (
@@ -28,7 +28,7 @@ from poolctl.run import (
     Times,
     summarize,
 )
-from poolctl.scenario import Event, Scenario
+from poolctl.scenario import BUILT_IN_QUERIES, Event, Scenario
 
 KINDS = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")
 """The pools that a live run can drive: the real libraries, and Go's rules with real connections."""
@@ -130,6 +130,8 @@ class _LiveRun:
 
     def prepare(self) -> None:
         scenario, server = self._scenario, self._server
+        if scenario.load.query not in BUILT_IN_QUERIES:
+            check_query(server, scenario.load.query)
         rows = cpu_rows_per_second(server.observer_conninfo) if scenario.load.query == "cpu" else 1e7
         self._jobs = jobs(
             scenario, server.conninfo, interval=self._interval, prepared=server.prepared, cpu_rows_per_second=rows

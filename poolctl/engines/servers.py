@@ -195,6 +195,16 @@ def _run_setup(conninfo: str, setup: str) -> None:
         raise BadInput(f"database.setup failed: {message}", hint="it is run once, as SQL, before the load") from None
 
 
+def check_query(server: Server, query: str) -> None:
+    """Raise BadInput when the server does not understand a statement of the user's, before it does so a thousand
+    times."""
+    with psycopg.connect(server.conninfo, autocommit=True, connect_timeout=10) as connection:
+        result = connection.pgconn.prepare(b"", query.encode())
+    if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
+        message = (result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
+        raise BadInput(f"load.query: the server says: {message}", hint="one SQL statement, without parameters")
+
+
 def cpu_rows_per_second(conninfo: str) -> float:
     """How many rows of generate_series an idle core of this server sums in a second, for the query "cpu"."""
     rows = 200_000
