@@ -296,7 +296,9 @@ class Summary:
     connections: Connections
     connect_time: Times
     exhausted_at: float | None
+    """When the exhaustion began that lasts at the end; where none does, when the pool was first exhausted."""
     recovered_at: float | None
+    """When the last exhaustion ended; None: none ever began, or one lasts."""
     errors: tuple[ErrorSeen, ...]
     server: ServerSeen | None = None
 
@@ -404,8 +406,9 @@ def summarize(
         sampled: list[int] = [] if len(own) == 1 else [getattr(point, name) for point in points]
         return max(own + sampled, default=0)
 
-    ends = [s.recovered_at for s in stats if s.exhausted_at is not None]
-    recovered = [end for end in ends if end is not None]
+    lasting = [s.exhausted_since for s in stats if s.exhausted_since is not None]
+    beginnings = lasting or [s.exhausted_at for s in stats if s.exhausted_at is not None]
+    ends = [] if lasting else [s.recovered_at for s in stats if s.recovered_at is not None]
     return Summary(
         offered=total.offered,
         acquired=total.acquired,
@@ -435,8 +438,8 @@ def summarize(
             average_in_use=average("in_use_time"),
         ),
         connect_time=Times.of(total.connect_time),
-        exhausted_at=min((s.exhausted_at for s in stats if s.exhausted_at is not None), default=None),
-        recovered_at=max(recovered) if ends and len(recovered) == len(ends) else None,
+        exhausted_at=min(beginnings, default=None),
+        recovered_at=max(ends, default=None),
         errors=tuple(
             ErrorSeen(kind, count, first_at)
             for kind, (count, first_at) in sorted(total.errors.items(), key=lambda item: item[1][1])

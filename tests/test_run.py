@@ -204,19 +204,26 @@ def test_one_instance_knows_its_peaks_and_a_fleet_s_are_those_of_the_sampled_sum
 
 
 @pytest.mark.parametrize(
-    ("ends", "exhausted_at", "recovered_at"),
+    ("instances", "exhausted_at", "recovered_at"),
     [
         ([], None, None),
-        ([(None, None), (None, None)], None, None),
-        ([(3.0, 4.0), (None, None)], 3.0, 4.0),
-        ([(3.0, 4.0), (1.0, 9.0)], 1.0, 9.0),
-        ([(3.0, None), (1.0, 9.0)], 1.0, None),
+        ([(None, None, None), (None, None, None)], None, None),
+        ([(3.0, None, 4.0), (None, None, None)], 3.0, 4.0),
+        ([(3.0, None, 4.0), (1.0, None, 9.0)], 1.0, 9.0),
+        # An exhaustion that lasts outweighs one that is over, and began when it did, not when the first one did.
+        ([(3.0, 5.0, None), (1.0, None, 9.0)], 5.0, None),
+        ([(3.0, 5.0, None), (1.0, 4.0, None)], 4.0, None),
     ],
 )
 def test_a_fleet_is_exhausted_from_the_first_instance_to_the_last(
-    ends: list[tuple[float | None, float | None]], exhausted_at: float | None, recovered_at: float | None
+    instances: list[tuple[float | None, float | None, float | None]],
+    exhausted_at: float | None,
+    recovered_at: float | None,
 ) -> None:
-    summary = summarize([], [stats(exhausted_at=start, recovered_at=end) for start, end in ends], load_time=1.0)
+    snapshots = [
+        stats(exhausted_at=first, exhausted_since=lasting, recovered_at=end) for first, lasting, end in instances
+    ]
+    summary = summarize([], snapshots, load_time=1.0)
 
     assert (summary.exhausted_at, summary.recovered_at) == (exhausted_at, recovered_at)
     assert summary.exhausted_for_good == (exhausted_at is not None and recovered_at is None)
