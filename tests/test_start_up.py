@@ -31,3 +31,10 @@ def test_help_and_version_import_nothing_that_is_slow_to_import(arguments: tuple
     assert "poolctl" in finished.stdout
     assert "click" in modules
     assert {module.split(".")[0] for module in modules} & HEAVY == set()
+
+
+def test_help_does_not_look_up_the_version() -> None:
+    _, modules = modules_imported_by("--help")
+
+    # It takes longer to import than everything else that --help needs.
+    assert "importlib.metadata" not in modules

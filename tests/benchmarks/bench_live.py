@@ -19,10 +19,12 @@ from statistics import median
 from typing import Any
 
 from poolctl.engines.live import run_on
+from poolctl.engines.pod.native_pool import NativePool
+from poolctl.engines.pod.timers import Timers
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.servers import ThrowAwayServers
-from poolctl.pool import Pool, PoolSettings, Use
-from poolctl.run import Run
+from poolctl.pool import Connection, PoolSettings
+from poolctl.run import ErrorKind, Run
 from poolctl.scenario import parse_scenario
 
 
@@ -80,27 +82,45 @@ def timed(act: Callable[[], object], times: int) -> float:
     return (time.perf_counter() - began) / times
 
 
+class Taker:
+    """Acquires and has."""
+
+    def __init__(self) -> None:
+        self.state, self.ticket, self.attempt = "", 0, 0
+        self.queued_at: float | None = None
+        self.connection: Connection | None = None
+
+    def on_connection(self, connection: Connection, now: float) -> None:
+        self.connection = connection
+
+    def on_failure(self, kind: ErrorKind, now: float) -> None:
+        raise SystemExit(kind.message)
+
+
 def acquire_and_release(servers: ThrowAwayServers, rounds: int) -> None:
-    """One idle connection, taken and given back: the rules of our pool against psycopg_pool."""
+    """One idle connection of a real server, taken and given back: our live pool against psycopg_pool."""
     from psycopg_pool import ConnectionPool
-
-    ours = Pool(PoolSettings(max_open=4, max_idle=4), Random(1))
-    answer = ours.acquire("first", 0.0)
-    connection = answer.connection  # type: ignore[union-attr]
-    assert connection is not None
-    ours.opened(connection, 0.0)
-    ours.release(connection, 0.0)
-
-    def cycle() -> None:
-        taken = ours.acquire("request", time.monotonic())
-        assert type(taken) is Use
-        ours.release(taken.connection, time.monotonic())
 
     sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
     assert sandbox is not None
+    settings, taker, clock = PoolSettings(max_open=4, max_idle=4), Taker(), time.monotonic
+    ours = NativePool(
+        settings, Random(1), sandbox.direct_conninfo, Timers(), clock, lambda wire, now: None, lambda took, now: None
+    )
+    ours.acquire(taker, clock())
+    while taker.connection is None:
+        ours.wait(0.1)
+    ours.release(taker.connection, clock())
+
+    def cycle() -> None:
+        ours.acquire(taker, clock())
+        assert taker.connection is not None
+        ours.release(taker.connection, clock())
+
     with ConnectionPool(sandbox.direct_conninfo, min_size=1, open=True) as pool:
         pool.wait()
-        pairs = [(timed(cycle, 20000), timed(lambda: pool.putconn(pool.getconn()), 5000)) for _ in range(rounds)]
+        pairs = [(timed(cycle, 20000), timed(lambda: pool.putconn(pool.getconn()), 20000)) for _ in range(rounds)]
+    ours.close_idle()
     mine, theirs = median(a for a, _ in pairs), median(b for _, b in pairs)
     ratio = median(a / b for a, b in pairs)
     print(f"acquire + release: {mine * 1e6:.1f} µs, {ratio:.2f} of psycopg_pool ({theirs * 1e6:.1f} µs)")
