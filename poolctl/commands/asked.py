@@ -151,10 +151,6 @@ def _check_engine(scenario: "Scenario", engine: str) -> None:
         from poolctl.engines.live import check_scenario
 
         check_scenario(scenario)
-        if scenario.model_only:
-            raise BadInput(
-                f"{', '.join(scenario.model_only)}: only the model engine knows this", hint="use --engine model for it"
-            )
     if engine in ("model", "both"):
         from poolctl.engines.model.plan import check
 

@@ -148,13 +148,13 @@ def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) ->
 
 
 def _serve(asked: Asked, servers: "ThrowAwayServers", view: "View", scenario: "Scenario") -> "Server":
-    from poolctl.engines.servers import named_server, without_password
+    from poolctl.engines.servers import address_of, named_server
 
     if asked.target is None:
         server = servers.serve(scenario)
     else:
         server = named_server(asked.target, scenario, allow_exhaustion=asked.allow_exhaustion)
-    view.note(f"PostgreSQL {server.version}, to look at it from a second terminal: {without_password(server.conninfo)}")
+    view.note(f"PostgreSQL {server.version}; from a second terminal: psql {shlex.quote(address_of(server.conninfo))}")
     return server
 
 

@@ -162,6 +162,13 @@ def without_password(conninfo: str) -> str:
     return make_conninfo("", **values)
 
 
+def address_of(conninfo: str) -> str:
+    """What a person needs to connect to the same place: neither the password nor the options of our sessions."""
+    shown = ("service", "host", "hostaddr", "port", "user", "dbname")
+    values = conninfo_to_dict(conninfo)
+    return make_conninfo("", **{key: values[key] for key in shown if values.get(key) is not None})
+
+
 def most_connections(scenario: Scenario) -> int | None:
     """Most connections that the scenario can have open at once; None when nothing bounds them."""
     load, pool = scenario.load, scenario.pool

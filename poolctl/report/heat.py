@@ -43,9 +43,9 @@ def heat_map(
     classes = _classes([value for value in known if value > 0])
     margin = max(len(row) for row in grid.rows) + 1
     room = max(width, 40) - margin - 1
-    cell = max(1, min(_WIDEST_CELL, room // len(grid.columns)))
+    cell = _cell(grid.columns, room)
     across = room // cell
-    lines: list[Line] = [[Piece(metric.name, "title"), Piece(f"{_GAP}across: {grid.across}, down: {grid.down}", "")]]
+    lines = _title(metric, f"across: {grid.across}, down: {grid.down}", max(width, 40))
     for first in range(0, len(grid.columns), across):
         shown = grid.columns[first : first + across]
         for name, row in zip(grid.rows, values, strict=True):
@@ -71,9 +71,9 @@ def bars(
     top = max(values)
     margin = max(len(metric.show(top)), 1) + 1
     room = max(width, 40) - margin - 1
-    cell = max(1, min(_WIDEST_CELL, room // len(values)))
+    cell = _cell(labels, room)
     across = room // cell
-    lines: list[Line] = [[Piece(metric.name, "title"), Piece(f"{_GAP}across: {key}", "")]]
+    lines = _title(metric, f"across: {key}", max(width, 40))
     for first in range(0, len(values), across):
         shown = values[first : first + across]
         for row in reversed(range(rows)):
@@ -86,6 +86,12 @@ def bars(
             )
         lines.append([Piece(" " * (margin + 1) + _labels(labels[first : first + across], cell), "axis")])
     return lines
+
+
+def _title(metric: Metric, axes: str, width: int) -> list[Line]:
+    if len(metric.name) + len(_GAP) + len(axes) <= width:
+        return [[Piece(metric.name, "title"), Piece(_GAP + axes, "")]]
+    return [[Piece(metric.name, "title")], [Piece(_GAP + axes[: width - len(_GAP)], "")]]
 
 
 def flat(metric: Metric, values: Sequence[float]) -> str:
@@ -154,6 +160,12 @@ def _bar(value: float, top: float, row: int, rows: int, ascii_only: bool) -> str
     if ascii_only:
         return "#" if part >= 4 or (part and not row) else " "
     return _BARS[part]
+
+
+def _cell(labels: Sequence[str], room: int) -> int:
+    """Columns for each value: enough for its label where there is room for all."""
+    widest = max(_WIDEST_CELL, max(map(len, labels)) + 1)
+    return max(1, min(widest, room // len(labels)))
 
 
 def _labels(labels: Sequence[str], cell: int) -> str:

@@ -137,7 +137,9 @@ def _envelope(command: str, runs: Sequence[Run]) -> Document:
 
 
 def _batch_head(batch: Batch) -> Document:
-    lost = f"{len(batch.losses)} runs were lost: {batch.losses[0]}" if batch.losses else None
+    lost = None
+    if batch.losses:
+        lost = f"{'1 run was' if len(batch.losses) == 1 else f'{len(batch.losses)} runs were'} lost: {batch.losses[0]}"
     return {
         "schema_version": SCHEMA_VERSION,
         "command": "simulate",

@@ -15,6 +15,9 @@ _INTERVAL = f"{CONFIDENCE * 100:.0f} % interval of the mean"
 HEADER = ("", "mean", "least", "most", _INTERVAL)
 
 
+SAME = "in every run"
+
+
 def print_replications(screen: Screen, batch: Batch, *, repeat: str = "") -> None:
     """The report. ``repeat``: the command that does it again, "" for none."""
     done = len(batch.points)
@@ -49,17 +52,21 @@ def _print_estimates(screen: Screen, batch: Batch) -> None:
         for metric, value in found
     ]
     if screen.narrow or not print_columns(screen, HEADER, rows):
+        screen.paragraph("", Text(f"mean ({_INTERVAL}; least to most)", style="bold"), hang=2)
         for name, mean, least, most, bounds in rows:
-            screen.paragraph(Text(f"{name}  ", style="bold"), f"{mean} ({bounds}; {least} to {most})", hang=2)
-        screen.paragraph("", f"mean ({_INTERVAL}; least to most)", hang=2)
+            told = SAME if bounds == SAME else f"({bounds}; {least} to {most})"
+            screen.paragraph(Text(f"{name}  ", style="bold"), f"{mean} {told}", hang=2)
     if never:
         screen.paragraph("", f"0 in every run: {', '.join(metric.name for metric in never)}", hang=2)
 
 
 def interval(metric: Metric, value: Estimate) -> str:
-    """The interval with its half width as a share of the mean: "96.1 to 99.5 (+- 1.7 %)"."""
+    """The interval with its half width as a share of the mean: "96.1 to 99.5 (+- 1.7 %)"; "in every run" without
+    any scatter."""
     if value.low is None or value.high is None:
         return "unknown"
+    if value.high - value.low <= 1e-9 * abs(value.mean):
+        return SAME
     share = f" (+- {(value.high - value.mean) / value.mean * 100:.2g} %)" if value.mean else ""
     # A time or count below 0 cannot be; the interval of one that scatters widely can.
     return f"{metric.show(max(value.low, 0.0))} to {metric.show(value.high)}{share}"

@@ -42,18 +42,23 @@ def print_sweep(screen: Screen, batch: Batch, *, repeat: str = "") -> None:
 
 
 def headline(batch: Batch, names: Sequence[str]) -> str:
-    """The best throughput, and the first run that comes near it."""
+    """The best throughput, the first run that comes near it, and the first of those that is healthy."""
     if not batch.points:
         return "No run of the sweep was finished"
     best = max(summary.throughput for summary in batch.summaries)
     if not best:
         return "No run of the sweep released a connection"
-    first = next(point for point in batch.points if point.outcome.summary.throughput >= ENOUGH * best)
-    at = ", ".join(f"{name} {_shown(word)}" for name, word in zip(names, first.words, strict=True))
-    return (
-        f"The most is {format_count(best)} released/s; the first run with {ENOUGH:.0%} of it is {at}".replace("%", " %")
-        + f" ({first.outcome.verdict})"
-    )
+    near = [point for point in batch.points if point.outcome.summary.throughput >= ENOUGH * best]
+    told = f"The most is {format_count(best)} released/s; the first run with {ENOUGH * 100:.0f} % of it is "
+    told += f"{_where(near[0], names)} ({near[0].outcome.verdict})"
+    healthy = next((point for point in near if point.outcome.verdict == "OK"), None)
+    if healthy is None:
+        return f"{told}, and no such run is OK"
+    return told if healthy is near[0] else f"{told}, the first that is OK {_where(healthy, names)}"
+
+
+def _where(point: Point, names: Sequence[str]) -> str:
+    return ", ".join(f"{name} {_shown(word)}" for name, word in zip(names, point.words, strict=True))
 
 
 def short_names(keys: Sequence[str]) -> list[str]:
@@ -86,8 +91,9 @@ def _print_rows(screen: Screen, names: Sequence[str], points: Sequence[Point], m
     screen.paragraph("", Text(", ".join(names), style="bold"), hang=2)
     for row, verdict in zip(rows, verdicts, strict=True):
         values = zip(numbers, row[len(names) :], strict=True)
-        told_values = ", ".join(f"{name} {value}" for name, value in values)
-        screen.paragraph(Text(f"{', '.join(row[: len(names)])}  ", style="bold"), f"{told_values}, {verdict}", hang=2)
+        told_values = [f"{name} {value}" for name, value in values if value not in ("0", "0 s")]
+        lead = Text(f"{', '.join(row[: len(names)])}  ", style="bold")
+        screen.paragraph(lead, ", ".join([*told_values, verdict]), hang=2)
 
 
 def _print_charts(screen: Screen, batch: Batch, names: Sequence[str], metrics: Sequence[Metric]) -> None:
