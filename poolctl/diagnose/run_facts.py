@@ -228,8 +228,8 @@ class Facts:
     def exhausted_at(self) -> float | None:
         """When the last exhaustion began, which for a stuck pool is the one that never ended.
 
-        A busy pool is exhausted for moments long before; ``Summary.exhausted_at`` is the first of them. A pool that
-        is full all along is exhausted for good from its last acquire on.
+        ``Summary.exhausted_at`` says so where it lasts; of a pool that recovered it is the first moment, and this the
+        last. A pool that is full all along is exhausted for good from its last acquire on.
         """
         first = self.summary.exhausted_at
         points = [point for point in self.run.timeline if point.at <= self.load_until]

@@ -1,0 +1,137 @@
+"""What people read about poolctl is what it does: the table of pools, the README's options, links and scenario keys."""
+
+import re
+import runpy
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from poolctl.cli import poolctl
+from poolctl.pool import KINDS, NOT_MODELED
+from poolctl.scenario import BUILT_IN_QUERIES, EVENTS, LEAK_SHAPES, VIAS, parse_scenario
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    """What stands between fences of that language in the README."""
+    return [text for named, text in BLOCK.findall(README.read_text(encoding="utf-8")) if named == language]
+
+
+def scenario_block() -> str:
+    (block,) = blocks("toml")
+    return str(block)
+
+
+def table_rows(heading: str) -> list[list[str]]:
+    """The cells of the table below ``heading`` in docs/pools.md, without its header."""
+    text = (ROOT / "docs" / "pools.md").read_text(encoding="utf-8").split(f"## {heading}\n", 1)[1].split("\n## ")[0]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+def test_the_page_of_pools_is_what_the_presets_say() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "pool_table.py"))["page"]()
+
+    assert (ROOT / "docs" / "pools.md").read_text(encoding="utf-8") == page, (
+        "docs/pools.md is out of date: run docs/pool_table.py"
+    )
+
+
+@pytest.mark.parametrize("heading", ["Settings", "Behavior"])
+def test_every_pool_has_one_full_row(heading: str) -> None:
+    rows = table_rows(heading)
+
+    assert [row[0] for row in rows] == [f"`{name}`" for name in KINDS]
+    assert len({len(row) for row in rows}) == 1
+    # The last column of Settings may be empty: not every library has more settings.
+    assert all(cell for row in rows for cell in row[:-1])
+
+
+def test_every_name_that_a_library_has_for_a_setting_is_told() -> None:
+    told = {row[0].strip("`"): " ".join(row) for row in table_rows("Settings")}
+
+    missing = [
+        (kind.name, native)
+        for kind in KINDS.values()
+        for native in kind.native.values()
+        if f"`{native.partition(' (')[0]}`" not in told[kind.name]
+    ]
+    assert missing == []
+
+
+def test_every_refused_pool_is_told_with_the_reason() -> None:
+    assert table_rows("Refused") == [[f"`{name}`", why] for name, why in NOT_MODELED.items()]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+
+    broken = [target for target in targets if not (page.parent / target.partition("#")[0]).exists()]
+    assert broken == []
+    assert targets != []
+
+
+def test_every_option_in_the_readme_exists() -> None:
+    simulate = poolctl.commands["simulate"]
+    known = {
+        name
+        for parameter in [*simulate.params, *poolctl.params]
+        if isinstance(parameter, click.Option)
+        for name in (*parameter.opts, *parameter.secondary_opts)
+    }
+    mentioned = set(OPTION.findall(README.read_text(encoding="utf-8")))
+
+    assert mentioned - known - {"--help"} == set()
+    assert "--leak" in mentioned
+
+
+def test_every_command_in_the_readme_names_files_that_exist() -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines() if "poolctl simulate" in line]
+    files = [word for line in commands for word in line.partition("#")[0].split() if word.startswith("examples/")]
+
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    assert len(commands) > 5
+
+
+def test_the_scenario_in_the_readme_is_accepted_as_it_stands() -> None:
+    scenario = parse_scenario(tomllib.loads(scenario_block()))
+
+    assert scenario.name == "six pods after the deploy"
+
+
+def test_every_choice_that_the_scenario_in_the_readme_lists_is_one() -> None:
+    known = {
+        "via": set(VIAS),
+        "query": set(BUILT_IN_QUERIES) | {"an SQL statement"},
+        "do": set(EVENTS),
+        "shape": set(LEAK_SHAPES),
+    }
+    listed = {
+        key: {choice.strip() for choice in choices.split("|")}
+        for key, choices in re.findall(r"^(\w+) = .*# (.* \| .*)$", scenario_block(), re.MULTILINE)
+    }
+
+    assert listed.keys() >= {"kind", "via", "query", "do"}
+    for key, choices in listed.items():
+        assert choices <= known.get(key, set(KINDS)), key
+
+
+def test_what_the_readme_leaves_out_of_a_line_can_be_put_there() -> None:
+    """An alternative that a comment names is accepted too, not only the value beside it."""
+    values = tomllib.loads(scenario_block())
+    load = values["load"] | {"rate": 200.0}
+    del load["workers"]
+
+    assert parse_scenario(values | {"load": load}).load.rate == 200.0
+    assert parse_scenario(values | {"pool": values["pool"] | {"max_open": 0}}).pool.max_open == 0
+    assert parse_scenario(values | {"pool": values["pool"] | {"max_lifetime": "off"}}).pool.max_lifetime is None
