@@ -1,5 +1,7 @@
 """What users ask the model about: churn, full servers, failovers, deploys, leaks, deadlocks, retries."""
 
+from typing import Any
+
 import pytest
 from modeled import constant, exponential, run
 
@@ -254,16 +256,30 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not() -> None:
     assert once(1).summary != once(2).summary
 
 
-def test_the_loop_gives_the_same_run_with_and_without_what_it_repeats_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    def once(order: str) -> Run:
+@pytest.mark.parametrize(
+    "load",
+    [
+        {"rate": 200.0, "hold": exponential(0.006)},
+        {"rate": 260.0, "hold": exponential(0.006), "retries": 2, "retry_backoff": 0.01},
+        {"workers": 15, "hold": exponential(0.006)},
+        {"workers": 15, "hold": exponential(0.006), "think": exponential(0.004)},
+        # All at the same instants, so that their order shows.
+        {"workers": 15, "hold": constant(0.3), "think": constant(0.1)},
+        {"workers": 15, "requests": 900, "hold": {"distribution": "lognormal", "mean": 0.006, "cv": 2.0}},
+    ],
+)
+def test_the_loop_gives_the_same_run_with_and_without_what_it_repeats_inside(
+    monkeypatch: pytest.MonkeyPatch, load: dict[str, Any]
+) -> None:
+    def once(kind: str) -> Run:
         return run(
             database={"cores": 4, "connect_time": exponential(0.005)},
-            pool={"kind": order, "max_open": 10, "max_lifetime": "2s", "acquire_timeout": "300ms"},
+            pool={"kind": kind, "max_open": 10, "max_lifetime": "2s", "acquire_timeout": "300ms"},
             instances=3,
-            rate=200.0,
-            hold=exponential(0.006),
+            events=[{"at": "2s", "do": "deploy", "overlap": "1s"}, {"at": "5s", "do": "pause", "for": "200ms"}],
             warmup=1.0,
-            duration=20.0,
+            duration=8.0,
+            **load,
         )
 
     kinds = ("database/sql", "npgsql", "sqlx")

@@ -76,7 +76,7 @@ LOADS = st.builds(
         instances=COUNT,
         bursts=st.lists(BURST, max_size=3),
     ),
-)
+).filter(lambda load: "duration" in load or all("until" in b or b.get("requests") for b in load.get("bursts", ())))
 EVENTS = st.lists(
     st.one_of(
         st.fixed_dictionaries({"at": SECONDS, "do": st.sampled_from(["restart", "failover"])}),

@@ -43,101 +43,112 @@ def scenario(requests: int, *, instances: int = 1, rate: float, max_open: int, *
 
 
 class SharedCores:
-    """Processor sharing for simpy: one process that sleeps until the next query is done."""
+    """Processor sharing for simpy, in virtual time as the model's: one alarm, set for the query that is done next.
+
+    The alarm is moved only when that query or the rate is another one. simpy cannot take a timeout back, so an
+    alarm that was moved rings for nothing.
+    """
 
     def __init__(self, env: simpy.Environment, cores: int | None) -> None:
-        self.env, self.cores = env, cores
+        self.env, self.cores = env, cores or inf
         self.jobs: list[tuple[float, int, simpy.Event]] = []
         self.v = self.at = 0.0
+        self.rate = 1.0
         self.sequence = 0
         self.alarm: simpy.Event | None = None
-        env.process(self.run())
-
-    def rate(self) -> float:
-        return min(1.0, (self.cores or inf) / len(self.jobs)) if self.jobs else 1.0
 
     def advance(self) -> None:
-        self.v += (self.env.now - self.at) * self.rate()
-        self.at = self.env.now
+        now = self.env.now
+        self.v += (now - self.at) * self.rate
+        self.at = now
+
+    def set_alarm(self) -> None:
+        if self.jobs:
+            self.rate = min(1.0, self.cores / len(self.jobs))
+            self.alarm = self.env.timeout(max((self.jobs[0][0] - self.v) / self.rate, 0.0))
+            self.alarm.callbacks.append(self.ring)
+        else:
+            self.alarm = None
+
+    def ring(self, alarm: simpy.Event) -> None:
+        if alarm is self.alarm:
+            self.advance()
+            heappop(self.jobs)[2].succeed()
+            self.set_alarm()
 
     def query(self, work: float) -> simpy.Event:
-        if self.cores is None:
+        if self.cores == inf:
             return self.env.timeout(work)
         self.advance()
-        done = self.env.event()
         self.sequence += 1
-        heappush(self.jobs, (self.v + work, self.sequence, done))
-        if self.alarm is not None and not self.alarm.triggered:
-            self.alarm.succeed()
-        return done
-
-    def run(self) -> Generator[simpy.Event, Any, None]:
-        while True:
-            self.alarm = self.env.event()
-            if not self.jobs:
-                yield self.alarm
-                continue
-            delay = max((self.jobs[0][0] - self.v) / self.rate(), 0.0)
-            timeout = self.env.timeout(delay)
-            yield timeout | self.alarm
-            self.advance()
-            if timeout.processed:
-                heappop(self.jobs)[2].succeed()
+        job = (self.v + work, self.sequence, self.env.event())
+        heappush(self.jobs, job)
+        if len(self.jobs) > self.cores or self.jobs[0] is job:
+            self.set_alarm()
+        return job[2]
 
 
 class SimpyPool:
-    def __init__(self, env: simpy.Environment) -> None:
-        self.idle: list[tuple[float]] = []
+    """The model's rules as a simpy user would write them; waiters in order, and no cleaner."""
+
+    def __init__(self, env: simpy.Environment, told: Scenario) -> None:
+        self.env, self.told = env, told
+        self.lifetime = told.pool.max_lifetime or inf
+        self.idle: list[float] = []
+        """When each was born."""
         self.waiters: deque[simpy.Event] = deque()
         self.open = 0
+
+    def acquire(self) -> Generator[simpy.Event, Any, float | None]:
+        """When the connection was born; None: it took too long."""
+        while self.idle:
+            born = self.idle.pop()
+            if born + self.lifetime >= self.env.now:
+                return born
+            self.open -= 1
+        if self.open < self.told.pool.max_open:
+            self.open += 1
+            yield self.env.timeout(self.told.database.connect_time.mean)
+            return float(self.env.now)
+        handed = self.env.event()
+        self.waiters.append(handed)
+        patience = self.told.pool.acquire_timeout
+        if patience is None:
+            return float((yield handed))
+        yield handed | self.env.timeout(patience)
+        if handed.triggered:
+            return handed.value
+        self.waiters.remove(handed)
+        return None
+
+    def release(self, born: float) -> None:
+        if born + self.lifetime < self.env.now:
+            self.open -= 1
+        elif self.waiters:
+            self.waiters.popleft().succeed(born)
+        elif len(self.idle) < self.told.pool.max_idle:
+            self.idle.append(born)
+        else:
+            self.open -= 1
 
 
 def run_simpy(told: Scenario, seed: int) -> Histogram:
     env, random = simpy.Environment(), Random(seed)
-    load, settings = told.load, told.pool
+    load = told.load
     cores = SharedCores(env, told.database.cores)
-    pools = [SimpyPool(env) for _ in range(load.instances)]
+    pools = [SimpyPool(env, told) for _ in range(load.instances)]
     waits, uses = Histogram(), Histogram()
-    patience, lifetime = settings.acquire_timeout, settings.max_lifetime or inf
 
     def request(pool: SimpyPool) -> Generator[simpy.Event, Any, None]:
         asked = env.now
-        born: Any = None
-        while pool.idle and born is None:
-            (born,) = pool.idle.pop()
-            if born + lifetime < env.now:
-                pool.open -= 1
-                born = None
-        if born is None:
-            if pool.open < settings.max_open:
-                pool.open += 1
-                yield env.timeout(told.database.connect_time.mean)
-                born = env.now
-            else:
-                handed = env.event()
-                pool.waiters.append(handed)
-                if patience is None:
-                    born = yield handed
-                else:
-                    timeout = env.timeout(patience)
-                    yield handed | timeout
-                    if not handed.triggered:
-                        pool.waiters.remove(handed)
-                        waits.record(env.now - asked)
-                        return
-                    born = handed.value
+        born = yield from pool.acquire()
         waits.record(env.now - asked)
+        if born is None:
+            return
         acquired = env.now
         yield cores.query(random.expovariate(1.0 / load.hold.mean))
         uses.record(env.now - acquired)
-        if born + lifetime < env.now:
-            pool.open -= 1
-        elif pool.waiters:
-            pool.waiters.popleft().succeed(born)
-        elif len(pool.idle) < settings.max_idle:
-            pool.idle.append((born,))
-        else:
-            pool.open -= 1
+        pool.release(born)
 
     def arrivals() -> Generator[simpy.Event, Any, None]:
         rate = (load.rate or 0.0) * load.instances
@@ -187,7 +198,7 @@ CASES: list[tuple[str, float, Scenario, Callable[[Scenario, int], Histogram]]] =
     (
         "1,000 instances",
         3.5,
-        scenario(200_000, instances=1000, rate=10_000.0, max_open=30, database={"cores": 64}, pool=LIVES, hold=0.005),
+        scenario(400_000, instances=1000, rate=10_000.0, max_open=30, database={"cores": 64}, pool=LIVES, hold=0.005),
         run_simpy,
     ),
     (

@@ -7,12 +7,16 @@ files beside it. Imports the standard library and the pure rooms alone.
 from collections.abc import Callable
 
 from poolctl.engines.model.kernel import MOST_WAITING, STANDSTILL, Kernel
+from poolctl.engines.model.loop import CHUNK
 from poolctl.engines.model.plan import Part, check, pods
 from poolctl.engines.model.result import result
 from poolctl.run import Run
 from poolctl.scenario import Scenario
 
 __all__ = ["simulate"]
+
+LOOK = 10
+"""Chunks of events between looks at what the user wants and at what grows without end."""
 
 
 def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bool] = lambda: False) -> Run:
@@ -33,10 +37,11 @@ def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
     stood_at, stood = -1.0, 0
     while True:
         before = kernel.now
-        kernel.run()
-        kernel.flush()
-        if kernel.over:
-            return False
+        for _ in range(LOOK):
+            kernel.run()
+            if kernel.over:
+                return False
+            kernel.flush()
         stood = stood + 1 if kernel.now == before == stood_at else 0
         stood_at = kernel.now
         if stop():
@@ -48,7 +53,7 @@ def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
                 f"{sum(kernel.p_waiting):,} requests wait and none gives up: more arrive than the pools can serve, "
                 "and without acquire_timeout the queue grows for ever"
             )
-        elif stood * 20_000 > STANDSTILL + 20 * len(kernel.c_pod):
+        elif stood * LOOK * CHUNK > STANDSTILL + 20 * len(kernel.c_pod):
             kernel.cut_off(
                 "the load cannot end: requests follow each other without any time passing (no hold, no think)"
             )

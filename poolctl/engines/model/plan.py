@@ -103,6 +103,7 @@ class Part:
         # Whether its frequent ways may be taken inside the kernel's loop.
         self.is_simple = not (
             load.connections_per_request > 1
+            or not load.hold.mean
             or self.every
             or load.hold_outside.mean
             or self.max_uses

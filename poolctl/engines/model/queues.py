@@ -19,6 +19,7 @@ from poolctl.engines.model.state import (
     KNOWN_DEAD,
     LOCKED,
     OUT,
+    QUEUED,
     REST,
     TIMED_OUT,
     WAITING,
@@ -35,7 +36,12 @@ DEADLINE_NAMES = {"database/sql": "DeadlineExceeded", "none": "DeadlineExceeded"
 
 
 class Queues(Openings):
-    __slots__ = ()
+    __slots__ = (
+        "deadlines",
+        "next_deadline",
+        "number_of",
+        "overdue",
+    )
 
     def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
         super().__init__(scenario, parts, pods)
@@ -186,16 +192,30 @@ class Queues(Openings):
             self.c_ticket[c] = 0
             while fifo and self.c_ticket[fifo[0][0]] != fifo[0][1]:
                 fifo.popleft()
+        if self.c_state[c] == QUEUED:
+            self.complete(c)
         self.c_state[c] = OUT
         self.p_waiting[p] -= 1
         self.s_queued_time[p] += now - self.c_since[c]
         return c
 
+    def complete(self, c: int) -> None:
+        """Fill in the record of a waiting client that the loop has queued with next to none."""
+        p, due = self.c_pod[c], self.c_due[c]
+        patience = self.p_part[p].patience
+        self.c_state[c] = WAITING
+        self.c_since[c] = self.c_queued[c] = due
+        self.c_counted[c] = due >= self.warmup
+        self.c_attempt[c] = 0
+        self.c_deadline[c] = -1.0 if patience is None else due + patience
+        if self.c_worker[c] < 0:
+            self.p_clients[p] += 1
+
     def lose_patience(self, c: int, now: float) -> None:
         p = self.c_pod[c]
         part = self.p_part[p]
         kind = self.overdue[self.number_of[id(part)]]
-        if self.c_state[c] == WAITING:
+        if self.c_state[c] in (WAITING, QUEUED):
             self.leave_queue(p, now, c)
             self.recover_if_free(p, now)
             if part.rules.timed_out_waiter == "ghost":
@@ -319,10 +339,13 @@ class Queues(Openings):
         if not self.p_waiting[p] and (self.p_idle[p] or self.p_open[p] < self.p_part[p].max_open):
             self.recover(p, now)
 
-    def start_cleaner(self, p: int, now: float) -> None:
-        part = self.p_part[p]
+    def shortest_life(self, part: Part) -> float:
+        """What the cleaner goes by; inf: there is none."""
         lifetime = part.lifetime if "cleaner" in part.rules.lifetime_checked else inf
-        shortest = min(lifetime, inf if part.settings.max_idle_time is None else part.settings.max_idle_time)
+        return min(lifetime, inf if part.settings.max_idle_time is None else part.settings.max_idle_time)
+
+    def start_cleaner(self, p: int, now: float) -> None:
+        shortest = self.shortest_life(self.p_part[p])
         if shortest < inf:
             delay = max(shortest, SHORTEST_CLEANING_INTERVAL)
             self.p_clean_at[p] = now + delay

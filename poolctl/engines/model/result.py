@@ -9,6 +9,7 @@ from poolctl.run import Run, ServerSeen, Summary, summarize
 
 
 def result(kernel: Kernel, interrupted: bool) -> Run:
+    kernel.finish()
     scenario = kernel.scenario
     kernel.timeline.append(kernel.point(kernel.now))
     for number, tally in enumerate(kernel.tallies):

@@ -8,6 +8,7 @@ dV/dt is that rate: a change of n moves none of them.
 from heapq import heapify, heappop, heappush
 from math import inf
 
+from poolctl.engines.model.counts import Counts
 from poolctl.engines.model.plan import RESTART_TIME, Part, Pod, times
 from poolctl.engines.model.state import (
     ALIVE,
@@ -22,7 +23,6 @@ from poolctl.engines.model.state import (
     RESERVED_53300,
     TOO_MANY_53300,
     ZOMBIE,
-    State,
 )
 from poolctl.run import ErrorKind
 from poolctl.scenario import Event, Scenario
@@ -36,10 +36,33 @@ STARTING = ErrorKind("server", "OperationalError", "57P03", "the database system
 TERMINATED = ErrorKind("server", "AdminShutdown", "57P01", "terminating connection due to administrator command")
 
 
-class Server(State):
+class Server(Counts):
     """What stands behind the pools. ``opened``, ``open_failed``, ``work_done`` and ``cut`` belong to them."""
 
-    __slots__ = ()
+    __slots__ = (
+        "active",
+        "base_t",
+        "base_v",
+        "connect_cpu",
+        "connect_time",
+        "doomed",
+        "down_until",
+        "is_shared",
+        "jobs",
+        "max_connections",
+        "next_job",
+        "pause_ends",
+        "paused",
+        "peak_slots",
+        "rate",
+        "rates",
+        "refused",
+        "slots",
+        "slow",
+        "slow_factor",
+        "usable",
+        "work_done_total",
+    )
 
     def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
         super().__init__(scenario, parts, pods)
@@ -55,11 +78,13 @@ class Server(State):
             cores < inf or alpha > 0.0 or beta > 0.0 or any(event.do == "pause" for event in scenario.events)
         )
         """Whether queries can slow each other down; otherwise V is the clock."""
-        self.rates = [1.0]
-        for n in range(1, database.max_connections + 2):
-            self.rates.append(min(1.0, cores / n) / (1.0 + alpha * (n - 1) + beta * n * (n - 1)))
+        most = database.max_connections + 2
+        self.rates = [1.0] + [1.0 if n <= cores else cores / n for n in range(1, most)]
+        if alpha or beta:
+            slowed = [1.0 + alpha * (n - 1) + beta * n * (n - 1) for n in range(1, most)]
+            self.rates[1:] = [rate / by for rate, by in zip(self.rates[1:], slowed, strict=True)]
         self.jobs: list[tuple[float, int, int]] = []
-        """(V when done, sequence, connection * 2, plus 1 for the work of an opening)."""
+        """(V when done, sequence, connection; of the work of an opening -1 - connection)."""
         self.active = 0
         self.base_v = self.base_t = 0.0
         self.rate = 1.0
@@ -142,7 +167,7 @@ class Server(State):
     def dialed(self, k: int, now: float) -> None:
         """The latency of an opening is over: its work for the server begins, or its end is known."""
         if self.k_outside[k] > 0.0 and self.k_slot[k] == 1:
-            self.add_job(self.k_outside[k], k * 2 + 1, now)
+            self.add_job(self.k_outside[k], -1 - k, now)
             self.k_outside[k] = 0.0
             return
         self.dial_ended(k, now)
@@ -184,7 +209,7 @@ class Server(State):
     def statement(self, k: int, work: float, now: float) -> None:
         """Run ``work`` seconds of query, then what k_outside says outside."""
         if work > 0.0:
-            self.add_job(work, k * 2, now)
+            self.add_job(work, k, now)
         else:
             self.query_ended(k, now)
 
@@ -236,7 +261,7 @@ class Server(State):
     def drop_work(self, gone: set[int], opening: set[int]) -> None:
         """Forget what connections that are gone, and openings that are, had to do."""
         now = self.now
-        self.jobs = [job for job in self.jobs if job[2] >> 1 not in gone and job[2] >> 1 not in opening]
+        self.jobs = [job for job in self.jobs if (job[2] if job[2] >= 0 else -1 - job[2]) not in gone | opening]
         heapify(self.jobs)
         self.base_v, self.base_t = self.base_v + (now - self.base_t) * self.rate, now
         self.active = len(self.jobs)

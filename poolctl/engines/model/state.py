@@ -11,8 +11,8 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, Part, Pod, Times
-from poolctl.pool import Closed, PoolStats
-from poolctl.run import ErrorKind, Tally
+from poolctl.pool import PoolStats
+from poolctl.run import Tally
 from poolctl.scenario import Scenario
 
 (
@@ -42,8 +42,8 @@ ALIVE, DEAD, KNOWN_DEAD = range(3)
 FREE, OPENING, IDLE, IN_USE, ORPHAN, ZOMBIE = range(6)
 """What a connection is. ORPHAN: being opened for a client that has given up, and kept. ZOMBIE: not kept."""
 
-OUT, WAITING, DIALING, USING, LOCKED = range(5)
-"""What a client does."""
+OUT, WAITING, DIALING, USING, LOCKED, QUEUED = range(6)
+"""What a client does. QUEUED: it waits since c_due, and the rest of its record is not filled in."""
 
 FULL_HISTOGRAMS = 64
 """Pods up to which each has histograms of its own."""
@@ -56,10 +56,7 @@ class State:
     """The lists, and the few operations on them that belong to no part of the model."""
 
     __slots__ = (
-        "active",
-        "active_pods",
         "arrival_random",
-        "arrivals",
         "b_failed",
         "b_idle",
         "b_killed",
@@ -67,8 +64,6 @@ class State:
         "b_queue",
         "b_servers",
         "backlog",
-        "base_t",
-        "base_v",
         "c_attempt",
         "c_counted",
         "c_deadline",
@@ -89,14 +84,8 @@ class State:
         "child_cache",
         "children",
         "clients",
-        "connect_cpu",
-        "connect_time",
-        "deadlines",
-        "doomed",
-        "down_until",
         "errors",
         "failure",
-        "fast_until",
         "free_arrivals",
         "free_clients",
         "free_connections",
@@ -105,10 +94,7 @@ class State:
         "g_part",
         "g_slot",
         "hold_random",
-        "interval",
         "is_session",
-        "is_shared",
-        "jobs",
         "k_acquired",
         "k_asked",
         "k_backend",
@@ -129,43 +115,30 @@ class State:
         "k_uses",
         "k_work",
         "late",
-        "max_connections",
         "n_acquired",
         "n_errors",
-        "next_arrival",
-        "next_deadline",
-        "next_job",
         "now",
-        "number_of",
         "over",
-        "overdue",
         "p_budget",
         "p_busy",
         "p_clean_at",
         "p_clients",
         "p_codel",
-        "p_end",
         "p_ended",
         "p_fifo",
         "p_ghosts",
-        "p_go",
         "p_idle",
         "p_in_use",
-        "p_keeps",
         "p_leaked",
         "p_lock",
         "p_locked",
         "p_low",
-        "p_mean",
-        "p_most",
         "p_old",
         "p_open",
         "p_opening",
         "p_ordered",
         "p_own",
         "p_part",
-        "p_picks",
-        "p_queues",
         "p_random",
         "p_requests",
         "p_samples",
@@ -173,25 +146,15 @@ class State:
         "p_sources",
         "p_state",
         "p_tally",
-        "p_target",
         "p_told",
-        "p_uses",
         "p_waiting",
-        "p_waits",
         "p_warm",
         "parts",
-        "pause_ends",
-        "paused",
-        "peak_slots",
         "pods",
-        "pods_left",
         "pool_random",
         "pooler",
         "pooler_connect_time",
-        "rate",
-        "rates",
         "ready",
-        "refused",
         "s_error",
         "s_exhausted_at",
         "s_exhausted_time",
@@ -214,15 +177,9 @@ class State:
         "seq",
         "serial",
         "server_random",
-        "slots",
-        "slow",
-        "slow_factor",
-        "stuck",
         "tallies",
         "think_random",
-        "timeline",
         "timers",
-        "usable",
         "uses",
         "via",
         "w_left",
@@ -230,7 +187,6 @@ class State:
         "w_until",
         "waits",
         "warmup",
-        "work_done_total",
         "zero_waits",
     )
 
@@ -259,7 +215,7 @@ class State:
         self.p_tally = [0] * n if shared else list(range(n))
         tallies = len(self.tallies)
         self.waits: list[list[float]] = [[] for _ in range(tallies)]
-        self.zero_waits = [0] * tallies
+        self.zero_waits = [0] * n
         self.uses: list[list[float]] = [[] for _ in range(tallies)]
         self.late = [0] * tallies
         """Released after the load ended."""
@@ -285,12 +241,13 @@ class State:
         self.p_samples: list[list[int]] = [[] for _ in range(n)]
         self.p_locked: list[deque[tuple[int, int]]] = [deque() for _ in range(n)]
         self.p_lock = [0] * n
-        self.p_target = [0] * n
         self.p_codel: list[list[float]] = [[0.0, 0.0, 0.0, -1.0] for _ in range(n)]
         """CoDel: minimum delay, next interval, is slow, when the last look was."""
         self.p_clients, self.p_requests, self.p_leaked = [0] * n, [0] * n, [0] * n
         self.p_budget = [float(part.load.requests or inf) for part in parts]
         self.p_sources = [0] * n
+        self.p_simple = [False] * n
+        """Whether its frequent ways may be taken inside the loop."""
         self.p_state = [0] * n
         """0: not begun, 1: runs, 2: its load has ended, 3: gone."""
         self.p_ended: list[PoolStats | None] = [None] * n
@@ -430,82 +387,3 @@ class State:
             radius = sqrt(-2.0 * log(1.0 - random()))
             return exp(times[2] + times[3] * radius * cos(2.0 * pi * random()))
         return times[1]
-
-    def error(self, p: int, counted: bool, kind: ErrorKind, now: float) -> None:
-        self.n_errors += 1
-        if counted:
-            # By identity: to hash a whole ErrorKind for each timeout is what an overload would mostly do.
-            seen = self.errors[self.p_tally[p]].get(id(kind))
-            if seen is None:
-                self.errors[self.p_tally[p]][id(kind)] = [1, now, kind]
-            else:
-                seen[0] += 1
-
-    def flush(self) -> None:
-        """Move what was collected into the histograms."""
-        for tally, waits, uses in zip(self.tallies, self.waits, self.uses, strict=True):
-            record_all(tally.wait_time.counts, waits)
-            for histogram, values in ((tally.wait_time, waits), (tally.use_time, uses)):
-                total = histogram.total
-                for value in values:
-                    total += value
-                histogram.total = total
-                histogram.count += len(values)
-                histogram.max = max(histogram.max, max(values, default=0.0))
-            record_all(tally.use_time.counts, uses)
-            waits.clear()
-            uses.clear()
-        for number, zeros in enumerate(self.zero_waits):
-            self.tallies[number].wait_time.counts[0] += zeros
-            self.tallies[number].wait_time.count += zeros
-            self.zero_waits[number] = 0
-
-    def stats(self, p: int, now: float) -> PoolStats:
-        """The snapshot of one pod's pool."""
-        idle, since = len(self.p_idle[p]), self.s_since[p]
-        return PoolStats(
-            max_open=self.p_part[p].settings.max_open,
-            open=self.p_open[p],
-            in_use=self.p_open[p] - idle - self.p_opening[p],
-            idle=idle,
-            opening=self.p_opening[p],
-            waiting=self.p_waiting[p],
-            queued_count=self.s_queued[p],
-            queued_time=self.s_queued_time[p],
-            opened=self.s_opened[p],
-            open_failures=self.s_failed[p],
-            closed=Closed(
-                max_idle=self.s_max_idle[p],
-                max_idle_time=self.s_idle_time[p],
-                max_lifetime=self.s_lifetime[p],
-                error=self.s_error[p],
-                leak_reclaimed=self.s_reclaimed[p],
-                other=self.s_other[p],
-            ),
-            peak_open=self.s_peak_open[p],
-            peak_in_use=self.s_peak_in_use[p],
-            open_time=self.s_open_area[p] + self.p_open[p] * now,
-            in_use_time=self.s_use_area[p] + self.p_in_use[p] * now,
-            exhausted_at=_or_none(self.s_exhausted_at[p]),
-            exhausted_since=_or_none(since),
-            recovered_at=_or_none(self.s_recovered[p]),
-            exhausted_time=self.s_exhausted_time[p] + (now - since if since >= 0 else 0.0),
-        )
-
-
-def record_all(counts: list[int], values: list[float]) -> None:
-    """Histogram.record for many values at once; total, count and max are the caller's."""
-    size = len(counts)
-    for value in values:
-        at = int(value * 1e6)
-        if at >= 256:
-            shift = at.bit_length() - 8
-            at = (shift << 7) + (at >> shift)
-            if at >= size:
-                counts.extend([0] * (at + 1 - size))
-                size = at + 1
-        counts[at] += 1
-
-
-def _or_none(value: float) -> float | None:
-    return None if value < 0 else value
