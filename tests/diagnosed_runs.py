@@ -8,19 +8,18 @@ from typing import Any
 
 from poolctl.diagnose.finding import Finding
 from poolctl.diagnose.simulation import diagnose_run
+from poolctl.histogram import Histogram, Times
 from poolctl.pool import Closed
 from poolctl.run import (
     Connections,
     ErrorKind,
     ErrorSeen,
     Generator,
-    Histogram,
     Run,
     ScannedTable,
     ServerSeen,
     Summary,
     TimelinePoint,
-    Times,
 )
 from poolctl.scenario import Scenario, parse_scenario
 

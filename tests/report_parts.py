@@ -5,8 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from poolctl.histogram import Histogram, Times
 from poolctl.pool import Closed
-from poolctl.run import Connections, Histogram, ServerSeen, Summary, TimelinePoint, Times
+from poolctl.run import Connections, ServerSeen, Summary, TimelinePoint
 from poolctl.scenario import Scenario, parse_scenario
 
 SCREENS = Path(__file__).parent / "screens"

@@ -18,7 +18,7 @@ from diagnosed_runs import (
     timeline,
 )
 
-from poolctl.diagnose.simulation import diagnose_run, verdict
+from poolctl.diagnose.simulation import diagnose_run
 from poolctl.pool import Closed
 from poolctl.run import Run, TimelinePoint
 
@@ -382,11 +382,6 @@ def test_an_instance_whose_pool_alone_is_lost_is_counted() -> None:
     )
 
     assert find(finished, "leak").summary.startswith("1 of 3 pools exhausted at 3.8 s and never recovered: 30 of 30")
-
-
-def test_the_verdict_is_the_worst_findings_sentence_with_its_severity() -> None:
-    assert verdict(diagnose_run(leak_run())).startswith("CRITICAL  Pool exhausted at 3.8 s")
-    assert verdict(diagnose_run(run())).startswith("Healthy: all 4,000 acquires served")
 
 
 def test_closed_connections_of_a_leak_do_not_hide_it() -> None:

@@ -217,3 +217,23 @@ def test_nobody_who_lost_connections_is_sold_a_bigger_pool(finished: Run) -> Non
 
     if {"leak", "leak-in-transaction", "pool-slots-lost", "self-deadlock", "slow-database"} & found:
         assert not [f for f in findings if f.code == "pool-undersized" and f.layer == "application"]
+
+
+SLOW = {"events": [{"at": "2s", "do": "slow", "for": "3s", "factor": 10}]}
+
+
+def test_a_slow_spell_that_cost_clients_their_acquires_is_the_databases() -> None:
+    overdue = error(300, "pool", "context deadline exceeded", first_at=3.0)
+
+    (finding,) = diagnose_run(run(SLOW, acquired=3700, timed_out=300, errors=(overdue,)))
+
+    assert (finding.code, finding.severity, finding.confidence) == ("slow-database", "warning", "certain")
+    assert finding.summary == ("Statements took 10 times as long from 2 s to 5 s: 300 of 4,000 acquires failed")
+
+
+def test_a_slow_spell_that_cost_next_to_nothing_is_a_note() -> None:
+    overdue = error(30, "pool", "context deadline exceeded", first_at=3.0)
+
+    (finding,) = diagnose_run(run(SLOW, acquired=3970, timed_out=30, errors=(overdue,)))
+
+    assert finding.code == "healthy"

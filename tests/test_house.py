@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "poolctl"
 
-GROUND = {"errors", "units", "keys"}
+GROUND = {"errors", "units", "keys", "histogram"}
 PURE = ["pool", "scenario", "variants", "sweep", "replication", "run", "diagnose", "sizing", "stacks"]
 """In order: each may import those before it, the ground and the standard library. Nothing in them does I/O."""
 
@@ -18,6 +18,7 @@ ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "units": set(),
     "keys": {"errors", "units"},
+    "histogram": set(),
     **{room: GROUND.union(PURE[:at]) for at, room in enumerate(PURE)},
     "observe": GROUND.union(PURE[: PURE.index("diagnose")]),
     "engines": GROUND.union(PURE[: PURE.index("diagnose")]) | {"observe"},

@@ -13,9 +13,9 @@ from report_parts import HOSTILE
 
 import poolctl.report
 from poolctl.errors import ServerFull
+from poolctl.histogram import Times
 from poolctl.report.json import compare_document, dumps, failed_document, run_document, simulate_document
 from poolctl.report.variant import Variant
-from poolctl.run import Times
 
 SCHEMA = json.loads((Path(poolctl.report.__file__).parent / "simulate.schema.json").read_text())
 TYPES: dict[str, tuple[type, ...]] = {

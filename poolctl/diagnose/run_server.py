@@ -63,6 +63,41 @@ def slow_database(facts: Facts) -> Finding | None:
     )
 
 
+def slowed_by_event(facts: Facts) -> Finding | None:
+    """The scenario slowed the statements down, and clients got nothing for it.
+
+    Threshold: 1 % of acquires failed. Fewer are a note. Certain: the scenario says what it did.
+    """
+    event = next((event for event in facts.scenario.events if event.do == "slow"), None)
+    summary = facts.summary
+    unserved = summary.timed_out + summary.refused + summary.failed + summary.unfinished
+    if event is None or facts.leaked or unserved <= 0.01 * summary.offered:
+        return None
+    end = event.at + event.duration
+    return Finding(
+        code="slow-database",
+        severity="warning",
+        confidence="certain",
+        layer="database",
+        summary=f"Statements took {event.factor:g} times as long from {format_duration(event.at)} to "
+        f"{format_duration(end)}: {format_count(unserved)} of {format_count(summary.offered)} acquires failed",
+        evidence={
+            "factor": event.factor,
+            "slow_from": event.at,
+            "slow_until": end,
+            "offered": summary.offered,
+            "timed_out": summary.timed_out,
+            "refused": summary.refused,
+            "failed": summary.failed,
+            "unfinished": summary.unfinished,
+            "recovered_at": summary.recovered_at,
+            "statement": None,
+        },
+        remedy="Find what slowed the statements down. Until then give up early (acquire_timeout) and retry with "
+        "backoff, or not at all; a bigger pool only asks the slow server for more at once.",
+    )
+
+
 def full_scan(facts: Facts) -> _Scan | None:
     """The statement that has most of the execution time together with a table that it reads from end to end."""
     top = max(facts.server.statements, key=lambda statement: statement.share, default=None)

@@ -20,7 +20,7 @@ from poolctl.diagnose.run_limits import (
     unbounded_pool,
 )
 from poolctl.diagnose.run_load import client_starved, connection_churn, pool_undersized, self_deadlock
-from poolctl.diagnose.run_server import full_scan, reconnect_storm, slow_database
+from poolctl.diagnose.run_server import full_scan, reconnect_storm, slow_database, slowed_by_event
 from poolctl.run import Run, TimelinePoint
 from poolctl.scenario import Event
 from poolctl.units import format_count, format_duration
@@ -55,15 +55,9 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
     )
 
 
-def verdict(findings: Sequence[Finding]) -> str:
-    """One line for the top of a report: how bad, then the first finding's sentence."""
-    first = findings[0]
-    return first.summary if first.code == "healthy" else f"{first.severity.upper()}  {first.summary}"
-
-
 def _queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
     """What made requests queue. With connections lost, only what stands on figures of its own may join in."""
-    slow = slow_database(facts)
+    slow = slow_database(facts) or slowed_by_event(facts)
     if slow is not None and churn is not None and (churn.evidence["share_of_use_time"] or 0) >= 0.5:
         # Opening a connection forks a process: the processors are busy with that, unless a statement shows.
         slow = slow if slow.evidence["statement"] else None

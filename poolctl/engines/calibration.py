@@ -7,7 +7,8 @@ nothing that it is meant to predict is handed to it.
 from dataclasses import replace
 from math import sqrt
 
-from poolctl.run import Run, Times
+from poolctl.histogram import Times
+from poolctl.run import Run
 from poolctl.scenario import Distribution, Scenario
 from poolctl.units import format_duration
 

@@ -16,18 +16,8 @@ from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.servers import Server, check_query, cpu_rows_per_second
 from poolctl.engines.workload import Job, jobs
 from poolctl.errors import BadInput, PoolctlError
-from poolctl.run import (
-    ErrorSeen,
-    Generator,
-    Histogram,
-    Run,
-    ServerSeen,
-    Summary,
-    Tally,
-    TimelinePoint,
-    Times,
-    summarize,
-)
+from poolctl.histogram import Histogram, Times
+from poolctl.run import ErrorSeen, Generator, Run, ServerSeen, Summary, Tally, TimelinePoint, summarize
 from poolctl.scenario import BUILT_IN_QUERIES, Event, Scenario
 
 KINDS = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from poolctl.histogram import Times
 from poolctl.report.neutral import neutralize
-from poolctl.run import Run, ServerSeen, Summary, Times
+from poolctl.run import Run, ServerSeen, Summary
 from poolctl.scenario import Distribution, Scenario
 from poolctl.units import format_count, format_duration
 

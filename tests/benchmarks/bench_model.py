@@ -21,7 +21,7 @@ from typing import Any
 import simpy
 
 from poolctl.engines.model import simulate
-from poolctl.run import Histogram
+from poolctl.histogram import Histogram
 from poolctl.scenario import Scenario, parse_scenario
 
 

@@ -5,8 +5,9 @@ from collections import Counter
 
 from poolctl.engines.model.plan import Part, Pod
 from poolctl.engines.model.state import State
+from poolctl.histogram import Histogram
 from poolctl.pool import Closed, PoolStats
-from poolctl.run import ErrorKind, Histogram
+from poolctl.run import ErrorKind
 from poolctl.scenario import Scenario
 
 WORTHWHILE = 1_000

@@ -5,8 +5,9 @@ import time
 from poolctl.engines.pod.link import Link, Progress
 from poolctl.engines.refusals import is_refusal
 from poolctl.engines.workload import Job
+from poolctl.histogram import Histogram
 from poolctl.pool import PoolStats
-from poolctl.run import ErrorKind, Histogram, Tally, ideal_waits
+from poolctl.run import ErrorKind, Tally, ideal_waits
 
 REPLAY_LIMIT = 200_000
 """Requests remembered for the replay through the ideal queue."""

@@ -16,8 +16,9 @@ from typing import Any, TextIO
 
 from poolctl.engines.workload import Job
 from poolctl.errors import PoolctlError
+from poolctl.histogram import Histogram
 from poolctl.pool import Closed, PoolStats
-from poolctl.run import Histogram, Tally
+from poolctl.run import Tally
 
 PROGRESS_INTERVAL = 1.0
 """Seconds between reports of the whole tally: what is lost when a pod is killed is at most this much."""

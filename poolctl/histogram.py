@@ -1,0 +1,104 @@
+"""Times in logarithmic buckets, and the few numbers that tell a distribution of them.
+
+Decides what a percentile is. Times are seconds.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+
+class Histogram:
+    """Times in logarithmic buckets: exact count, total and maximum, percentiles within 0.4 % or a microsecond.
+
+    The layout is that of HdrHistogram with 7 bits of mantissa over whole microseconds. Its size depends on the
+    largest time, not on how many were recorded, and two histograms merge without loss.
+    """
+
+    __slots__ = ("count", "counts", "max", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * 256
+        self.count = 0
+        self.total = 0.0
+        self.max = 0.0
+
+    def record(self, seconds: float) -> None:
+        microseconds = int(seconds * 1e6)
+        if microseconds >= 256:
+            shift = microseconds.bit_length() - 8
+            microseconds = (shift << 7) + (microseconds >> shift)
+            if microseconds >= len(self.counts):
+                self.counts.extend([0] * (microseconds + 1 - len(self.counts)))
+        elif microseconds < 0:
+            microseconds = 0
+        self.counts[microseconds] += 1
+        self.count += 1
+        self.total += seconds
+        if seconds > self.max:
+            self.max = seconds
+
+    def merge(self, other: "Histogram") -> None:
+        if len(other.counts) > len(self.counts):
+            self.counts.extend([0] * (len(other.counts) - len(self.counts)))
+        for at, number in enumerate(other.counts):
+            if number:
+                self.counts[at] += number
+        self.count += other.count
+        self.total += other.total
+        self.max = max(self.max, other.max)
+
+    def percentile(self, percent: float) -> float:
+        """The smallest recorded time that at least ``percent`` % do not exceed (nearest rank); 0 when empty."""
+        if not self.count:
+            return 0.0
+        rank = max(1, -(-self.count * percent // 100))
+        if rank >= self.count:
+            return self.max
+        seen = 0
+        for at, number in enumerate(self.counts):
+            seen += number
+            if seen >= rank:
+                return min(_bucket_middle(at), self.max)
+        return self.max
+
+    def to_dict(self) -> dict[str, Any]:
+        buckets = {str(at): number for at, number in enumerate(self.counts) if number}
+        return {"buckets": buckets, "count": self.count, "total": self.total, "max": self.max}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        histogram = cls()
+        buckets = {int(at): number for at, number in values["buckets"].items()}
+        histogram.counts = [0] * max(256, max(buckets, default=0) + 1)
+        for at, number in buckets.items():
+            histogram.counts[at] = number
+        histogram.count, histogram.total, histogram.max = values["count"], values["total"], values["max"]
+        return histogram
+
+
+def _bucket_middle(at: int) -> float:
+    if at < 256:
+        return at / 1e6
+    shift = (at >> 7) - 1
+    return (((at - (shift << 7)) << shift) + (1 << shift) / 2) / 1e6
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """A distribution of times, told in eight numbers."""
+
+    count: int = 0
+    total: float = 0.0
+    mean: float = 0.0
+    p50: float = 0.0
+    p90: float = 0.0
+    p95: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
+    @classmethod
+    def of(cls, histogram: Histogram) -> Self:
+        p50, p90, p95, p99 = (histogram.percentile(percent) for percent in (50, 90, 95, 99))
+        mean = histogram.total / histogram.count if histogram.count else 0.0
+        return cls(histogram.count, histogram.total, mean, p50, p90, p95, p99, histogram.max)
