@@ -53,7 +53,7 @@ POOLS = st.one_of(
         )
         for kind in KINDS.values()
     ]
-)
+).filter(lambda pool: pool["kind"] not in ("psycopg_pool", "django") or pool.get("max_idle_time") != 0)
 BURST = st.builds(
     lambda at, more, rest: {"at": at, **({"until": at + more} if more else {}), **rest},
     st.floats(0.0, 100.0),

@@ -206,3 +206,17 @@ def test_a_combination_that_the_library_refuses_is_refused(pool: str, key: str, 
 
     assert f"pool.{key} = " in error.message
     assert rule in error.message
+
+
+def test_psycopg_pools_scheduler_needs_an_idle_time_above_0() -> None:
+    with pytest.raises(BadInput, match=r"pool\.max_idle_time = 0.*: its scheduler would never rest"):
+        parse_scenario({"name": "t", "load": {"workers": 1}, "pool": {"kind": "psycopg_pool", "max_idle_time": 0}})
+
+
+def test_a_burst_without_an_end_needs_a_duration() -> None:
+    load = {"workers": 1, "requests": 5, "bursts": [{"at": "1s", "workers": 2}]}
+
+    with pytest.raises(
+        BadInput, match=r"load\.duration = \"off\": must be a duration, or a burst would go on for ever"
+    ):
+        parse_scenario({"name": "t", "load": load})
