@@ -33,6 +33,7 @@ class Client:
         "due",
         "held",
         "hold",
+        "holds",
         "holds_until",
         "leaks",
         "queued_at",
@@ -49,6 +50,7 @@ class Client:
         self.due = self.holds_until = 0.0
         self.counted = self.leaks = self.slowed = False
         self.held: list[tuple[Connection, float]] = []
+        self.holds: list[float] = []
         self.state = ""
         self.ticket = self.attempt = 0
         self.queued_at: float | None = None
@@ -77,6 +79,7 @@ class Loop:
         self._statement = statement(job).encode()
         self._parameter = parameter(job)
         self._takes_hold = takes_hold(job)
+        self._each = self._load.connections_per_request
         self._prepared = job.prepared
         self._is_ever_slow = self._workload.is_ever_slow
         self._leak_shape = job.scenario.leak.shape
@@ -171,6 +174,8 @@ class Loop:
         client.due = due
         client.counted = self._books.counts(due)
         client.leaks = self._workload.next_leaks()
+        # Drawn now, not when it is served: variants of a scenario give the same request the same hold.
+        client.holds = [client.hold.sample(client.random) for _ in range(self._each)]
         self._clients.add(client)
         self._pool.acquire(client, now)
 
@@ -178,7 +183,7 @@ class Loop:
         """The acquire succeeded: run the statement."""
         self._books.acquire_ended(client.counted, client.due, client.queued_at, now)
         client.held.append((connection, now))
-        hold = client.hold.sample(client.random)
+        hold = client.holds[len(client.held) - 1]
         client.holds_until = now + hold
         wire: Wire = connection.handle
         text = None
@@ -231,7 +236,7 @@ class Loop:
     def _next_step(self, client: Client, now: float) -> None:
         """One hold is over: acquire the next connection, leak, or release all."""
         client.slowed = False
-        if len(client.held) < self._load.connections_per_request:
+        if len(client.held) < self._each:
             client.due = now
             self._pool.acquire(client, now)
         elif client.leaks:
