@@ -133,9 +133,9 @@ def many_connections() -> None:
     scenario = parse_scenario({"name": "many", "database": {"max_connections": 1600}, "pool": pool, "load": load})
     with ThrowAwayServers() as servers:
         run = run_on(servers.serve, scenario, Silence())
-    full = next((point.at for point in run.timeline if point.in_use >= 1500), None)
+    full = next((point.at for point in run.timeline if point.open - point.opening >= 1500), None)
     peak, errors = run.summary.connections.peak_open, run.summary.errors
-    print(f"1,500 connections: {peak} open, all in use after {full} s, errors {errors}")
+    print(f"1,500 connections: {peak} open, all there after {full} s, errors {errors}")
 
 
 def start_up(rounds: int) -> None:

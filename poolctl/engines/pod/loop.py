@@ -50,7 +50,7 @@ class Client:
         self.due = self.holds_until = 0.0
         self.counted = self.leaks = self.slowed = False
         self.held: list[tuple[Connection, float]] = []
-        self.holds: list[float] = []
+        self.holds = [0.0] * loop.each
         self.state = ""
         self.ticket = self.attempt = 0
         self.queued_at: float | None = None
@@ -79,9 +79,10 @@ class Loop:
         self._statement = statement(job).encode()
         self._parameter = parameter(job)
         self._takes_hold = takes_hold(job)
-        self._each = self._load.connections_per_request
+        self.each = self._load.connections_per_request
         self._prepared = job.prepared
         self._is_ever_slow = self._workload.is_ever_slow
+        self._ever_leaks = job.scenario.leak.every > 0
         self._leak_shape = job.scenario.leak.shape
         self.clock = link.wait_for_start()
         self._timers = Timers()
@@ -153,7 +154,7 @@ class Loop:
         if now >= until or not self._workload.takes_request(worker):
             self._sources -= 1
             return
-        think = worker.think.sample(worker.random)
+        think = worker.think.mean and worker.think.sample(worker.random)
         if think:
             self._timers.at(now + think, self._thought, (client, now + think))
         else:
@@ -173,9 +174,10 @@ class Loop:
     def _begin(self, client: Client, due: float, now: float) -> None:
         client.due = due
         client.counted = self._books.counts(due)
-        client.leaks = self._workload.next_leaks()
+        client.leaks = self._ever_leaks and self._workload.next_leaks()
         # Drawn now, not when it is served: variants of a scenario give the same request the same hold.
-        client.holds = [client.hold.sample(client.random) for _ in range(self._each)]
+        if client.hold.mean:
+            client.holds = [client.hold.sample(client.random) for _ in range(self.each)]
         self._clients.add(client)
         self._pool.acquire(client, now)
 
@@ -236,7 +238,7 @@ class Loop:
     def _next_step(self, client: Client, now: float) -> None:
         """One hold is over: acquire the next connection, leak, or release all."""
         client.slowed = False
-        if len(client.held) < self._each:
+        if len(client.held) < self.each:
             client.due = now
             self._pool.acquire(client, now)
         elif client.leaks:

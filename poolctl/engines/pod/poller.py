@@ -10,6 +10,9 @@ from typing import Generic, Protocol, TypeVar
 
 Owner = TypeVar("Owner")
 
+COARSE = 0.002
+"""Seconds from which on epoll itself waits."""
+
 
 class Poller(Protocol[Owner]):
     def watch(self, fd: int, owner: Owner, *, write: bool = False) -> None:
@@ -47,10 +50,14 @@ class EpollPoller(Generic[Owner]):
                 return
 
     def wait(self, timeout: float) -> list[Owner]:
-        events = self._epoll.poll(0)
-        if not events and timeout > 0:
-            select.select(self._own, (), (), timeout)
+        if timeout >= COARSE:
+            # Whole milliseconds of it, in one call; the caller comes back for the rest.
+            events = self._epoll.poll(int(min(timeout, 1.0) * 1000) / 1000)
+        else:
             events = self._epoll.poll(0)
+            if not events and timeout > 0:
+                select.select(self._own, (), (), timeout)
+                events = self._epoll.poll(0)
         owners = self._owners
         return [owners[fd] for fd, _ in events if fd in owners]
 
