@@ -6,14 +6,12 @@ A ratio is the median over interleaved rounds: on a shared machine single figure
 """
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
@@ -151,21 +149,10 @@ def first_output(rounds: int) -> None:
     firsts, ends = [], []
     for _ in range(rounds):
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as folder:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "poolctl", "simulate", "--leak"],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                env=os.environ | {"TMPDIR": folder},
-                cwd=Path.cwd(),
-            )
+        command = [sys.executable, "-m", "poolctl", "simulate", "--leak"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             assert process.stderr is not None
-            while not process.stderr.readline().startswith(b"running"):
-                pass
-            firsts.append(time.perf_counter() - began)
-            process.stderr.read()
-            process.wait()
-            process.stderr.close()
+            firsts += [time.perf_counter() - began for line in process.stderr if line.startswith(b"running")]
         ends.append(time.perf_counter() - began)
     print(f"poolctl simulate --leak: load begins after {median(firsts):.2f} s, all over after {median(ends):.1f} s")
 
