@@ -1,0 +1,520 @@
+"""What live systems looked like, as data: an ``Observation`` is a series of ``Snapshot``s and what does not change.
+
+Decides the names and units of everything that observers read and that the diagnosis and the sizing stand on. Nothing
+here connects, judges or prints. Instants (``_at``) are seconds since the Unix epoch, those of a server on the server's
+own clock, so that they are equal in two samples exactly when nothing happened in between; times are seconds. None
+means "not seen", never zero: what a role may not see, a version does not have, or a source did not say.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+SourceKind = Literal["postgres", "pgbouncer", "pgpool", "host", "pool-stats"]
+
+IN_TRANSACTION = "idle in transaction"
+ABORTED = "idle in transaction (aborted)"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Something that was asked. ``target`` never holds a secret. ``reason``: why it could not answer, or what part
+    of its answer is missing although ``ok``."""
+
+    kind: SourceKind
+    target: str
+    ok: bool = True
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LockWait:
+    """The lock that a backend waits for (pg_locks, not granted). ``relation`` is a name in the database looked at, or
+    None. ``since`` is pg_locks.waitstart (PostgreSQL 14+)."""
+
+    kind: str
+    mode: str
+    relation: str | None = None
+    since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """One row of pg_stat_activity with what pg_locks adds to it. poolctl's own backend is never among them.
+
+    A row of another role, seen without pg_read_all_stats, has None in most fields (``is_hidden``); then ``state`` is
+    inferred from pg_locks and ``is_inferred`` says so. ``client`` is an address, "local" for a Unix socket.
+    """
+
+    pid: int
+    user: str | None
+    database: str | None
+    application: str = ""
+    backend_type: str | None = None
+    client: str | None = None
+    client_port: int | None = None
+    started_at: float | None = None
+    transaction_at: float | None = None
+    query_at: float | None = None
+    state_at: float | None = None
+    state: str | None = None
+    wait_event_type: str | None = None
+    wait_event: str | None = None
+    query: str | None = None
+    """At most track_activity_query_size bytes, literals included: hide them before anybody reads it."""
+    query_id: int | None = None
+    has_xid: bool = False
+    has_xmin: bool = False
+    """It holds back vacuum."""
+    is_hidden: bool = False
+    is_inferred: bool = False
+    virtual_transaction: str | None = None
+    """pg_locks.virtualtransaction of a running transaction; the same in two samples means the same transaction."""
+    blocked_by: tuple[int, ...] = ()
+    """pg_blocking_pids; only asked for backends that wait for a lock."""
+    waits_for: LockWait | None = None
+    advisory_locks: int = 0
+    """Held ones (granted)."""
+    strong_locks: tuple[str, ...] = ()
+    """Relations (or "?" where the name is in another database) that it holds ShareLock or stronger on."""
+
+    @property
+    def is_client(self) -> bool:
+        """Whether it counts against max_connections: walsenders, autovacuum and other workers have slots of their
+        own. A hidden row counts when it has a database; those of workers without one do not."""
+        if self.backend_type is not None:
+            return self.backend_type == "client backend"
+        return self.database is not None or self.state == "starting"
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether it is idle inside a transaction, aborted or not."""
+        return self.state in (IN_TRANSACTION, ABORTED)
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in ("active", "fastpath function call")
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseCounters:
+    """pg_stat_database of one database; all but ``backends`` only ever grow, until ``reset_at`` changes.
+
+    ``sessions`` and the times: PostgreSQL 14+. ``active_time`` is added when a statement ends, ``transaction_idle_time``
+    when the transaction goes on or ends, so they say nothing of what has not ended.
+    """
+
+    name: str
+    backends: int
+    commits: int = 0
+    rollbacks: int = 0
+    sessions: int | None = None
+    abandoned: int | None = None
+    fatal: int | None = None
+    killed: int | None = None
+    session_time: float | None = None
+    active_time: float | None = None
+    transaction_idle_time: float | None = None
+    reset_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatementCounters:
+    """One statement of pg_stat_statements, normalized by the server ($1 for literals) unless it is a utility."""
+
+    query_id: int
+    user: str | None
+    database: str | None
+    query: str | None
+    calls: int
+    time: float
+    """Execution time of all calls, seconds."""
+    stddev_time: float | None = None
+    rows: int = 0
+    blocks_read: int = 0
+    blocks_hit: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TableCounters:
+    """pg_stat_user_tables of one table in the database looked at. No size is ever asked: it touches the files."""
+
+    name: str
+    live_rows: int
+    scans: int
+    """Sequential scans."""
+    rows_read: int
+    """By sequential scans."""
+    index_scans: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RoleFacts:
+    """What a role may do. ``connection_limit`` None: none. ``settings``: pg_db_role_setting for it in any database."""
+
+    name: str
+    connection_limit: int | None = None
+    is_superuser: bool = False
+    uses_reserved: bool = False
+    """Member of pg_use_reserved_connections (PostgreSQL 16+)."""
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseFacts:
+    name: str
+    connection_limit: int | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFacts:
+    """What does not change while one looks: read once.
+
+    ``settings``: the server-wide values (never poolctl's own session's) of the timeouts and sizes that the diagnosis
+    asks for, as text in seconds or units of their own as pg_settings has them after conversion: times in seconds.
+    """
+
+    target: str
+    version: str
+    version_number: int
+    """server_version_num, 180006 for 18.6."""
+    role: str
+    database: str
+    max_connections: int
+    superuser_reserved: int
+    reserved: int = 0
+    is_superuser: bool = False
+    uses_reserved: bool = False
+    can_see_all: bool = False
+    may_signal: bool = False
+    """Superuser or member of pg_signal_backend: it may end the backends of other ordinary roles."""
+    is_behind_pooler: bool = False
+    """The process id given at login was not the backend's: client addresses are the pooler's."""
+    is_local: bool = False
+    """Reached over a Unix socket or a loopback address."""
+    has_statements: bool = False
+    """pg_stat_statements can be read in the database looked at."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    roles: tuple[RoleFacts, ...] = ()
+    """Those that may log in."""
+    databases: tuple[DatabaseFacts, ...] = ()
+
+    @property
+    def usable(self) -> int:
+        """Slots that an ordinary role can use."""
+        return self.max_connections - self.superuser_reserved - self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSample:
+    """PostgreSQL at one instant ``at`` of its own clock."""
+
+    at: float
+    started_at: float
+    """Of the postmaster."""
+    backends: tuple[Backend, ...] = ()
+    databases: tuple[DatabaseCounters, ...] = ()
+    statements: tuple[StatementCounters, ...] = ()
+    """The costliest since the statistics began, 50 at most."""
+    tables: tuple[TableCounters, ...] = ()
+    """The most read sequentially, 50 at most."""
+
+    @property
+    def clients(self) -> tuple[Backend, ...]:
+        """Those that count against max_connections."""
+        return tuple(backend for backend in self.backends if backend.is_client)
+
+    @property
+    def hidden(self) -> int:
+        """Rows of which the state could not be seen."""
+        return sum(backend.is_hidden for backend in self.backends)
+
+
+RefusedBy = Literal[
+    "server-slots",
+    "reserved-slots",
+    "superuser-slots",
+    "role-limit",
+    "database-limit",
+    "walsender-slots",
+    "pooler-clients",
+    "pooler-queue",
+    "pooler-login",
+    "pooler",
+    "authentication",
+    "starting-up",
+    "unreachable",
+    "unknown",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What a server said to a client that it did not let in. ``routine`` None: a pooler answered, or nobody.
+
+    ``text`` is the server's own, in whatever language it speaks.
+    """
+
+    by: RefusedBy
+    text: str
+    sqlstate: str | None = None
+    routine: str | None = None
+    target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerPool:
+    """A row of SHOW POOLS: one (database, user)."""
+
+    database: str
+    user: str
+    clients_active: int = 0
+    clients_waiting: int = 0
+    servers_active: int = 0
+    servers_idle: int = 0
+    servers_used: int = 0
+    servers_tested: int = 0
+    servers_login: int = 0
+    max_wait: float = 0.0
+    """Of the oldest waiting client. A gauge; 0 for clients queued during login."""
+    mode: str | None = None
+
+    @property
+    def servers(self) -> int:
+        return self.servers_active + self.servers_idle + self.servers_used + self.servers_tested + self.servers_login
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerLink:
+    """A row of SHOW CLIENTS or SHOW SERVERS. A client's ``link`` is the ``pointer`` of its server and the reverse."""
+
+    kind: Literal["client", "server"]
+    user: str
+    database: str
+    state: str
+    address: str
+    port: int
+    pointer: str
+    link: str = ""
+    application: str = ""
+    """PgBouncer 1.18+."""
+    connected_at: float | None = None
+    requested_at: float | None = None
+    wait: float = 0.0
+    remote_pid: int | None = None
+    """Of a server: the PostgreSQL backend's pid. Meaningless when the upstream is another pooler."""
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerDatabase:
+    """A row of SHOW DATABASES. ``max_connections`` and ``pool_size`` 0: none, and the default."""
+
+    name: str
+    host: str | None = None
+    port: int | None = None
+    database: str | None = None
+    pool_size: int = 0
+    reserve_pool_size: int = 0
+    mode: str | None = None
+    max_connections: int = 0
+    current_connections: int = 0
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerStats:
+    """A row of SHOW STATS, totals. ``wait_time`` grows only when a waiter is served."""
+
+    database: str
+    transactions: int = 0
+    queries: int = 0
+    query_time: float = 0.0
+    transaction_time: float = 0.0
+    wait_time: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerSample:
+    """A PgBouncer through its admin console. The console's own client is not among ``clients``."""
+
+    target: str
+    version: str = ""
+    pools: tuple[BouncerPool, ...] = ()
+    clients: tuple[BouncerLink, ...] = ()
+    servers: tuple[BouncerLink, ...] = ()
+    databases: tuple[BouncerDatabase, ...] = ()
+    stats: tuple[BouncerStats, ...] = ()
+    config: Mapping[str, str] = field(default_factory=dict)
+    """SHOW CONFIG, without anything that names a password or a file of secrets."""
+    lists: Mapping[str, int] = field(default_factory=dict)
+    """SHOW LISTS: used_clients, free_clients, ..."""
+
+
+@dataclass(frozen=True, slots=True)
+class PgpoolChild:
+    """A row of SHOW POOL_PROCESSES: one child, which serves one client at a time."""
+
+    pid: int
+    database: str = ""
+    user: str = ""
+    status: str | None = None
+    """ "Wait for connection", "Idle", "Idle in transaction", "Execute command", "Connecting" (4.3+)."""
+    started_at: float | None = None
+    connected_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PgpoolConnection:
+    """A cached server connection of a child (SHOW POOL_POOLS with a backend)."""
+
+    child_pid: int
+    backend_pid: int
+    database: str = ""
+    user: str = ""
+    is_connected: bool = False
+    """A client uses it now."""
+    client: str | None = None
+    client_port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PgpoolSample:
+    """A Pgpool-II through SHOW. ``waiting``: clients in the listen queue of its port (the host's view)."""
+
+    target: str
+    version: str = ""
+    children: tuple[PgpoolChild, ...] = ()
+    connections: tuple[PgpoolConnection, ...] = ()
+    num_init_children: int | None = None
+    max_pool: int | None = None
+    reserved_connections: int | None = None
+    waiting: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolFigures:
+    """What an application says of its own pool (Prometheus text, OpenTelemetry names, or a file).
+
+    Gauges first, then totals that only grow. ``waiting`` of psycopg_pool counts clients that gave up until the next
+    release (``waiting_may_lie``).
+    """
+
+    source: str
+    name: str
+    library: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    max_open: int | None = None
+    """0: unlimited."""
+    open: int | None = None
+    in_use: int | None = None
+    idle: int | None = None
+    waiting: int | None = None
+    waiting_may_lie: bool = False
+    acquired_total: float | None = None
+    queued_total: float | None = None
+    wait_time_total: float | None = None
+    timed_out_total: float | None = None
+    use_time_total: float | None = None
+    use_count_total: float | None = None
+    opened_total: float | None = None
+    open_errors_total: float | None = None
+    closed_idle_total: float | None = None
+    closed_lifetime_total: float | None = None
+    loop_lag: float | None = None
+    """Of the application's event loop, where it is exported (nodejs_eventloop_lag_seconds)."""
+    application: str | None = None
+    """The application_name that its sessions have, where a label says so."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendTitle:
+    """What the operating system's process list says of a backend, without any connection."""
+
+    pid: int
+    user: str
+    database: str
+    client: str | None
+    client_port: int | None
+    state: str
+    """ "idle", "idle in transaction", "authentication", "startup", a command tag such as "SELECT"; with " waiting"
+    behind it, it waits for a lock."""
+    started_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientProcess:
+    """A process on this host that owns a socket to the server or a pooler. ``status`` is psutil's ("stopped")."""
+
+    port: int
+    """Of the client's end of the connection."""
+    pid: int
+    command: str
+    status: str
+    started_at: float | None = None
+    threads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HostSample:
+    """The machine poolctl runs on, as far as it has to do with the server."""
+
+    has_server: bool
+    """The server's processes run here and can be seen."""
+    titles: tuple[BackendTitle, ...] = ()
+    processes: tuple[ClientProcess, ...] = ()
+    unowned_ports: tuple[int, ...] = ()
+    """Client ports of backends with a local address, whose connection exists and belongs to no process that could be
+    seen, or does not exist any more."""
+    sees_all_sockets: bool = False
+    """False in another network or process namespace, or without the privilege: then no owner means nothing."""
+    cores: int | None = None
+    cpu_share: float | None = None
+    """Share of all cores that was busy since the sample before, 0 to 1."""
+    server_cpu: float | None = None
+    """Cores kept busy by the server's processes since the sample before."""
+    listen_queues: Mapping[int, int] = field(default_factory=dict)
+    """Connections that wait to be accepted, by listening port."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything as it looked in one round, begun at ``at`` on the clock of the machine poolctl runs on."""
+
+    at: float
+    server: ServerSample | None = None
+    refusal: Refusal | None = None
+    """Instead of ``server``, or of a probe made beside it."""
+    bouncers: tuple[BouncerSample, ...] = ()
+    pgpools: tuple[PgpoolSample, ...] = ()
+    pools: tuple[PoolFigures, ...] = ()
+    host: HostSample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """A series of snapshots, oldest first, and what was asked for them."""
+
+    snapshots: tuple[Snapshot, ...]
+    server: ServerFacts | None = None
+    sources: tuple[Source, ...] = ()
+    interval: float = 0.0
+    """Between snapshots, as planned."""
+
+    @property
+    def first(self) -> Snapshot:
+        return self.snapshots[0]
+
+    @property
+    def last(self) -> Snapshot:
+        return self.snapshots[-1]
+
+    @property
+    def window(self) -> float:
+        """Seconds from the first snapshot to the last; 0 with one."""
+        return self.last.at - self.first.at if self.snapshots else 0.0
+
+    @property
+    def samples(self) -> tuple[ServerSample, ...]:
+        """The server's samples, where there are any."""
+        return tuple(snapshot.server for snapshot in self.snapshots if snapshot.server is not None)
