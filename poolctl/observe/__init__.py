@@ -1,1 +1,1 @@
-"""What live systems look like: PostgreSQL, PgBouncer, Pgpool-II, the host, and what applications tell of their pools."""
+"""What live systems look like: PostgreSQL, PgBouncer, Pgpool-II, the host, and applications' own pools."""

@@ -100,8 +100,8 @@ class Backend:
 class DatabaseCounters:
     """pg_stat_database of one database; all but ``backends`` only ever grow, until ``reset_at`` changes.
 
-    ``sessions`` and the times: PostgreSQL 14+. ``active_time`` is added when a statement ends, ``transaction_idle_time``
-    when the transaction goes on or ends, so they say nothing of what has not ended.
+    ``sessions`` and the times: PostgreSQL 14+. ``active_time`` is added when a statement ends,
+    ``transaction_idle_time`` when the transaction goes on or ends: neither says anything of what has not ended.
     """
 
     name: str
