@@ -57,7 +57,7 @@ def both_document(live: Variant, model: Variant | None) -> Document:
     return document | {
         "model": run_document(model.run, model.findings),
         "difference": found,
-        "trust": {"level": level, "sentence": _plain(sentence)},
+        "trust": {"level": level, "sentence": plain(sentence)},
     }
 
 
@@ -65,11 +65,11 @@ def sweep_document(batch: Batch) -> Document:
     """What ``simulate --sweep ... --json`` prints: the keys with their values, and one point for each run."""
     values = [dict(zip(axis.words, axis.values, strict=True)) for axis in batch.axes]
     return _batch_head(batch) | {
-        "sweep": [{"key": axis.key, "values": _plain(axis.values)} for axis in batch.axes],
+        "sweep": [{"key": axis.key, "values": plain(axis.values)} for axis in batch.axes],
         "points": [
             {
                 "values": {
-                    axis.key: _plain(known[word])
+                    axis.key: plain(known[word])
                     for axis, known, word in zip(batch.axes, values, point.words, strict=True)
                 },
                 **_point(point),
@@ -106,16 +106,16 @@ def run_document(run: Run, findings: Sequence[Finding]) -> Document:
     """One run without the envelope, for documents that hold several."""
     return {
         "engine": run.engine,
-        "scenario": _without_secrets(_plain(run.scenario.to_dict())),
+        "scenario": _without_secrets(plain(run.scenario.to_dict())),
         "seed": run.seed,
         "interrupted": run.interrupted,
-        "failure": _plain(run.failure),
+        "failure": plain(run.failure),
         "summary": _summary(run.summary),
         "timeline": [_record(point) for point in run.timeline],
         "instances": [_summary(instance) for instance in run.instances],
         "generator": _generator(run.generator) if run.generator else None,
         "findings": [_record(finding) for finding in findings],
-        "notes": [_plain(note) for note in run.notes],
+        "notes": [plain(note) for note in run.notes],
     }
 
 
@@ -147,7 +147,7 @@ def _batch_head(batch: Batch) -> Document:
         "status": "interrupted" if batch.interrupted else "failed" if lost else "ok",
         "error": _failure(CannotDo(lost)) if lost else None,
         "engine": "model",
-        "scenario": _without_secrets(_plain(batch.scenario.to_dict())),
+        "scenario": _without_secrets(plain(batch.scenario.to_dict())),
         "seed": batch.scenario.load.seed,
         "planned": batch.planned,
     }
@@ -159,7 +159,7 @@ def _point(point: Point) -> Document:
         "seed": point.seed,
         "summary": _summary(outcome.summary),
         "reopened_rate": _number(reopened_rate(outcome.summary)),
-        "failure": _plain(outcome.failure),
+        "failure": plain(outcome.failure),
         "findings": [_record(finding) for finding in outcome.findings],
     }
 
@@ -172,7 +172,7 @@ def _estimates(found: Mapping[str, Any], told: Callable[[Estimate], Any]) -> Doc
 
 
 def _failure(error: PoolctlError) -> Document:
-    return {"code": error.code, "message": _plain(error.message), "hint": _plain(error.hint)}
+    return {"code": error.code, "message": plain(error.message), "hint": plain(error.hint)}
 
 
 def _summary(summary: Summary) -> Document:
@@ -201,15 +201,15 @@ def _summary(summary: Summary) -> Document:
 
 
 def _record(record: Times | Connections | ServerSeen | TimelinePoint | Finding) -> Document:
-    return {name: _plain(value) for name, value in asdict(record).items()}
+    return {name: plain(value) for name, value in asdict(record).items()}
 
 
 def _error(error: ErrorSeen) -> Document:
     return {
         "from": error.kind.origin,
-        "class": _plain(error.kind.name),
-        "sqlstate": _plain(error.kind.sqlstate),
-        "message": _plain(error.kind.message),
+        "class": plain(error.kind.name),
+        "sqlstate": plain(error.kind.sqlstate),
+        "message": plain(error.kind.message),
         "count": error.count,
         "first_at": _number(error.first_at),
     }
@@ -230,16 +230,16 @@ def _number(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """``value`` as every JSON reader accepts it; a lone surrogate, which some refuse, becomes a question mark."""
     if isinstance(value, float):
         return _number(value)
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+        return {plain(str(key)): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value).encode("utf-8", "replace").decode()
 
 
