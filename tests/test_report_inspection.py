@@ -1,0 +1,147 @@
+"""Whole screens of an inspection, compared with files that a reviewer reads."""
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import inspections
+import pytest
+from report_parts import check_screen
+from rich.cells import cell_len
+
+from poolctl.report.console import open_screen
+from poolctl.report.inspected import Inspection
+from poolctl.report.inspection import print_inspection
+
+Build = Callable[[], Inspection]
+SQL = "SELECT "
+REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, inspections.hostile)
+
+
+def report(inspection: Inspection, width: int | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
+    print_inspection(open_screen(stream, "always" if color else "never", width=width, environ={}), inspection)
+    stream.flush()
+    raw = stream.buffer
+    assert isinstance(raw, io.BytesIO)
+    return raw.getvalue().decode(encoding)
+
+
+@pytest.mark.parametrize("width", [120, 80, 40])
+@pytest.mark.parametrize("build", inspections.ALL, ids=lambda build: build.__name__)
+def test_the_report_of_each_inspection_is_as_reviewed(build: Build, width: int) -> None:
+    check_screen(f"inspect_{build.__name__}_{width}", report(build(), width))
+
+
+@pytest.mark.parametrize("build", [inspections.leaking, inspections.refused], ids=lambda build: build.__name__)
+def test_the_piped_report_is_as_reviewed(build: Build) -> None:
+    check_screen(f"inspect_{build.__name__}_pipe", report(build()))
+
+
+def test_the_report_in_ascii_is_as_reviewed() -> None:
+    text = report(inspections.undetermined(), 80, encoding="ascii")
+
+    assert text.isascii()
+    check_screen("inspect_undetermined_ascii", text)
+
+
+def test_the_colored_report_is_as_reviewed() -> None:
+    check_screen("inspect_leaking_color", report(inspections.leaking(), 80, color=True))
+
+
+@pytest.mark.parametrize("build", inspections.ALL, ids=lambda build: build.__name__)
+def test_color_adds_nothing_but_color(build: Build) -> None:
+    assert re.sub(r"\x1b\[[0-9;]*m", "", report(build(), 80, color=True)) == report(build(), 80)
+
+
+@pytest.mark.parametrize("width", [30, 40, 59, 60, 61, 80, 99, 120, 200])
+@pytest.mark.parametrize("build", inspections.ALL, ids=lambda build: build.__name__)
+def test_no_line_but_sql_to_paste_is_wider_than_the_terminal(build: Build, width: int) -> None:
+    lines = report(build(), width).splitlines()
+
+    assert [line for line in lines if cell_len(line) > width and not line.startswith((SQL, "To see it"))] == []
+
+
+@pytest.mark.parametrize("width", [None, 120, 80, 40])
+def test_the_first_line_is_the_verdict_with_its_word(width: int | None) -> None:
+    first = {build.__name__: report(build(), width).splitlines()[0] for build in inspections.ALL}
+
+    assert first["leaking"].startswith("CRITICAL  shop-api holds 80 of 97 usable")
+    assert first["healthy"].startswith("OK  nothing is wrong: 14 of 97")
+    assert first["nothing"].startswith("NO VERDICT  nothing was seen")
+
+
+def test_an_undetermined_verdict_says_so_and_begins_with_what_decides() -> None:
+    lines = report(inspections.undetermined()).splitlines()
+
+    assert lines[0].endswith("(undetermined)")
+    assert [line for line in lines if line.startswith("Do ")][0] == (
+        "Do      1. To decide: look for longer than the longest legitimate hold: poolctl inspect --for 60s"
+    )
+
+
+def test_what_spoils_the_view_is_said_right_below_the_verdict() -> None:
+    assert "! INTERRUPTED after 3 s of 60 s" in report(inspections.interrupted()).split("\n\n")[0]
+    assert "! ONE SAMPLE" in report(inspections.single()).split("\n\n")[0]
+    assert "! Pgpool-II pool2:9999 did not answer" in report(inspections.undetermined()).split("\n\n")[0]
+    assert "!" not in report(inspections.healthy()).split("\n\n")[0]
+
+
+def test_each_finding_tells_its_confidence_its_numbers_and_what_it_frees() -> None:
+    text = report(inspections.leaking())
+
+    assert "leak-in-transaction (application, certain); the remedy frees 80 slots" in text
+    assert "slots-exhausted (database, certain); the remedy frees no slot" in text
+    assert "Why     survivors 80, oldest transaction time 6.87 min" in text
+    assert "Why     used 97, usable 97, free 0" in text
+
+
+def test_a_holder_is_named_with_everything_that_is_known_of_it() -> None:
+    line = next(line for line in report(inspections.leaking()).splitlines() if line.startswith("Who"))
+
+    for part in ("shop-api", "user app", "10.0.0.7", "2210 (gunicorn: worker [shop.wsgi])", "/checkout/confirm"):
+        assert part in line
+    assert "30 backends (4700, 4701, " in line
+
+
+def test_more_than_a_screen_holds_is_cut_with_a_word_about_the_rest() -> None:
+    text = report(inspections.many(), 80)
+
+    assert "and 35 more holders with 35 backends: see --json" in text
+    assert "... and 28 more limits: see --json" in text
+    assert "... and 25 more groups with 25 connections: see --json" in text
+    assert len(text.splitlines()) < 90
+
+
+def test_sql_that_shows_it_again_stays_on_one_line_and_is_told_once() -> None:
+    whole = inspections.leaking()
+    leak = whole.diagnosis.findings[0]
+    twice = replace(whole.diagnosis, findings=(leak, replace(leak, code="slots-low")))
+
+    lines = report(replace(whole, diagnosis=twice), 40).splitlines()
+
+    assert len([line for line in lines if line.startswith(SQL)]) == 1
+    assert "To see it again (leak-in-transaction, slots-low):" in lines
+
+
+def test_a_chart_is_drawn_when_the_window_is_long_enough_to_show_something() -> None:
+    assert "╌╌╌" not in report(inspections.leaking(), 80)
+    assert "╌╌╌ usable 97" in report(inspections.undetermined(), 80)
+
+
+@pytest.mark.parametrize("width", [None, 40, 120])
+def test_nothing_that_a_client_names_commands_the_terminal(width: int | None) -> None:
+    text = report(inspections.hostile(), width)
+
+    assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", text) == []
+    assert "[red]bold[/red]" in text.replace("\n", "")
+    assert len(text) < 12_000
+
+
+def test_in_a_pipe_each_record_is_one_line() -> None:
+    lines = report(inspections.hostile()).splitlines()
+
+    at = lines.index("Who is connected")
+    assert lines[at + 3].startswith("(frozen: ")
+    assert not any(line != line.rstrip() for line in lines)
