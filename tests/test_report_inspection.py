@@ -76,7 +76,7 @@ def test_an_undetermined_verdict_says_so_and_begins_with_what_decides() -> None:
     lines = report(inspections.undetermined()).splitlines()
 
     assert lines[0].endswith("(undetermined)")
-    assert [line for line in lines if line.startswith("Do ")][0] == (
+    assert next(line for line in lines if line.startswith("Do ")) == (
         "Do      1. To decide: look for longer than the longest legitimate hold: poolctl inspect --for 60s"
     )
 

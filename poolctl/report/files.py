@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from poolctl.errors import BadInput, CannotDo
+from poolctl.report.inspected import Inspection
 from poolctl.report.outcome import Batch
 from poolctl.report.variant import Variant
 
 FORMATS = (".json", ".svg", ".html")
 BATCH_FORMATS = (".json", ".csv")
 """Of a sweep and of replications."""
+INSPECT_FORMATS = (".md", ".html", ".json", ".svg")
 
 
 def check_output(path: Path, formats: Sequence[str] = FORMATS) -> None:
@@ -61,6 +63,26 @@ def write_batch(path: Path, batch: Batch) -> None:
         write_text(path, json.dumps(document) + "\n")
 
 
+def write_inspection(path: Path, inspection: Inspection) -> None:
+    """Write what ``inspect`` saw as the file's name asks. Raises CannotDo."""
+    suffix = path.suffix.lower()
+    if suffix == ".md":
+        from poolctl.report.markdown import markdown_of
+
+        write_text(path, markdown_of(inspection))
+    elif suffix == ".json":
+        from poolctl.report.inspection_json import inspect_document
+        from poolctl.report.json import dumps
+
+        write_text(path, dumps(inspect_document(inspection)) + "\n")
+    elif suffix == ".html":
+        from poolctl.report.inspection_html import inspection_page
+
+        write_text(path, inspection_page(inspection))
+    else:
+        write_text(path, _inspection_picture(inspection))
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace the file's contents, whole or not at all. Raises CannotDo."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -75,9 +97,22 @@ def write_text(path: Path, text: str) -> None:
 
 def _elsewhere(path: Path, formats: Sequence[str]) -> str:
     """A hint for a format that poolctl does write, only not of this."""
-    if path.suffix.lower() in FORMATS + BATCH_FORMATS:
-        return "a sweep and replications have no picture" if formats == BATCH_FORMATS else ".csv is for --sweep"
-    return ""
+    suffix = path.suffix.lower()
+    if suffix in FORMATS and formats == BATCH_FORMATS:
+        return "a sweep and replications have no picture"
+    return {".csv": ".csv is for --sweep", ".md": ".md is for inspect"}.get(suffix, "")
+
+
+def _inspection_picture(inspection: Inspection) -> str:
+    from poolctl.report import svg
+    from poolctl.report.inspection_chart import chart_of_observation
+    from poolctl.report.inspection_words import inspection_verdict
+
+    chart = chart_of_observation(inspection.observation)
+    if chart is None:
+        raise CannotDo("too little was seen for a chart", hint="look for longer, or write .md, .html or .json")
+    verdict = inspection_verdict(inspection)
+    return svg.svg_of(chart, subtitle=f"{verdict.word}: {verdict.sentence}")
 
 
 def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:

@@ -36,36 +36,37 @@ def page_of(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> str:
     """The page of one run. ``repeat``: the command that does it again, "" for none."""
     verdict = verdict_of(run, findings)
     body = [
-        f'<h1 class="{verdict.severity or "info"}">{_text(f"{verdict.word}: {verdict.sentence}")}</h1>',
-        *(_paragraph(caution) for caution in cautions_of(run)),
-        _paragraph(describe(run), "note"),
-        _chart(chart_of(run), f"{verdict.word}: {verdict.sentence}"),
+        f'<h1 class="{verdict.severity or "info"}">{text(f"{verdict.word}: {verdict.sentence}")}</h1>',
+        *(paragraph(caution) for caution in cautions_of(run)),
+        paragraph(describe(run), "note"),
+        drawn(chart_of(run), f"{verdict.word}: {verdict.sentence}"),
         "<h2>Numbers</h2>",
         _facts(facts_of(run)),
         *_errors(run),
         *_reasons(findings),
-        *([f"<h2>Notes</h2>{_list(run.notes)}"] if run.notes else []),
+        *([f"<h2>Notes</h2>{bullets(run.notes)}"] if run.notes else []),
     ]
-    return _page(run.scenario.name, body, repeat, json.simulate_document(run, findings))
+    return wrapped(run.scenario.name, body, repeat, json.simulate_document(run, findings))
 
 
 def comparison_page_of(variants: Sequence[Variant], *, repeat: str = "") -> str:
     """The page of several runs: the table, one chart, and each variant's numbers."""
     told = headline(variants)
     body = [
-        f'<h1 class="info">{_text(told)}</h1>',
-        _table(HEADER, (comparison_row(variant) for variant in variants)),
-        _chart(comparison_chart_of(variants), told),
+        f'<h1 class="info">{text(told)}</h1>',
+        table(HEADER, (comparison_row(variant) for variant in variants)),
+        drawn(comparison_chart_of(variants), told),
     ]
     for variant in variants:
         verdict = verdict_of(variant.run, variant.findings)
-        body.append(f"<h2>{_text(f'{variant.name}: {verdict.word}, {verdict.sentence}')}</h2>")
-        body += [_paragraph(caution) for caution in cautions_of(variant.run)]
+        body.append(f"<h2>{text(f'{variant.name}: {verdict.word}, {verdict.sentence}')}</h2>")
+        body += [paragraph(caution) for caution in cautions_of(variant.run)]
         body += [_facts(facts_of(variant.run)), *_errors(variant.run), *_reasons(variant.findings, level=3)]
-    return _page("comparison", body, repeat, json.compare_document(variants))
+    return wrapped("comparison", body, repeat, json.compare_document(variants))
 
 
-def _page(name: str, body: Iterable[str], repeat: str, document: json.Document) -> str:
+def wrapped(name: str, body: Iterable[str], repeat: str, document: json.Document) -> str:
+    """A whole page around ``body``, with the data that it was made from."""
     again = f"<h2>Repeat</h2><pre>{escape(neutralize(repeat, None))}</pre>" if repeat else ""
     # "<" is all that could end the script element early; in JSON it stands only inside strings.
     data = json.dumps(document).replace("<", "\\u003c")
@@ -74,7 +75,7 @@ def _page(name: str, body: Iterable[str], repeat: str, document: json.Document) 
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>poolctl: {_text(name)}</title>",
+            f"<title>poolctl: {text(name)}</title>",
             f"<style>{_STYLE}</style></head><body>",
             *body,
             again,
@@ -89,10 +90,10 @@ def _facts(facts: Iterable[Fact]) -> str:
     for fact in facts:
         items = [f"{item.sign} {item.name} {item.value}".strip() for item in fact.items]
         joined = "".join(
-            (" " if item.sign else "&ensp; ") + escape(text) for item, text in zip(fact.items, items, strict=True)
+            (" " if item.sign else "&ensp; ") + escape(told) for item, told in zip(fact.items, items, strict=True)
         )
-        note = f' <span class="note">({_text(fact.note)})</span>' if fact.note else ""
-        rows.append(f"<tr><th>{_text(fact.label)}</th><td>{joined.removeprefix('&ensp; ')}{note}</td></tr>")
+        note = f' <span class="note">({text(fact.note)})</span>' if fact.note else ""
+        rows.append(f"<tr><th>{text(fact.label)}</th><td>{joined.removeprefix('&ensp; ')}{note}</td></tr>")
     return f'<div class="wide"><table>{"".join(rows)}</table></div>'
 
 
@@ -100,44 +101,47 @@ def _errors(run: Run) -> list[str]:
     if not run.summary.errors:
         return []
     header, rows = error_rows(run.summary.errors)
-    return ["<h2>Errors</h2>", _table(header, rows)]
+    return ["<h2>Errors</h2>", table(header, rows)]
 
 
 def _reasons(findings: Sequence[Finding], *, level: int = 2) -> list[str]:
     parts = [f"<h{level}>Why</h{level}>"] if findings else []
     for finding in worst_first(findings):
-        parts.append(_paragraph(f"{word_of(finding)} {finding.code}: {sentence_of(finding)}"))
+        parts.append(paragraph(f"{word_of(finding)} {finding.code}: {sentence_of(finding)}"))
         evidence = [f"{item.name} {item.value}" for item in evidence_items(finding.evidence)]
-        parts.append(_paragraph(f"{finding.layer}, {finding.confidence}; {', '.join(evidence)}", "note"))
+        parts.append(paragraph(f"{finding.layer}, {finding.confidence}; {', '.join(evidence)}", "note"))
         if finding.evidence_sql:
-            parts.append(f"<pre>{escape(_multiline(finding.evidence_sql))}</pre>")
+            parts.append(code(finding.evidence_sql))
     steps = next_steps(findings)
-    return [*parts, f"<h{level}>Next</h{level}>{_list(steps)}"] if steps else parts
+    return [*parts, f"<h{level}>Next</h{level}>{bullets(steps)}"] if steps else parts
 
 
-def _chart(chart: Chart | None, subtitle: str) -> str:
-    return (
-        svg_of(chart, subtitle=subtitle, standalone=False) if chart else _paragraph("The run was too short to chart.")
-    )
+def drawn(chart: Chart | None, subtitle: str) -> str:
+    """The chart as a picture in the page."""
+    return svg_of(chart, subtitle=subtitle, standalone=False) if chart else paragraph("The run was too short to chart.")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in header)
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Cells are escaped here and made harmless before."""
+    head = "".join(f"<th>{text(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
-def _list(lines: Iterable[str]) -> str:
-    return f"<ul>{''.join(f'<li>{_text(line)}</li>' for line in lines)}</ul>"
+def bullets(lines: Iterable[str], kind: str = "ul") -> str:
+    """``kind``: "ul", or "ol" where the order counts."""
+    return f"<{kind}>{''.join(f'<li>{text(line)}</li>' for line in lines)}</{kind}>"
 
 
-def _paragraph(text: str, kind: str = "") -> str:
-    return f"<p{f' class={kind!r}' if kind else ''}>{_text(text)}</p>"
+def paragraph(words: str, kind: str = "") -> str:
+    return f"<p{f' class={kind!r}' if kind else ''}>{text(words)}</p>"
 
 
-def _multiline(text: str) -> str:
-    return "\n".join(neutralize(line, 600) for line in text.splitlines())
+def code(lines: str) -> str:
+    """Text that keeps its lines."""
+    return f"<pre>{escape(chr(10).join(neutralize(line, 600) for line in lines.splitlines()))}</pre>"
 
 
-def _text(text: str) -> str:
-    return escape(neutralize(text, 1000))
+def text(words: str) -> str:
+    """Escaped and harmless, on one line."""
+    return escape(neutralize(words, 1000))
