@@ -1,0 +1,55 @@
+"""Go's database/sql.
+
+The order of the setters is part of the answer: SetMaxOpenConns lowers the idle limit for good when it is the smaller,
+and up to Go 1.24 an idle time that is set after the lifetime, with a connection open, is not looked at before the
+lifetime's next tick (golang/go issue 45993).
+"""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import go_duration
+from poolctl.stacks.stack import Stack
+
+
+def _write(advice: PoolAdvice) -> Iterator[str]:
+    yield "// Right after sql.Open, before the first query, in this order."
+    yield f"db.SetMaxOpenConns({advice.max_open})"
+    yield "// Not set it is 2: all above are closed at every release."
+    yield f"db.SetMaxIdleConns({advice.max_idle})"
+    if advice.max_lifetime is None:
+        yield "db.SetConnMaxLifetime(0) // off"
+    elif advice.jitter_time:
+        lifetime = _within(go_duration(advice.max_lifetime))
+        yield "// database/sql has no jitter: each process draws its own lifetime (rand is math/rand/v2)."
+        drawn = _within(go_duration(max(1, round(advice.jitter_time))))
+        yield f"db.SetConnMaxLifetime({lifetime} - rand.N({drawn}))"
+    else:
+        yield f"db.SetConnMaxLifetime({go_duration(advice.max_lifetime)})"
+    if advice.max_idle_time is None:
+        yield "db.SetConnMaxIdleTime(0) // off"
+    else:
+        yield f"db.SetConnMaxIdleTime({go_duration(advice.max_idle_time)})"
+    if advice.acquire_timeout is None:
+        yield "// An acquire waits for as long as the context of its caller."
+    else:
+        yield "// Only the caller's context ends the wait for a connection, and with it the query:"
+        yield f"//   ctx, cancel := context.WithTimeout(ctx, {_within(go_duration(advice.acquire_timeout))})"
+        yield "//   defer cancel()"
+    if advice.min_idle:
+        yield f"// No setting keeps {advice.min_idle} ready: they open with the first requests."
+
+
+def _within(expression: str) -> str:
+    """As gofmt writes it where it is a part of another expression."""
+    return expression.replace(" ", "")
+
+
+STACK = Stack(
+    name="database/sql",
+    library="Go 1.22 to 1.27",
+    file="main.go",
+    comment="//",
+    aliases=("go", "golang", "go-sql", "gosql", "database-sql", "lib/pq"),
+    write=_write,
+)

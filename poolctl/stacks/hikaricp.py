@@ -1,0 +1,99 @@
+"""HikariCP, in Java and as Spring Boot's properties. Times are milliseconds; 0 is off.
+
+A value that it takes for too small it replaces by its own, with a line in the log: a lifetime below 30 s by 30 minutes,
+an idle time below 10 s by 10 minutes, a timeout below 250 ms by 30 s. So the least that it takes is written instead.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import grouped, milliseconds
+from poolctl.stacks.stack import Stack
+
+_LIVES_LEAST = 30_000
+_IDLES_LEAST = 10_000
+_WAITS_LEAST = 250
+_MARGIN = 1_000
+"""An idle time that ends less than this before the lifetime is switched off."""
+
+_FACTOR = "com.zaxxer.hikari.lifeTimeVarianceFactor"
+
+
+class _Times(NamedTuple):
+    lifetime: int
+    idle: int
+    timeout: int
+
+
+def _times(advice: PoolAdvice) -> _Times:
+    lifetime = _at_least(_LIVES_LEAST, advice.max_lifetime)
+    idle = _at_least(_IDLES_LEAST, advice.max_idle_time)
+    if lifetime and idle + _MARGIN > lifetime:
+        idle = 0
+    return _Times(lifetime, idle, _at_least(_WAITS_LEAST, advice.acquire_timeout))
+
+
+def _at_least(least: int, time: float | None) -> int:
+    return 0 if time is None else max(least, milliseconds(time))
+
+
+def _jitter(advice: PoolAdvice) -> str:
+    """What the pool takes off each lifetime: up to a quarter by itself (since 6.1), else 1 / factor of it."""
+    if advice.max_lifetime is None:
+        return ""
+    share = advice.max_lifetime_jitter
+    factor = max(2, min(40, round(1 / share))) if share else 40
+    if factor == 4:
+        return "Jitter: the pool itself takes up to 25 % off (since 6.1; 2.5 % before)."
+    return f"Jitter: up to 25 % less. -D{_FACTOR}={factor} makes it {100 / factor:.3g} %."
+
+
+def _java(advice: PoolAdvice) -> Iterator[str]:
+    times = _times(advice)
+    yield "// Milliseconds. A value that is too small is replaced by the default, with no more than a warning."
+    yield "HikariConfig config = new HikariConfig();"
+    yield 'config.setJdbcUrl(System.getenv("JDBC_DATABASE_URL"));'
+    yield f"config.setMaximumPoolSize({advice.max_open});"
+    yield f"config.setMinimumIdle({advice.min_idle}); // not set it is the maximum: a pool of fixed size"
+    if jitter := _jitter(advice):
+        yield f"// {jitter}"
+    yield f"config.setMaxLifetime({grouped(times.lifetime)});{_off(times.lifetime, ' // 0 is off')}"
+    yield f"config.setIdleTimeout({grouped(times.idle)});{_off(times.idle, ' // 0 is off')}"
+    yield f"config.setConnectionTimeout({grouped(times.timeout)});{_off(times.timeout, ' // 0 waits for ever')}"
+    yield "HikariDataSource dataSource = new HikariDataSource(config);"
+
+
+def _spring(advice: PoolAdvice) -> Iterator[str]:
+    times = _times(advice)
+    prefix = "spring.datasource.hikari"
+    yield "# Milliseconds; 0 is off. Too small a value is replaced by the default, with no more than a warning."
+    yield f"{prefix}.maximum-pool-size={advice.max_open}"
+    yield f"{prefix}.minimum-idle={advice.min_idle}"
+    if jitter := _jitter(advice):
+        yield f"# {jitter}"
+    yield f"{prefix}.max-lifetime={times.lifetime}"
+    yield f"{prefix}.idle-timeout={times.idle}"
+    yield f"{prefix}.connection-timeout={times.timeout}"
+    yield "# Unless spring.jpa.open-in-view=false a request holds its connection until the response is written."
+
+
+def _off(value: int, remark: str) -> str:
+    return "" if value else remark
+
+
+HIKARICP = Stack(
+    name="hikaricp",
+    library="HikariCP 7.0",
+    file="Database.java",
+    comment="//",
+    aliases=("hikari", "java"),
+    write=_java,
+)
+SPRING_BOOT = Stack(
+    name="spring-boot",
+    library="Spring Boot 3 and 4 on HikariCP",
+    file="application.properties",
+    aliases=("spring", "springboot"),
+    write=_spring,
+)

@@ -1,0 +1,42 @@
+"""knex, whose pool is tarn. Its times are milliseconds above 0: tarn throws for a 0, so off is the longest timer."""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import LONGEST_JS_TIMER, milliseconds
+from poolctl.stacks.stack import Stack
+
+
+def _write(advice: PoolAdvice) -> Iterator[str]:
+    yield "module.exports = {"
+    yield '  client: "pg",'
+    yield "  connection: process.env.DATABASE_URL,"
+    yield f"  acquireConnectionTimeout: {_timer(advice.acquire_timeout)}"
+    yield "  pool: {"
+    yield f"    min: {advice.min_idle}, // not given it is 2"
+    yield f"    max: {advice.max_open},"
+    yield f"    idleTimeoutMillis: {_timer(advice.max_idle_time)}"
+    if advice.least_lifetime is not None:
+        yield f"    maxConnectionLifetimeMillis: {milliseconds(advice.least_lifetime)}, // knex 3.2 and later"
+        if advice.jitter_time:
+            yield f"    maxConnectionLifetimeJitterMillis: {milliseconds(advice.jitter_time)}, // added to the lifetime"
+    yield "  },"
+    yield "};"
+    yield "// In a transaction each query needs .transacting(trx): one without takes a second connection,"
+    yield "// and many such requests at once wait for each other."
+
+
+def _timer(time: float | None) -> str:
+    if time is None:
+        return f"{LONGEST_JS_TIMER}, // the longest, 25 days: 0 throws"
+    return f"{min(milliseconds(time), LONGEST_JS_TIMER)},"
+
+
+STACK = Stack(
+    name="knex",
+    library="knex 3.3 on tarn 3.1",
+    file="knexfile.js",
+    comment="//",
+    aliases=("tarn", "objection"),
+    write=_write,
+)

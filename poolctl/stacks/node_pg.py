@@ -1,0 +1,109 @@
+"""node-postgres (pg-pool), and what passes its options on: TypeORM, and Prisma 7 with its pg adapter.
+
+Times are milliseconds, except the lifetime. 0 is off for each of them; not given, an acquire waits for ever.
+"""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import LONGEST_JS_TIMER, milliseconds, whole_seconds
+from poolctl.stacks.stack import Stack
+
+_LONGEST_LIFETIME = LONGEST_JS_TIMER // 1000
+
+
+def timer(time: float | None) -> int:
+    """Milliseconds for a JavaScript timer; 0 is off, and so is a time that the timer could not hold."""
+    if time is None or milliseconds(time) > LONGEST_JS_TIMER:
+        return 0
+    return milliseconds(time)
+
+
+def _idle(advice: PoolAdvice) -> Iterator[str]:
+    if advice.min_idle:
+        yield f"min: {advice.min_idle}, // spared by idleTimeoutMillis; nothing is opened ahead"
+    yield f"idleTimeoutMillis: {timer(advice.max_idle_time)}," + (" // 0 is off" if not advice.max_idle_time else "")
+    lifetime, jitter = advice.max_lifetime, round(advice.jitter_time)
+    if lifetime is None or lifetime > _LONGEST_LIFETIME:
+        yield "maxLifetimeSeconds: 0, // 0 is off"
+    elif jitter:
+        longest = whole_seconds(lifetime)
+        yield f"maxLifetimeSeconds: {longest} - Math.floor(Math.random() * {jitter}), // seconds; no jitter of its own"
+    else:
+        yield f"maxLifetimeSeconds: {whole_seconds(lifetime)}, // seconds, unlike the others"
+
+
+def _patience(advice: PoolAdvice) -> str:
+    limit = timer(advice.acquire_timeout)
+    return f"{limit}, // for the queue, and again for opening" if limit else "0, // 0 waits for ever"
+
+
+def _pg(advice: PoolAdvice) -> Iterator[str]:
+    yield 'const { Pool } = require("pg");'
+    yield ""
+    yield "const pool = new Pool({"
+    yield "  connectionString: process.env.DATABASE_URL,"
+    yield f"  max: {advice.max_open},"
+    for line in _idle(advice):
+        yield f"  {line}"
+    yield f"  connectionTimeoutMillis: {_patience(advice)}"
+    yield "});"
+    yield "// Without a listener the process dies when the server closes an idle connection."
+    yield 'pool.on("error", (error) => console.error("idle database connection lost:", error.message));'
+    yield "module.exports = pool;"
+
+
+def _typeorm(advice: PoolAdvice) -> Iterator[str]:
+    yield 'import { DataSource } from "typeorm";'
+    yield ""
+    yield "export const dataSource = new DataSource({"
+    yield '  type: "postgres",'
+    yield "  url: process.env.DATABASE_URL,"
+    yield f"  poolSize: {advice.max_open},"
+    yield f"  connectTimeoutMS: {_patience(advice)}"
+    yield "  extra: {"
+    for line in _idle(advice):
+        yield f"    {line}"
+    yield "  },"
+    yield "});"
+    yield "// A QueryRunner of your own holds its connection until release(): call it in a finally."
+
+
+def _prisma(advice: PoolAdvice) -> Iterator[str]:
+    yield 'import { PrismaPg } from "@prisma/adapter-pg";'
+    yield 'import { PrismaClient } from "./generated/prisma/client";'
+    yield ""
+    yield "// connection_limit and pool_timeout in the URL, as in Prisma 6, no longer do anything."
+    yield "const adapter = new PrismaPg({"
+    yield "  connectionString: process.env.DATABASE_URL,"
+    yield f"  max: {advice.max_open},"
+    for line in _idle(advice):
+        yield f"  {line}"
+    yield f"  connectionTimeoutMillis: {_patience(advice)}"
+    yield "});"
+    yield "export const prisma = new PrismaClient({ adapter }); // one a process: each has a pool of its own"
+
+
+NODE_PG = Stack(
+    name="node-pg",
+    library="pg 8 (pg-pool 3.14)",
+    file="db.js",
+    comment="//",
+    aliases=("pg", "node", "nodejs", "node-postgres", "pg-pool", "javascript"),
+    write=_pg,
+)
+TYPEORM = Stack(
+    name="typeorm",
+    library="TypeORM 1.1 on pg",
+    file="data-source.ts",
+    comment="//",
+    write=_typeorm,
+)
+PRISMA = Stack(
+    name="prisma",
+    library="Prisma 7, @prisma/adapter-pg 7.10",
+    file="prisma.ts",
+    comment="//",
+    aliases=("prisma-7", "prisma7"),
+    write=_prisma,
+)

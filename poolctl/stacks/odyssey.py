@@ -1,0 +1,35 @@
+"""Odyssey. pool_timeout is milliseconds, the other times are seconds; 0 is off but for the lifetime."""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolerAdvice
+from poolctl.stacks.spelling import FOR_EVER, milliseconds, whole_seconds
+from poolctl.stacks.stack import Stack
+
+
+def _write(advice: PoolerAdvice) -> Iterator[str]:
+    wait = 0 if advice.query_wait_timeout is None else milliseconds(advice.query_wait_timeout)
+    idle = 0 if advice.server_idle_timeout is None else whole_seconds(advice.server_idle_timeout)
+    yield "# Into the route that is there; each route, a user of a database, has such a pool."
+    yield 'database "app" {'
+    yield '\tuser "app" {'
+    yield f'\t\tpool "{advice.pool_mode}"'
+    yield "\t\t# Not given it is 0, and 0 is unlimited."
+    yield f"\t\tpool_size {advice.default_pool_size}"
+    yield f"\t\tmin_pool_size {advice.min_pool_size}"
+    yield "\t\t# Milliseconds; the others are seconds. 0 waits for ever."
+    yield f"\t\tpool_timeout {wait}"
+    yield f"\t\tpool_ttl {idle}"
+    yield f"\t\tserver_lifetime {whole_seconds(advice.server_lifetime or FOR_EVER)}"
+    yield f"\t\tclient_max {advice.max_client_conn}"
+    yield "\t}"
+    yield "}"
+
+
+STACK = Stack(
+    name="odyssey",
+    library="Odyssey 1.3 and later",
+    file="odyssey.conf",
+    takes=PoolerAdvice,
+    write=_write,
+)

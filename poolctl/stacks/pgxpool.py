@@ -1,0 +1,47 @@
+"""Pgxpool, the pool of pgx.
+
+Its jitter comes on top of the lifetime, so the lifetime that is set is the shortest. Up to v5.10.0 a lifetime of 0 is
+"always expired", and an idle time of 0 closes at every health check: off is written as ten years.
+"""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import FOR_EVER, go_duration
+from poolctl.stacks.stack import Stack
+
+
+def _write(advice: PoolAdvice) -> Iterator[str]:
+    yield 'config, err := pgxpool.ParseConfig(os.Getenv("DATABASE_URL")) // a Config made by hand panics'
+    yield "if err != nil {"
+    yield "\tlog.Fatal(err)"
+    yield "}"
+    yield f"config.MaxConns = {advice.max_open}"
+    yield f"config.MinIdleConns = {advice.min_idle}"
+    if advice.least_lifetime is None:
+        yield f"config.MaxConnLifetime = {go_duration(FOR_EVER)} // there is no off: 0 opens a new one for each use"
+    else:
+        yield f"config.MaxConnLifetime = {go_duration(round(advice.least_lifetime, 3))}"
+        if advice.jitter_time:
+            jitter = go_duration(max(1, round(advice.jitter_time)))
+            yield f"config.MaxConnLifetimeJitter = {jitter} // added to the lifetime; not set it is 0"
+    if advice.max_idle_time is None:
+        yield f"config.MaxConnIdleTime = {go_duration(FOR_EVER)} // there is no off"
+    else:
+        yield f"config.MaxConnIdleTime = {go_duration(advice.max_idle_time)}"
+    yield "pool, err := pgxpool.NewWithConfig(context.Background(), config)"
+    if advice.acquire_timeout is None:
+        yield "// An acquire waits for as long as the context of its caller."
+    else:
+        limit = go_duration(advice.acquire_timeout)
+        yield f"// Only a context ends the wait: ctx, cancel := context.WithTimeout(ctx, {limit})"
+
+
+STACK = Stack(
+    name="pgxpool",
+    library="pgx 5.10 pgxpool",
+    file="main.go",
+    comment="//",
+    aliases=("pgx", "pgxpool-v5", "pgx-v5"),
+    write=_write,
+)

@@ -1,0 +1,60 @@
+"""ActiveRecord: the names of Rails 8.1, and those of 8.0 and before. Times are seconds."""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import FOR_EVER, seconds
+from poolctl.stacks.stack import Stack
+
+_EACH = "# Into the entry that is there. A pool a process: no fewer than its threads (Puma, Sidekiq) use."
+
+
+def _timeouts(advice: PoolAdvice) -> Iterator[str]:
+    if advice.max_idle_time is None:
+        yield "  idle_timeout: 0 # off"
+    else:
+        yield f"  idle_timeout: {seconds(advice.max_idle_time)}"
+    if advice.acquire_timeout is None:
+        yield f"  checkout_timeout: {seconds(FOR_EVER)} # there is no off"
+    else:
+        yield f"  checkout_timeout: {seconds(advice.acquire_timeout)}"
+
+
+def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
+    yield _EACH
+    yield "production:"
+    yield f"  max_connections: {advice.max_open} # pool still means the same"
+    yield f"  min_connections: {advice.min_idle}"
+    if advice.max_lifetime is None:
+        yield "  # max_age is not given: off"
+    else:
+        yield f"  max_age: {seconds(advice.max_lifetime)}"
+        yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; not given it is 0.2"
+    yield from _timeouts(advice)
+
+
+def _until_8_0(advice: PoolAdvice) -> Iterator[str]:
+    yield _EACH
+    yield "production:"
+    yield f"  pool: {advice.max_open}"
+    yield from _timeouts(advice)
+    if advice.max_lifetime is not None:
+        yield "  # No lifetime before Rails 8.1 (max_age): after a failover restart the processes, one by one."
+    if advice.min_idle:
+        yield f"  # No setting keeps {advice.min_idle} ready before Rails 8.1 (min_connections)."
+
+
+RAILS = Stack(
+    name="rails",
+    library="ActiveRecord 8.1",
+    file="config/database.yml",
+    aliases=("rails-8.1", "rails8.1", "activerecord", "ruby", "active-record"),
+    write=_since_8_1,
+)
+RAILS_8_0 = Stack(
+    name="rails-8.0",
+    library="ActiveRecord 6.0 to 8.0",
+    file="config/database.yml",
+    aliases=("rails8.0", "rails-8", "rails-7", "rails-7.2", "rails-7.1", "rails-6"),
+    write=_until_8_0,
+)

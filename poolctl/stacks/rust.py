@@ -1,0 +1,117 @@
+"""The pools of the Rust world: sqlx, deadpool, r2d2. None has a jitter; deadpool retires nothing by itself.
+
+Where there is a jitter to draw, a process draws its own lifetime with the crate rand.
+"""
+
+from collections.abc import Iterator
+
+from poolctl.stacks.settings import PoolAdvice
+from poolctl.stacks.spelling import FOR_EVER, rust_duration, whole_seconds
+from poolctl.stacks.stack import Stack
+
+_LOOKS_EVERY = 30.0
+"""Seconds between two looks of deadpool's retiring task, as r2d2 takes for its own."""
+
+
+def _lifetime(advice: PoolAdvice) -> str:
+    """The lifetime as a Duration, drawn anew by each process where there is a jitter to draw."""
+    assert advice.max_lifetime is not None
+    assert advice.least_lifetime is not None
+    shortest, longest = whole_seconds(advice.least_lifetime), whole_seconds(advice.max_lifetime)
+    if shortest == longest:
+        return rust_duration(advice.max_lifetime)
+    return f"Duration::from_secs(rand::random_range({shortest}..={longest}))"
+
+
+def _drawn(advice: PoolAdvice) -> str:
+    return " // rand 0.9" if advice.jitter_time else ""
+
+
+def _sqlx(advice: PoolAdvice) -> Iterator[str]:
+    yield "let pool = PgPoolOptions::new()"
+    yield f"    .max_connections({advice.max_open})"
+    yield f"    .min_connections({advice.min_idle})"
+    if advice.max_lifetime is None:
+        yield "    .max_lifetime(None)"
+    else:
+        yield f"    .max_lifetime({_lifetime(advice)}){_drawn(advice)}"
+    idle = "None" if advice.max_idle_time is None else rust_duration(advice.max_idle_time)
+    yield f"    .idle_timeout({idle})"
+    if advice.acquire_timeout is None:
+        yield f"    .acquire_timeout({rust_duration(FOR_EVER)}) // there is no off, and Duration::MAX overflows"
+    else:
+        yield f"    .acquire_timeout({rust_duration(advice.acquire_timeout)})"
+    yield '    .connect(&std::env::var("DATABASE_URL")?)'
+    yield "    .await?;"
+
+
+def _deadpool(advice: PoolAdvice) -> Iterator[str]:
+    yield "let pool = Pool::builder(manager)"
+    yield f"    .max_size({advice.max_open})"
+    if advice.acquire_timeout is None:
+        yield "    .wait_timeout(None) // waits for ever"
+    else:
+        yield f"    .wait_timeout(Some({rust_duration(advice.acquire_timeout)}))"
+        yield "    .runtime(Runtime::Tokio1) // without it a pool with a timeout is not built"
+    yield "    .build()?;"
+    kept = []
+    if advice.max_lifetime is not None:
+        yield f"let max_lifetime = {_lifetime(advice)};{_drawn(advice)}"
+        kept.append("metrics.age() < max_lifetime")
+    if advice.max_idle_time is not None:
+        yield f"let max_idle_time = {rust_duration(advice.max_idle_time)};"
+        kept.append("metrics.last_used() < max_idle_time")
+    if kept:
+        yield "let retired = pool.clone();"
+        yield "// It has no lifetime and no idle time of its own."
+        yield "tokio::spawn(async move {"
+        yield "    loop {"
+        yield f"        tokio::time::sleep({rust_duration(_LOOKS_EVERY)}).await;"
+        yield f"        retired.retain(|_, metrics| {' && '.join(kept)});"
+        yield "    }"
+        yield "});"
+    else:
+        yield "// It has no lifetime and no idle time: a connection stays until it breaks."
+
+
+def _r2d2(advice: PoolAdvice) -> Iterator[str]:
+    yield "let pool = r2d2::Pool::builder()"
+    yield f"    .max_size({advice.max_open})"
+    yield f"    .min_idle(Some({advice.min_idle})) // None is max_size: build() would wait for all of them"
+    if advice.max_lifetime is None:
+        yield "    .max_lifetime(None)"
+    else:
+        yield f"    .max_lifetime(Some({_lifetime(advice)})){_drawn(advice)}"
+    idle = "None" if advice.max_idle_time is None else f"Some({rust_duration(advice.max_idle_time)})"
+    yield f"    .idle_timeout({idle})"
+    if advice.acquire_timeout is None:
+        yield f"    .connection_timeout({rust_duration(FOR_EVER)}) // there is no off: 0 panics"
+    else:
+        yield f"    .connection_timeout({rust_duration(advice.acquire_timeout)})"
+    yield "    .build(manager)?;"
+
+
+SQLX = Stack(
+    name="sqlx",
+    library="sqlx 0.7 and later",
+    file="main.rs",
+    comment="//",
+    aliases=("rust", "sqlx-rust", "seaorm", "sea-orm"),
+    write=_sqlx,
+)
+DEADPOOL = Stack(
+    name="deadpool",
+    library="deadpool-postgres 0.10 and later",
+    file="main.rs",
+    comment="//",
+    aliases=("deadpool-postgres", "tokio-postgres"),
+    write=_deadpool,
+)
+R2D2 = Stack(
+    name="r2d2",
+    library="r2d2 0.8",
+    file="main.rs",
+    comment="//",
+    aliases=("diesel", "r2d2-postgres"),
+    write=_r2d2,
+)

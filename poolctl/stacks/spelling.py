@@ -1,0 +1,42 @@
+"""How the languages and libraries spell a time. None of these ever writes 0: what 0 means differs from one to the next.
+
+A time that is too short for the unit becomes the shortest that the unit can say.
+"""
+
+FOR_EVER = 10 * 365 * 86_400.0
+"""Seconds that stand for "off" where a library has no such word: ten years. Small enough for every clock and timer."""
+
+LONGEST_JS_TIMER = 2_147_483_647
+"""Milliseconds. A JavaScript timer beyond it fires at once."""
+
+
+def seconds(time: float) -> str:
+    """Seconds to the millisecond, without a superfluous fraction ("1500", "0.25")."""
+    return f"{max(time, 0.001):.3f}".rstrip("0").rstrip(".")
+
+
+def whole_seconds(time: float) -> int:
+    return max(1, round(time))
+
+
+def milliseconds(time: float) -> int:
+    return max(1, round(time * 1000))
+
+
+def grouped(number: int) -> str:
+    """With an underscore between thousands, as Java, Rust and Elixir allow."""
+    return f"{number:_}"
+
+
+def go_duration(time: float) -> str:
+    """An expression of Go's type time.Duration ("25 * time.Minute")."""
+    for unit, name in ((3600, "Hour"), (60, "Minute"), (1, "Second")):
+        if time >= unit and time % unit == 0:
+            return f"{time / unit:.0f} * time.{name}"
+    return f"{milliseconds(time)} * time.Millisecond"
+
+
+def rust_duration(time: float) -> str:
+    if time >= 1 and time % 1 == 0:
+        return f"Duration::from_secs({grouped(round(time))})"
+    return f"Duration::from_millis({grouped(milliseconds(time))})"
