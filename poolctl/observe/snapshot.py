@@ -362,6 +362,8 @@ class PgpoolChild:
     """ "Wait for connection", "Idle", "Idle in transaction", "Execute command", "Connecting" (4.3+)."""
     started_at: float | None = None
     connected_at: float | None = None
+    is_own: bool = False
+    """It serves poolctl itself while it looks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,7 +382,9 @@ class PgpoolConnection:
 
 @dataclass(frozen=True, slots=True)
 class PgpoolSample:
-    """A Pgpool-II through SHOW. ``waiting``: clients in the listen queue of its port (the host's view)."""
+    """A Pgpool-II through SHOW. ``waiting``: clients in the listen queue of its port (the host's view).
+
+    The connection that it caches for poolctl itself is not among ``connections``."""
 
     target: str
     version: str = ""
@@ -390,6 +394,9 @@ class PgpoolSample:
     max_pool: int | None = None
     reserved_connections: int | None = None
     waiting: int | None = None
+    hangs: bool = False
+    """It took poolctl's connection and said nothing until the deadline, as it does when every child is busy; then
+    ``children`` and ``connections`` are empty because they could not be seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,241 @@
+"""What a PgBouncer says of itself on its admin console.
+
+Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23, 1.24 and 1.25.
+The console stays open when ``max_client_conn`` is reached, and poolctl's own client is left out of every count.
+"""
+
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Literal
+
+from poolctl.errors import BadInput, CannotConnect
+from poolctl.observe.clocks import instant, learned_offset, local_offsets
+from poolctl.observe.console import (
+    APPLICATION,
+    CONNECT_WITHIN,
+    Answer,
+    CommandRefused,
+    Console,
+    Row,
+    Silent,
+    rows_of,
+)
+from poolctl.observe.snapshot import (
+    BouncerDatabase,
+    BouncerLink,
+    BouncerPool,
+    BouncerSample,
+    BouncerStats,
+    Source,
+)
+
+CONSOLE = "pgbouncer"
+"""The name of the database that is no database."""
+_SECRET_KEYS = re.compile(r"passw|secret|key_file|auth_file|ldap|auth_query")
+_TABLES = ("POOLS", "CLIENTS", "SERVERS", "DATABASES", "STATS", "LISTS", "CONFIG", "VERSION")
+
+
+class PgBouncer:
+    """One PgBouncer. ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+
+    Any user of ``admin_users`` or ``stats_users`` will do. Raises BadInput for a connection string that cannot be
+    read, or that names a database: the console is the one named ``pgbouncer``, which is taken when none is named.
+    """
+
+    def __init__(self, conninfo: str, *, patience: float = CONNECT_WITHIN) -> None:
+        self._console = Console(conninfo, {"dbname": CONSOLE, "port": "6432"})
+        if self._console.database != CONSOLE:
+            raise BadInput(
+                f"the connection string of a PgBouncer names the database {self._console.database!r}; "
+                f"its admin console is the database {CONSOLE!r}",
+                hint=f"name dbname={CONSOLE}, or no database",
+            )
+        self._patience = patience
+        self.source = Source("pgbouncer", self._console.target)
+
+    @property
+    def port(self) -> int | None:
+        """That PgBouncer listens on, for the host's view of its clients."""
+        return self._console.port
+
+    def look(self) -> BouncerSample | None:
+        """The state now; None when the console did not answer. Tables that could not be read are empty, and named in
+        ``source.reason``."""
+        deadline = time.monotonic() + self._patience
+        tables: dict[str, Answer] = {}
+        refused: dict[str, str] = {}
+        silence = ""
+        for table in _TABLES:
+            try:
+                tables[table] = self._console.ask(f"SHOW {table}", deadline, may_connect=table == _TABLES[0])
+            except CommandRefused as error:
+                refused[table] = error.message
+            except Silent as error:
+                silence = f"{error.message} within {self._patience:g} s"
+                break
+            except CannotConnect as error:
+                silence = error.message
+                break
+        self.source = replace(self.source, ok="POOLS" in tables, reason=_reason(tables, refused, silence))
+        if "POOLS" not in tables:
+            return None
+        return sample_of(
+            tables,
+            target=self._console.target,
+            is_own=own_client(self._console.own_port),
+            connected_at=self._console.connected_at,
+        )
+
+    def close(self) -> None:
+        self._console.close()
+
+
+def _reason(tables: Mapping[str, Answer], refused: Mapping[str, str], silence: str) -> str:
+    if "POOLS" in refused:
+        return f"it is no console of PgBouncer: {refused['POOLS']}"
+    if not tables:
+        return f"{silence}: its user has to be one of stats_users" if silence == "not allowed" else silence
+    missing = [table for table in _TABLES if table not in tables]
+    if not missing:
+        return ""
+    return f"SHOW {', '.join(missing)} not seen: {silence or next(iter(refused.values()))}"
+
+
+def own_client(own_port: int | None) -> Callable[[Row], bool]:
+    """What tells poolctl's own row of SHOW CLIENTS: its port, or over a Unix socket its process id."""
+
+    def is_own(row: Row) -> bool:
+        if row.text("database") != CONSOLE or row.text("application_name", APPLICATION) != APPLICATION:
+            return False
+        if own_port is None:
+            return row.count("remote_pid") == os.getpid()
+        return row.count("port") == own_port
+
+    return is_own
+
+
+def sample_of(
+    tables: Mapping[str, Answer],
+    *,
+    target: str,
+    is_own: Callable[[Row], bool] = lambda row: False,
+    connected_at: float | None = None,
+) -> BouncerSample:
+    """The sample that the SHOW tables make, by their names; those that are missing leave their part empty."""
+    rows = {name: rows_of(answer) for name, answer in tables.items()}
+    clients = rows.get("CLIENTS", [])
+    own = next((row for row in clients if is_own(row)), None)
+    offsets = local_offsets() | learned_offset(own.get("connect_time") if own else None, connected_at)
+    return BouncerSample(
+        target=target,
+        version=version_of(rows.get("VERSION", [])),
+        pools=pools_of(rows.get("POOLS", [])),
+        clients=tuple(link_of(row, "client", offsets) for row in clients if row is not own),
+        servers=tuple(link_of(row, "server", offsets) for row in rows.get("SERVERS", [])),
+        databases=databases_of(rows.get("DATABASES", [])),
+        stats=stats_of(rows.get("STATS", [])),
+        config=config_of(rows.get("CONFIG", [])),
+        lists=lists_of(rows.get("LISTS", []), own=1 if tables else 0),
+    )
+
+
+def pools_of(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
+    """SHOW POOLS without the console's own, which has no server."""
+    return tuple(
+        BouncerPool(
+            database=row.text("database"),
+            user=row.text("user"),
+            clients_active=row.count("cl_active"),
+            clients_waiting=row.count("cl_waiting"),
+            servers_active=row.count("sv_active"),
+            servers_idle=row.count("sv_idle"),
+            servers_used=row.count("sv_used"),
+            servers_tested=row.count("sv_tested"),
+            servers_login=row.count("sv_login"),
+            max_wait=row.seconds("maxwait", "maxwait_us"),
+            mode=row.get("pool_mode"),
+        )
+        for row in rows
+        if row.text("database") != CONSOLE
+    )
+
+
+def link_of(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, float]) -> BouncerLink:
+    """A row of SHOW CLIENTS or SHOW SERVERS. ``offsets``: of the zones that PgBouncer writes its times in."""
+    address = row.text("addr")
+    return BouncerLink(
+        kind=kind,
+        user=row.text("user"),
+        database=row.text("database"),
+        state=row.text("state"),
+        address="local" if address.startswith("unix") else address,
+        port=row.count("port"),
+        pointer=row.text("ptr"),
+        link=row.text("link"),
+        application=row.text("application_name"),
+        connected_at=instant(row.get("connect_time"), offsets),
+        requested_at=instant(row.get("request_time"), offsets),
+        wait=row.seconds("wait", "wait_us"),
+        remote_pid=row.count("remote_pid") or None,
+    )
+
+
+def databases_of(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
+    """SHOW DATABASES without the console's own. ``reserve_pool`` was renamed in 1.24."""
+    return tuple(
+        BouncerDatabase(
+            name=row.text("name"),
+            host=row.get("host"),
+            port=row.count("port") or None,
+            database=row.get("database"),
+            pool_size=row.count("pool_size"),
+            reserve_pool_size=row.count("reserve_pool_size", row.count("reserve_pool")),
+            mode=row.get("pool_mode"),
+            max_connections=row.count("max_connections"),
+            current_connections=row.count("current_connections"),
+            paused=row.count("paused") > 0,
+        )
+        for row in rows
+        if row.text("name") != CONSOLE
+    )
+
+
+def stats_of(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
+    """SHOW STATS without the console's own; times become seconds."""
+    return tuple(
+        BouncerStats(
+            database=row.text("database"),
+            transactions=row.count("total_xact_count"),
+            queries=row.count("total_query_count"),
+            query_time=row.count("total_query_time") / 1e6,
+            transaction_time=row.count("total_xact_time") / 1e6,
+            wait_time=row.count("total_wait_time") / 1e6,
+        )
+        for row in rows
+        if row.text("database") != CONSOLE
+    )
+
+
+def config_of(rows: Iterable[Row]) -> dict[str, str]:
+    """SHOW CONFIG without what names or holds secrets: passwords, key files, the file and the query of users."""
+    return {row.text("key"): row.text("value") for row in rows if not _SECRET_KEYS.search(row.text("key"))}
+
+
+def lists_of(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
+    """SHOW LISTS; ``own`` of the used clients are poolctl's."""
+    lists = {row.text("list"): row.count("items") for row in rows}
+    if "used_clients" in lists:
+        lists["used_clients"] = max(0, lists["used_clients"] - own)
+    return lists
+
+
+def version_of(rows: Iterable[Row]) -> str:
+    """ "1.18.0" of "PgBouncer 1.18.0"; "" where there is none."""
+    for row in rows:
+        match = re.search(r"\d+(?:\.\d+)+\S*", row.text("version"))
+        if match is not None:
+            return match[0]
+    return ""

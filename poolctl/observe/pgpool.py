@@ -1,0 +1,185 @@
+"""What a Pgpool-II says of itself, in answer to SHOW pool_...
+
+A Pgpool-II with every child busy refuses nobody: the kernel takes the connection, and nothing comes back, not to SHOW
+either. So every look has an end, and how many clients wait is the host's to see, in the listen queue. One connection
+is kept between looks: each new one would take another child and leave another connection to PostgreSQL in its cache.
+"""
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from poolctl.errors import CannotConnect
+from poolctl.observe.clocks import instant, learned_offset, local_offsets
+from poolctl.observe.console import CONNECT_WITHIN, CommandRefused, Console, Row, Silent, rows_of
+from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
+
+_NOTICED = 0.5
+"""Seconds to wait for one that hung at the look before: it then only has to show that it serves again."""
+_LIMITS = ("num_init_children", "max_pool", "reserved_connections")
+
+
+@dataclass(frozen=True, slots=True)
+class _Fixed:
+    """What needs a restart to change."""
+
+    version: str = ""
+    num_init_children: int | None = None
+    max_pool: int | None = None
+    reserved_connections: int | None = None
+
+
+class Pgpool:
+    """One Pgpool-II. ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+
+    Raises BadInput for a connection string that cannot be read.
+    """
+
+    def __init__(self, conninfo: str, *, patience: float = CONNECT_WITHIN) -> None:
+        self._console = Console(conninfo, {"port": "9999"})
+        self._patience = patience
+        self._hung = False
+        self._fixed = _Fixed()
+        self.source = Source("pgpool", self._console.target)
+
+    @property
+    def port(self) -> int | None:
+        """That Pgpool-II listens on, for the host's view of its listen queue."""
+        return self._console.port
+
+    @property
+    def backend_pid(self) -> int | None:
+        """Of the PostgreSQL backend that Pgpool-II opened for poolctl, which counts as a client there; None while
+        there is none."""
+        return self._console.backend_pid
+
+    def look(self) -> PgpoolSample | None:
+        """The state now; with ``hangs`` and what is known from before when it took the connection and said nothing;
+        None when it was not there or let nobody in."""
+        patience = min(self._patience, _NOTICED) if self._hung else self._patience
+        deadline = time.monotonic() + patience
+        self._hung = False
+        try:
+            processes = rows_of(self._console.ask("SHOW pool_processes", deadline))
+            pools = rows_of(self._console.ask("SHOW pool_pools", deadline, may_connect=False))
+            if self._fixed.num_init_children is None:
+                self._fixed = self._read_fixed(deadline)
+        except Silent as error:
+            self._hung = error.was_reached
+            why = ": every child is busy, or it is stuck" if error.was_reached else ""
+            self.source = replace(self.source, ok=False, reason=f"{error.message} within {patience:g} s{why}")
+            return self._sample((), (), hangs=True) if error.was_reached else None
+        except CommandRefused as error:
+            self.source = replace(self.source, ok=False, reason=f"it is no Pgpool-II: {error.message}")
+            self._console.close()
+            return None
+        except CannotConnect as error:
+            self.source = replace(self.source, ok=False, reason=_refusal(error.message))
+            return None
+        self.source = replace(self.source, ok=True, reason="")
+        backend_pid = self._console.backend_pid
+        offsets = offsets_of(pools, backend_pid, self._console.connected_at)
+        children = children_of(processes, offsets, own=own_child(pools, backend_pid))
+        return self._sample(children, connections_of(pools, own_pid=backend_pid))
+
+    def close(self) -> None:
+        self._console.close()
+
+    def _read_fixed(self, deadline: float) -> _Fixed:
+        status = limits_of(rows_of(self._console.ask("SHOW pool_status", deadline, may_connect=False)))
+        version = rows_of(self._console.ask("SHOW pool_version", deadline, may_connect=False))
+        return _Fixed(version_of(version), *(status.get(name) for name in _LIMITS))
+
+    def _sample(
+        self, children: tuple[PgpoolChild, ...], connections: tuple[PgpoolConnection, ...], *, hangs: bool = False
+    ) -> PgpoolSample:
+        return PgpoolSample(
+            target=self._console.target,
+            version=self._fixed.version,
+            children=children,
+            connections=connections,
+            num_init_children=self._fixed.num_init_children,
+            max_pool=self._fixed.max_pool,
+            reserved_connections=self._fixed.reserved_connections,
+            hangs=hangs,
+        )
+
+
+def _refusal(words: str) -> str:
+    # libpq 17 and newer ask for encryption first, and do not repeat an answer to that which is an error.
+    if "SSL exchange" in words:
+        return f"{words}: it refused before encryption, as it does when full; sslmode=disable shows its words"
+    return words
+
+
+def own_child(pools: Sequence[Row], backend_pid: int | None) -> int | None:
+    """The pid of the child that serves poolctl, by the backend that poolctl was given."""
+    own = _own(pools, backend_pid)
+    return own.count("pool_pid") or None if own is not None else None
+
+
+def offsets_of(pools: Sequence[Row], backend_pid: int | None, connected_at: float | None) -> dict[str, float]:
+    """How far Pgpool-II's clock, which it writes without a zone, is east of UTC: from when poolctl's own connection
+    was made; else as this machine's clock is."""
+    own = _own(pools, backend_pid)
+    local = local_offsets()
+    here = local[time.tzname[time.localtime().tm_isdst > 0]]
+    if own is None:
+        return local | {"": here}
+    # Before 4.3 only the backend's age is shown, which is poolctl's own when nobody used it before.
+    written = own.get("client_connection_time") or (own.get("create_time") if own.count("pool_counter") == 1 else None)
+    return local | {"": here} | learned_offset(written, connected_at)
+
+
+def _own(pools: Sequence[Row], backend_pid: int | None) -> Row | None:
+    return next((row for row in pools if backend_pid and row.count("pool_backendpid") == backend_pid), None)
+
+
+def children_of(
+    rows: Sequence[Row], offsets: Mapping[str, float], *, own: int | None = None
+) -> tuple[PgpoolChild, ...]:
+    """SHOW pool_processes: a row each child. ``own``: the child that serves poolctl."""
+    return tuple(
+        PgpoolChild(
+            pid=row.count("pool_pid"),
+            database=row.text("database"),
+            user=row.text("username"),
+            status=row.get("status") or None,
+            started_at=instant(row.get("start_time"), offsets),
+            connected_at=instant(row.get("backend_connection_time") or row.get("create_time"), offsets),
+            is_own=own is not None and row.count("pool_pid") == own,
+        )
+        for row in rows
+    )
+
+
+def connections_of(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[PgpoolConnection, ...]:
+    """SHOW pool_pools: the slots with a backend in them. ``own_pid``: the backend that serves poolctl."""
+    return tuple(
+        PgpoolConnection(
+            child_pid=row.count("pool_pid"),
+            backend_pid=row.count("pool_backendpid"),
+            database=row.text("database"),
+            user=row.text("username"),
+            is_connected=row.count("pool_connected") > 0,
+            client=row.get("client_host") or None,
+            client_port=row.count("client_port") or None,
+        )
+        for row in rows
+        if row.count("pool_backendpid") not in (0, own_pid)
+    )
+
+
+def limits_of(rows: Sequence[Row]) -> dict[str, int]:
+    """The sizes among what SHOW pool_status lists; nothing else of it is kept, for passwords stand in it, too."""
+    return {row.text("item"): row.count("value") for row in rows if row.text("item") in _LIMITS}
+
+
+def version_of(rows: Sequence[Row]) -> str:
+    """ "4.3.5" of "4.3.5 (tamahomeboshi)"; "" where there is none."""
+    for row in rows:
+        match = re.match(r"\d+(?:\.\d+)+\S*", row.text("pool_version"))
+        if match is not None:
+            return match[0]
+    return ""
