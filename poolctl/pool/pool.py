@@ -88,7 +88,8 @@ class Pool:
             raise ValueError("a request cannot be None")
         connection = Connection(request)
         # Counted before it is open, so that two arrivals cannot both take the last slot.
-        self._count_opening(now)
+        self._take_slot()
+        self._begin_opening(now)
         return Open(connection)
 
     def opened(self, connection: Connection, now: float) -> list[Action]:
@@ -109,7 +110,7 @@ class Pool:
             actions.append(Close(connection))
         if self.rules.opener == "background":
             self._open_for_waiters(now, actions)
-        self._open_next(actions)
+        self._open_next(now, actions)
         return actions
 
     def open_failed(self, connection: Connection, now: float, error: Exception) -> list[Action]:
@@ -235,13 +236,13 @@ class Pool:
     def stats(self, now: float) -> PoolStats:
         """The snapshot at ``now``."""
         counts = self._counts
-        since = counts.exhausted_since
+        since, ordered = counts.exhausted_since, len(self._background)
         return PoolStats(
             max_open=self._max_open,
-            open=self._open,
+            open=self._open - ordered,
             in_use=self._open - len(self._idle) - self._opening,
             idle=len(self._idle),
-            opening=self._opening,
+            opening=self._opening - ordered,
             waiting=len(self._waiters),
             queued_count=counts.queued_count,
             queued_time=counts.queued_time,
@@ -256,7 +257,7 @@ class Pool:
             ),
             peak_open=counts.peak_open,
             peak_in_use=counts.peak_in_use,
-            open_time=counts.open_area + self._open * now,
+            open_time=counts.open_area + (self._open - ordered) * now,
             in_use_time=counts.in_use_area + counts.in_use * now,
             exhausted_at=counts.exhausted_at,
             exhausted_since=since,
@@ -327,12 +328,14 @@ class Pool:
         if not self._waiters and (self._idle or not self._max_open or self._open < self._max_open):
             self._recover(now)
 
-    def _count_opening(self, now: float) -> None:
+    def _take_slot(self) -> None:
         self._open += 1
         self._opening += 1
+
+    def _begin_opening(self, now: float) -> None:
+        """What is told counts an opening from here on, not from when it was ordered."""
         self._counts.open_area -= now
-        if self._open > self._counts.peak_open:
-            self._counts.peak_open = self._open
+        self._counts.peak_open = max(self._counts.peak_open, self._open - len(self._background))
 
     def _forget(self, connection: Connection, now: float) -> None:
         connection.state = "gone"
@@ -352,21 +355,23 @@ class Pool:
         if self._max_open:
             wanted = min(wanted, self._max_open - self._open)
         for _ in range(wanted):
-            self._count_opening(now)
+            self._take_slot()
             self._background.append(Connection(None))
-        self._open_next(actions)
+        self._open_next(now, actions)
 
     def _grow(self, now: float) -> Connection | None:
         if self._background_busy:
             return None
-        self._count_opening(now)
+        self._take_slot()
+        self._begin_opening(now)
         self._background_busy = True
         return Connection(None)
 
-    def _open_next(self, actions: list[Action]) -> None:
+    def _open_next(self, now: float, actions: list[Action]) -> None:
         if self._background and not self._background_busy:
             self._background_busy = True
             actions.append(Open(self._background.popleft()))
+            self._begin_opening(now)
 
     def _shortest_limit(self) -> float | None:
         limits = (self.settings.max_idle_time, self._cleaned_lifetime)

@@ -28,7 +28,9 @@ class Closed:
 class PoolStats:
     """Gauges and counters of one pool at one instant; times are seconds.
 
-    Always true: ``open == in_use + idle + opening``. A connection that is being closed counts as in use until
+    Always true: ``open == in_use + idle + opening``. An opening that a background opener is only asked for, because
+    it is still at another one, holds a slot of the pool and is in none of them (Go's OpenConnections has it: one
+    pod's opener may be asked for thirty and get to one). A connection that is being closed counts as in use until
     its slot is free, as in Go's DBStats (database/sql, sql.go, ``finalClose``).
     """
 

@@ -54,13 +54,13 @@ class Counts(State):
 
     def stats(self, p: int, now: float) -> PoolStats:
         """The snapshot of one pod's pool."""
-        idle, since = len(self.p_idle[p]), self.s_since[p]
+        idle, since, ordered = len(self.p_idle[p]), self.s_since[p], self.p_ordered[p]
         return PoolStats(
             max_open=self.p_part[p].settings.max_open,
-            open=self.p_open[p],
+            open=self.p_open[p] - ordered,
             in_use=self.p_open[p] - idle - self.p_opening[p],
             idle=idle,
-            opening=self.p_opening[p],
+            opening=self.p_opening[p] - ordered,
             waiting=self.p_waiting[p],
             queued_count=self.s_queued[p],
             queued_time=self.s_queued_time[p],
@@ -76,7 +76,7 @@ class Counts(State):
             ),
             peak_open=self.s_peak_open[p],
             peak_in_use=self.s_peak_in_use[p],
-            open_time=self.s_open_area[p] + self.p_open[p] * now,
+            open_time=self.s_open_area[p] + (self.p_open[p] - ordered) * now,
             in_use_time=self.s_use_area[p] + self.p_in_use[p] * now,
             exhausted_at=_or_none(self.s_exhausted_at[p]),
             exhausted_since=_or_none(since),

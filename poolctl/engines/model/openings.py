@@ -27,18 +27,23 @@ class Openings(Poolers):
         """The client opens a connection itself."""
         k = self.new_connection(p, c)
         self.c_state[c] = DIALING
-        self.count_opening(p, now)
+        self.take_slot(p)
+        self.begin_opening(p, now)
         self.await_patience(c, p, now)
         if self.p_part[p].rules.opens_locked:
             self.p_lock[p] += 1
         self.dial(k, now)
 
-    def count_opening(self, p: int, now: float) -> None:
+    def take_slot(self, p: int) -> None:
         self.p_open[p] += 1
         self.p_opening[p] += 1
+
+    def begin_opening(self, p: int, now: float) -> None:
+        """What is told counts an opening from here on, not from when it was ordered."""
         self.s_open_area[p] -= now
-        if self.p_open[p] > self.s_peak_open[p]:
-            self.s_peak_open[p] = self.p_open[p]
+        open_ = self.p_open[p] - self.p_ordered[p]
+        if open_ > self.s_peak_open[p]:
+            self.s_peak_open[p] = open_
 
     def forget(self, p: int, now: float) -> None:
         """Give up a slot of the pool."""
@@ -173,8 +178,8 @@ class Openings(Poolers):
             self.order(p, int(wanted), now)
 
     def order(self, p: int, number: int, now: float) -> None:
-        for _ in range(number):
-            self.count_opening(p, now)
+        self.p_open[p] += number
+        self.p_opening[p] += number
         self.p_ordered[p] += number
         self.open_next(p, now)
 
@@ -183,6 +188,7 @@ class Openings(Poolers):
         while self.p_ordered[p] and self.p_busy[p] < openers:
             self.p_ordered[p] -= 1
             self.p_busy[p] += 1
+            self.begin_opening(p, now)
             self.dial(self.new_connection(p, -1), now)
 
     def opener_done(self, p: int, now: float) -> None:
@@ -221,7 +227,8 @@ class Openings(Poolers):
                     self.free(k)
                     self.s_failed[p] += 1
                     continue
-                self.count_opening(p, now)
+                self.take_slot(p)
+                self.begin_opening(p, now)
                 self.p_opening[p] -= 1
                 self.s_opened[p] += 1
                 self.born(k, p, now)
