@@ -206,7 +206,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
     """Set ``section.key=value`` assignments in ``values``, and return the keys that were set.
 
-    A value is read as TOML where it is TOML (30, 1.5, true, {...}) and as text otherwise ("250ms" needs no quotes).
+    Among tables written [[service]] the name of one stands for it: "service.api.pool.max_open". The keys come back
+    as errors name them ("service[0].pool.max_open"). A value is read as TOML where it is TOML (30, 1.5, true, {...})
+    and as text otherwise ("250ms" needs no quotes).
     """
     keys = []
     for assignment in assignments:
@@ -217,14 +219,44 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
                 f"--set {assignment!r}: must be section.key=value", hint="for example --set pool.max_open=10"
             )
         *sections, last = key.split(".")
-        table = values
-        for section in sections:
-            table = table.setdefault(section, {})
-            if not isinstance(table, dict):
-                raise BadInput(f"--set {assignment!r}: {section} is not a table")
+        table, place = _below(values, sections, assignment)
         table[last] = _toml_or_text(text.strip())
-        keys.append(key)
+        keys.append(".".join((*place, last)))
     return keys
+
+
+def _below(values: dict[str, Any], sections: list[str], assignment: str) -> tuple[dict[str, Any], list[str]]:
+    """The table under ``sections``, which is made where there is none, and its name as errors give it."""
+    table: Any = values
+    place: list[str] = []
+    for section in sections:
+        if isinstance(table, list):
+            number = _named(table, section, assignment)
+            table = table[number]
+            place[-1] += f"[{number}]"
+        else:
+            table = table.setdefault(section, {})
+            place.append(section)
+        if not isinstance(table, dict) and not _have_names(table):
+            raise BadInput(f"--set {assignment!r}: {section} is not a table")
+    if isinstance(table, list):
+        raise BadInput(
+            f"--set {assignment!r}: {sections[-1]} is several tables, each with a name",
+            hint=f"write {'.'.join(sections)}.NAME.section.key=value",
+        )
+    return table, place
+
+
+def _have_names(tables: Any) -> bool:
+    return isinstance(tables, list) and all(isinstance(table, dict) and "name" in table for table in tables)
+
+
+def _named(tables: list[dict[str, Any]], name: str, assignment: str) -> int:
+    """Which of an array of tables has ``name`` as its name."""
+    names = [table["name"] for table in tables]
+    if name not in names:
+        raise BadInput(f"--set {assignment!r}: there is no {name}", hint=f"the names are: {', '.join(map(str, names))}")
+    return names.index(name)
 
 
 def _toml_or_text(text: str) -> Any:

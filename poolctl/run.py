@@ -275,6 +275,12 @@ class Run:
     interrupted: bool = False
     failure: str | None = None
     notes: tuple[str, ...] = ()
+    services: tuple[tuple[str, Summary], ...] = ()
+    """Of several services on one server, each with its name and the figures of all its instances."""
+    kernel: str = ""
+    """Of a model run, which of the two kernels made it: "plain" or "compiled". Their figures are the same."""
+    cut_off: str = ""
+    """Why a model run that could never have ended was: "standstill" (no time passes) or "queue" (it only grows)."""
 
 
 def summarize(

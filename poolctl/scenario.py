@@ -4,7 +4,7 @@ Decides what a scenario may say; the names are public (the scenario file). Times
 something is switched off.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from math import log, sqrt
 from pathlib import Path
@@ -211,8 +211,8 @@ def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scen
         run = {key: load_table.peek(key) for key in RUN_KEYS if load_table.has(key)}
         for key in RUN_KEYS:
             load_table.skip(key)
-        for table in (pool_table, load_table, leak_table):
-            table.finish()
+        for section, table in (("pool", pool_table), ("load", load_table), ("leak", leak_table)):
+            _refuse_shared(table, section, service_tables)
         services = tuple(_service(table, run) for table in service_tables)
         pool, load, leak = services[0].pool, services[0].load, services[0].leak
     else:
@@ -221,6 +221,18 @@ def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scen
         leak = _leak(leak_table)
     events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
     return Scenario(name, description, database, pool, load, leak, tuple(events), services)
+
+
+def _refuse_shared(table: Table, section: str, services: Sequence[Table]) -> None:
+    """What stands at the top although each service has its own."""
+    for key, value in table.rest().items():
+        name = services[0].peek("name") or "NAME"
+        raise table.refuse(
+            key,
+            value,
+            "is a service's own here",
+            hint=f"write it in its [[service]], or service.{name}.{section}.{key}",
+        )
 
 
 def _service(table: Table, run: dict[str, Any]) -> Service:

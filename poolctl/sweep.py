@@ -87,7 +87,8 @@ def parse_axes(options: Sequence[str]) -> tuple[Axis, ...]:
 
 def grid(values: Mapping[str, Any], axes: Sequence[Axis], source: Source) -> tuple[list[Cell], list[str]]:
     """Every combination, the last axis changing fastest, and what had to be left out of some. Raises BadInput."""
-    swept = _SweptSource(source, [axis.key for axis in axes])
+    probe = copy.deepcopy(dict(values))
+    swept = _SweptSource(source, [key for axis in axes for key in _assign(probe, f"{axis.key}={axis.words[0]}")])
     cells, notes = [], dict[str, None]()
     for words in product(*(axis.words for axis in axes)):
         changed: dict[str, Any] = copy.deepcopy(dict(values))
@@ -187,9 +188,9 @@ def _seconds(unit: str) -> Fraction:
     return Fraction(repr(parse_duration(f"1{unit}")))
 
 
-def _assign(values: dict[str, Any], assignment: str) -> None:
+def _assign(values: dict[str, Any], assignment: str) -> list[str]:
     try:
-        override(values, [assignment])
+        return override(values, [assignment])
     except BadInput as error:
         raise BadInput(error.message.replace("--set", "--sweep", 1), hint=error.hint) from None
 

@@ -218,3 +218,27 @@ def test_what_is_no_assignment_is_refused_with_an_example(assignment: str) -> No
 def test_an_assignment_below_what_is_no_table_is_refused() -> None:
     with pytest.raises(BadInput, match="events is not a table"):
         override({"events": [{}]}, ["events.at=5"])
+
+
+def test_a_service_is_named_in_an_assignment_and_by_its_place_in_errors() -> None:
+    values = {"service": [{"name": "api"}, {"name": "jobs", "pool": {"max_open": 3}}]}
+
+    keys = override(values, ["service.jobs.pool.max_open=6", "service.api.pool.kind=pgxpool"])
+
+    assert keys == ["service[1].pool.max_open", "service[0].pool.kind"]
+    assert values == {
+        "service": [{"name": "api", "pool": {"kind": "pgxpool"}}, {"name": "jobs", "pool": {"max_open": 6}}]
+    }
+    assert Source("x.toml", "", keys).locate("service[1].pool.max_open") == "--set "
+
+
+def test_a_service_that_is_not_there_or_no_service_at_all_is_refused_with_the_names() -> None:
+    values = {"service": [{"name": "api"}, {"name": "jobs"}]}
+
+    with pytest.raises(BadInput, match="there is no job") as misspelled:
+        override(values, ["service.job.pool.max_open=6"])
+    with pytest.raises(BadInput, match="is several tables") as unnamed:
+        override(values, ["service.max_open=6"])
+
+    assert misspelled.value.hint == "the names are: api, jobs"
+    assert unnamed.value.hint == "write service.NAME.section.key=value"

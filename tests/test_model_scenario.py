@@ -1,11 +1,15 @@
 """What a scenario file can ask of the model alone."""
 
+from typing import Any
+
 import pytest
 
 from poolctl.errors import BadInput
+from poolctl.keys import Source
 from poolctl.scenario import Scenario, parse_scenario
+from poolctl.sweep import grid, parse_axes
 
-SERVICES = {
+SERVICES: dict[str, Any] = {
     "name": "two",
     "load": {"duration": "20s", "seed": 7},
     "service": [
@@ -51,3 +55,21 @@ def test_what_only_the_model_can_do_is_named_by_its_keys() -> None:
         return parse_scenario({"name": "x", "events": events, "load": {"workers": 1, **load}})
 
     assert parsed(retries=2, hold_outside="5ms").model_only == ("load.hold_outside", "load.retries", "events.down")
+
+
+def test_a_pool_at_the_top_is_refused_where_services_have_their_own() -> None:
+    with pytest.raises(BadInput, match=r"pool\.max_open = 5: is a service's own here") as refused:
+        parse_scenario(SERVICES | {"pool": {"max_open": 5}})
+
+    assert refused.value.hint == "write it in its [[service]], or service.api.pool.max_open"
+
+
+def test_a_sweep_reaches_into_a_service() -> None:
+    axes = parse_axes(["service.jobs.load.workers=2,4"])
+
+    cells, _ = grid(SERVICES, axes, Source("two.toml"))
+
+    assert [cell.scenario.services[1].load.workers for cell in cells] == [2, 4]
+    assert [cell.scenario.services[0].pool.max_open for cell in cells] == [8, 8]
+    with pytest.raises(BadInput, match=r"--sweep service\[1\]\.load\.wokers = 2: there is no such key"):
+        grid(SERVICES, parse_axes(["service.jobs.load.wokers=2"]), Source("two.toml"))

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from modeled import constant, exponential, run
 
+from poolctl.diagnose.simulation import diagnose_run
 from poolctl.engines.model import simulate
 from poolctl.engines.model.kernel import Kernel
 from poolctl.run import Run
@@ -220,15 +221,64 @@ def test_services_share_one_server_and_have_pools_of_their_own() -> None:
 
     assert [one.connections.peak_open for one in done.instances] == [8, 3]
     assert done.summary.connections.peak_open == 11
+    assert [(name, one.connections.peak_open) for name, one in done.services] == [("api", 8), ("batch", 3)]
+
+
+@pytest.mark.parametrize("instances", [2, 40])
+def test_the_figures_of_the_services_add_up_to_those_of_all(instances: int) -> None:
+    # Above 64 instances none has histograms of its own, and a service still has.
+    fast = {"name": "fast", "pool": {"max_open": 4}, "load": {"rate": 20.0, "hold": "1ms", "instances": instances}}
+    slow = {"name": "slow", "pool": {"max_open": 4}, "load": {"rate": 5.0, "hold": "1s", "instances": instances}}
+
+    done = run(service=[fast, slow], duration=20.0, interval=0.1)
+
+    own = dict(done.services)
+    assert len(done.instances) == (0 if instances > 32 else 2 * instances)
+    for name in ("offered", "acquired", "released", "unfinished", "queued_count"):
+        assert sum(getattr(one, name) for one in own.values()) == getattr(done.summary, name)
+    assert own["fast"].use_time.max < 0.01
+    assert own["slow"].use_time.mean == pytest.approx(1.0)
+    assert own["slow"].connections.peak_open <= 4 * instances
+
+
+def test_of_several_services_only_the_one_that_reopens_is_told_of_churn() -> None:
+    calm = {"name": "calm", "pool": {"max_open": 9, "max_idle": 9}, "load": {"rate": 100.0, "hold": "20ms"}}
+    churns = {"name": "churns", "pool": {"max_open": 9, "max_idle": 1}, "load": {"rate": 100.0, "hold": "50ms"}}
+
+    done = run(service=[calm, churns], database={"connect_time": 0.01}, duration=20.0)
+
+    (finding,) = diagnose_run(done)
+    assert finding.code == "connection-churn"
+    assert finding.summary.startswith("Service churns: ")
+    assert finding.evidence["max_idle"] == 1
+
+
+def test_what_is_told_has_the_openings_that_have_begun_and_not_those_only_ordered() -> None:
+    # Go's opener is asked for nine replacements at once and makes one after the other.
+    done = run(
+        database={"connect_time": 0.5},
+        pool={"max_open": 9, "max_idle": 9},
+        bursts=[{"at": 0, "workers": 18, "requests": 1, "hold": "10s"}],
+        events=[{"at": 2, "do": "restart", "down": 0}],
+        duration=5.0,
+        drain=0,
+        interval=0.1,
+    )
+
+    reopening = [point for point in done.timeline if 2.05 < point.at < 4.95]
+    assert {point.opening for point in reopening} == {1}
+    assert [point.open for point in reopening] == sorted(point.open for point in reopening)
+    assert max(point.open for point in reopening) <= 7
 
 
 def test_an_overload_without_a_timeout_is_cut_off_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poolctl.engines.model.MOST_WAITING", 5_000)
+    monkeypatch.setattr("poolctl.engines.model.kernel.MOST_WAITING", 5_000)
 
     done = run(pool={"max_open": 5, "max_idle": 5}, rate=1000.0, hold=exponential(0.1), duration="1h")
 
     assert done.failure is not None
     assert "the queue grows for ever" in done.failure
+    assert [finding.code for finding in diagnose_run(done)] == ["endless-queue", "pool-undersized"]
     assert done.summary.unfinished > 5_000
 
 
@@ -237,6 +287,7 @@ def test_a_closed_loop_in_which_no_time_passes_is_cut_off() -> None:
 
     assert done.failure is not None
     assert "cannot end" in done.failure
+    assert [finding.code for finding in diagnose_run(done)] == ["endless-load"]
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not() -> None:

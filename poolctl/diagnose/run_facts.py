@@ -5,14 +5,14 @@ Decides what "full", "lost", "stuck" and "sustained" mean. What follows from the
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from itertools import cycle, pairwise, takewhile
+from itertools import pairwise, takewhile
 from math import inf
 from typing import Literal
 
 from poolctl.diagnose.finding import Finding, Severity
 from poolctl.pool import KINDS
 from poolctl.run import ErrorKind, ErrorSeen, Run, ServerSeen, Summary, TimelinePoint
-from poolctl.scenario import Event, Leak, Scenario
+from poolctl.scenario import Event, Leak, Scenario, Service
 from poolctl.units import format_count
 
 Limit = Literal["server", "role", "pooler-clients", "pooler-queue"]
@@ -111,9 +111,14 @@ class Facts:
 
     @property
     def sizes(self) -> list[int]:
-        """The bound of every pool, in the order of ``Run.instances``: service by service, one generation after the
-        other."""
+        """The bound of every pool of one generation, service by service."""
         return [part.pool.max_open for part in self.scenario.parts for _ in range(part.load.instances)]
+
+    @property
+    def owners(self) -> list[Service]:
+        """Whose each of ``Run.instances`` is: service by service, and of each one generation after the other."""
+        generations = 1 + sum(1 for event in self.scenario.events if event.do == "deploy")
+        return [part for part in self.scenario.parts for _ in range(part.load.instances * generations)]
 
     @property
     def instances(self) -> int:
@@ -128,7 +133,7 @@ class Facts:
     def pools(self) -> list[tuple[Summary, int]]:
         """Each pool's figures and bound; one fleet's where the instances are not told apart. A bound of 0: none."""
         if self.run.instances:
-            return list(zip(self.run.instances, cycle(self.sizes), strict=False))
+            return [(seen, part.pool.max_open) for part, seen in zip(self.owners, self.run.instances, strict=False)]
         return [(self.summary, self.capacity or 0)]
 
     @property
@@ -145,6 +150,10 @@ class Facts:
     @property
     def load_until(self) -> float:
         return self.scenario.load.warmup + self.summary.duration
+
+    @property
+    def ended_at(self) -> float:
+        return self.run.timeline[-1].at if self.run.timeline else self.load_until
 
     @property
     def load_points(self) -> list[TimelinePoint]:
@@ -194,16 +203,26 @@ class Facts:
     def worst_service(self) -> tuple[str, "Facts"]:
         """The service whose pool was waited for longest, by one of its instances; a single application is its own,
         without a name. The timeline and the server are still those of all."""
-        if not self.scenario.services or len(self.run.instances) < self.instances:
+        if not self.scenario.services or not (self.run.instances or self.run.services):
             return "", self
-        owners = [part for part in self.scenario.services for _ in range(part.load.instances)]
-        part, seen = max(
-            zip(owners, self.run.instances, strict=False), key=lambda pair: (pair[1].unfinished, pair[1].wait_time.p99)
-        )
-        load = replace(part.load, instances=1)
-        scenario = replace(self.scenario, pool=part.pool, load=load, leak=part.leak, services=())
+        if not self.run.instances:
+            return max(self.services, key=lambda service: _suffered(service[1].summary))
+        pairs = zip(self.owners, self.run.instances, strict=False)
+        part, seen = max(pairs, key=lambda pair: _suffered(pair[1]))
+        return part.name, self._of(replace(part, load=replace(part.load, instances=1)), seen)
+
+    @property
+    def services(self) -> list[tuple[str, "Facts"]]:
+        """Each service by itself; a single application is its own, without a name."""
+        if not self.run.services:
+            return [("", self)]
+        pairs = zip(self.scenario.services, self.run.services, strict=True)
+        return [(part.name, self._of(part, summary)) for part, (_, summary) in pairs]
+
+    def _of(self, part: Service, seen: Summary) -> "Facts":
+        scenario = replace(self.scenario, pool=part.pool, load=part.load, leak=part.leak, services=())
         summary = replace(seen, server=self.summary.server)
-        return part.name, Facts(replace(self.run, scenario=scenario, summary=summary, instances=()))
+        return Facts(replace(self.run, scenario=scenario, summary=summary, instances=(), services=()))
 
     @property
     def stuck_pools(self) -> int:
@@ -321,6 +340,10 @@ class Facts:
     def backends(self, *words: str) -> int:
         """Backends at the end of the load whose state or wait event has one of ``words``."""
         return sum(count for state, count in self.server.states.items() if any(word in state for word in words))
+
+
+def _suffered(summary: Summary) -> tuple[int, float]:
+    return summary.unfinished, summary.wait_time.p99
 
 
 def waiting_severity(facts: Facts) -> Severity:

@@ -52,7 +52,7 @@ def fleet_over_budget(facts: Facts) -> Finding | None:
         f"the server has {facts.usable} to give{outcome}",
         evidence={
             "instances": instances,
-            "max_open": facts.max_open,
+            "max_open": None if facts.scenario.services else facts.max_open,
             "ceiling": ceiling,
             "usable": facts.usable,
             "headroom": headroom,

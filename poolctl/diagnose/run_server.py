@@ -92,6 +92,7 @@ def slowed_by_event(facts: Facts) -> Finding | None:
             "unfinished": summary.unfinished,
             "recovered_at": summary.recovered_at,
             "statement": None,
+            "threshold": "1 % of acquires failed in a run with a slow spell",
         },
         remedy="Find what slowed the statements down. Until then give up early (acquire_timeout) and retry with "
         "backoff, or not at all; a bigger pool only asks the slow server for more at once.",

@@ -4,10 +4,11 @@ Decides which rules may speak together: a leak, a jam, a slow database and a sma
 their remedies are opposite, so only one of them explains a queue. What each rule asks for is left to the rules.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
+from poolctl.diagnose.run_endings import endless_load, endless_queue
 from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, limit_of, main_error, plural, quote, with_caveats
 from poolctl.diagnose.run_holds import held_across_io, lock_queue, long_hold
 from poolctl.diagnose.run_leaks import leak, pool_slots_lost
@@ -38,14 +39,18 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
     Nothing at warning or above gives the single finding ``healthy``, whose evidence keeps the notes.
     """
     facts = Facts(run)
+    if endless := endless_load(facts):
+        # Rates and shares over no time at all mean nothing.
+        return (endless,)
     lost = pool_slots_lost(facts) or leak(facts)
-    churn = connection_churn(facts)
-    causes = [lost, *_queue_causes(facts, lost, churn)]
-    limits = [rule(facts) for rule in (reconnect_storm, fleet_over_budget, unbounded_pool, pooler_client_limit)]
+    churn = _first_service(connection_churn, facts)
+    causes = [endless_queue(facts), lost, *_queue_causes(facts, lost, churn)]
+    limits = [rule(facts) for rule in (reconnect_storm, fleet_over_budget)]
+    limits += [_first_service(unbounded_pool, facts), pooler_client_limit(facts)]
     ends = [rule(facts) for rule in (role_limit, slots_exhausted)]
     findings = [finding for finding in (*causes, *limits, churn, *ends) if finding is not None]
     if not findings:
-        findings = [finding for finding in (client_starved(facts),) if finding is not None]
+        findings = [finding for finding in (_first_service(client_starved, facts),) if finding is not None]
     if not reaches(findings, "warning"):
         findings = [healthy(facts)]
     counted = bool(facts.leaked)
@@ -73,6 +78,12 @@ def _queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> 
         if found := rule(own):
             return [_of_service(service, found)]
     return []
+
+
+def _first_service(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
+    """What the rule finds at the first service that it finds anything at."""
+    found = ((name, rule(own)) for name, own in facts.services)
+    return next((_of_service(name, finding) for name, finding in found if finding is not None), None)
 
 
 def _of_service(name: str, finding: Finding) -> Finding:

@@ -12,10 +12,10 @@ from typing import Any
 from poolctl.histogram import Times
 from poolctl.report.neutral import neutralize
 from poolctl.run import Run, ServerSeen, Summary
-from poolctl.scenario import Distribution, Scenario
+from poolctl.scenario import Distribution, Load, Scenario, Service
 from poolctl.units import format_count, format_duration
 
-_SECONDS = re.compile(r"_at$|(^|_)(time|wait|duration|hold)(_|$)")
+_SECONDS = re.compile(r"_at$|(^|_)(time|wait|duration|hold)(_(?!stretch)|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +44,42 @@ def facts_of(run: Run) -> tuple[Fact, ...]:
         *_connections(summary, limit_of(run.scenario)),
         *(_server(summary.server, run.scenario.load.query) if summary.server else ()),
         *_generator(run),
+        *_services(run),
     ]
     return tuple(facts)
 
 
 def limit_of(scenario: Scenario) -> int:
-    """Most connections that the fleet's pools may open together; 0: unlimited."""
-    return scenario.pool.max_open * scenario.load.instances
+    """Most connections that the pools of all services may open together; 0: unlimited."""
+    limits = [part.pool.max_open * part.load.instances for part in scenario.parts]
+    return sum(limits) if all(limits) else 0
 
 
 def describe(run: Run) -> str:
     """What was run, in one line."""
-    scenario, load, pool = run.scenario, run.scenario.load, run.scenario.pool
+    scenario = run.scenario
+    kernel = f" ({run.kernel} kernel)" if run.kernel else ""
+    head = f"{neutralize(scenario.name, 80)}: {run.engine} run{kernel}"
+    pooler = f" through {scenario.database.via}" if scenario.database.via != "none" else ""
+    if not scenario.services:
+        return ", ".join([head, *_describe_part(scenario.parts[0], pooler), f"seed {run.seed}"])
+    told = [f"{neutralize(part.name, 40)}: {', '.join(_describe_part(part, pooler))}" for part in scenario.services]
+    return f"{head}, {_counted(len(told), 'service')}; {'; '.join(told)}; seed {run.seed}"
+
+
+def _describe_part(part: Service, pooler: str) -> list[str]:
+    pool, load = part.pool, part.load
     sizes = [f"max_open {pool.max_open or 'unlimited'}", f"max_idle {pool.max_idle}"]
     if pool.acquire_timeout is not None:
         sizes.append(f"acquire_timeout {format_duration(pool.acquire_timeout)}")
-    pooler = f" through {scenario.database.via}" if scenario.database.via != "none" else ""
     parts = [
-        f"{neutralize(scenario.name, 80)}: {run.engine} run",
         pool.kind + ("" if pool.kind == "none" else f" ({', '.join(sizes)})") + pooler,
-        f"{_counted(load.instances, 'instance')} with {_demand(scenario)}",
+        f"{_counted(load.instances, 'instance')} with {_demand(load)}",
         f"hold {_distribution(load.hold)}" if load.query == "sleep" else f"query {neutralize(load.query, 60)}",
     ]
-    if scenario.leak.every:
-        parts.append(f"every {_ordinal(scenario.leak.every)}request leaks ({scenario.leak.shape})")
-    return ", ".join([*parts, f"seed {run.seed}"])
+    if part.leak.every:
+        parts.append(f"every {_ordinal(part.leak.every)}request leaks ({part.leak.shape})")
+    return parts
 
 
 def evidence_items(evidence: Mapping[str, Any]) -> tuple[Item, ...]:
@@ -171,6 +182,20 @@ def _generator(run: Run) -> Iterable[Fact]:
     yield Fact("generator", tuple(items))
 
 
+def _services(run: Run) -> Iterable[Fact]:
+    for part, (name, summary) in zip(run.scenario.services, run.services, strict=False):
+        most = part.pool.max_open * part.load.instances
+        bound = f" of {format_count(most)}" if most else ""
+        lost = [(end.replace("_", " "), getattr(summary, end)) for end in ("timed_out", "refused", "failed")]
+        items = [
+            Item("acquired", f"{format_count(summary.acquired)} of {format_count(summary.offered)}"),
+            Item("wait p99", format_duration(summary.wait_time.p99)),
+            Item("peak in use", f"{format_count(summary.connections.peak_in_use)}{bound}"),
+            *(Item(end, format_count(count)) for end, count in lost if count),
+        ]
+        yield Fact(neutralize(name, 20), tuple(items), "this service")
+
+
 def _sum(label: str, total: int, parts: Iterable[tuple[str, int]]) -> Fact:
     items = [Item("", format_count(total))]
     for name, value in parts:
@@ -197,8 +222,7 @@ def _shown(name: str, value: Any) -> str:
     return neutralize(str(value), 120)
 
 
-def _demand(scenario: Scenario) -> str:
-    load = scenario.load
+def _demand(load: Load) -> str:
     parts = [f"{format_count(load.rate)} arrivals/s"] if load.rate is not None else []
     parts += [_counted(load.workers, "worker")] if load.workers is not None else []
     bursts = sum(burst.workers for burst in load.bursts)

@@ -106,6 +106,7 @@ def run_document(run: Run, findings: Sequence[Finding]) -> Document:
     """One run without the envelope, for documents that hold several."""
     return {
         "engine": run.engine,
+        "kernel": run.kernel or None,
         "scenario": _without_secrets(plain(run.scenario.to_dict())),
         "seed": run.seed,
         "interrupted": run.interrupted,
@@ -113,6 +114,7 @@ def run_document(run: Run, findings: Sequence[Finding]) -> Document:
         "summary": _summary(run.summary),
         "timeline": [_record(point) for point in run.timeline],
         "instances": [_summary(instance) for instance in run.instances],
+        "services": [{"name": plain(name)} | _summary(service) for name, service in run.services],
         "generator": _generator(run.generator) if run.generator else None,
         "findings": [_record(finding) for finding in findings],
         "notes": [plain(note) for note in run.notes],

@@ -72,7 +72,8 @@ def chart_of(run: Run) -> Chart | None:
     points = run.timeline
     if len(points) < 2:
         return None
-    pool = _pool_panel("pool" if run.scenario.load.instances == 1 else "pools", run, points)
+    instances = sum(part.load.instances for part in run.scenario.parts)
+    pool = _pool_panel("pool" if instances == 1 else "pools", run, points)
     panels = [replace(pool, rows=5)]
     server = _server_panel(run, points)
     if server:
@@ -114,8 +115,9 @@ def _pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) ->
         _layer("open", "open", [point.open if point else None for point in points]),
         _layer("in use", "in_use", [point.in_use if point else None for point in points]),
     ]
-    most, instances = limit_of(run.scenario), run.scenario.load.instances
-    sum_of = f"{instances} x {run.scenario.pool.max_open} = " if instances > 1 else ""
+    most, parts = limit_of(run.scenario), run.scenario.parts
+    terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
+    sum_of = f"{' + '.join(terms)} = " if len(parts) > 1 or parts[0].load.instances > 1 else ""
     return _panel(title, layers, Limit(f"max_open {sum_of}{format_count(most)}", most) if most else None)
 
 

@@ -45,15 +45,13 @@ def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
         stood = stood + 1 if kernel.now == before == stood_at else 0
         stood_at = kernel.now
         if stop():
-            kernel.cut_off("stopped")
-            kernel.failure = None
+            kernel.stop()
             return True
-        if sum(kernel.p_waiting) > MOST_WAITING:
-            kernel.cut_off(
-                f"{sum(kernel.p_waiting):,} requests wait and none gives up: more arrive than the pools can serve, "
-                "and without acquire_timeout the queue grows for ever"
-            )
+        # Usually seen at a sample, which is an instant of the run; between two of them memory must not run out.
+        if sum(kernel.p_waiting) > 4 * MOST_WAITING:
+            kernel.cut_off_queue()
         elif stood * LOOK * CHUNK > STANDSTILL + 20 * len(kernel.c_pod):
             kernel.cut_off(
-                "the load cannot end: requests follow each other without any time passing (no hold, no think)"
+                "standstill",
+                "the load cannot end: requests follow each other without any time passing (no hold, no think)",
             )

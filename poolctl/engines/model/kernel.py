@@ -56,15 +56,20 @@ MOST_ROWS = 4_000
 class Kernel(Loop):
     __slots__ = (
         "interval",
+        "part_peaks",
         "stuck",
         "timeline",
+        "why_cut_off",
     )
 
     def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod], interval: float) -> None:
         super().__init__(scenario, parts, pods)
         self.interval = interval
         self.timeline: list[TimelinePoint] = []
+        self.part_peaks = [(0, 0)] * len(parts)
+        """Of each service, most open and most in use at once, as sampled."""
         self.stuck = False
+        self.why_cut_off = ""
         self.after(0.0, SAMPLE, 0, 0.0)
         if self.warmup > 0.0:
             self.after(self.warmup, WARM, 0, 0.0)
@@ -168,6 +173,9 @@ class Kernel(Loop):
     def sample(self, now: float) -> None:
         """A row of the timeline, and a look whether anything can still happen."""
         self.timeline.append(self.point(now))
+        if self.timeline[-1].waiting > MOST_WAITING:
+            self.cut_off_queue()
+            return
         if len(self.timeline) >= MOST_ROWS:
             del self.timeline[1::2]
             self.interval *= 2
@@ -184,21 +192,45 @@ class Kernel(Loop):
         self.after(self.interval * len(self.timeline) - now, SAMPLE, 0, now)
 
     def point(self, now: float) -> TimelinePoint:
+        if len(self.parts) > 1:
+            self.note_peaks()
         idle, opening, open_ = sum(map(len, self.p_idle)), sum(self.p_opening), sum(self.p_open)
+        ordered = sum(self.p_ordered)
         return TimelinePoint(
             at=round(now, 6),
-            open=open_,
+            open=open_ - ordered,
             in_use=open_ - idle - opening,
             idle=idle,
-            opening=opening,
+            opening=opening - ordered,
             waiting=sum(self.p_waiting),
             acquired=self.n_acquired,
             errors=self.n_errors,
             server_connections=self.slots,
         )
 
-    def cut_off(self, reason: str) -> None:
+    def note_peaks(self) -> None:
+        open_, in_use = [0] * len(self.parts), [0] * len(self.parts)
+        for p, pod in enumerate(self.pods):
+            open_[pod.part] += self.p_open[p] - self.p_ordered[p]
+            in_use[pod.part] += self.p_open[p] - len(self.p_idle[p]) - self.p_opening[p]
+        self.part_peaks = [
+            (max(peak[0], now_open), max(peak[1], now_used))
+            for peak, now_open, now_used in zip(self.part_peaks, open_, in_use, strict=True)
+        ]
+
+    def cut_off_queue(self) -> None:
+        self.cut_off(
+            "queue",
+            f"{sum(self.p_waiting):,} requests wait and none gives up: more arrive than the pools can serve, "
+            "and without acquire_timeout the queue grows for ever",
+        )
+
+    def cut_off(self, why: str, reason: str) -> None:
+        self.why_cut_off = why
         self.failure = f"cut off at {self.now:.3f} s: {reason}"
+        self.stop()
+
+    def stop(self) -> None:
         for p in range(len(self.pods)):
             self.end_pod(p, self.now)
         self.over = True

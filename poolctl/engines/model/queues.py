@@ -41,6 +41,7 @@ class Queues(Openings):
         "next_deadline",
         "number_of",
         "overdue",
+        "rejected",
     )
 
     def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
@@ -51,6 +52,10 @@ class Queues(Openings):
         self.number_of = {id(part): number for number, part in enumerate(parts)}
         self.overdue = [
             ErrorKind("pool", DEADLINE_NAMES.get(part.settings.kind, "PoolTimeout"), None, part.exhausted)
+            for part in parts
+        ]
+        self.rejected = [
+            ErrorKind("pool", "TooManyRequests", None, f"{part.max_queue} requests are waiting already")
             for part in parts
         ]
 
@@ -96,8 +101,7 @@ class Queues(Openings):
             self.fail(c, TIMED_OUT, self.overdue[self.number_of[id(part)]], now)
         elif part.max_queue and self.p_waiting[p] + self.p_ghosts[p] >= part.max_queue:
             self.exhaust(p, now)
-            rejected = ErrorKind("pool", "TooManyRequests", None, f"{part.max_queue} requests are waiting already")
-            self.fail(c, TIMED_OUT, rejected, now)
+            self.fail(c, TIMED_OUT, self.rejected[self.number_of[id(part)]], now)
         else:
             self.queue(c, p, now)
             if self.p_open[p] < part.max_open:
@@ -106,7 +110,8 @@ class Queues(Openings):
     def grow(self, p: int, now: float) -> None:
         if self.p_part[p].rules.growth == "ordered":
             if not self.p_busy[p]:
-                self.count_opening(p, now)
+                self.take_slot(p)
+                self.begin_opening(p, now)
                 self.p_busy[p] += 1
                 self.dial(self.new_connection(p, -1), now)
         else:

@@ -1,11 +1,12 @@
 """Puts a finished kernel's numbers together as a Run."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import inf
 
 from poolctl.engines.model.kernel import Kernel
 from poolctl.engines.model.state import FULL_HISTOGRAMS
-from poolctl.run import Run, ServerSeen, Summary, summarize
+from poolctl.run import Run, ServerSeen, Summary, TimelinePoint, summarize
 
 
 def result(kernel: Kernel, interrupted: bool) -> Run:
@@ -37,7 +38,18 @@ def result(kernel: Kernel, interrupted: bool) -> Run:
         interrupted=interrupted,
         failure=kernel.failure,
         notes=tuple(notes),
+        services=_services(kernel),
+        kernel="plain",
+        cut_off=kernel.why_cut_off,
     )
+
+
+def _services(kernel: Kernel) -> tuple[tuple[str, Summary], ...]:
+    found = []
+    for number, (service, peaks) in enumerate(zip(kernel.scenario.services, kernel.part_peaks, strict=False)):
+        chosen = [p for p, pod in enumerate(kernel.pods) if pod.part == number]
+        found.append((service.name, _summary(kernel, chosen, None, peaks)))
+    return tuple(found)
 
 
 def _server(kernel: Kernel) -> ServerSeen:
@@ -52,8 +64,14 @@ def _server(kernel: Kernel) -> ServerSeen:
     )
 
 
-def _summary(kernel: Kernel, chosen: Iterable[int], server: ServerSeen | None) -> Summary:
+def _summary(
+    kernel: Kernel, chosen: Iterable[int], server: ServerSeen | None, peaks: tuple[int, int] | None = None
+) -> Summary:
+    """``peaks``: most open and in use at once of the ``chosen`` pods; None: as in the timeline."""
     pods = list(chosen)
+    timeline: list[TimelinePoint] = kernel.timeline
+    if peaks is not None:
+        timeline = [replace(timeline[-1], open=peaks[0], in_use=peaks[1])]
     stats = [kernel.p_ended[p] or kernel.stats(p, kernel.now) for p in pods]
     told = [kernel.p_told[p] if kernel.p_ended[p] else kernel.now for p in pods]
     ends = [
@@ -67,6 +85,6 @@ def _summary(kernel: Kernel, chosen: Iterable[int], server: ServerSeen | None) -
         warm=[kernel.p_warm[p] for p in pods],
         load_time=max(max(ends) - begin, 0.0),
         ended_at=max(max(told) - begin, 0.0),
-        timeline=kernel.timeline,
+        timeline=timeline,
         server=server,
     )

@@ -46,7 +46,7 @@ OUT, WAITING, DIALING, USING, LOCKED, QUEUED = range(6)
 """What a client does. QUEUED: it waits since c_due, and the rest of its record is not filled in."""
 
 FULL_HISTOGRAMS = 64
-"""Pods up to which each has histograms of its own."""
+"""Pods up to which each has histograms of its own; above, the pods of a service share theirs."""
 
 RESERVED_53300 = "remaining connection slots are reserved for roles with the SUPERUSER attribute"
 TOO_MANY_53300 = "sorry, too many clients already"
@@ -211,8 +211,8 @@ class State:
         self._init_clients()
         self.warmup = scenario.load.warmup
         shared = n > FULL_HISTOGRAMS
-        self.tallies = [Tally() for _ in range(1 if shared else n)]
-        self.p_tally = [0] * n if shared else list(range(n))
+        self.tallies = [Tally() for _ in range(len(parts) if shared else n)]
+        self.p_tally = [pod.part for pod in pods] if shared else list(range(n))
         tallies = len(self.tallies)
         self.waits: list[list[float]] = [[] for _ in range(tallies)]
         self.zero_waits = [0] * n
