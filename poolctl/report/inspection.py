@@ -127,10 +127,11 @@ def _print_table(screen: Screen, tables: Sequence[Table], *, as_list: Table) -> 
 
 
 def _print_list(screen: Screen, table: Table) -> None:
-    """Each record below its own name, which is its last cell; what is zero or unknown is left out."""
+    """Each record below its own name, which is its last cell. A count that is zero is left out, unless it is news."""
     for row in table.rows:
         screen.paragraph(Text("  "), Text(row[-1], style="bold"))
-        told = [f"{name} {cell}" for name, cell in zip(table.header, row[:-1], strict=False) if cell not in ("0", "-")]
+        cells = zip(table.header, row[:-1], strict=False)
+        told = [f"{name} {cell}" for name, cell in cells if name in ("used", "free") or cell not in ("0", "-")]
         screen.paragraph("    ", ", ".join(told))
 
 
