@@ -1,0 +1,90 @@
+"""What stands in for a figure that nobody gave or measured, and why it may. Every one used is said in the answer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import ceil
+
+from poolctl.sizing.figures import Figure, Figures, assumed
+
+WAIT_TARGET = 0.050
+"""Seconds: the target delay of Ecto's queue (DBConnection's queue_target), short beside any request a person waits
+for."""
+WAIT_SHARE = 0.1
+"""Of the request's timeout, at most, spent waiting for a connection."""
+SURGE_SHARE = 0.25
+"""maxSurge of a Kubernetes Deployment unless told otherwise; it rounds up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """``name`` is the field of ``Figures``; ``why`` says where the value comes from and what would replace it."""
+
+    name: str
+    value: float
+    why: str
+
+
+_FIXED = {
+    "hold_cv": (1.0, "holds as varied as exponential ones; give --hold-cv"),
+    "arrival_cv": (1.0, "arrivals independent of one another; give --arrival-cv"),
+    "connections_per_request": (1.0, "no request holds two connections at once; give --connections-per-request"),
+    "processes": (1.0, "one process with a pool in each instance; give --processes"),
+    "instances": (1.0, "a single instance; give --instances"),
+    "max_connections": (100.0, "PostgreSQL's own default; give --max-connections"),
+    "superuser_reserved": (3.0, "PostgreSQL's own default; give --superuser-reserved"),
+    "reserved": (0.0, "PostgreSQL's own default; give --reserved"),
+    "other_connections": (0.0, "nothing else uses this server; give --other-connections"),
+}
+
+
+def filled(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
+    """``figures`` with everything that has a default, and the defaults that were used.
+
+    What has none (load, hold, workers, cores, capacity) stays None. Surge is turned into a count.
+    """
+    used: dict[str, Assumption] = {}
+
+    def assume(name: str, value: float, why: str) -> Figure:
+        used[name] = Assumption(name, value, why)
+        return assumed(value)
+
+    changes = {
+        name: assume(name, value, why) for name, (value, why) in _FIXED.items() if getattr(figures, name) is None
+    }
+    figures = figures.with_(**changes)
+    if figures.wait_target is None:
+        target, why = WAIT_TARGET, "p99 wait of 50 ms; give --wait-target"
+        if figures.request_timeout is not None and WAIT_SHARE * figures.request_timeout.value < target:
+            target, why = WAIT_SHARE * figures.request_timeout.value, "a tenth of the request timeout"
+        figures = figures.with_(wait_target=assume("wait_target", target, why))
+    if figures.max_connections is not None and figures.headroom is None:
+        room = default_headroom(figures.max_connections.count)
+        why = "for people, migrations and monitors: 3, or 3 % of max_connections; give --headroom"
+        figures = figures.with_(headroom=assume("headroom", room, why))
+    return _with_fleet(figures, assume), tuple(used.values())
+
+
+def default_headroom(max_connections: int) -> int:
+    return max(3, ceil(0.03 * max_connections))
+
+
+def _with_fleet(figures: Figures, assume: Callable[[str, float, str], Figure]) -> Figures:
+    instances = figures.instances.count if figures.instances is not None else 1
+    most = max(instances, figures.max_instances.count if figures.max_instances is not None else 0)
+    if figures.max_instances is None:
+        figures = figures.with_(
+            max_instances=assume("max_instances", most, "the fleet does not grow; give --max-instances")
+        )
+    if figures.surge is None and figures.surge_share is not None:
+        figures = figures.with_(
+            surge=Figure(float(ceil(figures.surge_share.value * most - 1e-9)), figures.surge_share.origin)
+        )
+    if figures.surge is None:
+        surge = ceil(SURGE_SHARE * most)
+        figures = figures.with_(surge=assume("surge", surge, "25 % more during a deploy, as Kubernetes; give --surge"))
+    if figures.terminating is None and figures.surge is not None:
+        # Replaced ones are not counted as replicas any more; in one rollout no more than the old generation.
+        leaving = max(0, min(figures.surge.count, most - figures.surge.count))
+        why = "as many old instances still finish as new ones surge; give --terminating"
+        figures = figures.with_(terminating=assume("terminating", leaving, why))
+    return figures

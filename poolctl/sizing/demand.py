@@ -1,0 +1,214 @@
+"""Demand: how many connections one process needs, so that acquires seldom wait.
+
+Sized for the peak, not the mean: where bursts last longer than a hold, a pool that fits the mean queues for the whole
+burst. Also what counted arrivals say about such bursts.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from poolctl.sizing.capacity import shortest_hold
+from poolctl.sizing.figures import Figure, Figures, Origin
+from poolctl.sizing.knee import Confidence
+from poolctl.sizing.queueing import servers_for_wait
+
+LATE_SHARE = 0.01
+"""Of acquires that may wait longer than the target: the target is a 99th percentile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """``value`` None: unknown, for neither rate and hold nor parallelism is known.
+
+    ``load``: erlangs offered to one process at the peak. ``shared``: what the whole fleet would need with one pool in
+    common; ``partitioned``: what it needs as it is split. ``hold_time`` None: only the parallelism is known, and the
+    value keeps 99 of 100 acquires from waiting at all.
+    """
+
+    value: int | None
+    load: float | None
+    hold_time: float | None
+    wait_target: float
+    arrival_c2: float
+    hold_c2: float
+    shared: int | None
+    shared_load: float | None
+    partitioned: int | None
+    confidence: Confidence
+    method: str
+    origin: Origin | None
+    per: str = "process"
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """The load of one process, and what it stands on."""
+
+    load: float
+    hold_time: float | None
+    origin: Origin
+    method: str
+
+
+def demand_of(figures: Figures) -> Demand:
+    """What ``figures``, with their defaults filled in, say that each process needs."""
+    target = figures.wait_target.value if figures.wait_target is not None else 0.0
+    arrival_c2 = figures.arrival_cv.value**2 if figures.arrival_cv is not None else 1.0
+    hold_c2 = figures.hold_cv.value**2 if figures.hold_cv is not None else 1.0
+    offered = offered_load(figures)
+    if offered is None:
+        method = "unknown: give --arrival-rate and --hold-time, or measure"
+        return Demand(None, None, None, target, arrival_c2, hold_c2, None, None, None, "low", method, None)
+    each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
+    pools = pools_of(figures)
+
+    def needed(load: float) -> int:
+        if offered.hold_time is None:
+            return max(each, servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE))
+        found = servers_for_wait(
+            load, offered.hold_time, target, share=LATE_SHARE, arrival_c2=arrival_c2, hold_c2=hold_c2
+        )
+        return max(each, found)
+
+    value = needed(offered.load)
+    return Demand(
+        value=value,
+        load=offered.load,
+        hold_time=offered.hold_time,
+        wait_target=target,
+        arrival_c2=arrival_c2,
+        hold_c2=hold_c2,
+        shared=needed(offered.load * pools),
+        shared_load=offered.load * pools,
+        partitioned=value * pools,
+        confidence=_confidence(figures, offered),
+        method=offered.method,
+        origin=offered.origin,
+    )
+
+
+def pools_of(figures: Figures) -> int:
+    """Processes in the fleet as it usually is."""
+    instances = figures.instances.count if figures.instances is not None else 1
+    processes = figures.processes.count if figures.processes is not None else 1
+    return max(1, instances) * max(1, processes)
+
+
+def offered_load(figures: Figures) -> Offered | None:
+    """Erlangs for one process: rate times hold, given before measured; else the mean number of busy connections."""
+    pools = pools_of(figures)
+    hold = hold_of(figures)
+    per_instance = max(1, figures.processes.count if figures.processes is not None else 1)
+    if figures.arrival_rate is not None and hold is not None:
+        rate = figures.arrival_rate.value / per_instance
+        return Offered(rate * hold.value, hold.value, _worse(figures.arrival_rate, hold), "arrival rate x hold time")
+    if figures.throughput is not None and hold is not None and not figures.windows:
+        held = hold.value
+        method = "throughput x hold time"
+        if _is_censored(figures) and figures.wait_time is not None:
+            # Little's law for those in use and those in the queue: what would be in use if there were room.
+            held += figures.wait_time.value
+            method = "throughput x (hold time + wait time), for the pool was full"
+        return Offered(figures.throughput.value * held / pools, hold.value, _worse(figures.throughput, hold), method)
+    peak = _peak_busy(figures)
+    if peak is None:
+        return None
+    busy, method = peak
+    return Offered(busy.value / pools, hold.value if hold is not None else None, busy.origin, method)
+
+
+def hold_of(figures: Figures) -> Figure | None:
+    """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
+    if figures.hold_time is not None:
+        return figures.hold_time
+    shortest = shortest_hold(figures.windows, figures.cores)
+    if shortest is not None:
+        return Figure(shortest, "measured")
+    if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value > 0:
+        return Figure(figures.parallelism.value / figures.throughput.value, figures.parallelism.origin)
+    return None
+
+
+def _peak_busy(figures: Figures) -> tuple[Figure, str] | None:
+    """Busy connections of the whole service in its busiest window (99th percentile of windows), else the mean."""
+    busy = sorted(window.busy for window in figures.windows)
+    if busy:
+        at = min(len(busy) - 1, ceil(0.99 * len(busy)) - 1)
+        return Figure(busy[at], "measured"), "busy connections in the busiest window"
+    if figures.parallelism is not None:
+        return figures.parallelism, "mean busy connections"
+    return None
+
+
+def _is_censored(figures: Figures) -> bool:
+    return figures.censored_share is not None and figures.censored_share.value > 0.01
+
+
+def _worse(*parts: Figure) -> Origin:
+    origins: tuple[Origin, ...] = ("measured", "given", "assumed")
+    return max((part.origin for part in parts), key=origins.index)
+
+
+def _confidence(figures: Figures, offered: Offered) -> Confidence:
+    """High where rate, hold and its variation are known; low where the load has swings that no window shows."""
+    is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
+    if figures.is_stationary is False and not figures.windows:
+        return "low"
+    return "high" if is_varied and offered.hold_time is not None else "medium"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """What counts of arrivals in equal windows say. Rates are per second.
+
+    ``dispersion`` is the index of dispersion (variance over mean of the counts) of the windows as they are,
+    ``long_dispersion`` that of ten of them together: 1 for independent arrivals at any length. Where the second is
+    more than twice the first, the rate itself swings: size for its peak. Otherwise the index is the arrivals'
+    squared coefficient of variation as a queue sees it (Whitt 1982).
+    """
+
+    mean_rate: float
+    peak_rate: float
+    peak_to_mean: float
+    dispersion: float
+    long_dispersion: float | None
+    is_stationary: bool
+    arrival_c2: float
+
+
+SWINGS = 2.0
+"""How much larger the dispersion over ten windows is when the rate swings."""
+
+
+def arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
+    """From ``counts`` in consecutive windows of ``window`` seconds; ten holds, or one second, is a good length.
+
+    The peak is the 99th percentile of the windows. None without ten windows or without any arrival.
+    """
+    if len(counts) < 10 or sum(counts) == 0 or window <= 0:
+        return None
+    mean = sum(counts) / len(counts)
+    ordered = sorted(counts)
+    peak = ordered[min(len(ordered) - 1, ceil(0.99 * len(ordered)) - 1)]
+    short = index_of_dispersion(counts)
+    tens = [sum(counts[at : at + 10]) for at in range(0, len(counts) - 9, 10)]
+    long = index_of_dispersion(tens) if len(tens) >= 5 else None
+    is_stationary = long is None or long <= SWINGS * max(short, 1.0)
+    return Arrivals(
+        mean_rate=mean / window,
+        peak_rate=peak / window,
+        peak_to_mean=peak / mean,
+        dispersion=short,
+        long_dispersion=long,
+        is_stationary=is_stationary,
+        arrival_c2=max(short, long or 0.0) if is_stationary else 1.0,
+    )
+
+
+def index_of_dispersion(counts: Sequence[int]) -> float:
+    """Variance over mean (Cox and Lewis 1966); 0 for counts that are all equal or all zero."""
+    mean = sum(counts) / len(counts)
+    if mean == 0 or len(counts) < 2:
+        return 0.0
+    return sum((count - mean) ** 2 for count in counts) / (len(counts) - 1) / mean

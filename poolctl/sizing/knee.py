@@ -1,0 +1,193 @@
+"""The knee of a swept curve: the fewest connections that get nearly all of the throughput.
+
+The answer is always a number of connections that was measured. Fits only say how sure it is and where to look next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil, exp, fsum, log, sqrt
+from random import Random
+from typing import Literal
+
+from poolctl.errors import BadInput
+from poolctl.sizing.sweep_table import SweepPoint, averaged
+from poolctl.sizing.usl import fit_usl
+
+Confidence = Literal["high", "medium", "low"]
+
+SHARE = 0.97
+"""Of the best throughput that the knee has to reach. The last 3 % cost a third more connections and are within the
+noise of most load tests."""
+FALL = 0.10
+"""A curve that falls by more than this past its peak has a contention cliff: more connections do harm."""
+NOISE_WITHOUT_REPEATS = 0.02
+"""Relative deviation of a window that was measured once: what repeated windows of some seconds typically have."""
+DRAWS = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Cliff:
+    """Throughput at ``connections``, the last that were swept, lies ``fall`` (a share) below the peak."""
+
+    connections: int
+    fall: float
+
+
+@dataclass(frozen=True, slots=True)
+class Knee:
+    """``connections``: fewest swept ones with ``SHARE`` of the best. ``peak``: those with the best throughput.
+
+    ``at_least``: the best was measured at the edge of the sweep, so more may be better. ``at_most``: the fewest that
+    were swept reach it already, so fewer may do. ``interval``: swept numbers
+    among which the knee lies with 90 % if the windows were measured again. ``gap``: the knee over the next fewer
+    connections that were swept; the true knee may lie anywhere between. ``next_points``: what to measure next.
+    ``noise``: relative deviation of one window, None where nothing was repeated.
+    """
+
+    connections: int
+    throughput: float
+    peak: int
+    best: float
+    at_least: bool
+    at_most: bool
+    cliff: Cliff | None
+    interval: tuple[int, int]
+    gap: float
+    noise: float | None
+    next_points: tuple[int, ...]
+    confidence: Confidence
+    hold_time: float | None
+    """Of a request where the fewest connections were busy: connections / throughput, seconds."""
+    latency_ratio: float | None
+    """Median of latency over connections / throughput. By Little's law 1 where every connection was always busy;
+    None where no latency was measured."""
+
+
+def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
+    """The knee of a sweep; rows may repeat and stand in any order. Raises BadInput where nothing got done at all.
+
+    Taken from the means as they are. Smoothing them first (isotonic, the Universal Scalability Law, both) was tried
+    on 300 curves with 0 to 5 % noise, and chose worse at every level; the noise is told by ``interval`` instead.
+    """
+    means = averaged(points)
+    values = [point.throughput for point in means]
+    if not values or max(values) <= 0:
+        raise BadInput("the sweep has no row with any throughput", hint="look whether the load test ran at all")
+    at = _knee(values)
+    top = max(range(len(values)), key=lambda place: values[place])
+    plateau = next(place for place, value in enumerate(values) if value >= 0.99 * values[top])
+    at_least = plateau == len(values) - 1
+    noise = _noise(points)
+    low, high = _interval(values, _deviations(points, means, noise), Random(seed))
+    gap = means[at].connections / means[at - 1].connections if at else 1.0
+    ratios = sorted(p.latency * p.throughput / p.connections for p in means if p.latency and p.throughput > 0)
+    lightest = next(point for point in means if point.throughput > 0)
+    return Knee(
+        connections=means[at].connections,
+        throughput=values[at],
+        peak=means[top].connections,
+        best=values[top],
+        at_least=at_least,
+        at_most=at == 0 and means[0].connections > 1,
+        cliff=_cliff(means, top),
+        interval=(means[low].connections, means[high].connections),
+        gap=gap,
+        noise=noise,
+        next_points=_next_points(means, at, at_least),
+        confidence=_confidence(len(means), means[high].connections / means[low].connections, gap, at_least),
+        hold_time=lightest.latency or lightest.connections / lightest.throughput,
+        latency_ratio=ratios[len(ratios) // 2] if ratios else None,
+    )
+
+
+def _knee(values: Sequence[float]) -> int:
+    enough = SHARE * max(values)
+    return next(place for place, value in enumerate(values) if value >= enough)
+
+
+def _noise(points: Sequence[SweepPoint]) -> float | None:
+    """Relative standard deviation within repeated rows, pooled."""
+    groups: dict[int, list[float]] = {}
+    for point in points:
+        if point.throughput > 0:
+            groups.setdefault(point.connections, []).append(log(point.throughput))
+    squares, freedom = 0.0, 0
+    for logs in groups.values():
+        mean = fsum(logs) / len(logs)
+        squares += fsum((value - mean) ** 2 for value in logs)
+        freedom += len(logs) - 1
+    return sqrt(squares / freedom) if freedom else None
+
+
+def _deviations(points: Sequence[SweepPoint], means: Sequence[SweepPoint], noise: float | None) -> list[float]:
+    """Of each mean, relative: the noise of one window, or how far the means are from one rise and one fall if that is
+    more."""
+    rough = _roughness([point.throughput for point in means])
+    window = max(NOISE_WITHOUT_REPEATS if noise is None else noise, rough)
+    rows = [sum(point.connections == mean.connections for point in points) for mean in means]
+    return [window / sqrt(count) for count in rows]
+
+
+def _roughness(values: Sequence[float]) -> float:
+    top = max(range(len(values)), key=lambda place: values[place])
+    up = rising(values[: top + 1])
+    down = [-value for value in rising([-value for value in values[top:]])]
+    smooth = [*up[:-1], values[top], *down[1:]]
+    parts = [(value / level - 1) ** 2 for value, level in zip(values, smooth, strict=True) if level > 0]
+    return sqrt(fsum(parts) / len(parts)) if parts else 0.0
+
+
+def rising(values: Sequence[float]) -> list[float]:
+    """The sequence without a fall that is nearest to ``values`` in squares: isotonic regression by pooling adjacent
+    violators (Ayer et al. 1955)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values:
+        total, count = value, 1
+        while blocks and blocks[-1][0] / blocks[-1][1] > total / count:
+            before, size = blocks.pop()
+            total, count = total + before, count + size
+        blocks.append((total, count))
+    return [total / count for total, count in blocks for _ in range(count)]
+
+
+def _interval(values: Sequence[float], deviations: Sequence[float], random: Random) -> tuple[int, int]:
+    """Places of the knee at 5 and 95 % when each mean is drawn anew with its deviation."""
+    places = sorted(
+        _knee([value * exp(random.gauss(0.0, deviation)) for value, deviation in zip(values, deviations, strict=True)])
+        for _ in range(DRAWS)
+    )
+    at = _knee(values)
+    return min(at, places[DRAWS // 20]), max(at, places[-1 - DRAWS // 20])
+
+
+def _cliff(means: Sequence[SweepPoint], top: int) -> Cliff | None:
+    """From the smoothed fall past the peak, so that one bad window that recovers is none."""
+    past = [-value for value in rising([-point.throughput for point in means[top:]])]
+    fall = 1 - past[-1] / means[top].throughput
+    return Cliff(means[-1].connections, fall) if fall > FALL else None
+
+
+def _next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[int, ...]:
+    """Between the knee and its neighbors, where the sweep is coarse; beyond the edge, as far as a fit says but at
+    most twice as far."""
+    wanted = set()
+    for left, right in ((at - 1, at), (at, at + 1)):
+        if left >= 0 and right < len(means):
+            fewer, more = means[left].connections, means[right].connections
+            if more > 1.25 * fewer and more - fewer > 1:
+                wanted.add(round(sqrt(fewer * more)))
+    if at == 0:
+        wanted.add(max(1, means[0].connections // 2))
+    if at_least:
+        last = means[-1].connections
+        fit = fit_usl([(point.connections, point.throughput) for point in means])
+        peak_at = fit.peak_at if fit is not None else None
+        wanted.add(max(ceil(1.25 * last), min(2 * last, ceil(peak_at or 2 * last))))
+    return tuple(sorted(wanted - {point.connections for point in means}))
+
+
+def _confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:
+    """High within 15 % to both sides and with neighbors that are near; low where the truth may be twice away."""
+    if at_least or points < 3 or spread > 2.0:
+        return "low"
+    return "high" if spread <= 1.35 and gap <= 1.5 and points >= 5 else "medium"

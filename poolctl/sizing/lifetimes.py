@@ -1,0 +1,183 @@
+"""How long connections live, how many stay idle, how long an acquire waits: each with its reason.
+
+All of it bounds something: what a failover leaves behind, what a load balancer cuts, what reopening costs.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from poolctl.sizing.figures import Figure, Figures
+from poolctl.sizing.queueing import reopened_share
+from poolctl.units import format_duration
+
+REOPENING_COST = 0.01
+"""Of the hold time, at most, spent opening connections that max_idle had closed."""
+CHURN_CPU = 0.001
+"""Of the database's cores, at most, spent on replacing connections that reached their lifetime."""
+LONGEST_LIFE = 1800.0
+"""Half an hour, as HikariCP: bounds what one backend's memory and cached plans can grow to."""
+JITTER = 0.20
+"""Of the lifetime, added at random, so that connections that were opened together do not end together."""
+IDLE_TIME = 600.0
+SHORTEST_IDLE_TIME = 60.0
+RECONNECT_SHARE = 0.2
+"""Of the connects that the server can do in a second, what replacing old connections may take."""
+CONNECTS_PER_CORE = 50.0
+"""Connects per second for each core, where the connect time is not known (measured: 100 to 180 on two)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a setting has its value: one sentence without a full stop."""
+
+    setting: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """Seconds, None for off. ``max_lifetime_jitter``: at most so much is added to each connection's lifetime.
+    ``reopened``: share of acquires that open a connection because of max_idle; None: the load is not known."""
+
+    max_idle: int
+    min_idle: int
+    max_lifetime: float
+    max_lifetime_jitter: float
+    max_idle_time: float
+    acquire_timeout: float
+    reopened: float | None
+    reasons: tuple[Reason, ...]
+
+
+def lifetimes_of(
+    figures: Figures, *, max_open: int, load: float | None, hold_time: float | None, processes: int, slots: int
+) -> Lifetimes:
+    """For ``processes`` pools at worst of ``max_open`` each, in ``slots``. ``load``: erlangs for one of them."""
+    reasons: list[Reason] = []
+    max_idle = _max_idle(figures, max_open, load, hold_time, processes, slots, reasons)
+    min_idle = _min_idle(figures, max_idle, load, reasons)
+    lifetime, jitter = _lifetime(figures, processes * max_open, reasons)
+    idle_time = _idle_time(figures, lifetime, reasons)
+    timeout = _acquire_timeout(figures, reasons)
+    reopened = None if load is None or load > 1000 else reopened_share(load, max_idle)
+    return Lifetimes(max_idle, min_idle, lifetime, jitter, idle_time, timeout, reopened, tuple(reasons))
+
+
+def least_idle(load: float, hold_time: float, connect_time: float) -> int:
+    """The smallest max_idle with which reopening costs at most ``REOPENING_COST`` of the hold time."""
+    idle = 0
+    while reopened_share(load, idle) * connect_time > REOPENING_COST * hold_time:
+        idle += 1
+    return idle
+
+
+def _max_idle(
+    figures: Figures,
+    max_open: int,
+    load: float | None,
+    hold_time: float | None,
+    processes: int,
+    slots: int,
+    reasons: list[Reason],
+) -> int:
+    if processes * max_open <= 0.8 * slots or load is None or load > 1000 or not hold_time:
+        why = "as max_open: fewer would close connections at each release and open them again"
+        reasons.append(Reason("max_idle", why))
+        return max_open
+    connect_time = figures.connect_time.value if figures.connect_time is not None else 0.01
+    idle = min(max_open, max(1, least_idle(load, hold_time, connect_time)))
+    if idle < max_open:
+        why = (
+            f"below max_open: the worst fleet takes {processes * max_open} of {slots} slots, and {idle} idle ones keep "
+            f"reopening under {REOPENING_COST:.0%} of the hold time"
+        )
+    else:
+        why = "as max_open: fewer would cost more than 1 % of the hold time in reopening"
+    reasons.append(Reason("max_idle", why))
+    return idle
+
+
+def _min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list[Reason]) -> int:
+    connect, target = figures.connect_time, figures.wait_target
+    if load is None or connect is None or target is None or connect.value <= target.value:
+        reasons.append(Reason("min_idle", "0: opening one is no slower than the wait target, or is not known to be"))
+        return 0
+    least = min(max_idle, max(1, ceil(load)))
+    why = f"opening takes {format_duration(connect.value)}, more than the wait target: the mean in use stays ready"
+    reasons.append(Reason("min_idle", why))
+    return least
+
+
+def _lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tuple[float, float]:
+    """Lifetime and jitter; the two together stay below every upper bound."""
+    longest, why = LONGEST_LIFE, "half an hour bounds what one backend's memory can grow to"
+    for limit, share, less, name in (
+        (figures.failover_target, 1.0, 0.0, "so that a failover or new replica is taken up in time"),
+        (figures.credential_lifetime, 0.8, 0.0, "within four fifths of the credentials' life"),
+        (figures.connection_age_limit, 1.0, 30.0, "half a minute before something on the way cuts it"),
+    ):
+        if limit is not None and share * limit.value - less < longest:
+            longest, why = max(1.0, share * limit.value - less), name
+    jitter = JITTER
+    connects = _connects_per_second(figures)
+    lifetime = longest / (1 + jitter)
+    if connections / (jitter * lifetime) > RECONNECT_SHARE * connects:
+        # As wide as it takes to spread the reconnects; half the life at most.
+        jitter = min(1.0, max(jitter, connections / (RECONNECT_SHARE * connects * longest)))
+        lifetime = longest / (1 + jitter)
+    shortest = _shortest_life(figures, connections)
+    if shortest is not None and lifetime < shortest:
+        why += (
+            f"; replacing {connections} connections that often costs more than {CHURN_CPU:.1%} of the database's cores"
+        )
+    reasons.append(Reason("max_lifetime", f"{format_duration(longest)} at most with the jitter: {why}"))
+    spread = f"{connections} connections opened together end over {format_duration(jitter * lifetime)}, not at once"
+    reasons.append(Reason("max_lifetime_jitter", spread))
+    return lifetime, jitter * lifetime
+
+
+def _connects_per_second(figures: Figures) -> float:
+    cores = figures.cores.value if figures.cores is not None else 2.0
+    if figures.connect_time is not None and figures.connect_time.value > 0:
+        return max(1.0, cores / figures.connect_time.value)
+    return CONNECTS_PER_CORE * cores
+
+
+def _shortest_life(figures: Figures, connections: int) -> float | None:
+    """Below it more than ``CHURN_CPU`` of the cores open connections; None: connect time or cores are not known."""
+    if figures.connect_time is None or figures.cores is None or figures.cores.value <= 0:
+        return None
+    return connections * figures.connect_time.value / (CHURN_CPU * figures.cores.value)
+
+
+def _idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) -> float:
+    wanted, why = IDLE_TIME, "ten minutes keep what the usual swings of load need"
+    if figures.burst_gap is not None:
+        wanted = max(SHORTEST_IDLE_TIME, 1.5 * figures.burst_gap.value)
+        why = "half as long again as nearly every gap between bursts"
+    limits: tuple[tuple[Figure | None, str], ...] = (
+        (figures.network_idle_limit, "a tenth before the network drops idle connections"),
+        (figures.session_idle_limit, "a tenth before the server's idle_session_timeout"),
+    )
+    for limit, name in limits:
+        if limit is not None and 0 < 0.9 * limit.value < wanted:
+            wanted, why = 0.9 * limit.value, name
+    if wanted > lifetime:
+        wanted, why = lifetime, "no longer than max_lifetime"
+    reasons.append(Reason("max_idle_time", why))
+    return wanted
+
+
+def _acquire_timeout(figures: Figures, reasons: list[Reason]) -> float:
+    """Long beside a normal wait, short beside what the one who waits for the request allows."""
+    target = figures.wait_target.value if figures.wait_target is not None else 0.05
+    opening = figures.connect_time.value if figures.connect_time is not None else 0.0
+    wanted = min(5.0, max(1.0, 20 * target, 10 * opening))
+    why = "20 wait targets, between 1 and 5 s: whoever waits longer meets a fault, and should hear of it"
+    for limit, name in ((figures.request_timeout, "request timeout"), (figures.probe_timeout, "probe timeout")):
+        if limit is not None and limit.value > 0 and 0.5 * limit.value < wanted:
+            wanted, why = 0.5 * limit.value, f"half of the {name}, so that the pool's own error comes first"
+    if wanted < target:
+        why += "; which is shorter than the wait target: one of the two cannot be kept"
+    reasons.append(Reason("acquire_timeout", why))
+    return wanted

@@ -1,0 +1,111 @@
+"""A sweep: throughput measured at several numbers of connections, as a table that a load test wrote."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import inf, isfinite
+
+from poolctl.errors import BadInput
+from poolctl.units import parse_duration
+
+_NAMES = {
+    "connections": ("connections", "clients", "pool", "n"),
+    "throughput": ("throughput", "tps", "rps", "x"),
+    "latency": ("latency", "latency_s", "latency_ms"),
+}
+FORM = "connections,throughput[,latency]"
+
+
+@dataclass(frozen=True, slots=True)
+class SweepPoint:
+    """One window of a load test: so many connections kept busy, so many requests per second.
+
+    ``latency`` is the mean time of a request in seconds, None where it was not measured.
+    """
+
+    connections: int
+    throughput: float
+    latency: float | None = None
+
+
+def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
+    """The rows of a CSV table with the columns connections, throughput and, optionally, latency.
+
+    Rows may stand in any order and repeat; blank lines and lines that begin with # are left out. A first line of
+    numbers means that there is no header. A bare latency is seconds, unless the column is named latency_ms; units may
+    be written ("5.6ms"). Raises BadInput with the line for anything else, and for fewer than two rows.
+    """
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    lines = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
+    rows = [(number, [cell.strip() for cell in next(csv.reader([line]))]) for number, line in lines]
+    columns = {"connections": 0, "throughput": 1, "latency": 2}
+    scale = 1.0
+    if rows and not _is_number(rows[0][1][0]):
+        number, header = rows.pop(0)
+        columns, scale = _columns(header, f"{name}, line {number}")
+    points = tuple(_point(cells, columns, scale, f"{name}, line {number}") for number, cells in rows)
+    if len(points) < 2:
+        raise BadInput(
+            f"{name}: {len(points)} rows: a sweep has two or more",
+            hint=f"write a table with the columns {FORM}, one row for each number of connections that was measured",
+        )
+    return points
+
+
+def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], float]:
+    names = [cell.lower() for cell in header]
+    found = {}
+    for column, known in _NAMES.items():
+        at = next((names.index(name) for name in known if name in names), None)
+        if at is not None:
+            found[column] = at
+        elif column != "latency":
+            raise BadInput(f"{where}: no column {column} among {', '.join(header)}", hint=f"name them {FORM}")
+    return found, 1e-3 if "latency_ms" in names else 1.0
+
+
+def _point(cells: Sequence[str], columns: dict[str, int], scale: float, where: str) -> SweepPoint:
+    def cell(column: str) -> str:
+        at = columns.get(column)
+        return cells[at] if at is not None and at < len(cells) else ""
+
+    connections, throughput = cell("connections"), cell("throughput")
+    if not connections.isdecimal() or int(connections) < 1:
+        raise BadInput(f"{where}: connections = {connections!r}: must be a whole number, 1 or more")
+    if not _is_number(throughput) or not 0 <= float(throughput) < inf:
+        raise BadInput(f"{where}: throughput = {throughput!r}: must be a number, 0 or more")
+    latency = cell("latency")
+    if not latency:
+        return SweepPoint(int(connections), float(throughput))
+    try:
+        seconds = float(latency) * scale if _is_number(latency) else parse_duration(latency)
+    except ValueError as error:
+        raise BadInput(f"{where}: latency = {latency!r}: {error}") from None
+    if not 0 <= seconds < inf:
+        raise BadInput(f"{where}: latency = {latency!r}: cannot be negative or infinite")
+    return SweepPoint(int(connections), float(throughput), seconds)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
+
+
+def averaged(points: Iterable[SweepPoint]) -> tuple[SweepPoint, ...]:
+    """One point for each number of connections, ascending: the means of its rows."""
+    groups: dict[int, list[SweepPoint]] = {}
+    for point in points:
+        groups.setdefault(point.connections, []).append(point)
+    means = []
+    for connections, rows in sorted(groups.items()):
+        latencies = [row.latency for row in rows if row.latency is not None]
+        means.append(
+            SweepPoint(
+                connections,
+                sum(row.throughput for row in rows) / len(rows),
+                sum(latencies) / len(latencies) if latencies else None,
+            )
+        )
+    return tuple(means)
