@@ -108,28 +108,14 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
     BadInput for what only the throw-away server can do.
     """
     _refuse_what_harms(scenario)
-    try:
-        own = make_conninfo(conninfo, application_name="poolctl simulate")
-        with psycopg.connect(own, autocommit=True, connect_timeout=10) as connection:
-            slots = connection.execute(_SLOTS).fetchone()
-    except psycopg.ProgrammingError as error:
-        raise BadInput(f"--target: {error}".strip(), hint="a conninfo string or a URI, as psql takes it") from None
-    except psycopg.OperationalError as error:
-        raise CannotConnect(f"--target: {error}".strip(), hint="try the same conninfo with psql") from None
-    assert slots is not None
-    max_connections, reserved, used, role_limit, database_limit, version = slots
-    usable = max_connections - reserved
-    # What is in use counts against the role's own limit only in part, so the limit is taken as it is: an upper bound.
-    limits = [usable - used, *(limit for limit in (role_limit, database_limit) if limit >= 0)]
-    free = min(limits)
-    margin = max(3, round(free * MARGIN))
+    own = _as_ours(conninfo, "poolctl simulate")
+    slots = free_slots(conninfo, application="poolctl simulate")
     needed = most_connections(scenario)
-    if not allow_exhaustion and (needed is None or needed > free - margin - 1):
+    if not allow_exhaustion and (needed is None or needed > slots.free - slots.margin - 1):
         wants = f"up to {needed}" if needed is not None else "an unbounded number of"
         raise ServerFull(
-            f"the scenario takes {wants} connections, and the target has {free} free "
-            f"({max_connections} max_connections - {reserved} reserved - {used} used), "
-            f"less a margin of {margin} and one to look at it",
+            f"the scenario takes {wants} connections, and the target has {slots.free} free "
+            f"({slots.arithmetic}), less a margin of {slots.margin} and one to look at it",
             hint="lower pool.max_open or load.instances, or say --allow-exhaustion if the server may run out",
         )
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
@@ -137,11 +123,52 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
     return Server(
         conninfo=make_conninfo(own, options=f"{given} {safe}".strip()),
         observer_conninfo=make_conninfo(own, application_name="poolctl observer"),
-        max_connections=max_connections,
-        usable=usable,
-        version=version,
+        max_connections=slots.max_connections,
+        usable=slots.max_connections - slots.reserved,
+        version=slots.version,
         prepared=not is_behind_pooler(own),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class FreeSlots:
+    """What a named server can still give. ``free``: the least of the server's, the role's and the database's;
+    ``margin``: what poolctl leaves alone of it."""
+
+    max_connections: int
+    reserved: int
+    used: int
+    free: int
+    version: str
+
+    @property
+    def margin(self) -> int:
+        return max(3, round(self.free * MARGIN))
+
+    @property
+    def arithmetic(self) -> str:
+        return f"{self.max_connections} max_connections - {self.reserved} reserved - {self.used} used"
+
+
+def free_slots(conninfo: str, *, application: str) -> FreeSlots:
+    """Ask a named server, over one connection. Raises BadInput and CannotConnect."""
+    try:
+        with psycopg.connect(_as_ours(conninfo, application), autocommit=True, connect_timeout=10) as connection:
+            row = connection.execute(_SLOTS).fetchone()
+    except psycopg.OperationalError as error:
+        raise CannotConnect(f"--target: {error}".strip(), hint="try the same conninfo with psql") from None
+    assert row is not None
+    max_connections, reserved, used, role_limit, database_limit, version = row
+    # What is in use counts against the role's own limit only in part, so the limit is taken as it is: an upper bound.
+    limits = [max_connections - reserved - used, *(limit for limit in (role_limit, database_limit) if limit >= 0)]
+    return FreeSlots(max_connections, reserved, used, min(limits), version)
+
+
+def _as_ours(conninfo: str, application: str) -> str:
+    try:
+        return make_conninfo(conninfo, application_name=application)
+    except psycopg.ProgrammingError as error:
+        raise BadInput(f"--target: {error}".strip(), hint="a conninfo string or a URI, as psql takes it") from None
 
 
 def is_behind_pooler(conninfo: str) -> bool:

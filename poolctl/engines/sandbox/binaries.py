@@ -94,6 +94,15 @@ def find_postgres() -> Path:
     )
 
 
+def program_beside_postgres(name: str) -> Path | None:
+    """A client program of PostgreSQL: from the installation that a sandbox would take, else from PATH."""
+    for directory in _bin_directories():
+        if _is_program(directory / name):
+            return directory / name
+    found = shutil.which(name)
+    return Path(found) if found else None
+
+
 def find_pooler(program: str) -> Path:
     """The program ``pgbouncer`` or ``pgpool``. Raises MissingProgram, which names the package to install."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_POOLER_HOMES])

