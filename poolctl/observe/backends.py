@@ -1,0 +1,105 @@
+"""Turns the rows of pg_stat_activity and pg_locks into Backends, those that the role may not see by inference.
+
+A role without pg_read_all_stats gets other roles' rows nearly empty, but every row of pg_locks: each transaction, and
+each running statement, holds a lock on its own virtual transaction id. What cannot be told apart: REPEATABLE READ and
+open cursors keep an xmin while the session is idle, which then looks active; an aborted transaction holds no virtual
+transaction id and looks idle.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from poolctl.observe.snapshot import IN_TRANSACTION, Backend, LockWait
+
+Row = Mapping[str, Any]
+
+UNNAMED = "?"
+"""A relation of another database than the one looked at."""
+
+
+def read_backends(
+    rows: Iterable[Row], locks: Iterable[Row], names: Mapping[int, str], database: int
+) -> tuple[Backend, ...]:
+    """The backends in ``rows`` (backends.sql) with what ``locks`` (locks.sql) adds to them.
+
+    ``names`` are those of relations, by oid, of the database looked at, whose oid is ``database``.
+    """
+    held = {row["pid"]: row for row in locks}
+    return tuple(_backend(row, held.get(row["pid"], {}), names, database) for row in rows)
+
+
+def relations_of(locks: Iterable[Row], database: int) -> set[int]:
+    """The oids of the relations in ``locks`` that have a name in the database looked at."""
+    found: set[int] = set()
+    for row in locks:
+        if row["waits_relation"] is not None and row["waits_database"] == database:
+            found.add(row["waits_relation"])
+        found.update(relation for where, relation in _strong(row) if where == database)
+    return found
+
+
+def _backend(row: Row, locks: Row, names: Mapping[int, str], database: int) -> Backend:
+    is_hidden = row["backend_type"] is None
+    backend_type, state, wait = row["backend_type"], row["state"], row["wait_event_type"]
+    is_inferred = False
+    if is_hidden and row["database"] is not None:
+        is_inferred = True
+        if row["user"] is None:
+            backend_type = "autovacuum worker"
+        else:
+            state, wait = _inferred(row, locks)
+    return Backend(
+        pid=row["pid"],
+        user=row["user"],
+        database=row["database"],
+        application=row["application"] or "",
+        backend_type=backend_type,
+        client=None if is_hidden else row["client"] or ("local" if row["client_port"] == -1 else None),
+        client_port=row["client_port"] if row["client_port"] != -1 else None,
+        started_at=row["started_at"],
+        transaction_at=row["transaction_at"],
+        query_at=row["query_at"],
+        state_at=row["state_at"],
+        state=state,
+        wait_event_type=wait,
+        wait_event=row["wait_event"] or (locks.get("waits_kind") if is_inferred else None),
+        query=None if is_hidden else row["query"],
+        query_id=row.get("query_id"),
+        has_xid=row["has_xid"],
+        has_xmin=row["has_xmin"],
+        is_hidden=is_hidden,
+        is_inferred=is_inferred,
+        virtual_transaction=locks.get("virtual_transaction"),
+        blocked_by=tuple(dict.fromkeys(locks.get("blocked_by") or ())),
+        waits_for=_waits_for(locks, names, database),
+        advisory_locks=locks.get("advisory_locks", 0),
+        strong_locks=tuple(sorted(_name(relation, where, names, database) for where, relation in _strong(locks))),
+    )
+
+
+def _inferred(row: Row, locks: Row) -> tuple[str, str | None]:
+    """State and kind of wait of a client's backend whose row is hidden."""
+    if locks.get("waits_kind") is not None:
+        return "active", "Lock"
+    if locks.get("virtual_transaction") is None:
+        return "idle", None
+    return ("active", None) if row["has_xmin"] else (IN_TRANSACTION, None)
+
+
+def _waits_for(locks: Row, names: Mapping[int, str], database: int) -> LockWait | None:
+    if locks.get("waits_kind") is None:
+        return None
+    relation = locks["waits_relation"]
+    name = None if relation is None else _name(relation, locks["waits_database"], names, database)
+    return LockWait(locks["waits_kind"], locks["waits_mode"], name, locks.get("waits_since"))
+
+
+def _strong(locks: Row) -> list[tuple[int, int]]:
+    """(database, relation) of each."""
+    pairs = (entry.split(":") for entry in locks.get("strong") or ())
+    return [(int(where), int(relation)) for where, relation in pairs]
+
+
+def _name(relation: int, where: int | None, names: Mapping[int, str], database: int) -> str:
+    # 0: a catalog that all databases share.
+    return names.get(relation, UNNAMED) if where in (database, 0) else UNNAMED

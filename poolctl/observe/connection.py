@@ -1,0 +1,352 @@
+"""One libpq connection that never waits longer than it is told to, whatever the other side does.
+
+Decides how poolctl speaks to servers it must not harm: by the simple protocol (poolers pass it on, nothing is
+prepared), everything read-only in a transaction of its own whose settings end with it (behind a pooler the session is
+somebody else's a moment later), and with a deadline on this side as well, since a frozen server enforces no timeout.
+"""
+
+import contextlib
+import ctypes
+import importlib
+import ipaddress
+import json
+import os
+import queue
+import re
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import psycopg
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from poolctl.errors import BadInput
+from poolctl.observe.refusals import Refused, ServerLost, StatementFailed, classify, from_libpq
+from poolctl.observe.snapshot import Refusal
+
+NAME = "poolctl"
+"""The application_name of every connection that looks."""
+
+PATIENCE = 4.0
+"""Seconds until a server that says nothing is given up: twice its own statement_timeout, which comes first when it
+works at all."""
+
+STATEMENT_TIMEOUT = 2.0
+
+Row = dict[str, Any]
+
+_LIMITS = (
+    f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT * 1000:.0f}",
+    f"SET LOCAL lock_timeout = {STATEMENT_TIMEOUT * 1000:.0f}",
+)
+_LARGEST_PID = 1 << 22
+"""pid_max of Linux. A pooler's process ids are random numbers of 32 bits."""
+
+_VERBOSE = 2
+_ROWS, _EMPTY = pq.ExecStatus.TUPLES_OK, (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
+
+
+def parameters_of(conninfo: str) -> dict[str, Any]:
+    """The parts of a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
+    try:
+        return dict(conninfo_to_dict(conninfo))
+    except psycopg.Error as error:
+        reason = re.sub(r'"[^"]*("|$)', '"..."', str(error).strip())
+        raise BadInput(
+            f"the connection string cannot be read: {reason}",
+            hint='"host=... port=... user=... dbname=..." or postgresql://user@host:port/database, as psql takes it',
+        ) from None
+
+
+def target_of(conninfo: str) -> str:
+    """What a connection string leads to, as it may be shown: "db.example.com:5432/app". Raises BadInput."""
+    given = _with_defaults(parameters_of(conninfo))
+    host = given.get("host") or given.get("hostaddr")
+    if host is None and given.get("service"):
+        return f"service {given['service']}"
+    name = given.get("dbname") or given.get("user") or ""
+    where = f"{host or 'local'}:{given.get('port') or 5432}"
+    return f"{where}/{name}" if name else where
+
+
+class Connection:
+    """Open until ``close``, or until it raises ServerLost. For one thread at a time."""
+
+    def __init__(self, pgconn: "pq.abc.PGconn", target: str) -> None:
+        self._pgconn = pgconn
+        self.target = target
+        self.notices: list[str] = []
+        """What the server or a pooler said without being asked."""
+        pgconn.notice_handler = self._note
+
+    @classmethod
+    def open(cls, conninfo: str, *, within: float = PATIENCE, application: str = NAME) -> Self:
+        """Connect. Raises Refused, with the reason, after ``within`` seconds at the latest; BadInput.
+
+        Hosts and addresses are tried one after the other as long as nobody answers; the first one that does decides.
+        """
+        deadline = time.monotonic() + within
+        given = parameters_of(conninfo)
+        target = target_of(conninfo)
+        attempts = _attempts(_with_defaults(given), deadline, target)
+        refused: Refused | None = None
+        for at, place in enumerate(attempts):
+            left = (deadline - time.monotonic()) / (len(attempts) - at)
+            settings = given | place | {"application_name": application, "client_encoding": "SQL_ASCII"}
+            try:
+                return cls(_dialled(make_conninfo("", **settings), max(left, 0.1), target), target)
+            except Refused as error:
+                refused = refused or error
+                if error.refusal.by not in ("unreachable", "starting-up"):
+                    raise
+        assert refused is not None
+        raise refused
+
+    def close(self) -> None:
+        self._pgconn.finish()
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._pgconn.status == pq.ConnStatus.OK)
+
+    @property
+    def login_pid(self) -> int:
+        """The process id given at login: the backend's, or a pooler's invention."""
+        return self._pgconn.backend_pid
+
+    @property
+    def has_pooler_pid(self) -> bool:
+        """Whether that can be no process id of an operating system's."""
+        return not 0 < self.login_pid <= _LARGEST_PID
+
+    @property
+    def server_version(self) -> int:
+        """server_version_num as it was announced at login: 180006 for 18.6."""
+        return self._pgconn.server_version
+
+    @property
+    def is_console(self) -> bool:
+        """Whether this is PgBouncer's admin console and no database."""
+        return (self._pgconn.parameter_status(b"server_version") or b"").endswith(b"/bouncer")
+
+    @property
+    def local_port(self) -> int | None:
+        """Of this end of the connection; None for a Unix socket."""
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pgconn.socket)) as end:
+            name = end.getsockname()
+            return int(name[1]) if isinstance(name, tuple) else None
+        return None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it leads to this machine: by a Unix socket or a loopback address."""
+        address = _text(self._pgconn.hostaddr)
+        if not address:
+            return _text(self._pgconn.host).startswith(("/", "@"))
+        with contextlib.suppress(ValueError):
+            return ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        return False
+
+    def look(self, *statements: str, before_limits: str = "", within: float = PATIENCE) -> list[list[Row]]:
+        """Run statements in one read-only transaction under timeouts, in one round trip; the rows of each.
+
+        ``before_limits`` is one more, run first, before the timeouts are set. Raises StatementFailed (nothing is left
+        behind), ServerLost.
+        """
+        first = [before_limits] if before_limits else []
+        script = ";\n".join(["BEGIN READ ONLY", *first, *_LIMITS, *statements, "COMMIT"])
+        try:
+            return self.ask(script, within=within)
+        except StatementFailed:
+            self.ask("ROLLBACK", within=within)
+            raise
+
+    def ask(self, script: str, *, within: float = PATIENCE) -> list[list[Row]]:
+        """Run a script as it is; the rows of every statement that has any. Raises StatementFailed, ServerLost."""
+        deadline = time.monotonic() + within
+        failure: StatementFailed | None = None
+        found: list[list[Row]] = []
+        try:
+            self._pgconn.send_query(script.encode())
+            while (result := self._next_result(deadline, within)) is not None:
+                if result.status == _ROWS:
+                    found.append(_rows(result))
+                elif result.status not in _EMPTY:
+                    failure = failure or _failure(result)
+        except psycopg.Error as error:
+            raise self._lost(failure.message if failure else _own_line(error)) from None
+        except (ValueError, ArithmeticError) as error:
+            raise self._lost(f"the server's answer makes no sense ({type(error).__name__})") from None
+        if failure is None:
+            return found
+        if self._pgconn.status != pq.ConnStatus.OK:
+            raise self._lost(failure.message)
+        raise failure
+
+    def _next_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
+        pgconn = self._pgconn
+        while pgconn.flush():
+            self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, deadline, within)
+            pgconn.consume_input()
+        while pgconn.is_busy():
+            self._wait(selectors.EVENT_READ, deadline, within)
+            pgconn.consume_input()
+        return pgconn.get_result()
+
+    def _wait(self, events: int, deadline: float, within: float) -> None:
+        if not _ready(self._pgconn.socket, events, deadline):
+            raise self._lost(f"no answer within {within:g} s", hung=True)
+
+    def _lost(self, reason: str, *, hung: bool = False) -> ServerLost:
+        self._pgconn.finish()
+        return ServerLost(reason, hung=hung)
+
+    def _note(self, result: "pq.abc.PGresult") -> None:
+        self.notices.append(_text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)))
+        del self.notices[:-10]
+
+
+def _attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[str, str]]:
+    """Where to try, one place after the other: libpq's own order, but with a timeout for names and dead hosts."""
+    hosts, addresses = _split(given.get("host")), _split(given.get("hostaddr"))
+    ports = _split(given.get("port")) or ["5432"]
+    count = max(len(hosts), len(addresses))
+    # libpq takes it whole: a service file says where, or the parts do not belong together, and it says so itself.
+    if given.get("service") or count == 0 or len(ports) not in (1, count) or (addresses and len(addresses) != count):
+        return [{}]
+    places: list[dict[str, str]] = []
+    unknown: list[str] = []
+    for at in range(count):
+        host = hosts[at] if at < len(hosts) else ""
+        port = ports[at % len(ports)]
+        if addresses or host == "" or host.startswith(("/", "@")):
+            known: list[str] = addresses[at : at + 1]
+        else:
+            known = _resolved(host, deadline)
+            if not known:
+                unknown.append(host)
+                continue
+        places += [{"host": host, "port": port, "hostaddr": address} for address in known or [""]]
+    if not places:
+        raise Refused(Refusal("unreachable", f"no such host: {', '.join(unknown)}", target=target))
+    return places
+
+
+def _resolved(host: str, deadline: float) -> list[str]:
+    """Its addresses, none if it has none or nobody says so in time. A name server that hangs keeps its thread."""
+    with contextlib.suppress(ValueError):
+        return [str(ipaddress.ip_address(host))]
+    answer: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
+
+    def resolve() -> None:
+        found: list[str] = []
+        with contextlib.suppress(OSError, UnicodeError):
+            found = [str(entry[4][0]) for entry in socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)]
+        answer.put(list(dict.fromkeys(found)))
+
+    threading.Thread(target=resolve, daemon=True).start()
+    try:
+        return answer.get(timeout=max(deadline - time.monotonic(), 0.0))
+    except queue.Empty:
+        return []
+
+
+def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
+    deadline = time.monotonic() + within
+    pgconn = pq.PGconn.connect_start(conninfo.encode())
+    try:
+        if pgconn.status == pq.ConnStatus.BAD:
+            raise Refused(from_libpq(pgconn.get_error_message(), target))
+        _say_everything(pgconn)
+        while (state := pgconn.connect_poll()) != pq.PollingStatus.OK:
+            if state == pq.PollingStatus.FAILED:
+                raise Refused(from_libpq(_text(pgconn.error_message), target))
+            events = selectors.EVENT_READ if state == pq.PollingStatus.READING else selectors.EVENT_WRITE
+            if not _ready(pgconn.socket, events, deadline):
+                raise Refused(classify(f"no answer within {within:.2g} s", None, None, target))
+        pgconn.nonblocking = 1
+    except BaseException:
+        pgconn.finish()
+        raise
+    return pgconn
+
+
+def _say_everything(pgconn: "pq.abc.PGconn") -> None:
+    """Make libpq keep the SQLSTATE and the routine of a refusal: by itself it keeps the text alone."""
+    with contextlib.suppress(OSError, AttributeError, ImportError):
+        pointer: Any = pgconn
+        _set_verbosity()(ctypes.c_void_p(pointer.pgconn_ptr), _VERBOSE)
+
+
+def _set_verbosity() -> Callable[..., int]:
+    if pq.__impl__ == "python":
+        return importlib.import_module("psycopg.pq._pq_ctypes").pq.PQsetErrorVerbosity  # type: ignore[no-any-return]
+    # A symbol is looked for in the library and in those that it was linked with: the very libpq that dials.
+    library = importlib.import_module(f"psycopg_{pq.__impl__}.pq")
+    return ctypes.CDLL(library.__file__).PQsetErrorVerbosity
+
+
+def _ready(descriptor: int, events: int, deadline: float) -> bool:
+    with selectors.DefaultSelector() as selector:
+        selector.register(descriptor, events)
+        return bool(selector.select(max(deadline - time.monotonic(), 0.0)))
+
+
+def _rows(result: "pq.abc.PGresult") -> list[Row]:
+    columns = [(at, _text(result.fname(at)), _READERS.get(result.ftype(at), _text)) for at in range(result.nfields)]
+    value = result.get_value
+    return [
+        {name: None if (raw := value(row, at)) is None else read(raw) for at, name, read in columns}
+        for row in range(result.ntuples)
+    ]
+
+
+def _text(raw: bytes | None) -> str:
+    """The server's bytes as they came: mostly UTF-8, else something of an older age that must not stop us."""
+    if raw is None:
+        return ""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1")
+
+
+def _boolean(raw: bytes) -> bool:
+    return raw == b"t"
+
+
+_READERS: dict[int, Callable[[bytes], Any]] = {
+    16: _boolean,
+    **dict.fromkeys((20, 21, 23, 26), int),
+    **dict.fromkeys((700, 701, 1700), float),
+    **dict.fromkeys((114, 3802), json.loads),
+}
+"""By the oid of a column's type (pg_type.dat): bool; int8, int2, int4, oid; float4, float8, numeric; json, jsonb."""
+
+
+def _failure(result: "pq.abc.PGresult") -> StatementFailed:
+    text = _text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)) or _own_line(_text(result.error_message))
+    return StatementFailed(text, _text(result.error_field(pq.DiagnosticField.SQLSTATE)))
+
+
+def _own_line(error: object) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].removeprefix("consuming input failed: ") if lines else "the connection broke"
+
+
+def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+    """``given`` with what the environment says of where to connect."""
+    found = {
+        option.keyword.decode(): option.val.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.val is not None and option.keyword in (b"service", b"host", b"hostaddr", b"port", b"dbname", b"user")
+    }
+    return found | given
+
+
+def _split(value: object) -> list[str]:
+    return str(value).split(",") if value else []

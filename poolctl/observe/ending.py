@@ -1,0 +1,49 @@
+"""Ends one backend for the relief plan, and tells what came of it."""
+
+import time
+from dataclasses import dataclass
+from typing import Literal
+
+from poolctl.observe.connection import Connection
+from poolctl.observe.sql import statement
+
+_WITHIN = 1.0
+"""Seconds that a backend gets to end: it does so at once unless it is stopped or in the middle of a system call."""
+
+_PAUSE = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of the wish to end a backend.
+
+    ``ended``: it is gone. ``signalled``: it was told to end and is still there. ``gone``: it had ended before.
+    ``another``: that process id is somebody else's now, or no client's backend, and was left alone. ``refused``: not
+    allowed, or the server could not be asked; ``reason`` says why.
+    """
+
+    pid: int
+    outcome: Literal["ended", "signalled", "gone", "another", "refused"]
+    reason: str = ""
+
+
+def end_backend(connection: Connection, pid: int, started_at: float) -> Ending:
+    """End the client's backend ``pid`` if it is the one that began at ``started_at`` (``Backend.started_at``).
+
+    Raises StatementFailed where the role may not, ServerLost.
+    """
+    identity = {"pid": int(pid), "started_at": repr(float(started_at))}
+    (found,) = connection.look(statement("end_backend").format(**identity))
+    if not found:
+        return Ending(pid, "gone")
+    if not found[0]["is_it"]:
+        return Ending(pid, "another", "the process id belongs to another backend by now")
+    if not found[0]["was_signalled"]:
+        return Ending(pid, "gone")
+    still_there = statement("is_there").format(**identity)
+    deadline = time.monotonic() + _WITHIN
+    while time.monotonic() < deadline:
+        if not connection.look(still_there)[0]:
+            return Ending(pid, "ended")
+        time.sleep(_PAUSE)
+    return Ending(pid, "signalled", f"it was told to end and is still there after {_WITHIN:g} s")

@@ -1,0 +1,126 @@
+"""Tells what kind of no a server or a pooler said, in any language, and what it means that nobody said anything.
+
+PostgreSQL names the C function that refused (the *routine*) in every error; the text is in the language of
+``lc_messages``. PgBouncer and Pgpool-II name none and speak English. Routines: PostgreSQL proc.c, postinit.c,
+miscinit.c; texts: PgBouncer client.c, objects.c, server.c, Pgpool-II child.c.
+"""
+
+import re
+
+from poolctl.errors import CannotConnect, CannotDo
+from poolctl.observe.snapshot import Refusal, RefusedBy
+
+TOO_MANY_CONNECTIONS = "53300"
+
+_BY_ROUTINE: dict[str, RefusedBy] = {
+    "InitProcess": "server-slots",
+    "InitializeSessionUserId": "role-limit",
+    "CheckMyDatabase": "database-limit",
+}
+_BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
+    ("no more connections allowed", "pooler-clients"),
+    ("client connections exceeded", "pooler-clients"),
+    # Pgpool-II's; PostgreSQL's begins with a small letter.
+    ("Sorry, too many clients already", "pooler-clients"),
+    ("query_wait_timeout", "pooler-queue"),
+    ("server login has been failing", "pooler-login"),
+    ("server_login_retry", "pooler-login"),
+    ("cannot connect to server", "pooler-login"),
+    ("server login failed", "pooler-login"),
+)
+_RELAYED = (
+    "sorry, too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for ",
+)
+"""The server's words without its routine: a pooler passes them on."""
+
+# libpq with PQERRORS_VERBOSE: SEVERITY:  SQLSTATE: text, lines of detail, and a last line with the place in the source.
+# "FATAL" is no SQLSTATE: each has a digit.
+_VERBOSE = re.compile(r":\s+(?=[A-Z]{0,4}\d)([0-9A-Z]{5}): (.*)")
+_LOCATION = re.compile(r"(?:^|[\s:])(\w+), ([^\s:,]+):(\d+)\s*$", re.MULTILINE)
+_TRIED = re.compile(r'^connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\))?(?:, port \d+)? failed: ')
+
+# Without the SQLSTATE: what libpq says by itself.
+_NO_PASSWORD = ("no password supplied", "password retrieved from file", "authentication method requirement")
+
+
+class Refused(CannotConnect):
+    """The server did not let us in, or nobody answered; ``refusal`` says what is known of it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.text)
+        self.refusal = refusal
+
+
+class ServerLost(CannotDo):
+    """The connection broke, the server hung past the time given to it, or said what no PostgreSQL says."""
+
+    code = "server-lost"
+
+    def __init__(self, message: str, *, hung: bool = False) -> None:
+        super().__init__(message)
+        self.hung = hung
+
+
+class StatementFailed(CannotDo):
+    """The server refused one statement and goes on."""
+
+    code = "statement-failed"
+
+    def __init__(self, message: str, sqlstate: str) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+
+
+def classify(text: str, sqlstate: str | None, routine: str | None, target: str = "") -> Refusal:
+    """The refusal that these fields of an error message make. ``sqlstate`` None: nobody on the other side said it."""
+    return Refusal(_refused_by(text, sqlstate, routine), text, sqlstate, routine, target)
+
+
+def from_libpq(message: str, target: str = "") -> Refusal:
+    """The refusal in what libpq says, by PQERRORS_VERBOSE, of a connection that was not made.
+
+    With several attempts (an encrypted one, then a plain one) the first is the one that counts: the second may
+    only be told that it has to be encrypted.
+    """
+    coded = _VERBOSE.search(message)
+    if coded is None:
+        return classify(_own_words(message), None, None, target)
+    location = _LOCATION.search(message, coded.end())
+    return classify(coded[2].strip(), coded[1], location[1] if location else None, target)
+
+
+def _refused_by(text: str, sqlstate: str | None, routine: str | None) -> RefusedBy:
+    if sqlstate is None:
+        is_known = any(words in text for words in _NO_PASSWORD)
+        return "authentication" if is_known else "unreachable"
+    if sqlstate.startswith("57P"):
+        return "starting-up"
+    if sqlstate.startswith("28"):
+        return "authentication"
+    if routine is None:
+        return _refused_by_pooler(text, sqlstate)
+    if sqlstate != TOO_MANY_CONNECTIONS:
+        return "unknown"
+    if routine == "InitProcess" and "max_wal_senders" in text:
+        return "walsender-slots"
+    if routine == "InitPostgres":
+        # The name of the role stands in the text in every language.
+        return "reserved-slots" if "pg_use_reserved_connections" in text else "superuser-slots"
+    return _BY_ROUTINE.get(routine, "unknown")
+
+
+def _refused_by_pooler(text: str, sqlstate: str) -> RefusedBy:
+    for words, by in _BY_POOLER_TEXT:
+        if words in text:
+            return by
+    if any(words in text for words in _RELAYED):
+        return "pooler-login"
+    return "pooler" if sqlstate in ("08P01", TOO_MANY_CONNECTIONS) else "unknown"
+
+
+def _own_words(message: str) -> str:
+    """libpq's reason without the address, which the target names already."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return _TRIED.sub("", lines[0]) if lines else "nobody answered"
