@@ -22,7 +22,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     elif advice.jitter_time:
         lifetime = _within(go_duration(advice.max_lifetime))
         yield "// database/sql has no jitter: each process draws its own lifetime (rand is math/rand/v2)."
-        drawn = _within(go_duration(max(1, round(advice.jitter_time))))
+        drawn = _within(go_duration(advice.jitter_time))
         yield f"db.SetConnMaxLifetime({lifetime} - rand.N({drawn}))"
     else:
         yield f"db.SetConnMaxLifetime({go_duration(advice.max_lifetime)})"

@@ -43,7 +43,7 @@ def _jitter(advice: PoolAdvice) -> str:
     if advice.max_lifetime is None:
         return ""
     share = advice.max_lifetime_jitter
-    factor = max(2, min(40, round(1 / share))) if share else 40
+    factor = 40 if share < 1 / 40 else max(2, round(1 / share))
     if factor == 4:
         return "Jitter: the pool itself takes up to 25 % off (since 6.1; 2.5 % before)."
     return f"Jitter: up to 25 % less. -D{_FACTOR}={factor} makes it {100 / factor:.3g} %."

@@ -21,7 +21,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if advice.least_lifetime is None:
         yield f"config.MaxConnLifetime = {go_duration(FOR_EVER)} // there is no off: 0 opens a new one for each use"
     else:
-        yield f"config.MaxConnLifetime = {go_duration(round(advice.least_lifetime, 3))}"
+        yield f"config.MaxConnLifetime = {go_duration(advice.least_lifetime)}"
         if advice.jitter_time:
             jitter = go_duration(max(1, round(advice.jitter_time)))
             yield f"config.MaxConnLifetimeJitter = {jitter} // added to the lifetime; not set it is 0"

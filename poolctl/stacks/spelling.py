@@ -30,13 +30,15 @@ def grouped(number: int) -> str:
 
 def go_duration(time: float) -> str:
     """An expression of Go's type time.Duration ("25 * time.Minute")."""
-    for unit, name in ((3600, "Hour"), (60, "Minute"), (1, "Second")):
-        if time >= unit and time % unit == 0:
-            return f"{time / unit:.0f} * time.{name}"
-    return f"{milliseconds(time)} * time.Millisecond"
+    length = milliseconds(time)
+    for unit, name in ((3_600_000, "Hour"), (60_000, "Minute"), (1000, "Second")):
+        if length % unit == 0:
+            return f"{length // unit} * time.{name}"
+    return f"{length} * time.Millisecond"
 
 
 def rust_duration(time: float) -> str:
-    if time >= 1 and time % 1 == 0:
-        return f"Duration::from_secs({grouped(round(time))})"
-    return f"Duration::from_millis({grouped(milliseconds(time))})"
+    length = milliseconds(time)
+    if length % 1000 == 0:
+        return f"Duration::from_secs({grouped(length // 1000)})"
+    return f"Duration::from_millis({grouped(length)})"
