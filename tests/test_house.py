@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "poolctl"
 
-GROUND = {"errors", "units", "keys", "histogram"}
+GROUND = {"errors", "units", "keys", "histogram", "literals"}
 PURE = ["pool", "scenario", "variants", "sweep", "replication", "run", "diagnose", "sizing", "stacks"]
 """In order: each may import those before it, the ground and the standard library. Nothing in them does I/O."""
 
@@ -19,6 +19,7 @@ ROOMS: dict[str, set[str]] = {
     "units": set(),
     "keys": {"errors", "units"},
     "histogram": set(),
+    "literals": set(),
     **{room: GROUND.union(PURE[:at]) for at, room in enumerate(PURE)},
     "observe": GROUND.union(PURE[: PURE.index("diagnose")]),
     "engines": GROUND.union(PURE[: PURE.index("diagnose")]) | {"observe"},

@@ -1,0 +1,308 @@
+"""Backends followed through the samples: what moved, what stood still, and for how long.
+
+Decides what *frozen*, *moved* and *stuck* mean, so that every rule means the same by them.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise, takewhile
+from statistics import median
+from typing import NamedTuple
+
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, BackendTitle, Snapshot
+
+STUCK_AFTER = 1.0
+"""Seconds in one state from which it is a hold worth asking about. Of a busy application none of 12 to 17
+transactions outlived 0.2 s, of a leak 12 of 12 did (catalog)."""
+TIMES_TYPICAL = 10
+"""And that many times the application's own median transaction: an application of slow transactions is no leak."""
+
+_TOOLS = re.compile(
+    r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio"
+    r"|pg_dump|pg_restore|pg_basebackup|pg_receivewal|pg_activity|pgcenter|pg_top|pgmetrics|pghero|vacuumdb|reindexdb"
+    r"|poolctl|postgres_exporter|pg_exporter|datadog|pganalyze|pgbackrest|barman|wal-?g\b|zabbix|telegraf|patroni",
+    re.IGNORECASE,
+)
+_MONITORS = re.compile(
+    r"pg_activity|pgcenter|pg_top|pgmetrics|pghero|postgres_exporter|pg_exporter|datadog|pganalyze|zabbix|telegraf"
+    r"|prometheus|grafana|newrelic|netdata|check_postgres|monitor",
+    re.IGNORECASE,
+)
+
+
+def is_tool(application: str) -> bool:
+    """Whether ``application`` is a person's or an operator's program, whose holds are on purpose: a client program,
+    a dump, a backup, a monitor."""
+    return _TOOLS.match(application.strip()) is not None
+
+
+def is_monitor(application: str) -> bool:
+    return _MONITORS.search(application) is not None
+
+
+class Look(NamedTuple):
+    """The backends at one instant of the server's clock (this machine's, where only process titles were seen)."""
+
+    at: float
+    backends: tuple[Backend, ...]
+
+
+def look_of(snapshot: Snapshot) -> Look | None:
+    """The server's own sample; while it refuses, what its process titles say. None where neither was seen."""
+    if snapshot.server is not None:
+        return Look(snapshot.server.at, snapshot.server.backends)
+    if snapshot.host is None or not snapshot.host.titles:
+        return None
+    return Look(snapshot.at, tuple(_of_title(title) for title in snapshot.host.titles))
+
+
+def _of_title(title: BackendTitle) -> Backend:
+    """A title as a row. It knows neither the application nor any time within the session."""
+    words = title.state.removesuffix(" waiting")
+    lock = title.state.endswith(" waiting")
+    states = {"idle": "idle", IN_TRANSACTION: IN_TRANSACTION, ABORTED: ABORTED}
+    logging_in = words.startswith(("authentication", "startup"))
+    state = "starting" if logging_in else states.get(words, "active")
+    return Backend(
+        pid=title.pid,
+        user=title.user or None,
+        database=title.database or None,
+        backend_type="client backend",
+        client=title.client,
+        client_port=title.client_port,
+        started_at=title.started_at,
+        state=state,
+        wait_event_type="Lock" if lock else None,
+        is_inferred=True,
+    )
+
+
+@dataclass(frozen=True)
+class Track:
+    """One backend in every look that it was seen in, oldest first. ``looks`` is how many there were at all."""
+
+    rows: tuple[tuple[float, Backend], ...]
+    looks: int
+    since: float
+    now: float
+    """The instants of the first and of the last look."""
+
+    @property
+    def last(self) -> Backend:
+        return self.rows[-1][1]
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it was seen in the last look."""
+        return self.rows[-1][0] == self.now
+
+    @property
+    def pid(self) -> int:
+        return self.last.pid
+
+    @cached_property
+    def _still(self) -> tuple[tuple[float, Backend], ...]:
+        """The rows, newest first, in which nothing had happened since."""
+        last = self.last
+        return tuple(takewhile(lambda row: _unchanged(row[1], last), reversed(self.rows)))
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing happened to it in the whole window. Never with one look."""
+        return self.looks > 1 and len(self._still) == self.looks
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether it is seen to have done something in the window."""
+        return any(_differs(a, b) for (_, a), (_, b) in pairwise(self.rows))
+
+    @property
+    def age(self) -> float:
+        """Seconds in its present state; at least that long, where the server does not say since when."""
+        if self.last.state_at is not None:
+            return max(0.0, self.now - self.last.state_at)
+        return max(0.0, self.now - self._still[-1][0]) if self._still else 0.0
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether a second look found it as it was. What has only its title needs three: it may have come back to
+        the same state in between."""
+        needed = 2 if self.last.state_at is not None or self.last.virtual_transaction is not None else 3
+        return len(self._still) >= needed
+
+    @property
+    def is_in_transaction(self) -> bool:
+        """Idle in a transaction that has not failed."""
+        return self.last.state == IN_TRANSACTION
+
+    @property
+    def is_idle(self) -> bool:
+        return self.last.state == "idle"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether it was opened after the first look."""
+        return self.rows[0][0] > self.since and (self.last.started_at is None or self.last.started_at >= self.since)
+
+    @property
+    def session_age(self) -> float | None:
+        return None if self.last.started_at is None else max(0.0, self.now - self.last.started_at)
+
+    @property
+    def was_used(self) -> bool:
+        """Whether it ever ran anything, as far as can be told: a pool opens ahead of need."""
+        return bool(self.last.query) or self.last.query_at is not None or self.last.is_hidden or self.last.is_inferred
+
+
+def _unchanged(row: Backend, last: Backend) -> bool:
+    if row.state != last.state:
+        return False
+    if row.state_at is not None and last.state_at is not None:
+        return row.state_at == last.state_at
+    if row.virtual_transaction is not None or last.virtual_transaction is not None:
+        return row.virtual_transaction == last.virtual_transaction
+    # A hidden idle session says nothing of what it did in between; a title says a little.
+    return not row.is_hidden and row.is_inferred
+
+
+def _differs(a: Backend, b: Backend) -> bool:
+    if a.state_at is not None and b.state_at is not None:
+        return (a.state_at, a.query_at, a.transaction_at) != (b.state_at, b.query_at, b.transaction_at)
+    return a.state != b.state or a.virtual_transaction != b.virtual_transaction
+
+
+def tracks_of(looks: Sequence[Look]) -> tuple[Track, ...]:
+    """Every client backend that was ever seen, in the order of its pid; a pid used again is another backend."""
+    if not looks:
+        return ()
+    rows: dict[tuple[int, float | None], list[tuple[float, Backend]]] = {}
+    for look in looks:
+        for backend in look.backends:
+            if backend.is_client:
+                rows.setdefault((backend.pid, backend.started_at), []).append((look.at, backend))
+    ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] or 0.0))
+    return tuple(Track(_one_each(seen), len(looks), looks[0].at, looks[-1].at) for _, seen in ordered)
+
+
+def _one_each(rows: list[tuple[float, Backend]]) -> tuple[tuple[float, Backend], ...]:
+    by_look: dict[float, Backend] = {}
+    for at, backend in rows:
+        known = by_look.get(at)
+        by_look[at] = backend if known is None else min(known, backend, key=repr)
+    return tuple(by_look.items())
+
+
+@dataclass(frozen=True)
+class Application:
+    """All backends of one program: the same application_name, user and database, from whatever address.
+
+    By address a fleet would fall apart into pods with one leaked connection each.
+    """
+
+    name: str
+    user: str | None
+    database: str | None
+    tracks: tuple[Track, ...]
+    """Seen in the last look."""
+    gone: tuple[Track, ...] = ()
+
+    @property
+    def is_tool(self) -> bool:
+        return is_tool(self.name)
+
+    @property
+    def count(self) -> int:
+        return len(self.tracks)
+
+    @property
+    def moved(self) -> tuple[Track, ...]:
+        return tuple(track for track in self.tracks if track.has_moved)
+
+    @property
+    def frozen_idle(self) -> tuple[Track, ...]:
+        return tuple(track for track in self.tracks if track.is_idle and track.is_frozen)
+
+    @property
+    def opened(self) -> tuple[Track, ...]:
+        """Began after the first look."""
+        return tuple(track for track in self.tracks if track.is_new)
+
+    @cached_property
+    def typical_use(self) -> float:
+        """Median age of the transactions and statements that were seen under way and did not get stuck, seconds; 0
+        without any. Longer ones are caught more often, so it is rather too long, which keeps from false alarms."""
+        ages = [age for track in (*self.tracks, *self.gone) for age in _ages(track)]
+        return median(ages) if ages else 0.0
+
+    @cached_property
+    def longest_ended(self) -> float:
+        """Age of the oldest transaction or statement that was seen and had ended by a later look, while its session
+        went on. Sessions that end take theirs with them, which is no release."""
+        return max((age for track in self.tracks for age in _ended(track)), default=0.0)
+
+    @property
+    def stuck_after(self) -> float:
+        """Seconds idle in a transaction from which it counts as stuck: one, ten times the median, and twice what was
+        seen to end by itself."""
+        return max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
+
+    @cached_property
+    def stuck(self) -> tuple[Track, ...]:
+        """Survivors: idle in a transaction for longer than ``stuck_after``, confirmed by a second look, without
+        advisory locks, which are held on purpose."""
+        return tuple(
+            track
+            for track in self.tracks
+            if track.is_in_transaction
+            and (track.is_confirmed or track.looks == 1)
+            and not track.last.advisory_locks
+            and _outlasts(track, self.stuck_after)
+        )
+
+
+def _outlasts(track: Track, limit: float) -> bool:
+    """Whether it stays longer than ``limit``. A hidden row's age is the time it was watched, which cannot exceed the
+    window: there a second look at the same transaction has to do."""
+    if track.last.state_at is not None:
+        return track.age > limit
+    return track.age >= min(limit, STUCK_AFTER)
+
+
+def _start(backend: Backend) -> float | None:
+    if backend.in_transaction or backend.is_active:
+        return backend.transaction_at if backend.transaction_at is not None else backend.query_at
+    return None
+
+
+def _ages(track: Track) -> Iterable[float]:
+    """Ages of what was under way in each look, without that in which it is stuck now."""
+    last = track.last
+    settled = track.is_in_transaction and track.age > STUCK_AFTER
+    for at, backend in track.rows:
+        start = _start(backend)
+        if start is not None and not (settled and backend.transaction_at == last.transaction_at):
+            yield max(0.0, at - start)
+
+
+def _ended(track: Track) -> Iterable[float]:
+    for (at, a), (_, b) in pairwise(track.rows):
+        start = _start(a)
+        if start is not None and _start(b) != start:
+            yield max(0.0, at - start)
+
+
+def applications_of(tracks: Iterable[Track]) -> tuple[Application, ...]:
+    """By size, the largest first."""
+    there: dict[tuple[str, str, str], list[Track]] = {}
+    gone: dict[tuple[str, str, str], list[Track]] = {}
+    for track in tracks:
+        last = track.last
+        key = (last.application, last.user or "", last.database or "")
+        (there if track.is_there else gone).setdefault(key, []).append(track)
+    found = [
+        Application(key[0], key[1] or None, key[2] or None, tuple(there.get(key, ())), tuple(gone.get(key, ())))
+        for key in sorted({*there, *gone})
+    ]
+    return tuple(sorted(found, key=lambda each: -each.count))

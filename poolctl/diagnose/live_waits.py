@@ -1,0 +1,208 @@
+"""Who waits for a connection, as far as anybody says so: pool figures, poolers, refusals, listen queues.
+
+W is what tells a leak from a pool that is merely large: from the server alone both are sessions that do nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+from poolctl.observe.snapshot import BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
+
+SUSTAINED_SHARE = 0.5
+"""Share of the looks with somebody waiting, and the last one: below it the waits were a burst that drained."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """``count`` None: nobody could say. ``sustained``: not only for a moment."""
+
+    count: int | None = None
+    sustained: bool = False
+    by: str = ""
+    """Who says so."""
+
+    @property
+    def is_known(self) -> bool:
+        return self.count is not None
+
+    def __bool__(self) -> bool:
+        return bool(self.count)
+
+
+@dataclass(frozen=True)
+class PoolSeries:
+    """One application's own pool, look by look."""
+
+    figures: tuple[PoolFigures, ...]
+    times: tuple[float, ...]
+
+    @property
+    def last(self) -> PoolFigures:
+        return self.figures[-1]
+
+    @property
+    def window(self) -> float:
+        return max(0.0, self.times[-1] - self.times[0])
+
+    @property
+    def max_open(self) -> int:
+        """0: unlimited, or not told."""
+        return self.last.max_open or 0
+
+    @property
+    def full(self) -> int:
+        """Looks with every connection in use."""
+        return sum(1 for each in self.figures if each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use)
+
+    @property
+    def is_full(self) -> bool:
+        """In use to the last in four looks of five, the last among them."""
+        last = self.last
+        return 0 < self.max_open <= (last.in_use or 0) and self.full >= 0.8 * len(self.figures)
+
+    @property
+    def was_always_full(self) -> bool:
+        return 0 < len(self.figures) == self.full
+
+    def growth(self, name: str) -> float | None:
+        """How much a total grew over the looks; None where it is not told. A restarted process begins at zero."""
+        values = [value for each in self.figures if (value := getattr(each, name)) is not None]
+        if len(values) < 2:
+            return None
+        return float(sum(max(0.0, b - a) for a, b in pairwise(values)))
+
+    @cached_property
+    def waiting(self) -> Waiting:
+        """By the gauge; without one, by what the totals of waits and of their time say, which only count those that
+        were served; by requests that timed out."""
+        gauges = [each.waiting for each in self.figures if each.waiting is not None]
+        timed_out = int(self.growth("timed_out_total") or 0)
+        # psycopg_pool counts those that gave up until the next release; with a free connection nobody waits.
+        if gauges and self.last.waiting_may_lie and self.last.idle:
+            gauges = [0]
+        if gauges:
+            many = sum(1 for each in gauges if each) >= SUSTAINED_SHARE * len(gauges)
+            if gauges[-1] or not timed_out:
+                return Waiting(gauges[-1], many and gauges[-1] > 0, "pool figures")
+        if timed_out and not (self.last.idle or 0):
+            return Waiting(timed_out, True, "timeouts in the pool's figures")
+        return self._by_totals()
+
+    def _by_totals(self) -> Waiting:
+        queued, waited = self.growth("queued_total"), self.growth("wait_time_total")
+        total = self.last.queued_total
+        if queued is None and waited is None:
+            return Waiting()
+        mean = (waited or 0.0) / self.window if self.window > 0 else 0.0
+        if (queued or waited) and self.last.in_use is not None:
+            # Somebody came to wait: as many as waited at once on average, and one at least while the pool is full.
+            count = max(round(mean), 1 if self.is_full else 0)
+            return Waiting(count, self.is_full or mean >= SUSTAINED_SHARE, "pool figures")
+        if total and self.was_always_full:
+            # They came before the first look, and nobody was served since.
+            return Waiting(1, True, "pool figures")
+        return Waiting(0, False, "pool figures")
+
+    @property
+    def floor(self) -> tuple[int, ...]:
+        """The least in use in each quarter of the looks, in order: what never came back in it."""
+        values = [each.in_use for each in self.figures if each.in_use is not None]
+        size = max(1, len(values) // 4)
+        return tuple(min(values[at : at + size]) for at in range(0, len(values), size)) if values else ()
+
+    @property
+    def steps(self) -> int:
+        """How often the floor climbed; 0 where it ever fell."""
+        floor = self.floor
+        if any(b < a for a, b in pairwise(floor)):
+            return 0
+        return sum(1 for a, b in pairwise(floor) if b > a)
+
+
+def pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
+    """The pools that the last snapshot with any still has, each with what the ones before said of it."""
+    rows: dict[tuple[str, ...], list[tuple[float, PoolFigures]]] = {}
+    for snapshot in snapshots:
+        for figures in snapshot.pools:
+            labels = tuple(f"{key}={value}" for key, value in sorted(figures.labels.items()))
+            rows.setdefault((figures.source, figures.name, figures.library, *labels), []).append((snapshot.at, figures))
+    return tuple(
+        PoolSeries(tuple(each for _, each in series), tuple(at for at, _ in series)) for series in rows.values()
+    )
+
+
+@dataclass(frozen=True)
+class BouncerQueue:
+    """One pool of a PgBouncer, look by look, with its sample of the last look."""
+
+    bouncer: BouncerSample
+    pools: tuple[BouncerPool, ...]
+
+    @property
+    def last(self) -> BouncerPool:
+        return self.pools[-1]
+
+    @property
+    def size(self) -> int:
+        """Server connections that it may open, without the reserve; 0: not told."""
+        row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
+        if row is not None and row.pool_size:
+            return row.pool_size
+        return number(self.bouncer.config.get("default_pool_size"))
+
+    @property
+    def mode(self) -> str | None:
+        row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
+        return self.last.mode or (row.mode if row else None) or self.bouncer.config.get("pool_mode")
+
+    @property
+    def database(self) -> str:
+        """The name on the server."""
+        row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
+        return (row.database if row else None) or self.last.database
+
+    @property
+    def is_paused(self) -> bool:
+        return any(each.paused for each in self.bouncer.databases if each.name == self.last.database)
+
+    @property
+    def waiting(self) -> Waiting:
+        counts = [each.clients_waiting for each in self.pools]
+        many = sum(1 for each in counts if each) >= SUSTAINED_SHARE * len(counts)
+        return Waiting(counts[-1], many and counts[-1] > 0, "PgBouncer")
+
+    @property
+    def is_used_up(self) -> bool:
+        """Every server connection that it has is taken."""
+        return self.last.servers_active > 0 and self.last.servers_idle + self.last.servers_used == 0
+
+
+def bouncer_queues(snapshots: Sequence[Snapshot]) -> tuple[BouncerQueue, ...]:
+    """The pools that the last look at each PgBouncer has; its own console is none."""
+    last: dict[str, BouncerSample] = {}
+    rows: dict[tuple[str, str, str], list[BouncerPool]] = {}
+    for snapshot in snapshots:
+        for bouncer in snapshot.bouncers:
+            last[bouncer.target] = bouncer
+            for pool in bouncer.pools:
+                rows.setdefault((bouncer.target, pool.database, pool.user), []).append(pool)
+    return tuple(
+        BouncerQueue(last[target], tuple(pools))
+        for (target, database, user), pools in rows.items()
+        if database != "pgbouncer" and any((p.database, p.user) == (database, user) for p in last[target].pools)
+    )
+
+
+def last_pgpools(snapshots: Sequence[Snapshot]) -> tuple[PgpoolSample, ...]:
+    found = {pgpool.target: pgpool for snapshot in snapshots for pgpool in snapshot.pgpools}
+    return tuple(found.values())
+
+
+def number(text: str | None) -> int:
+    """A setting of a pooler; 0 where it is none."""
+    try:
+        return max(0, int(text or 0))
+    except ValueError:
+        return 0
