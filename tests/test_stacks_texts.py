@@ -195,7 +195,8 @@ def test_what_is_toml_can_be_parsed(advice: PoolerAdvice) -> None:
 def test_hikaricp_is_never_given_a_value_that_it_would_replace(advice: PoolAdvice) -> None:
     written = properties("spring-boot", advice)
     lifetime, idle, timeout = (
-        int(written[f"spring.datasource.hikari.{key}"]) for key in ("max-lifetime", "idle-timeout", "connection-timeout")
+        int(written[f"spring.datasource.hikari.{key}"])
+        for key in ("max-lifetime", "idle-timeout", "connection-timeout")
     )
 
     assert lifetime == 0 or lifetime >= 30_000
