@@ -1,0 +1,320 @@
+"""How much parallelism an application was seen to use: an Observation in, Figures out.
+
+Decides what counts as busy (active, or idle within a transaction: either holds a connection), whose sessions are
+counted, and over which stretches. What follows for a pool is decided elsewhere. Counters of pg_stat_database are exact
+integrals that move only when a statement or transaction ends; samples see what runs now. The windows hold the counters'
+figures and ``parallelism`` those of the samples, so that whoever sizes can see whether they agree.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil, sqrt
+from statistics import fmean
+
+from poolctl.observe.snapshot import Backend, Observation, PoolFigures, ServerFacts, ServerSample
+from poolctl.sizing.figures import Figure, Figures, Window, measured
+
+OURS = ("poolctl",)
+"""Applications that are poolctl's own."""
+
+WINDOW = 10.0
+"""Seconds of a window, at least: the counters of a backend are flushed at most once a second, and only when its state
+changes, so a shorter one says more about flushing than about load."""
+
+OTHERS_GROW = 1.2
+"""What everybody else is counted with, of the most that was seen: nobody told their limits (sizing reference, 5.4)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """``figures`` of ``application`` (None: of every client). ``sessions``, ``clients``: most sessions at once, and
+    distinct client addresses: one instance behind each, or many behind a NAT."""
+
+    application: str | None
+    figures: Figures
+    sessions: int
+    clients: int
+
+
+def measure(observation: Observation, application: str | None = None) -> Seen:
+    """What ``observation`` says about the application of that name; None: about the one with most sessions."""
+    samples = observation.samples
+    chosen = application if application is not None else largest_application(samples)
+    database = _database_of(samples, chosen)
+    busy = [[backend for backend in _of(sample, chosen) if _is_busy(backend)] for sample in samples]
+    counts = [len(backends) for backends in busy]
+    share = _share(samples, database, counts)
+    windows = tuple(_windows(samples, database, share))
+    throughput = _throughput(observation, windows)
+    pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
+    spread = _parallelism(counts)
+    active = [backend for backends in busy for backend in backends if backend.is_active]
+    figures = Figures(
+        throughput=_figure(throughput),
+        hold_time=_figure(_pools_hold(observation)),
+        hold_cv=_figure(_hold_cv(samples, database)),
+        parallelism=_figure(spread[0] if spread else None),
+        parallelism_p95=_figure(spread[1] if spread else None),
+        parallelism_p99=_figure(spread[2] if spread else None),
+        parallelism_max=_figure(spread[3] if spread else None),
+        wait_time=_figure(_pools_wait(observation)),
+        current_max_open=_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
+        window=observation.window,
+        samples=len(samples),
+        effective_samples=effective_samples(counts),
+        method="samples and counters" if windows else "samples",
+        lock_share=_figure(_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
+        transaction_idle_share=_figure(_part([b for each in busy for b in each], lambda b: b.in_transaction)),
+        censored_share=_figure(_at_limit_share(pools)),
+        is_stats_reset=_was_reset(samples),
+        is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
+        windows=windows,
+    )
+    figures = _with_host(_with_limits(figures, observation.server, samples, chosen), observation)
+    sessions = max((len(_of(sample, chosen)) for sample in samples), default=0)
+    clients = len({b.client for sample in samples for b in _of(sample, chosen) if b.client is not None})
+    return Seen(chosen, figures, sessions, clients)
+
+
+def _with_limits(
+    figures: Figures, server: ServerFacts | None, samples: Sequence[ServerSample], application: str | None
+) -> Figures:
+    """What the server lets everybody have, what others of it take, and the limits of the application's own role."""
+    if server is None:
+        return figures
+    others = max((len(_others(sample, application)) for sample in samples), default=0)
+    users = Counter(b.user for sample in samples for b in _of(sample, application) if b.user)
+    role = next((role for role in server.roles if users and role.name == users.most_common(1)[0][0]), None)
+    database = next((d for d in server.databases if d.name == _database_of(samples, application)), None)
+    idle_limit = server.settings.get("idle_session_timeout")
+    return figures.with_(
+        max_connections=measured(server.max_connections),
+        superuser_reserved=measured(server.superuser_reserved),
+        reserved=measured(server.reserved),
+        other_connections=measured(ceil(others * OTHERS_GROW)),
+        role_limit=_figure(role.connection_limit if role and not role.is_superuser else None),
+        database_limit=_figure(database.connection_limit if database else None),
+        session_idle_limit=_figure(idle_limit or None),
+    )
+
+
+def _with_host(figures: Figures, observation: Observation) -> Figures:
+    """The processors, where the server runs on this machine."""
+    hosts = [snapshot.host for snapshot in observation.snapshots if snapshot.host and snapshot.host.has_server]
+    cores = next((host.cores for host in hosts if host.cores), None)
+    used = [host.server_cpu for host in hosts if host.server_cpu is not None]
+    if cores is None:
+        return figures
+    share = min(1.0, fmean(used) / cores) if used else None
+    cpu_time = None
+    if used and figures.throughput is not None and figures.throughput.value > 0:
+        cpu_time = fmean(used) / figures.throughput.value
+    return figures.with_(cores=measured(cores), database_cpu=_figure(share), cpu_time=_figure(cpu_time))
+
+
+def _figure(value: float | None) -> Figure | None:
+    return None if value is None else measured(value)
+
+
+def largest_application(samples: Sequence[ServerSample]) -> str | None:
+    """The name that most client sessions have; None when none has a name, or nobody is there."""
+    names = Counter(b.application for sample in samples for b in sample.clients if not _is_ours(b))
+    name = max(names, key=lambda each: (names[each], each), default="")
+    return name or None
+
+
+def _parallelism(counts: Sequence[int]) -> tuple[float, float, float, float] | None:
+    """Mean, p95, p99 (the smallest count that so many samples do not exceed) and maximum."""
+    if not counts:
+        return None
+    ordered = sorted(counts)
+
+    def quantile(share: float) -> float:
+        return ordered[max(0, ceil(share * len(ordered)) - 1)]
+
+    return fmean(counts), quantile(0.95), quantile(0.99), ordered[-1]
+
+
+def effective_samples(counts: Sequence[int]) -> float:
+    """n (1 - r1) / (1 + r1), r1 the lag-1 autocorrelation, never more than n (the variance of the mean of an AR(1)
+    series). Samples of a system that does not change at all are worth one."""
+    n = len(counts)
+    if n < 3:
+        return float(n)
+    mean = fmean(counts)
+    total = sum((x - mean) ** 2 for x in counts)
+    if total == 0:
+        return 1.0
+    r1 = sum((x - mean) * (y - mean) for x, y in pairwise(counts)) / total
+    r1 = min(max(r1, 0.0), 0.999)
+    return max(1.0, n * (1 - r1) / (1 + r1))
+
+
+def _is_ours(backend: Backend) -> bool:
+    return backend.application.startswith(OURS)
+
+
+def _of(sample: ServerSample, application: str | None) -> list[Backend]:
+    return [b for b in sample.clients if not _is_ours(b) and application in (None, b.application)]
+
+
+def _others(sample: ServerSample, application: str | None) -> list[Backend]:
+    return [b for b in sample.clients if not _is_ours(b) and application not in (None, b.application)]
+
+
+def _is_busy(backend: Backend) -> bool:
+    return backend.is_active or backend.in_transaction
+
+
+def _database_of(samples: Sequence[ServerSample], application: str | None) -> str | None:
+    """The database that the application's sessions are in, most of them."""
+    names = Counter(b.database for sample in samples for b in _of(sample, application) if b.database)
+    return max(names, key=lambda each: (names[each], each), default=None)
+
+
+def _windows(samples: Sequence[ServerSample], database: str | None, share: float) -> Iterator[Window]:
+    """Stretches of ``WINDOW`` seconds or more (the whole, when it is shorter), none across a reset of the counters."""
+    start = 0
+    for end in range(1, len(samples)):
+        length = samples[end].at - samples[start].at
+        rest = samples[-1].at - samples[end].at
+        if (length < WINDOW or 0 < rest < WINDOW) and end < len(samples) - 1:
+            continue
+        if window := _window(samples[start], samples[end], database, share):
+            yield window
+        start = end
+
+
+def _window(first: ServerSample, last: ServerSample, database: str | None, share: float) -> Window | None:
+    old = next((d for d in first.databases if d.name == database), None)
+    new = next((d for d in last.databases if d.name == database), None)
+    duration = last.at - first.at
+    if old is None or new is None or old.reset_at != new.reset_at or duration <= 0:
+        return None
+    pairs = ((old.active_time, new.active_time), (old.transaction_idle_time, new.transaction_idle_time))
+    ended = [after - before for before, after in pairs if before is not None and after is not None]
+    if len(ended) < len(pairs):
+        return None
+    begun, still = _unfinished(first, database), _unfinished(last, database)
+    # What began before the window is added whole when it ends, and what has not ended is not added at all.
+    early = sum(time for key, time in begun.items() if key not in still)
+    late = sum(min(time, duration) for time in still.values())
+    work = max(0.0, sum(ended) + late - early)
+    transactions = new.commits + new.rollbacks - old.commits - old.rollbacks
+    return Window(duration, transactions / duration * share, work / duration * share)
+
+
+def _unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, float], float]:
+    """How long each busy session has been in its state."""
+    return {
+        (b.pid, b.state_at): max(0.0, sample.at - b.state_at)
+        for b in sample.clients
+        if b.database == database and _is_busy(b) and b.state_at is not None
+    }
+
+
+def _throughput(observation: Observation, windows: Sequence[Window]) -> float | None:
+    """Acquires a second, where the pools count them; else transactions."""
+    counted = _pools_rate(observation)
+    if counted is not None:
+        return counted
+    seconds = sum(window.duration for window in windows)
+    return sum(window.throughput * window.duration for window in windows) / seconds if seconds > 0 else None
+
+
+def _share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
+    """The application's part of the database's busy connections; 1 when it is alone there, or nobody works."""
+    everyone = sum(len([b for b in s.clients if b.database == database and _is_busy(b)]) for s in samples)
+    return min(1.0, sum(counts) / everyone) if everyone else 1.0
+
+
+def _hold_cv(samples: Sequence[ServerSample], database: str | None) -> float | None:
+    """Spread of one statement's time: within statements (their stddev) and between them (their means)."""
+    if len(samples) < 2:
+        return None
+    old = {(s.query_id, s.user, s.database): s for s in samples[0].statements}
+    calls, first, second = 0, 0.0, 0.0
+    for now in samples[-1].statements:
+        before = old.get((now.query_id, now.user, now.database))
+        new_calls = now.calls - (before.calls if before else 0)
+        new_time = now.time - (before.time if before else 0.0)
+        if (database and now.database not in (None, database)) or new_calls <= 0 or new_time < 0:
+            continue
+        mean = new_time / new_calls
+        calls += new_calls
+        first += new_time
+        second += new_calls * (mean**2 + (now.stddev_time or 0.0) ** 2)
+    if calls < 2 or first <= 0:
+        return None
+    variance = second / calls - (first / calls) ** 2
+    return sqrt(max(0.0, variance)) / (first / calls)
+
+
+def _pool_series(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
+    """Each pool's first and last figures and the seconds between them; none of a pool that began anew."""
+    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
+    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
+    for snapshot in observation.snapshots:
+        for pool in snapshot.pools:
+            key = (pool.source, pool.name)
+            first.setdefault(key, (snapshot.at, pool))
+            last[key] = (snapshot.at, pool)
+    for key, (at, pool) in last.items():
+        if at > first[key][0]:
+            yield first[key][1], pool, at - first[key][0]
+
+
+def _pools_rate(observation: Observation) -> float | None:
+    rates = [
+        (new.acquired_total - old.acquired_total) / seconds
+        for old, new, seconds in _pool_series(observation)
+        if old.acquired_total is not None and new.acquired_total is not None
+    ]
+    return sum(rates) if rates and min(rates) >= 0 else None
+
+
+def _pools_hold(observation: Observation) -> float | None:
+    """Mean use time as the pools measured it, over the releases within the window."""
+    times, counts = 0.0, 0.0
+    for old, new, _ in _pool_series(observation):
+        figures = (old.use_time_total, new.use_time_total, old.use_count_total, new.use_count_total)
+        if None in figures:
+            continue
+        times += (new.use_time_total or 0.0) - (old.use_time_total or 0.0)
+        counts += (new.use_count_total or 0.0) - (old.use_count_total or 0.0)
+    return times / counts if counts > 0 and times >= 0 else None
+
+
+def _pools_wait(observation: Observation) -> float | None:
+    """Mean wait of an acquire, over all of them, queued or not."""
+    waited, acquired = 0.0, 0.0
+    for old, new, _ in _pool_series(observation):
+        if old.wait_time_total is None or new.wait_time_total is None:
+            continue
+        if old.acquired_total is not None and new.acquired_total is not None:
+            waited += new.wait_time_total - old.wait_time_total
+            acquired += new.acquired_total - old.acquired_total
+    return waited / acquired if acquired > 0 and waited >= 0 else None
+
+
+def _at_limit_share(pools: Sequence[PoolFigures]) -> float | None:
+    bounded = [pool for pool in pools if pool.max_open and pool.in_use is not None]
+    if not bounded:
+        return None
+    return sum((pool.in_use or 0) >= (pool.max_open or 0) for pool in bounded) / len(bounded)
+
+
+def _was_reset(samples: Sequence[ServerSample]) -> bool:
+    return any(
+        old.reset_at != new.reset_at
+        for before, after in pairwise(samples)
+        for old in before.databases
+        for new in after.databases
+        if old.name == new.name
+    )
+
+
+def _part(backends: Sequence[Backend], is_of_it: Callable[[Backend], bool]) -> float | None:
+    return sum(map(is_of_it, backends)) / len(backends) if backends else None
