@@ -1,0 +1,107 @@
+"""Reads Prometheus' text formats: 0.0.4, OpenMetrics with its exemplars and its ``# EOF``, and names in quotes.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/ and https://prometheus.io/docs/specs/om/open_metrics_spec/.
+A line that cannot be read is counted by its number and costs no other; what the names mean is left to
+``pool_figures``.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
+_LABEL = re.compile(r'\s*(?:([a-zA-Z_][a-zA-Z0-9_.]*)|"((?:[^"\\]|\\.)*)")\s*(=\s*"((?:[^"\\]|\\.)*)"\s*)?(,|(?=\}))')
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|Inf|NaN|inf|nan)")
+_REST = re.compile(r"(?:\s+[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)?\s*(?:#.*)?")
+"""A timestamp, an exemplar; neither is of use here."""
+_ESCAPES = {"n": "\n", "\\": "\\", '"': '"'}
+_NO_LABELS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One line: a name with its labels, and the value. Dots in names are underscores here, as older servers write."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Exposition:
+    series: tuple[Series, ...]
+    unreadable: tuple[int, ...]
+    """Numbers of the lines that are none, from 1."""
+
+
+def parse(text: str) -> Exposition:
+    """Every line of ``text``; never raises."""
+    series: list[Series] = []
+    unreadable: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.strip()
+        if line.startswith("#"):
+            if line.split() == ["#", "EOF"]:
+                break
+            continue
+        if not line:
+            continue
+        one = _parse_line(line)
+        if one is None:
+            unreadable.append(number)
+        else:
+            series.append(one)
+    return Exposition(tuple(series), tuple(unreadable))
+
+
+def _parse_line(line: str) -> Series | None:
+    match = _NAME.match(line)
+    name, at = (match[0], match.end()) if match else ("", 0)
+    labels = _NO_LABELS
+    while at < len(line) and line[at] in " \t":
+        at += 1
+    if at < len(line) and line[at] == "{":
+        read = _parse_labels(line, at + 1)
+        if read is None:
+            return None
+        quoted, labels, at = read
+        name = name or quoted
+    elif match and at == match.end():
+        return None  # Nothing between the name and the rest.
+    while at < len(line) and line[at] in " \t":
+        at += 1
+    number = _NUMBER.match(line, at)
+    if not name or number is None or _REST.fullmatch(line, number.end()) is None:
+        return None
+    return Series(_underscored(name), labels, float(number[0]))
+
+
+def _parse_labels(line: str, at: int) -> tuple[str, dict[str, str], int] | None:
+    """The quoted name of the metric, if any, the labels, and where the line goes on behind the brace."""
+    name = ""
+    labels: dict[str, str] = {}
+    while True:
+        while at < len(line) and line[at] in " \t":
+            at += 1
+        if at < len(line) and line[at] == "}":
+            return name, labels, at + 1
+        match = _LABEL.match(line, at)
+        if match is None:
+            return None
+        plain, quoted, assigned, value, _ = match.groups()
+        if assigned:
+            labels[_underscored(plain or _unescaped(quoted))] = _unescaped(value)
+        elif quoted is not None and not name:
+            name = _unescaped(quoted)
+        else:
+            return None
+        at = match.end()
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), text) if "\\" in text else text
+
+
+def _underscored(name: str) -> str:
+    return name.replace(".", "_")
