@@ -38,6 +38,8 @@ class Demand:
     confidence: Confidence
     method: str
     origin: Origin | None
+    is_measured: bool
+    """Some of it was measured, and so is in doubt where the measurement is."""
     per: str = "process"
 
 
@@ -47,8 +49,18 @@ class Offered:
 
     load: float
     hold_time: float | None
-    origin: Origin
+    parts: tuple[Figure, ...]
     method: str
+
+    @property
+    def origin(self) -> Origin:
+        """The least sure one."""
+        origins: tuple[Origin, ...] = ("measured", "given", "assumed")
+        return max((part.origin for part in self.parts), key=origins.index)
+
+    @property
+    def is_measured(self) -> bool:
+        return any(part.origin == "measured" for part in self.parts)
 
 
 def demand_of(figures: Figures) -> Demand:
@@ -59,7 +71,7 @@ def demand_of(figures: Figures) -> Demand:
     offered = offered_load(figures)
     if offered is None:
         method = "unknown: give --arrival-rate and --hold-time, or measure"
-        return Demand(None, None, None, target, arrival_c2, hold_c2, None, None, None, "low", method, None)
+        return Demand(None, None, None, target, arrival_c2, hold_c2, None, None, None, "low", method, None, False)
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     pools = pools_of(figures)
 
@@ -85,6 +97,7 @@ def demand_of(figures: Figures) -> Demand:
         confidence=_confidence(figures, offered),
         method=offered.method,
         origin=offered.origin,
+        is_measured=offered.is_measured,
     )
 
 
@@ -102,7 +115,7 @@ def offered_load(figures: Figures) -> Offered | None:
     per_instance = max(1, figures.processes.count if figures.processes is not None else 1)
     if figures.arrival_rate is not None and hold is not None:
         rate = figures.arrival_rate.value / per_instance
-        return Offered(rate * hold.value, hold.value, _worse(figures.arrival_rate, hold), "arrival rate x hold time")
+        return Offered(rate * hold.value, hold.value, (figures.arrival_rate, hold), "arrival rate x hold time")
     if figures.throughput is not None and hold is not None and not figures.windows:
         held = hold.value
         method = "throughput x hold time"
@@ -110,12 +123,12 @@ def offered_load(figures: Figures) -> Offered | None:
             # Little's law for those in use and those in the queue: what would be in use if there were room.
             held += figures.wait_time.value
             method = "throughput x (hold time + wait time), for the pool was full"
-        return Offered(figures.throughput.value * held / pools, hold.value, _worse(figures.throughput, hold), method)
+        return Offered(figures.throughput.value * held / pools, hold.value, (figures.throughput, hold), method)
     peak = _peak_busy(figures)
     if peak is None:
         return None
     busy, method = peak
-    return Offered(busy.value / pools, hold.value if hold is not None else None, busy.origin, method)
+    return Offered(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
 
 
 def hold_of(figures: Figures) -> Figure | None:
@@ -143,11 +156,6 @@ def _peak_busy(figures: Figures) -> tuple[Figure, str] | None:
 
 def _is_censored(figures: Figures) -> bool:
     return figures.censored_share is not None and figures.censored_share.value > 0.01
-
-
-def _worse(*parts: Figure) -> Origin:
-    origins: tuple[Origin, ...] = ("measured", "given", "assumed")
-    return max((part.origin for part in parts), key=origins.index)
 
 
 def _confidence(figures: Figures, offered: Offered) -> Confidence:

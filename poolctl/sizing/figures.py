@@ -136,6 +136,9 @@ class Figures:
 
     throughput: Figure | None = None
     parallelism: Figure | None = None
+    """As sampled from the list of backends."""
+    parallelism_counted: Figure | None = None
+    """The same from the server's counters of time, or from the pools' own."""
     parallelism_p95: Figure | None = None
     parallelism_p99: Figure | None = None
     parallelism_max: Figure | None = None

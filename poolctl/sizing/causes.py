@@ -1,0 +1,177 @@
+"""When a pool's size is not the problem: a slow statement, a lock, a connection held during other work.
+
+Each finding has both bounds: the most that any pool size can gain, and what mending the cause would.
+"""
+
+from collections.abc import Iterator
+from math import log
+
+from poolctl.diagnose import run_sql
+from poolctl.diagnose.finding import Finding
+from poolctl.sizing.budget import Budget
+from poolctl.sizing.capacity import LOCK_SHARE, Capacity
+from poolctl.sizing.doubts import CENSORED, Doubt
+from poolctl.sizing.figures import Figures, TopStatement
+
+BUSY = 0.90
+"""Of the database's cores. Above it throughput can grow by a ninth at most, whatever the pool."""
+MOST_OF_THE_TIME = 0.50
+"""Of all execution time in one statement: without it at least twice as much gets done."""
+HELD_SHARE = 0.30
+"""Of the hold idle in a transaction, from which on the pool is sized for somebody else's answers."""
+STILL_GROWING = 0.3
+"""Slope of log throughput over log connections; from here on more connections still bring more."""
+
+
+def causes(figures: Figures, budget: Budget, capacity: Capacity) -> Iterator[Doubt]:
+    """Those that ``figures`` show, worst first."""
+    for rule in (_slow_database, _locks, _held):
+        doubt = rule(figures, budget, capacity)
+        if doubt is not None:
+            yield doubt
+
+
+def most_gain(figures: Figures, capacity: Capacity) -> float | None:
+    """By how much (a share) any pool size can raise the throughput at best; None: nothing bounds it.
+
+    From a sweep the best over what there is now; from the processors what is left of them.
+    """
+    bounds = []
+    if capacity.knee is not None and figures.throughput is not None and figures.throughput.value > 0:
+        bounds.append(max(0.0, capacity.knee.best / figures.throughput.value - 1))
+    if figures.database_cpu is not None and figures.database_cpu.value > 0:
+        bounds.append(max(0.0, 1 / min(1.0, figures.database_cpu.value) - 1))
+    return min(bounds, default=None)
+
+
+def without(share: float) -> float:
+    """How many times as much gets done when a ``share`` of the work is gone (Amdahl); a thousand at most."""
+    return 1 / max(1e-3, 1 - share)
+
+
+def _slow_database(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+    del budget
+    statement, cpu = figures.top_statement, figures.database_cpu
+    if statement is None or cpu is None or cpu.value < BUSY or statement.share < MOST_OF_THE_TIME:
+        return None
+    slope = _slope(figures)
+    if slope is not None and slope > STILL_GROWING:
+        return None
+    gain = most_gain(figures, capacity) or 0.0
+    reads = ""
+    if statement.rows_read is not None:
+        of = f" of {statement.table}" if statement.table else ""
+        reads = f" and reads {statement.rows_read:,.0f} rows{of} in each call"
+    return Doubt(
+        Finding(
+            code="slow-database",
+            severity="critical",
+            confidence="certain",
+            layer="database",
+            summary=f"Pool size is not the problem: one statement has {statement.share:.0%} of the database's "
+            f"time{reads}. No pool size gains more than {gain:.0%}; without it up to "
+            f"{without(statement.share):,.0f} times as much gets done",
+            evidence={
+                "database_cpu": cpu.value,
+                "statement": statement.query,
+                "statement_share": statement.share,
+                "calls_per_second": statement.calls_per_second,
+                "mean_time": statement.mean_time,
+                "table": statement.table,
+                "column": statement.column,
+                "rows_read": statement.rows_read,
+                "rows_returned": statement.rows_returned,
+                "most_gain_from_pool": gain,
+                "gain_from_statement": without(statement.share),
+                "threshold": f"{BUSY:.0%} of the cores busy, {MOST_OF_THE_TIME:.0%} of the time in one statement",
+            },
+            evidence_sql=run_sql.SCANS,
+            remedy=_mend(statement),
+        ),
+        "refused",
+    )
+
+
+def _mend(statement: TopStatement) -> str:
+    if statement.table and statement.column:
+        return f"An index on {statement.table}({statement.column}); then measure again"
+    where = f" on {statement.table}" if statement.table else ""
+    return f"Look at the statement's plan{where} (EXPLAIN): an index, or fewer calls; then measure again"
+
+
+def _slope(figures: Figures) -> float | None:
+    """How throughput grew with the busy connections in the upper half of the windows; None without enough spread."""
+    usable = sorted((w.busy, w.throughput) for w in figures.windows if w.busy > 0 and w.throughput > 0)
+    upper = usable[len(usable) // 2 :]
+    if len(upper) < 3 or upper[-1][0] < 1.3 * upper[0][0]:
+        return None
+    points = [(log(busy), log(rate)) for busy, rate in upper]
+    mean_x, mean_y = (sum(point[axis] for point in points) / len(points) for axis in (0, 1))
+    return sum((x - mean_x) * (y - mean_y) for x, y in points) / sum((x - mean_x) ** 2 for x, _ in points)
+
+
+def _is_exhausted(figures: Figures) -> bool:
+    if figures.censored_share is not None and figures.censored_share.value > CENSORED:
+        return True
+    wait, target = figures.wait_time, figures.wait_target
+    return wait is not None and target is not None and wait.value > target.value
+
+
+def _locks(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+    del budget
+    share = figures.lock_share.value if figures.lock_share is not None else 0.0
+    if share <= LOCK_SHARE:
+        return None
+    is_root = share >= 0.5 and _is_exhausted(figures)
+    held = f" behind {figures.lock_holder}" if figures.lock_holder else ""
+    gain = most_gain(figures, capacity)
+    start = "Pool size is not the problem: " if is_root else ""
+    return Doubt(
+        Finding(
+            code="lock-queue",
+            severity="critical" if is_root else "warning",
+            confidence="certain" if figures.lock_holder else "likely",
+            layer="database",
+            summary=f"{start}{share:.0%} of active backends wait for locks{held}: more connections lengthen that queue",
+            evidence={
+                "lock_share": share,
+                "holder": figures.lock_holder,
+                "most_gain_from_pool": 0.0 if gain is None else min(gain, 0.05),
+                "gain_from_locks": without(share),
+                "threshold": LOCK_SHARE,
+            },
+            evidence_sql=run_sql.LOCKS,
+            remedy="Shorten the transactions that hold the lock, or spread the hot rows; then measure again",
+        ),
+        "refused" if is_root else "medium",
+    )
+
+
+def _held(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+    del capacity
+    share = figures.transaction_idle_share.value if figures.transaction_idle_share is not None else 0.0
+    if share <= HELD_SHARE:
+        return None
+    now = figures.current_max_open.count if figures.current_max_open is not None else None
+    is_root = share >= 0.5 and _is_exhausted(figures) and now is not None and now >= budget.value
+    start = "Pool size is not the problem: " if is_root else ""
+    growth = None if not now else max(0.0, budget.value / now - 1)
+    return Doubt(
+        Finding(
+            code="held-across-io",
+            severity="critical" if is_root else "warning",
+            confidence="likely",
+            layer="application",
+            summary=f"{start}connections are held idle in a transaction for {share:.0%} of their use: without that the "
+            f"same work needs {1 - share:.0%} of the connections",
+            evidence={
+                "transaction_idle_share": share,
+                "most_gain_from_pool": growth,
+                "gain_from_shorter_holds": without(share),
+                "threshold": HELD_SHARE,
+            },
+            evidence_sql=run_sql.TRANSACTIONS,
+            remedy="Move calls to other services out of the transaction, or release the connection before them",
+        ),
+        "refused" if is_root else "medium",
+    )

@@ -1,0 +1,192 @@
+"""Whether a pooler is needed between the fleet and the server, and settings for it that add up.
+
+Splitting one pool over many processes costs about beta * sqrt(load) * (sqrt(processes) - 1) connections and the
+rounding of each; a pooler puts the parts together again.
+"""
+
+from dataclasses import dataclass
+from math import ceil
+
+from poolctl.sizing.budget import Budget, WorstFleet
+from poolctl.sizing.capacity import Capacity
+from poolctl.sizing.demand import Demand, pools_of
+from poolctl.sizing.figures import Figures
+
+TOO_MANY = 3.0
+"""Times the connections that are of any use, from which on the pools together protect the database no more."""
+SPARE_CLIENTS = 1.2
+RESERVE_SHARE = 0.2
+QUERY_WAIT = 5.0
+"""Seconds: PgBouncer's own 120 outlives every request that waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class PgBouncer:
+    """Settings by PgBouncer's names, times in seconds, for each of ``processes`` PgBouncer processes.
+
+    ``default_pool_size`` is for one pair of user and database. ``nofile`` is the limit of open files it needs.
+    """
+
+    processes: int
+    pool_mode: str
+    default_pool_size: int
+    min_pool_size: int
+    reserve_pool_size: int
+    reserve_pool_timeout: float
+    max_db_connections: int
+    max_client_conn: int
+    query_wait_timeout: float
+    server_lifetime: float
+    server_idle_timeout: float
+    nofile: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pgpool:
+    """Settings by Pgpool-II's names. Each child serves one client for as long as it stays connected, and keeps up to
+    max_pool server connections: it bounds them, and shares them only among clients that come and go."""
+
+    num_init_children: int
+    max_pool: int
+    reserved_connections: int
+    child_life_time: float
+    connection_life_time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Pooler:
+    """``app_max_open``: of each process's own pool behind it. ``partition_cost``: connections that the split into
+    pools costs, None where the demand is not known. ``cautions``: what must hold for a pooler to help."""
+
+    recommended: bool
+    why: str
+    partition_cost: int | None
+    app_max_open: int | None
+    pgbouncer: PgBouncer | None
+    pgpool: Pgpool | None
+    cautions: tuple[str, ...] = ()
+
+
+TRANSACTION_MODE = (
+    "Transaction mode needs requests without session state: no SET, LISTEN, session advisory locks or temporary "
+    "tables between transactions, and prepared statements only with PgBouncer 1.21+ and max_prepared_statements"
+)
+PGPOOL_MODE = "Pgpool-II does not share a server connection between connected clients: max_open counts once each"
+
+
+def pooler_of(
+    figures: Figures,
+    fleet: WorstFleet,
+    budget: Budget,
+    demand: Demand,
+    capacity: Capacity,
+    *,
+    floor: int,
+    max_open: int,
+) -> Pooler:
+    """``max_open``: what each process would get without a pooler; 0 where there is no room for it."""
+    worst = fleet.worst_case_processes
+    partition = None if demand.partitioned is None or demand.shared is None else demand.partitioned - demand.shared
+    useful = max(capacity.value if capacity.is_known and capacity.value else 0, demand.shared or 0)
+    recommended, why = False, "Not needed: the pools fit their slots side by side"
+    if budget.value < floor:
+        recommended = True
+        why = f"{worst} processes at worst need {floor} each, and {budget.total} slots give {budget.value}"
+    elif demand.value is not None and worst * demand.value > budget.total:
+        recommended = True
+        why = f"{worst} processes at worst x {demand.value} wanted = {worst * demand.value}, of {budget.total} slots"
+    elif useful and pools_of(figures) * max_open > TOO_MANY * useful:
+        recommended = True
+        total = pools_of(figures) * max_open
+        why = (
+            f"{total} connections in the usual fleet, where {useful} are of use: a stampede would overrun the database"
+        )
+    if recommended and demand.shared is not None:
+        why += f"; one shared pool needs {demand.shared}"
+    elif partition is not None and partition > 0:
+        why += f"; the split costs {partition} connections ({demand.partitioned} instead of {demand.shared})"
+    if not recommended:
+        return Pooler(False, why, partition, None, None, None)
+    app = _behind(figures, demand, floor)
+    bouncer = _pgbouncer(figures, fleet, budget, demand, capacity, app)
+    cautions = (TRANSACTION_MODE, PGPOOL_MODE)
+    return Pooler(True, why, partition, app, bouncer, _pgpool(figures, fleet, budget, app), cautions)
+
+
+def _behind(figures: Figures, demand: Demand, floor: int) -> int:
+    """An application's pool behind a pooler bounds nothing any more: as many as its workers can hold."""
+    if figures.workers is not None:
+        each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
+        return max(floor, figures.workers.count * each)
+    return max(floor, demand.value or 1)
+
+
+def _pgbouncer(
+    figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, app: int
+) -> PgBouncer | None:
+    """One PgBouncer process, one pair of user and database. None where there is no slot at all."""
+    if budget.total < 1:
+        return None
+    wanted = [part for part in (capacity.value if capacity.is_known else None, demand.shared) if part is not None]
+    size = min(min(wanted, default=budget.total), budget.total)
+    reserve = min(ceil(RESERVE_SHARE * size), budget.total - size)
+    clients = ceil(SPARE_CLIENTS * fleet.worst_case_processes * app - 1e-9)
+    least = 0 if demand.shared_load is None else min(size, int(demand.shared_load))
+    wait = QUERY_WAIT
+    if figures.request_timeout is not None:
+        wait = min(wait, 0.5 * figures.request_timeout.value)
+    return PgBouncer(
+        processes=1,
+        pool_mode="transaction",
+        default_pool_size=size,
+        min_pool_size=least,
+        reserve_pool_size=reserve,
+        reserve_pool_timeout=2.0,
+        max_db_connections=budget.total,
+        max_client_conn=clients,
+        # Whole seconds are all that old versions read, and 0 would wait for ever.
+        query_wait_timeout=float(max(1, int(wait))),
+        server_lifetime=1800.0,
+        server_idle_timeout=600.0,
+        nofile=clients + budget.total + 100,
+    )
+
+
+def spread(bouncer: PgBouncer, processes: int, *, users: int = 1, databases: int = 1) -> PgBouncer:
+    """The same in total over several PgBouncer processes (so_reuseport, or hosts), users and databases.
+
+    Pools are per process, user and database, and what is not divided multiplies; max_db_connections is per process
+    and database. The sum never exceeds that of ``bouncer``, except that every pool has one connection at least.
+    Raises ValueError for a number below 1.
+    """
+    if min(processes, users, databases) < 1:
+        raise ValueError("there is at least one process, one user and one database")
+    parts = processes * users * databases
+    most = max(users, bouncer.max_db_connections // (processes * databases))
+    size = max(1, min(ceil(bouncer.default_pool_size / parts), most // users))
+    reserve = max(0, min(bouncer.reserve_pool_size // parts, most // users - size))
+    clients = ceil(bouncer.max_client_conn / processes)
+    return PgBouncer(
+        processes=processes,
+        pool_mode=bouncer.pool_mode,
+        default_pool_size=size,
+        min_pool_size=min(size, bouncer.min_pool_size // parts),
+        reserve_pool_size=reserve,
+        reserve_pool_timeout=bouncer.reserve_pool_timeout,
+        max_db_connections=most,
+        max_client_conn=clients,
+        query_wait_timeout=bouncer.query_wait_timeout,
+        server_lifetime=bouncer.server_lifetime,
+        server_idle_timeout=bouncer.server_idle_timeout,
+        nofile=clients + most * databases + 100,
+    )
+
+
+def _pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int) -> Pgpool | None:
+    if budget.total < 1:
+        return None
+    children = min(budget.total, max(1, fleet.worst_case_processes * app))
+    # A refusal in place of a client that hangs in the listen queue, where nothing sees it.
+    reserved = 1 if children > 1 else 0
+    idle = figures.network_idle_limit
+    return Pgpool(children, 1, reserved, 300.0, 0.0 if idle is None else 0.9 * idle.value)
