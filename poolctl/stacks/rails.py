@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import FOR_EVER, seconds
+from poolctl.stacks.spelling import FOR_EVER, seconds, whole_seconds
 from poolctl.stacks.stack import Stack
 
 _EACH = "# Into the entry that is there. A pool a process: no fewer than its threads (Puma, Sidekiq) use."
@@ -28,7 +28,8 @@ def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
     if advice.max_lifetime is None:
         yield "  # max_age is not given: off"
     else:
-        yield f"  max_age: {seconds(advice.max_lifetime)}"
+        # Whole: it cuts off the fraction, and 0 would be off.
+        yield f"  max_age: {whole_seconds(advice.max_lifetime)}"
         yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; not given it is 0.2"
     yield from _timeouts(advice)
 
