@@ -4,7 +4,7 @@ from array import array
 from collections import Counter
 
 from poolctl.engines.model.plan import Part, Pod
-from poolctl.engines.model.state import State
+from poolctl.engines.model.state import IN_USE, State
 from poolctl.histogram import Histogram
 from poolctl.pool import Closed, PoolStats
 from poolctl.run import ErrorKind
@@ -77,12 +77,20 @@ class Counts(State):
             peak_open=self.s_peak_open[p],
             peak_in_use=self.s_peak_in_use[p],
             open_time=self.s_open_area[p] + (self.p_open[p] - ordered) * now,
-            in_use_time=self.s_use_area[p] + self.p_in_use[p] * now,
+            in_use_time=self.s_use_time[p] + self.held_so_far(p, now),
             exhausted_at=_or_none(self.s_exhausted_at[p]),
             exhausted_since=_or_none(since),
             recovered_at=_or_none(self.s_recovered[p]),
             exhausted_time=self.s_exhausted_time[p] + (now - since if since >= 0 else 0.0),
         )
+
+    def held_so_far(self, p: int, now: float) -> float:
+        """Connection-seconds of what is in use."""
+        held = 0.0
+        for k in self.p_own[p]:
+            if self.k_state[k] == IN_USE:
+                held += now - self.k_acquired[k]
+        return held
 
 
 def count(histogram: Histogram, values: list[float], codes: "Counter[int]") -> None:

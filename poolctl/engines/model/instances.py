@@ -159,4 +159,4 @@ class Instances(Requests):
         self.p_idle[p].clear()
         self.p_random[p].clear()
         self.p_fifo[p].clear()
-        self.p_open[p] = self.p_opening[p] = self.p_in_use[p] = self.p_waiting[p] = self.p_ordered[p] = 0
+        self.p_open[p] = self.p_opening[p] = self.p_waiting[p] = self.p_ordered[p] = 0

@@ -1,17 +1,18 @@
 """The hot loop of the model: the frequent ways of a request, without a call.
 
-Requests, Queues and Server say the same slowly, and are what every other way goes. ``Shortcuts.inlines`` switches
-this file's ways off, for a test that compares the two.
+Requests, Queues and Server say the same slowly, and are what every other way goes, and every way of a scenario with
+several services. ``Loop.inlines`` switches this file's ways off, for a test that compares the two.
 """
 
 from heapq import heappop, heappush, heapreplace
 from itertools import repeat
 from math import inf, log
 
-from poolctl.engines.model.plan import EXPONENTIAL
+from poolctl.engines.model.instances import Instances
+from poolctl.engines.model.plan import EXPONENTIAL, Part, Pod
 from poolctl.engines.model.requests import ANONYMOUS, UNCOUNTED
-from poolctl.engines.model.shortcuts import Shortcuts
 from poolctl.engines.model.state import BEGIN, IDLE, IN_USE, OUT, QUEUED, USING
+from poolctl.scenario import Scenario
 
 CHUNK = 2_000
 """Events that ``run`` lets happen: few enough for the processor's cache to keep the times they leave behind."""
@@ -19,20 +20,43 @@ CHUNK = 2_000
 LATEST = 1e300
 """Later than anything that happens, and before never."""
 
+MANY = 1 << 29
+"""More connections than there are: limits as integers compare faster."""
+
 STEP, BEGINS, SERVES, ENDS = range(4)
 """What is left to the slow ways: the next event; an acquire; a hand-over; the end of a query."""
 
 
-class Loop(Shortcuts):
-    __slots__ = ()
+class Loop(Instances):
+    __slots__ = ("is_alone", "p_uses", "p_waits")
+
+    inlines = True
+
+    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+        super().__init__(scenario, parts, pods)
+        part = parts[0]
+        self.is_alone = self.inlines and len(parts) == 1 and part.is_simple and not (part.rate and part.load.requests)
+        """Whether there is one service, whose frequent ways may be taken here: what it is told is then in locals."""
+        self.p_simple = [self.is_alone] * len(pods)
+        self.p_waits = [self.waits[number] for number in self.p_tally]
+        self.p_uses = [self.uses[number] for number in self.p_tally]
 
     def run(self) -> None:
-        """Let CHUNK things happen, or fewer when the run is over.
+        """Let CHUNK things happen, or fewer when the run is over."""
+        if self.is_alone:
+            self.run_alone()
+            return
+        for _ in range(CHUNK):
+            self.step()
+            if self.over:
+                return
 
-        One long function, because in CPython a call costs more than what it would do here. Until it is clear that an
-        event goes one of the ways of this function nothing is changed, so that it can still be left to ``step``.
+    def run_alone(self) -> None:
+        """One long function, because in CPython a call costs more than what it would do here, and with as few lists
+        as possible, because a large fleet's are in no cache. Until it is clear that an event goes one of the ways of
+        this function nothing is changed, so that it can still be left to ``step``.
         """
-        ready, timers = self.ready, self.timers
+        ready = self.ready
         hold_random, pool_random, think_random = self.hold_random, self.pool_random, self.think_random
         arrival_random = self.arrival_random
         k_pod, k_client, k_state, k_acquired = self.k_pod, self.k_client, self.k_state, self.k_acquired
@@ -41,20 +65,23 @@ class Loop(Shortcuts):
         c_serial, c_place, c_ticket, c_held = self.c_serial, self.c_place, self.c_ticket, self.c_held
         c_worker, c_tries = self.c_worker, self.c_tries
         w_until, w_left, w_think = self.w_until, self.w_left, self.w_think
-        p_idle, p_waiting, p_order, p_fifo = self.p_idle, self.p_waiting, self.p_order, self.p_fifo
-        p_open, p_in_use, p_clients, p_clean_at = self.p_open, self.p_in_use, self.p_clients, self.p_clean_at
-        area, peak, since = self.s_use_area, self.s_peak_in_use, self.s_since
-        s_queued, s_queued_time = self.s_queued, self.s_queued_time
-        p_simple, p_most, p_keeps, p_end, p_budget = self.p_simple, self.p_most, self.p_keeps, self.p_end, self.p_budget
-        p_mean, p_hold, p_queues = self.p_mean, self.p_hold, self.p_queues
-        p_patience, p_deadlines, p_ends_at = self.p_patience, self.p_deadlines, self.p_ends_at
-        p_waits, p_uses, p_tallies, zero_waits = self.p_waits, self.p_uses, self.p_tallies, self.zero_waits
+        p_idle, p_waiting, p_random, p_fifo = self.p_idle, self.p_waiting, self.p_random, self.p_fifo
+        p_open, p_room, p_clients, p_alert = self.p_open, self.p_room, self.p_clients, self.p_alert
+        p_simple, p_budget, p_tally, pods_ = self.p_simple, self.p_budget, self.p_tally, self.pods
+        use_time, peak, since = self.s_use_time, self.s_peak_in_use, self.s_since
+        s_queued, s_queued_time, tallies = self.s_queued, self.s_queued_time, self.tallies
+        p_waits, p_uses, zero_waits = self.p_waits, self.p_uses, self.zero_waits
         warmup, is_shared, rates = self.warmup, self.is_shared, self.rates
         active_pods, free, exhausted = self.active_pods[0], self.free_arrivals[0], self.overdue[0]
         part, deadlines = self.parts[0], self.deadlines[0]
-        is_alone = self.inlines and len(self.parts) == 1
-        arrives = is_alone and part.is_simple and not part.load.requests
-        drops = is_alone and part.patience and not part.load.retries and part.rules.timed_out_waiter == "leaves"
+        rules, hold = part.rules, part.hold
+        most, keeps = int(min(part.max_open, MANY)), int(min(part.keeps, MANY))
+        end = -1 if rules.idle_order == "lifo" else 0
+        picks = rules.waiter_order == "random"
+        queues = rules.waiter_order != "none" and not part.max_queue
+        patience = inf if part.patience is None else part.patience
+        mean_hold = hold[1] if hold[0] == EXPONENTIAL else -1.0
+        drops = part.patience and not part.load.retries and rules.timed_out_waiter == "leaves"
         turns, what = repeat(None, CHUNK), STEP
         while what >= 0:
             if self.paused:
@@ -99,15 +126,19 @@ class Loop(Shortcuts):
                         continue
                 elif job <= arrival and job <= limit:
                     k = jobs[0][2]
-                    if k < 0 or k_spent[k] < job or not p_simple[k_pod[k]]:
+                    if k < 0 or k_spent[k] < job:
                         what = STEP
                         break
                     p = k_pod[k]
                     c = k_client[k]
+                    # A pod that is to be left to the slow ways has no anonymous requests (Instances.leave_loop).
+                    if c >= 0 and not p_simple[p]:
+                        what = STEP
+                        break
                     waiting = p_waiting[p]
                     if not waiting:
                         idle = p_idle[p]
-                        if len(idle) >= p_keeps[p]:
+                        if len(idle) >= keeps:
                             what = STEP
                             break
                     now = job
@@ -128,39 +159,38 @@ class Loop(Shortcuts):
                         else:
                             job = jobs[0][0] if active else inf
                     # The request is over (Requests.give_back, Queues.release).
+                    used = now - k_acquired[k]
                     if c == ANONYMOUS:
-                        p_uses[p].append(now - k_acquired[k])
+                        p_uses[p].append(used)
                     elif c >= 0:
                         if job <= now or timers[0][0] <= now:
                             # Those at the same instant come first.
                             what = ENDS
                             break
                         if c_counted[c]:
-                            p_uses[p].append(now - k_acquired[k])
+                            p_uses[p].append(used)
                         c_state[c] = OUT
                         c_held[c].clear()
                         p_clients[p] -= 1
                         ready.append(c)
+                    use_time[p] += used
                     k_released[k] = now
                     if not waiting:
                         # Kept idle (Queues.put).
-                        area[p] += now
-                        p_in_use[p] -= 1
+                        p_room[p] += 1
                         k_client[k] = -1
                         k_state[k] = IDLE
                         idle.append(k)
-                        if since[p] >= 0.0:
-                            self.recover(p, now)
-                        if p_clean_at[p] == inf:
+                        if p_alert[p]:
                             self.seq = seq
-                            self.start_cleaner(p, now)
+                            self.notice_idle(p, now)
                             seq = self.seq
                             limit = min(timers[0][0], deadline, LATEST)
                         continue
                     # Handed to a waiter (Queues.put, leave_queue, hand_over; Requests.serve).
                     is_taken = c >= 0
-                    order = p_order[p]
-                    if order is not None:
+                    if picks:
+                        order = p_random[p]
                         c = order[int(pool_random() * waiting)]
                         last = order.pop()
                         if last != c:
@@ -179,8 +209,6 @@ class Loop(Shortcuts):
                         s_queued_time[p] += now - c_since[c]
                         what = SERVES
                         break
-                    # What was in use is so again: not nothing, in floating point.
-                    area[p] = area[p] + now - now
                     due = c_due[c]
                     wait = now - due
                     s_queued_time[p] += wait
@@ -188,7 +216,7 @@ class Loop(Shortcuts):
                     if due >= warmup:
                         k_client[k] = ANONYMOUS
                         p_waits[p].append(wait)
-                        tally = p_tallies[p]
+                        tally = tallies[p_tally[p]]
                         tally.queued_count += 1
                         tally.queued_time += wait
                     else:
@@ -203,8 +231,7 @@ class Loop(Shortcuts):
                         c_held[c].append(k)
                     n_acquired += 1
                     k_acquired[k] = now
-                    mean = p_mean[p]
-                    work = -log(1.0 - hold_random()) * mean if mean > 0.0 else self.draw(p_hold[p], hold_random)
+                    work = -log(1.0 - hold_random()) * mean_hold if mean_hold > 0.0 else self.draw(hold, hold_random)
                     work_done_total += work
                     seq += 1
                     if is_taken:
@@ -227,9 +254,6 @@ class Loop(Shortcuts):
                     continue
                 elif arrival < limit:
                     # Requests.arrive.
-                    if not arrives:
-                        what = STEP
-                        break
                     now = arrival
                     p = active_pods[int(arrival_random() * pods)] if pods > 1 else active_pods[0]
                     arrival = now - log(1.0 - arrival_random()) / pods_rate
@@ -242,7 +266,7 @@ class Loop(Shortcuts):
                         what = STEP
                         break
                     p = c_pod[c]
-                    if not p_simple[p] or due >= p_ends_at[p]:
+                    if not p_simple[p] or due >= pods_[p].ends_at:
                         what = STEP
                         break
                     heappop(timers)
@@ -262,8 +286,8 @@ class Loop(Shortcuts):
                         break
                     now = due
                     deadlines.popleft()
-                    order = p_order[p]
-                    if order is not None:
+                    if picks:
+                        order = p_random[p]
                         last = order.pop()
                         if last != c:
                             place = c_place[c]
@@ -279,7 +303,7 @@ class Loop(Shortcuts):
                     counted = c_due[c] >= warmup
                     if counted:
                         p_waits[p].append(wait)
-                        tally = p_tallies[p]
+                        tally = tallies[p_tally[p]]
                         tally.queued_count += 1
                         tally.queued_time += wait
                         tally.timed_out += 1
@@ -299,7 +323,6 @@ class Loop(Shortcuts):
                 # An acquire by the worker c, or by an arrival (Queues.attempt).
                 idle = p_idle[p]
                 if idle:
-                    end = p_end[p]
                     k = idle[end]
                     if k_stale[k] < now:
                         what = BEGINS
@@ -307,25 +330,25 @@ class Loop(Shortcuts):
                     # Openings.take, Requests.serve, Server.add_job.
                     del idle[end]
                     k_state[k] = IN_USE
-                    area[p] -= now
-                    p_in_use[p] = n = p_in_use[p] + 1
-                    if n > peak[p]:
-                        peak[p] = n
-                    if now >= warmup:
+                    if p_room[p]:
+                        p_room[p] -= 1
+                    else:
+                        peak[p] += 1
+                    if c >= 0:
+                        k_client[k] = c
+                        c_state[c] = USING
+                        c_counted[c] = counted = now >= warmup
+                        zero_waits[p] += counted
+                        c_held[c].append(k)
+                        p_clients[p] += 1
+                    elif now >= warmup:
                         k_client[k] = ANONYMOUS
                         zero_waits[p] += 1
                     else:
                         k_client[k] = UNCOUNTED
-                    if c >= 0:
-                        k_client[k] = c
-                        c_state[c] = USING
-                        c_counted[c] = now >= warmup
-                        c_held[c].append(k)
-                        p_clients[p] += 1
                     k_acquired[k] = now
                     n_acquired += 1
-                    mean = p_mean[p]
-                    work = -log(1.0 - hold_random()) * mean if mean > 0.0 else self.draw(p_hold[p], hold_random)
+                    work = -log(1.0 - hold_random()) * mean_hold if mean_hold > 0.0 else self.draw(hold, hold_random)
                     work_done_total += work
                     seq += 1
                     active += 1
@@ -338,7 +361,7 @@ class Loop(Shortcuts):
                     else:
                         heappush(jobs, (now + work, seq, k))
                         job = jobs[0][0]
-                elif p_open[p] >= p_most[p] and p_queues[p]:
+                elif p_open[p] >= most and queues:
                     # Queues.queue.
                     if c >= 0:
                         p_clients[p] += 1
@@ -346,26 +369,26 @@ class Loop(Shortcuts):
                         c = free.pop()
                         c_pod[c] = p
                     else:
-                        c = self.new_client(p, -1, p_hold[p])
+                        c = self.new_client(p, -1, hold)
                     c_due[c] = now
                     c_state[c] = QUEUED
                     p_waiting[p] += 1
                     s_queued[p] += 1
                     if since[p] < 0.0:
                         self.exhaust(p, now)
-                    order = p_order[p]
-                    if order is not None:
+                    if picks:
+                        order = p_random[p]
                         c_place[c] = len(order)
                         order.append(c)
                     else:
                         seq += 1
                         c_ticket[c] = seq
                         p_fifo[p].append((c, seq))
-                    due = now + p_patience[p]
+                    due = now + patience
                     if due < inf:
                         self.serial = serial = self.serial + 1
                         c_serial[c] = serial
-                        p_deadlines[p].append((due, c, serial))
+                        deadlines.append((due, c, serial))
                         if due < deadline:
                             deadline = due
                             if due < limit:
@@ -376,16 +399,14 @@ class Loop(Shortcuts):
             self.now, self.seq, self.next_job, self.next_deadline = now, seq, job, deadline
             self.active, self.base_v, self.base_t, self.rate = active, base_v, base_t, rate
             self.n_acquired, self.work_done_total = n_acquired, work_done_total
-            if arrives:
-                self.arrivals[0] = self.next_arrival = arrival
+            self.arrivals[0] = self.next_arrival = arrival
             if what == STEP:
                 self.step()
             elif what == BEGINS:
                 self.begin(self.new_arrival(p, 0) if c < 0 else c, now, now)
             elif what == SERVES:
                 c_state[c] = OUT
-                area[p] += now
-                p_in_use[p] -= 1
+                p_room[p] += 1
                 if not is_taken:
                     self.take_job(now)
                 self.take(k, p, now)

@@ -238,10 +238,16 @@ class Openings(Poolers):
 
     def take(self, k: int, p: int, now: float) -> None:
         self.k_state[k] = IN_USE
-        self.s_use_area[p] -= now
-        self.p_in_use[p] += 1
-        if self.p_in_use[p] > self.s_peak_in_use[p]:
-            self.s_peak_in_use[p] = self.p_in_use[p]
+        self.k_acquired[k] = now
+        if self.p_room[p]:
+            self.p_room[p] -= 1
+        else:
+            self.s_peak_in_use[p] += 1
+
+    def untake(self, k: int, p: int, now: float) -> None:
+        self.s_use_time[p] += now - self.k_acquired[k]
+        self.k_acquired[k] = now
+        self.p_room[p] += 1
 
     def recover_if_free(self, p: int, now: float) -> None:
         raise NotImplementedError

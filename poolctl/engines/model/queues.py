@@ -240,8 +240,7 @@ class Queues(Openings):
             return
         part = self.p_part[p]
         self.k_released[k] = now
-        self.s_use_area[p] += now
-        self.p_in_use[p] -= 1
+        self.untake(k, p, now)
         self.k_client[k] = -1
         self.p_ghosts[p] = 0
         if part.max_uses:
@@ -289,19 +288,16 @@ class Queues(Openings):
         idle.append(k)
         if self.p_waiting[p]:
             self.after(WAKE_TIME, WAKE, p, now)
-        elif self.s_since[p] >= 0.0:
-            self.recover(p, now)
-        if rules.idle_closing == "go":
-            if self.p_clean_at[p] == inf:
-                self.start_cleaner(p, now)
-        elif rules.idle_closing == "timer" and part.settings.max_idle_time is not None and not self.k_rest[k]:
+            self.watch_idle(p, now)
+        elif self.p_alert[p]:
+            self.notice_idle(p, now)
+        if rules.idle_closing == "timer" and part.settings.max_idle_time is not None and not self.k_rest[k]:
             self.k_rest[k] = self.after(part.settings.max_idle_time, REST, k, now)
         return True
 
     def hand_over(self, c: int, k: int, p: int, now: float) -> None:
         self.take(k, p, now)
         if self.k_dead[k] and not self.is_unnoticed(k, p, now):
-            self.k_acquired[k] = now
             self.release(k, now, True)
             self.c_attempt[c] += 1
             self.attempt(c, now)
@@ -327,9 +323,19 @@ class Queues(Openings):
         self.forget(p, now)
         self.open_for_waiters(p, now)
 
+    def notice_idle(self, p: int, now: float) -> None:
+        self.recover(p, now)
+        self.watch_idle(p, now)
+        self.p_alert[p] = 0
+
+    def watch_idle(self, p: int, now: float) -> None:
+        if self.p_part[p].rules.idle_closing == "go" and self.p_clean_at[p] == inf:
+            self.start_cleaner(p, now)
+
     def exhaust(self, p: int, now: float) -> None:
         if self.s_since[p] < 0.0:
             self.s_since[p] = now
+            self.p_alert[p] = 1
             self.s_recovered[p] = -1.0
             if self.s_exhausted_at[p] < 0.0:
                 self.s_exhausted_at[p] = now

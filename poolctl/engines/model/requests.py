@@ -97,7 +97,6 @@ class Requests(Sweeps):
         self.c_state[c] = USING
         self.c_last[c] = k
         self.k_client[k] = c
-        self.k_acquired[k] = now
         self.c_held[c].append(k)
         self.note_wait(c, p, now)
         self.n_acquired += 1
@@ -256,8 +255,7 @@ class Requests(Sweeps):
             return
         self.p_leaked[p] -= 1
         self.s_reclaimed[p] += 1
-        self.s_use_area[p] += now
-        self.p_in_use[p] -= 1
+        self.untake(k, p, now)
         self.close(k, p, now)
 
     def look_whether_over(self, p: int, now: float) -> None:

@@ -119,6 +119,7 @@ class State:
         "n_errors",
         "now",
         "over",
+        "p_alert",
         "p_budget",
         "p_busy",
         "p_clean_at",
@@ -128,7 +129,6 @@ class State:
         "p_fifo",
         "p_ghosts",
         "p_idle",
-        "p_in_use",
         "p_leaked",
         "p_lock",
         "p_locked",
@@ -141,6 +141,7 @@ class State:
         "p_part",
         "p_random",
         "p_requests",
+        "p_room",
         "p_samples",
         "p_simple",
         "p_sources",
@@ -172,7 +173,7 @@ class State:
         "s_reclaimed",
         "s_recovered",
         "s_since",
-        "s_use_area",
+        "s_use_time",
         "scenario",
         "seq",
         "serial",
@@ -227,7 +228,7 @@ class State:
     def _init_pods(self, n: int, parts: list[Part]) -> None:
         self.p_part = parts
         self.p_idle: list[list[int]] = [[] for _ in range(n)]
-        self.p_open, self.p_opening, self.p_in_use, self.p_waiting = [0] * n, [0] * n, [0] * n, [0] * n
+        self.p_open, self.p_opening, self.p_waiting = [0] * n, [0] * n, [0] * n
         self.p_random: list[list[int]] = [[] for _ in range(n)]
         """Waiting clients, where the next one is picked at random."""
         self.p_fifo: list[deque[tuple[int, int]]] = [deque() for _ in range(n)]
@@ -237,6 +238,8 @@ class State:
         self.p_ordered, self.p_busy = [0] * n, [0] * n
         """Background openings ordered and not begun; openers at work."""
         self.p_clean_at = [inf] * n
+        self.p_alert = [1] * n
+        """Whether a connection that goes idle is news: it ends an exhaustion, or a cleaner is to be started."""
         self.p_ghosts, self.p_low, self.p_old = [0] * n, [0] * n, [0] * n
         self.p_samples: list[list[int]] = [[] for _ in range(n)]
         self.p_locked: list[deque[tuple[int, int]]] = [deque() for _ in range(n)]
@@ -257,7 +260,10 @@ class State:
         self.s_max_idle, self.s_idle_time, self.s_lifetime = [0] * n, [0] * n, [0] * n
         self.s_error, self.s_reclaimed, self.s_other = [0] * n, [0] * n, [0] * n
         self.s_peak_open, self.s_peak_in_use = [0] * n, [0] * n
-        self.s_open_area, self.s_use_area, self.s_queued_time = [0.0] * n, [0.0] * n, [0.0] * n
+        self.p_room = [0] * n
+        """How many fewer than s_peak_in_use are in use."""
+        self.s_open_area, self.s_use_time, self.s_queued_time = [0.0] * n, [0.0] * n, [0.0] * n
+        """Connection-seconds of what was released."""
         self.s_exhausted_at, self.s_since, self.s_recovered = [-1.0] * n, [-1.0] * n, [-1.0] * n
         self.s_exhausted_time = [0.0] * n
 

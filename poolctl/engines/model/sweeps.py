@@ -21,7 +21,7 @@ class Sweeps(Queues):
         idle_time = inf if part.settings.max_idle_time is None else part.settings.max_idle_time
         lifetime = part.lifetime if "cleaner" in part.rules.lifetime_checked else inf
         shortest = min(idle_time, lifetime)
-        self.p_clean_at[p] = inf
+        self.p_clean_at[p], self.p_alert[p] = inf, 1
         if self.p_open[p] == 0:
             return
         due = now + shortest
