@@ -59,6 +59,7 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
         parallelism_p95=_figure(spread[1] if spread else None),
         parallelism_p99=_figure(spread[2] if spread else None),
         parallelism_max=_figure(spread[3] if spread else None),
+        parallelism_counted=_figure(_mean_busy(windows)),
         wait_time=_figure(_pools_wait(observation)),
         current_max_open=_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
         window=observation.window,
@@ -213,6 +214,11 @@ def _unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, f
         for b in sample.clients
         if b.database == database and _is_busy(b) and b.state_at is not None
     }
+
+
+def _mean_busy(windows: Sequence[Window]) -> float | None:
+    seconds = sum(window.duration for window in windows)
+    return sum(window.busy * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
 def _throughput(observation: Observation, windows: Sequence[Window]) -> float | None:

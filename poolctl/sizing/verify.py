@@ -1,0 +1,276 @@
+"""Whether a recommendation holds: the scenarios that would show it wrong, and the judgment of their runs.
+
+Pure: whoever runs the scenarios (the model engine, or the live one) hands the summaries back. The fleet is simulated
+as it usually is at several sizes of the pool, then at its largest in the middle of a deploy, and through a failover,
+with the settings recommended and with those there are now.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Any
+
+from poolctl.pool import KINDS
+from poolctl.run import Summary
+from poolctl.scenario import Scenario, parse_scenario
+from poolctl.sizing.answer import Recommendation
+from poolctl.sizing.demand import hold_of, pools_of
+from poolctl.sizing.figures import Figures
+
+SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
+"""Sizes beside the recommended one, as multiples of it (sizing reference, section 6)."""
+
+REQUESTS = 60_000
+"""Acquires that a verification run has, about: a p99 then rests on 600 of them."""
+SHORTEST, LONGEST = 10.0, 300.0
+"""Seconds of virtual time of a run."""
+
+BEST_SHARE = 0.97
+"""Of the best throughput among the sizes swept, that the recommended one must reach."""
+WAIT_SLACK = 1.25
+"""p99 waits of one run scatter by a tenth and more; the two-moment formula that sized the pool errs by a fifth
+(sizing reference, 5.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A scenario to run. ``moment``: steady, deploy or failover; ``is_current``: with the settings there are now."""
+
+    name: str
+    moment: str
+    max_open: int
+    is_current: bool
+    scenario: Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a trial came to. ``reopened_rate``: connections a second that were opened again."""
+
+    name: str
+    moment: str
+    max_open: int
+    is_current: bool
+    throughput: float
+    offered_rate: float
+    wait_p99: float
+    refused: int
+    timed_out: int
+    reopened_rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """``passed`` False: the recommendation must not be printed as one; ``failures`` say why, a sentence each."""
+
+    swept: tuple[Outcome, ...]
+    moments: tuple[Outcome, ...]
+    throughput_share_of_best: float | None
+    passed: bool
+    failures: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    engine: str = "model"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "swept": [_plain(outcome) for outcome in self.swept],
+            "moments": [_plain(outcome) for outcome in self.moments],
+            "throughput_share_of_best": self.throughput_share_of_best,
+            "passed": self.passed,
+            "failures": list(self.failures),
+            "notes": list(self.notes),
+            "engine": self.engine,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Setting:
+    """What all trials of one verification have in common."""
+
+    figures: Figures
+    answer: Recommendation
+    kind: str
+    rate: float
+    """Acquires a second of the whole fleet."""
+    hold: float
+
+    def trial(self, name: str, moment: str, max_open: int, instances: int, *, is_current: bool = False) -> Trial:
+        duration = min(max(REQUESTS / self.rate, SHORTEST), LONGEST)
+        values: dict[str, Any] = {
+            "name": name,
+            "database": _database(self.figures),
+            "pool": _pool(self.answer, self.kind, max_open),
+            "load": {
+                "instances": instances,
+                "rate": self.rate / instances,
+                **_holds(self.figures, self.hold),
+                "connections_per_request": _count(self.figures, "connections_per_request", 1),
+                "duration": duration,
+                "drain": "10s",
+                "seed": 1,
+            },
+        }
+        if moment == "failover":
+            values["events"] = [{"at": duration / 2, "do": "failover"}]
+        if moment == "deploy":
+            overlap = min(duration / 3, 30.0)
+            values["events"] = [{"at": duration / 3, "do": "deploy", "overlap": overlap}]
+        return Trial(name, moment, max_open, is_current, parse_scenario(values))
+
+
+def trials(figures: Figures, answer: Recommendation, kind: str = "database/sql") -> tuple[Trial, ...]:
+    """What to run for ``answer``, made from ``figures`` with their defaults filled in (``defaults.filled``).
+
+    ``kind``: the pool, as scenarios name it. Empty where the load is not known: then nothing can be verified.
+    """
+    max_open, rate, hold = answer.recommendation.max_open, _fleet_rate(figures), hold_of(figures)
+    if max_open is None or rate is None or hold is None or rate <= 0 or hold.value <= 0:
+        return ()
+    setting = _Setting(figures, answer, kind if kind in KINDS else "database/sql", rate, hold.value)
+    steady, worst = pools_of(figures), answer.fleet.worst_case_processes
+    least = _count(figures, "connections_per_request", 1)
+    sizes = sorted({max(least, round(max_open * times)) for times in SWEPT} | {max_open})
+    found = [setting.trial(f"max_open {size}", "steady", size, steady) for size in sizes]
+    found += [
+        setting.trial("largest fleet", "largest", max_open, worst),
+        setting.trial("failover", "failover", max_open, steady),
+    ]
+    if answer.fleet.surge:
+        found.append(setting.trial("deploy", "deploy", max_open, max(1, ceil(worst / 2))))
+    if figures.current_max_open is not None and figures.current_max_open.count > 0:
+        now = figures.current_max_open.count
+        found += [
+            setting.trial("now", "steady", now, steady, is_current=True),
+            setting.trial("now, largest fleet", "largest", now, worst, is_current=True),
+        ]
+    return tuple(found)
+
+
+def judge(
+    answer: Recommendation,
+    runs: Sequence[tuple[Trial, Summary]],
+    *,
+    wait_target: float,
+    notes: Sequence[str] = (),
+    engine: str = "model",
+) -> Verification:
+    """What the runs of ``trials`` say. A run that was cut off is not among them; without any, nothing has passed.
+
+    The wait target is only asked for where demand decided: where slots, capacity or workers bind, the answer itself
+    says that it cannot be met.
+    """
+    outcomes = [outcome_of(trial, summary) for trial, summary in runs]
+    own = [outcome for outcome in outcomes if not outcome.is_current]
+    swept = tuple(outcome for outcome in own if outcome.moment == "steady")
+    chosen = next((outcome for outcome in swept if outcome.max_open == answer.recommendation.max_open), None)
+    if chosen is None:
+        return Verification(swept, (), None, False, ("the run with the recommended size is missing",), tuple(notes))
+    best = max(outcome.throughput for outcome in swept)
+    share = chosen.throughput / best if best > 0 else None
+    moments = tuple(outcome for outcome in outcomes if outcome.moment != "steady" or outcome.is_current)
+    failures = tuple(_failures(answer, chosen, share, [*own], wait_target))
+    return Verification(swept, moments, share, not failures, failures, tuple(notes), engine)
+
+
+def outcome_of(trial: Trial, summary: Summary) -> Outcome:
+    again = max(0, summary.connections.opened - summary.connections.peak_open)
+    return Outcome(
+        trial.name,
+        trial.moment,
+        trial.max_open,
+        trial.is_current,
+        summary.throughput,
+        summary.offered_rate,
+        summary.wait_time.p99,
+        summary.refused,
+        summary.timed_out,
+        again / summary.duration if summary.duration > 0 else 0.0,
+    )
+
+
+def _failures(
+    answer: Recommendation, chosen: Outcome, share: float | None, outcomes: Sequence[Outcome], wait_target: float
+) -> list[str]:
+    found = []
+    if share is not None and share < BEST_SHARE:
+        found.append(f"it reaches {share:.0%} of the best throughput among the sizes tried")
+    if answer.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
+        found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, of {wait_target * 1000:.3g} ms asked for")
+    found += [
+        f"the server refuses {outcome.refused:,} acquires ({outcome.name})"
+        for outcome in outcomes
+        if outcome.refused and outcome.moment != "failover" and outcome.max_open == chosen.max_open
+    ]
+    return found
+
+
+def _database(figures: Figures) -> dict[str, Any]:
+    """The slots that are for this service, and the processors where they are known."""
+    taken = _count(figures, "other_connections", 0)
+    reserved = _count(figures, "superuser_reserved", 3) + _count(figures, "reserved", 0)
+    database: dict[str, Any] = {
+        "max_connections": max(reserved + 1, _count(figures, "max_connections", 100) - taken),
+        "reserved": reserved,
+        "cores": _count(figures, "cores", 1) if _is_bound_by_cores(figures) else "unlimited",
+    }
+    if figures.connect_time is not None:
+        database["connect_time"] = figures.connect_time.value
+    return database
+
+
+def _pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
+    """The recommended settings as far as this pool has them. Another size keeps its idle connections in proportion."""
+    sizes = answer.recommendation
+    recommended = sizes.max_open or max_open
+    idle = max_open if sizes.max_idle is None else min(max_open, ceil(sizes.max_idle * max_open / recommended))
+    wanted: Mapping[str, Any] = {
+        "max_open": max_open,
+        "max_idle": idle,
+        "max_lifetime": sizes.max_lifetime,
+        "max_idle_time": sizes.max_idle_time,
+        "acquire_timeout": sizes.acquire_timeout,
+    }
+    return {"kind": kind} | {key: value for key, value in wanted.items() if key in KINDS[kind].keys}
+
+
+def _is_bound_by_cores(figures: Figures) -> bool:
+    """Whether the processors are busy enough to slow the load down; below that the hold is as it was measured."""
+    rate = _fleet_rate(figures)
+    if figures.cores is None or figures.cpu_time is None or rate is None:
+        return False
+    return rate * figures.cpu_time.value >= 0.5 * figures.cores.value
+
+
+def _holds(figures: Figures, hold: float) -> dict[str, Any]:
+    """The hold, and the part of it that needs no core, where cores matter.
+
+    The model draws both by themselves, so the second is made constant and the first varies by the work alone.
+    """
+    cv = figures.hold_cv.value if figures.hold_cv is not None else 1.0
+    work = figures.cpu_time.value if figures.cpu_time is not None else hold
+    if not _is_bound_by_cores(figures) or work >= hold:
+        return {"hold": _distribution(hold, cv)}
+    return {"hold": _distribution(hold, work / hold), "hold_outside": _distribution(hold - work, 0.0)}
+
+
+def _distribution(mean: float, cv: float) -> dict[str, Any]:
+    if cv < 0.05:
+        return {"distribution": "constant", "mean": mean}
+    if 0.9 <= cv <= 1.1:
+        return {"distribution": "exponential", "mean": mean}
+    return {"distribution": "lognormal", "mean": mean, "cv": cv}
+
+
+def _fleet_rate(figures: Figures) -> float | None:
+    if figures.arrival_rate is not None:
+        return figures.arrival_rate.value * _count(figures, "instances", 1)
+    return figures.throughput.value if figures.throughput is not None else None
+
+
+def _count(figures: Figures, name: str, default: int) -> int:
+    figure = getattr(figures, name)
+    return default if figure is None else int(figure.value)
+
+
+def _plain(outcome: Outcome) -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in Outcome.__slots__}
