@@ -196,6 +196,10 @@ def _failures(
         found.append(f"it reaches {share:.0%} of the best throughput among the sizes tried")
     if answer.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
         found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, of {wait_target * 1000:.3g} ms asked for")
+    most = chosen.max_open * answer.fleet.worst_case_processes
+    if most > answer.budget.total:
+        # A run refuses nobody as long as no burst fills every pool at once; that is luck, not room.
+        found.append(f"the fleet at its largest can open {most:,} connections, of {answer.budget.total:,} slots")
     found += [
         f"the server refuses {outcome.refused:,} acquires ({outcome.name})"
         for outcome in outcomes
