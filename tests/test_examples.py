@@ -15,7 +15,7 @@ from poolctl.scenario import load_scenario, parse_scenario
 from poolctl.variants import parse_variants
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LIVE = sorted(path.stem for path in EXAMPLES.glob("*.toml"))
+LIVE = sorted(path.stem for path in EXAMPLES.glob("*.toml") if not path.stem.startswith("fleet"))
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -1,0 +1,330 @@
+"""A fleet file: everything that may connect to one server, and the limits it meets.
+
+Decides what the file may say; the names are public. Counts are connections unless a key says otherwise.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import ceil
+from pathlib import Path
+from typing import Any, Literal
+
+from poolctl.keys import Source, Table, read_toml
+from poolctl.sizing.defaults import SURGE_SHARE, default_headroom
+
+Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
+DEPLOYS: tuple[Deploy, ...] = ("rolling", "blue-green", "recreate", "serverless")
+TOGETHER = ("together", "one-by-one")
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    max_connections: int = 100
+    superuser_reserved: int = 3
+    reserved: int = 0
+    headroom: int = 3
+    """Kept free for people and migrations; not written: 3, or 3 % of max_connections."""
+
+    @property
+    def usable(self) -> int:
+        """Slots that an ordinary role can have."""
+        return self.max_connections - self.superuser_reserved - self.reserved
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An application. ``max_open`` is of each pool, None: unlimited, as Go's 0. Counts of instances are resolved:
+    ``surge`` more during a deploy, while ``terminating`` old ones have not yet gone. ``via``: a pooler's name, "" for
+    the server itself. ``user`` and ``database`` "": the same for all that do not say."""
+
+    name: str
+    max_open: int | None
+    replicas: int = 1
+    max_replicas: int = 1
+    processes: int = 1
+    pools: int = 1
+    """In each process: engines, aliases, tenants."""
+    deploy: Deploy = "rolling"
+    surge: int = 0
+    terminating: int = 0
+    user: str = ""
+    database: str = ""
+    via: str = ""
+
+    def instances(self, moment: Literal["usual", "peak", "deploy"]) -> int:
+        if moment == "usual":
+            return self.replicas
+        return self.max_replicas if moment == "peak" else self.max_replicas + self.surge + self.terminating
+
+    def connections(self, moment: Literal["usual", "peak", "deploy"]) -> int | None:
+        """At most; None: unlimited."""
+        each = self.pools_at(moment)
+        return None if self.max_open is None and each else each * (self.max_open or 0)
+
+    def pools_at(self, moment: Literal["usual", "peak", "deploy"]) -> int:
+        return self.instances(moment) * self.processes * self.pools
+
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """A job or a monitor: ``connections`` each, ``at_once`` of them. ``during_deploy``: only then, as migrations."""
+
+    kind: Literal["job", "monitor"]
+    name: str
+    connections: int = 1
+    at_once: int = 1
+    during_deploy: bool = False
+    user: str = ""
+    database: str = ""
+    via: str = ""
+
+    @property
+    def total(self) -> int:
+        return self.connections * self.at_once
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSize:
+    """Of one pair of user and database; it replaces the pooler's default."""
+
+    user: str
+    database: str
+    pool_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPooler:
+    """PgBouncer or Pgpool-II in ``processes`` processes. Sizes are by PgBouncer's names, 0 means no limit, and are for
+    each process; ``max_client_conn`` and ``default_pool_size`` of a Pgpool-II are num_init_children and
+    num_init_children x max_pool."""
+
+    name: str
+    kind: Literal["pgbouncer", "pgpool"] = "pgbouncer"
+    processes: int = 1
+    max_client_conn: int = 100
+    default_pool_size: int = 20
+    reserve_pool_size: int = 0
+    max_db_connections: int = 0
+    max_user_connections: int = 0
+    sizes: tuple[PoolSize, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NamedLimit:
+    name: str
+    connections: int
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """``deploys``: whether all services may be deployed at the same moment."""
+
+    name: str
+    server: Server
+    services: tuple[Service, ...]
+    extras: tuple[Extra, ...] = ()
+    poolers: tuple[FleetPooler, ...] = ()
+    roles: tuple[NamedLimit, ...] = ()
+    databases: tuple[NamedLimit, ...] = ()
+    deploys: Literal["together", "one-by-one"] = "together"
+
+
+def load_fleet(path: Path) -> Fleet:
+    """Read a fleet file. Raises BadInput."""
+    values, text = read_toml(path)
+    return parse_fleet(values, Source(str(path), text))
+
+
+def parse_fleet(values: Mapping[str, Any], source: Source | None = None) -> Fleet:
+    """A fleet from the values of a file. Raises BadInput, which names the key, the value and the rule."""
+    top = Table(values, source or Source())
+    name = top.text("name", "")
+    deploys = top.choice("deploys", "together", TOGETHER)
+    server, roles, databases = top.table("server"), top.table("roles"), top.table("databases")
+    services, poolers = top.tables("service"), top.tables("pooler")
+    jobs, monitors = top.tables("job"), top.tables("monitor")
+    top.finish()
+    if not services:
+        raise top.missing(
+            "service", "is required", hint="describe each application in a table [[service]] with its name"
+        )
+    parsed_poolers = tuple(_pooler(table) for table in poolers)
+    known = frozenset(pooler.name for pooler in parsed_poolers)
+    fleet = Fleet(
+        name=name,
+        server=_server(server),
+        services=tuple(_service(table, known) for table in services),
+        extras=(
+            *(_extra(table, "job", known) for table in jobs),
+            *(_extra(table, "monitor", known) for table in monitors),
+        ),
+        poolers=parsed_poolers,
+        roles=_limits(roles),
+        databases=_limits(databases),
+        deploys="together" if deploys == "together" else "one-by-one",
+    )
+    names = [*(service.name for service in fleet.services), *(pooler.name for pooler in fleet.poolers)]
+    for at, (table, name) in enumerate(zip((*services, *poolers), names, strict=True)):
+        if name in names[:at]:
+            raise table.refuse("name", name, "is the name of another service or pooler")
+    return fleet
+
+
+def _server(table: Table) -> Server:
+    most = table.count("max_connections", 100, least=1)
+    server = Server(
+        max_connections=most,
+        superuser_reserved=table.count("superuser_reserved", 3),
+        reserved=table.count("reserved", 0),
+        headroom=table.count("headroom", default_headroom(most)),
+    )
+    table.finish()
+    if server.usable <= 0:
+        left = f"leaves nothing of max_connections ({most})"
+        raise table.refuse("superuser_reserved", server.superuser_reserved, f"with reserved ({server.reserved}) {left}")
+    return server
+
+
+def _service(table: Table, poolers: frozenset[str]) -> Service:
+    name = _name(table)
+    deploy = table.choice("deploy", "rolling", DEPLOYS)
+    if deploy == "serverless":
+        for key in ("replicas", "max_replicas", "surge", "max_unavailable", "terminating"):
+            if key in table:
+                raise table.refuse(key, table.peek(key), "a serverless platform has concurrency instead")
+        if "concurrency" not in table:
+            raise table.missing("concurrency", "is required: how many environments the platform may run at once")
+        replicas = most = table.count("concurrency", 1, least=1)
+        surge = terminating = 0
+    else:
+        if "concurrency" in table:
+            raise table.refuse("concurrency", table.peek("concurrency"), 'needs deploy = "serverless"')
+        replicas = table.count("replicas", 1)
+        most = table.count("max_replicas", replicas)
+        if most < replicas:
+            raise table.refuse("max_replicas", most, f"must not be below replicas ({replicas})")
+        surge, terminating = _rollout(table, deploy, most)
+    if "max_open" not in table:
+        raise table.missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
+    max_open = table.count_or_unlimited("max_open", None) or None
+    service = Service(
+        name=name,
+        max_open=max_open,
+        replicas=replicas,
+        max_replicas=most,
+        processes=table.count("processes", 1, least=1),
+        pools=table.count("pools", 1, least=1),
+        deploy=next(known for known in DEPLOYS if known == deploy),
+        surge=surge,
+        terminating=terminating,
+        user=table.text("user", ""),
+        database=table.text("database", ""),
+        via=_via(table, poolers),
+    )
+    table.finish()
+    return service
+
+
+def _rollout(table: Table, deploy: str, most: int) -> tuple[int, int]:
+    """Surge and terminating instances. maxSurge rounds up and maxUnavailable down, as Kubernetes has it."""
+    if deploy != "rolling":
+        for key in ("surge", "max_unavailable"):
+            if key in table:
+                raise table.refuse(key, table.peek(key), 'needs deploy = "rolling"')
+        return (most if deploy == "blue-green" else 0), table.count("terminating", 0)
+    surge = _instances(table, "surge", most, up=True)
+    unavailable = _instances(table, "max_unavailable", most, up=False)
+    # Not more than the old generation and the new one together, unless somebody says so.
+    leaving = min(max(surge, unavailable), max(0, most - surge))
+    return surge, table.count("terminating", leaving)
+
+
+def _instances(table: Table, key: str, most: int, *, up: bool) -> int:
+    value = table.peek(key)
+    if isinstance(value, str):
+        text = table.text(key, "").strip()
+        number = text.removesuffix("%").strip()
+        if not text.endswith("%") or not number.isdecimal():
+            raise table.refuse(key, value, 'must be a whole number, or a percentage such as "25%"')
+        share = int(number) / 100
+    elif value is not None:
+        return table.count(key, 0)
+    else:
+        table.skip(key)
+        share = SURGE_SHARE
+    return ceil(share * most - 1e-9) if up else int(share * most + 1e-9)
+
+
+def _extra(table: Table, kind: Literal["job", "monitor"], poolers: frozenset[str]) -> Extra:
+    name = _name(table)
+    when = table.choice("during", "always", ("always", "deploy"))
+    extra = Extra(
+        kind=kind,
+        name=name,
+        connections=table.count("connections", 1),
+        at_once=table.count("at_once", 1),
+        during_deploy=when == "deploy",
+        user=table.text("user", ""),
+        database=table.text("database", ""),
+        via=_via(table, poolers),
+    )
+    table.finish()
+    return extra
+
+
+def _pooler(table: Table) -> FleetPooler:
+    name = _name(table)
+    if table.choice("kind", "pgbouncer", ("pgbouncer", "pgpool")) == "pgpool":
+        children = table.count("num_init_children", 32, least=1)
+        pooler = FleetPooler(
+            name,
+            "pgpool",
+            processes=table.count("processes", 1, least=1),
+            max_client_conn=children,
+            default_pool_size=children * table.count("max_pool", 4, least=1),
+        )
+        table.finish()
+        return pooler
+    sizes = tuple(_pool_size(size) for size in table.tables("pool"))
+    pooler = FleetPooler(
+        name=name,
+        processes=table.count("processes", 1, least=1),
+        max_client_conn=table.count("max_client_conn", 100, least=1),
+        default_pool_size=table.count("default_pool_size", 20, least=1),
+        reserve_pool_size=table.count("reserve_pool_size", 0),
+        max_db_connections=table.count("max_db_connections", 0),
+        max_user_connections=table.count("max_user_connections", 0),
+        sizes=sizes,
+    )
+    table.finish()
+    return pooler
+
+
+def _pool_size(table: Table) -> PoolSize:
+    size = PoolSize(table.text("user", ""), table.text("database", ""), table.count("pool_size", 20, least=1))
+    table.finish()
+    return size
+
+
+def _limits(table: Table) -> tuple[NamedLimit, ...]:
+    limits = []
+    for name, value in table.rest().items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise table.refuse(name, value, "must be a whole number, 0 or more: its CONNECTION LIMIT")
+        limits.append(NamedLimit(name, value))
+    return tuple(limits)
+
+
+def _name(table: Table) -> str:
+    name = table.text("name", "")
+    if not name:
+        raise table.missing("name", "is required")
+    return name
+
+
+def _via(table: Table, poolers: frozenset[str]) -> str:
+    via = table.text("via", "")
+    if via and via not in poolers:
+        known = ", ".join(sorted(poolers)) or "there is none"
+        raise table.refuse("via", via, f"must be the name of a [[pooler]] ({known})")
+    return via

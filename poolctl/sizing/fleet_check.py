@@ -1,0 +1,324 @@
+"""Whether a fleet fits its limits at every moment, by how much it does not, and what to change.
+
+Every pool is taken as full: sums of maxima, for that is what a slow database makes of them all at once.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from poolctl.diagnose import run_sql
+from poolctl.diagnose.finding import Finding, Layer, Severity
+from poolctl.sizing.budget import Term
+from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, Service
+
+Kind = Literal["server", "role", "database", "pooler-clients"]
+Phase = Literal["usual", "peak", "deploy"]
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """``deploying``: the services that are deployed then; the others are at their peak, in "usual" at their usual."""
+
+    name: str
+    deploying: tuple[str, ...] = ()
+
+    def phase(self, service: Service) -> Phase:
+        if self.name == "usual":
+            return "usual"
+        return "deploy" if service.name in self.deploying else "peak"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one service, job, monitor or pooler takes of a limit. ``connections`` None: unlimited. ``pools``: over how
+    many pools that is divided, 0 for what has none."""
+
+    who: str
+    connections: int | None
+    pools: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LimitCheck:
+    """One limit at its worst moment. ``limit`` is what may be taken, headroom subtracted; ``hard``: with it, where
+    clients are refused. ``usual``, ``peak``, ``worst``: sums of all parts, None for unlimited."""
+
+    kind: Kind
+    name: str
+    limit: int
+    hard: int
+    usual: int | None
+    peak: int | None
+    worst: int | None
+    worst_moment: str
+    parts: tuple[Part, ...]
+    """At the worst moment, largest first."""
+
+    @property
+    def is_kept(self) -> bool:
+        return self.worst is not None and self.worst <= self.limit
+
+    @property
+    def is_refusing(self) -> bool:
+        return self.worst is None or self.worst > self.hard
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Set ``key`` of ``who`` from ``now`` (None: unlimited) to ``to``."""
+
+    who: str
+    key: str
+    now: int | None
+    to: int
+
+
+@dataclass(frozen=True, slots=True)
+class FleetCheck:
+    """``changes`` make every limit kept; None: no size of the pools does, not even 1 each. ``arithmetic``: of the
+    server's slots at the worst moment."""
+
+    fleet: Fleet
+    arithmetic: tuple[Term, ...]
+    limits: tuple[LimitCheck, ...]
+    changes: tuple[Change, ...] | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_within(self) -> bool:
+        return all(limit.is_kept for limit in self.limits)
+
+
+def check(fleet: Fleet) -> FleetCheck:
+    """Every limit of ``fleet`` at every moment, the tightest first."""
+    limits = tuple(sorted(_limits(fleet), key=lambda limit: _free(limit)))
+    changes = () if all(limit.is_kept for limit in limits) else _mended(fleet)
+    findings = tuple(_finding(fleet, limit, changes) for limit in limits if not limit.is_kept)
+    server = next(limit for limit in limits if limit.kind == "server")
+    return FleetCheck(fleet, _arithmetic(fleet, server), limits, changes, findings or (_healthy(limits[0]),))
+
+
+def moments(fleet: Fleet) -> tuple[Moment, ...]:
+    """Usual, peak, each deploy by itself, and all of them together where that can happen."""
+    names = tuple(service.name for service in fleet.services)
+    single = tuple(Moment(f"deploy of {name}", (name,)) for name in names)
+    together = (Moment("deploy of all", names),) if fleet.deploys == "together" and len(names) > 1 else ()
+    return (Moment("usual"), Moment("peak"), *single, *together)
+
+
+def _limits(fleet: Fleet) -> Iterator[LimitCheck]:
+    server = fleet.server
+    yield _checked(fleet, "server", "max_connections", server.usable - server.headroom, server.usable)
+    for role in fleet.roles:
+        yield _checked(fleet, "role", role.name, role.connections, role.connections)
+    for database in fleet.databases:
+        yield _checked(fleet, "database", database.name, database.connections, database.connections)
+    for pooler in fleet.poolers:
+        clients = pooler.max_client_conn * pooler.processes
+        yield _checked(fleet, "pooler-clients", pooler.name, clients, clients)
+
+
+def _checked(fleet: Fleet, kind: Kind, name: str, limit: int, hard: int) -> LimitCheck:
+    taken = {moment.name: tuple(_parts(fleet, kind, name, moment)) for moment in moments(fleet)}
+    totals = {moment: _total(parts) for moment, parts in taken.items()}
+    worst = max(totals, key=lambda moment: _size(totals[moment]))
+    parts = sorted((part for part in taken[worst] if part.connections != 0), key=lambda p: -_size(p.connections))
+    return LimitCheck(
+        kind=kind,
+        name=name,
+        limit=max(0, limit),
+        hard=hard,
+        usual=totals["usual"],
+        peak=totals["peak"],
+        worst=totals[worst],
+        worst_moment=worst,
+        parts=tuple(parts),
+    )
+
+
+def _parts(fleet: Fleet, kind: Kind, name: str, moment: Moment) -> Iterator[Part]:
+    for service in fleet.services:
+        if _counts(service, kind, name):
+            phase = moment.phase(service)
+            yield Part(service.name, service.connections(phase), service.pools_at(phase))
+    for extra in fleet.extras:
+        if _counts(extra, kind, name) and (moment.deploying or not extra.during_deploy):
+            yield Part(extra.name, extra.total)
+    if kind != "pooler-clients":
+        for pooler in fleet.poolers:
+            yield Part(pooler.name, server_connections(fleet, pooler, kind, name))
+
+
+def _counts(client: Service | Extra, kind: Kind, name: str) -> bool:
+    if kind == "pooler-clients":
+        return client.via == name
+    if client.via:
+        return False
+    return kind == "server" or name == (client.user if kind == "role" else client.database)
+
+
+def server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server", name: str = "") -> int:
+    """What ``pooler`` can open, all of its processes together; of one role or database where ``kind`` says so.
+
+    PgBouncer has a pool for each pair of user and database, with its reserve, within max_db_connections for each
+    database and max_user_connections for each user. Pgpool-II: num_init_children x max_pool.
+    """
+    clients: tuple[Service | Extra, ...] = (*fleet.services, *fleet.extras)
+    pairs = dict.fromkeys((client.user, client.database) for client in clients if client.via == pooler.name)
+    wanted = [pair for pair in pairs if kind == "server" or name == (pair[0] if kind == "role" else pair[1])]
+    if pooler.kind == "pgpool":
+        return pooler.processes * pooler.default_pool_size if wanted else 0
+    written = {(size.user, size.database): size.pool_size for size in pooler.sizes}
+    sizes = {pair: written.get(pair, pooler.default_pool_size) + pooler.reserve_pool_size for pair in wanted}
+    by_database = _capped(sizes, 1, pooler.max_db_connections)
+    by_user = _capped(sizes, 0, pooler.max_user_connections)
+    return pooler.processes * min(by_database, by_user)
+
+
+def _capped(sizes: Mapping[tuple[str, str], int], place: int, cap: int) -> int:
+    sums: dict[str, int] = {}
+    for pair, size in sizes.items():
+        sums[pair[place]] = sums.get(pair[place], 0) + size
+    return sum(min(total, cap) if cap else total for total in sums.values())
+
+
+def _total(parts: tuple[Part, ...]) -> int | None:
+    known = [part.connections for part in parts if part.connections is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _size(connections: int | None) -> float:
+    return float("inf") if connections is None else connections
+
+
+def _free(limit: LimitCheck) -> float:
+    return limit.limit - _size(limit.worst)
+
+
+def _mended(fleet: Fleet) -> tuple[Change, ...] | None:
+    """Pool sizes with which every limit is kept; None where even 1 each is too many."""
+    mended = fleet
+    for _ in range(len(fleet.services) * 4 + 4):
+        broken = next((limit for limit in _limits(mended) if not limit.is_kept), None)
+        if broken is None:
+            return tuple(
+                Change(new.name, "max_open", old.max_open, new.max_open)
+                for old, new in zip(fleet.services, mended.services, strict=True)
+                if new.max_open is not None and new.max_open != old.max_open
+            )
+        sizes = _smaller(mended, broken)
+        if sizes is None:
+            return None
+        services = [replace(service, max_open=sizes.get(service.name, service.max_open)) for service in mended.services]
+        mended = replace(mended, services=tuple(services))
+    return None
+
+
+def _smaller(fleet: Fleet, limit: LimitCheck) -> dict[str, int] | None:
+    """Sizes that keep ``limit``: of its largest service alone where half of its pool is left, otherwise of all in
+    proportion. None where that is not possible."""
+    now = {service.name: service.max_open for service in fleet.services}
+    pools = {part.who: part.pools for part in limit.parts if part.pools}
+    fixed = sum(part.connections or 0 for part in limit.parts if not part.pools)
+    room = limit.limit - fixed
+    if sum(pools.values()) > room or not pools:
+        return None
+    taken = {who: pools[who] * size for who in pools if (size := now[who]) is not None}
+    largest = limit.parts[0].who if limit.parts[0].pools else max(pools, key=lambda who: taken.get(who, 0))
+    size = now[largest]
+    if len(taken) == len(pools) or (size is None and len(taken) == len(pools) - 1):
+        alone = (room - sum(value for who, value in taken.items() if who != largest)) // pools[largest]
+        if alone >= 1 and (size is None or 2 * alone >= size):
+            return {largest: alone}
+    # An unlimited pool asks for as much as the largest of the others.
+    most = max((value for value in now.values() if value is not None), default=10)
+    asked = {who: pools[who] * (now[who] or most) for who in pools}
+    factor = min(1.0, room / sum(asked.values()))
+    sizes = {who: max(1, int((now[who] or most) * factor)) for who in pools}
+    while sum(pools[who] * sizes[who] for who in pools) > room:
+        sizes[max((who for who in pools if sizes[who] > 1), key=lambda who: pools[who] * sizes[who])] -= 1
+    return sizes
+
+
+def _arithmetic(fleet: Fleet, limit: LimitCheck) -> tuple[Term, ...]:
+    server = fleet.server
+    terms = [
+        Term("max_connections", server.max_connections, "given"),
+        Term("superuser_reserved_connections", -server.superuser_reserved, "given"),
+        Term("reserved_connections", -server.reserved, "given"),
+        Term("headroom", -server.headroom, "given"),
+    ]
+    terms += [Term(part.who, -part.connections, "computed") for part in limit.parts if part.connections is not None]
+    if limit.worst is not None:
+        terms.append(Term("free at the worst moment", limit.limit - limit.worst, "computed"))
+    return tuple(terms)
+
+
+_CODES: dict[Kind, tuple[str, Layer, str]] = {
+    "server": ("fleet-over-budget", "application", "the server's slots"),
+    "role": ("role-limit", "database", "the connection limit of role {name}"),
+    "database": ("role-limit", "database", "the connection limit of database {name}"),
+    "pooler-clients": ("pooler-client-limit", "pooler", "the client connections of {name}"),
+}
+
+
+def _finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> Finding:
+    """Critical where clients can be refused, a warning where only the headroom is used up."""
+    code, layer, words = _CODES[limit.kind]
+    what = words.format(name=limit.name)
+    severity: Severity = "critical" if limit.is_refusing else "warning"
+    unlimited = [part.who for part in limit.parts if part.connections is None]
+    if unlimited:
+        summary = f"{', '.join(unlimited)} can exceed {what}, {limit.limit}, at any moment: no bound on its pool"
+    else:
+        over = "can exceed" if limit.is_refusing else "can leave no headroom in"
+        summary = f"The fleet {over} {what} at the {limit.worst_moment} moment: {limit.worst} of {limit.limit}"
+        summary = summary.replace("at the deploy", "in the deploy").replace(" moment: ", ": ")
+    return Finding(
+        code=code,
+        severity=severity,
+        confidence="certain",
+        layer=layer,
+        summary=summary,
+        evidence={
+            "limit": limit.limit,
+            "refuses_beyond": limit.hard,
+            "usual": limit.usual,
+            "peak": limit.peak,
+            "worst": limit.worst,
+            "worst_moment": limit.worst_moment,
+            "parts": {part.who: part.connections for part in limit.parts},
+        },
+        evidence_sql={"server": run_sql.SLOTS, "pooler-clients": run_sql.POOLER}.get(limit.kind, run_sql.ROLE_LIMITS),
+        remedy=_remedy(fleet, limit, changes),
+    )
+
+
+def _remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> str:
+    if changes is None:
+        pools = sum(part.pools for part in limit.parts)
+        fixed = sum(part.connections or 0 for part in limit.parts if not part.pools)
+        more = pools + fixed - limit.limit
+        if more <= 0:
+            return "No size of the pools keeps every limit at once: raise the limits that are named here"
+        raised = f"raise the limit by {more} at least"
+        return f"Even one connection each is too many ({pools + fixed}): put a pooler between, or {raised}"
+    names = {part.who for part in limit.parts}
+    wanted = [change for change in changes if change.who in names]
+    sizes = "; ".join(f"{c.who}: max_open {'unlimited' if c.now is None else c.now} -> {c.to}" for c in wanted)
+    how = f", or max_connections {fleet.server.max_connections + (limit.worst or 0) - limit.limit}"
+    return sizes + (how if limit.kind == "server" and limit.worst is not None else "")
+
+
+def _healthy(tightest: LimitCheck) -> Finding:
+    where = _CODES[tightest.kind][2].format(name=tightest.name)
+    return Finding(
+        code="healthy",
+        severity="info",
+        confidence="certain",
+        layer="application",
+        summary=f"Every limit is kept; tightest are {where}: {tightest.worst} of {tightest.limit} at worst "
+        f"({tightest.worst_moment})",
+        evidence={"worst": tightest.worst, "limit": tightest.limit, "worst_moment": tightest.worst_moment},
+    )
