@@ -16,8 +16,8 @@ from statistics import fmean
 from poolctl.observe.snapshot import Backend, Observation, PoolFigures, ServerFacts, ServerSample
 from poolctl.sizing.figures import Figure, Figures, Window, measured
 
-OURS = ("poolctl",)
-"""Applications that are poolctl's own."""
+OURS = frozenset({"poolctl", "poolctl observer"})
+"""Sessions of poolctl's that look. Those of ``simulate`` and of sweeps are load like any other."""
 
 WINDOW = 10.0
 """Seconds of a window, at least: the counters of a backend are flushed at most once a second, and only when its state
@@ -154,7 +154,7 @@ def effective_samples(counts: Sequence[int]) -> float:
 
 
 def _is_ours(backend: Backend) -> bool:
-    return backend.application.startswith(OURS)
+    return backend.application in OURS
 
 
 def _of(sample: ServerSample, application: str | None) -> list[Backend]:
