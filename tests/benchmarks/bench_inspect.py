@@ -1,0 +1,116 @@
+"""Inspect against pg_activity, on the same server in one run: time to the first answer, cost on the server.
+
+    python tests/benchmarks/bench_inspect.py [ROUNDS]
+
+pg_activity has to be installed beside poolctl (``pip install pg_activity``). Figures are medians of interleaved
+rounds; what is quoted is the ratio, never a time.
+"""
+
+import fcntl
+import os
+import pty
+import select
+import statistics
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from poolctl.engines.sandbox import Sandbox
+from poolctl.observe.postgres import Postgres
+
+SESSIONS = (50, 500)
+
+
+def first_paint(arguments: list[str], environment: dict[str, str], needle: bytes) -> float:
+    """Seconds from the start of a terminal program until ``needle`` is on its screen."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+    began = time.perf_counter()
+    process = subprocess.Popen(arguments, stdin=slave, stdout=slave, stderr=slave, env=environment, close_fds=True)
+    os.close(slave)
+    seen = b""
+    try:
+        while needle not in seen and time.perf_counter() - began < 30:
+            if select.select([master], (), (), 0.5)[0]:
+                try:
+                    seen += os.read(master, 1 << 16)
+                except OSError:
+                    break
+        return time.perf_counter() - began
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)
+
+
+def environment_for(conninfo: str) -> dict[str, str]:
+    values = conninfo_to_dict(conninfo)
+    names = {"host": "PGHOST", "port": "PGPORT", "user": "PGUSER", "dbname": "PGDATABASE", "password": "PGPASSWORD"}
+    return {**os.environ, "TERM": "xterm", **{names[key]: str(values[key]) for key in names if key in values}}
+
+
+def measure(sandbox: Sandbox, sessions: int, rounds: int) -> None:
+    program = Path(sys.executable).with_name("pg_activity")
+    environment = environment_for(sandbox.admin_conninfo)
+    opened = [psycopg.connect(sandbox.direct_conninfo, autocommit=True) for _ in range(sessions)]
+    try:
+        window = 3.0
+        ours, theirs = [], []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            subprocess.run(
+                [sys.executable, "-m", "poolctl", "inspect", "--for", f"{window}s", "--quiet"],
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                check=True,
+            )
+            ours.append(time.perf_counter() - began)
+            if program.exists():
+                theirs.append(first_paint([str(program), "--no-db-size"], environment, b"PID"))
+        print(f"{sessions} sessions")
+        print(f"  inspect, whole: {statistics.median(ours):.2f} s with a window of {window} s")
+        if theirs:
+            goal = statistics.median(theirs) / 2 + window
+            ratio = statistics.median(o / (t / 2 + window) for o, t in zip(ours, theirs, strict=True))
+            print(f"  pg_activity to first paint: {statistics.median(theirs):.2f} s; allowed {goal:.2f} s")
+            print(f"  ratio to what is allowed: {ratio:.2f} (goal: at most 1)")
+        cost_of_look(sandbox)
+    finally:
+        for connection in opened:
+            connection.close()
+
+
+def cost_of_look(sandbox: Sandbox) -> None:
+    """Server time of one look, by pg_stat_statements."""
+    with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as admin:
+        admin.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
+        looker = Postgres(sandbox.admin_conninfo)
+        looker.look()
+        admin.execute("SELECT pg_stat_statements_reset()")
+        looks = 20
+        for _ in range(looks):
+            looker.look()
+        row = admin.execute(
+            "SELECT sum(total_exec_time), sum(calls) FROM pg_stat_statements "
+            "WHERE query NOT LIKE '%pg_stat_statements_reset%'"
+        ).fetchone()
+        looker.close()
+        assert row is not None
+        print(f"  server time of one look: {row[0] / looks:.2f} ms in {row[1] / looks:.0f} statements (goal: below 10)")
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    with Sandbox.start(max_connections=max(SESSIONS) + 30) as sandbox:
+        for sessions in SESSIONS:
+            measure(sandbox, sessions, rounds)
+
+
+if __name__ == "__main__":
+    main()
