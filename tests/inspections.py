@@ -23,6 +23,8 @@ from poolctl.report.inspected import Inspection
 NIGHT = 1_795_400_000.0
 """When everything here happened."""
 
+LESS = "max_connections 100 less 3 kept back"
+
 SERVER = Source("postgres", "db1.test:5432/shop")
 HOST = Source("host", "")
 
@@ -64,7 +66,7 @@ def leaking() -> Inspection:
         "certain",
         "application",
         "shop-api holds 80 of 97 usable slots in transactions that nobody ends; 0 slots are free",
-        {"survivors": 80, "oldest_transaction_time": 412.0, "median_transaction_time": 0.02, "released": 0},
+        {"survivors": 80, "oldest_age": 412.0, "median_transaction": 0.02, "released": 0},
         "SELECT pid, application_name, now() - xact_start AS age\n  FROM pg_stat_activity\n"
         " WHERE state = 'idle in transaction' ORDER BY xact_start",
         (holder, replace(holder, client="10.0.0.8", process=None, route=None, pids=tuple(range(4800, 4850)))),
@@ -103,9 +105,9 @@ def leaking() -> Inspection:
         Diagnosis(
             (leak, full),
             (
-                Limit("max_connections 100 less 3 reserved", "server", 97, 97, 0, True, 0.0),
-                Limit("CONNECTION LIMIT of app", "role", 120, 84, 36, False, 214.0),
-                Limit("CONNECTION LIMIT of shop", "database", 200, 97, 103),
+                Limit("max_connections", "server", 97, 97, 0, True, None, LESS),
+                Limit("CONNECTION LIMIT of role app", "role", 120, 84, 36, False, 214.0),
+                Limit("CONNECTION LIMIT of database shop", "database", 200, 97, 103),
             ),
             groups,
             Concurrency(4.25, 5, 5, 6, "samples and counters"),
@@ -128,7 +130,7 @@ def healthy() -> Inspection:
         Observation(seen(4, backends(12, "idle"), backends(2, "active", first=4800)), facts(), (SERVER,), 1.0),
         Diagnosis(
             (found,),
-            (Limit("max_connections 100 less 3 reserved", "server", 97, 14, 83, True),),
+            (Limit("max_connections", "server", 97, 14, 83, note=LESS),),
             groups,
             Concurrency(1.8, 3, 3, 3, "samples"),
         ),
@@ -215,7 +217,7 @@ def undetermined() -> Inspection:
             (
                 Limit("pool_size of app@shop", "pgbouncer", 20, 20, 0, True, None, "31 clients wait, oldest 17.4 s"),
                 Limit("max_client_conn", "pgbouncer", 100, 51, 49),
-                Limit("max_connections 100 less 3 reserved", "server", 97, 23, 74),
+                Limit("max_connections", "server", 97, 23, 74, note=LESS),
             ),
             (Group("orders", "app", "shop", None, 20, {"idle": 20}, 88.0, None, 20),),
             Concurrency(0, 0, 0, 0, "samples"),
@@ -265,7 +267,9 @@ def many() -> Inspection:
     holders = tuple(Holder(f"service-{number}", "app", f"10.0.0.{number}", (number,)) for number in range(40))
     finding = replace(whole.diagnosis.findings[0], holders=holders, evidence={f"number_{n}": n for n in range(30)})
     groups = tuple(Group(f"service-{number}", "app", "shop", None, 1, {"idle": 1}) for number in range(40))
-    limits = tuple(Limit(f"CONNECTION LIMIT of role{number}", "role", 50, number, 50 - number) for number in range(40))
+    limits = tuple(
+        Limit(f"CONNECTION LIMIT of role r{number}", "role", 50, number, 50 - number) for number in range(40)
+    )
     return replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,), groups=groups, limits=limits))
 
 

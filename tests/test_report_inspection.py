@@ -93,7 +93,7 @@ def test_each_finding_tells_its_confidence_its_numbers_and_what_it_frees() -> No
 
     assert "leak-in-transaction (application, certain); the remedy frees 80 slots" in text
     assert "slots-exhausted (database, certain); the remedy frees no slot" in text
-    assert "Why     survivors 80, oldest transaction time 6.87 min" in text
+    assert "Why     survivors 80, oldest age 6.87 min" in text
     assert "Why     used 97, usable 97, free 0" in text
 
 

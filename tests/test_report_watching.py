@@ -85,7 +85,7 @@ def test_without_a_terminal_a_line_is_written_when_the_verdict_changes_and_now_a
     ]
     assert stream.getvalue().splitlines()[1] == (
         "02:13:23 UTC CRITICAL leak-in-transaction: shop-api holds 80 of 97 usable slots in transactions that nobody "
-        "ends; 0 slots are free; max_connections 100 less 3 reserved: 97 of 97"
+        "ends; 0 slots are free; max_connections: 97 of 97"
     )
 
 

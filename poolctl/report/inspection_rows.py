@@ -55,9 +55,11 @@ def limit_table(limits: Sequence[Limit], *, bars: str = "") -> Table:
 
 def limit_name(limit: Limit) -> str:
     """What an operator would change, whose it is, and whether it binds first."""
-    name = neutralize(limit.name, NAME_LIMIT)
+    # Names of roles' and databases' limits say already whose they are.
+    scope = "" if limit.scope in ("role", "database") else f"{limit.scope} "
+    name = f"{scope}{neutralize(limit.name, NAME_LIMIT)}"
     note = f" ({neutralize(limit.note, SENTENCE_LIMIT)})" if limit.note else ""
-    return f"{'binds first: ' if limit.binds else ''}{limit.scope} {name}{note}"
+    return f"{'binds first: ' if limit.binds else ''}{name}{note}"
 
 
 def group_table(groups: Sequence[Group], *, wide: bool = False, short: bool = False) -> Table:

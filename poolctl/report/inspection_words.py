@@ -4,8 +4,11 @@ Decides what stands first, how a holder is named, and what a reader has to know 
 foreign name in it is neutralized here.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
 
 from poolctl.diagnose.finding import Finding, Holder, worst_first
 from poolctl.observe.snapshot import Source
@@ -21,6 +24,8 @@ MOST_EVIDENCE = 10
 NAME_LIMIT = 60
 QUERY_LIMIT = 160
 TARGET_LIMIT = 120
+
+_TIMES = re.compile(r"(^|_)(age|pause|spread|(?<!in_)use|hold|wait|time|lag|end|transaction|window|left)(_|$)")
 
 KINDS = {
     "postgres": "PostgreSQL",
@@ -49,7 +54,7 @@ def about(finding: Finding) -> str:
 
 def evidence_of(finding: Finding) -> str:
     """The finding's numbers on one line, "" without any."""
-    items = evidence_items(finding.evidence)
+    items = evidence_items({name: _told(name, value) for name, value in finding.evidence.items()})
     told = [f"{item.name.replace('_', ' ')} {item.value}" for item in items[:MOST_EVIDENCE]]
     return ", ".join(told) + (", ..." if len(items) > MOST_EVIDENCE else "")
 
@@ -130,6 +135,11 @@ def sql_of(findings: Sequence[Finding]) -> tuple[tuple[str, str], ...]:
         if finding.evidence_sql:
             codes.setdefault(neutralize(finding.evidence_sql, None), []).append(neutralize(finding.code, 40))
     return tuple((", ".join(dict.fromkeys(names)), sql) for sql, names in codes.items())
+
+
+def _told(name: str, value: Any) -> Any:
+    """Seconds by what they are: counts are whole numbers, so a fraction under such a name is a time."""
+    return format_duration(value) if isinstance(value, float) and isfinite(value) and _TIMES.search(name) else value
 
 
 def _names(holder: Holder) -> Iterator[str]:
