@@ -122,6 +122,10 @@ class Workload:
         self._budget -= 1
         return self._budget >= 0
 
+    def is_bounded(self, worker: Worker) -> bool:
+        """Whether ``takes_request`` can ever say no to ``worker``."""
+        return worker.requests_left is not None or (not worker.is_burst and self._budget is not None)
+
     def takes_request(self, worker: Worker) -> bool:
         """Whether ``worker`` may begin one more request: the steady ones share the instance's, a burst has its own."""
         if worker.requests_left is not None:

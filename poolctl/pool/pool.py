@@ -55,6 +55,8 @@ class Pool:
         self._expires_at_acquire = self._expires is not None and "acquire" in self.rules.lifetime_checked
         self._expires_at_release = self._expires is not None and "release" in self.rules.lifetime_checked
         self._cleaned_lifetime = self._expires if "cleaner" in self.rules.lifetime_checked else None
+        limits = [limit for limit in (settings.max_idle_time, self._cleaned_lifetime) if limit is not None]
+        self._shortest_limit = min(limits, default=None)
         self._pop_idle = -1 if self.rules.idle_order == "lifo" else 0
         self._idle: list[Connection] = []
         self._waiters = Waiters(self.rules.waiter_order, random)
@@ -177,7 +179,7 @@ class Pool:
 
     def clean(self, now: float) -> list[Action]:
         """One tick of the cleaner: close what has been idle or alive for too long, idle time first."""
-        shortest = self._shortest_limit()
+        shortest = self._shortest_limit
         if self._open == 0 or shortest is None:
             self._clean_at = None
             return []
@@ -293,7 +295,8 @@ class Pool:
             self._idle.append(connection)
             if self._counts.exhausted_since is not None:
                 self._recover(now)
-            self._start_cleaner(now)
+            if self._shortest_limit is not None and self._clean_at is None:
+                self._clean_at = now + max(self._shortest_limit, SHORTEST_CLEANING_INTERVAL)
             return False
         self._counts.max_idle += 1
         return True
@@ -372,16 +375,6 @@ class Pool:
             self._background_busy = True
             actions.append(Open(self._background.popleft()))
             self._begin_opening(now)
-
-    def _shortest_limit(self) -> float | None:
-        limits = (self.settings.max_idle_time, self._cleaned_lifetime)
-        return min((limit for limit in limits if limit is not None), default=None)
-
-    def _start_cleaner(self, now: float) -> None:
-        if self._clean_at is None:
-            shortest = self._shortest_limit()
-            if shortest is not None:
-                self._clean_at = now + max(shortest, SHORTEST_CLEANING_INTERVAL)
 
 
 class _Counts:

@@ -19,6 +19,7 @@ from typing import Any
 from poolctl.engines.live import run_on
 from poolctl.engines.pod.native_pool import NativePool
 from poolctl.engines.pod.timers import Timers
+from poolctl.engines.pod.wire import Wire
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.servers import ThrowAwayServers
 from poolctl.pool import Connection, PoolSettings
@@ -88,11 +89,14 @@ class Taker:
         self.queued_at: float | None = None
         self.connection: Connection | None = None
 
-    def on_connection(self, connection: Connection, now: float) -> None:
+    def use(self, client: "Taker", connection: Connection, now: float) -> None:
         self.connection = connection
 
-    def on_failure(self, kind: ErrorKind, now: float) -> None:
+    def fail(self, client: "Taker", kind: ErrorKind, now: float) -> None:
         raise SystemExit(kind.message)
+
+    def answered(self, wire: Wire, now: float) -> None: ...
+    def opened(self, connect_time: float, now: float) -> None: ...
 
 
 def acquire_and_release(servers: ThrowAwayServers, rounds: int) -> None:
@@ -102,9 +106,7 @@ def acquire_and_release(servers: ThrowAwayServers, rounds: int) -> None:
     sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
     assert sandbox is not None
     settings, taker, clock = PoolSettings(max_open=4, max_idle=4), Taker(), time.monotonic
-    ours = NativePool(
-        settings, Random(1), sandbox.direct_conninfo, Timers(), clock, lambda wire, now: None, lambda took, now: None
-    )
+    ours = NativePool(settings, Random(1), sandbox.direct_conninfo, Timers(), clock, taker)
     ours.acquire(taker, clock())
     while taker.connection is None:
         ours.wait(0.1)

@@ -18,6 +18,7 @@ class Books:
 
     def __init__(self, job: Job, link: Link, ends_at: float) -> None:
         self.tally = Tally()
+        self._record_wait, self._record_use = self.tally.wait_time.record, self.tally.use_time.record
         self.lag = Histogram()
         self.acquired = self.errors = 0
         """From the start, warm-up included."""
@@ -33,31 +34,20 @@ class Books:
         """Whether a request due at ``due`` is counted, and with it each of its acquires."""
         return due >= self._warmup
 
-    def acquire_ended(
-        self,
-        counted: bool,
-        due: float,
-        queued_at: float | None,
-        now: float,
-        kind: ErrorKind | None = None,
-        *,
-        timed_out: bool = False,
+    def acquire_succeeded(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
+        self.acquired += 1
+        if counted:
+            self.tally.acquired += 1
+            self._wait_ended(due, queued_at, now)
+
+    def acquire_failed(
+        self, counted: bool, due: float, queued_at: float | None, now: float, kind: ErrorKind, *, timed_out: bool
     ) -> None:
-        """An acquire ended, with a connection (``kind`` None) or without."""
-        if kind is None:
-            self.acquired += 1
-        else:
-            self.errors += 1
+        self.errors += 1
         if not counted:
             return
+        self._wait_ended(due, queued_at, now)
         tally = self.tally
-        tally.wait_time.record(now - due)
-        if queued_at is not None:
-            tally.queued_count += 1
-            tally.queued_time += now - queued_at
-        if kind is None:
-            tally.acquired += 1
-            return
         tally.error(kind, now)
         self._servers = 0
         if timed_out:
@@ -70,10 +60,11 @@ class Books:
     def released(self, counted: bool, due: float, acquired_at: float, now: float) -> None:
         if not counted:
             return
-        self.tally.released += 1
-        self.tally.use_time.record(now - acquired_at)
+        tally = self.tally
+        tally.released += 1
+        self._record_use(now - acquired_at)
         if now <= self._ends_at:
-            self.tally.released_in_time += 1
+            tally.released_in_time += 1
         if self._servers and len(self._replay) < REPLAY_LIMIT:
             self._replay.append((due, acquired_at, now))
 
@@ -103,6 +94,12 @@ class Books:
 
     def close(self, at: float, stats: PoolStats) -> None:
         self._link.done(self._progress(at, stats, self._ideal()))
+
+    def _wait_ended(self, due: float, queued_at: float | None, now: float) -> None:
+        self._record_wait(now - due)
+        if queued_at is not None:
+            self.tally.queued_count += 1
+            self.tally.queued_time += now - queued_at
 
     def _progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
         cpu = time.process_time() - self._cpu_at_start

@@ -24,13 +24,13 @@ END_CHECK = 0.02
 
 class Client:
     """Who makes requests, one at a time: a closed loop (``worker``) many, an arrival one. ``due``: when the present
-    acquire was wanted."""
+    acquire was wanted; ``until``: when a closed loop begins no more, ``has_budget``: it may end before that."""
 
     __slots__ = (
-        "_loop",
         "attempt",
         "counted",
         "due",
+        "has_budget",
         "held",
         "hold",
         "holds",
@@ -40,13 +40,18 @@ class Client:
         "random",
         "slowed",
         "state",
+        "thinks",
         "ticket",
+        "until",
         "worker",
     )
 
     def __init__(self, loop: "Loop", hold: Distribution, random: Random, worker: Worker | None = None) -> None:
-        self._loop = loop
         self.hold, self.random, self.worker = hold, random, worker
+        self.thinks = worker is not None and worker.think.mean > 0
+        self.has_budget = worker is not None and loop.workload.is_bounded(worker)
+        until = None if worker is None else worker.until
+        self.until = loop.ends_at if until is None else min(until, loop.ends_at)
         self.due = self.holds_until = 0.0
         self.counted = self.leaks = self.slowed = False
         self.held: list[tuple[Connection, float]] = []
@@ -54,12 +59,6 @@ class Client:
         self.state = ""
         self.ticket = self.attempt = 0
         self.queued_at: float | None = None
-
-    def on_connection(self, connection: Connection, now: float) -> None:
-        self._loop.use(self, connection, now)
-
-    def on_failure(self, kind: ErrorKind, now: float) -> None:
-        self._loop.fail(self, kind, now)
 
 
 def drive(job: Job, link: Link) -> None:
@@ -74,35 +73,29 @@ class Loop:
         self._job = job
         self._link = link
         self._load = job.scenario.load
-        self._workload = Workload(job)
-        self._begins_at, self._ends_at = job.begins_at, self._workload.ends_at
+        self._warmup = self._load.warmup
+        self.workload = Workload(job)
+        self._begins_at, self.ends_at = job.begins_at, self.workload.ends_at
         self._statement = statement(job).encode()
         self._parameter = parameter(job)
         self._takes_hold = takes_hold(job)
         self.each = self._load.connections_per_request
         self._prepared = job.prepared
-        self._is_ever_slow = self._workload.is_ever_slow
+        self._is_ever_slow = self.workload.is_ever_slow
         self._ever_leaks = job.scenario.leak.every > 0
         self._leak_shape = job.scenario.leak.shape
         self.clock = link.wait_for_start()
         self._timers = Timers()
-        self._books = Books(job, link, self._ends_at)
-        self._pool = NativePool(
-            job.scenario.pool,
-            self._workload.stream("pool"),
-            job.conninfo,
-            self._timers,
-            self.clock,
-            self._answered,
-            self._count_opening,
-        )
+        self._books = Books(job, link, self.ends_at)
+        pool_random = self.workload.stream("pool")
+        self._pool = NativePool(job.scenario.pool, pool_random, job.conninfo, self._timers, self.clock, self)
         self._clients: set[Client] = set()
         self._using = 0
         self._sources = 0
         self._over = False
         self._returning: deque[Client] = deque()
-        self._arrivals = self._workload.arrivals()
-        self._arrival_holds = self._workload.stream("holds")
+        self._arrivals = self.workload.arrivals()
+        self._arrival_holds = self.workload.stream("holds")
 
     def run(self) -> None:
         self._plan()
@@ -121,7 +114,7 @@ class Loop:
 
     def _plan(self) -> None:
         begins_at, timers = self._begins_at, self._timers
-        for worker in self._workload.workers():
+        for worker in self.workload.workers():
             self._sources += 1
             client = Client(self, worker.hold, worker.random, worker)
             timers.at(max(worker.begins_at, begins_at), self._work, client)
@@ -148,20 +141,16 @@ class Loop:
 
     def _work(self, client: Client, now: float) -> None:
         """A closed loop comes to its next request: think, then acquire."""
-        worker = client.worker
-        assert worker is not None
-        until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
-        if now >= until or not self._workload.takes_request(worker):
+        if now >= client.until or (client.has_budget and not self.workload.takes_request(_worker(client))):
             self._sources -= 1
-            return
-        think = worker.think.mean and worker.think.sample(worker.random)
-        if think:
-            self._timers.at(now + think, self._thought, (client, now + think))
+        elif client.thinks:
+            due = now + _worker(client).think.sample(client.random)
+            self._timers.at(due, self._thought, (client, due))
         else:
             self._begin(client, now, now)
 
     def _thought(self, thought: tuple[Client, float], now: float) -> None:
-        if now >= self._ends_at:
+        if now >= self.ends_at:
             self._sources -= 1
         else:
             self._begin_late(*thought, now)
@@ -173,8 +162,8 @@ class Loop:
 
     def _begin(self, client: Client, due: float, now: float) -> None:
         client.due = due
-        client.counted = self._books.counts(due)
-        client.leaks = self._ever_leaks and self._workload.next_leaks()
+        client.counted = due >= self._warmup
+        client.leaks = self._ever_leaks and self.workload.next_leaks()
         # Drawn now, not when it is served: variants of a scenario give the same request the same hold.
         if client.hold.mean:
             client.holds = [client.hold.sample(client.random) for _ in range(self.each)]
@@ -183,14 +172,15 @@ class Loop:
 
     def use(self, client: Client, connection: Connection, now: float) -> None:
         """The acquire succeeded: run the statement."""
-        self._books.acquire_ended(client.counted, client.due, client.queued_at, now)
-        client.held.append((connection, now))
-        hold = client.holds[len(client.held) - 1]
+        self._books.acquire_succeeded(client.counted, client.due, client.queued_at, now)
+        held = client.held
+        hold = client.holds[len(held)]
+        held.append((connection, now))
         client.holds_until = now + hold
         wire: Wire = connection.handle
         text = None
         if self._parameter is not None:
-            text = self._parameter(hold * self._workload.slow_factor(now) if self._is_ever_slow else hold)
+            text = self._parameter(hold * self.workload.slow_factor(now) if self._is_ever_slow else hold)
         self._using += 1
         if client.leaks and self._leak_shape == "in-transaction":
             query = self._statement if text is None else self._statement.replace(b"$1", f"'{text}'".encode())
@@ -198,15 +188,15 @@ class Loop:
         else:
             wire.send(self._statement, text, prepare=self._prepared)
         if wire.dead:
-            self._timers.at(now, self._answered, wire)
+            self._timers.at(now, self.answered, wire)
 
     def fail(self, client: Client, kind: ErrorKind, now: float) -> None:
         """The acquire ended without a connection, and with it the request."""
         overdue = kind is OVERDUE
-        self._books.acquire_ended(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
+        self._books.acquire_failed(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
         self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
 
-    def _answered(self, wire: Wire, now: float) -> None:
+    def answered(self, wire: Wire, now: float) -> None:
         """The statement on a connection in use has ended."""
         client: Client = wire.client
         if client.state != "using":
@@ -217,19 +207,24 @@ class Loop:
             self._end(client, now)
             return
         if not self._takes_hold:
-            factor = self._workload.slow_factor(now) if self._is_ever_slow and not client.slowed else 1.0
-            if factor > 1.0:
-                # A statement of the user's cannot be slowed itself: the server sleeps for the difference.
-                client.slowed = True
-                self._using += 1
-                extra = (factor - 1.0) * (now - client.held[-1][1])
-                wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
+            if self._is_ever_slow and self._is_slowed(client, wire, now):
                 return
             if client.holds_until > now:
                 self._using += 1
                 self._timers.at(client.holds_until, self._held, client)
                 return
         self._next_step(client, now)
+
+    def _is_slowed(self, client: Client, wire: Wire, now: float) -> bool:
+        """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
+        difference."""
+        factor = 1.0 if client.slowed else self.workload.slow_factor(now)
+        if factor > 1.0:
+            client.slowed = True
+            self._using += 1
+            extra = (factor - 1.0) * (now - client.held[-1][1])
+            wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
+        return factor > 1.0
 
     def _held(self, client: Client, now: float) -> None:
         self._using -= 1
@@ -284,7 +279,7 @@ class Loop:
             wire.send_script(b"COMMIT; BEGIN; SELECT 1")
             self._timers.at(now + LONG_HOLD_BEAT, self._beat, wire)
 
-    def _count_opening(self, connect_time: float, now: float) -> None:
+    def opened(self, connect_time: float, now: float) -> None:
         if self._books.counts(now):
             self._books.tally.connect_time.record(connect_time)
 
@@ -300,10 +295,10 @@ class Loop:
         self._books.warm(self._pool.rules.stats(now))
 
     def _look_whether_over(self, _: None, now: float) -> None:
-        if self._link.stopping or now >= self._ends_at + self._load.drain:
+        if self._link.stopping or now >= self.ends_at + self._load.drain:
             self._over = True
         elif not self._clients and not self._returning:
-            self._over = now >= self._ends_at or self._sources == 0
+            self._over = now >= self.ends_at or self._sources == 0
         elif self._load.duration is None and not self._using:
             self._over = self._is_stuck()
         self._timers.at(now + END_CHECK, self._look_whether_over)
@@ -313,3 +308,8 @@ class Loop:
         if self._pool.is_dialing or self._returning or self._pool.has_deadlines():
             return False
         return not self._timers.holds_any((self._work, self._thought, self._arrive))
+
+
+def _worker(client: Client) -> Worker:
+    assert client.worker is not None
+    return client.worker

@@ -8,7 +8,7 @@ and a dead connection found at acquire (driver.ErrBadConn) is thrown away and th
 from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from poolctl.engines.pod.poller import Poller, new_poller
 from poolctl.engines.pod.timers import Timers
@@ -35,14 +35,29 @@ class Acquirer(Protocol):
     queued_at: float | None
 
     def __hash__(self) -> int: ...
-    def on_connection(self, connection: Connection, now: float) -> None: ...
-    def on_failure(self, kind: ErrorKind, now: float) -> None: ...
 
 
-class NativePool:
-    """``on_answer`` is told when the statement on a connection in use has ended; ``on_opened`` how long each
-    opening took."""
+Client = TypeVar("Client", bound=Acquirer)
+Client_contra = TypeVar("Client_contra", bound=Acquirer, contravariant=True)
 
+
+class Owner(Protocol[Client_contra]):
+    """Whose pool it is: told what becomes of the acquires."""
+
+    def use(self, client: Client_contra, connection: Connection, now: float) -> None:
+        """An acquire succeeded."""
+
+    def fail(self, client: Client_contra, kind: ErrorKind, now: float) -> None:
+        """An acquire ended without a connection."""
+
+    def answered(self, wire: Wire, now: float) -> None:
+        """The statement on a connection in use has ended."""
+
+    def opened(self, connect_time: float, now: float) -> None:
+        """An opening succeeded."""
+
+
+class NativePool(Generic[Client]):
     def __init__(
         self,
         settings: PoolSettings,
@@ -50,23 +65,23 @@ class NativePool:
         conninfo: str,
         timers: Timers,
         clock: Callable[[], float],
-        on_answer: Callable[[Wire, float], None],
-        on_opened: Callable[[float, float], None],
+        owner: Owner[Client],
     ) -> None:
         self.rules = Pool(settings, random)
         self._patience = settings.acquire_timeout
         self._conninfo = conninfo.encode()
         self._timers = timers
         self._clock = clock
-        self._on_answer = on_answer
-        self._on_opened = on_opened
+        # Looked up once: these are called for every request.
+        self._use, self._fail, self._answered = owner.use, owner.fail, owner.answered
+        self._count_opened = owner.opened
         self._poller: Poller[Wire] = new_poller()
         self._dialing: dict[Wire, None] = {}
-        self._deadlines: deque[tuple[float, Acquirer, int]] = deque()
+        self._deadlines: deque[tuple[float, Client, int]] = deque()
         self._stillborn: deque[Wire] = deque()
         self._clean_at: float | None = None
 
-    def acquire(self, client: Acquirer, now: float) -> None:
+    def acquire(self, client: Client, now: float) -> None:
         client.ticket += 1
         client.attempt = 0
         client.queued_at = None
@@ -88,10 +103,15 @@ class NativePool:
             timeout = 0.0
         if self._deadlines:
             timeout = min(timeout, self._deadlines[0][0] - self._clock())
+        clock = self._clock
         for wire in self._poller.wait(timeout):
             # An event before it in this batch may have ended it.
-            if not wire.dead:
-                self._on_event(wire, self._clock())
+            if wire.dead:
+                continue
+            if wire.dialing:
+                self._go_on_dialing(wire, clock())
+            elif wire.receive() and wire.client is not None:
+                self._answered(wire, clock())
         if self._deadlines:
             self._expire(self._clock())
 
@@ -115,14 +135,15 @@ class NativePool:
         for connection in self.rules.drop_idle():
             self._close(connection)
 
-    def _try(self, client: Acquirer, now: float) -> None:
+    def _try(self, client: Client, now: float) -> None:
         while True:
             answer = self.rules.acquire(client, now, client.attempt)
             if type(answer) is Use:
-                if not answer.connection.handle.dead:
-                    self._give(client, answer.connection, now)
+                connection = answer.connection
+                if not connection.handle.dead:
+                    self._give(client, connection, now)
                     return
-                self._carry_out(self.rules.release(answer.connection, now, broken=True))
+                self._carry_out(self.rules.release(connection, now, broken=True))
             elif type(answer) is Open:
                 client.state = "opening"
                 self._dial(answer.connection, client, now)
@@ -136,17 +157,16 @@ class NativePool:
                 self._close(answer.connection)
             client.attempt += 1
 
-    def _give(self, client: Acquirer, connection: Connection, now: float) -> None:
+    def _give(self, client: Client, connection: Connection, now: float) -> None:
         client.state = "using"
-        wire: Wire = connection.handle
-        wire.client = client
-        client.on_connection(connection, now)
+        connection.handle.client = client
+        self._use(client, connection, now)
 
     def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             now = self._clock()
             if type(action) is HandOver:
-                client = cast(Acquirer, action.request)
+                client = cast(Client, action.request)
                 if action.connection.handle.dead:
                     self._carry_out(self.rules.release(action.connection, now, broken=True))
                     client.attempt += 1
@@ -158,9 +178,9 @@ class NativePool:
             elif type(action) is Open:
                 self._dial(action.connection, None, now)
             elif type(action) is Fail:
-                client = cast(Acquirer, action.request)
+                client = cast(Client, action.request)
                 client.state = ""
-                client.on_failure(action.error.args[0], now)
+                self._fail(client, action.error.args[0], now)
 
     def _expire(self, now: float) -> None:
         deadlines = self._deadlines
@@ -171,13 +191,13 @@ class NativePool:
             if client.state == "waiting":
                 self.rules.give_up(client, now)
                 client.state = ""
-                client.on_failure(OVERDUE, now)
+                self._fail(client, OVERDUE, now)
             else:
                 wire = next(w for w in self._dialing if w.client is client)
                 wire.error = OVERDUE
                 self._refused(wire, now)
 
-    def _dial(self, connection: Connection, client: Acquirer | None, now: float) -> None:
+    def _dial(self, connection: Connection, client: Client | None, now: float) -> None:
         wire = Wire(self._conninfo, self._poller, connection, now)
         connection.handle = wire
         wire.client = client
@@ -193,11 +213,7 @@ class NativePool:
             wire.error = ErrorKind("server", "ConnectionTimeout", None, "connection timeout expired")
             self._refused(wire, now)
 
-    def _on_event(self, wire: Wire, now: float) -> None:
-        if not wire.dialing:
-            if wire.receive() and wire.client is not None:
-                self._on_answer(wire, now)
-            return
+    def _go_on_dialing(self, wire: Wire, now: float) -> None:
         is_open = wire.dial()
         if is_open:
             self._opened(wire, now)
@@ -206,7 +222,7 @@ class NativePool:
 
     def _opened(self, wire: Wire, now: float) -> None:
         del self._dialing[wire]
-        self._on_opened(now - wire.began_at, now)
+        self._count_opened(now - wire.began_at, now)
         client, wire.client = wire.client, None
         actions = self.rules.opened(wire.connection, now)
         if client is not None:
@@ -221,7 +237,7 @@ class NativePool:
         self._carry_out(self.rules.open_failed(wire.connection, now, ConnectionError(kind)))
         if client is not None:
             client.state = ""
-            client.on_failure(kind, now)
+            self._fail(client, kind, now)
 
     def _close(self, connection: Connection) -> None:
         wire: Wire = connection.handle

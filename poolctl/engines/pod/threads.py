@@ -244,7 +244,7 @@ class Run:
                     self._note_lag(request)
                     # A pool that says no at once has let nobody wait.
                     due = now if error.at_once else request.due
-                    books.acquire_ended(
+                    books.acquire_failed(
                         request.counted, due, request.queued_at, now, error.kind, timed_out=error.timed_out
                     )
             raise
@@ -254,7 +254,7 @@ class Run:
             if not self._over:
                 if request.lag is not None:
                     self._note_lag(request)
-                books.acquire_ended(request.counted, request.due, request.queued_at, now)
+                books.acquire_succeeded(request.counted, request.due, request.queued_at, now)
         return connection
 
     def _use(self, connection: Any, hold: float, request: Request) -> None:
