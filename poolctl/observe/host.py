@@ -1,0 +1,344 @@
+"""What the operating system says of the server and its clients, without any connection.
+
+Works while the server refuses everybody: its processes' titles tell who holds the slots, the sockets tell which
+process here stands behind a client's port. Decides which processes are those of the server in question, for others may
+run beside it: by the process ids and ports that it reported, else by who listens where poolctl connects to.
+"""
+
+import os
+import socket
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import psutil
+
+from poolctl.observe.cores import usable_cores
+from poolctl.observe.owners import SocketOwners, sockets_of
+from poolctl.observe.processes import (
+    Times,
+    backend_titles,
+    children_of,
+    listener,
+    parent_of,
+    ports_of,
+    shares_network,
+)
+from poolctl.observe.redaction import redacted
+from poolctl.observe.snapshot import (
+    BackendTitle,
+    ClientProcess,
+    HostSample,
+    ServerFacts,
+    ServerSample,
+    Source,
+)
+from poolctl.observe.sockets import (
+    CLOSE_WAIT,
+    ESTABLISHED,
+    LISTEN,
+    End,
+    TcpSocket,
+    plain_address,
+    tcp_sockets,
+    unix_sockets,
+    waiting_by_port,
+)
+from poolctl.observe.titles import Names
+
+
+class Host:
+    """The machine poolctl runs on. ``look`` never raises; ``source`` says how it went and what it could not see.
+
+    ``address`` and ``port`` are where poolctl reaches the server: an IP address, a name of this machine, the folder of
+    a Unix socket ("" for libpq's), or None where the server's facts have to say whether it is here. ``pooler_ports``
+    are of poolers here, whose clients and listen queues are wanted, too.
+    """
+
+    def __init__(
+        self, address: str | None = None, port: int | None = None, *, pooler_ports: Iterable[int] = ()
+    ) -> None:
+        self._address = address
+        self._port = port
+        self._pooler_ports = frozenset(pooler_ports)
+        self._postmaster: psutil.Process | None = None
+        self._owners = SocketOwners()
+        self._commands: dict[psutil.Process, str] = {}
+        self._unix_ends: dict[tuple[int, float | None], tuple[int, ...]] = {}
+        self._before: Times | None = None
+        self.source = Source("host", "this machine")
+
+    def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+        """The state now. Backends of ``server`` decide which processes are its own; without it titles alone do."""
+        try:
+            sample, reason = self._look(server, facts)
+        except (OSError, psutil.Error) as error:
+            self.source = replace(self.source, ok=False, reason=f"the process list cannot be read: {_why(error)}")
+            return None
+        self.source = replace(self.source, ok=True, reason=reason)
+        return sample
+
+    def close(self) -> None:
+        """Nothing is kept open between looks."""
+
+    def _look(self, server: ServerSample | None, facts: ServerFacts | None) -> tuple[HostSample, str]:
+        here = _Addresses.read()
+        is_here = here.has(self._address) if self._address is not None else facts is not None and facts.is_local
+        table = _Sockets.read(self._owners)
+        postmaster = self._find_postmaster(server, table, is_here)
+        family = children_of(postmaster)
+        titles = backend_titles(family, _names(server, facts))
+        clients = _clients(titles, server)
+        own_ports = ports_of(postmaster, table.listening)
+        held = {
+            one.remote: one
+            for one in table.tcp
+            if one.remote in clients
+            and one.state in _OPEN
+            and one.inode
+            and one.local.port in (own_ports or {one.local.port})
+        }
+        ports = own_ports | {one.local.port for one in held.values()} | self._pooler_ports
+        if self._port is not None:
+            ports.add(self._port)
+        sees_all = (
+            table.is_complete
+            and postmaster is not None
+            and shares_network(postmaster)
+            and (bool(held) or not any(here.has(client.address) for client in clients))
+        )
+        unix = self._unix_clients(titles)
+        wanted = [one for one in table.tcp if self._is_client_end(one, ports, here)]
+        owners = table.owners({one.inode for one in wanted} | set(unix), {process.pid for process in family})
+        times = Times.read(postmaster, family)
+        cpu_share, server_cpu = times.since(self._before)
+        self._before = times
+        sample = HostSample(
+            has_server=postmaster is not None,
+            titles=_without_own(titles, server, wanted, unix, owners),
+            processes=self._client_processes(wanted, unix, owners),
+            unowned_ports=_unowned(held, table.tcp, here) if sees_all else (),
+            unowned_backends=tuple(sorted(pid for inode, pid in unix.items() if inode < 0 and pid is not None)),
+            sees_all_sockets=sees_all,
+            cores=usable_cores(postmaster.pid) if postmaster is not None else None,
+            cpu_share=cpu_share,
+            server_cpu=server_cpu,
+            listen_queues=table.waiting(ports if is_here or postmaster is not None else self._pooler_ports),
+        )
+        unnamed = sum(one.inode not in owners for one in wanted)
+        return sample, _what_is_missing(postmaster is not None, is_here, unnamed)
+
+    def _find_postmaster(self, server: ServerSample | None, table: "_Sockets", is_here: bool) -> psutil.Process | None:
+        if self._postmaster is not None and not self._postmaster.is_running():
+            self._postmaster = None
+        if server is not None and server.backends:
+            self._postmaster = parent_of(server.backends)
+        elif self._postmaster is None and is_here:
+            folder = self._address if self._address is not None and self._address.startswith(("/", "@")) else None
+            folder = "" if self._address == "" else folder
+            inodes = [inode for inode, port in table.listening.items() if port == self._port]
+            self._postmaster = listener(folder, self._port, inodes)
+        return self._postmaster
+
+    def _is_client_end(self, one: TcpSocket, ports: Collection[int], here: "_Addresses") -> bool:
+        """Whether it is a client's end of a connection to the server or a pooler in question."""
+        if one.state != ESTABLISHED or not one.inode or one.remote.port not in ports:
+            return False
+        return one.remote.address == self._address or here.has(one.remote.address)
+
+    def _unix_clients(self, titles: Iterable[BackendTitle]) -> dict[int, int | None]:
+        """Backends by the inode of their client's end of a Unix socket, a negative one where nobody holds it; None
+        for a client of a pooler."""
+        local = [title for title in titles if title.client == "local"]
+        keys = {(title.pid, title.started_at) for title in local}
+        self._unix_ends = {key: ends for key, ends in self._unix_ends.items() if key in keys}
+        if not local and not self._pooler_ports:
+            return {}
+        known = unix_sockets()
+        poolers = tuple(f"{_SOCKET}{port}" for port in self._pooler_ports)
+        found: dict[int, int | None] = {
+            one.peer: None for one in known.values() if one.peer and poolers and one.path.endswith(poolers)
+        }
+        for title in local:
+            key = (title.pid, title.started_at)
+            if key not in self._unix_ends:
+                held = (inode for inode in sockets_of(title.pid) if inode in known)
+                self._unix_ends[key] = tuple(inode for inode in held if _SOCKET in known[inode].path)
+            for inode in self._unix_ends[key]:
+                if inode in known:
+                    found[known[inode].peer or -inode] = title.pid
+        return found
+
+    def _client_processes(
+        self, ends: Iterable[TcpSocket], unix: dict[int, int | None], owners: dict[int, int]
+    ) -> tuple[ClientProcess, ...]:
+        connections: list[tuple[int, int | None, int | None]]
+        connections = [(one.local.port, None, owners.get(one.inode)) for one in ends]
+        connections += [(0, backend, owners.get(inode)) for inode, backend in unix.items() if inode > 0]
+        described: dict[int, ClientProcess | None] = {os.getpid(): None}
+        found: list[ClientProcess] = []
+        for port, backend, pid in sorted(connections, key=lambda one: (one[2] or 0, one[0])):
+            if pid is None:
+                continue
+            if pid not in described:
+                described[pid] = self._describe(pid)
+            process = described[pid]
+            if process is not None:
+                found.append(replace(process, port=port, backend_pid=backend))
+        self._commands = {process: text for process, text in self._commands.items() if process.pid in described}
+        return tuple(found)
+
+    def _describe(self, pid: int) -> ClientProcess | None:
+        try:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                if process not in self._commands:
+                    self._commands[process] = redacted(process.cmdline()) or process.name()
+                return ClientProcess(
+                    port=0,
+                    pid=pid,
+                    command=self._commands[process],
+                    status=process.status(),
+                    started_at=process.create_time(),
+                    threads=process.num_threads(),
+                )
+        except psutil.Error:
+            return None
+
+
+_OPEN = (ESTABLISHED, CLOSE_WAIT)
+_SOCKET = "/.s.PGSQL."
+
+
+class _Addresses(NamedTuple):
+    """Of this machine."""
+
+    own: frozenset[str]
+
+    @classmethod
+    def read(cls) -> "_Addresses":
+        interfaces = psutil.net_if_addrs().values()
+        families = (socket.AF_INET, socket.AF_INET6)
+        own = {plain_address(one.address) for ones in interfaces for one in ones if one.family in families}
+        return cls(frozenset(own | {"", "::1", "localhost", "local", socket.gethostname()}))
+
+    def has(self, address: str) -> bool:
+        """Whether an IP address, a name or the folder of a Unix socket leads here; other names are not looked up."""
+        return address in self.own or address.startswith(("127.", "/", "@"))
+
+
+class _Sockets(NamedTuple):
+    """The TCP sockets of this machine, and how to find out whose they are. Off Linux an "inode" is the owner's pid."""
+
+    tcp: list[TcpSocket]
+    owners: Callable[[Collection[int], Collection[int]], dict[int, int]]
+    waiting: Callable[[Collection[int]], dict[int, int]]
+    is_complete: bool
+
+    @property
+    def listening(self) -> dict[int, int]:
+        """Ports by inode."""
+        return {one.inode: one.local.port for one in self.tcp if one.state == LISTEN}
+
+    @classmethod
+    def read(cls, owners: SocketOwners) -> "_Sockets":
+        if psutil.LINUX:
+            tcp = tcp_sockets()
+            return cls(
+                tcp,
+                lambda inodes, unlike: owners.find([inode for inode in inodes if inode > 0], unlike=unlike),
+                lambda ports: waiting_by_port(tcp, set(ports)),
+                bool(tcp),
+            )
+        portable, is_complete = _portable_sockets()
+        return cls(portable, lambda inodes, _: {pid: pid for pid in inodes}, lambda _: {}, is_complete)
+
+
+def _portable_sockets() -> tuple[list[TcpSocket], bool]:
+    """What psutil finds, and whether that is all: on macOS only root sees other users' sockets."""
+    states = {psutil.CONN_ESTABLISHED: ESTABLISHED, psutil.CONN_CLOSE_WAIT: CLOSE_WAIT, psutil.CONN_LISTEN: LISTEN}
+    is_complete = True
+    try:
+        connections: list[tuple[Any, Any, str, int | None]]
+        connections = [(one.laddr, one.raddr, one.status, one.pid) for one in psutil.net_connections("tcp")]
+    except psutil.AccessDenied:
+        connections, is_complete = [], False
+        for process in psutil.process_iter():
+            with suppress(psutil.Error):
+                own = process.net_connections("tcp")
+                connections += [(one.laddr, one.raddr, one.status, process.pid) for one in own]
+    return [
+        TcpSocket(_end(local), _end(remote), states[status], pid or 0)
+        for local, remote, status, pid in connections
+        if status in states and local
+    ], is_complete
+
+
+def _end(address: Any) -> End:
+    return End(plain_address(address[0]), address[1]) if address else End("", 0)
+
+
+def _names(server: ServerSample | None, facts: ServerFacts | None) -> Names:
+    backends = server.backends if server is not None else ()
+    users = {backend.user for backend in backends if backend.user}
+    databases = {backend.database for backend in backends if backend.database}
+    if facts is not None:
+        users |= {role.name for role in facts.roles}
+        databases |= {database.name for database in facts.databases}
+    return Names(users=users, databases=databases)
+
+
+def _clients(titles: Iterable[BackendTitle], server: ServerSample | None) -> set[End]:
+    """The clients' ends of all backends' connections over TCP."""
+    ends = [(title.client, title.client_port) for title in titles]
+    ends += [(backend.client, backend.client_port) for backend in (server.backends if server is not None else ())]
+    return {End(plain_address(address), port) for address, port in ends if address and port and address != "local"}
+
+
+def _unowned(held: dict[End, TcpSocket], sockets: Iterable[TcpSocket], here: "_Addresses") -> tuple[int, ...]:
+    """Ports of clients here whose end nobody holds, while the server still holds its own: only that is certain in one
+    look, as a connection that ends between two tables is missing from both."""
+    ours = {(one.local, one.remote): one.inode for one in sockets}
+    return tuple(
+        sorted(
+            client.port
+            for client, server_end in held.items()
+            if here.has(client.address) and not ours.get((client, server_end.local))
+        )
+    )
+
+
+def _without_own(
+    titles: Iterable[BackendTitle],
+    server: ServerSample | None,
+    ends: Iterable[TcpSocket],
+    unix: Mapping[int, int | None],
+    owners: Mapping[int, int],
+) -> tuple[BackendTitle, ...]:
+    """Without the backend that serves poolctl, which is not among those of ``server`` either."""
+    if server is None:
+        return tuple(titles)
+    reported = {backend.pid for backend in server.backends}
+    own = {inode for inode, pid in owners.items() if pid == os.getpid()}
+    ports = {one.local.port for one in ends if one.inode in own}
+    backends = {unix.get(inode) for inode in own}
+    return tuple(
+        title for title in titles if title.pid in reported or not (title.client_port in ports or title.pid in backends)
+    )
+
+
+def _what_is_missing(has_server: bool, is_here: bool, unnamed: int) -> str:
+    missing = []
+    if not has_server:
+        where = (
+            "could not be told apart from others here, or is in a container" if is_here else "is not on this machine"
+        )
+        missing.append(f"the server {where}: no process titles")
+    if unnamed:
+        missing.append(f"{unnamed} local clients belong to processes that this user may not see")
+    return "; ".join(missing)
+
+
+def _why(error: BaseException) -> str:
+    return getattr(error, "strerror", None) or type(error).__name__

@@ -1,0 +1,191 @@
+"""The processes of a PostgreSQL: which they are among all of this machine, what they are called, what they use.
+
+Others may run beside the server in question, so it is found by the ids and ports of the backends that it reported,
+else by who listens where poolctl connects to.
+"""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+from poolctl.observe.owners import sockets_of
+from poolctl.observe.snapshot import Backend, BackendTitle
+from poolctl.observe.titles import PREFIX, Names, cluster_of, parse_title
+
+_ASKED_PIDS = 30
+"""Backends that are compared with the processes of the same id; a few would do."""
+_SAME_START = 2.0
+"""Seconds between a process's start and the backend_start that it reports: authentication lies between."""
+
+
+def parent_of(backends: Iterable[Backend]) -> psutil.Process | None:
+    """The process whose children these backends are; None when most of them are not to be found here."""
+    parents: Counter[int] = Counter()
+    strangers = 0
+    telling = [one for one in backends if one.client_port is not None or one.started_at is not None or one.user]
+    for backend in sorted(telling, key=lambda one: not one.is_client)[:_ASKED_PIDS]:
+        try:
+            process = psutil.Process(backend.pid)
+            if _is_backend(process, backend):
+                parents[process.ppid()] += 1
+            else:
+                strangers += 1
+        except psutil.Error:
+            strangers += 1
+    for pid, votes in parents.most_common(1):
+        with suppress(psutil.Error):
+            return psutil.Process(pid) if votes > strangers else None
+    return None
+
+
+def _is_backend(process: psutil.Process, backend: Backend) -> bool:
+    """Whether the process of that id is this backend: elsewhere the same number is another process."""
+    title = title_of(process)
+    if title.startswith(PREFIX) and backend.client_port is not None:
+        return f"({backend.client_port})" in title
+    if backend.started_at is not None:
+        return abs(process.create_time() - backend.started_at) < _SAME_START and _is_postgres(process.name())
+    return title.startswith(PREFIX) and f" {backend.user} " in f" {title} "
+
+
+def listener(folder: str | None, port: int | None, inodes: Collection[int]) -> psutil.Process | None:
+    """The postmaster that listens on ``port``, of which nothing else is known.
+
+    ``folder`` is that of its Unix socket ("" for the usual ones), None where it is reached over TCP; ``inodes`` are of
+    the sockets that listen on the port (off Linux: the processes). None where there is no such, or no telling.
+    """
+    if port is None:
+        return None
+    candidates = [process for process in psutil.process_iter() if _is_postmaster(process)]
+    if folder is not None:
+        pid = _pid_in_lock_file(folder, port)
+        if pid is not None:
+            return next((process for process in candidates if process.pid == pid), None)
+    unreadable: list[psutil.Process] = []
+    for process in candidates:
+        own = set(sockets_of(process.pid)) if psutil.LINUX else {process.pid}
+        if own & set(inodes):
+            return process
+        if not own:
+            unreadable.append(process)
+    named = [process for process in unreadable if _names_port(process, port)]
+    fitting = named or (unreadable if inodes else [])
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def _is_postmaster(process: psutil.Process) -> bool:
+    with suppress(psutil.Error):
+        if _is_postgres(process.name()):
+            parent = process.parent()
+            return parent is None or not _is_postgres(parent.name())
+    return False
+
+
+def _is_postgres(name: str) -> bool:
+    return name.startswith(("postgres", "postmaster"))
+
+
+def _names_port(process: psutil.Process, port: int) -> bool:
+    with suppress(psutil.Error):
+        return re.search(rf"(?:-p ?|port[= ]){port}(?!\d)", " ".join(process.cmdline())) is not None
+    return False
+
+
+def _pid_in_lock_file(folder: str, port: int) -> int | None:
+    """PostgreSQL writes the postmaster's pid beside its Unix socket."""
+    for place in [folder] if folder else ["/var/run/postgresql", "/tmp"]:
+        with suppress(OSError, ValueError, IndexError):
+            return int(Path(place, f".s.PGSQL.{port}.lock").read_text().split()[0])
+    return None
+
+
+def children_of(postmaster: psutil.Process | None) -> list[psutil.Process]:
+    if postmaster is None:
+        return []
+    with suppress(psutil.Error):
+        return postmaster.children()
+    return []
+
+
+def title_of(process: psutil.Process) -> str:
+    with suppress(psutil.Error):
+        text = " ".join(process.cmdline()).rstrip()
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return ""
+
+
+class Times(NamedTuple):
+    """Processor seconds since the beginning, at ``at`` on the monotonic clock; ``server`` None where it is not here."""
+
+    at: float
+    busy: float
+    total: float
+    server: float | None
+
+    @classmethod
+    def read(cls, postmaster: psutil.Process | None, family: Iterable[psutil.Process]) -> "Times":
+        all_cores = psutil.cpu_times()
+        # The time of guests is in that of users already.
+        total = sum(all_cores) - getattr(all_cores, "guest", 0.0) - getattr(all_cores, "guest_nice", 0.0)
+        idle = all_cores.idle + getattr(all_cores, "iowait", 0.0)
+        server = None
+        if postmaster is not None:
+            server = 0.0
+            with suppress(psutil.Error):
+                times = postmaster.cpu_times()
+                # What a backend has used goes to its parent when it ends.
+                server += times.user + times.system
+                server += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
+            for process in family:
+                with suppress(psutil.Error):
+                    times = process.cpu_times()
+                    server += times.user + times.system
+        return cls(time.monotonic(), total - idle, total, server)
+
+    def since(self, before: "Times | None") -> tuple[float | None, float | None]:
+        """The share of all cores that was busy, and the cores that the server kept busy; None without a before."""
+        if before is None or self.total <= before.total or self.at <= before.at:
+            return None, None
+        share = min(1.0, max(0.0, (self.busy - before.busy) / (self.total - before.total)))
+        if self.server is None or before.server is None:
+            return share, None
+        return share, max(0.0, (self.server - before.server) / (self.at - before.at))
+
+
+def ports_of(postmaster: psutil.Process | None, listening: Mapping[int, int]) -> set[int]:
+    """The TCP ports that a server listens on, of those in ``listening`` by their inode (off Linux: by their process);
+    empty where its open files may not be seen."""
+    if postmaster is None:
+        return set()
+    own = sockets_of(postmaster.pid) if psutil.LINUX else [postmaster.pid]
+    return {listening[inode] for inode in own if inode in listening}
+
+
+def shares_network(postmaster: psutil.Process) -> bool:
+    """Whether the server has the network that poolctl sees; true also where that may not be read."""
+    if not psutil.LINUX:
+        return True
+    try:
+        own, its = (Path(f"/proc/{pid}/ns/net").readlink() for pid in ("self", postmaster.pid))
+    except OSError:
+        return True
+    return own == its
+
+
+def backend_titles(family: Iterable[psutil.Process], names: Names) -> tuple[BackendTitle, ...]:
+    """The backends among the children of a postmaster. ``names``: the users and databases that are known."""
+    seen = [(process, title) for process in family if (title := title_of(process))]
+    names = Names(cluster_of(title for _, title in seen), names.users, names.databases)
+    found: list[BackendTitle] = []
+    for process, title in seen:
+        with suppress(psutil.Error):
+            one = parse_title(title, process.pid, process.create_time(), names)
+            if one is not None:
+                found.append(one)
+    return tuple(found)

@@ -1,0 +1,153 @@
+"""Linux's own tables of sockets: who is connected with whom, and what waits to be accepted.
+
+They can be read without any privilege, and say of every socket whether a process holds it, though not which one. A
+socket without an inode is held by nobody: its process is gone, or it waits in a listen queue.
+"""
+
+import ipaddress
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+ESTABLISHED = 1
+CLOSE_WAIT = 8
+"""The other end has closed."""
+LISTEN = 10
+
+
+class End(NamedTuple):
+    address: str
+    port: int
+
+
+class TcpSocket(NamedTuple):
+    """A line of /proc/net/tcp. ``inode`` 0: no process holds it."""
+
+    local: End
+    remote: End
+    state: int
+    inode: int
+
+
+class UnixSocket(NamedTuple):
+    """A connected or listening Unix socket. ``peer``: the inode of the other end, 0 when that is closed."""
+
+    path: str
+    inode: int
+    peer: int
+
+
+def tcp_sockets() -> list[TcpSocket]:
+    """All of this network namespace; empty where there is no such table."""
+    found: list[TcpSocket] = []
+    for name in ("tcp", "tcp6"):
+        with suppress(OSError):
+            found += parse_tcp(Path(f"/proc/net/{name}").read_text())
+    return found
+
+
+def parse_tcp(table: str) -> Iterator[TcpSocket]:
+    """The lines of /proc/net/tcp or tcp6; those that are cut are passed over."""
+    for line in table.splitlines()[1:]:
+        parts = line.split(maxsplit=10)
+        with suppress(ValueError, IndexError):
+            yield TcpSocket(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+
+
+def _end(text: str) -> End:
+    address, _, port = text.partition(":")
+    # Groups of four bytes, each in the byte order of this machine.
+    raw = b"".join(int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8))
+    return End(
+        plain_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)), int(port, 16)
+    )
+
+
+def plain_address(text: str) -> str:
+    """An address as PostgreSQL writes it: an IPv4 one that a dual-stack socket wraps in IPv6 unwrapped, no scope."""
+    if ":" not in text:
+        return text
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return text
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int, int]:
+    """Connections in the listen queue of each of ``ports`` that something here listens on.
+
+    Those whose client has given up meanwhile stay in the queue until they are accepted; they wait for nothing and are
+    left out, which ss's Recv-Q does not do.
+    """
+    waiting = {one.local.port: 0 for one in sockets if one.state == LISTEN and one.local.port in ports}
+    for one in sockets:
+        if one.state == ESTABLISHED and one.inode == 0 and one.local.port in waiting:
+            waiting[one.local.port] += 1
+    return waiting
+
+
+_SOCK_DIAG = 4
+_BY_FAMILY, _DONE, _ERROR = 20, 3, 2
+_REQUEST_DUMP = 0x301
+_SHOW_NAME_AND_PEER = 1 | 4
+_NAME, _PEER = 0, 2
+
+
+def unix_sockets() -> dict[int, UnixSocket]:
+    """Every Unix socket by its inode, asked from the kernel (sock_diag(7)), for no table names the other end.
+
+    Empty where that is not to be had.
+    """
+    if not hasattr(socket, "AF_NETLINK"):
+        return {}
+    request = struct.pack("=BBHIIIII", socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, _SHOW_NAME_AND_PEER, 0, 0)
+    header = struct.pack("=IHHII", 16 + len(request), _BY_FAMILY, _REQUEST_DUMP, 1, 0)
+    found: dict[int, UnixSocket] = {}
+    with (
+        suppress(OSError, struct.error),
+        socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel,
+    ):
+        kernel.settimeout(0.5)
+        kernel.sendall(header + request)
+        while True:
+            ended, some = parse_unix(kernel.recv(1 << 18))
+            found.update((one.inode, one) for one in some)
+            if ended:
+                break
+    return found
+
+
+def parse_unix(answer: bytes) -> tuple[bool, list[UnixSocket]]:
+    """The messages of one datagram of the kernel, and whether it was the last."""
+    found: list[UnixSocket] = []
+    at = 0
+    while at + 16 <= len(answer):
+        length, kind = struct.unpack_from("=IH", answer, at)
+        if kind in (_DONE, _ERROR) or length < 16:
+            return True, found
+        if kind == _BY_FAMILY and length >= 32:
+            (inode,) = struct.unpack_from("=I", answer, at + 20)
+            name, peer = _attributes(answer[at + 32 : at + length])
+            found.append(UnixSocket(name, inode, peer))
+        at += (length + 3) & ~3
+    return False, found
+
+
+def _attributes(data: bytes) -> tuple[str, int]:
+    name, peer, at = "", 0, 0
+    while at + 4 <= len(data):
+        length, kind = struct.unpack_from("=HH", data, at)
+        if length < 4:
+            break
+        value = data[at + 4 : at + length]
+        if kind == _NAME:
+            name = value.rstrip(b"\0").decode(errors="replace")
+        elif kind == _PEER and len(value) >= 4:
+            (peer,) = struct.unpack_from("=I", value)
+        at += (length + 3) & ~3
+    return name, peer
