@@ -1,62 +1,206 @@
-"""Statements without the data in them, and the route that a sqlcommenter comment names.
+"""Hides what a SQL text says about people: strings, numbers, comments; and finds the tags that say where it came from.
 
-Ground: the observers hide before they record, the diagnosis before it quotes.
+Pure. The text may be cut anywhere (track_activity_query_size), may be no SQL at all, and comes from clients: whatever
+cannot be told for certain to be no literal is taken for one. Lexical rules: PostgreSQL's scan.l. Tags: sqlcommenter
+(``/*key='value',...*/``, URL-encoded) and Rails' older ``/*key:value,...*/``.
 """
 
 import re
+from collections.abc import Iterator
 from urllib.parse import unquote
 
-ROUTE_TAGS = ("route", "http_route", "endpoint", "path", "url", "handler")
-"""Tags of sqlcommenter and its relatives that say which request it was, in the order in which they are believed."""
-KEPT_TAGS = frozenset({*ROUTE_TAGS, "action", "application", "controller", "db_driver", "framework", "job"})
-"""Tags that name code and never data."""
+STRING, NUMBER = "'...'", "?"
+HIDDEN = "..."
+"""Instead of the rest of a text in which strings can no longer be told from what is between them."""
 
-_TAG = re.compile(r"([\w.%-]+)\s*=\s*'((?:[^'\\]|\\.)*)'")
-_PLAIN_TAG = re.compile(r"\b([\w.]+):([^,*'\s]+)")
-_COMMENT = re.compile(r"/\*(.*?)(?:\*/|$)", re.DOTALL)
-
-_TOKEN = re.compile(
-    r"""
-      (?P<comment> /\*.*?(?:\*/|$) | --[^\n]* )
-    | (?P<escaped> \b[eE]'(?:[^'\\]|\\.|'')*(?:'|\\?$) )
-    | (?P<string>  \b(?:[bBxXnN]|[uU]&)?'(?:[^']|'')*(?:'|$) | '(?:[^']|'')*(?:'|$) )
-    | (?P<dollar>  \$(?P<tag>[A-Za-z_]\w*|)\$.*?(?:\$(?P=tag)\$|$) )
-    | (?P<name>    "(?:[^"]|"")*(?:"|$) | [^\W\d][\w$]* | \$\d+ )
-    | (?P<number>  (?:0[xXoObB][0-9a-fA-F_]+ | \d[\d_]*(?:\.[\d_]*)?(?:[eE][+-]?\d+)? | \.\d[\d_]*(?:[eE][+-]?\d+)?) )
-    """,
-    re.VERBOSE | re.DOTALL,
+KEPT_TAGS = frozenset(
+    {
+        *("app", "application", "service", "framework", "db_driver"),
+        *("route", "controller", "action", "job", "handler", "view", "func", "function"),
+    }
 )
+"""Names of places in a program. Other tags may hold anything: trace ids, users, parameters."""
+
+_LONGEST_TAG = 200
+
+_SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"[^\W\d][\w$]*")
+# All that follows a digit without a break belongs to it: 1e-5, 0xFF, 1_000, and junk such as 12abc.
+_NUMBER = re.compile(r"\.?\d(?:[eE][+-]\d|[\w.])*")
+_PARAMETER = re.compile(r"\$\d+")
+_DOLLAR_QUOTE = re.compile(r"\$(?:[^\W\d]\w*)?\$")
+_LINE_END = re.compile(r"[\r\n]")
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_PREFIXES = frozenset({"e", "b", "x", "n", "u&"})
+
+_SECRETS = (
+    re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),
+    re.compile(
+        r"(\b(?:PG)?(?:PASSWORD|PASSWD|PASSPHRASE|PWD|SECRET|TOKEN)\s*[=:]\s*)(?:'[^']*'?|\"[^\"]*\"?|\S+)",
+        re.IGNORECASE,
+    ),
+    re.compile(r"(--pass(?:word|wd)?\s+)(?!-)\S+", re.IGNORECASE),
+)
+"""What stands before a secret, as a group, and the secret."""
+
+_TAG = re.compile(r"\s*([\w.%-]{1,60})(?:='((?:[^'\\]|\\.)*)'|:([^,'=*]*))\s*(?:,|$)", re.DOTALL)
 
 
-def hide_literals(sql: str) -> str:
-    """``sql`` with "?" for every string and number, and without comments, but for tags that name code.
+def hide_literals(query: str) -> str:
+    """``query`` with every string as ``'...'``, every number as ``?``, and no comments but tags of ``KEPT_TAGS``.
 
-    A statement that the server cut off in the middle of a string loses the rest of it. Not a parser: what it does
-    not know as a name, an operator or a keyword, it hides.
+    Names in double quotes and parameters ($1) stay. Hiding twice changes nothing.
     """
-    return _TOKEN.sub(_hidden, sql)
+    return "".join(shown for shown, _ in _pieces(query)).strip()
 
 
-def _hidden(match: "re.Match[str]") -> str:
-    if match["name"] is not None:
-        return match[0]
-    if match["comment"] is None:
-        return "?"
-    tags = [f"{key}='{value}'" for key, value in _TAG.findall(match[0]) if unquote(key).lower() in KEPT_TAGS]
-    return f"/*{','.join(tags)}*/" if tags else ""
+def hide_secrets(text: str) -> str:
+    """``text``, such as a command line, without the passwords of connection strings and options in it."""
+    for pattern in _SECRETS:
+        text = pattern.sub(rf"\1{HIDDEN}", text)
+    return text
 
 
-def route_of(query: str) -> str | None:
-    """The route in ``query``'s sqlcommenter tags (``/*route='%2Fcheckout'*/``, also ``controller`` with ``action``,
-    also ``key:value`` as marginalia writes it), decoded; None where it has none, or the server cut it off."""
-    for comment in reversed(_COMMENT.findall(query)):
-        tags = {unquote(key).lower(): unquote(value) for key, value in _TAG.findall(comment)}
-        tags = tags or {key.lower(): unquote(value) for key, value in _PLAIN_TAG.findall(comment)}
-        for name in ROUTE_TAGS:
-            if tags.get(name):
-                return tags[name]
-        if tags.get("controller"):
-            return "#".join(filter(None, (tags["controller"], tags.get("action"))))
-        if tags.get("job"):
-            return tags["job"]
-    return None
+def route_of(query: str | None) -> str | None:
+    """The place in the program that a statement's tags name: a route, else controller#action, else a job or function.
+
+    None without tags, and where the server cut them off.
+    """
+    if query is None or "/*" not in query:
+        return None
+    tags: dict[str, str] = {}
+    for _, comment in _pieces(query):
+        tags |= _tags(comment)
+    if route := tags.get("route"):
+        return route
+    if controller := tags.get("controller"):
+        action = tags.get("action")
+        return f"{controller}#{action}" if action else controller
+    found = (tags.get(key) for key in ("action", "job", "handler", "view", "func", "function"))
+    return next((value for value in found if value), None)
+
+
+def _pieces(query: str) -> Iterator[tuple[str, str]]:
+    """What may be shown of each part of the text, and the comment that the part is, else ""."""
+    at, end = 0, len(query)
+    while at < end:
+        start = query[at]
+        if query.startswith("/*", at):
+            at, before = _comment_end(query, at), at
+            yield _kept(query[before:at]), query[before:at]
+            continue
+        if query.startswith("--", at):
+            line_end = _LINE_END.search(query, at)
+            at = end if line_end is None else line_end.start()
+            continue
+        if start == "'":
+            piece, at = _string(query, at, escapes=False)
+        elif start == '"':
+            at, before = _quoted_end(query, at), at
+            piece = query[before:at]
+        elif start == "$":
+            piece, at = _dollar(query, at)
+        elif start.isdigit() or (start == "." and query[at + 1 : at + 2].isdigit()):
+            found = _NUMBER.match(query, at)
+            piece, at = NUMBER, found.end() if found else at + 1
+        elif word := _WORD.match(query, at):
+            piece, at = _word(query, word)
+        elif space := _SPACE.match(query, at):
+            piece, at = space[0], space.end()
+        else:
+            piece, at = start, at + 1
+        yield piece, ""
+
+
+def _word(query: str, word: "re.Match[str]") -> tuple[str, int]:
+    """A name or keyword, or the beginning of a string such as E'...' or U&'...'."""
+    text, at = word[0], word.end()
+    if text.lower() == "u" and query.startswith("&'", at):
+        text, at = text + "&", at + 1
+    if text.lower() in _PREFIXES and query.startswith("'", at):
+        return _string(query, at, escapes=text.lower() == "e")
+    return text, at
+
+
+def _string(query: str, at: int, *, escapes: bool) -> tuple[str, int]:
+    stop = _string_end(query, at, escapes=escapes)
+    return (STRING + HIDDEN, len(query)) if stop is None else (STRING, stop)
+
+
+def _string_end(query: str, at: int, *, escapes: bool) -> int | None:
+    r"""Behind the string that begins at ``at``; the end of the text when it is not closed.
+
+    None where a backslash stands before a quote that it may or may not escape: that is decided by
+    standard_conforming_strings, which the text does not say.
+    """
+    at += 1
+    while True:
+        quote = query.find("'", at)
+        if quote < 0:
+            return len(query)
+        backslashes = len(query[at:quote]) - len(query[at:quote].rstrip("\\"))
+        if backslashes % 2 and not escapes:
+            return None
+        if backslashes % 2:
+            at = quote + 1
+        elif query.startswith("''", quote):
+            at = quote + 2
+        else:
+            return quote + 1
+
+
+def _quoted_end(query: str, at: int) -> int:
+    close = query.find('"', at + 1)
+    return len(query) if close < 0 else close + 1
+
+
+def _comment_end(query: str, at: int) -> int:
+    """Behind a comment, which may hold others."""
+    depth = 0
+    for edge in _COMMENT_EDGE.finditer(query, at):
+        depth += 1 if edge[0] == "/*" else -1
+        if depth == 0:
+            return edge.end()
+    return len(query)
+
+
+def _dollar(query: str, at: int) -> tuple[str, int]:
+    """A parameter, a dollar-quoted string, or a lone dollar."""
+    if parameter := _PARAMETER.match(query, at):
+        return parameter[0], parameter.end()
+    if opened := _DOLLAR_QUOTE.match(query, at):
+        close = query.find(opened[0], opened.end())
+        return STRING, len(query) if close < 0 else close + len(opened[0])
+    return "$", at + 1
+
+
+def _tags(comment: str) -> dict[str, str]:
+    """The tags of a complete comment, decoded; none unless it consists of nothing else."""
+    if not comment.endswith("*/") or len(comment) < 4:
+        return {}
+    inside = comment[2:-2].strip()
+    found: dict[str, str] = {}
+    at = 0
+    while at < len(inside):
+        tag = _TAG.match(inside, at)
+        if tag is None:
+            return {}
+        value = tag[2].replace("\\'", "'") if tag[2] is not None else tag[3].strip()
+        found[unquote(tag[1])] = unquote(value)[:_LONGEST_TAG]
+        at = tag.end()
+    return found
+
+
+def _kept(comment: str) -> str:
+    """What of a comment may be shown: its tags that name a place in the program."""
+    kept = {key: value for key, value in _tags(comment).items() if key in KEPT_TAGS}
+    if not kept:
+        return " "
+    return "/*" + ",".join(f"{key}='{_plain(value)}'" for key, value in kept.items()) + "*/"
+
+
+def _plain(value: str) -> str:
+    """Encoded as far as it would end the tag or the comment."""
+    for character in "%'\\*":
+        value = value.replace(character, f"%{ord(character):02X}")
+    return value
