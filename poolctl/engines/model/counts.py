@@ -1,7 +1,8 @@
 """What the model counts: errors, histograms, and the snapshot of a pool."""
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
+from itertools import accumulate
 
 from poolctl.engines.model.plan import Part, Pod
 from poolctl.engines.model.state import IN_USE, State
@@ -99,10 +100,8 @@ def count(histogram: Histogram, values: list[float], codes: "Counter[int]") -> N
     The upper 19 bits of a float of 64 are its sign, its exponent and 7 bits of its mantissa. That is a bucket of the
     histogram, read where it is instead of computed.
     """
-    total = histogram.total
-    for value in values:
-        total += value
-    histogram.total = total
+    # Not sum(), which compensates for rounding in newer Pythons: the total is that of record().
+    (histogram.total,) = deque(accumulate(values, initial=histogram.total), maxlen=1)
     histogram.count += len(values)
     histogram.max = max(histogram.max, max(values))
     bits = memoryview(array("d", [value * 1e6 for value in values])).cast("B").cast("Q")

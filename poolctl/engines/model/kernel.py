@@ -153,10 +153,19 @@ class Kernel(Loop):
         elif kind == TICK:
             self.poll_codel(p, now)
 
+    def forget_deadlines(self) -> None:
+        """Drop those at the front that mean nothing any more."""
+        serials, nearest = self.c_serial, inf
+        for queue in self.deadlines:
+            while queue and serials[queue[0][1]] != queue[0][2]:
+                queue.popleft()
+            if queue and queue[0][0] < nearest:
+                nearest = queue[0][0]
+        self.next_deadline = nearest
+
     def expire(self, now: float) -> None:
         """Every deadline that is due; those of acquires that have ended mean nothing."""
         serials, states = self.c_serial, self.c_state
-        nearest = inf
         for queue in self.deadlines:
             while queue and queue[0][0] <= now:
                 _, c, serial = queue.popleft()
@@ -164,11 +173,7 @@ class Kernel(Loop):
                     self.lose_patience(c, now)
                     if self.over:
                         return
-            while queue and serials[queue[0][1]] != queue[0][2]:
-                queue.popleft()
-            if queue and queue[0][0] < nearest:
-                nearest = queue[0][0]
-        self.next_deadline = nearest
+        self.forget_deadlines()
 
     def sample(self, now: float) -> None:
         """A row of the timeline, and a look whether anything can still happen."""
@@ -181,6 +186,8 @@ class Kernel(Loop):
             self.interval *= 2
         ticks = (SAMPLE, CLEAN, SWEEP, WARM, TICK)
         unbounded = self.scenario.load.duration is None
+        if unbounded:
+            self.forget_deadlines()
         if unbounded and not self.jobs and not self.ready and self.next_arrival == self.next_deadline == inf:
             self.stuck = all(
                 timer[2] & 15 in ticks or timer[2] == -16 + EVENT for timer in self.timers if timer[0] < inf

@@ -76,7 +76,7 @@ class Loop(Instances):
         part, deadlines = self.parts[0], self.deadlines[0]
         rules, hold = part.rules, part.hold
         most, keeps = int(min(part.max_open, MANY)), int(min(part.keeps, MANY))
-        end = -1 if rules.idle_order == "lifo" else 0
+        is_lifo = rules.idle_order == "lifo"
         picks = rules.waiter_order == "random"
         queues = rules.waiter_order != "none" and not part.max_queue
         patience = inf if part.patience is None else part.patience
@@ -125,7 +125,7 @@ class Loop(Instances):
                             limit = due
                         continue
                 elif job <= arrival and job <= limit:
-                    k = jobs[0][2]
+                    v, _, k = jobs[0]
                     if k < 0 or k_spent[k] < job:
                         what = STEP
                         break
@@ -144,20 +144,18 @@ class Loop(Instances):
                     now = job
                     if c >= 0 or not waiting:
                         # Server.take_job.
-                        v = heappop(jobs)[0]
+                        heappop(jobs)
                         active -= 1
-                        if is_shared:
-                            base_t = now
-                            if active:
-                                base_v = v
-                                rate = rates[active]
-                                job = now + (jobs[0][0] - v) / rate
-                            else:
-                                base_v = 0.0
-                                rate = rates[1]
-                                job = inf
-                        else:
+                        if not is_shared:
                             job = jobs[0][0] if active else inf
+                        elif active:
+                            base_v, base_t = v, now
+                            rate = rates[active]
+                            job = now + (jobs[0][0] - v) / rate
+                        else:
+                            base_v, base_t = 0.0, now
+                            rate = rates[1]
+                            job = inf
                     # The request is over (Requests.give_back, Queues.release).
                     used = now - k_acquired[k]
                     if c == ANONYMOUS:
@@ -178,7 +176,6 @@ class Loop(Instances):
                     if not waiting:
                         # Kept idle (Queues.put).
                         p_room[p] += 1
-                        k_client[k] = -1
                         k_state[k] = IDLE
                         idle.append(k)
                         if p_alert[p]:
@@ -244,7 +241,7 @@ class Loop(Instances):
                             heappush(jobs, (now + work, seq, k))
                             job = jobs[0][0]
                     elif is_shared:
-                        base_v = jobs[0][0] if active > 1 else 0.0
+                        base_v = v if active > 1 else 0.0
                         base_t = now
                         heapreplace(jobs, (base_v + work, seq, k))
                         job = now + (jobs[0][0] - base_v) / rate
@@ -323,12 +320,12 @@ class Loop(Instances):
                 # An acquire by the worker c, or by an arrival (Queues.attempt).
                 idle = p_idle[p]
                 if idle:
-                    k = idle[end]
+                    k = idle.pop() if is_lifo else idle.pop(0)
                     if k_stale[k] < now:
+                        idle.insert(len(idle) if is_lifo else 0, k)
                         what = BEGINS
                         break
                     # Openings.take, Requests.serve, Server.add_job.
-                    del idle[end]
                     k_state[k] = IN_USE
                     if p_room[p]:
                         p_room[p] -= 1

@@ -243,9 +243,8 @@ class Server(Counts):
         """Every connection loses its server process."""
         cut = [k for k, state in enumerate(self.k_state) if state in (IDLE, IN_USE) and self.k_dead[k] == ALIVE]
         dialing = [k for k, state in enumerate(self.k_state) if state in (OPENING, ORPHAN, ZOMBIE)]
-        gone = set(cut)
-        opening = {k for k in dialing if self.k_slot[k] == 1}
-        self.drop_work(gone, opening)
+        opening = [k for k in dialing if self.k_slot[k] == 1]
+        self.drop_work(set(cut), set(opening))
         for k in opening:
             self.hang_up(k)
             self.k_outside[k] = 0.0

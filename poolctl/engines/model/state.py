@@ -48,6 +48,8 @@ OUT, WAITING, DIALING, USING, LOCKED, QUEUED = range(6)
 FULL_HISTOGRAMS = 64
 """Pods up to which each has histograms of its own; above, the pods of a service share theirs."""
 
+_MORE_INTS, _MORE_FLOATS = [0] * 64, [0.0] * 64
+
 RESERVED_53300 = "remaining connection slots are reserved for roles with the SUPERUSER attribute"
 TOO_MANY_53300 = "sorry, too many clients already"
 
@@ -324,26 +326,29 @@ class State:
         self.serial = 0
 
     def new_connection(self, pod: int, client: int) -> int:
-        if self.free_connections:
-            k = self.free_connections.pop()
-            self.p_own[pod][k] = None
-            self.k_pod[k], self.k_client[k], self.k_state[k] = pod, client, OPENING
-            self.k_dead[k] = self.k_uses[k] = self.k_timer[k] = self.k_slot[k] = self.k_tries[k] = self.k_rest[k] = 0
-            return k
-        k = len(self.k_pod)
+        if not self.free_connections:
+            self.add_connections()
+        k = self.free_connections.pop()
         self.p_own[pod][k] = None
-        for ints, number in (
-            (self.k_pod, pod),
-            (self.k_client, client),
-            (self.k_state, OPENING),
-            (self.k_dead, 0),
-            (self.k_uses, 0),
-            (self.k_timer, 0),
-            (self.k_rest, 0),
-            (self.k_slot, 0),
-            (self.k_tries, 0),
+        self.k_pod[k], self.k_client[k], self.k_state[k] = pod, client, OPENING
+        self.k_dead[k] = self.k_uses[k] = self.k_timer[k] = self.k_slot[k] = self.k_tries[k] = self.k_rest[k] = 0
+        return k
+
+    def add_connections(self) -> None:
+        """Room for more, of which the first is taken first."""
+        known = len(self.k_pod)
+        for ints in (
+            self.k_pod,
+            self.k_client,
+            self.k_state,
+            self.k_dead,
+            self.k_uses,
+            self.k_timer,
+            self.k_rest,
+            self.k_slot,
+            self.k_tries,
         ):
-            ints.append(number)
+            ints.extend(_MORE_INTS)
         for floats in (
             self.k_born,
             self.k_released,
@@ -354,8 +359,8 @@ class State:
             self.k_stale,
             self.k_spent,
         ):
-            floats.append(0.0)
-        return k
+            floats.extend(_MORE_FLOATS)
+        self.free_connections.extend(range(known + len(_MORE_INTS) - 1, known - 1, -1))
 
     def new_client(self, pod: int, worker: int, hold: Times) -> int:
         if self.free_clients:

@@ -26,24 +26,26 @@ class Sweeps(Queues):
             return
         due = now + shortest
         closing: list[int] = []
-        if idle_time < inf:
-            kept: list[int] = []
-            for k in self.p_idle[p]:
-                (closing if self.k_released[k] + idle_time <= now else kept).append(k)
-            self.s_idle_time[p] += len(closing)
-            self.p_idle[p][:] = kept
+        idle = self.p_idle[p]
+        if idle_time < inf and idle:
+            released = self.k_released
+            kept = [k for k in idle if released[k] + idle_time > now]
+            if len(kept) < len(idle):
+                closing = [k for k in idle if released[k] + idle_time <= now]
+                self.s_idle_time[p] += len(closing)
+                idle[:] = kept
             if kept:
-                due = min(due, self.k_released[kept[0]] + idle_time)
-        if lifetime < inf:
-            kept = []
-            for k in self.p_idle[p]:
-                if self.k_born[k] + lifetime <= now:
-                    closing.append(k)
-                    self.s_lifetime[p] += 1
-                else:
-                    kept.append(k)
-                    due = min(due, self.k_born[k] + lifetime)
-            self.p_idle[p][:] = kept
+                due = min(due, released[kept[0]] + idle_time)
+        if lifetime < inf and idle:
+            born = self.k_born
+            expired = [k for k in idle if born[k] + lifetime <= now]
+            if expired:
+                self.s_lifetime[p] += len(expired)
+                closing += expired
+                idle[:] = [k for k in idle if born[k] + lifetime > now]
+            for k in idle:
+                if born[k] + lifetime < due:
+                    due = born[k] + lifetime
         due = max(due, now + SHORTEST_CLEANING_INTERVAL)
         self.p_clean_at[p] = due
         self.after(due - now, CLEAN, p, now)
