@@ -1,5 +1,6 @@
 """What does not change while one looks: limits, roles, databases, and the server's own settings."""
 
+import re
 from collections.abc import Iterable, Mapping
 
 from poolctl.observe.connection import Connection, Row
@@ -19,6 +20,9 @@ _UNITS = {
     "MB": 1024.0**2,
 }
 """Of pg_settings, in seconds and bytes."""
+
+_TELLING = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track_|^work_mem$|^max_parallel_")
+"""Settings of roles and databases that say something about sessions. Applications keep secrets in others."""
 
 
 def read_facts(connection: Connection) -> tuple[ServerFacts, int, int, str | None]:
@@ -116,4 +120,4 @@ def _limit(value: int) -> int | None:
 def _role_settings(entries: Iterable[str] | None) -> dict[str, str]:
     """ "name=value" of pg_db_role_setting; what is set for one database comes after what is set for all."""
     pairs = (entry.partition("=") for entry in entries or ())
-    return {name: value for name, _, value in pairs}
+    return {name: value for name, _, value in pairs if _TELLING.search(name)}

@@ -1,0 +1,185 @@
+"""Observations as JSON lines: written while one looks, read again for the same diagnosis without any server.
+
+The first line says what it is; every other line is one object: ``about`` (the server's facts and the sources, written
+again whenever they change; the last one counts) or ``snapshot``. A field that has its default is left out. Literals of
+statements are hidden while writing unless told otherwise; passwords in command lines and reasons always are.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Self
+
+from poolctl.errors import BadInput, CannotDo
+from poolctl.literals import hide_literals, hide_secrets
+from poolctl.observe.plain import from_dict, to_dict
+from poolctl.observe.snapshot import Observation, ServerFacts, Snapshot, Source
+
+FORMAT = 1
+_KEY = "poolctl_recording"
+_HINT = "a file that inspect --record wrote"
+_MOST_KEPT = 5_000
+"""Texts whose hidden form is remembered: the same statements come again in every snapshot."""
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a recording says beside its snapshots."""
+
+    interval: float = 0.0
+    server: ServerFacts | None = None
+    sources: tuple[Source, ...] = ()
+
+
+class Recorder:
+    """Writes one observation to ``path``, line by line, so that what was seen survives whatever happens to poolctl.
+
+    Raises CannotDo, with the system's reason, when the file cannot be written.
+    """
+
+    def __init__(self, path: Path, *, show_literals: bool = False) -> None:
+        self._path = path
+        self._show_literals = show_literals
+        self._about: About | None = None
+        self._hidden: dict[str, str] = {}
+        try:
+            self._file: IO[str] = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise self._failure(error) from error
+        self._write({_KEY: FORMAT, "literals": "shown" if show_literals else "hidden"})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, snapshot: Snapshot, observation: Observation) -> None:
+        """Add ``snapshot``; of ``observation``, the one so far, what has changed beside it. Raises CannotDo."""
+        self.note(observation)
+        self._write({"snapshot": self._cleaned(to_dict(snapshot))})
+
+    def note(self, observation: Observation) -> None:
+        """Write down facts and sources, if they are others than before. Raises CannotDo."""
+        about = About(observation.interval, observation.server, observation.sources)
+        if about != self._about:
+            self._about = about
+            self._write({"about": self._cleaned(to_dict(about))})
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=True, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> CannotDo:
+        return CannotDo(f"cannot write the recording {self._path}: {error.strerror or error}")
+
+    def _cleaned(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {
+                key: self._text(key, each) if isinstance(each, str) else self._cleaned(each)
+                for key, each in value.items()
+            }
+        if isinstance(value, list):
+            return [self._cleaned(each) for each in value]
+        return value
+
+    def _text(self, key: str, text: str) -> str:
+        if key in ("command", "reason", "text"):
+            return hide_secrets(text)
+        if key != "query" or self._show_literals:
+            return text
+        if len(self._hidden) > _MOST_KEPT:
+            self._hidden.clear()
+        if text not in self._hidden:
+            self._hidden[text] = hide_literals(text)
+        return self._hidden[text]
+
+
+def read_recording(path: Path) -> tuple[Observation, str]:
+    """The observation in the file ``path``, and a note when its last line was cut off, else "".
+
+    Raises BadInput with the number of the line that is none of a recording's, CannotDo when the file cannot be read.
+    """
+    about, snapshots, note = About(), list[Snapshot](), ""
+    try:
+        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if number > 1 and not line.endswith("\n") and not _is_whole(line):
+                    note = f"the last line of {path} is cut off; it was left out"
+                    break
+                try:
+                    about = _read_line(number, line, about, snapshots)
+                except ValueError as error:
+                    raise BadInput(f"{path}, line {number}: {error}", hint=_HINT) from None
+    except OSError as error:
+        raise CannotDo(f"cannot read the recording {path}: {error.strerror or error}") from error
+    if not snapshots:
+        raise BadInput(f"{path} holds no snapshot", hint=_HINT)
+    return Observation(tuple(snapshots), about.server, about.sources, about.interval), note
+
+
+def _read_line(number: int, line: str, about: About, snapshots: list[Snapshot]) -> About:
+    """Add what one line says to ``snapshots``, or return it as the new ``about``. Raises ValueError."""
+    entry = _entry(line)
+    if number == 1:
+        _check_header(entry)
+    elif "about" in entry:
+        read: About = from_dict(About, entry["about"])
+        return read
+    elif "snapshot" in entry:
+        snapshots.append(from_dict(Snapshot, entry["snapshot"]))
+    return about
+
+
+def _is_whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _entry(line: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(line, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON: {error.msg}") from None
+    if not isinstance(entry, dict):
+        raise ValueError("an object was expected")
+    return entry
+
+
+def _check_header(entry: Mapping[str, Any]) -> None:
+    if _KEY not in entry:
+        raise ValueError("not a recording of poolctl's")
+    if entry[_KEY] != FORMAT:
+        raise ValueError(f"it has the format {entry[_KEY]!r}, and this poolctl reads format {FORMAT}")
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number that JSON has")
+
+
+def without_literals(observation: Observation) -> Observation:
+    """``observation`` as a recording would show it: every literal of a statement hidden."""
+    return replace(observation, snapshots=tuple(map(_hidden_in, observation.snapshots)))
+
+
+def _hidden_in(snapshot: Snapshot) -> Snapshot:
+    if snapshot.server is None:
+        return snapshot
+    server = snapshot.server
+    hide = cache(hide_literals)
+    backends = (each if each.query is None else replace(each, query=hide(each.query)) for each in server.backends)
+    statements = (each if each.query is None else replace(each, query=hide(each.query)) for each in server.statements)
+    return replace(snapshot, server=replace(server, backends=tuple(backends), statements=tuple(statements)))
