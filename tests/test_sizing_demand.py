@@ -1,0 +1,163 @@
+"""How many connections a process needs, and what counts of arrivals say."""
+
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from poolctl.sizing.defaults import filled
+from poolctl.sizing.demand import arrivals, demand_of, hold_of, index_of_dispersion
+from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.figures import given as said
+
+
+def figures(**known: Figure | int) -> Figures:
+    plain = {name: value if isinstance(value, Figure) else said(value) for name, value in known.items()}
+    return filled(Figures(**plain))[0]  # type: ignore[arg-type]  # every field named here is a Figure
+
+
+VECTOR = {
+    "arrival_rate": said(150),
+    "hold_time": said(0.008),
+    "hold_cv": said(2),
+    "arrival_cv": said(1),
+    "processes": said(2),
+    "instances": said(8),
+}
+
+
+@pytest.mark.parametrize(("target", "value", "shared"), [(0.050, 2, 12), (0.005, 4, 16), (0.0, 4, 19), (10.0, 1, 10)])
+def test_the_demand_of_a_process_and_of_a_shared_pool_follow_the_wait_target(
+    target: float, value: int, shared: int
+) -> None:
+    found = demand_of(figures(**VECTOR, wait_target=said(target)))
+
+    assert found.load == pytest.approx(0.6)
+    assert found.shared_load == pytest.approx(9.6)
+    assert (found.value, found.shared, found.partitioned) == (value, shared, 16 * value)
+    assert (found.confidence, found.origin, found.is_measured) == ("high", "given", False)
+
+
+def test_without_rate_and_hold_the_demand_is_unknown() -> None:
+    for known in ({}, {"arrival_rate": said(100)}, {"hold_time": said(0.01)}):
+        found = demand_of(figures(**known))
+
+        assert (found.value, found.shared, found.partitioned) == (None, None, None)
+        assert "--arrival-rate and --hold-time" in found.method
+
+
+def test_the_wait_target_is_50_ms_or_a_tenth_of_the_request_timeout() -> None:
+    assert demand_of(figures()).wait_target == 0.050
+    assert demand_of(figures(request_timeout=said(0.2))).wait_target == pytest.approx(0.020)
+    assert demand_of(figures(request_timeout=said(30))).wait_target == 0.050
+
+
+def test_throughput_of_the_whole_service_is_divided_by_its_processes() -> None:
+    found = demand_of(figures(throughput=measured(1200), hold_time=measured(0.008), instances=8, processes=2))
+
+    assert found.load == pytest.approx(0.6)
+    assert found.is_measured
+
+
+def test_parallelism_alone_keeps_99_of_100_from_waiting_at_all() -> None:
+    found = demand_of(figures(parallelism=measured(20), instances=10))
+
+    assert (found.load, found.hold_time) == (2.0, None)
+    assert (found.value, found.partitioned, found.shared) == (7, 70, 32)
+
+
+def test_the_busiest_window_is_what_counts_and_the_lightest_gives_the_hold() -> None:
+    seen = tuple(Window(10.0, rate, rate * hold) for rate, hold in ((100, 0.01), (200, 0.01), (400, 0.02)))
+    found = demand_of(figures().with_(windows=seen))
+
+    assert found.load == pytest.approx(8.0)
+    assert found.hold_time == pytest.approx(0.01)
+
+
+def test_a_full_pool_is_sized_for_those_who_wait_as_well() -> None:
+    known = {"throughput": measured(100), "hold_time": measured(0.05), "wait_time": measured(0.05)}
+
+    assert demand_of(figures(**known)).load == pytest.approx(5.0)
+    assert demand_of(figures(**known, censored_share=measured(0.3))).load == pytest.approx(10.0)
+
+
+def test_the_hold_is_given_or_follows_from_busy_over_throughput() -> None:
+    seen = figures(parallelism=measured(4), throughput=measured(200))
+
+    assert hold_of(seen) == measured(0.02)
+    assert hold_of(seen.with_(hold_time=said(0.5))) == said(0.5)
+    assert hold_of(figures(parallelism=measured(4))) is None
+
+
+def test_a_request_that_holds_two_connections_needs_two_at_least() -> None:
+    known = {"arrival_rate": said(1), "hold_time": said(0.001)}
+
+    assert demand_of(figures(**known)).value == 1
+    assert demand_of(figures(**known, connections_per_request=2)).value == 2
+
+
+@given(
+    rate=st.floats(0.1, 2000),
+    hold=st.floats(1e-4, 0.02),
+    cv=st.floats(0.0, 4.0),
+    target=st.floats(0.001, 1.0),
+    more=st.floats(1.0, 3.0),
+)
+def test_demand_grows_with_rate_hold_and_variation_and_falls_with_patience(
+    rate: float, hold: float, cv: float, target: float, more: float
+) -> None:
+    def value(rate: float, cv: float, target: float) -> int:
+        found = demand_of(
+            figures(arrival_rate=said(rate), hold_time=said(hold), hold_cv=said(cv), wait_target=said(target))
+        )
+        return found.value or 0
+
+    least = value(rate, cv, target)
+    assert least > rate * hold
+    assert value(rate * more, cv, target) >= least
+    assert value(rate, cv * more, target) >= least
+    assert value(rate, cv, target / more) >= least
+
+
+def poisson_counts(rates: list[float], seed: int) -> list[int]:
+    random = Random(seed)
+    counts = []
+    for rate in rates:
+        count, at = 0, random.expovariate(rate)
+        while at < 1.0:
+            count, at = count + 1, at + random.expovariate(rate)
+        counts.append(count)
+    return counts
+
+
+def test_independent_arrivals_have_a_dispersion_of_one_and_are_stationary() -> None:
+    found = arrivals(poisson_counts([50.0] * 400, seed=1), window=0.1)
+
+    assert found is not None
+    assert found.mean_rate == pytest.approx(500, rel=0.05)
+    assert found.dispersion == pytest.approx(1.0, abs=0.25)
+    assert found.is_stationary
+    assert found.arrival_c2 == pytest.approx(1.0, abs=0.6)
+    assert 1.2 < found.peak_to_mean < 1.6
+
+
+def test_swings_that_outlast_the_windows_are_no_property_of_the_queue_but_of_the_rate() -> None:
+    found = arrivals(poisson_counts(([20.0] * 60 + [80.0] * 20) * 5, seed=2), window=1.0)
+
+    assert found is not None
+    assert found.long_dispersion is not None
+    assert found.long_dispersion > 2 * found.dispersion
+    assert not found.is_stationary
+    assert found.arrival_c2 == 1.0
+    assert found.peak_to_mean > 2
+
+
+@pytest.mark.parametrize("counts", [[], [5] * 9, [0] * 50])
+def test_too_few_counts_say_nothing(counts: list[int]) -> None:
+    assert arrivals(counts, 1.0) is None
+
+
+def test_equal_counts_have_no_dispersion() -> None:
+    assert index_of_dispersion([7, 7, 7]) == 0.0
+    assert index_of_dispersion([0, 0]) == 0.0
