@@ -19,8 +19,8 @@ from poolctl.observe.owners import SocketOwners, sockets_of
 from poolctl.observe.processes import (
     Times,
     backend_titles,
-    children_of,
     listener,
+    members_of,
     parent_of,
     ports_of,
     shares_network,
@@ -87,7 +87,7 @@ class Host:
         is_here = here.has(self._address) if self._address is not None else facts is not None and facts.is_local
         table = _Sockets.read(self._owners)
         postmaster = self._find_postmaster(server, table, is_here)
-        family = children_of(postmaster)
+        family = members_of(postmaster)
         titles = backend_titles(family, _names(server, facts))
         clients = _clients(titles, server)
         own_ports = ports_of(postmaster, table.listening)
@@ -110,7 +110,7 @@ class Host:
         )
         unix = self._unix_clients(titles)
         wanted = [one for one in table.tcp if self._is_client_end(one, ports, here)]
-        owners = table.owners({one.inode for one in wanted} | set(unix), {process.pid for process in family})
+        owners = table.owners({one.inode for one in wanted} | set(unix), {member.pid for member in family})
         times = Times.read(postmaster, family)
         cpu_share, server_cpu = times.since(self._before)
         self._before = times

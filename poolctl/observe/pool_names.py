@@ -2,9 +2,7 @@
 
 Prometheus names: client_golang's collector (go_sql_*), sqlstats, gorm's plugin, HikariCP's own tracker and
 Micrometer's, OpenTelemetry's db.client.connection.* and its older spelling, pgxpool's exporters.
-
-JSON keys: psycopg_pool's
-``get_stats()``, Go's ``sql.DBStats``, node-postgres, tarn (knex), HikariCP's MXBean.
+JSON keys: psycopg_pool's ``get_stats()``, Go's ``sql.DBStats``, node-postgres, tarn (knex), HikariCP's MXBean.
 """
 
 from collections.abc import Mapping

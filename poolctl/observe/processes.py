@@ -4,10 +4,11 @@ Others may run beside the server in question, so it is found by the ids and port
 else by who listens where poolctl connects to.
 """
 
+import os
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -105,15 +106,56 @@ def _pid_in_lock_file(folder: str, port: int) -> int | None:
     return None
 
 
-def children_of(postmaster: psutil.Process | None) -> list[psutil.Process]:
+class Member(NamedTuple):
+    """A child of a postmaster: its title, its start in seconds since the epoch, and the processor seconds it used."""
+
+    pid: int
+    title: str
+    started_at: float
+    used: float
+
+
+def members_of(postmaster: psutil.Process | None) -> list[Member]:
+    """The children of a postmaster; none without one."""
     if postmaster is None:
         return []
+    if psutil.LINUX:
+        return list(_linux_members(postmaster.pid))
+    found: list[Member] = []
     with suppress(psutil.Error):
-        return postmaster.children()
-    return []
+        for process in postmaster.children():
+            with suppress(psutil.Error), process.oneshot():
+                times = process.cpu_times()
+                member = Member(process.pid, title_of(process), process.create_time(), times.user + times.system)
+                found.append(member)
+    return found
+
+
+def _linux_members(parent: int) -> Iterator[Member]:
+    """As psutil would find them, with each file read once: four times as fast for 500 backends."""
+    ticks, booted_at = os.sysconf("SC_CLK_TCK"), psutil.boot_time()
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand of them at each look
+        if not name.isdecimal():
+            continue
+        with suppress(OSError, ValueError, IndexError):
+            # The name of the program, between brackets, may hold anything, brackets too.
+            fields = _content(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            if int(fields[1]) == parent:
+                title = _content(f"/proc/{name}/cmdline").replace(b"\0", b" ").rstrip().decode(errors="replace")
+                used = (int(fields[11]) + int(fields[12])) / ticks
+                yield Member(int(name), title, booted_at + int(fields[19]) / ticks, used)
+
+
+def _content(path: str) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.read(descriptor, 65536)
+    finally:
+        os.close(descriptor)
 
 
 def title_of(process: psutil.Process) -> str:
+    """The command line as one text; "" where it may not be seen."""
     with suppress(psutil.Error):
         text = " ".join(process.cmdline()).rstrip()
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -129,23 +171,19 @@ class Times(NamedTuple):
     server: float | None
 
     @classmethod
-    def read(cls, postmaster: psutil.Process | None, family: Iterable[psutil.Process]) -> "Times":
+    def read(cls, postmaster: psutil.Process | None, family: Iterable[Member]) -> "Times":
         all_cores = psutil.cpu_times()
         # The time of guests is in that of users already.
         total = sum(all_cores) - getattr(all_cores, "guest", 0.0) - getattr(all_cores, "guest_nice", 0.0)
         idle = all_cores.idle + getattr(all_cores, "iowait", 0.0)
         server = None
         if postmaster is not None:
-            server = 0.0
+            server = sum(member.used for member in family)
             with suppress(psutil.Error):
                 times = postmaster.cpu_times()
                 # What a backend has used goes to its parent when it ends.
                 server += times.user + times.system
                 server += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
-            for process in family:
-                with suppress(psutil.Error):
-                    times = process.cpu_times()
-                    server += times.user + times.system
         return cls(time.monotonic(), total - idle, total, server)
 
     def since(self, before: "Times | None") -> tuple[float | None, float | None]:
@@ -178,14 +216,8 @@ def shares_network(postmaster: psutil.Process) -> bool:
     return own == its
 
 
-def backend_titles(family: Iterable[psutil.Process], names: Names) -> tuple[BackendTitle, ...]:
+def backend_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle, ...]:
     """The backends among the children of a postmaster. ``names``: the users and databases that are known."""
-    seen = [(process, title) for process in family if (title := title_of(process))]
-    names = Names(cluster_of(title for _, title in seen), names.users, names.databases)
-    found: list[BackendTitle] = []
-    for process, title in seen:
-        with suppress(psutil.Error):
-            one = parse_title(title, process.pid, process.create_time(), names)
-            if one is not None:
-                found.append(one)
-    return tuple(found)
+    names = Names(cluster_of(member.title for member in family), names.users, names.databases)
+    found = (parse_title(member.title, member.pid, member.started_at, names) for member in family)
+    return tuple(title for title in found if title is not None)

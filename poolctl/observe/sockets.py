@@ -10,6 +10,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ ESTABLISHED = 1
 CLOSE_WAIT = 8
 """The other end has closed."""
 LISTEN = 10
+_TIME_WAIT = "06"
 
 
 class End(NamedTuple):
@@ -51,20 +53,24 @@ def tcp_sockets() -> list[TcpSocket]:
 
 
 def parse_tcp(table: str) -> Iterator[TcpSocket]:
-    """The lines of /proc/net/tcp or tcp6; those that are cut are passed over."""
+    """The lines of /proc/net/tcp or tcp6 but for closed connections; those that are cut are passed over."""
     for line in table.splitlines()[1:]:
         parts = line.split(maxsplit=10)
         with suppress(ValueError, IndexError):
-            yield TcpSocket(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+            if parts[3] != _TIME_WAIT:
+                yield TcpSocket(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
 
 
 def _end(text: str) -> End:
     address, _, port = text.partition(":")
+    return End(_address(address), int(port, 16))
+
+
+@lru_cache(maxsize=4096)
+def _address(text: str) -> str:
     # Groups of four bytes, each in the byte order of this machine.
-    raw = b"".join(int(address[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(address), 8))
-    return End(
-        plain_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw)), int(port, 16)
-    )
+    raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8))
+    return plain_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw))
 
 
 def plain_address(text: str) -> str:
