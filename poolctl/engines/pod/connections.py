@@ -17,8 +17,6 @@ from poolctl.run import ErrorKind
 
 _NAME = b"poolctl"
 _SQLSTATE = ord("C")
-_WAKE = 3600.0
-"""Seconds after which psycopg looks up from waiting for an answer, to see a Ctrl-C that no pod gets."""
 
 
 class StatementFailed(Exception):
@@ -49,17 +47,16 @@ class Driver(Protocol):
 
 
 class Psycopg:
-    """By psycopg's own protocol functions and without its cursor: the same statement at a third of the cost, and with
-    many threads in a process that is time under the interpreter's lock, in which each delays the others."""
+    """By libpq's own blocking calls and without psycopg's cursor: the same statement at a third of the cost, and with
+    many threads in a process that is time under the interpreter's lock, in which each delays the others. One call
+    lets go of the lock once; psycopg's way around it, to see a Ctrl-C that no pod gets, at every step."""
 
     def __init__(self, job: Job, watch: Watch, *, hides_errors: bool = False) -> None:
         from psycopg import Error
-        from psycopg.generators import execute
         from psycopg.pq import ConnStatus, ExecStatus
-        from psycopg.waiting import wait
 
         self.connection_class = _psycopg_class(watch, hides_errors)
-        self._error, self._execute, self._wait = Error, execute, wait
+        self._error = Error
         self._failed = frozenset({ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.NONFATAL_ERROR})
         self._bad = ConnStatus.BAD
         self._statement = statement(job).encode()
@@ -71,19 +68,19 @@ class Psycopg:
         values = None if self._parameter is None else [self._parameter(seconds).encode()]
         if self._is_prepared:
             if not connection.is_prepared:
-                self._send(pgconn, pgconn.send_prepare, _NAME, self._statement)
+                self._execute(pgconn, pgconn.prepare, _NAME, self._statement)
                 connection.is_prepared = True
-            self._send(pgconn, pgconn.send_query_prepared, _NAME, values)
+            self._execute(pgconn, pgconn.exec_prepared, _NAME, values)
         elif values is None:
-            self._send(pgconn, pgconn.send_query, self._statement)
+            self._execute(pgconn, pgconn.exec_, self._statement)
         else:
-            self._send(pgconn, pgconn.send_query_params, self._statement, values)
+            self._execute(pgconn, pgconn.exec_params, self._statement, values)
 
     def begin(self, connection: Any) -> None:
         self.script(connection, "BEGIN")
 
     def script(self, connection: Any, sql: str) -> None:
-        self._send(connection.pgconn, connection.pgconn.send_query, sql.encode())
+        self._execute(connection.pgconn, connection.pgconn.exec_, sql.encode())
 
     def leave_unread(self, connection: Any) -> None:
         try:
@@ -91,20 +88,26 @@ class Psycopg:
         except self._error as error:
             raise self._failure(connection.pgconn, str(error), None) from None
 
-    def _send(self, pgconn: Any, send: Callable[..., None], *arguments: Any) -> None:
+    def _execute(self, pgconn: Any, call: Callable[..., Any], *arguments: Any) -> None:
         try:
-            send(*arguments)
-            results = self._wait(self._execute(pgconn), pgconn.socket, _WAKE)
+            result = call(*arguments)
         except self._error as error:
             raise self._failure(pgconn, str(error), error.sqlstate) from None
-        for result in results:
-            if result.status in self._failed:
-                state = (result.error_field(_SQLSTATE) or b"").decode() or None
-                raise self._failure(pgconn, result.error_message.decode(errors="replace"), state)
+        except MemoryError:
+            # What psycopg makes of libpq's giving no result at all: the statement could not even be sent.
+            raise self._failure(pgconn, pgconn.get_error_message(), None) from None
+        if result.status not in self._failed:
+            return
+        if pgconn.status == self._bad:
+            # The result is only the last word, libpq's own; the server's, from before, are here.
+            raise self._failure(pgconn, pgconn.get_error_message(), None)
+        state = (result.error_field(_SQLSTATE) or b"").decode() or None
+        raise self._failure(pgconn, result.error_message.decode(errors="replace"), state)
 
     def _failure(self, pgconn: Any, message: str, sqlstate: str | None) -> StatementFailed:
         from psycopg.errors import lookup
 
+        sqlstate = sqlstate or classify(message).sqlstate
         try:
             name = lookup(sqlstate).__name__ if sqlstate else "OperationalError"
         except KeyError:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
 from threading import get_ident
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from poolctl.engines.pod.connections import Psycopg, Psycopg2
 from poolctl.engines.pod.library import BaseLibrary, Library, NotAcquired, SlotLost
@@ -195,7 +195,7 @@ class SqlalchemyPool(BaseLibrary):
     def __init__(self, job: Job, watch: Watch) -> None:
         super().__init__(job, watch)
         from psycopg import Error
-        from sqlalchemy import create_engine, event
+        from sqlalchemy import create_engine
         from sqlalchemy.exc import DBAPIError
         from sqlalchemy.exc import TimeoutError as PoolTimeout
         from sqlalchemy.pool import QueuePool
@@ -204,7 +204,6 @@ class SqlalchemyPool(BaseLibrary):
         self.driver = Psycopg(job, watch)
         self._timeout, self._errors = PoolTimeout, (Error, DBAPIError)
         self._releasing: set[int] = set()
-        watch.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
         settings = self.settings
         self._max_overflow = settings.max_open - settings.max_idle if settings.max_open else -1
         connect = self.driver.connection_class.connect
@@ -217,13 +216,18 @@ class SqlalchemyPool(BaseLibrary):
             pool_timeout=settings.acquire_timeout,
             pool_recycle=-1 if settings.max_lifetime is None else settings.max_lifetime,
         )
-        event.listen(self._engine, "checkin", self._came_back)
-        self._pool: Any = self._engine.pool
+        # Without overflow no release ever closes: what cannot happen is not looked for at every request.
+        self._may_close = self._max_overflow != 0
+        self._listening = threading.Lock()
+        watch.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
+        self._pool = cast(Any, self._engine.pool)
+        self._idle = self._pool._pool.queue
 
     def acquire(self, request: Request) -> Any:
         request.queued_at = None
         pool = self._pool
-        if 0 <= self._max_overflow <= pool.overflow() and not pool.checkedin():
+        # What overflow() and checkedin() tell, without a call and a lock each.
+        if not self._idle and 0 <= self._max_overflow <= pool._overflow:
             self.watch.queue(request)
         try:
             connection = self._engine.raw_connection()
@@ -238,6 +242,9 @@ class SqlalchemyPool(BaseLibrary):
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         if is_broken:
             connection.invalidate()
+        if not self._may_close:
+            connection.close()
+            return
         self._releasing.add(ident := get_ident())
         connection.close()
         self._releasing.discard(ident)
@@ -259,7 +266,13 @@ class SqlalchemyPool(BaseLibrary):
         self.driver.leave_unread(connection.dbapi_connection)
 
     def drop(self, connection: Any) -> None:
+        from sqlalchemy import event
+
         connection.dbapi_connection.is_dropped = True
+        # From the first one on: a listener costs every request.
+        with self._listening:
+            if not event.contains(self._engine, "checkin", self._came_back):
+                event.listen(self._engine, "checkin", self._came_back)
 
     def _came_back(self, connection: Any, _: Any) -> None:
         """The pool takes a connection back, also one that was dropped."""

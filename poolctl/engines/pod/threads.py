@@ -155,8 +155,10 @@ class Run:
         until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
         clock, request, random = self._clock, Request(), worker.random
         draw, connections, thinks = worker.hold.sample, self._load.connections_per_request, worker.think.mean > 0
+        has_budget, holds = self._workload.is_bounded(worker), worker.hold.mean > 0
+        request.holds = [0.0] * connections
         self._sleep_until(min(max(worker.begins_at, self._job.begins_at), self._ends_at))
-        while (now := clock()) < until and not self._over and self._takes_request(worker):
+        while (now := clock()) < until and not self._over and (not has_budget or self._takes_request(worker)):
             request.due = now
             if thinks:
                 request.due = now + worker.think.sample(random)
@@ -164,14 +166,13 @@ class Run:
                 if (now := clock()) >= self._ends_at or self._over:
                     return
                 request.lag = now - request.due
-            request.holds = [draw(random) for _ in range(connections)]
+            if holds:
+                request.holds = [draw(random) for _ in range(connections)]
             pause = self._serve(request)
             if pause:
                 self._sleep_until(clock() + pause)
 
     def _takes_request(self, worker: Worker) -> bool:
-        if worker.is_burst or not self._load.requests:
-            return self._workload.takes_request(worker)
         with self._lock:
             return self._workload.takes_request(worker)
 
