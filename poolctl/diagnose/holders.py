@@ -99,10 +99,10 @@ def holders_of(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
         key = (client.application, client.user, client.address, pid, route_of(track.last.query or ""))
         groups.setdefault(key, []).append((track, client))
     ordered = sorted(groups.values(), key=lambda members: (-len(members), members[0][0].pid))
-    return tuple(_holder(clients.facts, members) for members in ordered)
+    return tuple(_holder(members) for members in ordered)
 
 
-def _holder(facts: LiveFacts, members: Sequence[tuple[Track, Client]]) -> Holder:
+def _holder(members: Sequence[tuple[Track, Client]]) -> Holder:
     track, client = members[0]
     queries = Counter(each.last.query for each, _ in members if each.last.query and not each.last.is_hidden)
     ports = {each.port for _, each in members}
@@ -117,5 +117,5 @@ def _holder(facts: LiveFacts, members: Sequence[tuple[Track, Client]]) -> Holder
         pids=tuple(each.pid for each, _ in members),
         process={"pid": process.pid, "command": process.command, "status": process.status} if process else None,
         route=route_of(track.last.query or ""),
-        last_query=facts.text(queries.most_common(1)[0][0]) if queries else None,
+        last_query=queries.most_common(1)[0][0] if queries else None,
     )

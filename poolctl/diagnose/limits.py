@@ -61,7 +61,7 @@ def _server(facts: LiveFacts) -> Iterator[Limit]:
     if server is None:
         return
     kept = server.superuser_reserved + server.reserved
-    ordinary, privileged = used_slots(facts)
+    privileged = privileged_slots(facts)
     used = len(facts.tracks)
     # Superusers sit on their own slots last, so all that is open counts against what is left for the others.
     free = server.usable - used
@@ -83,15 +83,14 @@ def _server(facts: LiveFacts) -> Iterator[Limit]:
     )
 
 
-def used_slots(facts: LiveFacts) -> tuple[int, int]:
-    """Client backends of ordinary roles, and of superusers or roles that may use reserved slots."""
+def privileged_slots(facts: LiveFacts) -> int:
+    """Client backends of superusers and of roles that may use reserved slots."""
     roles = facts.roles
-    privileged = sum(
+    return sum(
         1
         for track in facts.tracks
         if (role := roles.get(track.last.user or "")) is not None and (role.is_superuser or role.uses_reserved)
     )
-    return len(facts.tracks) - privileged, privileged
 
 
 def _roles(facts: LiveFacts) -> Iterator[Limit]:

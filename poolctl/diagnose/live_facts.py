@@ -17,7 +17,6 @@ from poolctl.diagnose.live_waits import (
     last_pgpools,
     pool_series,
 )
-from poolctl.literals import hide_literals
 from poolctl.observe.snapshot import (
     HostSample,
     Observation,
@@ -39,7 +38,6 @@ class LiveFacts:
     """An observation, and what can be read off it. Ages are seconds at the last look."""
 
     observation: Observation
-    shows_literals: bool = False
     memory: dict[str, Waiting] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -216,10 +214,6 @@ class LiveFacts:
     def is_refusing(self) -> bool:
         """Whether a limit refused poolctl itself, at the end."""
         return self.refusal is not None and self.refusal.by in LIMIT_REFUSALS
-
-    def text(self, query: str | None) -> str | None:
-        """A statement as it may be shown."""
-        return query if query is None or self.shows_literals else hide_literals(query)
 
     @property
     def roles(self) -> dict[str, RoleFacts]:

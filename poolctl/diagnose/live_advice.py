@@ -1,0 +1,240 @@
+"""What nobody is woken up for: nets that are missing, what could not be seen, pools larger than their work; and the
+verdict that nothing is wrong."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from poolctl.diagnose import live_sql, run_sql
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live_case import Case, called
+from poolctl.diagnose.live_sessions import notes_of
+from poolctl.diagnose.live_tracks import Application, is_monitor
+from poolctl.diagnose.words import percent, plural
+from poolctl.units import format_count, format_duration
+
+TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
+MOST_MONITORS = 3
+
+
+def no_safety_net(case: Case) -> Iterator[Finding]:
+    """Something that would have kept a mistake small is not there. Advice only.
+
+    Threshold: an application logs in as a superuser; no slot is kept back for operators; more than three sessions
+    of one monitor; or every timeout is off, for the server and for the applications' roles, which is told only
+    beside a finding that one of them would have bounded (it is every server's default).
+    """
+    facts = case.facts
+    if facts.server is None:
+        return
+    gaps: dict[str, Any] = {}
+    supers = sorted({each.user or "" for each in facts.programs if _is_superuser(case, each.user)})
+    if supers:
+        gaps["superuser_applications"] = supers
+    if facts.server.superuser_reserved + facts.server.reserved == 0:
+        gaps["slots_kept_back"] = 0
+    monitors = [each for each in facts.applications if is_monitor(each.name) and each.count > MOST_MONITORS]
+    if monitors:
+        gaps["monitor_sessions"] = {called(each): each.count for each in monitors}
+    if case.taken and _no_timeout(case):
+        gaps["timeouts_off"] = list(TIMEOUTS)
+    if not gaps:
+        return
+    yield Finding(
+        code="no-safety-net",
+        severity="info",
+        confidence="certain",
+        layer="database",
+        summary=f"Nothing keeps a mistake small here: {', '.join(_gap_words(gaps))}",
+        evidence=gaps
+        | {"threshold": "any of: superuser applications, no reserved slot, > 3 monitor sessions, no timeout"},
+        evidence_sql=live_sql.SAFETY,
+        holders=case.holders(t for each in facts.programs if each.user in supers for t in each.tracks),
+        remedy="Give applications ordinary roles with lock_timeout and statement_timeout of their own, and keep "
+        "reserved_connections (16+) for operators. No blanket idle_in_transaction_session_timeout: it also ends "
+        "sessions "
+        "that hold advisory locks in a transaction, and hides the bug.",
+    )
+
+
+def _is_superuser(case: Case, user: str | None) -> bool:
+    role = case.facts.roles.get(user or "")
+    return role is not None and role.is_superuser
+
+
+def _no_timeout(case: Case) -> bool:
+    """Off everywhere, as far as settings were told at all."""
+    facts = case.facts
+    if not facts.server or not any(name in facts.server.settings for name in TIMEOUTS):
+        return False
+    users = {each.user for each in facts.programs}
+    own = [role.settings for role in facts.server.roles if role.name in users]
+    own += [database.settings for database in facts.server.databases]
+    return not any(facts.setting(name) for name in TIMEOUTS) and not any(
+        settings.get(name, "0") not in ("0", "") for settings in own for name in TIMEOUTS
+    )
+
+
+def _gap_words(gaps: dict[str, Any]) -> Iterator[str]:
+    if "superuser_applications" in gaps:
+        yield f"applications log in as superuser ({', '.join(gaps['superuser_applications'][:3])})"
+    if "slots_kept_back" in gaps:
+        yield "no slot is kept back for operators"
+    if "monitor_sessions" in gaps:
+        yield "a monitor has " + ", ".join(
+            f"{count} sessions ({name})" for name, count in gaps["monitor_sessions"].items()
+        )
+    if "timeouts_off" in gaps:
+        yield "every timeout is off"
+
+
+def partial_view(case: Case) -> Iterator[Finding]:
+    """Not everything could be seen, which makes every other finding less sure.
+
+    Threshold: one backend of which only its own role may see the state; or process titles instead of rows.
+    """
+    facts = case.facts
+    hidden = facts.hidden
+    missing = _missing(case)
+    if not hidden and not missing and not (facts.sees_titles_only and facts.tracks):
+        return
+    seen = len(facts.tracks)
+    summary = f"The state of {hidden} of {plural(seen, 'session')} is hidden from this role and was inferred from locks"
+    if facts.sees_titles_only:
+        summary = f"The server refused, so {plural(seen, 'backend')} are known by their process titles only"
+    elif not hidden:
+        summary = f"{plural(missing, 'session')} of the server's databases could not be seen"
+    yield Finding(
+        code="partial-view",
+        severity="info",
+        confidence="certain",
+        layer="database",
+        summary=summary,
+        evidence={
+            "hidden": hidden,
+            "seen": seen,
+            "missing": missing,
+            "role": facts.server.role if facts.server else None,
+            "threshold": "any hidden backend",
+        },
+        evidence_sql=live_sql.HIDDEN,
+        remedy="GRANT pg_monitor (or pg_read_all_stats) TO the role that poolctl uses; it gives no slot and "
+        "changes nothing.",
+    )
+
+
+def _missing(case: Case) -> int:
+    """Backends that the databases count and nobody showed. numbackends also counts walsenders and workers, hence all
+    rows; a few come and go between the two questions."""
+    samples = case.facts.samples
+    if not samples or not samples[-1].databases:
+        return 0
+    missing = min(sum(d.backends for d in s.databases) - len([b for b in s.backends if b.database]) for s in samples)
+    return missing if missing > 3 else 0
+
+
+OVERSIZED_SHARE = 0.5
+"""Share of the sessions that did nothing in the window (catalog)."""
+LEAST_OVERSIZED = 10
+BUDGET_SHARE = 0.2
+"""Share of the usable slots from which an idle pool is worth a word although nobody said whether anybody waits."""
+
+
+def oversized_pool(case: Case) -> Iterator[Finding]:
+    """A pool holds many more connections than its work needs. Advice only, and a fixed size may be meant.
+
+    Threshold: ten sessions or more, more than half of them frozen idle over the window, none opened, and nobody
+    waits. Likely: the pool's figures say that nobody waits. Undetermined: nobody says; then only of a pool that
+    takes a fifth of the usable slots.
+    """
+    facts = case.facts
+    usable = facts.server.usable if facts.server else 0
+    for application in facts.programs:
+        tracks, frozen = case.free(application.tracks), case.free(application.frozen_idle)
+        waiting = facts.waiting(application)
+        if (
+            len(tracks) < LEAST_OVERSIZED
+            or len(frozen) <= OVERSIZED_SHARE * len(tracks)
+            or application.opened
+            or waiting
+        ):
+            continue
+        if not waiting.is_known and (usable <= 0 or len(tracks) < BUDGET_SHARE * usable):
+            continue
+        in_use = _most_in_use(application)
+        yield Finding(
+            code="oversized-pool",
+            severity="info",
+            confidence="likely" if waiting.is_known else "undetermined",
+            layer="application",
+            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of {called(application)} did "
+            "nothing in "
+            f"{format_duration(facts.window)}, at most {in_use} were in use at once",
+            evidence={
+                "sessions": len(tracks),
+                "frozen_idle": len(frozen),
+                "most_in_use": in_use,
+                "usable": usable,
+                "waiting": waiting.count,
+                "window": facts.window,
+                "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, nobody waiting",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(frozen),
+            remedy="Nothing, while the fleet is far from its budget. Else lower max_open to what the peak needs "
+            "(poolctl "
+            "recommend); end nothing: these are parked connections.",
+            frees=max(0, min(len(frozen), len(tracks) - in_use)),
+            decide_by=None if waiting.is_known else "a window that contains the peak, with the pool's own figures",
+        )
+
+
+def _most_in_use(application: Application) -> int:
+    by_look: dict[float, int] = {}
+    for track in application.tracks:
+        for at, row in track.rows:
+            by_look[at] = by_look.get(at, 0) + (row.in_transaction or row.is_active)
+    return max(by_look.values(), default=0)
+
+
+def healthy(case: Case) -> Finding:
+    """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
+    With nothing seen at all it is no verdict but undetermined."""
+    facts = case.facts
+    notes = list(notes_of(case))
+    waiting = facts.waiting()
+    confidence: Confidence = "certain" if facts.is_full_view and waiting.is_known and len(facts.looks) > 1 else "likely"
+    used = len(facts.tracks)
+    usable = facts.server.usable if facts.server else None
+    working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
+    of = f" of {format_count(usable)} usable" if usable is not None else ""
+    summary = f"Healthy: {format_count(used)}{of} connections open, {working} at work, nobody is seen to wait"
+    if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
+        confidence, summary = "undetermined", "Nothing was seen that a verdict could stand on"
+    elif not facts.looks:
+        summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
+    decide_by = None
+    if confidence == "undetermined":
+        decide_by = "an answer of the server, of a pooler, or figures of the pools"
+    elif confidence == "likely" and not waiting.is_known:
+        decide_by = (
+            "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
+        )
+    return Finding(
+        code="healthy",
+        severity="info",
+        confidence=confidence,
+        layer="database",
+        summary=summary,
+        evidence={
+            "used": used,
+            "usable": usable,
+            "at_work": working,
+            "waiting": waiting.count,
+            "looks": len(facts.looks),
+            "window": facts.window,
+            "notes": notes,
+            "threshold": "no finding at warning or above",
+        },
+        evidence_sql=run_sql.BACKENDS,
+        decide_by=decide_by,
+    )

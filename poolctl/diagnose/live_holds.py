@@ -1,0 +1,306 @@
+"""Connections that are held, and come back or could: jams of nested acquires, calls elsewhere, sets that stand "
+"still."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from poolctl.diagnose import run_sql
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live_case import Case, at_most_likely, called
+from poolctl.diagnose.live_leaks import SPREAD, held, undetermined_hold
+from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.live_waits import Waiting
+from poolctl.diagnose.words import percent, plural
+from poolctl.observe.snapshot import Backend
+from poolctl.units import format_duration
+
+LEAST_JAM = 2
+"""Sessions that make a jam when it is known that clients wait."""
+LEAST_SILENT_JAM = 3
+"""And when nobody says whether they do: two transactions of one moment are chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Jam:
+    """All sessions of an application at rest since one moment. ``batches``: the moments of the looks in which it
+    was so, newest last."""
+
+    tracks: tuple[Track, ...]
+    age: float
+    spread: float
+    batches: tuple[float, ...]
+    share: float
+    """Of the looks."""
+
+
+def self_deadlock(case: Case) -> Iterator[Finding]:
+    """Every holder waits for a second connection, which only another holder could give back.
+
+    Threshold: every session of an application at rest in a transaction since the same moment (within 0.1 s; jams
+    measured 0.06 s, leaks are spread), none active, in four looks of five, and it lasted a second; out of a
+    transaction only where the pool's figures say that it is full. Certain: two such moments one timeout apart, with
+    clients waiting. Likely: clients wait, as many as hold. Undetermined: nobody says whether anybody waits; known
+    not to wait, it is no jam.
+    """
+    for application in case.facts.programs:
+        jam = _jam(case, application)
+        if jam is None:
+            continue
+        waiting = case.facts.waiting(application)
+        if waiting.is_known and not _waits_enough(case, application, waiting, len(jam.tracks)):
+            continue
+        if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
+            continue
+        yield _self_deadlock(case, application, jam, waiting)
+
+
+def _waits_enough(case: Case, application: Application, waiting: Waiting, holders: int) -> bool:
+    """Every holder waits, so there are as many waiters. Totals only say that somebody does."""
+    pools = case.facts.pools_of(application)
+    if pools and all(pool.last.waiting is not None for pool in pools):
+        return (waiting.count or 0) >= holders
+    return bool(waiting)
+
+
+def _jam(case: Case, application: Application) -> _Jam | None:
+    if len(case.free(application.tracks)) < application.count or not application.count:
+        return None
+    full = any(pool.is_full for pool in case.facts.pools_of(application))
+    by_look: dict[float, list[Backend]] = {}
+    for track in (*application.tracks, *application.gone):
+        for at, backend in track.rows:
+            by_look.setdefault(at, []).append(backend)
+    moments = [(at, moment) for at, rows in sorted(by_look.items()) if (moment := _one_moment(rows, full)) is not None]
+    now = [row.last.state_at for row in application.tracks if row.last.state_at is not None]
+    looks = application.tracks[0].looks
+    ages = [at - moment for at, moment in moments]
+    if not moments or moments[-1][0] != application.tracks[0].now or len(now) < application.count:
+        return None
+    if (
+        len(moments) < 0.8 * looks
+        or max(ages) < STUCK_AFTER
+        or any(track.last.advisory_locks for track in application.tracks)
+    ):
+        return None
+    batches = tuple(dict.fromkeys(round(moment, 1) for _, moment in moments))
+    return _Jam(application.tracks, ages[-1], max(now) - min(now), batches, len(moments) / max(1, looks))
+
+
+def _one_moment(rows: Sequence[Backend], full: bool) -> float | None:
+    """When all of them came to rest, if it was at once."""
+    times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
+    if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
+        return None
+    known = [at for at in times if at is not None]
+    return min(known) if max(known) - min(known) <= SPREAD else None
+
+
+def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
+    count, repeated = len(jam.tracks), len(jam.batches) > 1
+    confidence: Confidence = "certain" if repeated and waiting else "likely" if waiting or repeated else "undetermined"
+    batches = f", again and again ({len(jam.batches)} times seen)" if repeated else ""
+    decide_by = None
+    if confidence == "undetermined":
+        decide_by = (
+            "watch for longer than the acquire timeout (usually 30 s): nested acquires fail together and begin anew, "
+            "leaks stay; the pool's figures (as many waiting as in use); or where the process's threads stand"
+        )
+    return Finding(
+        code="self-deadlock",
+        severity=case.severity(application),
+        confidence=at_most_likely(confidence, jam.tracks),
+        layer="application",
+        summary=f"All {count} sessions of {called(application)} came to rest in the same "
+        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: "
+        f"each holder waits for a second connection{'' if waiting else ', or all of them were leaked at once'}",
+        evidence={
+            "holding": count,
+            "active": 0,
+            "age": jam.age,
+            "age_spread": jam.spread,
+            "waiting": waiting.count,
+            "batches": len(jam.batches),
+            "share_of_looks": percent(jam.share),
+            "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
+            "many waiting as hold",
+        },
+        evidence_sql=run_sql.TRANSACTIONS,
+        holders=case.holders(jam.tracks),
+        remedy="Pass the connection down instead of acquiring a second one while one is held. Until then a pool of "
+        "threads x (connections each - 1) + 1 is the least that cannot jam; below that more connections do not help.",
+        frees=count,
+        decide_by=decide_by,
+    )
+
+
+HELD_SHARE = 0.3
+"""Share of the time in use that is idle in a transaction (catalog)."""
+LEAST_PAUSE = 0.05
+"""Median seconds between two statements of one transaction, from which something else is done in between. A chatty
+application's pauses are network round trips of a few milliseconds, also on a busy machine (settled by staging)."""
+USED_UP_SHARE = 0.9
+"""Share of an application's sessions in use from which it has none to spare."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """How an application used its connections, over all looks."""
+
+    active: int = 0
+    paused: int = 0
+    """Idle in a transaction that moved on or will."""
+    stuck: int = 0
+    pause: float = 0.0
+    """Median seconds idle in the transaction so far."""
+    used_up: float = 0.0
+    """Share of the looks with all but a tenth of the sessions in use."""
+    mean_paused: float = 0.0
+
+    @property
+    def share(self) -> float:
+        return self.paused / max(1, self.active + self.paused + self.stuck)
+
+
+def use_of(application: Application) -> _Use:
+    stuck = {track.pid for track in application.stuck}
+    pauses: list[float] = []
+    counts: dict[float, list[int]] = {}
+    active = paused = lost = 0
+    for track in (*application.tracks, *application.gone):
+        for at, row in track.rows:
+            count = counts.setdefault(at, [0, 0])
+            count[1] += 1
+            count[0] += row.in_transaction or row.is_active
+            if track.pid in stuck and row.in_transaction:
+                lost += 1
+            elif row.in_transaction:
+                paused += 1
+                pauses.append(at - row.state_at if row.state_at is not None else 0.0)
+            elif row.is_active and row.wait_event_type not in ("Lock", "Client"):
+                active += 1
+    full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
+    looks = max(1, len(counts))
+    pause = max(0.0, median(pauses)) if pauses else 0.0
+    return _Use(active, paused, lost, pause, full / looks, paused / looks)
+
+
+def held_across_io(case: Case) -> Iterator[Finding]:
+    """Transactions are kept open while the application does something else.
+
+    Threshold: more than 30 % of the use is idle in transactions that do go on, typically for 50 ms or more at a
+    time, and it matters: clients wait, or nine in ten sessions are in use at four looks of five. Certain: turnover
+    seen over a window three times the longest transaction, and the pool's figures say that clients wait.
+    """
+    for application in case.facts.programs:
+        if application.tracks[0].looks < 2 or not case.free(application.tracks):
+            continue
+        use, waiting = use_of(application), case.facts.waiting(application)
+        moved = [t for t in case.free((*application.tracks, *application.gone)) if t.has_moved or not t.is_there]
+        pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
+        if use.share <= HELD_SHARE or use.pause < LEAST_PAUSE or not pressed or len(moved) < 2:
+            continue
+        holding = case.free(t for t in application.tracks if any(row.in_transaction for _, row in t.rows))
+        if not holding:
+            continue
+        long_enough = case.facts.window > 3 * application.longest_ended > 0
+        confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
+        wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
+        yield Finding(
+            code="held-across-io",
+            severity=case.severity(application),
+            confidence=at_most_likely(confidence, holding),
+            layer="application",
+            summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} "
+            f"of the use is idle in transaction, typically {format_duration(use.pause)} and counting, and they do end"
+            f"{wait}",
+            evidence={
+                "sessions": application.count,
+                "idle_in_transaction_share": percent(use.share),
+                "typical_pause": use.pause,
+                "longest_seen_to_end": application.longest_ended,
+                "moved_meanwhile": len(moved),
+                "stuck": len(application.stuck),
+                "looks_without_a_spare_session": percent(use.used_up),
+                "waiting": waiting.count,
+                "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, "
+                "and clients wait or no session is to spare",
+            },
+            evidence_sql=run_sql.TRANSACTIONS,
+            holders=case.holders(holding),
+            remedy="Move the other work out of the transaction, or release before it. A bigger pool only moves the "
+            "limit.",
+            frees=min(len(holding), round(use.mean_paused)),
+        )
+
+
+STILL_SHARE = 0.5
+"""Share of the usable slots that one application's standing sessions take, from which they are the question when
+clients are refused."""
+
+
+def standing_still(case: Case) -> Iterator[Finding]:
+    """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
+
+    Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
+    than max(1 s, 10 x the median)) have half of them; or a pool or pooler says that clients wait for exactly this
+    application's connections, and half of those stand still. Always undetermined.
+    """
+    usable = case.facts.server.usable if case.facts.server else 0
+    for application in case.facts.programs:
+        still = held(application, case.free(application.tracks))
+        short = (case.is_full or case.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
+        waiting = case.facts.waiting(application)
+        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(case, application)
+        if still and (short or told):
+            of = f"of {plural(application.count, 'session')}"
+            yield undetermined_hold(case, application, still, of)
+
+
+def _is_used_up(case: Case, application: Application) -> bool:
+    pools, queues = case.facts.pools_of(application), case.facts.queues_of(application)
+    return any(pool.is_full for pool in pools) or any(
+        queue.is_used_up and queue.last.clients_waiting for queue in queues
+    )
+
+
+def opening_beside_idle(case: Case) -> Iterator[Finding]:
+    """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
+
+    Threshold: in one process of this host, three sessions that did something and then stood still for the whole
+    window, more than half of its sessions, and two new ones opened meanwhile. A pool reuses before it opens; new
+    threads with connections of their own do not, hence undetermined.
+    """
+    for application in case.facts.programs:
+        by_process: dict[int, list[Track]] = {}
+        for track in case.free(application.tracks):
+            process = case.clients.of_backend(track).process
+            if process is not None:
+                by_process.setdefault(process.pid, []).append(track)
+        if case.facts.waiting(application).is_known:
+            continue
+        suspects = [
+            track
+            for tracks in by_process.values()
+            if _opens_beside_idle(tracks)
+            for track in tracks
+            if _is_parked(track)
+        ]
+        if suspects:
+            yield undetermined_hold(case, application, tuple(suspects), f"of {plural(application.count, 'session')}")
+
+
+def _opens_beside_idle(tracks: Sequence[Track]) -> bool:
+    still = [track for track in tracks if _is_parked(track)]
+    new = [track for track in tracks if track.is_new and track.was_used]
+    return len(still) >= 3 and 2 * len(still) > len(tracks) and len(new) >= 2
+
+
+def _is_parked(track: Track) -> bool:
+    return (
+        track.is_idle
+        and track.is_frozen
+        and track.was_used
+        and track.age > STUCK_AFTER
+        and not track.last.advisory_locks
+    )

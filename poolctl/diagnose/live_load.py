@@ -1,0 +1,401 @@
+"""Where the work is too much for what it is given: the database's processors, the pool's connections, the client.
+
+A bigger pool is the remedy of exactly one of these, and only while the server has room for more work.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import mean, median
+
+from poolctl.diagnose import live_sql, run_sql
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live_case import Case, at_most_likely, called
+from poolctl.diagnose.live_facts import LiveFacts
+from poolctl.diagnose.live_holds import HELD_SHARE, LEAST_PAUSE, use_of
+from poolctl.diagnose.live_tracks import Application, Track
+from poolctl.diagnose.words import percent, plural, quote
+from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
+from poolctl.units import format_count, format_duration
+
+TIMES_CORES = 2
+"""Statements at work over cores from which they mostly wait for a processor (catalog)."""
+DOMINANT_SHARE = 0.5
+"""Share of the execution time above which one statement is the workload (catalog)."""
+LEAST_RUNNING = 0.05
+"""Median age, seconds, of the statements seen at work, from which they are slow and not merely many: sixteen clients
+of 0.1 ms statements also keep two cores busy, and nobody waits for them (settled by staging)."""
+SLOW_STATEMENT = 0.5
+"""The same, where the processors are idle or unknown and clients wait: a pool whose statements take that long is not
+too small. Caught at random, a statement of 1 s is 0.5 s old."""
+BUSY_SHARE = 0.9
+"""Share of the cores that the server alone keeps busy (sizing reference, 5.6)."""
+SMALL_TABLE = 1000
+TIMES_READ = 1
+"""Reading a table of a thousand rows or more from end to end, once in the window, is what an index would save."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Statements at work: running or reading, not waiting for locks, clients or a timer."""
+
+    mean: float
+    age: float
+    """Median, seconds."""
+    statement: str | None
+    share: float
+    """Of the time at work that is this statement's."""
+    by_counters: bool
+    """The share is pg_stat_statements', not the samples'."""
+    table: TableCounters | None
+    rows_read: float
+    tracks: tuple[Track, ...]
+
+
+def is_at_work(backend: Backend) -> bool:
+    return backend.is_active and backend.wait_event_type not in ("Lock", "Client", "Timeout", "Activity", "Extension")
+
+
+def work_of(facts: LiveFacts) -> Work:
+    ages: list[float] = []
+    statements: Counter[str] = Counter()
+    counts: list[int] = []
+    for look in facts.looks:
+        rows = [backend for backend in look.backends if backend.is_client and is_at_work(backend)]
+        counts.append(len(rows))
+        for row in rows:
+            if row.query_at is not None:
+                ages.append(max(0.0, look.at - row.query_at))
+            if row.query and not row.is_hidden:
+                statements[row.query] += 1
+    top, seen = statements.most_common(1)[0] if statements else (None, 0)
+    share = seen / max(1, sum(statements.values()))
+    counted = _by_counters(facts)
+    if counted is not None:
+        top, share = counted
+    table, rows_read = _scanned(facts, top or "")
+    tracks = tuple(track for track in facts.tracks if is_at_work(track.last))
+    age = median(ages) if ages else 0.0
+    return Work(mean(counts) if counts else 0.0, age, top, share, counted is not None, table, rows_read, tracks)
+
+
+def _by_counters(facts: LiveFacts) -> tuple[str, float] | None:
+    """The statement with most of the execution time in the window, and its share. Only what ended is counted."""
+    grown = statement_growth(facts)
+    total = sum(time for _, time in grown)
+    if total <= 0:
+        return None
+    best, time = max(grown, key=lambda pair: pair[1])
+    return (best.query, time / total) if best.query else None
+
+
+def statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
+    """Execution time of each statement between the first and the last sample that have any, seconds."""
+    samples = [sample for sample in facts.samples if sample.statements]
+    if len(samples) < 2:
+        return []
+    before = {(row.query_id, row.user, row.database): row.time for row in samples[0].statements}
+    return [
+        (row, row.time - before.get((row.query_id, row.user, row.database), 0.0))
+        for row in samples[-1].statements
+        if row.time > before.get((row.query_id, row.user, row.database), 0.0)
+    ]
+
+
+def _scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
+    """The table named in ``query`` that was read most from end to end, with the rows read in the window."""
+    samples = [sample for sample in facts.samples if sample.tables]
+    if len(samples) < 2:
+        return None, 0.0
+    before = {table.name: table for table in samples[0].tables}
+    best, most = None, 0.0
+    for table in samples[-1].tables:
+        known = before.get(table.name)
+        read = float(table.rows_read - (known.rows_read if known else table.rows_read))
+        name = re.escape(table.name.rpartition(".")[2])
+        is_named = re.search(rf"\b{name}\b", query) is not None
+        if is_named and table.live_rows >= SMALL_TABLE and read >= TIMES_READ * table.live_rows and read > most:
+            best, most = table, read
+    return best, most
+
+
+def slow_database(case: Case) -> Iterator[Finding]:
+    """The database is the limit: more connections would wait there instead of here.
+
+    Threshold: twice as many statements at work as there are cores, or the server's processes on nine tenths of the
+    cores with as many at work as cores, and they take long (median age 50 ms: sixteen quick ones also crowd two
+    cores). Or, with clients waiting, statements that are typically half a second old, whatever they wait for.
+    Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
+    """
+    facts = case.facts
+    work, cores, cpu = work_of(facts), facts.cores, facts.server_cpu
+    crowded = cores is not None and work.mean > TIMES_CORES * cores
+    busy = cores is not None and cpu is not None and cpu >= BUSY_SHARE * cores and work.mean >= cores
+    slow = _slow_holders(case)
+    if (crowded or busy) and work.age >= LEAST_RUNNING:
+        confidence: Confidence = (
+            "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.looks) > 1 else "likely"
+        )
+    elif slow:
+        confidence = "likely"
+    elif cores is None and work.mean >= UNKNOWN_CORES and work.age >= LEAST_RUNNING:
+        confidence = "undetermined"
+    else:
+        return
+    tracks = work.tracks or slow
+    yield Finding(
+        code="slow-database",
+        severity=case.severity(),
+        confidence=at_most_likely(confidence, tracks),
+        layer="database",
+        summary=_slow_sentence(work, cores, slow),
+        evidence={
+            "at_work": round(work.mean, 1),
+            "cores": cores,
+            "server_cpu": cpu,
+            "typical_age": work.age if work.tracks or work.age else _typical_age(slow),
+            "statement": quote(work.statement, 120) if work.statement else None,
+            "statement_share": percent(work.share) if work.statement else None,
+            "share_from": "pg_stat_statements" if work.by_counters else "samples",
+            "table": work.table.name if work.table else None,
+            "table_rows": work.table.live_rows if work.table else None,
+            "rows_read_by_scans": work.rows_read or None,
+            "waiting": case.facts.waiting().count,
+            "threshold": f"> {TIMES_CORES} x cores at work, or {percent(BUSY_SHARE)} of the cores busy, for typically "
+            f"{format_duration(LEAST_RUNNING)} or more; or clients wait for statements of "
+            f"{format_duration(SLOW_STATEMENT)}",
+        },
+        evidence_sql=run_sql.SCANS if work.table else live_sql.STATEMENTS if work.by_counters else run_sql.ACTIVE,
+        holders=case.holders(tracks),
+        remedy=_slow_remedy(work),
+        decide_by="how many cores the server has, and how busy they are" if confidence == "undetermined" else None,
+    )
+
+
+UNKNOWN_CORES = 32
+"""Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
+
+
+def _slow_holders(case: Case) -> tuple[Track, ...]:
+    """Sessions whose statements keep a pool full that clients wait for: seconds long each, and not for a lock."""
+    found: list[Track] = []
+    for application in case.facts.programs:
+        if not case.facts.waiting(application).sustained:
+            continue
+        tracks = [
+            t
+            for t in case.free(application.tracks)
+            if t.last.is_active and t.last.wait_event_type not in ("Lock", "Client")
+        ]
+        if 2 * len(tracks) > application.count and _typical_age(tracks) >= SLOW_STATEMENT:
+            found += tracks
+    return tuple(found)
+
+
+def _typical_age(tracks: "tuple[Track, ...] | list[Track]") -> float:
+    ages = [max(0.0, track.now - track.last.query_at) for track in tracks if track.last.query_at is not None]
+    return median(ages) if ages else 0.0
+
+
+def _slow_sentence(work: Work, cores: int | None, slow: tuple[Track, ...]) -> str:
+    on = f" on {plural(cores, 'core')}" if cores else ""
+    statement = ""
+    if work.statement and work.share > DOMINANT_SHARE:
+        statement = f"; {percent(work.share)} of it is {quote(work.statement, 60)}"
+    scan = ""
+    if work.table is not None:
+        scan = f", which reads all {format_count(work.table.live_rows)} rows of {work.table.name} each time"
+    if not work.tracks and slow:
+        age = format_duration(_typical_age(slow))
+        many = plural(len(slow), "connection")
+        return f"{many} are in statements that take long (typically {age} so far) while clients wait"
+    return (
+        f"{format_count(round(work.mean, 1))} statements at work at once{on}, typically {format_duration(work.age)} old"
+        f"{statement}{scan}"
+    )
+
+
+def _slow_remedy(work: Work) -> str:
+    start = "Pool size is not the problem: more connections would share the same processors and disks."
+    if work.table is None:
+        return f"{start} Make the statement cheaper or rarer, or add cores."
+    columns = ", ".join(filtered_columns(work.statement or "")) or "..."
+    return (
+        f"{start} Make {quote(work.statement or '', 100)} read less, such as with "
+        f"CREATE INDEX CONCURRENTLY ON {work.table.name} ({columns});"
+    )
+
+
+def filtered_columns(query: str) -> list[str]:
+    """Columns compared in the statement's WHERE, as candidates for an index, equality first. A guess from the text,
+    not a parser."""
+    _, *conditions = re.split(r"\bwhere\b", query, flags=re.IGNORECASE)
+    if not conditions:
+        return []
+    condition = re.split(r"\b(?:order|group|limit)\b", conditions[0], flags=re.IGNORECASE)[0]
+    pattern = r"(?:\w+\.)?\"?([a-z_]\w*)\"?\s*(<=|>=|<>|=|<|>|\bbetween\b|\bin\b)"
+    compared = re.findall(pattern, condition, flags=re.IGNORECASE)
+    columns = [name for name, operator in compared if operator == "="]
+    columns += [name for name, operator in compared if operator not in ("=", "<>")]
+    return list(dict.fromkeys(columns))[:2]
+
+
+def pool_undersized(case: Case) -> Iterator[Finding]:
+    """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
+
+    Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
+    sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
+    time. Certain: two looks or more and the server's processors known not to be busy.
+    """
+    facts = case.facts
+    for series in facts.pools:
+        owner, waiting = facts.owner_of(series), series.waiting
+        if not (series.is_full and waiting.sustained and waiting) or owner is None:
+            continue
+        if not turns_over(case, owner):
+            continue
+        cores, cpu = facts.cores, facts.server_cpu
+        idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
+        confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
+        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
+        yield Finding(
+            code="pool-undersized",
+            severity="critical",
+            confidence=confidence,
+            layer="application",
+            summary=f"All {series.max_open} connections of {called(owner)} are in use and come back quickly, and still "
+            f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}{busy}",
+            evidence={
+                "max_open": series.max_open,
+                "in_use": series.last.in_use,
+                "waiting": waiting.count,
+                "looks_full": series.full,
+                "looks": len(series.figures),
+                "moved": len(owner.moved),
+                "sessions": owner.count,
+                "typical_use": owner.typical_use,
+                "cores": cores,
+                "server_cpu": cpu,
+                "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
+                "database not the limit",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)),
+            remedy="Size the pool from the measured concurrency (poolctl recommend), within the server's free slots.",
+        )
+
+
+OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
+"""What makes every connection slow, and a pool of any size full."""
+
+
+def turns_over(case: Case, application: Application) -> bool:
+    """Whether every connection does short work and comes back: then, and only then, more of them may help."""
+    tracks = application.tracks
+    if case.said & OTHER_CAUSES:
+        return False
+    use = use_of(application)
+    busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
+    explained = any(track.pid in case.taken for track in tracks)
+    moved = sum(1 for track in tracks if track.has_moved or track.is_new)
+    return (
+        bool(tracks) and not explained and not application.stuck and not busy_elsewhere and moved >= 0.8 * len(tracks)
+    )
+
+
+def client_starved(case: Case) -> Iterator[Finding]:
+    """Acquires fail although a connection is free: the client, not the pool, has no time.
+
+    Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
+    look. Certain: the event loop's lag was measured at 100 ms or more.
+    """
+    for series in case.facts.pools:
+        timed_out = series.growth("timed_out_total") or 0
+        free = all(
+            (each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in series.figures
+        )
+        if timed_out < 1 or not free or any(each.waiting and not each.waiting_may_lie for each in series.figures):
+            continue
+        owner, lag = case.facts.owner_of(series), series.last.loop_lag
+        name = called(owner) if owner else series.last.name or series.last.library
+        yield Finding(
+            code="client-starved",
+            severity="critical",
+            confidence="certain" if lag is not None and lag >= 0.1 else "likely",
+            layer="host",
+            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {series.last.idle} "
+            "connections free: "
+            f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
+            evidence={
+                "timed_out": timed_out,
+                "idle": series.last.idle,
+                "in_use": series.last.in_use,
+                "max_open": series.last.max_open,
+                "loop_lag": lag,
+                "threshold": "timeouts with a free connection at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)) if owner else (),
+            remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
+            "pool and the database have room.",
+        )
+
+
+def pool_slots_lost(case: Case) -> Iterator[Finding]:
+    """The pool counts connections that the server does not have.
+
+    Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
+    more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
+    """
+    facts = case.facts
+    if (
+        not facts.samples
+        or facts.queues
+        or facts.pgpools
+        or (facts.server is not None and facts.server.is_behind_pooler)
+    ):
+        return
+    if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
+        return
+    for series in facts.pools:
+        claimed = min((each.in_use or 0) for each in series.figures)
+        sessions = _most_sessions(case, series.last.application)
+        lost = claimed - sessions
+        if lost < 1 or len(series.figures) < 2 or not (series.waiting or series.is_full or not series.last.idle):
+            continue
+        name = series.last.application or series.last.name or series.last.library
+        yield Finding(
+            code="pool-slots-lost",
+            severity="critical" if series.waiting else "warning",
+            confidence="certain" if facts.is_full_view else "likely",
+            layer="application",
+            summary=f"The pool of {name} counts {claimed} connections in use, the server has "
+            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, "
+            f"{plural(series.waiting.count or 0, 'client')} "
+            "waiting",
+            evidence={
+                "in_use": claimed,
+                "sessions": sessions,
+                "lost": lost,
+                "max_open": series.last.max_open,
+                "waiting": series.waiting.count,
+                "looks": len(series.figures),
+                "threshold": "more in use than sessions, at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken "
+            "one. Restart this process to have the slots again. Raising the pool's limit only delays the end.",
+            frees=lost,
+        )
+
+
+def _most_sessions(case: Case, application: str | None) -> int:
+    """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
+    counts: Counter[tuple[float, str, str]] = Counter()
+    for track in case.facts.all_tracks:
+        last = track.last
+        if application is None or last.application == application:
+            for at, _ in track.rows:
+                counts[at, last.application, last.user or ""] += 1
+    return max(counts.values(), default=0)

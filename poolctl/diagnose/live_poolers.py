@@ -1,0 +1,309 @@
+"""Queues in front of PgBouncer and Pgpool-II: what holds their server connections, and their own client limits."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from poolctl.diagnose import live_sql, run_sql
+from poolctl.diagnose.finding import Finding, Holder
+from poolctl.diagnose.limits import busy_children
+from poolctl.diagnose.live_case import Case
+from poolctl.diagnose.live_load import turns_over
+from poolctl.diagnose.live_locks import is_waiting
+from poolctl.diagnose.live_tracks import STUCK_AFTER, Track
+from poolctl.diagnose.live_waits import BouncerQueue, number
+from poolctl.diagnose.words import plural, quote
+from poolctl.observe.snapshot import PgpoolSample
+from poolctl.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The backends of one PgBouncer pool's server connections, as far as they could be joined."""
+
+    pinned: tuple[Track, ...]
+    """Idle in a transaction for more than a second."""
+    parked: tuple[Track, ...]
+    """Plainly idle, and frozen for more than a second."""
+    blocked: tuple[Track, ...]
+    moving: tuple[Track, ...]
+    is_joined: bool
+    """By remote_pid; else by user and database alone."""
+
+    @property
+    def count(self) -> int:
+        return len(self.pinned) + len(self.parked) + len(self.blocked) + len(self.moving)
+
+
+def behind(case: Case, queue: BouncerQueue) -> Behind:
+    facts, name = case.facts, queue.last
+    pids = {
+        server.remote_pid
+        for server in queue.bouncer.servers
+        if (server.user, server.database) == (name.user, name.database) and server.state not in ("idle", "used")
+    }
+    tracks = [track for pid, track in facts.by_pid.items() if pid in pids]
+    is_joined = bool(tracks)
+    if not is_joined:
+        tracks = [t for t in facts.tracks if (t.last.user, t.last.database) == (name.user, queue.database)]
+    pinned = [
+        t
+        for t in tracks
+        if t.last.in_transaction and (t.age > STUCK_AFTER or (t.last.state_at is None and t.is_confirmed))
+    ]
+    parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.is_confirmed]
+    blocked = [t for t in tracks if is_waiting(t)]
+    rest = {t.pid for t in (*pinned, *parked, *blocked)}
+    moving = [t for t in tracks if t.pid not in rest]
+    return Behind(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
+
+
+def pooler_queues(case: Case) -> Iterator[Finding]:
+    """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
+
+    One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
+    cause), where the pool is paused, or where PgBouncer has no server connection at all (the server's limits are).
+    """
+    for queue in case.facts.queues:
+        if not queue.waiting or queue.is_paused or not queue.is_used_up:
+            continue
+        found = behind(case, queue)
+        if found.pinned:
+            yield pooler_pinned_transaction(case, queue, found)
+        elif found.parked and 2 * len(found.parked) >= found.count:
+            yield pooler_session_mode(case, queue, found)
+        elif not found.count:
+            yield _unseen(case, queue)
+        elif not found.blocked and _is_too_small(case, queue, found):
+            yield pooler_undersized(case, queue, found)
+
+
+def _counts(queue: BouncerQueue) -> str:
+    row = queue.last
+    size = f" of {queue.size}" if queue.size else ""
+    return (
+        f"{row.servers_active}{size} server connections of {row.user}@{row.database} in use, "
+        f"{plural(row.clients_waiting, 'client')} waiting for up to {format_duration(row.max_wait)}"
+    )
+
+
+def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
+    row = queue.last
+    return {
+        "servers_active": row.servers_active,
+        "servers_idle": row.servers_idle,
+        "pool_size": queue.size or None,
+        "pool_mode": queue.mode,
+        "clients_active": row.clients_active,
+        "clients_waiting": row.clients_waiting,
+        "max_wait": row.max_wait,
+        "idle_in_transaction": len(found.pinned),
+        "idle": len(found.parked),
+        "waiting_for_locks": len(found.blocked),
+        "moving": len(found.moving),
+        "joined_by_pid": found.is_joined,
+    }
+
+
+def pooler_pinned_transaction(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients keep server connections by transactions that they do not end.
+
+    Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
+    waiting. Certain: the backends were joined by remote_pid.
+    """
+    oldest = max(track.age for track in found.pinned)
+    return Finding(
+        code="pooler-pinned-transaction",
+        severity="critical",
+        confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
+        layer="pooler",
+        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions that nobody ends, the "
+        f"oldest idle for {format_duration(oldest)}; {_counts(queue)}",
+        evidence=_evidence(queue, found)
+        | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=case.holders(found.pinned),
+        remedy="End the transaction on every path of that application: commit, roll back, close. As a net, set "
+        "PgBouncer's idle_transaction_timeout; from 1.24 on KILL_CLIENT ends one client. A bigger pool_size is "
+        "pinned by the same code.",
+        frees=len(found.pinned),
+    )
+
+
+def pooler_session_mode(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
+
+    Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
+    active and clients wait. Certain: the mode was read.
+    """
+    known = queue.mode is not None
+    mode = f" ({queue.mode} mode)" if known else ""
+    return Finding(
+        code="pooler-session-mode",
+        severity="critical",
+        confidence="certain" if queue.mode == "session" and found.is_joined else "likely",
+        layer="pooler",
+        summary=f"PgBouncer{mode}: {len(found.parked)} server connections belong to clients that do nothing; "
+        f"{_counts(queue)}",
+        evidence=_evidence(queue, found)
+        | {"threshold": "servers active in PgBouncer but idle in PostgreSQL, clients waiting"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=case.holders(found.parked),
+        remedy="Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, "
+        "advisory locks); otherwise keep the applications' pools together no larger than pool_size, and set "
+        "client_idle_timeout.",
+        frees=len(found.parked),
+    )
+
+
+def _is_too_small(case: Case, queue: BouncerQueue, found: Behind) -> bool:
+    owners = [each for each in case.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
+    filled = not queue.size or queue.last.servers >= queue.size
+    return queue.waiting.sustained and filled and bool(owners) and all(turns_over(case, owner) for owner in owners)
+
+
+def pooler_undersized(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """PgBouncer's pool is smaller than the work that comes to it, and the server has room.
+
+    Threshold: every server connection in use at the last look and clients waiting in half of the looks, four in five
+    backends move in the window, none is stuck or waits for a lock, and the database is not slow. Likely: nobody
+    measured what the server could still do. Certain: it is known that its processors are not busy.
+    """
+    cores, cpu = case.facts.cores, case.facts.server_cpu
+    has_room = cores is not None and cpu is not None and cpu < 0.9 * cores
+    return Finding(
+        code="pool-undersized",
+        severity="critical",
+        confidence="certain" if has_room and found.is_joined and len(case.facts.looks) > 1 else "likely",
+        layer="pooler",
+        summary=f"PgBouncer's pool is too small for its clients: {_counts(queue)}, and all of them come back quickly",
+        evidence=_evidence(queue, found)
+        | {
+            "cores": cores,
+            "server_cpu": cpu,
+            "threshold": "no server idle, clients waiting in half of the looks, 4 backends of 5 move, none stuck",
+        },
+        evidence_sql=run_sql.POOLER,
+        holders=case.holders(found.moving),
+        remedy="Raise pool_size (default_pool_size, max_db_connections) within the server's free slots, as long as its "
+        "processors are not busy.",
+    )
+
+
+def _unseen(case: Case, queue: BouncerQueue) -> Finding:
+    """Clients wait in PgBouncer, and nobody saw what its backends do."""
+    holders = {}
+    for client in queue.bouncer.clients:
+        if (client.user, client.database) == (queue.last.user, queue.last.database) and client.link:
+            key = (client.application or None, client.user, client.address)
+            holders[key] = Holder(application=key[0], user=key[1], client=key[2])
+    return Finding(
+        code="leak-or-long-hold",
+        severity="critical",
+        confidence="undetermined",
+        layer="pooler",
+        summary=f"PgBouncer: {_counts(queue)}; what those connections do could not be seen",
+        evidence=_evidence(queue, Behind((), (), (), (), False))
+        | {"threshold": "no server connection idle, clients waiting, backends unseen"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=tuple(holders.values()),
+        remedy="End nothing yet: transactions that never end, idle sessions in session mode and a small pool look the "
+        "same from here, and their remedies are opposite.",
+        decide_by="the backends in PostgreSQL behind these connections (give poolctl the server as well)",
+    )
+
+
+def pooler_client_limit(case: Case) -> Iterator[Finding]:
+    """The pooler takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
+
+    Threshold: PgBouncer's refusal, or as many clients as max_client_conn; of Pgpool-II, clients in its listen queue
+    while every child is busy. Certain: the refusal's text or both counts. Likely: the listen queue alone.
+    """
+    refusal = case.facts.refused_by(["pooler-clients"])
+    bouncers = {each.target: each for s in case.facts.observation.snapshots for each in s.bouncers}
+    hit = False
+    for bouncer in bouncers.values():
+        most = number(bouncer.config.get("max_client_conn"))
+        used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
+        if most and used >= most:
+            hit = True
+            holders: dict[tuple[str, str, str], int] = {}
+            for client in bouncer.clients:
+                key = (client.application, client.user, client.address)
+                holders[key] = holders.get(key, 0) + 1
+            named = sorted(holders.items(), key=lambda item: -item[1])[:10]
+            yield _client_limit(
+                f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not "
+                "the limit",
+                {"clients": used, "max_client_conn": most, "refusal": refusal.text if refusal else None},
+                "certain",
+                tuple(Holder(application=app or None, user=user, client=address) for (app, user, address), _ in named),
+                "Close clients that are not needed, or raise max_client_conn with the limit of open files (nofile) "
+                "above it.",
+            )
+    if refusal is not None and not hit:
+        yield _client_limit(
+            f"The pooler refuses clients: {quote(refusal.text, 80)}; the database is not the limit",
+            {"refusal": refusal.text},
+            "certain" if refusal.routine is None and "max_client_conn" in refusal.text else "likely",
+            (),
+            "Close clients that are not needed, or raise the pooler's client limit with the limit of open files "
+            "above it.",
+        )
+    for pgpool in case.facts.pgpools:
+        yield from _pgpool_limit(pgpool)
+    if not case.facts.pgpools:
+        yield from _silent_pgpool(case)
+
+
+def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
+    most, busy = pgpool.num_init_children or len(pgpool.children), busy_children(pgpool.children)
+    all_busy = bool(pgpool.children) and busy >= most - (pgpool.reserved_connections or 0)
+    # A child that serves poolctl itself is among the busy ones: only a queue shows that there is none left.
+    if not pgpool.waiting or (pgpool.children and not all_busy):
+        return
+    yield _client_limit(
+        f"Pgpool-II's {most or ''} children are all busy: {plural(pgpool.waiting, 'client')} hang in the listen queue "
+        "without an error".replace("  ", " "),
+        {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},
+        "certain" if all_busy else "likely",
+        (),
+        PGPOOL_REMEDY,
+    )
+
+
+PGPOOL_REMEDY = (
+    "Raise num_init_children within the server's slots (num_init_children x max_pool), close idle clients "
+    "(client_idle_limit), and set reserved_connections so that Pgpool-II refuses instead of letting clients hang."
+)
+
+
+def _silent_pgpool(case: Case) -> Iterator[Finding]:
+    """Pgpool-II did not answer at all: with every child busy SHOW hangs as well, and only the queue tells."""
+    failed = [each for each in case.facts.observation.sources if each.kind == "pgpool" and not each.ok]
+    host = case.facts.host
+    queued = sum(host.listen_queues.values()) if host is not None else 0
+    if failed and queued:
+        yield _client_limit(
+            f"Pgpool-II does not answer and {plural(queued, 'client')} hang in a listen queue: all of its children "
+            "are busy",
+            {"waiting": queued, "reason": failed[0].reason},
+            "likely",
+            (),
+            PGPOOL_REMEDY,
+        )
+
+
+def _client_limit(
+    summary: str, evidence: dict[str, object], confidence: str, holders: tuple[Holder, ...], remedy: str
+) -> Finding:
+    return Finding(
+        code="pooler-client-limit",
+        severity="critical",
+        confidence="certain" if confidence == "certain" else "likely",
+        layer="pooler",
+        summary=summary,
+        evidence=evidence | {"threshold": "as many clients as the limit, or a listen queue with every child busy"},
+        evidence_sql=run_sql.PGPOOL if "Pgpool" in summary else run_sql.POOLER,
+        holders=holders,
+        remedy=remedy,
+    )
