@@ -22,7 +22,7 @@ TIMES_TYPICAL = 10
 _TOOLS = re.compile(
     r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio"
     r"|pg_dump|pg_restore|pg_basebackup|pg_receivewal|pg_activity|pgcenter|pg_top|pgmetrics|pghero|vacuumdb|reindexdb"
-    r"|poolctl|postgres_exporter|pg_exporter|datadog|pganalyze|pgbackrest|barman|wal-?g\b|zabbix|telegraf|patroni",
+    r"|poolctl(?! simulate)|postgres_exporter|pg_exporter|datadog|pganalyze|pgbackrest|barman|wal-?g\b|zabbix|telegraf|patroni",
     re.IGNORECASE,
 )
 _MONITORS = re.compile(
