@@ -73,6 +73,18 @@ def target_of(conninfo: str) -> str:
     return f"{where}/{name}" if name else where
 
 
+def place_of(conninfo: str) -> tuple[str, int | None]:
+    """The first address and port that a connection string leads to; ("", None) where only a service file knows.
+
+    An address "" is libpq's own default, a folder of Unix sockets. Raises BadInput.
+    """
+    given = _with_defaults(parameters_of(conninfo))
+    hosts, ports = _split(given.get("hostaddr")) or _split(given.get("host")), _split(given.get("port")) or ["5432"]
+    if not hosts and given.get("service"):
+        return "", None
+    return (hosts[0] if hosts else ""), int(ports[0]) if ports[0].isdecimal() else None
+
+
 class Connection:
     """Open until ``close``, or until it raises ServerLost. For one thread at a time."""
 
@@ -100,7 +112,8 @@ class Connection:
             try:
                 return cls(_dialled(make_conninfo("", **settings), max(left, 0.1), target), target)
             except Refused as error:
-                refused = refused or error
+                # "localhost" is two addresses: if nobody listens on one and the other hangs, the server is there.
+                refused = error if refused is None or error.hung else refused
                 if error.refusal.by not in ("unreachable", "starting-up"):
                     raise
         assert refused is not None
@@ -267,7 +280,8 @@ def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
                 raise Refused(from_libpq(_text(pgconn.error_message), target))
             events = selectors.EVENT_READ if state == pq.PollingStatus.READING else selectors.EVENT_WRITE
             if not _ready(pgconn.socket, events, deadline):
-                raise Refused(classify(f"no answer within {within:.2g} s", None, None, target))
+                hung = pgconn.status != pq.ConnStatus.STARTED
+                raise Refused(classify(f"no answer within {within:.2g} s", None, None, target), hung=hung)
         pgconn.nonblocking = 1
     except BaseException:
         pgconn.finish()

@@ -11,18 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
-from poolctl.errors import BadInput, CannotConnect
+from poolctl.errors import BadInput
 from poolctl.observe.clocks import instant, learned_offset, local_offsets
-from poolctl.observe.console import (
-    APPLICATION,
-    CONNECT_WITHIN,
-    Answer,
-    CommandRefused,
-    Console,
-    Row,
-    Silent,
-    rows_of,
-)
+from poolctl.observe.connection import NAME
+from poolctl.observe.console import ANSWER_WITHIN, Console, Row, reason_of
+from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import (
     BouncerDatabase,
     BouncerLink,
@@ -45,12 +38,11 @@ class PgBouncer:
     read, or that names a database: the console is the one named ``pgbouncer``, which is taken when none is named.
     """
 
-    def __init__(self, conninfo: str, *, patience: float = CONNECT_WITHIN) -> None:
+    def __init__(self, conninfo: str, *, patience: float = ANSWER_WITHIN) -> None:
         self._console = Console(conninfo, {"dbname": CONSOLE, "port": "6432"})
         if self._console.database != CONSOLE:
             raise BadInput(
-                f"the connection string of a PgBouncer names the database {self._console.database!r}; "
-                f"its admin console is the database {CONSOLE!r}",
+                f"the connection string of a PgBouncer names another database than {CONSOLE!r}, its admin console",
                 hint=f"name dbname={CONSOLE}, or no database",
             )
         self._patience = patience
@@ -65,19 +57,16 @@ class PgBouncer:
         """The state now; None when the console did not answer. Tables that could not be read are empty, and named in
         ``source.reason``."""
         deadline = time.monotonic() + self._patience
-        tables: dict[str, Answer] = {}
+        tables: dict[str, list[Row]] = {}
         refused: dict[str, str] = {}
         silence = ""
         for table in _TABLES:
             try:
                 tables[table] = self._console.ask(f"SHOW {table}", deadline, may_connect=table == _TABLES[0])
-            except CommandRefused as error:
+            except StatementFailed as error:
                 refused[table] = error.message
-            except Silent as error:
-                silence = f"{error.message} within {self._patience:g} s"
-                break
-            except CannotConnect as error:
-                silence = error.message
+            except (Refused, ServerLost) as error:
+                silence = reason_of(error)
                 break
         self.source = replace(self.source, ok="POOLS" in tables, reason=_reason(tables, refused, silence))
         if "POOLS" not in tables:
@@ -93,7 +82,7 @@ class PgBouncer:
         self._console.close()
 
 
-def _reason(tables: Mapping[str, Answer], refused: Mapping[str, str], silence: str) -> str:
+def _reason(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence: str) -> str:
     if "POOLS" in refused:
         return f"it is no console of PgBouncer: {refused['POOLS']}"
     if not tables:
@@ -108,7 +97,7 @@ def own_client(own_port: int | None) -> Callable[[Row], bool]:
     """What tells poolctl's own row of SHOW CLIENTS: its port, or over a Unix socket its process id."""
 
     def is_own(row: Row) -> bool:
-        if row.text("database") != CONSOLE or row.text("application_name", APPLICATION) != APPLICATION:
+        if row.text("database") != CONSOLE or row.text("application_name", NAME) != NAME:
             return False
         if own_port is None:
             return row.count("remote_pid") == os.getpid()
@@ -118,27 +107,26 @@ def own_client(own_port: int | None) -> Callable[[Row], bool]:
 
 
 def sample_of(
-    tables: Mapping[str, Answer],
+    tables: Mapping[str, list[Row]],
     *,
     target: str,
     is_own: Callable[[Row], bool] = lambda row: False,
     connected_at: float | None = None,
 ) -> BouncerSample:
     """The sample that the SHOW tables make, by their names; those that are missing leave their part empty."""
-    rows = {name: rows_of(answer) for name, answer in tables.items()}
-    clients = rows.get("CLIENTS", [])
+    clients = tables.get("CLIENTS", [])
     own = next((row for row in clients if is_own(row)), None)
     offsets = local_offsets() | learned_offset(own.get("connect_time") if own else None, connected_at)
     return BouncerSample(
         target=target,
-        version=version_of(rows.get("VERSION", [])),
-        pools=pools_of(rows.get("POOLS", [])),
+        version=version_of(tables.get("VERSION", [])),
+        pools=pools_of(tables.get("POOLS", [])),
         clients=tuple(link_of(row, "client", offsets) for row in clients if row is not own),
-        servers=tuple(link_of(row, "server", offsets) for row in rows.get("SERVERS", [])),
-        databases=databases_of(rows.get("DATABASES", [])),
-        stats=stats_of(rows.get("STATS", [])),
-        config=config_of(rows.get("CONFIG", [])),
-        lists=lists_of(rows.get("LISTS", []), own=1 if tables else 0),
+        servers=tuple(link_of(row, "server", offsets) for row in tables.get("SERVERS", [])),
+        databases=databases_of(tables.get("DATABASES", [])),
+        stats=stats_of(tables.get("STATS", [])),
+        config=config_of(tables.get("CONFIG", [])),
+        lists=lists_of(tables.get("LISTS", []), own=1 if tables else 0),
     )
 
 

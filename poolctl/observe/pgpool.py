@@ -10,9 +10,9 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from poolctl.errors import CannotConnect
 from poolctl.observe.clocks import instant, learned_offset, local_offsets
-from poolctl.observe.console import CONNECT_WITHIN, CommandRefused, Console, Row, Silent, rows_of
+from poolctl.observe.console import ANSWER_WITHIN, Console, Row, reason_of
+from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
 
 _NOTICED = 0.5
@@ -36,7 +36,7 @@ class Pgpool:
     Raises BadInput for a connection string that cannot be read.
     """
 
-    def __init__(self, conninfo: str, *, patience: float = CONNECT_WITHIN) -> None:
+    def __init__(self, conninfo: str, *, patience: float = ANSWER_WITHIN) -> None:
         self._console = Console(conninfo, {"port": "9999"})
         self._patience = patience
         self._hung = False
@@ -52,7 +52,7 @@ class Pgpool:
     def backend_pid(self) -> int | None:
         """Of the PostgreSQL backend that Pgpool-II opened for poolctl, which counts as a client there; None while
         there is none."""
-        return self._console.backend_pid
+        return self._console.login_pid
 
     def look(self) -> PgpoolSample | None:
         """The state now; with ``hangs`` and what is known from before when it took the connection and said nothing;
@@ -61,24 +61,20 @@ class Pgpool:
         deadline = time.monotonic() + patience
         self._hung = False
         try:
-            processes = rows_of(self._console.ask("SHOW pool_processes", deadline))
-            pools = rows_of(self._console.ask("SHOW pool_pools", deadline, may_connect=False))
+            processes = self._console.ask("SHOW pool_processes", deadline)
+            pools = self._console.ask("SHOW pool_pools", deadline, may_connect=False)
             if self._fixed.num_init_children is None:
                 self._fixed = self._read_fixed(deadline)
-        except Silent as error:
-            self._hung = error.was_reached
-            why = ": every child is busy, or it is stuck" if error.was_reached else ""
-            self.source = replace(self.source, ok=False, reason=f"{error.message} within {patience:g} s{why}")
-            return self._sample((), (), hangs=True) if error.was_reached else None
-        except CommandRefused as error:
+        except StatementFailed as error:
             self.source = replace(self.source, ok=False, reason=f"it is no Pgpool-II: {error.message}")
             self._console.close()
             return None
-        except CannotConnect as error:
-            self.source = replace(self.source, ok=False, reason=_refusal(error.message))
-            return None
+        except (Refused, ServerLost) as error:
+            self._hung = error.hung
+            self.source = replace(self.source, ok=False, reason=_why(error))
+            return self._sample((), (), hangs=True) if error.hung else None
         self.source = replace(self.source, ok=True, reason="")
-        backend_pid = self._console.backend_pid
+        backend_pid = self._console.login_pid
         offsets = offsets_of(pools, backend_pid, self._console.connected_at)
         children = children_of(processes, offsets, own=own_child(pools, backend_pid))
         return self._sample(children, connections_of(pools, own_pid=backend_pid))
@@ -87,8 +83,8 @@ class Pgpool:
         self._console.close()
 
     def _read_fixed(self, deadline: float) -> _Fixed:
-        status = limits_of(rows_of(self._console.ask("SHOW pool_status", deadline, may_connect=False)))
-        version = rows_of(self._console.ask("SHOW pool_version", deadline, may_connect=False))
+        status = limits_of(self._console.ask("SHOW pool_status", deadline, may_connect=False))
+        version = self._console.ask("SHOW pool_version", deadline, may_connect=False)
         return _Fixed(version_of(version), *(status.get(name) for name in _LIMITS))
 
     def _sample(
@@ -106,7 +102,10 @@ class Pgpool:
         )
 
 
-def _refusal(words: str) -> str:
+def _why(error: Refused | ServerLost) -> str:
+    words = reason_of(error)
+    if error.hung:
+        return f"{words}: every child is busy, or it is stuck"
     # libpq 17 and newer ask for encryption first, and do not repeat an answer to that which is an error.
     if "SSL exchange" in words:
         return f"{words}: it refused before encryption, as it does when full; sslmode=disable shows its words"

@@ -46,11 +46,13 @@ _NO_PASSWORD = ("no password supplied", "password retrieved from file", "authent
 
 
 class Refused(CannotConnect):
-    """The server did not let us in, or nobody answered; ``refusal`` says what is known of it."""
+    """The server did not let us in, or nobody answered; ``refusal`` says what is known of it. ``hung``: somebody took
+    the connection, and then said nothing."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, *, hung: bool = False) -> None:
         super().__init__(refusal.text)
         self.refusal = refusal
+        self.hung = hung
 
 
 class ServerLost(CannotDo):
