@@ -3,7 +3,7 @@
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sizing_curves import CURVES, points, share_of_best
 
@@ -111,6 +111,7 @@ def test_the_busy_share_of_the_hold_does_where_the_processor_time_is_not_known()
     assert found.is_known
 
 
+@settings(deadline=None)
 @given(cores=st.integers(1, 64), work=st.floats(1e-4, 0.1), ratio=st.floats(0.0, 30.0), more=st.floats(1.0, 4.0))
 def test_capacity_grows_with_the_time_spent_elsewhere_and_with_the_cores(
     cores: int, work: float, ratio: float, more: float

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.sizing.defaults import filled
@@ -97,6 +97,7 @@ def test_a_request_that_holds_two_connections_needs_two_at_least() -> None:
     assert demand_of(figures(**known, connections_per_request=2)).value == 2
 
 
+@settings(deadline=None)
 @given(
     rate=st.floats(0.1, 2000),
     hold=st.floats(1e-4, 0.02),

@@ -4,7 +4,7 @@ from math import exp, isfinite
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.run import ideal_waits
@@ -62,6 +62,7 @@ def test_square_root_staffing_is_one_too_few_at_most(probability: float, beta: f
         assert exact - 1 <= square_root_staffing(load, probability) <= exact
 
 
+@settings(deadline=None)
 @given(load=st.floats(0.0, 200.0), servers=st.integers(1, 300))
 def test_blocking_and_waiting_are_probabilities_and_fall_with_more_servers(load: float, servers: int) -> None:
     assert 0.0 <= erlang_b(servers, load) <= erlang_c(servers, load) <= 1.0
@@ -119,6 +120,7 @@ def test_the_servers_for_a_wait_target_are_those_that_a_simulation_finds(
     assert servers - 2 <= load or late(servers - 2) > 0.01
 
 
+@settings(deadline=None)
 @given(
     load=st.floats(0.01, 60.0),
     more=st.floats(1.0, 3.0),
@@ -174,6 +176,7 @@ def test_the_machine_repair_model_gives_the_value_solved_by_hand() -> None:
     assert closed_throughput(2, 1, 1.0, 1.0) == pytest.approx(4 / 5)
 
 
+@settings(deadline=None)
 @given(cores=st.integers(1, 64), work=st.floats(1e-5, 1.0), ratio=st.floats(0.0, 50.0), more=st.floats(1.0, 5.0))
 def test_the_knee_of_a_closed_loop_moves_out_with_waits_and_with_cores(
     cores: int, work: float, ratio: float, more: float
@@ -203,6 +206,7 @@ def test_the_share_that_reopens_is_that_of_the_markov_chain(kept: int, opened: f
     assert 20 * reopened_share(20, kept) == pytest.approx(opened, abs=1e-3)
 
 
+@settings(deadline=None)
 @given(load=st.floats(1e-3, 400.0), kept=st.integers(0, 600))
 def test_keeping_more_idle_connections_never_reopens_more(load: float, kept: int) -> None:
     share = reopened_share(load, kept)

@@ -216,6 +216,7 @@ def rows_of(rows: list[SweepPoint]) -> list[tuple[int, float, float]]:
     return [(row.connections, row.throughput, row.latency or 0.0) for row in rows]
 
 
+@settings(deadline=None)
 @given(values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=30))
 def test_isotonic_regression_rises_and_keeps_the_sum(values: list[float]) -> None:
     smooth = rising(values)

@@ -9,14 +9,11 @@ from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.defaults import Assumption
 from poolctl.sizing.demand import Demand
+from poolctl.sizing.division import Binding, Bound, Verdict
 from poolctl.sizing.lifetimes import Reason
 from poolctl.sizing.plain import rebuilt
 from poolctl.sizing.pooler import Pooler
 
-Binding = Literal["capacity", "demand", "budget", "floor", "workers"]
-Verdict = Literal[
-    "balanced", "demand binds", "slots bind", "database binds", "workers bind", "floor binds", "infeasible", "refused"
-]
 Trust = Literal["high", "medium", "low", "refused"]
 
 
@@ -51,14 +48,6 @@ class Measured:
     workers_per_process: float | None
     method: str
     sources: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """One term of the clamp, for each process. ``value`` None: not known, so it binds nothing."""
-
-    term: Binding
-    value: int | None
 
 
 @dataclass(frozen=True, slots=True)

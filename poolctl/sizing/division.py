@@ -5,12 +5,25 @@ max_open = clamp(min(demand, share of the capacity), floor, min(slots for each p
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
-from poolctl.sizing.answer import Binding, Bound, Verdict
 from poolctl.sizing.figures import Figures
+
+Binding = Literal["capacity", "demand", "budget", "floor", "workers"]
+Verdict = Literal[
+    "balanced", "demand binds", "slots bind", "database binds", "workers bind", "floor binds", "infeasible", "refused"
+]
 
 UNEVEN = 1.2
 """Of the capacity, what is handed out to several pools: never are all of them busy at the same time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One term of the clamp, for each process. ``value`` None: not known, so it binds nothing."""
+
+    term: Binding
+    value: int | None
 
 
 @dataclass(frozen=True, slots=True)

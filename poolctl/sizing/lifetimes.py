@@ -65,10 +65,19 @@ def lifetimes_of(
 
 def least_idle(load: float, hold_time: float, connect_time: float) -> int:
     """The smallest max_idle with which reopening costs at most ``REOPENING_COST`` of the hold time."""
-    idle = 0
-    while reopened_share(load, idle) * connect_time > REOPENING_COST * hold_time:
-        idle += 1
-    return idle
+
+    def is_enough(idle: int) -> bool:
+        return reopened_share(load, idle) * connect_time <= REOPENING_COST * hold_time
+
+    if is_enough(0):
+        return 0
+    few, enough = 0, 1
+    while not is_enough(enough):
+        few, enough = enough, 2 * enough
+    while few + 1 < enough:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if is_enough(middle) else (middle, enough)
+    return enough
 
 
 def _max_idle(
@@ -118,21 +127,18 @@ def _lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tupl
     ):
         if limit is not None and share * limit.value - less < longest:
             longest, why = max(1.0, share * limit.value - less), name
-    jitter = JITTER
-    connects = _connects_per_second(figures)
+    # So wide that the reconnects of connections that were opened together are spread; half the life at most.
+    spread = connections / (RECONNECT_SHARE * _connects_per_second(figures))
+    jitter = max(JITTER, spread / (longest - spread)) if 2 * spread < longest else 1.0
     lifetime = longest / (1 + jitter)
-    if connections / (jitter * lifetime) > RECONNECT_SHARE * connects:
-        # As wide as it takes to spread the reconnects; half the life at most.
-        jitter = min(1.0, max(jitter, connections / (RECONNECT_SHARE * connects * longest)))
-        lifetime = longest / (1 + jitter)
     shortest = _shortest_life(figures, connections)
     if shortest is not None and lifetime < shortest:
         why += (
             f"; replacing {connections} connections that often costs more than {CHURN_CPU:.1%} of the database's cores"
         )
     reasons.append(Reason("max_lifetime", f"{format_duration(longest)} at most with the jitter: {why}"))
-    spread = f"{connections} connections opened together end over {format_duration(jitter * lifetime)}, not at once"
-    reasons.append(Reason("max_lifetime_jitter", spread))
+    apart = f"{connections} connections opened together end over {format_duration(jitter * lifetime)}, not at once"
+    reasons.append(Reason("max_lifetime_jitter", apart))
     return lifetime, jitter * lifetime
 
 

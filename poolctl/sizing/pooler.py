@@ -10,6 +10,7 @@ from math import ceil
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand, pools_of
+from poolctl.sizing.division import UNEVEN, Parts
 from poolctl.sizing.figures import Figures
 
 TOO_MANY = 3.0
@@ -80,8 +81,8 @@ def pooler_of(
     budget: Budget,
     demand: Demand,
     capacity: Capacity,
+    parts: Parts,
     *,
-    floor: int,
     max_open: int,
 ) -> Pooler:
     """``max_open``: what each process would get without a pooler; 0 where there is no room for it."""
@@ -89,12 +90,16 @@ def pooler_of(
     partition = None if demand.partitioned is None or demand.shared is None else demand.partitioned - demand.shared
     useful = max(capacity.value if capacity.is_known and capacity.value else 0, demand.shared or 0)
     recommended, why = False, "Not needed: the pools fit their slots side by side"
-    if budget.value < floor:
+    if budget.value < parts.floor:
         recommended = True
-        why = f"{worst} processes at worst need {floor} each, and {budget.total} slots give {budget.value}"
+        why = f"{worst} processes at worst need {parts.floor} each, and {budget.total} slots give {budget.value}"
     elif demand.value is not None and worst * demand.value > budget.total:
         recommended = True
         why = f"{worst} processes at worst x {demand.value} wanted = {worst * demand.value}, of {budget.total} slots"
+    elif _starves(demand, capacity, parts.share):
+        recommended = True
+        of = f"{parts.share} of {capacity.value} useful connections"
+        why = f"the split leaves each process {of}, and it needs {demand.value}"
     elif useful and pools_of(figures) * max_open > TOO_MANY * useful:
         recommended = True
         total = pools_of(figures) * max_open
@@ -107,10 +112,17 @@ def pooler_of(
         why += f"; the split costs {partition} connections ({demand.partitioned} instead of {demand.shared})"
     if not recommended:
         return Pooler(False, why, partition, None, None, None)
-    app = _behind(figures, demand, floor)
+    app = _behind(figures, demand, parts.floor)
     bouncer = _pgbouncer(figures, fleet, budget, demand, capacity, app)
     cautions = (TRANSACTION_MODE, PGPOOL_MODE)
     return Pooler(True, why, partition, app, bouncer, _pgpool(figures, fleet, budget, app), cautions)
+
+
+def _starves(demand: Demand, capacity: Capacity, share: int | None) -> bool:
+    """Whether one shared pool would serve everybody within the capacity, and its parts do not."""
+    if share is None or demand.value is None or demand.shared is None or capacity.value is None:
+        return False
+    return capacity.is_known and demand.value > share and demand.shared <= UNEVEN * capacity.value
 
 
 def _behind(figures: Figures, demand: Demand, floor: int) -> int:

@@ -172,7 +172,7 @@ def reopened_share(load: float, max_idle: int) -> float:
         return 1.0 if max_idle == 0 else 0.0
     if max_idle <= 0:
         return 1.0
-    swing = 12 * sqrt(load) + 12
+    swing = 8 * sqrt(load) + 8
     if max_idle >= load + swing or max_idle >= 2 * swing:
         return 0.0
     # Where the lowest level is reachable it is left upwards only. Openings of the first level are the unit of all

@@ -1,31 +1,22 @@
 """From figures to a recommendation: what is assumed, the three quantities, the division, and how sure it is."""
 
-from math import exp, log
 from random import Random
-from typing import NamedTuple
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.sizing.answer import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
 from poolctl.sizing.budget import Budget, WorstFleet, budget_of, worst_fleet
 from poolctl.sizing.capacity import Capacity, capacity_of
 from poolctl.sizing.causes import causes
+from poolctl.sizing.confidence import interval_of, trust_of
 from poolctl.sizing.defaults import filled
-from poolctl.sizing.demand import LATE_SHARE, Demand, demand_of, hold_of, offered_load, pools_of
+from poolctl.sizing.demand import Demand, demand_of, hold_of, pools_of
 from poolctl.sizing.division import Division, Parts, divide, floor_of, most_of_workers
 from poolctl.sizing.doubts import doubts
-from poolctl.sizing.figures import Figure, Figures, Origin, Window
-from poolctl.sizing.knee import Confidence
-from poolctl.sizing.lifetimes import lifetimes_of
+from poolctl.sizing.figures import Figure, Figures
+from poolctl.sizing.lifetimes import Lifetimes, lifetimes_of
 from poolctl.sizing.pooler import pooler_of
-from poolctl.sizing.queueing import servers_for_wait
-
-DRAWS = 200
-BLOCK = 10.0
-"""Seconds of consecutive windows that are drawn together, so that what lasts stays whole."""
-SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
-"""Relative deviation of a figure of which nothing else is known: people round, and defaults are guesses."""
-CAPACITY_SPREAD: dict[Confidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
-TRUST: tuple[Trust, ...] = ("high", "medium", "low", "refused")
+from poolctl.sizing.queueing import wait_tail
+from poolctl.units import format_duration
 
 
 def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
@@ -37,27 +28,12 @@ def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
     demand, capacity = demand_of(figures), capacity_of(figures)
     parts = _parts(figures, budget, demand, capacity)
     division = divide(parts)
-    doubted = [*causes(figures, budget, capacity), *doubts(figures, fleet, budget, demand, capacity)]
-    caps = [doubt.cap for doubt in doubted if doubt.cap is not None]
-    findings = [doubt.finding for doubt in doubted]
-    if division.max_open is None:
-        findings.insert(0, _infeasible(fleet, budget, parts))
-        caps.append("refused")
-    interval = (
-        None if division.max_open is None else _interval(figures, parts, demand, capacity, division, Random(seed))
-    )
-    trust = _trust(division, interval, parts, demand, capacity, budget, caps)
+    findings, caps = _doubted(figures, fleet, budget, demand, capacity, parts, division)
+    interval = interval_of(figures, parts, demand, capacity, division, Random(seed))
+    trust = trust_of(division, interval, parts, demand, capacity, budget, caps)
     is_refused = trust == "refused"
     max_open = None if is_refused else division.max_open
-    now = figures.current_max_open.count if figures.current_max_open is not None else 0
-    times = lifetimes_of(
-        figures,
-        max_open=division.max_open or max(1, now, parts.floor),
-        load=demand.load,
-        hold_time=demand.hold_time,
-        processes=fleet.worst_case_processes,
-        slots=budget.total,
-    )
+    times = _lifetimes(figures, fleet, budget, demand, parts, division)
     return Recommendation(
         measured=_measured(figures),
         capacity=capacity,
@@ -80,10 +56,45 @@ def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
         next_binding=division.next_binding,
         verdict="refused" if is_refused and division.max_open is not None else division.verdict,
         worst_case_connections=None if max_open is None else max_open * fleet.worst_case_processes,
-        pooler=pooler_of(figures, fleet, budget, demand, capacity, floor=parts.floor, max_open=division.max_open or 0),
+        pooler=pooler_of(figures, fleet, budget, demand, capacity, parts, max_open=division.max_open or 0),
         reasons=times.reasons,
         assumptions=assumptions,
         findings=worst_first(findings),
+    )
+
+
+def _doubted(
+    figures: Figures,
+    fleet: WorstFleet,
+    budget: Budget,
+    demand: Demand,
+    capacity: Capacity,
+    parts: Parts,
+    division: Division,
+) -> tuple[list[Finding], list[Trust]]:
+    """Every finding, and what each leaves of the confidence."""
+    found = [*causes(figures, budget, capacity), *doubts(figures, fleet, budget, demand, capacity)]
+    findings = [doubt.finding for doubt in found]
+    caps = [doubt.cap for doubt in found if doubt.cap is not None]
+    if division.max_open is None:
+        return [_infeasible(fleet, budget, parts), *findings], [*caps, "refused"]
+    if demand.value is not None and division.max_open < demand.value:
+        findings.append(_missed(division.max_open, demand, division))
+    return findings, caps
+
+
+def _lifetimes(
+    figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, parts: Parts, division: Division
+) -> Lifetimes:
+    """Of the pool recommended; of the one there is, where no size is."""
+    now = figures.current_max_open.count if figures.current_max_open is not None else 0
+    return lifetimes_of(
+        figures,
+        max_open=division.max_open or max(1, now, parts.floor),
+        load=demand.load,
+        hold_time=demand.hold_time,
+        processes=fleet.worst_case_processes,
+        slots=budget.total,
     )
 
 
@@ -120,107 +131,31 @@ def _infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
     )
 
 
-class _Scales(NamedTuple):
-    load: float
-    hold: float
-    variation: float
-    capacity: float
-
-
-def _interval(
-    figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, division: Division, random: Random
-) -> tuple[int, int] | None:
-    """5th and 95th percentile of max_open, when what it stands on is drawn anew: windows in blocks where there are
-    windows, each figure with the deviation of its origin otherwise. Always contains max_open itself."""
-    point = division.max_open
-    if point is None:
-        return None
-    if parts.demand is None and parts.capacity is None:
-        return min(point, parts.floor), point
-    # Searching a large pool takes longer, and its relative spread needs fewer draws.
-    draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
-    found = sorted(_drawn(figures, parts, demand, capacity, random) for _ in range(draws))
-    return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
-
-
-def _drawn(figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, random: Random) -> int:
-    scales = _scales(figures, demand, capacity, random)
-    wanted = None
-    if parts.demand is not None and demand.load is not None:
-        load, hold = demand.load * scales.load, demand.hold_time
-        if figures.windows:
-            offered = offered_load(figures.with_(windows=_resampled(figures, random)))
-            load = offered.load if offered is not None else load
-        if hold is not None:
-            wanted = servers_for_wait(
-                load * scales.hold,
-                hold * scales.hold,
-                demand.wait_target,
-                share=LATE_SHARE,
-                arrival_c2=demand.arrival_c2,
-                hold_c2=demand.hold_c2 * scales.variation,
-            )
-        else:
-            wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
-    usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
-    drawn = divide(Parts(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
-    return drawn.max_open or 0
-
-
-def _scales(figures: Figures, demand: Demand, capacity: Capacity, random: Random) -> _Scales:
-    def factor(deviation: float) -> float:
-        return exp(random.gauss(0.0, deviation))
-
-    def of(figure: Figure | None) -> float:
-        return factor(SPREAD[figure.origin if figure is not None else "assumed"])
-
-    rate = figures.arrival_rate or figures.throughput or figures.parallelism
-    spread = CAPACITY_SPREAD[capacity.confidence]
-    if capacity.interval is not None and capacity.interval[0] > 0:
-        # From 5 to 95 % of a normal distribution are 3.29 deviations.
-        spread = log(max(1.0, capacity.interval[1] / capacity.interval[0])) / 3.29
-    return _Scales(
-        load=1.0 if figures.windows else of(rate),
-        hold=1.0 if demand.hold_time is None or figures.windows else of(hold_of(figures)),
-        variation=of(figures.hold_cv) ** 2,
-        capacity=factor(spread),
+def _missed(max_open: int, demand: Demand, division: Division) -> Finding:
+    """What comes of a pool that is smaller than its process needs, because something else does not allow more."""
+    load, hold = demand.load or 0.0, demand.hold_time
+    late = wait_tail(
+        max_open, load, hold or 1.0, demand.wait_target, arrival_c2=demand.arrival_c2, hold_c2=demand.hold_c2
     )
-
-
-def _resampled(figures: Figures, random: Random) -> tuple[Window, ...]:
-    """As many windows again, drawn in blocks of neighbors (Kuensch 1989, the block bootstrap)."""
-    windows = figures.windows
-    mean = sum(window.duration for window in windows) / len(windows)
-    size = max(1, min(len(windows), round(BLOCK / mean) if mean > 0 else 1))
-    drawn: list[Window] = []
-    while len(drawn) < len(windows):
-        at = random.randrange(len(windows) - size + 1)
-        drawn += windows[at : at + size]
-    return tuple(drawn[: len(windows)])
-
-
-def _trust(
-    division: Division,
-    interval: tuple[int, int] | None,
-    parts: Parts,
-    demand: Demand,
-    capacity: Capacity,
-    budget: Budget,
-    caps: list[Trust],
-) -> Trust:
-    """The least of: the width of the interval, what the binding term stands on, and every doubt."""
-    found = [*caps]
-    if interval is not None and division.max_open is not None:
-        away = max(division.max_open - interval[0], interval[1] - division.max_open)
-        relative = away / division.max_open
-        found.append("high" if away <= 1 or relative <= 0.15 else "medium" if relative <= 0.35 else "low")
-    if parts.demand is not None:
-        found.append(demand.confidence)
-    if division.binding == "capacity":
-        found.append(capacity.confidence)
-    if division.binding == "budget" and budget.is_assumed:
-        found.append("low")
-    return max(found, key=TRUST.index, default="low")
+    grows = load >= max_open
+    what = "the queue grows without end" if grows else f"{late:.1%} of acquires wait longer"
+    return Finding(
+        code="wait-target-missed",
+        severity="critical" if grows else "warning",
+        confidence="likely",
+        layer="application",
+        summary=f"{max_open} connections for {load:.1f} busy ones, where {demand.value} keep the p99 wait within "
+        f"{format_duration(demand.wait_target)}: {what}",
+        evidence={
+            "max_open": max_open,
+            "needed": demand.value,
+            "load": load,
+            "late_share": late,
+            "wait_target": demand.wait_target,
+            "bound_by": division.binding,
+        },
+        remedy="Shorter holds, or more of what binds: " + division.binding,
+    )
 
 
 def _measured(figures: Figures) -> Measured:
