@@ -4,7 +4,7 @@ Splitting one pool over many processes costs about beta * sqrt(load) * (sqrt(pro
 rounding of each; a pooler puts the parts together again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from poolctl.sizing.budget import Budget, WorstFleet
@@ -110,12 +110,22 @@ def pooler_of(
         why += f"; one shared pool needs {demand.shared}"
     elif partition is not None and partition > 0:
         why += f"; the split costs {partition} connections ({demand.partitioned} instead of {demand.shared})"
-    if not recommended:
-        return Pooler(False, why, partition, None, None, None)
-    app = _behind(figures, demand, parts.floor)
-    bouncer = _pgbouncer(figures, fleet, budget, demand, capacity, app)
-    cautions = (TRANSACTION_MODE, PGPOOL_MODE)
-    return Pooler(True, why, partition, app, bouncer, _pgpool(figures, fleet, budget, app), cautions)
+    found = Pooler(recommended, why, partition, None, None, None)
+    return with_settings(found, figures, fleet, budget, demand, capacity, parts.floor) if recommended else found
+
+
+def with_settings(
+    pooler: Pooler, figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, floor: int
+) -> Pooler:
+    """``pooler`` with its settings: for whoever has one already, too, though none is needed."""
+    app = _behind(figures, demand, floor)
+    return replace(
+        pooler,
+        app_max_open=app,
+        pgbouncer=_pgbouncer(figures, fleet, budget, demand, capacity, app),
+        pgpool=_pgpool(figures, fleet, budget, app),
+        cautions=(TRANSACTION_MODE, PGPOOL_MODE),
+    )
 
 
 def _starves(demand: Demand, capacity: Capacity, share: int | None) -> bool:
