@@ -31,21 +31,21 @@ class Extras:
         self._next_at = 0.0
 
     def look(
-        self, connection: Connection, version: int
+        self, connection: Connection, version: int, running: set[int]
     ) -> tuple[tuple[StatementCounters, ...], tuple[TableCounters, ...]]:
-        """Both, or nothing where it is not time yet. Raises ServerLost."""
+        """Both, or nothing where it is not time yet; ``running``: the query ids of what runs now. Raises ServerLost."""
         began = time.monotonic()
         if began < self._next_at:
             return (), ()
-        found = self._statements(connection, version), self._tables(connection)
+        found = self._statements(connection, version, running), self._tables(connection)
         took = time.monotonic() - began
         self._next_at = began + max(EVERY, SHARE_OF_TIME * took)
         return found
 
-    def _statements(self, connection: Connection, version: int) -> tuple[StatementCounters, ...]:
+    def _statements(self, connection: Connection, version: int, running: set[int]) -> tuple[StatementCounters, ...]:
         if self._schema is None:
             return ()
-        known = numbers(tuple(self._texts)[-_MOST_TEXTS:])
+        known = numbers(running.union(tuple(self._texts)[-_MOST_TEXTS:]))
         try:
             (rows,) = connection.look(statement("statements", version).format(schema=self._schema, known=known))
             new = [row["query_id"] for row in rows if row["query_id"] not in self._texts]

@@ -161,7 +161,8 @@ class Postgres:
         # Most sessions are as they were: one object for the same row keeps a long watch small.
         kept = tuple(self._known[each.pid] if self._known.get(each.pid) == each else each for each in read)
         self._known = {each.pid: each for each in kept}
-        statements, tables = self._extras.look(connection, version)
+        running = {each.query_id for each in kept if each.query_id is not None and each.is_active}
+        statements, tables = self._extras.look(connection, version, running)
         self.facts = replace(self.facts, has_statements=self._extras.has_statements)
         counters = tuple(DatabaseCounters(**row) for row in databases)
         return ServerSample(clock["at"], clock["started_at"], kept, counters, statements, tables)

@@ -1,3 +1,3 @@
 -- Not now(): it is the beginning of the statement, and other sessions' instants may lie after it.
-SELECT extract(epoch FROM clock_timestamp())::float8 AS at,
-       extract(epoch FROM pg_postmaster_start_time())::float8 AS started_at
+SELECT date_part('epoch', clock_timestamp()) AS at,
+       date_part('epoch', pg_postmaster_start_time()) AS started_at

@@ -11,8 +11,12 @@ SELECT current_setting('server_version') AS version,
        r.rolsuper OR pg_has_role(r.oid, 'pg_signal_backend', 'USAGE') AS may_signal,
        (SELECT quote_ident(n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
         WHERE e.extname = 'pg_stat_statements') AS statements_schema,
-       (SELECT count(*) FROM pg_stat_activity
-        WHERE CASE WHEN backend_type IS NULL THEN usesysid IS NOT NULL AND datid IS NOT NULL
-                   ELSE backend_type = 'client backend' END) AS clients
+       -- How many clients hold a slot, ourselves among them; only asked where ours may be a reserved one.
+       CASE WHEN r.rolsuper
+              OR pg_has_role(r.oid, 'pg_use_reserved_connections', 'USAGE') -- 16+
+            THEN (SELECT count(*) FROM pg_stat_get_activity(NULL)
+                  WHERE CASE WHEN backend_type IS NULL THEN usesysid IS NOT NULL AND datid IS NOT NULL
+                             ELSE backend_type = 'client backend' END)
+            ELSE 0 END AS clients
 FROM pg_roles r
 WHERE r.rolname = session_user

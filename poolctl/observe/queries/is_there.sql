@@ -1,3 +1,3 @@
 SELECT pid
-FROM pg_stat_activity
-WHERE pid = {pid} AND extract(epoch FROM backend_start)::float8 = {started_at}::float8
+FROM pg_stat_get_activity({pid})
+WHERE pid = {pid} AND date_part('epoch', backend_start) = {started_at}::float8

@@ -23,7 +23,7 @@ SELECT seen.pid,
        min(mode) FILTER (WHERE NOT granted) AS waits_mode,
        min(database) FILTER (WHERE NOT granted) AS waits_database,
        min(relation) FILTER (WHERE NOT granted) AS waits_relation,
-       min(extract(epoch FROM waitstart)::float8) FILTER (WHERE NOT granted) AS waits_since, -- 14+
+       min(date_part('epoch', waitstart)) FILTER (WHERE NOT granted) AS waits_since, -- 14+
        array_to_json(min(waiting.blocked_by)) AS blocked_by
 FROM seen
 LEFT JOIN waiting ON waiting.pid = seen.pid

@@ -5,5 +5,7 @@ SELECT r.rolname::text AS name, r.rolconnlimit AS connection_limit, r.rolsuper A
         WHERE s.setrole = r.oid) AS settings
 FROM pg_roles r
 WHERE r.rolcanlogin
-ORDER BY r.rolconnlimit >= 0 DESC, EXISTS (SELECT FROM pg_stat_activity a WHERE a.usesysid = r.oid) DESC, r.rolname
+ORDER BY r.rolconnlimit >= 0 DESC,
+         r.oid IN (SELECT usesysid FROM pg_stat_get_activity(NULL) WHERE usesysid IS NOT NULL) DESC,
+         r.rolname
 LIMIT 500

@@ -11,6 +11,5 @@ LEFT JOIN pg_database d ON d.oid = s.dbid
 WHERE s.queryid IS NOT NULL
 AND s.toplevel -- 14+
 ORDER BY s.queryid IN ({known}) DESC,
-         s.queryid IN (SELECT query_id FROM pg_stat_activity WHERE pid <> pg_backend_pid()) DESC, -- 14+
          10 DESC
 LIMIT 50
