@@ -11,7 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Any
@@ -58,20 +59,49 @@ def pgbench(sandbox: Sandbox, seconds: int) -> float:
     return float(next(line for line in done.stdout.splitlines() if "tps" in line).split()[2])
 
 
+def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> float:
+    """Requests per second of two processes with four connections each and nothing of poolctl's (see bare_pools)."""
+    command = [sys.executable, str(Path(__file__).with_name("bare_pools.py")), kind, sandbox.direct_conninfo, "4"]
+    pods = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(2)
+    ]
+    lines = [pod.stdout for pod in pods if pod.stdout is not None]
+    for line in lines:
+        line.readline()
+    for pod in pods:
+        assert pod.stdin is not None
+        pod.stdin.write(f"{seconds}\n")
+    total = sum(int(line.readline()) for line in lines)
+    for pod in pods:
+        pod.communicate()
+    return total / seconds
+
+
 def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
+    """Of pgbench, and of what the same pool reaches without poolctl: its ceiling."""
     kinds = ("database/sql", "psycopg2", "psycopg_pool", "sqlalchemy")
-    ratios: dict[str, list[float]] = {kind: [] for kind in kinds}
-    rates = []
+    measured: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
     sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
     assert sandbox is not None
     for _ in range(rounds):
-        reference = pgbench(sandbox, seconds)
-        rates.append(reference)
         for kind in kinds:
-            ratios[kind].append(live_run(servers, kind, seconds=seconds).summary.throughput / reference)
-    print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s")
-    for kind, values in ratios.items():
-        print(f"  {kind:13} {median(values):.2f} of pgbench  [{min(values):.2f} .. {max(values):.2f}]")
+            # Each with a reference of its own: the machine's speed changes within seconds.
+            reference = pgbench(sandbox, seconds)
+            ours = live_run(servers, kind, seconds=seconds).summary.throughput
+            measured[kind].append((reference, ours, ceiling(sandbox, kind, seconds)))
+    rates = [reference for rows in measured.values() for reference, _, _ in rows]
+    print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s  [{min(rates):,.0f} .. {max(rates):,.0f}]")
+    for kind, rows in measured.items():
+        print(
+            f"  {kind:13} {spread(ours / reference for reference, ours, _ in rows)} of pgbench, its ceiling "
+            f"{spread(bare / reference for reference, _, bare in rows)}; "
+            f"{spread(ours / bare for _, ours, bare in rows)} of its ceiling"
+        )
+
+
+def spread(ratios: Iterable[float]) -> str:
+    values = list(ratios)
+    return f"{median(values):.2f} [{min(values):.2f} .. {max(values):.2f}]"
 
 
 def timed(act: Callable[[], object], times: int) -> float:
