@@ -1,16 +1,23 @@
-"""Runs poolctl in a terminal of its own and keeps the last screen as SVG: the picture in the README.
+"""Runs poolctl in a terminal of its own and keeps the last screen as SVG: the pictures in the README.
 
 python docs/picture.py docs/simulate-leak.svg simulate --leak
+python docs/picture.py docs/inspect-leak.svg inspect
+
+``inspect`` looks at a leak that runs meanwhile, on a throw-away server.
 """
 
 import fcntl
 import os
 import pty
 import re
+import shlex
 import struct
 import subprocess
 import sys
 import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -18,6 +25,9 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS, ROWS = 100, 60
+LEAK = ("simulate", "--leak", "--leak-shape", "in-transaction", "--for", "1m")
+LEAKED_AFTER = 8.0
+"""Seconds until the pool of the leaking service has run dry."""
 
 
 def screen_of(arguments: list[str]) -> str:
@@ -42,14 +52,39 @@ def _read(reader: int) -> bytes:
         return b""
 
 
+@contextmanager
+def leaking() -> Iterator[str]:
+    """A service that leaks, in a terminal of its own; where its server is."""
+    command = [sys.executable, "-m", "poolctl", *LEAK]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = (line.partition("psql ")[2] for line in process.stderr)
+        address = shlex.split(next(filter(None, lines)))[0]
+        time.sleep(LEAKED_AFTER)
+        try:
+            yield address
+        finally:
+            process.terminate()
+            process.stderr.read()
+
+
 def main() -> None:
     file, *arguments = sys.argv[1:]
+    if arguments[0] == "inspect":
+        with leaking() as address:
+            keep(file, [*arguments, address])
+    else:
+        keep(file, arguments)
+
+
+def keep(file: str, arguments: list[str]) -> None:
+    told = " ".join(f'"{word}"' if " " in word else word for word in arguments)
     console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
-    console.print(Text.assemble(("$ ", "bold"), f"poolctl {' '.join(arguments)}"))
+    console.print(Text.assemble(("$ ", "bold"), f"poolctl {told}"))
     console.print(Text.from_ansi(screen_of(arguments)), soft_wrap=True)
     # Without the web font that rich would have every reader's browser fetch; the format's braces come in pairs.
     plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    console.save_svg(file, title=f"poolctl {' '.join(arguments)}", code_format=plain)
+    console.save_svg(file, title=f"poolctl {told}", code_format=plain)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,15 @@
 """
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from typing import Literal
 
 import click
 
+from poolctl.commands.inspect import inspect
+from poolctl.commands.recommend import recommend
 from poolctl.commands.simulate import simulate
 from poolctl.errors import BadInput, PoolctlError
 
@@ -16,10 +20,22 @@ USAGE, FAILED, INTERRUPTED = 2, 3, 130
 
 EPILOG = """\b
 Examples:
+  poolctl inspect "host=db1 dbname=shop"      what is wrong there, who holds the slots, what to do
+  poolctl inspect -h db1 --watch              the same as a live view
+  poolctl recommend -h db1 -d shop            how large each pool should be, and why
   poolctl simulate --leak                     a leak, on a real throw-away PostgreSQL
   poolctl simulate --compare leak,correct     the leak beside its fix
-  poolctl simulate examples/go_story.toml     a scenario file
 """
+
+
+_SECRET = re.compile(r"(password\s*=\s*|://[^:/@\s]*:)('(?:[^'\\]|\\.)*'?|[^@\s)']+)", re.IGNORECASE)
+"""What follows is a password: click repeats what it does not understand."""
+
+
+class _Interrupted(PoolctlError):
+    """Before there was anything to tell."""
+
+    code = "interrupted"
 
 
 class _Version(click.Option):
@@ -53,6 +69,8 @@ def poolctl() -> None:
     """Shows, explains and prevents database connection-pool exhaustion."""
 
 
+poolctl.add_command(inspect)
+poolctl.add_command(recommend)
 poolctl.add_command(simulate)
 
 
@@ -66,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(USAGE)
     except click.UsageError as error:
-        _tell(words, BadInput(error.format_message(), hint=_help_hint(error)))
+        _tell(words, BadInput(_SECRET.sub(r"\1***", error.format_message()), hint=_help_hint(error)))
         sys.exit(USAGE)
     except click.ClickException as error:
         _tell(words, BadInput(error.format_message()))
@@ -75,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _tell(words, error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("poolctl: interrupted", err=True)
+        _tell(words, _Interrupted("interrupted"), status="interrupted")
         sys.exit(INTERRUPTED)
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more while it closes stdout.
@@ -83,19 +101,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(0)
 
 
-def _tell(words: Sequence[str], error: PoolctlError) -> None:
-    """One clear error on stderr, and with --json the document of a failure on stdout."""
+def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed", "interrupted"] = "failed") -> None:
+    """One clear error on stderr, a line for each thing that failed, and with --json its document on stdout."""
     from poolctl.report.neutral import neutralize
 
-    click.echo(f"poolctl: {neutralize(error.message)}", err=True)
+    for line in error.message.splitlines() or [""]:
+        click.echo(f"poolctl: {neutralize(line)}", err=True)
     if error.hint:
         click.echo(f"  {neutralize(error.hint)}", err=True)
     if "--json" in words:
         from poolctl.report.json import dumps, failed_document
 
         command = next((word for word in words if word in poolctl.commands), "")
-        click.echo(dumps(failed_document(command, error)))
+        click.echo(dumps(failed_document(command, error, status=status)))
 
 
 def _help_hint(error: click.UsageError) -> str:
+    if "unexpected extra argument" in error.format_message() and "=" in error.format_message():
+        return 'a connection string is one argument: "host=... dbname=..."'
     return f"see {error.ctx.command_path} --help" if error.ctx else "see poolctl --help"

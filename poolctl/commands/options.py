@@ -34,7 +34,7 @@ def output_options(command: Command) -> Command:
                 type=click.Path(dir_okay=False, path_type=Path),
                 multiple=True,
                 metavar="FILE",
-                help="Also write .svg, .html, .json or (sweeps) .csv; may be repeated.",
+                help="Also write .html, .json or .svg, an inspection .md, a sweep .csv; may be repeated.",
             ),
             click.option(
                 "--color",

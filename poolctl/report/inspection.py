@@ -157,9 +157,10 @@ def _print_sql(screen: Screen, findings: Iterable[Finding]) -> None:
     statements = sql_of(tuple(findings))
     if statements:
         screen.print()
-    for codes, sql in statements:
+    for codes, lines in statements:
         screen.print(Text(f"To see it again ({codes}):", style="bold"))
-        screen.print(sql)
+        for line in lines:
+            screen.print(line)
 
 
 def _labels_once(lines: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:

@@ -128,13 +128,22 @@ def counted(number: int, noun: str) -> str:
     return f"{format_count(number)} {noun}{'' if number == 1 else 's'}"
 
 
-def sql_of(findings: Sequence[Finding]) -> tuple[tuple[str, str], ...]:
-    """The SQL that shows each finding's evidence again, on one line, each statement once with the codes it is for."""
-    codes: dict[str, list[str]] = {}
+def sql_of(findings: Sequence[Finding]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """The SQL that shows each finding's evidence again, in lines, each statement once with the codes it is for.
+
+    Lines stay lines: a comment ends with its own.
+    """
+    codes: dict[tuple[str, ...], list[str]] = {}
     for finding in worst_first(findings):
-        if finding.evidence_sql:
-            codes.setdefault(neutralize(finding.evidence_sql, None), []).append(neutralize(finding.code, 40))
-    return tuple((", ".join(dict.fromkeys(names)), sql) for sql, names in codes.items())
+        if finding.evidence_sql and finding.code != "healthy":
+            lines = tuple(_indented(line) for line in finding.evidence_sql.splitlines())
+            codes.setdefault(lines, []).append(neutralize(finding.code, 40))
+    return tuple((", ".join(dict.fromkeys(names)), lines) for lines, names in codes.items())
+
+
+def _indented(line: str) -> str:
+    bare = line.lstrip(" ")
+    return " " * (len(line) - len(bare)) + neutralize(bare, None)
 
 
 def _told(name: str, value: Any) -> Any:

@@ -46,8 +46,8 @@ def markdown_of(inspection: Inspection) -> str:
         lines += _finding(finding)
     lines += _tables(inspection)
     lines += _listed("Seen", [f"{label}: {escaped(told)}" for label, told in seen_lines(inspection)])
-    for codes, sql in sql_of(findings):
-        lines += ["", f"To see it again ({escaped(codes)}):", *_block([sql], "sql")]
+    for codes, statement in sql_of(findings):
+        lines += ["", f"To see it again ({escaped(codes)}):", *_block(statement, "sql")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 

@@ -1,0 +1,120 @@
+"""``poolctl inspect``: looks at live systems, and says what is wrong, who holds the slots, and what to do."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from poolctl.commands.connection import connection_options
+from poolctl.commands.inspection import asked_of
+from poolctl.commands.options import Duration, output_options
+
+if TYPE_CHECKING:
+    from poolctl.report.inspected import Inspection
+
+FOUND, INTERRUPTED = 1, 130
+
+EPILOG = """\b
+Examples:
+  poolctl inspect
+      the server that psql would connect to
+  poolctl inspect "host=db1 dbname=shop user=ops"
+      any libpq connection string or URI; passwords from ~/.pgpass or PGPASSWORD
+  poolctl inspect -h db1 -d shop --pgbouncer "host=pgb1 port=6432 user=stats"
+      the server, and what the pooler before it says
+  poolctl inspect -h db1 -d shop --pool-stats http://10.0.0.7:9090/metrics
+      with what an application says of its own pool
+  poolctl inspect -h db1 --watch
+      a live view; q ends it with the report
+  poolctl inspect -h db1 --for 1m --record night.jsonl --output report.md
+      keep the evidence, and a report for the incident channel
+  poolctl inspect --replay night.jsonl
+      the same diagnosis later, without a server
+  poolctl inspect -h db1 --relief
+      which backends to end, in which order, what each frees; ends none
+  poolctl inspect -h db1 --quiet --fail-on warning
+      in cron or CI: exit code 1 when something is wrong
+"""
+
+
+@click.command(
+    epilog=EPILOG, short_help="Look at live systems, and say what is wrong, who holds the slots, what to do."
+)
+@connection_options
+@click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long to look.  [default: 3s]")
+@click.option("--watch", is_flag=True, help="A live view, until q or Ctrl-C, or for as long as --for says.")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep what is seen.")
+@click.option(
+    "--replay",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Diagnose what --record kept; nothing is connected to.",
+)
+@click.option("--show-literals", is_flag=True, help="Show and record queries with the values in them.")
+@click.option("--relief", is_flag=True, help="Also say which backends to end, in which order, and what that frees.")
+@click.option("--execute", is_flag=True, help="With --relief: end them, after asking once.")
+@click.option("--emergency", is_flag=True, help="Take a reserved slot where no other is free.")
+@output_options
+def inspect(
+    as_json: bool,
+    outputs: tuple[Path, ...],
+    color: str,
+    quiet: bool,
+    fail_on: str | None,
+    **options: Any,
+) -> int:
+    """Look at live PostgreSQL, PgBouncer and Pgpool-II, and say which layer is the problem, who holds the slots, how
+    long it will last and what to do; or what would decide.
+
+    CONNINFO is a libpq connection string or URI; without it, psql's options and environment count. One read-only
+    connection a server, which harms nobody. Exit codes: 0 done, 1 a finding at or above --fail-on, 2 wrong usage,
+    3 nobody answered, 130 interrupted.
+    """
+    asked = asked_of(options)
+    _check_outputs(outputs)
+    from poolctl.commands.look import live_systems, looked, replayed
+
+    if asked.replay is not None:
+        inspection = replayed(asked)
+        _tell(inspection, as_json, outputs, color)
+        return _exit_code(inspection, fail_on)
+    with live_systems(asked) as (watcher, postgres):
+        inspection = looked(asked, watcher, color, quiet)
+        _tell(inspection, as_json, outputs, color)
+    return _exit_code(inspection, fail_on)
+
+
+def _tell(inspection: "Inspection", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
+    """On standard output, and into the files of --output. Raises CannotDo."""
+    if as_json:
+        from poolctl.report.inspection_json import inspect_document
+        from poolctl.report.json import dumps
+
+        click.echo(dumps(inspect_document(inspection)))
+    else:
+        from poolctl.report.console import open_screen
+        from poolctl.report.inspection import print_inspection
+
+        print_inspection(open_screen(sys.stdout, color), inspection)  # type: ignore[arg-type]
+    if outputs:
+        from poolctl.report.files import write_inspection
+
+        for path in outputs:
+            write_inspection(path, inspection)
+
+
+def _exit_code(inspection: "Inspection", fail_on: str | None) -> int:
+    from poolctl.diagnose.finding import reaches
+
+    if inspection.interrupted:
+        return INTERRUPTED
+    return FOUND if fail_on and reaches(inspection.diagnosis.findings, fail_on) else 0  # type: ignore[arg-type]
+
+
+def _check_outputs(outputs: tuple[Path, ...]) -> None:
+    if outputs:
+        from poolctl.report.files import INSPECT_FORMATS, check_output
+
+        for path in outputs:
+            check_output(path, INSPECT_FORMATS)

@@ -1,0 +1,214 @@
+"""Looks at the live systems that ``inspect`` was asked about, or reads a recording of them, and diagnoses.
+
+Decides what is shown meanwhile and when it is enough.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import TYPE_CHECKING
+
+import click
+
+from poolctl.commands.inspection import Asked
+from poolctl.commands.interrupts import Interrupts, catch_interrupts
+from poolctl.commands.unanswered import check_answered, has_answered
+from poolctl.errors import CannotDo
+
+if TYPE_CHECKING:
+    from poolctl.observe.host import Host
+    from poolctl.observe.postgres import Postgres
+    from poolctl.observe.snapshot import Observation, Snapshot
+    from poolctl.observe.watcher import Watcher
+    from poolctl.report.console import Screen
+    from poolctl.report.inspected import Inspection
+    from poolctl.report.verdict import Verdict
+
+    Keep = Callable[[Snapshot], None]
+
+KEPT = 600
+"""Snapshots of a live view: ten minutes show every staircase that a person would wait for."""
+
+EARLY_ROUNDS = 2
+"""The second follows the first at once, and tells what moves from what does not: who can be sure by then, is."""
+
+SHARE = 4
+"""A live view diagnoses again after so many times what the last diagnosis took, so that looking goes on in time."""
+
+
+@contextmanager
+def live_systems(asked: Asked) -> Iterator[tuple["Watcher", "Postgres | None"]]:
+    """What was named, to be looked at within the ``with``. Raises BadInput."""
+    from poolctl.observe.connection import place_of
+    from poolctl.observe.pgbouncer import PgBouncer
+    from poolctl.observe.pgpool import Pgpool
+    from poolctl.observe.pool_stats import PoolStats
+    from poolctl.observe.postgres import Postgres
+    from poolctl.observe.watcher import Watcher
+
+    named = asked.named
+    address, port = place_of(named.conninfo) if named.conninfo is not None else ("", None)
+    postgres = Postgres(named.conninfo, emergency=asked.emergency) if named.conninfo is not None else None
+    bouncers = [PgBouncer(conninfo) for conninfo in named.pgbouncers]
+    pgpools = [Pgpool(conninfo) for conninfo in named.pgpools]
+    poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
+    with Watcher(
+        postgres,
+        bouncers=bouncers,
+        pgpools=pgpools,
+        pools=[PoolStats(place) for place in named.pool_stats],
+        host=partial(_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None]),
+    ) as watcher:
+        yield watcher, postgres
+
+
+def _host(address: str, port: int | None, pooler_ports: list[int]) -> "Host":
+    """Imported in the thread that asks it: psutil takes a while."""
+    from poolctl.observe.host import Host
+
+    return Host(address, port, pooler_ports=pooler_ports)
+
+
+def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspection":
+    """What was seen for as long as was asked, or until the user had enough.
+
+    Raises CannotDo when nobody answered, or the recording cannot be begun.
+    """
+    from poolctl.report.console import open_screen
+
+    screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
+    with catch_interrupts() as interrupts, _kept(asked, watcher) as keep:
+        look = _watch if asked.watch else _glance
+        return look(asked, watcher, keep, interrupts, screen, quiet)
+
+
+def replayed(asked: Asked) -> "Inspection":
+    """The diagnosis of a recording, as it was made live. Raises BadInput, CannotDo."""
+    from poolctl.observe.recording import read_recording
+
+    assert asked.replay is not None
+    observation, note = read_recording(asked.replay)
+    if note:
+        click.echo(f"poolctl: {note}", err=True)
+    return _inspection(observation, asked, replayed=str(asked.replay))
+
+
+def _glance(
+    asked: Asked, watcher: "Watcher", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
+) -> "Inspection":
+    from poolctl.report.looking import looking_view
+
+    assert asked.duration is not None
+    with looking_view(screen, asked.duration, quiet=quiet) as view:
+        is_told = quiet
+
+        def tell(snapshot: "Snapshot") -> None:
+            nonlocal is_told
+            keep(snapshot)
+            observation = watcher.observation
+            if not is_told and has_answered(observation) and len(observation.snapshots) <= EARLY_ROUNDS:
+                verdict = _certain_already(observation, asked)
+                if verdict is not None:
+                    view.so_far(verdict)
+                    is_told = True
+
+        observation = watcher.observe(asked.duration, stop=_enough(watcher, interrupts), on_snapshot=tell)
+    return _ended(observation, asked, interrupts)
+
+
+def _watch(
+    asked: Asked, watcher: "Watcher", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
+) -> "Inspection":
+    from poolctl.report.watching import watch_view
+
+    due = 0.0
+    with watch_view(screen, quiet=quiet) as view:
+
+        def show(snapshot: "Snapshot") -> None:
+            nonlocal due
+            keep(snapshot)
+            began = time.monotonic()
+            if began >= due and has_answered(watcher.observation):
+                view.show(_inspection(watcher.observation, asked))
+                due = time.monotonic() + (time.monotonic() - began) * SHARE
+
+        observation = watcher.observe(
+            asked.duration,
+            stop=_enough(watcher, lambda: interrupts() or view.wants_to_end()),
+            on_snapshot=show,
+            keep=KEPT,
+        )
+    return _ended(observation, asked, interrupts)
+
+
+def _enough(watcher: "Watcher", stop: "Callable[[], bool]") -> "Callable[[], bool]":
+    """Ends the look when ``stop`` says so, or when the first round found nobody: more knocking is no better answer."""
+
+    def is_enough() -> bool:
+        if stop():
+            return True
+        observation = watcher.observation
+        return bool(observation.snapshots) and not has_answered(observation)
+
+    return is_enough
+
+
+def _ended(observation: "Observation", asked: Asked, interrupts: Interrupts) -> "Inspection":
+    """Raises CannotDo when nobody answered, KeyboardInterrupt when there was no time for anybody to."""
+    interrupts.run_is_over()
+    if interrupts.asked and not observation.snapshots:
+        raise KeyboardInterrupt
+    check_answered(observation, was_named=asked.was_named)
+    return _inspection(observation, asked, interrupted=interrupts.asked)
+
+
+def _certain_already(observation: "Observation", asked: Asked) -> "Verdict | None":
+    """A verdict that more looking will not change."""
+    from poolctl.report.inspection_words import inspection_verdict
+
+    inspection = _inspection(observation, asked)
+    worst = inspection.diagnosis.findings[0]
+    is_sure = worst.severity == "critical" and worst.confidence == "certain"
+    return inspection_verdict(inspection) if is_sure else None
+
+
+def _inspection(
+    observation: "Observation", asked: Asked, *, interrupted: bool = False, replayed: str = ""
+) -> "Inspection":
+    from poolctl.diagnose.live import diagnose
+    from poolctl.observe.recording import without_literals
+    from poolctl.report.inspected import Inspection
+
+    known = observation if asked.show_literals else without_literals(observation)
+    planned = None if asked.replay else asked.duration
+    return Inspection(known, diagnose(known), planned, interrupted, replayed)
+
+
+@contextmanager
+def _kept(asked: Asked, watcher: "Watcher") -> Iterator["Keep"]:
+    """A function that writes each snapshot into the file of --record, or does nothing without one.
+
+    A disk that is full costs the recording, not the diagnosis.
+    """
+    if asked.record is None:
+        yield lambda _: None
+        return
+    from poolctl.observe.recording import Recorder
+
+    is_broken = False
+
+    def keep(snapshot: "Snapshot") -> None:
+        nonlocal is_broken
+        if not is_broken:
+            try:
+                recorder.write(snapshot, watcher.observation)
+            except CannotDo as error:
+                is_broken = True
+                click.echo(f"poolctl: {error.message}; looking goes on without it", err=True)
+
+    with Recorder(asked.record, show_literals=asked.show_literals) as recorder:
+        yield keep
+        with suppress(CannotDo):
+            recorder.note(watcher.observation)

@@ -1,0 +1,303 @@
+"""``poolctl inspect`` on a real server: the verdict first, exit codes, JSON, recordings, and names that attack."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from incidents import Stage, stage
+from psycopg.conninfo import make_conninfo
+from report_parts import HOSTILE
+from sandboxes import connect, eventually, one, own_temporary_directory
+from schema_check import problems
+from test_report_inspection_json import SCHEMA
+
+pytestmark = pytest.mark.server
+
+NAME = HOSTILE[:40] + "`@here`"
+"""PostgreSQL keeps 63 bytes of a name, and replaces what is no printable ASCII in an application_name."""
+
+
+def poolctl(*arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str) -> Any:
+    return subprocess.run(
+        [sys.executable, "-m", "poolctl", "inspect", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        stdin=stdin,
+        env={**os.environ, "PGPASSFILE": "/no/such/passfile", **environment},
+    )
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with own_temporary_directory(tmp_path_factory), stage(max_connections=30) as staged:
+        with connect(staged.sandbox.admin_conninfo) as admin:
+            admin.execute("CREATE ROLE secretive LOGIN PASSWORD 'hunter2'")
+            with Path(str(one(admin, "SHOW hba_file"))).open() as file:
+                rules = file.read()
+            Path(str(one(admin, "SHOW hba_file"))).write_text(
+                f"host all secretive 127.0.0.1/32 scram-sha-256\n{rules}"
+            )
+            admin.execute("SELECT pg_reload_conf()")
+        yield staged
+
+
+@pytest.fixture
+def at(server: Stage) -> Iterator[Stage]:
+    """The server with nobody on it."""
+    yield server
+    server.clear()
+
+
+@pytest.fixture
+def watcher(at: Stage) -> str:
+    return at.conninfo_of("watcher")
+
+
+@pytest.fixture
+def leak(at: Stage) -> Stage:
+    """8 connections of one application in transactions that nobody ends, beside traffic that goes on."""
+    at.start("leak", "shop", size=12, until=8, most=8, every=3, think=0.02)
+    with connect(at.sandbox.observer_conninfo) as observer:
+        young = "SELECT count(*) FROM pg_stat_activity WHERE xact_start > clock_timestamp() - interval '1.1 s'"
+        eventually(lambda: one(observer, f"{young} AND state = 'idle in transaction'") == 0)
+    return at
+
+
+def test_the_first_line_is_the_verdict_and_the_report_goes_to_standard_output(leak: Stage, watcher: str) -> None:
+    done = poolctl(watcher, "--for", "2s")
+
+    first = done.stdout.splitlines()[0]
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"(CRITICAL|WARNING)  8 of \d+ sessions of .*shop", first)
+    assert "leak-in-transaction" in done.stdout.splitlines()[1]
+    assert "/checkout" in done.stdout
+    assert done.stderr.startswith("looking for 2 s ...\n")
+
+
+def test_nothing_wrong_is_ok(watcher: str) -> None:
+    done = poolctl(watcher, "--for", "1s", "--fail-on", "warning", "--quiet")
+
+    assert done.stdout.startswith("OK  ")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_fail_on_turns_a_finding_into_the_exit_code_1(leak: Stage, watcher: str) -> None:
+    assert poolctl(watcher, "--quiet", "--fail-on", "warning").returncode == 1
+
+
+def test_json_is_the_only_thing_on_stdout_and_follows_the_schema(leak: Stage, watcher: str) -> None:
+    done = poolctl(watcher, "--json", "--for", "2s")
+
+    document = json.loads(done.stdout)
+    assert problems(document, SCHEMA, SCHEMA) == []
+    assert document["status"] == "ok"
+    assert 8 <= document["server"]["used"] <= 12
+    assert document["server"]["usable"] == 27
+    assert document["observed"]["samples"] >= 3
+    assert document["groups"][0]["application"] == "shop"
+
+
+def test_literals_are_hidden_unless_asked_for_in_every_output_and_in_the_recording(
+    at: Stage, watcher: str, tmp_path: Path
+) -> None:
+    record, page = tmp_path / "night.jsonl", tmp_path / "report.html"
+    with connect(at.sandbox.conninfo) as client, connect(at.sandbox.conninfo) as other:
+        for each in (client, other):
+            each.execute("BEGIN")
+            each.execute("SELECT 'person 4711'")
+        time.sleep(1.1)  # A hold has to last for a second: time that only the server can make.
+        hidden = poolctl(watcher, "--for", "1s", "--record", str(record), "--output", str(page), "--json")
+        shown = poolctl(watcher, "--for", "1s", "--show-literals")
+
+    assert "4711" not in hidden.stdout + record.read_text() + page.read_text()
+    assert "SELECT" in hidden.stdout
+    assert "SELECT 'person 4711'" in shown.stdout
+
+
+def test_a_replay_gives_the_diagnosis_that_was_made_live(leak: Stage, watcher: str, tmp_path: Path) -> None:
+    record = tmp_path / "night.jsonl"
+    live = json.loads(poolctl(watcher, "--for", "2s", "--record", str(record), "--json").stdout)
+
+    replay = poolctl("--replay", str(record), "--json")
+
+    again = json.loads(replay.stdout)
+    assert replay.returncode == 0
+    for section in ("observed", "server", "limits", "groups", "concurrency", "findings", "unseen"):
+        assert again[section] == live[section], section
+
+
+def test_every_kind_of_report_is_written_whole(leak: Stage, watcher: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"report{suffix}" for suffix in (".md", ".html", ".json", ".svg")]
+
+    done = poolctl(watcher, "--for", "1s", *(word for file in files for word in ("--output", str(file))))
+
+    assert done.returncode == 0
+    assert files[0].read_text().startswith(("**CRITICAL** ", "**WARNING** "))
+    assert "<svg" in files[1].read_text()
+    assert json.loads(files[2].read_text())["command"] == "inspect"
+    assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+def test_poolctl_takes_one_connection_and_does_not_count_it(at: Stage, watcher: str) -> None:
+    at.start("sessions", "shop", size=3, statement="SELECT 1")
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolctl", "inspect", watcher, "--json", "--for", "2s"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        seen = []
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poolctl'"
+        with connect(at.sandbox.observer_conninfo) as observer:
+            while process.poll() is None:
+                seen.append(one(observer, query))
+                time.sleep(0.05)
+        assert process.stdout is not None
+        document = json.loads(process.stdout.read())
+
+    assert max(map(int, map(str, seen))) == 1
+    assert document["server"]["used"] == 3
+
+
+def test_a_server_that_is_full_has_answered(at: Stage) -> None:
+    at.start("sessions", "shop", size=27, statement="SELECT 1")
+
+    done = poolctl(at.conninfo_of("stranger"), "--for", "1s", "--json", "--quiet")
+
+    document = json.loads(done.stdout)
+    assert done.returncode == 0, done.stderr
+    assert problems(document, SCHEMA, SCHEMA) == []
+    assert document["findings"][0]["code"] == "slots-exhausted"
+    assert document["error"] is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said", "hint"),
+    [
+        ({"user": "secretive", "password": "wrong"}, "password authentication failed", "~/.pgpass"),
+        ({"user": "secretive"}, "no password supplied", "~/.pgpass"),
+        ({"user": "watcher", "dbname": "nowhere"}, 'database "nowhere" does not exist', "-d"),
+        ({"user": "nobody_at_all"}, "nobody_at_all", "role (-U)"),
+    ],
+)
+def test_a_server_that_does_not_let_us_in_is_one_clear_error(
+    at: Stage, changed: dict[str, str], said: str, hint: str
+) -> None:
+    done = poolctl(make_conninfo(at.sandbox.direct_conninfo, **changed), "--for", "1s", "--quiet")
+
+    assert done.returncode == 3
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert hint in done.stderr
+    assert "wrong" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+def test_a_password_is_nowhere_in_what_poolctl_says_or_writes(leak: Stage, tmp_path: Path) -> None:
+    target = make_conninfo(leak.sandbox.direct_conninfo, user="secretive", password="hunter2")
+    files = [tmp_path / f"report{suffix}" for suffix in (".md", ".html", ".json")]
+    record = tmp_path / "night.jsonl"
+
+    done = poolctl(
+        target, "--for", "1s", "--record", str(record), *(word for file in files for word in ("--output", str(file)))
+    )
+
+    assert done.returncode == 0, done.stderr
+    written = "".join(file.read_text() for file in (*files, record))
+    assert "hunter2" not in done.stdout + done.stderr + written
+
+
+@pytest.mark.parametrize("form", [(), ("--json",), ("--color", "always")])
+def test_names_that_attack_the_terminal_are_harmless(at: Stage, watcher: str, form: tuple[str, ...]) -> None:
+    with connect(at.sandbox.admin_conninfo) as admin:
+        quoted = '"' + NAME.replace('"', '""') + '"'
+        admin.execute(f"DROP ROLE IF EXISTS {quoted}; CREATE ROLE {quoted} LOGIN".encode())
+        with Path(str(one(admin, "SHOW hba_file"))).open("a") as file:
+            file.write("host all all 127.0.0.1/32 trust\n")
+        admin.execute("SELECT pg_reload_conf()")
+    target = make_conninfo(at.sandbox.direct_conninfo, user=NAME, application_name=HOSTILE)
+    clients = [psycopg.connect(target) for _ in range(3)]
+    for client in clients:
+        client.execute(f"SELECT 1 /* {HOSTILE} */".encode())
+    time.sleep(1.2)
+
+    done = poolctl(watcher, "--for", "1s", *form)
+    for client in clients:
+        client.close()
+
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout) if "always" in form else done.stdout
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", text) == []
+    assert "[red]bold[/red]" in text
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_tells_what_was_seen_and_exits_with_130(
+    leak: Stage, watcher: str, number: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolctl", "inspect", watcher, "--for", "60s", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline() == "looking for 60 s ...\n"
+        time.sleep(2.0)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=20)
+
+    document = json.loads(output)
+    assert process.returncode == 130
+    assert document["status"] == "interrupted"
+    assert document["observed"]["samples"] >= 2
+    assert document["findings"][0]["code"] == "leak-in-transaction"
+    assert "Traceback" not in errors
+
+
+def test_libpqs_environment_names_the_server(at: Stage) -> None:
+    target = psycopg.conninfo.conninfo_to_dict(at.conninfo_of("watcher"))
+    done = poolctl(
+        *("--for", "0s", "--json"),
+        PGHOST=str(target["host"]),
+        PGPORT=str(target["port"]),
+        PGUSER="watcher",
+        PGDATABASE=str(target["dbname"]),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["server"]["role"] == "watcher"
+
+
+def test_a_watch_without_a_terminal_writes_lines_and_ends_with_the_report(leak: Stage, watcher: str) -> None:
+    done = poolctl(watcher, "--watch", "--for", "2s")
+
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"\d\d:\d\d:\d\d UTC (CRITICAL|WARNING) ", done.stderr)
+    assert re.match(r"(CRITICAL|WARNING)  ", done.stdout)
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m poolctl inspect '{watcher}' --for 1s | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+    assert done.stdout.startswith(("CRITICAL", "WARNING"))
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
