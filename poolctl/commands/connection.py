@@ -84,9 +84,14 @@ def named(
     known = os.environ if environ is None else environ
     given = {"host": host, "port": port, "user": user, "dbname": dbname}
     options = {name: str(value) for name, value in given.items() if value is not None}
-    if conninfo is None and not options and (pgbouncers or pgpools) and not any(known.get(name) for name in _NAMING):
+    if conninfo is None and not options and (pgbouncers or pgpools) and not names_server(known):
         return Named(None, pgbouncers, pgpools, pool_stats)
     return Named(_joined(conninfo, options), pgbouncers, pgpools, pool_stats)
+
+
+def names_server(environ: Mapping[str, str]) -> bool:
+    """Whether libpq's environment says which server is meant."""
+    return any(environ.get(name) for name in _NAMING)
 
 
 def _joined(conninfo: str | None, options: dict[str, str]) -> str:

@@ -1,0 +1,33 @@
+"""``poolctl recommend --fleet FILE``: whether everything that connects to one server fits its limits."""
+
+import sys
+from pathlib import Path
+
+import click
+
+FOUND = 1
+
+
+def fleet_answer(file: Path, as_json: bool, outputs: tuple[Path, ...], color: str, fail_on: str | None) -> int:
+    """Check ``file``, tell it, and return the exit code. Raises PoolctlError."""
+    from poolctl.diagnose.finding import reaches
+    from poolctl.sizing.fleet import load_fleet
+    from poolctl.sizing.fleet_check import check
+
+    checked = check(load_fleet(file))
+    if as_json:
+        from poolctl.report.fleet_json import fleet_document
+        from poolctl.report.json import dumps
+
+        click.echo(dumps(fleet_document(checked)))
+    else:
+        from poolctl.report.console import open_screen
+        from poolctl.report.fleet import print_fleet
+
+        print_fleet(open_screen(sys.stdout, color), checked)  # type: ignore[arg-type]
+    if outputs:
+        from poolctl.report.recommendation_files import write_fleet
+
+        for path in outputs:
+            write_fleet(path, checked)
+    return FOUND if fail_on and reaches(checked.findings, fail_on) else 0  # type: ignore[arg-type]

@@ -1,0 +1,33 @@
+"""Writes a recommendation, or the check of a fleet, into the file of ``--output``."""
+
+from pathlib import Path
+
+from poolctl.report.files import write_text
+from poolctl.report.json import dumps
+from poolctl.report.recommendation_json import recommend_document
+from poolctl.report.recommended import Recommended
+from poolctl.sizing.fleet_check import FleetCheck
+
+FORMATS = (".md", ".json")
+
+
+def write_recommendation(path: Path, recommended: Recommended) -> None:
+    """As the file's name asks. Raises CannotDo."""
+    if path.suffix.lower() == ".json":
+        write_text(path, dumps(recommend_document(recommended)) + "\n")
+    else:
+        from poolctl.report.recommendation_markdown import recommendation_markdown
+
+        write_text(path, recommendation_markdown(recommended))
+
+
+def write_fleet(path: Path, check: FleetCheck) -> None:
+    """As the file's name asks. Raises CannotDo."""
+    if path.suffix.lower() == ".json":
+        from poolctl.report.fleet_json import fleet_document
+
+        write_text(path, dumps(fleet_document(check)) + "\n")
+    else:
+        from poolctl.report.fleet_markdown import fleet_markdown
+
+        write_text(path, fleet_markdown(check))

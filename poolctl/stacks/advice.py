@@ -1,0 +1,88 @@
+"""From a recommendation to the blocks for the stacks that were asked for.
+
+Decides what an application's pool becomes where a pooler's block is asked for beside it.
+"""
+
+from collections.abc import Sequence
+
+from poolctl.sizing.answer import Recommendation
+from poolctl.sizing.division import floor_of
+from poolctl.sizing.figures import Figures
+from poolctl.sizing.pooler import Pooler, with_settings
+from poolctl.stacks.registry import find_stack, render
+from poolctl.stacks.settings import PoolAdvice, PoolerAdvice
+from poolctl.stacks.stack import Config
+
+
+def configs_of(answer: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
+    """The blocks for ``stacks``, in that order, and a note about them, "" when they need none.
+
+    ``figures``: with their defaults filled in. None where the answer is a refusal, or no slot is left for a pooler.
+    Raises BadInput for a stack that is not known.
+    """
+    found = [find_stack(name) for name in stacks]
+    if answer.is_refused or answer.recommendation.max_open is None:
+        return (), "No configuration is written for a refusal" if found else ""
+    pooler = _pooler(answer, figures)
+    behind = answer.pooler.recommended and any(stack.is_pooler for stack in found)
+    most = pooler.app_max_open if behind else None
+    configs: list[Config] = []
+    for stack in found:
+        if not stack.is_pooler:
+            configs.append(render(stack.name, pool_advice(answer, max_open=most)))
+        elif (advice := pooler_advice(pooler, figures)) is not None:
+            configs.append(render(stack.name, advice))
+    note = f"The applications' blocks are for behind the pooler: max_open {most} in each process" if most else ""
+    return tuple(configs), note
+
+
+def pool_advice(answer: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
+    """For the pool of each process; ``max_open`` None: the recommended one. Raises ValueError for a refusal.
+
+    A recommendation's jitter comes on top of its lifetime, an advice's is a share of the longest life: both mean that
+    connections live from max_lifetime to max_lifetime + jitter.
+    """
+    sizes = answer.recommendation
+    if sizes.max_open is None:
+        raise ValueError("a refusal has no sizes")
+    most = sizes.max_open if max_open is None else max_open
+    idle = sizes.max_open if sizes.max_idle is None else sizes.max_idle
+    longest = sizes.max_lifetime + sizes.max_lifetime_jitter
+    return PoolAdvice(
+        max_open=most,
+        max_idle=most if idle == sizes.max_open else min(idle, most),
+        min_idle=min(sizes.min_idle or 0, most),
+        max_lifetime=longest or None,
+        max_lifetime_jitter=sizes.max_lifetime_jitter / longest if longest > 0 else 0.0,
+        max_idle_time=sizes.max_idle_time or None,
+        acquire_timeout=sizes.acquire_timeout or None,
+        processes=answer.fleet.worst_case_processes,
+    )
+
+
+def pooler_advice(pooler: Pooler, figures: Figures) -> PoolerAdvice | None:
+    """None where there is no slot for a pooler at all."""
+    bouncer, pgpool = pooler.pgbouncer, pooler.pgpool
+    if bouncer is None:
+        return None
+    return PoolerAdvice(
+        default_pool_size=bouncer.default_pool_size,
+        reserve_pool_size=bouncer.reserve_pool_size,
+        reserve_pool_timeout=bouncer.reserve_pool_timeout,
+        min_pool_size=bouncer.min_pool_size,
+        max_db_connections=bouncer.max_db_connections,
+        max_client_conn=bouncer.max_client_conn,
+        query_wait_timeout=bouncer.query_wait_timeout or None,
+        server_lifetime=bouncer.server_lifetime or None,
+        server_idle_timeout=bouncer.server_idle_timeout or None,
+        max_connections=figures.max_connections.count if figures.max_connections is not None else None,
+        num_init_children=pgpool.num_init_children if pgpool is not None else None,
+        max_pool=pgpool.max_pool if pgpool is not None else None,
+    )
+
+
+def _pooler(answer: Recommendation, figures: Figures) -> Pooler:
+    if answer.pooler.pgbouncer is not None:
+        return answer.pooler
+    parts = (answer.fleet, answer.budget, answer.demand, answer.capacity)
+    return with_settings(answer.pooler, figures, *parts, floor_of(figures))
