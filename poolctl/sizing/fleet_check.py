@@ -273,8 +273,10 @@ def _finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None
         summary = f"{', '.join(unlimited)} can exceed {what}, {limit.limit}, at any moment: no bound on its pool"
     else:
         over = "can exceed" if limit.is_refusing else "can leave no headroom in"
-        summary = f"The fleet {over} {what} at the {limit.worst_moment} moment: {limit.worst} of {limit.limit}"
-        summary = summary.replace("at the deploy", "in the deploy").replace(" moment: ", ": ")
+        when = {"usual": "as it usually is", "peak": "at its peak"}.get(
+            limit.worst_moment, f"in the {limit.worst_moment}"
+        )
+        summary = f"The fleet {over} {what} {when}: {limit.worst} of {limit.limit}"
     return Finding(
         code=code,
         severity=severity,

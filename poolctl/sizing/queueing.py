@@ -127,7 +127,7 @@ def closed_throughput(clients: int, cores: int, work: float, outside: float) -> 
     """
     if clients <= 0:
         return 0.0
-    if outside <= 0:
+    if outside <= 1e-9 * work:
         return min(clients, cores) / work
     ratio = work / outside
     weight = total = 1.0
