@@ -1,7 +1,8 @@
 """What a PgBouncer says of itself on its admin console.
 
 Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23, 1.24 and 1.25.
-The console stays open when ``max_client_conn`` is reached, and poolctl's own client is left out of every count.
+The console lets in also when ``max_client_conn`` is reached, but counts as a client like any other: poolctl's own is
+left out of every count, and is not kept between looks where it would take the last place.
 """
 
 import os
@@ -71,15 +72,24 @@ class PgBouncer:
         self.source = replace(self.source, ok="POOLS" in tables, reason=_reason(tables, refused, silence))
         if "POOLS" not in tables:
             return None
-        return sample_of(
+        sample = sample_of(
             tables,
             target=self._console.target,
             is_own=own_client(self._console.own_port),
             connected_at=self._console.connected_at,
         )
+        if takes_a_needed_place(sample):
+            self._console.close()
+        return sample
 
     def close(self) -> None:
         self._console.close()
+
+
+def takes_a_needed_place(sample: BouncerSample) -> bool:
+    """Whether an application would be let in if poolctl were not there, or might soon be."""
+    limit, used = sample.config.get("max_client_conn", ""), sample.lists.get("used_clients")
+    return limit.isdecimal() and used is not None and used + 1 >= int(limit)
 
 
 def _reason(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence: str) -> str:
@@ -116,7 +126,7 @@ def sample_of(
     """The sample that the SHOW tables make, by their names; those that are missing leave their part empty."""
     clients = tables.get("CLIENTS", [])
     own = next((row for row in clients if is_own(row)), None)
-    offsets = local_offsets() | learned_offset(own.get("connect_time") if own else None, connected_at)
+    offsets = local_offsets() | learned_offset(own.text("connect_time") if own else None, connected_at)
     return BouncerSample(
         target=target,
         version=version_of(tables.get("VERSION", [])),
@@ -164,8 +174,8 @@ def link_of(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, f
         pointer=row.text("ptr"),
         link=row.text("link"),
         application=row.text("application_name"),
-        connected_at=instant(row.get("connect_time"), offsets),
-        requested_at=instant(row.get("request_time"), offsets),
+        connected_at=instant(row.text("connect_time"), offsets),
+        requested_at=instant(row.text("request_time"), offsets),
         wait=row.seconds("wait", "wait_us"),
         remote_pid=row.count("remote_pid") or None,
     )
