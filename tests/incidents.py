@@ -1,7 +1,6 @@
 """Stages incidents on real servers with real client processes, and asks ``poolctl inspect`` for its verdict."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -120,7 +119,6 @@ def inspect(target: str, *arguments: str) -> Verdict:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, "PGPASSFILE": os.devnull},
     )
     assert done.stdout, done.stderr
     return Verdict(json.loads(done.stdout), done.returncode, done.stderr)

@@ -1,0 +1,438 @@
+"""Causes brought about for real, by real client processes on real servers, and what ``poolctl inspect`` says of them.
+
+Each test also asserts what must not be said: the remedies of a leak, a small pool and a slow database are opposite.
+Sizes and rates come from a generator, so that no rule is tuned to one staging; POOLCTL_INCIDENT_SEED draws others.
+"""
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from incidents import HARMLESS, LEAKS, Stage, Verdict, inspect, pids_of, stage
+from sandboxes import connect, eventually, one, own_temporary_directory
+
+from poolctl.engines.sandbox.binaries import find_pooler
+from poolctl.errors import MissingProgram
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+SEED = os.environ.get("POOLCTL_INCIDENT_SEED", "1")
+
+
+@pytest.fixture
+def draw(request: pytest.FixtureRequest) -> random.Random:
+    return random.Random(f"{SEED} {request.node.name}")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with own_temporary_directory(tmp_path_factory), stage(max_connections=80) as staged:
+        with connect(staged.sandbox.admin_conninfo) as admin:
+            for statement in (
+                "CREATE TABLE stock (id int PRIMARY KEY, amount int); INSERT INTO stock VALUES (1, 10), (2, 20)",
+                "CREATE TABLE orders AS SELECT i AS id, i % 5000 AS customer_id FROM generate_series(1, 400000) AS i",
+                "GRANT ALL ON stock, orders TO app; ANALYZE",
+            ):
+                admin.execute(statement.encode())
+        yield staged
+
+
+@pytest.fixture
+def at(server: Stage) -> Iterator[Stage]:
+    """The server with nobody on it."""
+    yield server
+    server.clear()
+
+
+def skip_without(program: str) -> None:
+    try:
+        find_pooler(program)
+    except MissingProgram as error:
+        pytest.skip(f"{error.message}; {error.hint}")
+
+
+def is_harmless(verdict: Verdict) -> None:
+    assert set(verdict.codes) <= HARMLESS, verdict.summaries
+    assert "healthy" in verdict.codes, verdict.summaries
+
+
+def test_a_busy_pool_is_healthy(at: Stage, draw: random.Random) -> None:
+    at.start("busy", "shop", workers=draw.randint(2, 5), size=draw.randint(6, 20), think=0.03)
+
+    is_harmless(at.inspect())
+
+
+def test_a_lifo_pool_that_is_mostly_frozen_is_healthy(at: Stage, draw: random.Random) -> None:
+    at.start("busy", "shop", pool="lifo", workers=2, size=draw.randint(15, 40), think=0.02)
+
+    is_harmless(at.inspect())
+
+
+def test_idle_pools_of_several_instances_are_healthy(at: Stage, draw: random.Random) -> None:
+    for _ in range(3):
+        at.start("sessions", "shop", size=draw.randint(4, 15))
+
+    is_harmless(at.inspect())
+
+
+def test_sessions_that_listen_or_hold_an_advisory_lock_are_healthy(at: Stage, draw: random.Random) -> None:
+    at.start("sessions", "worker", size=draw.randint(2, 6), statement="LISTEN jobs")
+    at.start("sessions", "leader", size=1, statement="SELECT pg_advisory_lock(42)")
+    at.start("busy", "shop", workers=2, size=4, think=0.05)
+
+    is_harmless(at.inspect())
+
+
+def test_one_long_report_is_healthy(at: Stage) -> None:
+    report = "SELECT count(*), pg_sleep(60) FROM orders"
+    at.start("statements", "report", size=1, statement=report, wait=True)
+    at.start("busy", "shop", workers=2, size=4, think=0.05)
+
+    is_harmless(at.inspect())
+
+
+def test_a_person_at_psql_within_a_transaction_is_no_leak(at: Stage) -> None:
+    at.start("sessions", "psql", size=1, statement="BEGIN;SELECT * FROM stock")
+    at.start("busy", "shop", workers=2, size=4, think=0.05)
+
+    at.inspect().says_nothing_of(*LEAKS, "pool-undersized", "slow-database")
+
+
+def test_transactions_that_never_end_are_a_leak_of_the_application_that_began_them(
+    at: Stage, draw: random.Random
+) -> None:
+    size = draw.randint(10, 40)
+    at.start("leak", "checkout", size=size, until=draw.randint(4, size - 3), every=3, think=0.05)
+    at.start("busy", "search", workers=3, size=6, think=0.03)
+
+    verdict = at.inspect()
+
+    assert verdict.held_by("leak-in-transaction") == {"checkout"}
+    found = verdict.finding("leak-in-transaction")
+    assert {holder["route"] for holder in found["holders"]} == {"/checkout"}
+    assert found["frees"] >= 4
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "held-across-io", "lock-queue")
+
+
+def test_a_leak_is_seen_without_any_privilege(at: Stage, draw: random.Random) -> None:
+    at.start("leak", "checkout", size=20, until=draw.randint(4, 12), every=3, think=0.05)
+    at.start("busy", "search", workers=3, size=6, think=0.03)
+
+    verdict = at.inspect(role="stranger")
+
+    assert "partial-view" in verdict.codes
+    assert verdict.held_by("leak-in-transaction") == {"checkout"}
+    assert verdict.finding("leak-in-transaction")["confidence"] != "certain"
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy")
+
+
+@pytest.mark.parametrize("figures", ["with figures of the pool", "without"])
+def test_idle_connections_that_never_come_back_are_not_a_small_pool(
+    at: Stage, draw: random.Random, tmp_path: Path, figures: str
+) -> None:
+    size = draw.randint(8, 25)
+    metrics: dict[str, Any] = {"metrics": tmp_path / "metrics.prom"} if figures != "without" else {}
+    at.start(
+        "leak", "checkout", size=size, least=2, idle=1, until=size, every=3, workers=3, think=0.02, timeout=2, **metrics
+    )
+
+    verdict = at.inspect(*(["--pool-stats", str(metrics["metrics"])] if metrics else []))
+
+    if metrics:
+        assert verdict.held_by("leak", "leak-or-long-hold") == {"checkout"}
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy" if metrics else "pool-undersized")
+
+
+def test_a_pool_that_is_too_small_is_called_so_and_not_leaky(at: Stage, draw: random.Random, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.prom"
+    at.start(
+        "busy", "shop", workers=draw.randint(20, 30), size=draw.randint(2, 4), think=0.01, inside=0.004, metrics=metrics
+    )
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert "pool-undersized" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "slow-database", "healthy", "self-deadlock")
+
+
+def test_a_transaction_held_over_a_call_elsewhere_is_no_leak(at: Stage, draw: random.Random, tmp_path: Path) -> None:
+    workers, metrics = draw.randint(10, 20), tmp_path / "metrics.prom"
+    at.start("holding", "payments", workers=workers, size=workers - 4, call=draw.uniform(0.2, 0.6), metrics=metrics)
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert verdict.held_by("held-across-io") == {"payments"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_holders_that_wait_for_a_second_connection_are_no_leak(at: Stage, draw: random.Random, tmp_path: Path) -> None:
+    workers, metrics = draw.randint(5, 15), tmp_path / "metrics.prom"
+    at.start("nested", "orders", workers=workers, size=workers, timeout=2, metrics=metrics)
+
+    verdict = at.inspect("--pool-stats", str(metrics), "--for", "7s")
+
+    assert "self-deadlock" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+@pytest.mark.parametrize("root", ["BEGIN;UPDATE stock SET amount = 0 WHERE id = 1", "BEGIN;LOCK TABLE stock"])
+def test_a_queue_for_a_lock_names_the_session_at_its_head(at: Stage, draw: random.Random, root: str) -> None:
+    at.start("sessions", "migrator", size=1, statement=root)
+    at.start(
+        "statements", "shop", size=draw.randint(4, 12), statement="UPDATE stock SET amount = amount + 1 WHERE id = 1"
+    )
+
+    verdict = at.inspect()
+
+    assert verdict.held_by("lock-queue") == {"migrator"}
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "leak", "leak-or-long-hold")
+
+
+def test_a_statement_without_an_index_is_a_slow_database(at: Stage, draw: random.Random) -> None:
+    statement = "SELECT count(*) FROM orders WHERE customer_id = 17"
+    at.start("statements", "shop", size=draw.randint(8, 16), statement=statement)
+
+    verdict = at.inspect()
+
+    found = verdict.finding("slow-database")
+    assert "orders" in str(found)
+    assert "customer_id" in str(found)
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "healthy", "lock-queue")
+
+
+def test_a_leak_beside_a_slow_statement_gives_both(at: Stage) -> None:
+    at.start("leak", "checkout", size=20, until=6, every=3, think=0.05)
+    at.start("statements", "shop", size=10, statement="SELECT count(*) FROM orders WHERE customer_id = 17")
+
+    verdict = at.inspect()
+
+    assert {"leak-in-transaction", "slow-database"} <= set(verdict.codes), verdict.summaries
+    assert verdict.held_by("leak-in-transaction") == {"checkout"}
+    verdict.says_nothing_of("pool-undersized", "healthy")
+
+
+def test_a_failed_transaction_that_nobody_rolled_back_is_told(at: Stage, draw: random.Random) -> None:
+    at.start("sessions", "importer", size=draw.randint(2, 6), statement="BEGIN;SELECT 1/0")
+
+    verdict = at.inspect()
+
+    assert verdict.held_by("aborted-transaction") == {"importer"}
+    verdict.says_nothing_of("pool-undersized", "healthy", "slow-database")
+
+
+def test_a_full_server_that_refuses_is_an_answer(at: Stage) -> None:
+    at.start("sessions", "fleet", size=77)
+
+    verdict = at.inspect()
+
+    assert verdict.exit_code == 0
+    assert verdict.codes[0] == "slots-exhausted"
+    limits = [limit for limit in verdict.document["limits"] if limit["binds"]]
+    assert [limit["scope"] for limit in limits] == ["server"]
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "role-limit")
+
+
+def test_a_role_at_its_own_limit_is_not_a_full_server(at: Stage) -> None:
+    at.start("sessions", "billing", conninfo=at.conninfo_of("billing"), size=6)
+
+    verdict = at.inspect()
+
+    assert "role-limit" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "slots-exhausted", "pool-undersized", "healthy")
+
+
+def test_a_new_connection_for_every_request_is_told(at: Stage, draw: random.Random) -> None:
+    at.start("churn", "lambda", workers=draw.randint(3, 6), think=0.02)
+
+    verdict = at.inspect("--for", "5s")
+
+    assert "connection-churn" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_a_stopped_client_is_no_leak(at: Stage, draw: random.Random) -> None:
+    frozen = at.start("busy", "stuck", workers=3, size=draw.randint(4, 10), think=0.02)
+    at.start("busy", "shop", workers=3, size=6, think=0.02)
+    frozen.send_signal(signal.SIGSTOP)
+
+    verdict = at.inspect()
+
+    assert verdict.held_by("frozen-clients") == {"stuck"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_a_statement_that_outlived_its_client_is_told(at: Stage, draw: random.Random) -> None:
+    dead = at.start("statements", "batch", size=draw.randint(2, 5), statement="SELECT pg_sleep(300)")
+    dead.kill()
+    dead.wait()
+
+    verdict = at.inspect()
+
+    assert verdict.held_by("orphaned-backends") == {"batch"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_rows_that_nobody_reads_are_told(at: Stage, draw: random.Random) -> None:
+    at.start("unread", "export", size=draw.randint(2, 5))
+
+    verdict = at.inspect("--for", "7s")
+
+    assert verdict.held_by("slow-reader") == {"export"}
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy")
+
+
+def test_connections_that_never_say_who_they_are_are_told(at: Stage, draw: random.Random) -> None:
+    at.start("half_open", "probe", size=draw.randint(5, 15))
+
+    verdict = at.inspect()
+
+    assert "handshake-pile-up" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database")
+
+
+def test_slots_that_only_the_pool_believes_in_are_told(at: Stage, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.prom"
+    at.start("dropping", "reports", size=4, until=4, waiters=5, timeout=1, metrics=metrics)
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert "pool-slots-lost" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_looking_takes_one_connection_and_leaves_none(at: Stage) -> None:
+    at.start("sessions", "shop", size=3)
+    with connect(at.sandbox.observer_conninfo) as observer:
+        before = one(observer, "SELECT sum(sessions) FROM pg_stat_database")
+        at.inspect("--for", "2s")
+        named = (
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'poolctl%' AND backend_type LIKE 'cl%'"
+        )
+        eventually(lambda: one(observer, named) == 0)
+        one(observer, "SELECT pg_stat_clear_snapshot()")
+        after = one(observer, "SELECT sum(sessions) FROM pg_stat_database")
+
+    assert int(str(after)) - int(str(before)) <= 1
+
+
+@pytest.fixture(scope="module")
+def transactions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A PgBouncer in transaction mode with 6 server connections."""
+    skip_without("pgbouncer")
+    keys = {"pool_mode": "transaction", "default_pool_size": 6, "max_client_conn": 60}
+    with (
+        own_temporary_directory(tmp_path_factory),
+        stage(max_connections=40, via="pgbouncer", pgbouncer=keys) as staged,
+    ):
+        yield staged
+
+
+@pytest.fixture
+def bouncer(transactions: Stage) -> Iterator[Stage]:
+    yield transactions
+    transactions.clear()
+
+
+def console(staged: Stage) -> list[str]:
+    assert staged.sandbox.pooler_admin_conninfo is not None
+    return ["--pgbouncer", staged.sandbox.pooler_admin_conninfo]
+
+
+def waiting_at(staged: Stage) -> int:
+    """Clients that PgBouncer has no server for."""
+    assert staged.sandbox.pooler_admin_conninfo is not None
+    with connect(staged.sandbox.pooler_admin_conninfo) as admin:
+        cursor = admin.execute("SHOW POOLS")
+        names = [column.name for column in cursor.description or ()]
+        return sum(int(row[names.index("cl_waiting")]) for row in cursor)
+
+
+def test_transactions_left_open_behind_pgbouncer_name_the_application_and_not_the_pooler(bouncer: Stage) -> None:
+    bouncer.start("leak", "checkout", size=12, least=1, until=6, every=1, workers=2, think=0.05, timeout=3)
+    bouncer.start("busy", "search", wait=False, workers=4, size=4, think=0.05)
+
+    verdict = bouncer.inspect(*console(bouncer))
+
+    assert verdict.held_by("pooler-pinned-transaction", "leak-in-transaction") == {"checkout"}
+    assert "pooler-pinned-transaction" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "slots-exhausted", "leak")
+
+
+def test_a_pool_of_pgbouncer_that_is_too_small_is_the_poolers(bouncer: Stage) -> None:
+    bouncer.start("busy", "shop", workers=25, size=25, least=5, think=0.0, inside=0.003, settle=2)
+
+    verdict = bouncer.inspect(*console(bouncer))
+
+    assert verdict.finding("pool-undersized")["layer"] == "pooler"
+    verdict.says_nothing_of(*LEAKS, "pooler-pinned-transaction", "healthy")
+
+
+def test_a_quiet_pgbouncer_is_healthy(bouncer: Stage) -> None:
+    bouncer.start("busy", "shop", workers=3, size=5, think=0.03)
+
+    is_harmless(bouncer.inspect(*console(bouncer)))
+
+
+def test_sessions_that_keep_servers_of_pgbouncer_are_its_mode(tmp_path_factory: pytest.TempPathFactory) -> None:
+    skip_without("pgbouncer")
+    keys = {"pool_mode": "session", "default_pool_size": 5, "max_client_conn": 60}
+    with (
+        own_temporary_directory(tmp_path_factory),
+        stage(max_connections=40, via="pgbouncer", pgbouncer=keys) as staged,
+    ):
+        staged.start("sessions", "shop", size=5)
+        staged.start("busy", "late", wait=False, workers=3, size=3)
+        eventually(lambda: waiting_at(staged) > 0, within=20)
+
+        verdict = staged.inspect(*console(staged))
+
+    assert verdict.held_by("pooler-session-mode") == {"shop"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_a_pgbouncer_without_room_for_clients_still_tells_from_its_console(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    skip_without("pgbouncer")
+    keys = {"pool_mode": "transaction", "default_pool_size": 5, "max_client_conn": 8}
+    with (
+        own_temporary_directory(tmp_path_factory),
+        stage(max_connections=40, via="pgbouncer", pgbouncer=keys) as staged,
+    ):
+        staged.start("sessions", "fleet", size=8)
+
+        verdict = staged.inspect(*console(staged))
+
+    assert "pooler-client-limit" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy", "slots-exhausted")
+
+
+def test_a_pgpool_with_all_children_busy_does_not_hang_the_answer(tmp_path_factory: pytest.TempPathFactory) -> None:
+    skip_without("pgpool")
+    keys = {"num_init_children": 4, "max_pool": 1}
+    with (
+        own_temporary_directory(tmp_path_factory),
+        stage(max_connections=40, via="pgpool", pgpool=keys) as staged,
+    ):
+        staged.start("sessions", "fleet", size=4)
+        staged.start("sessions", "late", wait=False, size=3)
+
+        verdict = inspect(staged.conninfo_of("watcher"), "--pgpool", staged.sandbox.conninfo)
+
+    assert "pooler-client-limit" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_the_backends_of_a_leak_are_those_that_relief_would_end(at: Stage) -> None:
+    at.start("leak", "checkout", size=20, until=6, every=3, think=0.05)
+    at.start("sessions", "worker", size=2, statement="LISTEN jobs")
+
+    verdict = at.inspect("--relief")
+
+    planned = {step["pid"] for step in verdict.document["relief"]["steps"]}
+    assert planned
+    assert planned <= pids_of(verdict.finding("leak-in-transaction")["holders"])
