@@ -38,7 +38,9 @@ class Books:
         self.acquired += 1
         if counted:
             self.tally.acquired += 1
-            self._wait_ended(due, queued_at, now)
+            self._record_wait(now - due)
+            if queued_at is not None:
+                self._left_queue(queued_at, now)
 
     def acquire_failed(
         self, counted: bool, due: float, queued_at: float | None, now: float, kind: ErrorKind, *, timed_out: bool
@@ -46,7 +48,9 @@ class Books:
         self.errors += 1
         if not counted:
             return
-        self._wait_ended(due, queued_at, now)
+        self._record_wait(now - due)
+        if queued_at is not None:
+            self._left_queue(queued_at, now)
         tally = self.tally
         tally.error(kind, now)
         self._servers = 0
@@ -95,11 +99,9 @@ class Books:
     def close(self, at: float, stats: PoolStats) -> None:
         self._link.done(self._progress(at, stats, self._ideal()))
 
-    def _wait_ended(self, due: float, queued_at: float | None, now: float) -> None:
-        self._record_wait(now - due)
-        if queued_at is not None:
-            self.tally.queued_count += 1
-            self.tally.queued_time += now - queued_at
+    def _left_queue(self, queued_at: float, now: float) -> None:
+        self.tally.queued_count += 1
+        self.tally.queued_time += now - queued_at
 
     def _progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
         cpu = time.process_time() - self._cpu_at_start

@@ -213,7 +213,10 @@ class Loop:
                 self._using += 1
                 self._timers.at(client.holds_until, self._held, client)
                 return
-        self._next_step(client, now)
+        if client.leaks or self.each > 1:
+            self._next_step(client, now)
+        else:
+            self._end(client, now)
 
     def _is_slowed(self, client: Client, wire: Wire, now: float) -> bool:
         """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
@@ -232,9 +235,9 @@ class Loop:
 
     def _next_step(self, client: Client, now: float) -> None:
         """One hold is over: acquire the next connection, leak, or release all."""
-        client.slowed = False
         if len(client.held) < self.each:
             client.due = now
+            client.slowed = False
             self._pool.acquire(client, now)
         elif client.leaks:
             self._leak(client, now)
@@ -244,12 +247,16 @@ class Loop:
     def _end(self, client: Client, now: float, *, pause: float = 0.0) -> None:
         """The request is over: release what it holds; its worker goes on."""
         client.state = ""
+        client.slowed = False
         self._clients.discard(client)
         for connection, acquired_at in client.held:
             self._books.released(client.counted, client.due, acquired_at, now)
             self._pool.release(connection, now)
         client.held.clear()
-        self._go_on(client, now, pause)
+        if pause or client.worker is None:
+            self._go_on(client, now, pause)
+        else:
+            self._returning.append(client)
 
     def _leak(self, client: Client, now: float) -> None:
         """The request is over, and its connections never come back; its worker goes on as another client."""

@@ -70,9 +70,9 @@ class Wire:
         self.error = None
         try:
             if not prepare:
-                self._pgconn.send_query_params(statement, _encoded(parameter))
+                self._pgconn.send_query_params(statement, None if parameter is None else [parameter.encode()])
             elif self._prepared and statement == self._statement:
-                self._pgconn.send_query_prepared(_NAME, _encoded(parameter))
+                self._pgconn.send_query_prepared(_NAME, None if parameter is None else [parameter.encode()])
             else:
                 self._to_send = (statement, parameter)
                 self._pgconn.send_prepare(_NAME, statement)
@@ -136,10 +136,6 @@ class Wire:
             self.dead = True
             # Now, and not later: libpq may have closed the socket, and its number may be another's by then.
             self._poller.forget(self.fd)
-
-
-def _encoded(parameter: str | None) -> list[bytes] | None:
-    return None if parameter is None else [parameter.encode()]
 
 
 def _error_of(result: Any) -> ErrorKind:
