@@ -18,6 +18,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Self
 
 import psycopg
@@ -25,15 +26,16 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from poolctl.errors import BadInput
-from poolctl.observe.refusals import Refused, ServerLost, StatementFailed, classify, from_libpq
+from poolctl.observe.raw import Place, knock
+from poolctl.observe.refusals import HIDDEN_BY_TLS, Refused, ServerLost, StatementFailed, classify, from_libpq
 from poolctl.observe.snapshot import Refusal
 
 NAME = "poolctl"
 """The application_name of every connection that looks."""
 
-PATIENCE = 4.0
-"""Seconds until a server that says nothing is given up: twice its own statement_timeout, which comes first when it
-works at all."""
+PATIENCE = 3.0
+"""Seconds until a server that says nothing is given up: longer than its own statement_timeout, which comes first when
+it works at all."""
 
 STATEMENT_TIMEOUT = 2.0
 
@@ -191,13 +193,13 @@ class Connection:
                 elif result.status not in _EMPTY:
                     failure = failure or _failure(result)
         except psycopg.Error as error:
-            raise self._lost(failure.message if failure else _own_line(error)) from None
+            raise self._lost(failure.message if failure else _own_line(error), failure) from None
         except (ValueError, ArithmeticError) as error:
             raise self._lost(f"the server's answer makes no sense ({type(error).__name__})") from None
         if failure is None:
             return found
         if self._pgconn.status != pq.ConnStatus.OK:
-            raise self._lost(failure.message)
+            raise self._lost(failure.message, failure)
         raise failure
 
     def _next_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
@@ -214,9 +216,10 @@ class Connection:
         if not _ready(self._pgconn.socket, events, deadline):
             raise self._lost(f"no answer within {within:g} s", hung=True)
 
-    def _lost(self, reason: str, *, hung: bool = False) -> ServerLost:
+    def _lost(self, reason: str, failure: StatementFailed | None = None, *, hung: bool = False) -> ServerLost:
         self._pgconn.finish()
-        return ServerLost(reason, hung=hung)
+        refusal = None if failure is None else classify(reason, failure.sqlstate, failure.routine, self.target)
+        return ServerLost(reason, hung=hung, refusal=refusal)
 
     def _note(self, result: "pq.abc.PGresult") -> None:
         self.notices.append(_text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)))
@@ -277,7 +280,7 @@ def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
         _say_everything(pgconn)
         while (state := pgconn.connect_poll()) != pq.PollingStatus.OK:
             if state == pq.PollingStatus.FAILED:
-                raise Refused(from_libpq(_text(pgconn.error_message), target))
+                raise Refused(_refusal_in(pgconn, target, deadline - time.monotonic()))
             events = selectors.EVENT_READ if state == pq.PollingStatus.READING else selectors.EVENT_WRITE
             if not _ready(pgconn.socket, events, deadline):
                 hung = pgconn.status != pq.ConnStatus.STARTED
@@ -287,6 +290,17 @@ def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
         pgconn.finish()
         raise
     return pgconn
+
+
+def _refusal_in(pgconn: "pq.abc.PGconn", target: str, within: float) -> Refusal:
+    message = _text(pgconn.error_message)
+    if HIDDEN_BY_TLS in message:
+        address = _text(pgconn.hostaddr) or _text(pgconn.host)
+        place = Place(address, int(pgconn.port), _text(pgconn.user), _text(pgconn.db), NAME)
+        said = knock(place, within=max(within, 0.1))
+        if said is not None and said.sqlstate is not None:
+            return replace(said, target=target)
+    return from_libpq(message, target)
 
 
 def _say_everything(pgconn: "pq.abc.PGconn") -> None:
@@ -344,7 +358,8 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
 
 def _failure(result: "pq.abc.PGresult") -> StatementFailed:
     text = _text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)) or _own_line(_text(result.error_message))
-    return StatementFailed(text, _text(result.error_field(pq.DiagnosticField.SQLSTATE)))
+    routine = result.error_field(pq.DiagnosticField.SOURCE_FUNCTION)
+    return StatementFailed(text, _text(result.error_field(pq.DiagnosticField.SQLSTATE)), _text(routine) or None)
 
 
 def _own_line(error: object) -> str:

@@ -28,7 +28,7 @@ from poolctl.observe.sql import numbers, statement
 KNOCK_EVERY = 1.0
 """Seconds at least after an attempt that failed. A refusal that time does not cure is not tried again at all."""
 
-_INCURABLE = ("authentication", "role-limit", "database-limit", "unknown")
+_INCURABLE = ("authentication", "unknown")
 _MOST_NAMES = 5_000
 
 
@@ -79,7 +79,7 @@ class Postgres:
                     sample = self._sample(connection)
                 except ServerLost as lost:
                     self._forget(lost)
-                    if lost.hung or (connection := self._connect()) is None:
+                    if lost.hung or self.refusal is not None or (connection := self._connect()) is None:
                         return None
                     sample = self._sample(connection)
             except (PoolctlError, LookupError, TypeError, ValueError) as error:
@@ -112,10 +112,10 @@ class Postgres:
         now = time.monotonic()
         if self._gave_up or now - self._refused_at < KNOCK_EVERY:
             return None
+        self._refused_at = now
         try:
             connection = Connection.open(self._conninfo, within=self._within)
         except Refused as error:
-            self._refused_at = now
             self._gave_up = error.refusal.by in _INCURABLE
             raise
         try:
@@ -128,6 +128,7 @@ class Postgres:
         self._names, self._known = {}, {}
         self._extras = Extras(schema)
         self._connection, self.refusal = connection, None
+        self._refused_at = -KNOCK_EVERY
         return connection
 
     def _check_slot(self, facts: ServerFacts, clients: int) -> None:
@@ -146,7 +147,9 @@ class Postgres:
         """Note why the server was not seen; the connection goes with it unless only a statement failed."""
         is_nonsense = not isinstance(error, PoolctlError)
         self._failure = f"the server's answer makes no sense ({error})" if is_nonsense else str(error)
-        self.refusal = error.refusal if isinstance(error, Refused) else None
+        said = error.refusal if isinstance(error, Refused | ServerLost) else None
+        # A server that ends sessions is not one that refuses them; a pooler may let in first, and refuse then.
+        self.refusal = said if said is None or isinstance(error, Refused) or said.by.startswith("pooler") else None
         if self._connection is not None and not isinstance(error, StatementFailed):
             self._connection.close()
             self._connection = None

@@ -27,6 +27,9 @@ _BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
     ("server_login_retry", "pooler-login"),
     ("cannot connect to server", "pooler-login"),
     ("server login failed", "pooler-login"),
+    ("authentication failed", "authentication"),
+    ("no such user", "authentication"),
+    ("login rejected", "authentication"),
 )
 _RELAYED = (
     "sorry, too many clients already",
@@ -41,7 +44,10 @@ _VERBOSE = re.compile(r":\s+(?=[A-Z]{0,4}\d)([0-9A-Z]{5}): (.*)")
 _LOCATION = re.compile(r"(?:^|[\s:])(\w+), ([^\s:,]+):(\d+)\s*$", re.MULTILINE)
 _TRIED = re.compile(r'^connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\))?(?:, port \d+)? failed: ')
 
-# Without the SQLSTATE: what libpq says by itself.
+# Without a SQLSTATE: what libpq says by itself.
+HIDDEN_BY_TLS = "during SSL exchange"
+"""libpq 17 and newer do not repeat what a server says to a request for encryption: anybody could have put it there."""
+
 _NO_PASSWORD = ("no password supplied", "password retrieved from file", "authentication method requirement")
 
 
@@ -60,9 +66,11 @@ class ServerLost(CannotDo):
 
     code = "server-lost"
 
-    def __init__(self, message: str, *, hung: bool = False) -> None:
+    def __init__(self, message: str, *, hung: bool = False, refusal: Refusal | None = None) -> None:
         super().__init__(message)
         self.hung = hung
+        self.refusal = refusal
+        """What was said before it broke, if anything was."""
 
 
 class StatementFailed(CannotDo):
@@ -70,9 +78,10 @@ class StatementFailed(CannotDo):
 
     code = "statement-failed"
 
-    def __init__(self, message: str, sqlstate: str) -> None:
+    def __init__(self, message: str, sqlstate: str = "", routine: str | None = None) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
+        self.routine = routine
 
 
 def classify(text: str, sqlstate: str | None, routine: str | None, target: str = "") -> Refusal:

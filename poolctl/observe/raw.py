@@ -1,0 +1,150 @@
+"""A startup packet by hand, for the refusals that libpq hides, and for asking without a password.
+
+A server that is full says so before it asks for a password; what limits one role or database comes after it. The
+answer carries SQLSTATE and routine in any language. Messages: PostgreSQL's documentation, "Message Formats".
+"""
+
+import contextlib
+import socket
+import ssl
+import struct
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from poolctl.observe.refusals import classify
+from poolctl.observe.snapshot import Refusal
+
+_PROTOCOL_3, _SSL_REQUEST = 196608, 80877103
+_LONGEST = 30_000
+"""Bytes of a message before a session begins; libpq's own limit."""
+
+_PASSED_OVER = b"SKNv"
+"""Parameters, the cancel key, notices, a protocol version of the server's choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where to knock: an address, or a folder of Unix sockets (beginning with a slash), and as whom."""
+
+    address: str
+    port: int
+    user: str
+    database: str
+    application: str = ""
+    is_encrypted: bool = False
+    """The server takes no other: ask for TLS first. Its certificate is not checked, as nothing secret is sent."""
+
+    @property
+    def target(self) -> str:
+        return f"{self.address}:{self.port}/{self.database}"
+
+
+def knock(place: Place, *, within: float) -> Refusal | None:
+    """What is said to a client that comes in; None when it would be let in, or is asked for a password."""
+    deadline = time.monotonic() + within
+    try:
+        with _connected(place, deadline) as line:
+            return _asked_in(line, place) or line.answer(place.target)
+    except TimeoutError:
+        return classify(f"no answer within {within:g} s", None, None, place.target)
+    except OSError as error:
+        return classify(error.strerror or str(error), None, None, place.target)
+
+
+class _Line:
+    """A socket with a deadline, read message by message."""
+
+    def __init__(self, end: socket.socket, deadline: float) -> None:
+        self.end = end
+        self._deadline = deadline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end.close()
+
+    def send(self, message: bytes) -> None:
+        self.end.settimeout(self.left())
+        self.end.sendall(message)
+
+    def left(self) -> float:
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def read(self, count: int) -> bytes:
+        """Exactly so many bytes; fewer only where the other side ended."""
+        found = b""
+        while len(found) < count:
+            self.end.settimeout(self.left())
+            some = self.end.recv(count - len(found))
+            if not some:
+                break
+            found += some
+        return found
+
+    def answer(self, target: str) -> Refusal | None:
+        while True:
+            kind = self.read(1)
+            if kind == b"E":
+                return self.error(target)
+            if kind == b"":
+                return classify("the connection was closed without a word", None, None, target)
+            (length,) = struct.unpack("!i", self.read(4).ljust(4, b"\0"))
+            if not 4 <= length <= _LONGEST or kind not in b"RZ" + _PASSED_OVER:
+                return classify("what answers there is no PostgreSQL", None, None, target)
+            body = self.read(length - 4)
+            if kind == b"Z" or (kind == b"R" and body[:4] != bytes(4)):
+                with contextlib.suppress(OSError):
+                    self.send(b"X\0\0\0\4")
+                return None
+
+    def error(self, target: str) -> Refusal:
+        """The rest of an error message, whose first byte was read already."""
+        start = self.read(4)
+        (length,) = struct.unpack("!i", start.ljust(4, b"\0"))
+        if not 4 <= length <= _LONGEST:
+            # Before a process could be made for us, the text comes as it did in protocol 2: to the first zero byte.
+            text = (start + self.read(_LONGEST)).partition(b"\0")[0]
+            return Refusal("unknown", text.decode(errors="replace").strip(), target=target)
+        fields = {part[:1]: part[1:].decode(errors="replace") for part in self.read(length - 4).split(b"\0") if part}
+        return classify(fields.get(b"M", ""), fields.get(b"C"), fields.get(b"R"), target)
+
+
+def _connected(place: Place, deadline: float) -> _Line:
+    if place.address.startswith(("/", "@")):
+        end = socket.socket(socket.AF_UNIX)
+        path = f"{place.address}/.s.PGSQL.{place.port}"
+        line = _Line(end, deadline)
+        try:
+            end.settimeout(line.left())
+            end.connect("\0" + path[1:] if path.startswith("@") else path)
+        except BaseException:
+            end.close()
+            raise
+        return line
+    within = max(deadline - time.monotonic(), 0.001)
+    return _Line(socket.create_connection((place.address, place.port), within), deadline)
+
+
+def _asked_in(line: _Line, place: Place) -> Refusal | None:
+    """Send who we are, encrypted if that is asked for. A refusal may come before."""
+    if place.is_encrypted:
+        line.send(struct.pack("!ii", 8, _SSL_REQUEST))
+        reply = line.read(1)
+        if reply == b"E":
+            return line.error(place.target)
+        if reply != b"S":
+            return classify("the server does not support SSL", None, None, place.target)
+        context = ssl.create_default_context()
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        line.end.settimeout(line.left())
+        line.end = context.wrap_socket(line.end)
+    about = {"user": place.user, "database": place.database, "application_name": place.application}
+    body = b"".join(f"{key}\0{value}\0".encode() for key, value in about.items() if value) + b"\0"
+    line.send(struct.pack("!ii", len(body) + 8, _PROTOCOL_3) + body)
+    return None
