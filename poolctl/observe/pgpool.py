@@ -127,7 +127,7 @@ def offsets_of(pools: Sequence[Row], backend_pid: int | None, connected_at: floa
     if own is None:
         return local | {"": here}
     # Before 4.3 only the backend's age is shown, which is poolctl's own when nobody used it before.
-    written = own.get("client_connection_time") or (own.get("create_time") if own.count("pool_counter") == 1 else None)
+    written = own.text("client_connection_time") or (own.text("create_time") if own.count("pool_counter") == 1 else "")
     return local | {"": here} | learned_offset(written, connected_at)
 
 
@@ -144,9 +144,9 @@ def children_of(
             pid=row.count("pool_pid"),
             database=row.text("database"),
             user=row.text("username"),
-            status=row.get("status") or None,
-            started_at=instant(row.get("start_time"), offsets),
-            connected_at=instant(row.get("backend_connection_time") or row.get("create_time"), offsets),
+            status=row.text("status") or None,
+            started_at=instant(row.text("start_time"), offsets),
+            connected_at=instant(row.text("backend_connection_time") or row.text("create_time"), offsets),
             is_own=own is not None and row.count("pool_pid") == own,
         )
         for row in rows
@@ -162,7 +162,7 @@ def connections_of(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[
             database=row.text("database"),
             user=row.text("username"),
             is_connected=row.count("pool_connected") > 0,
-            client=row.get("client_host") or None,
+            client=row.text("client_host") or None,
             client_port=row.count("client_port") or None,
         )
         for row in rows
