@@ -1,5 +1,6 @@
 """The throw-away PostgreSQL, by what applications, operators and the operating system see of it. Nothing is faked."""
 
+import os
 import select
 import shutil
 import signal
@@ -14,8 +15,9 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory, wait_until_alone
 
-from poolctl.engines.sandbox import Sandbox, binaries
-from poolctl.engines.sandbox.binaries import Account, find_postgres, reachable_bindir
+from poolctl.engines.sandbox import Sandbox, binaries, directory
+from poolctl.engines.sandbox.binaries import Account, can_reach, find_postgres, reachable_bindir
+from poolctl.engines.sandbox.directory import create_directory, remove
 from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
 
@@ -262,6 +264,46 @@ def test_binaries_that_the_unprivileged_user_cannot_reach_are_copied(
     monkeypatch.setenv("POOLCTL_PG_BINDIR", str(bindir))
     with Sandbox.start() as sandbox, connect(sandbox.conninfo) as application:
         assert one(application, "SELECT 1") == 1
+
+
+def me() -> Account:
+    return Account("me", os.geteuid(), os.getegid())
+
+
+def test_where_the_servers_user_cannot_enter_the_temporary_directory_another_is_taken(own_tmp: Path) -> None:
+    own_tmp.chmod(0o700)
+
+    made = create_directory(me())
+
+    try:
+        assert made.path.parent != own_tmp
+        assert can_reach(made.path.parent)
+    finally:
+        os.close(made.lock)
+        remove(made.path)
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_a_server_starts_and_leaves_nothing_whoever_can_enter_the_temporary_directory(own_tmp: Path) -> None:
+    own_tmp.chmod(0o700)
+
+    with Sandbox.start() as sandbox, connect(sandbox.conninfo) as application:
+        assert one(application, "SELECT 1") == 1
+        assert sandbox.directory.parent == own_tmp or os.geteuid() == 0
+
+    assert not sandbox.directory.exists()
+    assert list(own_tmp.iterdir()) == []
+
+
+def test_where_no_folder_is_open_to_the_servers_user_the_way_out_is_told(
+    own_tmp: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_tmp.chmod(0o700)
+    monkeypatch.setattr(directory, "COMMON_FOLDERS", (own_tmp / "missing", own_tmp))
+
+    with pytest.raises(SandboxFailed, match=f"the user `me`, .*, cannot enter {own_tmp}") as raised:
+        create_directory(me())
+    assert "TMPDIR" in raised.value.hint
 
 
 def test_a_machine_without_postgresql_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

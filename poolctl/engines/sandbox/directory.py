@@ -26,6 +26,9 @@ from poolctl.engines.sandbox.guardian import SERVER_PROGRAMS
 from poolctl.errors import BadInput, SandboxFailed
 
 PREFIX = "poolctl-sandbox-"
+COMMON_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
+"""Temporary directories that every user can enter, for when TMPDIR names one that only its owner can."""
+
 _LOCK = "lock"
 _UNREADY_LOCK = "lock.new"
 # A folder without its lock file is being made this very moment, or is left by a run that died in that moment; the
@@ -75,13 +78,11 @@ class SandboxDirectory:
 
 
 def create_directory(account: Account | None) -> SandboxDirectory:
-    """A new locked folder below the temporary directory. Raises SandboxFailed when there cannot be one."""
-    parent = Path(tempfile.gettempdir()).resolve()
-    if account is not None and not can_reach(parent):
-        raise SandboxFailed(
-            f"the user `{account.name}`, which the servers run as because poolctl runs as root, cannot enter {parent}",
-            hint="set TMPDIR to a folder that every user can enter, such as TMPDIR=/tmp",
-        )
+    """A new locked folder below the temporary directory, or below another one where ``account`` cannot enter that.
+
+    Raises SandboxFailed when there cannot be one.
+    """
+    parent = _parent(account)
     try:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         directory = SandboxDirectory(path, _create_lock(path), account)
@@ -98,10 +99,26 @@ def create_directory(account: Account | None) -> SandboxDirectory:
     return directory
 
 
-def sweep_stale() -> list[Path]:
-    """Remove the sandboxes of runs that are gone, with the servers that still run in them; returns their folders."""
+def _parent(account: Account | None) -> Path:
+    own = Path(tempfile.gettempdir()).resolve()
+    if account is None or can_reach(own):
+        return own
+    for folder in COMMON_FOLDERS:
+        if folder.is_dir() and can_reach(folder.resolve()) and os.access(folder, os.W_OK):
+            return folder.resolve()
+    raise SandboxFailed(
+        f"the user `{account.name}`, which the servers run as because poolctl runs as root, cannot enter {own}",
+        hint="set TMPDIR to a folder that every user can enter",
+    )
+
+
+def sweep_stale(parent: Path | None = None) -> list[Path]:
+    """Remove the sandboxes of runs that are gone, with the servers that still run in them; returns their folders.
+
+    ``parent``: where to look; None: in the temporary directory.
+    """
     swept = []
-    for path in Path(tempfile.gettempdir()).resolve().glob(f"{PREFIX}*"):
+    for path in (parent or Path(tempfile.gettempdir())).resolve().glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError):
             if _is_ours(path) and _sweep(path):
                 swept.append(path)

@@ -98,7 +98,7 @@ class Sandbox:
             )
             server.begin_initdb()
             # While initdb works: the remains of other runs, and the driver, which takes a while to load.
-            sweep_stale()
+            sweep_stale(directory.path.parent)
             import psycopg  # noqa: F401
 
             server.finish_initdb()
