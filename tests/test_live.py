@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from typing import Any
 
 import psutil
@@ -9,7 +10,7 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
-from poolctl.engines.live import check_scenario
+from poolctl.engines.live import check_scenario, run_on
 from poolctl.engines.servers import ThrowAwayServers, named_server
 from poolctl.errors import BadInput, ServerFull
 from poolctl.run import TimelinePoint
@@ -261,6 +262,27 @@ def test_an_interrupted_run_tells_what_was_measured(servers: ThrowAwayServers) -
     assert done.interrupted
     assert done.summary.released > 20
     assert done.timeline[-1].at < 5
+
+
+@pytest.mark.parametrize(("minutes", "told"), [(2, ["120"]), (0, [])])
+def test_a_machine_that_slept_during_the_run_spoils_its_times_and_is_told(
+    servers: ThrowAwayServers, minutes: int, told: list[str]
+) -> None:
+    ahead = iter([0.0, 60.0 * minutes])
+    view = Recorder()
+
+    # A clock that went on while the run's stood still, as after a night with the lid closed.
+    done = run_on(
+        servers.serve,
+        scenario_of(load={"duration": "300ms"}),
+        view,
+        wall_clock=lambda: time.monotonic() + next(ahead),
+    )
+
+    notes = [f"the machine slept for {s} s during the run: times across that moment mean nothing" for s in told]
+    assert list(done.notes) == notes
+    assert [note for note in view.notes if "slept" in note] == notes
+    assert done.failure is None
 
 
 def test_a_query_of_the_users_is_run_and_the_table_it_reads_is_named() -> None:

@@ -72,11 +72,12 @@ def run_on(
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
+    wall_clock: Callable[[], float] = time.time,
 ) -> Run:
     """Start the pods, let ``serve`` start the server while they load their libraries, and run ``scenario``."""
     with Fleet(scenario.pool.kind, pods_of(scenario)) as fleet:
         view.phase("starting the server")
-        return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop)
+        return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop, wall_clock=wall_clock)
 
 
 def run_live(
@@ -87,13 +88,15 @@ def run_live(
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
+    wall_clock: Callable[[], float] = time.time,
 ) -> Run:
     """Run ``scenario`` on ``server`` with the pods of ``fleet``, which are used up by it.
 
     ``interval``: seconds between rows of the timeline. ``stop``: asked 20 times a second whether the user has
-    enough. Raises PoolctlError when the run cannot begin; what breaks later is told in ``Run.failure``.
+    enough. ``wall_clock``: seconds of a clock that goes on while the machine sleeps, as the run's own does not.
+    Raises PoolctlError when the run cannot begin; what breaks later is told in ``Run.failure``.
     """
-    run = _LiveRun(scenario, server, fleet, view, interval)
+    run = _LiveRun(scenario, server, fleet, view, interval, wall_clock)
     try:
         run.prepare()
         run.watch(stop)
@@ -103,12 +106,21 @@ def run_live(
 
 
 class _LiveRun:
-    def __init__(self, scenario: Scenario, server: Server, fleet: Fleet, view: View, interval: float) -> None:
+    def __init__(
+        self,
+        scenario: Scenario,
+        server: Server,
+        fleet: Fleet,
+        view: View,
+        interval: float,
+        wall_clock: Callable[[], float],
+    ) -> None:
         self._scenario = scenario
         self._server = server
         self._fleet = fleet
         self._view = view
         self._interval = interval
+        self._wall_clock = wall_clock
         self._observer = Observer(server.observer_conninfo, interval, has_server_to_itself=server.sandbox is not None)
         self._timeline: list[TimelinePoint] = []
         self._notes: list[str] = []
@@ -135,7 +147,7 @@ class _LiveRun:
         """From the start of the load until every pod has told its figures."""
         self._view.phase("running")
         self._start_at = time.monotonic() + START_DELAY
-        slept = time.time() - time.monotonic()
+        ahead = self._wall_clock() - time.monotonic()
         sandbox = self._server.sandbox
         cpu_before = sandbox.cpu_time() if sandbox else 0.0
         self._fleet.start(self._start_at)
@@ -161,7 +173,7 @@ class _LiveRun:
         self._look_once_more()
         events.stop()
         self._failure = self._failure or events.failure
-        self._end_of_watch(time.time() - time.monotonic() - slept)
+        self._end_of_watch(self._wall_clock() - time.monotonic() - ahead)
 
     def result(self) -> Run:
         pods = [pod for pod in self._fleet.pods if pod.progress is not None]
