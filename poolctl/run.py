@@ -305,21 +305,8 @@ def summarize(
         total.merge(tally)
     stats = list(pools)
     before = [snapshot for snapshot in warm if snapshot is not None]
-    points = list(timeline)
     span = ended_at - warm_at if ended_at is not None else load_time
-
-    def average(name: str) -> float:
-        passed = sum(getattr(s, name) for s in stats) - sum(getattr(s, name) for s in before)
-        return passed / span if span > 0 else 0.0
-
-    def peak(name: str) -> int:
-        own: list[int] = [getattr(s, f"peak_{name}") for s in stats]
-        sampled: list[int] = [] if len(own) == 1 else [getattr(point, name) for point in points]
-        return max(own + sampled, default=0)
-
-    lasting = [s.exhausted_since for s in stats if s.exhausted_since is not None]
-    beginnings = lasting or [s.exhausted_at for s in stats if s.exhausted_at is not None]
-    ends = [] if lasting else [s.recovered_at for s in stats if s.recovered_at is not None]
+    exhausted_at, recovered_at = _exhaustion(stats)
     return Summary(
         offered=total.offered,
         acquired=total.acquired,
@@ -336,27 +323,52 @@ def summarize(
         queued_count=total.queued_count,
         queued_time=total.queued_time,
         use_time=Times.of(total.use_time),
-        connections=Connections(
-            opened=sum(s.opened for s in stats),
-            open_failures=sum(s.open_failures for s in stats),
-            closed=_add_closed(s.closed for s in stats),
-            open=sum(s.open for s in stats),
-            in_use=sum(s.in_use for s in stats),
-            idle=sum(s.idle for s in stats),
-            peak_open=peak("open"),
-            peak_in_use=peak("in_use"),
-            average_open=average("open_time"),
-            average_in_use=average("in_use_time"),
-        ),
+        connections=_connections(stats, before, list(timeline), span),
         connect_time=Times.of(total.connect_time),
-        exhausted_at=min(beginnings, default=None),
-        recovered_at=max(ends, default=None),
+        exhausted_at=exhausted_at,
+        recovered_at=recovered_at,
         errors=tuple(
             ErrorSeen(kind, count, first_at)
             for kind, (count, first_at) in sorted(total.errors.items(), key=lambda item: item[1][1])
         ),
         server=server,
     )
+
+
+def _connections(
+    stats: list[PoolStats], before: list[PoolStats], points: list[TimelinePoint], span: float
+) -> Connections:
+    """Of the pools at the end; averages over the ``span`` seconds since they were as ``before``."""
+
+    def average(name: str) -> float:
+        passed = sum(getattr(s, name) for s in stats) - sum(getattr(s, name) for s in before)
+        return passed / span if span > 0 else 0.0
+
+    def peak(name: str) -> int:
+        own: list[int] = [getattr(s, f"peak_{name}") for s in stats]
+        sampled: list[int] = [] if len(own) == 1 else [getattr(point, name) for point in points]
+        return max(own + sampled, default=0)
+
+    return Connections(
+        opened=sum(s.opened for s in stats),
+        open_failures=sum(s.open_failures for s in stats),
+        closed=_add_closed(s.closed for s in stats),
+        open=sum(s.open for s in stats),
+        in_use=sum(s.in_use for s in stats),
+        idle=sum(s.idle for s in stats),
+        peak_open=peak("open"),
+        peak_in_use=peak("in_use"),
+        average_open=average("open_time"),
+        average_in_use=average("in_use_time"),
+    )
+
+
+def _exhaustion(stats: list[PoolStats]) -> tuple[float | None, float | None]:
+    """Beginning and end, as Summary has them: of the one that lasts, else from the first beginning to the last end."""
+    lasting = [s.exhausted_since for s in stats if s.exhausted_since is not None]
+    beginnings = lasting or [s.exhausted_at for s in stats if s.exhausted_at is not None]
+    ends = [] if lasting else [s.recovered_at for s in stats if s.recovered_at is not None]
+    return min(beginnings, default=None), max(ends, default=None)
 
 
 def _add_closed(parts: Iterable[Closed]) -> Closed:
