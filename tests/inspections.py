@@ -7,6 +7,8 @@ from report_parts import HOSTILE
 
 from poolctl.diagnose.diagnosis import Concurrency, Diagnosis, Group, Limit
 from poolctl.diagnose.finding import Finding, Holder
+from poolctl.diagnose.relief import ReliefPlan, ReliefStep, Spared
+from poolctl.observe.ending import Ending
 from poolctl.observe.snapshot import (
     Backend,
     BouncerPool,
@@ -18,7 +20,7 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
-from poolctl.report.inspected import Inspection
+from poolctl.report.inspected import Inspection, Relieved
 
 NIGHT = 1_795_400_000.0
 """When everything here happened."""
@@ -258,6 +260,12 @@ def hostile() -> Inspection:
         ),
         diagnosis=Diagnosis((finding,), (Limit(long, "role", 3, 3, 0, True, None, HOSTILE),), (group,), None, (long,)),
         replayed=HOSTILE,
+        relief=ReliefPlan(
+            (ReliefStep(1, NIGHT, long, long, long, "leak", long, 1, f"select {HOSTILE};"),),
+            (Spared((2,), long, long, long),),
+            (long,),
+        ),
+        relieved=Relieved((Ending(1, "refused", long),)),
     )
 
 
@@ -273,6 +281,36 @@ def many() -> Inspection:
     return replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,), groups=groups, limits=limits))
 
 
+def relieved() -> Inspection:
+    """A plan that was carried out, and that did not go as planned everywhere."""
+    steps = tuple(
+        ReliefStep(
+            pid=4700 + number,
+            started_at=NIGHT - 500,
+            application="shop-api",
+            user="app",
+            client="10.0.0.7",
+            code="leak-in-transaction",
+            why="leak-in-transaction: idle in transaction for 6.87 min",
+            frees=1,
+            sql=f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {4700 + number};",
+        )
+        for number in range(4)
+    )
+    spared = (
+        Spared((5000, 5001, 5002), "nightly-report", "reports", "it is idle, as the connections of a healthy pool are"),
+        Spared((41,), "", None, "it is the server's own (checkpointer) and takes no client's slot"),
+    )
+    plan = ReliefPlan(steps, spared, ("leak-or-long-hold: look for longer than the longest hold",), may_signal=False)
+    endings = (
+        Ending(4700, "ended"),
+        Ending(4701, "gone"),
+        Ending(4702, "another", "the process id belongs to another backend by now"),
+        Ending(4703, "refused", "permission denied to terminate process"),
+    )
+    return replace(leaking(), relief=plan, relieved=Relieved(endings, 97, 95))
+
+
 ALL: tuple[Callable[[], Inspection], ...] = (
     leaking,
     healthy,
@@ -282,5 +320,6 @@ ALL: tuple[Callable[[], Inspection], ...] = (
     single,
     nothing,
     many,
+    relieved,
     hostile,
 )

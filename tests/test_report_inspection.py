@@ -13,6 +13,7 @@ from rich.cells import cell_len
 from poolctl.report.console import open_screen
 from poolctl.report.inspected import Inspection
 from poolctl.report.inspection import print_inspection
+from poolctl.report.relief_rows import relieved_lines
 
 Build = Callable[[], Inspection]
 REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, inspections.hostile)
@@ -59,7 +60,8 @@ def test_color_adds_nothing_but_color(build: Build) -> None:
 def test_no_line_but_sql_to_paste_is_wider_than_the_terminal(build: Build, width: int) -> None:
     lines = report(build(), width).partition("To see it")[0].splitlines()
 
-    assert [line for line in lines if cell_len(line) > width] == []
+    wide = [line for line in lines if cell_len(line) > width]
+    assert [line for line in wide if not line.startswith(("select ", "To paste"))] == []
 
 
 @pytest.mark.parametrize("width", [None, 120, 80, 40])
@@ -125,6 +127,31 @@ def test_sql_that_shows_it_again_keeps_its_lines_to_be_pasted_and_is_told_once()
         "  FROM pg_stat_activity",
         " WHERE state = 'idle in transaction' ORDER BY xact_start",
     ]
+
+
+def test_a_relief_plan_says_whom_to_end_whom_not_why_and_that_nothing_was_ended_yet() -> None:
+    text = report(replace(inspections.relieved(), relieved=None), 120)
+
+    assert "Relief: 4 backends to end, in this order, which frees 4 slots; none has been ended" in text
+    assert "1  4700      1  shop-api, app, 10.0.0.7  leak-in-transaction: idle in transaction for 6.87 min" in text
+    assert "Spared   3 backends of nightly-report, user reports: it is idle, as the connections of a healthy" in text
+    assert "Allowed  the role that looked may not end other roles' backends: GRANT pg_signal_backend" in text
+    assert "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4703;" in text.splitlines()
+
+
+def test_what_really_came_of_a_plan_is_told_backend_by_backend() -> None:
+    relieved = inspections.relieved().relieved
+    assert relieved is not None
+
+    assert relieved_lines(relieved) == (
+        "1 of 4 backends ended; 2 slots came free (97 used before, 95 now)",
+        "4701 had ended by itself",
+        "4702 is another backend by now, and was left alone: the process id belongs to another backend by now",
+        "4703 could not be ended: permission denied to terminate process",
+    )
+    assert relieved_lines(replace(relieved, used_after=98))[0].endswith(
+        "others took the slots at once (97 used before, 98 now)"
+    )
 
 
 def test_a_chart_is_drawn_when_the_window_is_long_enough_to_show_something() -> None:

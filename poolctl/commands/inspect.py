@@ -1,6 +1,7 @@
 """``poolctl inspect``: looks at live systems, and says what is wrong, who holds the slots, and what to do."""
 
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from poolctl.commands.inspection import asked_of
 from poolctl.commands.options import Duration, output_options
 
 if TYPE_CHECKING:
+    from poolctl.observe.postgres import Postgres
     from poolctl.report.inspected import Inspection
 
 FOUND, INTERRUPTED = 1, 130
@@ -73,35 +75,70 @@ def inspect(
     """
     asked = asked_of(options)
     _check_outputs(outputs)
-    from poolctl.commands.look import live_systems, looked, replayed
+    from poolctl.commands.look import live_systems, looked, planned, replayed
 
+    answer = Answer(as_json, outputs, color)
     if asked.replay is not None:
         inspection = replayed(asked)
-        _tell(inspection, as_json, outputs, color)
+        answer.tell(planned(inspection) if asked.relief else inspection)
         return _exit_code(inspection, fail_on)
     with live_systems(asked) as (watcher, postgres):
         inspection = looked(asked, watcher, color, quiet)
-        _tell(inspection, as_json, outputs, color)
+        if asked.relief:
+            inspection = planned(inspection)
+        if asked.execute and not inspection.interrupted:
+            inspection = _relieved(inspection, postgres, answer)
+        answer.tell(inspection)
     return _exit_code(inspection, fail_on)
 
 
-def _tell(inspection: "Inspection", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
-    """On standard output, and into the files of --output. Raises CannotDo."""
-    if as_json:
-        from poolctl.report.inspection_json import inspect_document
-        from poolctl.report.json import dumps
+@dataclass(slots=True)
+class Answer:
+    """Where the answer goes: standard output, once, and the files of --output."""
 
-        click.echo(dumps(inspect_document(inspection)))
-    else:
+    as_json: bool
+    outputs: tuple[Path, ...]
+    color: str
+    is_told: bool = False
+
+    def show(self, inspection: "Inspection") -> None:
+        """The report, for somebody who is about to be asked something. JSON can only be told in the end."""
+        if self.as_json or self.is_told:
+            return
+        self.is_told = True
         from poolctl.report.console import open_screen
         from poolctl.report.inspection import print_inspection
 
-        print_inspection(open_screen(sys.stdout, color), inspection)  # type: ignore[arg-type]
-    if outputs:
-        from poolctl.report.files import write_inspection
+        print_inspection(open_screen(sys.stdout, self.color), inspection)  # type: ignore[arg-type]
 
-        for path in outputs:
-            write_inspection(path, inspection)
+    def tell(self, inspection: "Inspection") -> None:
+        """All of it. Raises CannotDo."""
+        self.show(inspection)
+        if self.as_json:
+            from poolctl.report.inspection_json import inspect_document
+            from poolctl.report.json import dumps
+
+            click.echo(dumps(inspect_document(inspection)))
+        elif inspection.relieved is not None:
+            from poolctl.report.console import open_screen
+            from poolctl.report.relief import print_relieved
+
+            print_relieved(open_screen(sys.stdout, self.color), inspection.relieved)  # type: ignore[arg-type]
+        if self.outputs:
+            from poolctl.report.files import write_inspection
+
+            for path in self.outputs:
+                write_inspection(path, inspection)
+
+
+def _relieved(inspection: "Inspection", postgres: "Postgres | None", answer: Answer) -> "Inspection":
+    """Shown, asked about, and carried out."""
+    from poolctl.commands.relief import relieve
+
+    answer.show(inspection)
+    assert inspection.relief is not None
+    relieved, was_cut_short = relieve(inspection.relief, postgres)
+    return replace(inspection, relieved=relieved, interrupted=inspection.interrupted or was_cut_short)
 
 
 def _exit_code(inspection: "Inspection", fail_on: str | None) -> int:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from poolctl.commands.connection import Named, named
+from poolctl.commands.relief import check_terminal
 from poolctl.errors import BadInput
 
 DURATION = 3.0
@@ -47,6 +48,8 @@ def asked_of(options: dict[str, Any]) -> Asked:
         raise BadInput(
             "--execute goes with --relief", hint="--relief alone shows what would be ended, and ends nothing"
         )
+    if options["execute"]:
+        check_terminal()
     duration = options["duration"]
     return Asked(
         named=named(connection.pop("conninfo"), **connection),

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -182,8 +183,15 @@ def _inspection(
     from poolctl.report.inspected import Inspection
 
     known = observation if asked.show_literals else without_literals(observation)
-    planned = None if asked.replay else asked.duration
-    return Inspection(known, diagnose(known), planned, interrupted, replayed)
+    duration = None if asked.replay else asked.duration
+    return Inspection(known, diagnose(known), duration, interrupted, replayed)
+
+
+def planned(inspection: "Inspection") -> "Inspection":
+    """With the relief plan for it."""
+    from poolctl.diagnose.relief import plan_relief
+
+    return replace(inspection, relief=plan_relief(inspection.observation, inspection.diagnosis))
 
 
 @contextmanager

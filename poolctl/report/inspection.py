@@ -25,6 +25,7 @@ from poolctl.report.inspection_words import (
 )
 from poolctl.report.layout import print_columns, print_facts
 from poolctl.report.neutral import neutralize
+from poolctl.report.relief import print_relief
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 
 LONG = 10.0
@@ -39,17 +40,22 @@ LEGEND = "frozen: in the same state since the first sample; moved: state or tran
 def print_inspection(screen: Screen, inspection: Inspection) -> None:
     print_verdict(screen, inspection)
     findings = worst_first(inspection.diagnosis.findings)
-    for number, finding in enumerate(findings):
+    pressing = [finding for finding in findings[1:] if finding.severity != "info"]
+    for finding in findings[:1]:
         screen.print()
-        if number == 0:
-            _print_first(screen, finding)
-        else:
-            _print_other(screen, finding)
+        _print_first(screen, finding)
+    for finding in pressing:
+        _print_other(screen, finding)
+    if inspection.relief is not None:
+        print_relief(screen, inspection.relief)
     print_limits(screen, inspection)
     print_groups(screen, inspection)
     _print_chart(screen, inspection)
+    for finding in findings[1:]:
+        if finding.severity == "info":
+            _print_other(screen, finding)
     _print_seen(screen, inspection)
-    _print_sql(screen, findings)
+    _print_sql(screen, [*findings[:1], *pressing])
 
 
 def print_verdict(screen: Screen, inspection: Inspection) -> None:
@@ -96,6 +102,7 @@ def _print_first(screen: Screen, finding: Finding) -> None:
 
 
 def _print_other(screen: Screen, finding: Finding) -> None:
+    screen.print()
     word = word_of(finding)
     lead = Text(f"{word}  ", style=STYLES[word])
     screen.paragraph(lead, neutralize(finding.summary, SENTENCE_LIMIT), hang=2)

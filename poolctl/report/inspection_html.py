@@ -20,6 +20,7 @@ from poolctl.report.inspection_words import (
     seen_lines,
     steps_of,
 )
+from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
 from poolctl.report.verdict import sentence_of, word_of
 
 
@@ -32,6 +33,7 @@ def inspection_page(inspection: Inspection) -> str:
         if number:
             body.append(f"<h2>{text(f'{word_of(finding)}: {sentence_of(finding)}')}</h2>")
         body += _finding(finding)
+    body += _relief(inspection)
     chart = chart_of_observation(inspection.observation)
     if chart:
         body += ["<h2>Connections</h2>", drawn(chart, told)]
@@ -57,6 +59,23 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield paragraph(evidence)
     if finding.evidence_sql:
         yield code(finding.evidence_sql)
+
+
+def _relief(inspection: Inspection) -> Iterator[str]:
+    plan, relieved = inspection.relief, inspection.relieved
+    if plan is None:
+        return
+    yield f"<h2>{text(relief_headline(plan, relieved))}</h2>"
+    steps = step_table(plan)
+    if steps.rows:
+        yield table(steps.header, steps.rows)
+    notes = [f"{label}: {sentence}" for label, sentence in relief_notes(plan)]
+    if notes:
+        yield bullets(notes)
+    if plan.steps:
+        yield code("\n".join(statements_of(plan)))
+    if relieved is not None:
+        yield "<h3>Done</h3>" + bullets(relieved_lines(relieved))
 
 
 def _tables(inspection: Inspection) -> Iterator[str]:

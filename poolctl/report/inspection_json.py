@@ -27,6 +27,7 @@ def inspect_document(inspection: Inspection) -> Document:
         "concurrency": plain(asdict(diagnosis.concurrency)) if diagnosis.concurrency else None,
         "findings": [plain(asdict(finding)) for finding in diagnosis.findings],
         "unseen": plain(diagnosis.unseen),
+        "relief": _relief(inspection),
     }
 
 
@@ -38,6 +39,21 @@ def observed_document(observation: Observation) -> Document:
         "to": plain(snapshots[-1].at) if snapshots else None,
         "samples": len(snapshots),
         "sources": [plain(asdict(source)) for source in observation.sources],
+    }
+
+
+def _relief(inspection: Inspection) -> Document | None:
+    """None where it was not asked for; ``executed`` null where nothing was ended."""
+    plan, relieved = inspection.relief, inspection.relieved
+    if plan is None:
+        return None
+    return {
+        **plain(asdict(plan)),
+        "frees": plan.frees,
+        "executed": plain([asdict(ending) for ending in relieved.endings]) if relieved else None,
+        "used_before": relieved.used_before if relieved else None,
+        "used_after": relieved.used_after if relieved else None,
+        "freed": relieved.freed if relieved else None,
     }
 
 

@@ -49,7 +49,7 @@ def about(finding: Finding) -> str:
     """Which finding it is, in which layer, how sure, and what the remedy gives back."""
     frees = f"the remedy frees {counted(finding.frees, 'slot')}" if finding.frees else "the remedy frees no slot"
     known = f"{neutralize(finding.code, 40)} ({finding.layer}, {finding.confidence})"
-    return known if finding.code == "healthy" else f"{known}; {frees}"
+    return known if finding.severity == "info" else f"{known}; {frees}"
 
 
 def evidence_of(finding: Finding) -> str:
@@ -147,8 +147,14 @@ def _indented(line: str) -> str:
 
 
 def _told(name: str, value: Any) -> Any:
-    """Seconds by what they are: counts are whole numbers, so a fraction under such a name is a time."""
-    return format_duration(value) if isinstance(value, float) and isfinite(value) and _TIMES.search(name) else value
+    """Numbers by what they are: counts are whole, so a fraction under a name of times is a time."""
+    if isinstance(value, bool) or "share" in name:
+        return value
+    if isinstance(value, int):
+        return format_count(value)
+    if isinstance(value, float) and isfinite(value):
+        return format_duration(value) if _TIMES.search(name) else format_count(round(value, 2))
+    return value
 
 
 def _names(holder: Holder) -> Iterator[str]:

@@ -22,6 +22,7 @@ from poolctl.report.inspection_words import (
     steps_of,
 )
 from poolctl.report.neutral import neutralize
+from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 
 _SPECIAL = re.compile(r"[\\`*<>~#$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w]+;)|(?<=\])[(\[:]")
@@ -44,6 +45,7 @@ def markdown_of(inspection: Inspection) -> str:
             lines += ["", f"**{word_of(finding)}** {escaped(neutralize(finding.summary, SENTENCE_LIMIT))}"]
             lines += ["", escaped(about(finding))]
         lines += _finding(finding)
+    lines += _relief(inspection)
     lines += _tables(inspection)
     lines += _listed("Seen", [f"{label}: {escaped(told)}" for label, told in seen_lines(inspection)])
     for codes, statement in sql_of(findings):
@@ -68,6 +70,23 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield from ("", f"**Why** {escaped(evidence)}")
 
 
+def _relief(inspection: Inspection) -> Iterator[str]:
+    plan, relieved = inspection.relief, inspection.relieved
+    if plan is None:
+        return
+    yield from ("", f"**{escaped(relief_headline(plan, relieved))}**")
+    table = step_table(plan)
+    if table.rows:
+        yield from _columns(table)
+    notes = [f"{label}: {escaped(sentence)}" for label, sentence in relief_notes(plan)]
+    if notes:
+        yield from ("", *(f"- {note}" for note in notes))
+    if plan.steps:
+        yield from _block((neutralize(statement, None) for statement in statements_of(plan)), "sql")
+    if relieved is not None:
+        yield from _listed("Done", [escaped(line) for line in relieved_lines(relieved)])
+
+
 def _tables(inspection: Inspection) -> Iterator[str]:
     diagnosis = inspection.diagnosis
     if diagnosis.limits:
@@ -88,10 +107,14 @@ def _listed(title: str, items: Sequence[str], *, numbered: bool = False) -> Iter
 
 
 def _table(table: Table) -> Iterator[str]:
+    yield from ("", f"**{table.title}**")
+    yield from _columns(table)
+
+
+def _columns(table: Table) -> Iterator[str]:
     widths = [max(_width(row[at]) for row in (table.header, *table.rows)) for at in range(len(table.header) - 1)]
     rows = [[_padded(cell, width) for cell, width in zip(row, widths, strict=False)] + [row[-1]] for row in table.rows]
     head = [_padded(cell, width) for cell, width in zip(table.header, widths, strict=False)] + [table.header[-1]]
-    yield from ("", f"**{table.title}**")
     yield from _block("  ".join(row).rstrip() for row in (head, *rows))
     if table.more:
         yield from ("", escaped(table.more))

@@ -1,0 +1,40 @@
+"""The relief plan on a screen: whom to end, in which order, why, what it frees, whom not, and the SQL to paste."""
+
+from rich.text import Text
+
+from poolctl.diagnose.relief import ReliefPlan
+from poolctl.report.console import STYLES, Screen
+from poolctl.report.inspected import Relieved
+from poolctl.report.layout import print_columns
+from poolctl.report.neutral import neutralize
+from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
+
+_LABEL = 9
+
+
+def print_relief(screen: Screen, plan: ReliefPlan) -> None:
+    screen.print()
+    screen.paragraph("", Text(relief_headline(plan), style="bold"))
+    table = step_table(plan)
+    if table.rows and (screen.narrow or not print_columns(screen, table.header, table.rows)):
+        for number, pid, frees, who, why in table.rows:
+            screen.paragraph(f"  {number}. ", Text(f"{pid}: {who}", style="bold"))
+            screen.paragraph("     ", f"frees {frees}; {why}")
+    if table.more:
+        screen.paragraph("", table.more)
+    before = ""
+    for label, sentence in relief_notes(plan):
+        screen.paragraph(Text(f"{'' if label == before else label:<{_LABEL}}", style="bold"), sentence)
+        before = label
+    if plan.steps:
+        screen.print()
+        screen.print(Text("To paste into psql; each ends its backend only while it is still the same:", style="bold"))
+    for statement in statements_of(plan):
+        screen.print(neutralize(statement, None))
+
+
+def print_relieved(screen: Screen, relieved: Relieved) -> None:
+    """What came of it, after it was carried out."""
+    screen.print()
+    for number, line in enumerate(relieved_lines(relieved)):
+        screen.paragraph("" if number == 0 else Text("! ", style=STYLES["WARNING"]), line)
