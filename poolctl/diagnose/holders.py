@@ -36,14 +36,22 @@ class Clients:
 
     facts: LiveFacts
     processes: dict[int, ClientProcess]
+    """By the client's port."""
+    local: dict[int, ClientProcess]
+    """Over a Unix socket, by the backend's pid."""
     links: dict[int, BouncerLink]
     """The client of each PostgreSQL backend that a PgBouncer's server connection leads to."""
     pgpool: dict[int, tuple[str | None, int | None]]
+    own: frozenset[str]
+    """Addresses of this machine: loopback, and those of which every client port belongs to a process seen here. Of
+    another machine some port may match by chance, not all."""
 
     @classmethod
     def of(cls, facts: LiveFacts) -> "Clients":
         host = facts.host
-        processes = {process.port: process for process in host.processes} if host is not None else {}
+        seen = host.processes if host is not None else ()
+        processes = {process.port: process for process in seen if process.port}
+        local = {process.backend_pid: process for process in seen if process.backend_pid is not None}
         links: dict[int, BouncerLink] = {}
         for bouncer in {queue.bouncer.target: queue.bouncer for queue in facts.queues}.values():
             clients = {client.pointer: client for client in bouncer.clients if client.pointer}
@@ -54,7 +62,12 @@ class Clients:
                     links[server.remote_pid] = client
         connections = [connection for pgpool in facts.pgpools for connection in pgpool.connections]
         pgpool = {each.backend_pid: (each.client, each.client_port) for each in connections if each.is_connected}
-        return cls(facts, processes, links, pgpool)
+        ports: dict[str, set[int]] = {}
+        for track in facts.tracks:
+            if track.last.client is not None and track.last.client_port:
+                ports.setdefault(track.last.client, set()).add(track.last.client_port)
+        own = LOOPBACK.union(address for address, used in ports.items() if used <= processes.keys())
+        return cls(facts, processes, local, links, pgpool, own)
 
     def of_backend(self, track: Track) -> Client:
         backend, pid = track.last, track.pid
@@ -66,7 +79,7 @@ class Clients:
         if pid in self.pgpool:
             address, port = self.pgpool[pid]
             return Client(backend.application, backend.user, address, port, self._process(address, port), True)
-        process = self._process(backend.client, backend.client_port)
+        process = self.local.get(pid) or self._process(backend.client, backend.client_port)
         if process is not None and is_pooler(process):
             return Client(backend.application, backend.user, None, None, None, True)
         return Client(backend.application, backend.user, backend.client, backend.client_port, process, False)
@@ -74,12 +87,7 @@ class Clients:
     def _process(self, address: str | None, port: int | None) -> ClientProcess | None:
         if port is None or port <= 0:
             return None
-        # From another address the same port may well be another machine's: one match of many is chance.
-        return self.processes.get(port) if address in LOOPBACK or self._is_own(address) else None
-
-    def _is_own(self, address: str | None) -> bool:
-        ports = {t.last.client_port for t in self.facts.tracks if t.last.client == address and t.last.client_port}
-        return address is not None and bool(ports) and ports <= self.processes.keys()
+        return self.processes.get(port) if address in self.own else None
 
 
 def is_pooler(process: ClientProcess) -> bool:

@@ -59,6 +59,10 @@ def _refused(facts: LiveFacts, limit: Limit) -> bool:
 def _server(facts: LiveFacts) -> Iterator[Limit]:
     server = facts.server
     if server is None:
+        if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS:
+            # It refused before it said how many it has: those that are there are as many as there can be.
+            used, note = len(facts.tracks), "as many as were seen from outside when it refused"
+            yield Limit("max_connections", "server", limit=used, used=used, free=0, note=note)
         return
     kept = server.superuser_reserved + server.reserved
     privileged = privileged_slots(facts)
@@ -152,8 +156,8 @@ def _pgpools(facts: LiveFacts) -> Iterator[Limit]:
 
 
 def busy_children(children: tuple[PgpoolChild, ...]) -> int:
-    """Children that serve a client; before 4.3 they do not say, and a database name has to do."""
-    return sum(1 for child in children if _is_busy(child))
+    """Children that serve a client other than poolctl; before 4.3 they do not say, and a database name has to do."""
+    return sum(1 for child in children if _is_busy(child) and not child.is_own)
 
 
 def _is_busy(child: PgpoolChild) -> bool:

@@ -24,9 +24,10 @@ from poolctl.diagnose.live_limits import (
     slots_exhausted,
     slots_low,
 )
-from poolctl.diagnose.live_load import client_starved, pool_slots_lost, pool_undersized, slow_database
+from poolctl.diagnose.live_load import slow_database
 from poolctl.diagnose.live_locks import lock_queue
 from poolctl.diagnose.live_poolers import pooler_client_limit, pooler_queues
+from poolctl.diagnose.live_pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
 from poolctl.diagnose.live_sessions import (
     aborted_transaction,
     frozen_clients,
@@ -64,6 +65,7 @@ CAUSES: tuple[Rule, ...] = (
     # A bigger pool is the remedy only of what nothing above explains.
     pool_undersized,
     client_starved,
+    unexplained_wait,
     reconnect_storm,
     fleet_over_budget,
     connection_churn,

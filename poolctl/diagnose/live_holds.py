@@ -8,7 +8,7 @@ from statistics import median
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely, called
-from poolctl.diagnose.live_leaks import SPREAD, held, undetermined_hold
+from poolctl.diagnose.live_leaks import SPREAD, held, is_on_purpose, undetermined_hold
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.live_waits import Waiting
 from poolctl.diagnose.words import percent, plural
@@ -73,15 +73,12 @@ def _jam(case: Case, application: Application) -> _Jam | None:
             by_look.setdefault(at, []).append(backend)
     moments = [(at, moment) for at, rows in sorted(by_look.items()) if (moment := _one_moment(rows, full)) is not None]
     now = [row.last.state_at for row in application.tracks if row.last.state_at is not None]
-    looks = application.tracks[0].looks
+    # Before the first of these moments it worked.
+    looks = sum(1 for at in by_look if moments and at >= moments[0][1])
     ages = [at - moment for at, moment in moments]
     if not moments or moments[-1][0] != application.tracks[0].now or len(now) < application.count:
         return None
-    if (
-        len(moments) < 0.8 * looks
-        or max(ages) < STUCK_AFTER
-        or any(track.last.advisory_locks for track in application.tracks)
-    ):
+    if len(moments) < 0.8 * looks or max(ages) < STUCK_AFTER or any(map(is_on_purpose, application.tracks)):
         return None
     batches = tuple(dict.fromkeys(round(moment, 1) for _, moment in moments))
     return _Jam(application.tracks, ages[-1], max(now) - min(now), batches, len(moments) / max(1, looks))
@@ -98,7 +95,11 @@ def _one_moment(rows: Sequence[Backend], full: bool) -> float | None:
 
 def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count, repeated = len(jam.tracks), len(jam.batches) > 1
+    # Idle outside of a transaction there is less to go by: only the moment that comes back.
+    idle = not any(track.is_in_transaction for track in jam.tracks)
     confidence: Confidence = "certain" if repeated and waiting else "likely" if waiting or repeated else "undetermined"
+    if idle and not repeated:
+        confidence = "undetermined"
     batches = f", again and again ({len(jam.batches)} times seen)" if repeated else ""
     decide_by = None
     if confidence == "undetermined":
@@ -137,7 +138,7 @@ def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Wai
 HELD_SHARE = 0.3
 """Share of the time in use that is idle in a transaction (catalog)."""
 LEAST_PAUSE = 0.05
-"""Median seconds between two statements of one transaction, from which something else is done in between. A chatty
+"""Typical seconds between two statements of one transaction, from which something else is done in between. A chatty
 application's pauses are network round trips of a few milliseconds, also on a busy machine (settled by staging)."""
 USED_UP_SHARE = 0.9
 """Share of an application's sessions in use from which it has none to spare."""
@@ -152,7 +153,7 @@ class _Use:
     """Idle in a transaction that moved on or will."""
     stuck: int = 0
     pause: float = 0.0
-    """Median seconds idle in the transaction so far."""
+    """Typical seconds idle in the transaction: caught at random, a pause is half over, so twice the median so far."""
     used_up: float = 0.0
     """Share of the looks with all but a tenth of the sessions in use."""
     mean_paused: float = 0.0
@@ -181,7 +182,7 @@ def use_of(application: Application) -> _Use:
                 active += 1
     full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
     looks = max(1, len(counts))
-    pause = max(0.0, median(pauses)) if pauses else 0.0
+    pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
     return _Use(active, paused, lost, pause, full / looks, paused / looks)
 
 
@@ -189,7 +190,7 @@ def held_across_io(case: Case) -> Iterator[Finding]:
     """Transactions are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions that do go on, typically for 50 ms or more at a
-    time, and it matters: clients wait, or nine in ten sessions are in use at four looks of five. Certain: turnover
+    time, and it matters: clients wait, or (with 100 ms) nine in ten sessions are in use at four looks of five. Certain: turnover
     seen over a window three times the longest transaction, and the pool's figures say that clients wait.
     """
     for application in case.facts.programs:
@@ -198,7 +199,12 @@ def held_across_io(case: Case) -> Iterator[Finding]:
         use, waiting = use_of(application), case.facts.waiting(application)
         moved = [t for t in case.free((*application.tracks, *application.gone)) if t.has_moved or not t.is_there]
         pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
-        if use.share <= HELD_SHARE or use.pause < LEAST_PAUSE or not pressed or len(moved) < 2:
+        if (
+            use.share <= HELD_SHARE
+            or use.pause < (LEAST_PAUSE if waiting else 2 * LEAST_PAUSE)
+            or not pressed
+            or len(moved) < 2
+        ):
             continue
         holding = case.free(t for t in application.tracks if any(row.in_transaction for _, row in t.rows))
         if not holding:
@@ -212,7 +218,7 @@ def held_across_io(case: Case) -> Iterator[Finding]:
             confidence=at_most_likely(confidence, holding),
             layer="application",
             summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} "
-            f"of the use is idle in transaction, typically {format_duration(use.pause)} and counting, and they do end"
+            f"of the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end"
             f"{wait}",
             evidence={
                 "sessions": application.count,

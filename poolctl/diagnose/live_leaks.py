@@ -5,18 +5,20 @@ parked session of a healthy pool looks the same, so somebody has to say that the
 """
 
 from collections.abc import Iterator
+from math import inf
 from statistics import median
 
 from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely, called
-from poolctl.diagnose.live_tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track
+from poolctl.diagnose.live_tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live_waits import PoolSeries
 from poolctl.diagnose.words import percent, plural
 from poolctl.units import format_count, format_duration
 
 LEAST_STUCK = 2
 """Survivors in one application. One alone may be a batch, a debugger or a person: it is "held", not leaked."""
+LEAST_BY_HAND = 5
 ACQUIRE_TIMEOUT = 30.0
 """Seconds after which psycopg_pool, SQLAlchemy and HikariCP give up waiting by default: a holder that waits for a
 second connection would have failed and released by then."""
@@ -31,12 +33,19 @@ def leak_in_transaction(case: Case) -> Iterator[Finding]:
     Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest
     that was seen to end). Certain: all older than the usual acquire timeout of 30 s, not all from one moment, and
     seen twice. Undetermined: one look only; or every session of the application at once and no ages to tell a jam
-    of nested acquires by. Advisory lock holders and operators' tools do not count.
+    of nested acquires by. Advisory lock holders and operators' tools do not count; of a person's client program five
+    do, as scripts use them too.
     """
-    for application in case.facts.programs:
+    for application in case.facts.applications:
         stuck = case.free(application.stuck)
-        if len(stuck) >= LEAST_STUCK:
+        if len(stuck) >= _least(application):
             yield _leak_in_transaction(case, application, stuck)
+
+
+def _least(application: Application) -> float:
+    if not application.is_tool:
+        return LEAST_STUCK
+    return LEAST_BY_HAND if is_interactive(application.name) else inf
 
 
 def _leak_in_transaction(case: Case, application: Application, stuck: tuple[Track, ...]) -> Finding:

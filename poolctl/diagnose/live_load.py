@@ -1,7 +1,4 @@
-"""Where the work is too much for what it is given: the database's processors, the pool's connections, the client.
-
-A bigger pool is the remedy of exactly one of these, and only while the server has room for more work.
-"""
+"""Statements at work, and whether they are more than the database's processors and disks can carry."""
 
 import re
 from collections import Counter
@@ -11,10 +8,9 @@ from statistics import mean, median
 
 from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live_case import Case, at_most_likely, called
+from poolctl.diagnose.live_case import Case, at_most_likely
 from poolctl.diagnose.live_facts import LiveFacts
-from poolctl.diagnose.live_holds import HELD_SHARE, LEAST_PAUSE, use_of
-from poolctl.diagnose.live_tracks import Application, Track
+from poolctl.diagnose.live_tracks import Track
 from poolctl.diagnose.words import percent, plural, quote
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 from poolctl.units import format_count, format_duration
@@ -23,9 +19,10 @@ TIMES_CORES = 2
 """Statements at work over cores from which they mostly wait for a processor (catalog)."""
 DOMINANT_SHARE = 0.5
 """Share of the execution time above which one statement is the workload (catalog)."""
-LEAST_RUNNING = 0.05
+LEAST_RUNNING = 0.02
 """Median age, seconds, of the statements seen at work, from which they are slow and not merely many: sixteen clients
-of 0.1 ms statements also keep two cores busy, and nobody waits for them (settled by staging)."""
+of 0.1 ms statements also keep two cores busy, and nobody waits for them. Caught at random a statement is half done:
+ten scans of 20 ms sharing two cores were seen 45 to 90 ms old (staged)."""
 SLOW_STATEMENT = 0.5
 """The same, where the processors are idle or unknown and clients wait: a pool whose statements take that long is not
 too small. Caught at random, a statement of 1 s is 0.5 s old."""
@@ -124,7 +121,7 @@ def slow_database(case: Case) -> Iterator[Finding]:
     """The database is the limit: more connections would wait there instead of here.
 
     Threshold: twice as many statements at work as there are cores, or the server's processes on nine tenths of the
-    cores with as many at work as cores, and they take long (median age 50 ms: sixteen quick ones also crowd two
+    cores with as many at work as cores, and they take long (median age 20 ms: sixteen quick ones also crowd two
     cores). Or, with clients waiting, statements that are typically half a second old, whatever they wait for.
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
     """
@@ -239,163 +236,3 @@ def filtered_columns(query: str) -> list[str]:
     columns = [name for name, operator in compared if operator == "="]
     columns += [name for name, operator in compared if operator not in ("=", "<>")]
     return list(dict.fromkeys(columns))[:2]
-
-
-def pool_undersized(case: Case) -> Iterator[Finding]:
-    """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
-
-    Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
-    sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
-    time. Certain: two looks or more and the server's processors known not to be busy.
-    """
-    facts = case.facts
-    for series in facts.pools:
-        owner, waiting = facts.owner_of(series), series.waiting
-        if not (series.is_full and waiting.sustained and waiting) or owner is None:
-            continue
-        if not turns_over(case, owner):
-            continue
-        cores, cpu = facts.cores, facts.server_cpu
-        idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
-        confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
-        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
-        yield Finding(
-            code="pool-undersized",
-            severity="critical",
-            confidence=confidence,
-            layer="application",
-            summary=f"All {series.max_open} connections of {called(owner)} are in use and come back quickly, and still "
-            f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}{busy}",
-            evidence={
-                "max_open": series.max_open,
-                "in_use": series.last.in_use,
-                "waiting": waiting.count,
-                "looks_full": series.full,
-                "looks": len(series.figures),
-                "moved": len(owner.moved),
-                "sessions": owner.count,
-                "typical_use": owner.typical_use,
-                "cores": cores,
-                "server_cpu": cpu,
-                "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
-                "database not the limit",
-            },
-            evidence_sql=run_sql.BACKENDS,
-            holders=case.holders(case.free(owner.tracks)),
-            remedy="Size the pool from the measured concurrency (poolctl recommend), within the server's free slots.",
-        )
-
-
-OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
-"""What makes every connection slow, and a pool of any size full."""
-
-
-def turns_over(case: Case, application: Application) -> bool:
-    """Whether every connection does short work and comes back: then, and only then, more of them may help."""
-    tracks = application.tracks
-    if case.said & OTHER_CAUSES:
-        return False
-    use = use_of(application)
-    busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
-    explained = any(track.pid in case.taken for track in tracks)
-    moved = sum(1 for track in tracks if track.has_moved or track.is_new)
-    return (
-        bool(tracks) and not explained and not application.stuck and not busy_elsewhere and moved >= 0.8 * len(tracks)
-    )
-
-
-def client_starved(case: Case) -> Iterator[Finding]:
-    """Acquires fail although a connection is free: the client, not the pool, has no time.
-
-    Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
-    look. Certain: the event loop's lag was measured at 100 ms or more.
-    """
-    for series in case.facts.pools:
-        timed_out = series.growth("timed_out_total") or 0
-        free = all(
-            (each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in series.figures
-        )
-        if timed_out < 1 or not free or any(each.waiting and not each.waiting_may_lie for each in series.figures):
-            continue
-        owner, lag = case.facts.owner_of(series), series.last.loop_lag
-        name = called(owner) if owner else series.last.name or series.last.library
-        yield Finding(
-            code="client-starved",
-            severity="critical",
-            confidence="certain" if lag is not None and lag >= 0.1 else "likely",
-            layer="host",
-            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {series.last.idle} "
-            "connections free: "
-            f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
-            evidence={
-                "timed_out": timed_out,
-                "idle": series.last.idle,
-                "in_use": series.last.in_use,
-                "max_open": series.last.max_open,
-                "loop_lag": lag,
-                "threshold": "timeouts with a free connection at every look",
-            },
-            evidence_sql=run_sql.BACKENDS,
-            holders=case.holders(case.free(owner.tracks)) if owner else (),
-            remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
-            "pool and the database have room.",
-        )
-
-
-def pool_slots_lost(case: Case) -> Iterator[Finding]:
-    """The pool counts connections that the server does not have.
-
-    Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
-    more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
-    """
-    facts = case.facts
-    if (
-        not facts.samples
-        or facts.queues
-        or facts.pgpools
-        or (facts.server is not None and facts.server.is_behind_pooler)
-    ):
-        return
-    if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
-        return
-    for series in facts.pools:
-        claimed = min((each.in_use or 0) for each in series.figures)
-        sessions = _most_sessions(case, series.last.application)
-        lost = claimed - sessions
-        if lost < 1 or len(series.figures) < 2 or not (series.waiting or series.is_full or not series.last.idle):
-            continue
-        name = series.last.application or series.last.name or series.last.library
-        yield Finding(
-            code="pool-slots-lost",
-            severity="critical" if series.waiting else "warning",
-            confidence="certain" if facts.is_full_view else "likely",
-            layer="application",
-            summary=f"The pool of {name} counts {claimed} connections in use, the server has "
-            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, "
-            f"{plural(series.waiting.count or 0, 'client')} "
-            "waiting",
-            evidence={
-                "in_use": claimed,
-                "sessions": sessions,
-                "lost": lost,
-                "max_open": series.last.max_open,
-                "waiting": series.waiting.count,
-                "looks": len(series.figures),
-                "threshold": "more in use than sessions, at every look",
-            },
-            evidence_sql=run_sql.BACKENDS,
-            remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken "
-            "one. Restart this process to have the slots again. Raising the pool's limit only delays the end.",
-            frees=lost,
-        )
-
-
-def _most_sessions(case: Case, application: str | None) -> int:
-    """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
-    counts: Counter[tuple[float, str, str]] = Counter()
-    for track in case.facts.all_tracks:
-        last = track.last
-        if application is None or last.application == application:
-            for at, _ in track.rows:
-                counts[at, last.application, last.user or ""] += 1
-    return max(counts.values(), default=0)

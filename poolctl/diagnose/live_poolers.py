@@ -1,14 +1,15 @@
 """Queues in front of PgBouncer and Pgpool-II: what holds their server connections, and their own client limits."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poolctl.diagnose import live_sql, run_sql
-from poolctl.diagnose.finding import Finding, Holder
+from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.limits import busy_children
 from poolctl.diagnose.live_case import Case
-from poolctl.diagnose.live_load import turns_over
 from poolctl.diagnose.live_locks import is_waiting
+from poolctl.diagnose.live_pools import OTHER_CAUSES, turns_over
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live_waits import BouncerQueue, number
 from poolctl.diagnose.words import plural, quote
@@ -50,7 +51,7 @@ def behind(case: Case, queue: BouncerQueue) -> Behind:
         for t in tracks
         if t.last.in_transaction and (t.age > STUCK_AFTER or (t.last.state_at is None and t.is_confirmed))
     ]
-    parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.is_confirmed]
+    parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.rests]
     blocked = [t for t in tracks if is_waiting(t)]
     rest = {t.pid for t in (*pinned, *parked, *blocked)}
     moving = [t for t in tracks if t.pid not in rest]
@@ -71,10 +72,14 @@ def pooler_queues(case: Case) -> Iterator[Finding]:
             yield pooler_pinned_transaction(case, queue, found)
         elif found.parked and 2 * len(found.parked) >= found.count:
             yield pooler_session_mode(case, queue, found)
-        elif not found.count:
-            yield _unseen(case, queue)
         elif not found.blocked and _is_too_small(case, queue, found):
             yield pooler_undersized(case, queue, found)
+        elif not found.blocked and not _is_explained(case, found):
+            yield _unseen(case, queue, found)
+
+
+def _is_explained(case: Case, found: Behind) -> bool:
+    return bool(case.said & OTHER_CAUSES) or any(track.pid in case.taken for track in found.moving)
 
 
 def _counts(queue: BouncerQueue) -> str:
@@ -88,7 +93,11 @@ def _counts(queue: BouncerQueue) -> str:
 
 def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
     row = queue.last
+    late = [
+        c for c in queue.bouncer.clients if (c.user, c.database) == (row.user, row.database) and c.state == "waiting"
+    ]
     return {
+        "waiting_applications": dict(Counter(client.application or "?" for client in late).most_common(5)) or None,
         "servers_active": row.servers_active,
         "servers_idle": row.servers_idle,
         "pool_size": queue.size or None,
@@ -189,8 +198,8 @@ def pooler_undersized(case: Case, queue: BouncerQueue, found: Behind) -> Finding
     )
 
 
-def _unseen(case: Case, queue: BouncerQueue) -> Finding:
-    """Clients wait in PgBouncer, and nobody saw what its backends do."""
+def _unseen(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients wait in PgBouncer, and what its backends do was not seen, or not for long enough."""
     holders = {}
     for client in queue.bouncer.clients:
         if (client.user, client.database) == (queue.last.user, queue.last.database) and client.link:
@@ -201,14 +210,16 @@ def _unseen(case: Case, queue: BouncerQueue) -> Finding:
         severity="critical",
         confidence="undetermined",
         layer="pooler",
-        summary=f"PgBouncer: {_counts(queue)}; what those connections do could not be seen",
-        evidence=_evidence(queue, Behind((), (), (), (), False))
-        | {"threshold": "no server connection idle, clients waiting, backends unseen"},
+        summary=f"PgBouncer: {_counts(queue)}; what those connections do "
+        f"{'needs a longer look' if found.count else 'could not be seen'}",
+        evidence=_evidence(queue, found) | {"threshold": "no server connection idle, clients waiting, backends unseen"},
         evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
-        holders=tuple(holders.values()),
+        holders=case.holders((*found.parked, *found.moving)) or tuple(holders.values()),
         remedy="End nothing yet: transactions that never end, idle sessions in session mode and a small pool look the "
         "same from here, and their remedies are opposite.",
-        decide_by="the backends in PostgreSQL behind these connections (give poolctl the server as well)",
+        decide_by="a longer look (--for): which of them come back"
+        if found.count
+        else "the backends in PostgreSQL behind these connections (give poolctl the server as well)",
     )
 
 
@@ -217,6 +228,7 @@ def pooler_client_limit(case: Case) -> Iterator[Finding]:
 
     Threshold: PgBouncer's refusal, or as many clients as max_client_conn; of Pgpool-II, clients in its listen queue
     while every child is busy. Certain: the refusal's text or both counts. Likely: the listen queue alone.
+    Undetermined: it took poolctl's connection and said nothing.
     """
     refusal = case.facts.refused_by(["pooler-clients"])
     bouncers = {each.target: each for s in case.facts.observation.snapshots for each in s.bouncers}
@@ -257,15 +269,18 @@ def pooler_client_limit(case: Case) -> Iterator[Finding]:
 
 def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
     most, busy = pgpool.num_init_children or len(pgpool.children), busy_children(pgpool.children)
-    all_busy = bool(pgpool.children) and busy >= most - (pgpool.reserved_connections or 0)
-    # A child that serves poolctl itself is among the busy ones: only a queue shows that there is none left.
-    if not pgpool.waiting or (pgpool.children and not all_busy):
+    # One child serves poolctl while it looks, and is one that clients cannot have.
+    own = sum(1 for child in pgpool.children if child.is_own)
+    all_busy = bool(pgpool.children) and busy + own >= most - (pgpool.reserved_connections or 0)
+    # With room for poolctl, only a queue shows that there is none left for clients.
+    if not (pgpool.hangs or (pgpool.waiting and (all_busy or not pgpool.children))):
         return
+    queue = f"{plural(pgpool.waiting, 'client')} hang in its listen queue" if pgpool.waiting else "its clients hang"
+    children = f"all {most} children are busy" if most else "all of its children are busy"
     yield _client_limit(
-        f"Pgpool-II's {most or ''} children are all busy: {plural(pgpool.waiting, 'client')} hang in the listen queue "
-        "without an error".replace("  ", " "),
+        f"Pgpool-II takes no more clients: {children} and {queue} without an error",
         {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},
-        "certain" if all_busy else "likely",
+        "certain" if all_busy else "likely" if pgpool.waiting else "undetermined",
         (),
         PGPOOL_REMEDY,
     )
@@ -294,16 +309,19 @@ def _silent_pgpool(case: Case) -> Iterator[Finding]:
 
 
 def _client_limit(
-    summary: str, evidence: dict[str, object], confidence: str, holders: tuple[Holder, ...], remedy: str
+    summary: str, evidence: dict[str, object], confidence: Confidence, holders: tuple[Holder, ...], remedy: str
 ) -> Finding:
     return Finding(
         code="pooler-client-limit",
         severity="critical",
-        confidence="certain" if confidence == "certain" else "likely",
+        confidence=confidence,
         layer="pooler",
         summary=summary,
         evidence=evidence | {"threshold": "as many clients as the limit, or a listen queue with every child busy"},
         evidence_sql=run_sql.PGPOOL if "Pgpool" in summary else run_sql.POOLER,
         holders=holders,
         remedy=remedy,
+        decide_by="pcp_proc_info, or the length of its listen queue on its host (ss -ltn): it may be the network"
+        if confidence == "undetermined"
+        else None,
     )

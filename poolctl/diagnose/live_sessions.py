@@ -19,18 +19,19 @@ LOOPBACK = ("127.", "::1", "local")
 def orphaned_backends(case: Case) -> Iterator[Finding]:
     """Backends at work for a client that no longer exists.
 
-    Threshold: one that is active or idle in a transaction, with an address of this machine and a client port that
-    no process owns, at two looks of the host. Certain: all sockets could be seen. Nothing is said of remote clients,
-    or from another network namespace, where no owner means nothing.
+    Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or
+    the other end of its Unix socket) that no process owns, at two looks of the host. Certain: all sockets could be
+    seen. Nothing is said of remote clients, or from another network namespace, where no owner means nothing.
     """
     hosts = [s.host for s in case.facts.observation.snapshots if s.host is not None][-2:]
     if not hosts or not all(host.sees_all_sockets for host in hosts):
         return
     ports = frozenset.intersection(*(frozenset(host.unowned_ports) for host in hosts))
+    pids = frozenset.intersection(*(frozenset(host.unowned_backends) for host in hosts))
     orphans = [
         track
         for track in case.free(case.facts.tracks)
-        if track.last.client_port in ports
+        if (track.last.client_port in ports or track.pid in pids)
         and (track.last.is_active or track.last.in_transaction)
         and (len(hosts) > 1 or _query_age(track) > STUCK_AFTER)
         and not track.has_moved

@@ -19,10 +19,14 @@ transactions outlived 0.2 s, of a leak 12 of 12 did (catalog)."""
 TIMES_TYPICAL = 10
 """And that many times the application's own median transaction: an application of slow transactions is no leak."""
 
-_TOOLS = re.compile(
-    r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio"
-    r"|pg_dump|pg_restore|pg_basebackup|pg_receivewal|pg_activity|pgcenter|pg_top|pgmetrics|pghero|vacuumdb|reindexdb"
-    r"|poolctl(?! simulate)|postgres_exporter|pg_exporter|datadog|pganalyze|pgbackrest|barman|wal-?g\b|zabbix|telegraf|patroni",
+_INTERACTIVE = re.compile(
+    r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio",
+    re.IGNORECASE,
+)
+_OPERATIONS = re.compile(
+    r"pg_dump|pg_restore|pg_basebackup|pg_receivewal|pg_activity|pgcenter|pg_top|pgmetrics|pghero|vacuumdb|reindexdb"
+    r"|poolctl(?! simulate)|postgres_exporter|pg_exporter|datadog|pganalyze|pgbackrest|barman|wal-?g\b|zabbix|telegraf"
+    r"|patroni",
     re.IGNORECASE,
 )
 _MONITORS = re.compile(
@@ -35,7 +39,13 @@ _MONITORS = re.compile(
 def is_tool(application: str) -> bool:
     """Whether ``application`` is a person's or an operator's program, whose holds are on purpose: a client program,
     a dump, a backup, a monitor."""
-    return _TOOLS.match(application.strip()) is not None
+    name = application.strip()
+    return _OPERATIONS.match(name) is not None or is_interactive(name)
+
+
+def is_interactive(application: str) -> bool:
+    """Whether a person sits at it."""
+    return _INTERACTIVE.match(application.strip()) is not None
 
 
 def is_monitor(application: str) -> bool:
@@ -89,7 +99,7 @@ class Track:
     now: float
     """The instants of the first and of the last look."""
 
-    @property
+    @cached_property
     def last(self) -> Backend:
         return self.rows[-1][1]
 
@@ -108,12 +118,12 @@ class Track:
         last = self.last
         return tuple(takewhile(lambda row: _unchanged(row[1], last), reversed(self.rows)))
 
-    @property
+    @cached_property
     def is_frozen(self) -> bool:
         """Whether nothing happened to it in the whole window. Never with one look."""
         return self.looks > 1 and len(self._still) == self.looks
 
-    @property
+    @cached_property
     def has_moved(self) -> bool:
         """Whether it is seen to have done something in the window."""
         return any(_differs(a, b) for (_, a), (_, b) in pairwise(self.rows))
@@ -131,6 +141,11 @@ class Track:
         the same state in between."""
         needed = 2 if self.last.state_at is not None or self.last.virtual_transaction is not None else 3
         return len(self._still) >= needed
+
+    @property
+    def rests(self) -> bool:
+        """Whether it is at rest as far as can be told: confirmed, or by the server's clock where one look is all."""
+        return self.is_confirmed or (self.looks == 1 and self.last.state_at is not None)
 
     @property
     def is_in_transaction(self) -> bool:

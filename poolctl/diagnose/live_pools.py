@@ -1,0 +1,221 @@
+"""What an application's own pool says of itself, held against what the server shows: too small, starved, robbed.
+
+A bigger pool is the remedy of exactly one finding, ``pool-undersized``, and only while the server has room for more
+work and every connection comes back quickly.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from poolctl.diagnose import live_sql, run_sql
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live_case import Case, called
+from poolctl.diagnose.live_holds import HELD_SHARE, LEAST_PAUSE, use_of
+from poolctl.diagnose.live_load import BUSY_SHARE
+from poolctl.diagnose.live_tracks import STUCK_AFTER, Application
+from poolctl.diagnose.words import plural
+from poolctl.units import format_duration
+
+
+def pool_undersized(case: Case) -> Iterator[Finding]:
+    """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
+
+    Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
+    sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
+    time. Certain: two looks or more and the server's processors known not to be busy.
+    """
+    facts = case.facts
+    for series in facts.pools:
+        owner, waiting = facts.owner_of(series), series.waiting
+        if not (series.is_full and waiting.sustained and waiting) or owner is None:
+            continue
+        # With fewer sessions than it counts it is another's pool, or has lost slots.
+        if not turns_over(case, owner) or owner.count < 0.8 * series.max_open:
+            continue
+        cores, cpu = facts.cores, facts.server_cpu
+        idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
+        confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
+        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
+        yield Finding(
+            code="pool-undersized",
+            severity="critical",
+            confidence=confidence,
+            layer="application",
+            summary=f"All {series.max_open} connections of {called(owner)} are in use and come back quickly, and still "
+            f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}{busy}",
+            evidence={
+                "max_open": series.max_open,
+                "in_use": series.last.in_use,
+                "waiting": waiting.count,
+                "looks_full": series.full,
+                "looks": len(series.figures),
+                "moved": len(owner.moved),
+                "sessions": owner.count,
+                "typical_use": owner.typical_use,
+                "cores": cores,
+                "server_cpu": cpu,
+                "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
+                "database not the limit",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)),
+            remedy="Size the pool from the measured concurrency (poolctl recommend), within the server's free slots.",
+        )
+
+
+OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
+"""What makes every connection slow, and a pool of any size full."""
+
+
+def turns_over(case: Case, application: Application) -> bool:
+    """Whether every connection does short work and comes back: then, and only then, more of them may help."""
+    tracks = application.tracks
+    if case.said & OTHER_CAUSES:
+        return False
+    use = use_of(application)
+    busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
+    explained = any(track.pid in case.taken for track in tracks)
+    moved = sum(1 for track in tracks if track.has_moved or track.is_new)
+    return (
+        bool(tracks) and not explained and not application.stuck and not busy_elsewhere and moved >= 0.8 * len(tracks)
+    )
+
+
+def client_starved(case: Case) -> Iterator[Finding]:
+    """Acquires fail although a connection is free: the client, not the pool, has no time.
+
+    Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
+    look. Certain: the event loop's lag was measured at 100 ms or more.
+    """
+    for series in case.facts.pools:
+        timed_out = series.growth("timed_out_total") or 0
+        free = all(
+            (each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in series.figures
+        )
+        if timed_out < 1 or not free or any(each.waiting and not each.waiting_may_lie for each in series.figures):
+            continue
+        owner, lag = case.facts.owner_of(series), series.last.loop_lag
+        name = called(owner) if owner else series.last.name or series.last.library
+        yield Finding(
+            code="client-starved",
+            severity="critical",
+            confidence="certain" if lag is not None and lag >= 0.1 else "likely",
+            layer="host",
+            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {series.last.idle} "
+            "connections free: "
+            f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
+            evidence={
+                "timed_out": timed_out,
+                "idle": series.last.idle,
+                "in_use": series.last.in_use,
+                "max_open": series.last.max_open,
+                "loop_lag": lag,
+                "threshold": "timeouts with a free connection at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)) if owner else (),
+            remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
+            "pool and the database have room.",
+        )
+
+
+def pool_slots_lost(case: Case) -> Iterator[Finding]:
+    """The pool counts connections that the server does not have.
+
+    Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
+    more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
+    """
+    facts = case.facts
+    if (
+        not facts.samples
+        or facts.queues
+        or facts.pgpools
+        or (facts.server is not None and facts.server.is_behind_pooler)
+    ):
+        return
+    if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
+        return
+    for series in facts.pools:
+        claimed = min((each.in_use or 0) for each in series.figures)
+        sessions = _most_sessions(case, series.last.application)
+        lost = claimed - sessions
+        if lost < 1 or len(series.figures) < 2 or not (series.waiting or series.is_full or not series.last.idle):
+            continue
+        name = series.last.application or series.last.name or series.last.library
+        yield Finding(
+            code="pool-slots-lost",
+            severity="critical" if series.waiting else "warning",
+            confidence="certain" if facts.is_full_view else "likely",
+            layer="application",
+            summary=f"The pool of {name} counts {claimed} connections in use, the server has "
+            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, "
+            f"{plural(series.waiting.count or 0, 'client')} "
+            "waiting",
+            evidence={
+                "in_use": claimed,
+                "sessions": sessions,
+                "lost": lost,
+                "max_open": series.last.max_open,
+                "waiting": series.waiting.count,
+                "looks": len(series.figures),
+                "threshold": "more in use than sessions, at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken "
+            "one. Restart this process to have the slots again. Raising the pool's limit only delays the end.",
+            frees=lost,
+        )
+
+
+def _most_sessions(case: Case, application: str | None) -> int:
+    """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
+    counts: Counter[tuple[float, str, str]] = Counter()
+    for track in case.facts.all_tracks:
+        last = track.last
+        if application is None or last.application == application:
+            for at, _ in track.rows:
+                counts[at, last.application, last.user or ""] += 1
+    return max(counts.values(), default=0)
+
+
+def unexplained_wait(case: Case) -> Iterator[Finding]:
+    """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
+
+    Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
+    its connections stand still and some turn over, or none of its sessions was to be seen. Always undetermined.
+    """
+    for series in case.facts.pools:
+        waiting, owner = series.waiting, case.facts.owner_of(series)
+        if not (series.is_full and waiting.sustained and waiting) or case.said & {"pool-slots-lost", "client-starved"}:
+            continue
+        tracks = owner.tracks if owner is not None else ()
+        if len(case.free(tracks)) < len(tracks) or case.said & EXPLAIN_WAITS:
+            continue
+        name = called(owner) if owner is not None else series.last.name or series.last.library
+        still = [track for track in tracks if track.age > STUCK_AFTER]
+        yield Finding(
+            code="leak-or-long-hold",
+            severity="critical",
+            confidence="undetermined",
+            layer="application",
+            summary=f"All {series.max_open} connections of {name} are in use and "
+            f"{plural(waiting.count or 0, 'client')} "
+            f"wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which explains it only in part",
+            evidence={
+                "max_open": series.max_open,
+                "in_use": series.last.in_use,
+                "waiting": waiting.count,
+                "sessions": len(tracks),
+                "standing_still": len(still),
+                "moved": sum(track.has_moved for track in tracks),
+                "threshold": "full in 4 looks of 5, waiting in half of them, and no other finding explains it",
+            },
+            evidence_sql=live_sql.IDLE,
+            holders=case.holders(still or tracks),
+            remedy="Change nothing yet: a leak, a long job and a pool that is too small ask for opposite remedies.",
+            frees=len(still),
+            decide_by="a longer look (--for), with the server and the pool's figures side by side",
+        )
+
+
+EXPLAIN_WAITS = frozenset({"slow-database", "lock-queue", "slots-exhausted", "role-limit"})

@@ -1,0 +1,290 @@
+"""Jams, calls elsewhere, locks, odd sessions and stopped clients; and what of all this must not be said."""
+
+from typing import Any
+
+import pytest
+from observations import (
+    LEAKS,
+    NOW,
+    Row,
+    busy,
+    codes,
+    find,
+    full_pool,
+    held_by,
+    host,
+    observe,
+    pids,
+    pool,
+    process,
+    rows,
+    troubles,
+    verdict,
+)
+
+from poolctl.diagnose.live import diagnose
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait
+
+REMEDIES_OF_LOAD = frozenset({"pool-undersized", "slow-database", "healthy"})
+
+
+def calling(count: int, pause: float, first: int = 100, **same: Any) -> list[Row]:
+    """Transactions held over a call of ``pause`` seconds, each at a phase of its own."""
+    return [
+        Row(first + i, IN_TRANSACTION, age=pause * (i + 0.5) / count, turns=pause, began=0.002, **same)
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize("pause", [0.08, 0.3, 0.9, 1.9])
+@pytest.mark.parametrize("count", [3, 8, 40])
+def test_transactions_kept_open_over_a_call_elsewhere_are_no_leak(pause: float, count: int) -> None:
+    diagnosis = verdict(*calling(count, pause), pools=full_pool(count, 4))
+
+    finding = find(diagnosis, "held-across-io")
+    assert held_by(finding) == {"shop"}
+    assert not (LEAKS | REMEDIES_OF_LOAD | {"self-deadlock"}) & set(codes(diagnosis))
+
+
+def test_without_figures_a_pool_that_has_no_session_to_spare_tells_as_well() -> None:
+    assert "held-across-io" in codes(verdict(*calling(10, 0.4)))
+
+
+def test_calls_elsewhere_that_leave_sessions_to_spare_hurt_nobody() -> None:
+    assert troubles(verdict(*calling(3, 0.4), *rows(9, 300, age=4.0))) == []
+
+
+def test_a_leak_in_an_application_that_also_calls_elsewhere_is_told_from_its_calls() -> None:
+    diagnosis = verdict(*rows(4, 900, state=IN_TRANSACTION, age=40.0, step=9.0), *calling(6, 0.3))
+
+    assert pids(find(diagnosis, "leak-in-transaction")) == {900, 901, 902, 903}
+    assert not pids(find(diagnosis, "held-across-io")) & {900, 901, 902, 903}
+
+
+def jam(count: int, age: float = 2.0, **same: Any) -> list[Row]:
+    return rows(count, state=IN_TRANSACTION, age=age, step=0.004, **same)
+
+
+def test_holders_that_all_wait_for_a_second_connection_are_a_jam() -> None:
+    diagnosis = verdict(*jam(8), pools=full_pool(8, 8))
+
+    finding = find(diagnosis, "self-deadlock")
+    assert finding.confidence == "likely"
+    assert finding.frees == 8
+    assert not (LEAKS | REMEDIES_OF_LOAD) & set(codes(diagnosis))
+
+
+def test_a_jam_that_comes_back_after_every_timeout_is_certain() -> None:
+    batches = [
+        Row(100 + i, IN_TRANSACTION, age=age + i * 0.003, until_look=until, from_look=since)
+        for age, since, until in ((6.0, 0, 2), (4.0, 3, 4), (1.6, 5, 6))
+        for i in range(6)
+    ]
+
+    finding = find(verdict(*batches, looks=7, window=6.0, pools=full_pool(6, 6)), "self-deadlock")
+
+    assert finding.confidence == "certain"
+
+
+def test_fewer_waiters_than_holders_are_no_jam() -> None:
+    diagnosis = verdict(*jam(8), pools=full_pool(8, 2))
+
+    assert "self-deadlock" not in codes(diagnosis)
+    assert "leak-in-transaction" in codes(diagnosis)
+
+
+def test_leaks_one_by_one_are_no_jam_however_many_wait() -> None:
+    spread = rows(8, state=IN_TRANSACTION, age=2.0, step=0.5)
+
+    assert "self-deadlock" not in codes(verdict(*spread, pools=full_pool(8, 12)))
+
+
+def blocked(count: int, root: int, *, age: float = 1.5, first: int = 300, kind: str = "transactionid") -> list[Row]:
+    wait = LockWait(kind, "ShareLock", "stock", NOW - age)
+    return rows(
+        count,
+        first,
+        state="active",
+        age=age,
+        wait=("Lock", kind),
+        blocked_by=(root,),
+        waits_for=wait,
+        query="UPDATE stock",
+    )
+
+
+@pytest.mark.parametrize("state", [IN_TRANSACTION, "active"])
+@pytest.mark.parametrize("count", [1, 4, 40])
+def test_a_queue_for_a_lock_names_the_session_at_its_head(state: str, count: int) -> None:
+    root = Row(100, state, age=9.0, application="migrator")
+
+    diagnosis = verdict(root, *blocked(count, 100))
+
+    finding = find(diagnosis, "lock-queue")
+    assert held_by(finding) == {"migrator"}
+    assert finding.frees == count + 1
+    assert finding.confidence == "certain"
+    assert not (LEAKS | REMEDIES_OF_LOAD) & set(codes(diagnosis))
+
+
+def test_the_root_is_behind_the_waiter_that_others_wait_for() -> None:
+    root = Row(100, IN_TRANSACTION, age=30.0, application="report")
+    ddl = Row(
+        200,
+        "active",
+        age=8.0,
+        application="migrator",
+        wait=("Lock", "relation"),
+        blocked_by=(100,),
+        waits_for=LockWait("relation", "AccessExclusiveLock", "stock", NOW - 8.0),
+    )
+
+    finding = find(verdict(root, ddl, *blocked(5, 200)), "lock-queue")
+
+    assert held_by(finding) == {"report"}
+    assert finding.evidence["waiting_for_locks"] == 6
+    assert "whole table" in finding.remedy
+
+
+def test_a_leak_at_the_head_of_a_queue_comes_before_the_queue() -> None:
+    leaked = rows(3, 100, state=IN_TRANSACTION, age=5.0, step=2.0, application="checkout")
+
+    diagnosis = verdict(*leaked, *blocked(6, 101))
+
+    assert [f.code for f in diagnosis.findings if f.severity == "critical"] == ["leak-in-transaction", "lock-queue"]
+
+
+def test_a_hot_row_that_everybody_changes_in_turn_is_no_trouble_by_itself() -> None:
+    looks = [
+        Row(
+            300 + i,
+            "active",
+            age=0.004,
+            turns=0.02,
+            wait=("Lock", "tuple"),
+            blocked_by=(100 + look,),
+            waits_for=LockWait("tuple", "ExclusiveLock", "branches"),
+            from_look=look,
+            until_look=look,
+        )
+        for look in range(7)
+        for i in range(5)
+    ]
+
+    assert troubles(verdict(*looks, *busy(8, 100))) == []
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_stand_bys_that_wait_for_a_leaders_advisory_lock_are_by_design(count: int) -> None:
+    leader = Row(100, age=3000.0, advisory=1, application="leader")
+
+    assert troubles(verdict(leader, *blocked(count, 100, age=2000.0, kind="advisory"), *busy(3))) == []
+
+
+def test_a_crowd_before_an_advisory_lock_is_a_queue() -> None:
+    holder = Row(100, IN_TRANSACTION, age=30.0, advisory=1, application="importer")
+
+    assert held_by(find(verdict(holder, *blocked(9, 100, kind="advisory")), "lock-queue")) == {"importer"}
+
+
+def test_a_root_without_privileges_is_likely() -> None:
+    finding = find(verdict(Row(100, IN_TRANSACTION, age=9.0), *blocked(4, 100), hides=True), "lock-queue")
+
+    assert finding.confidence == "likely"
+
+
+def test_a_prepared_transaction_at_the_head_is_named() -> None:
+    assert "PREPARED" in find(verdict(*blocked(4, 0)), "lock-queue").remedy
+
+
+def test_a_failed_transaction_is_told_and_is_no_leak() -> None:
+    diagnosis = verdict(*rows(3, state=ABORTED, age=8.0, step=1.0, application="importer"), *busy(4))
+
+    assert held_by(find(diagnosis, "aborted-transaction")) == {"importer"}
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_a_transaction_that_failed_a_moment_ago_is_not_told() -> None:
+    assert troubles(verdict(*rows(3, state=ABORTED, age=0.01, turns=0.03), *busy(4))) == []
+
+
+UNREAD = ("Client", "ClientWrite")
+
+
+@pytest.mark.parametrize(("age", "looks"), [(30.0, 2), (3.2, 7)])
+def test_rows_that_nobody_reads_are_told(age: float, looks: int) -> None:
+    diagnosis = verdict(*rows(3, state="active", age=age, wait=UNREAD, application="export"), looks=looks)
+
+    assert held_by(find(diagnosis, "slow-reader")) == {"export"}
+    assert not REMEDIES_OF_LOAD & set(codes(diagnosis))
+
+
+def test_a_copy_that_is_read_slowly_is_what_it_is_for() -> None:
+    copy = rows(1, state="active", age=30.0, wait=UNREAD, query="COPY orders TO STDOUT")
+    dump = rows(2, 200, state="active", age=30.0, wait=UNREAD, application="pg_dump")
+
+    assert troubles(verdict(*copy, *dump, *busy(3))) == []
+
+
+def test_a_message_that_never_ends_is_told() -> None:
+    half = rows(2, state="active", age=200.0, wait=("Client", "ClientRead"), application="breeze")
+
+    finding = find(verdict(*half), "stuck-protocol")
+
+    assert (finding.confidence, held_by(finding)) == ("certain", {"breeze"})
+
+
+@pytest.mark.parametrize("query", ["COPY orders FROM STDIN", "copy orders from stdin"])
+def test_a_copy_that_waits_for_its_client_is_no_stuck_message(query: str) -> None:
+    assert troubles(verdict(Row(100, "active", age=200.0, wait=("Client", "ClientRead"), query=query))) == []
+
+
+def test_a_stopped_client_is_named_with_its_process_and_is_no_leak() -> None:
+    stuck = [*rows(5, age=9.0, application="stuck"), Row(120, IN_TRANSACTION, age=9.0, application="stuck")]
+    stuck += [Row(121, IN_TRANSACTION, age=9.5, application="stuck")]
+    stopped = [process(40_000 + row.pid, 77, status="stopped") for row in stuck]
+
+    diagnosis = verdict(*stuck, *busy(4), hosts=[host(*stopped)])
+
+    finding = find(diagnosis, "frozen-clients")
+    assert finding.confidence == "certain"
+    assert [holder.process for holder in finding.holders] == [
+        {"pid": 77, "command": "python shop.py", "status": "stopped"}
+    ]
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_all_sessions_of_one_pod_frozen_while_others_work_and_wait_are_undetermined() -> None:
+    pod = rows(4, age=9.0, client="10.0.0.1")
+    peers = busy(8, client="10.0.0.2")
+    waited_for = [[pool(max_open=8, open=8, in_use=8, waiting=4)], [pool(max_open=8, open=8, in_use=7, waiting=3)]]
+
+    diagnosis = verdict(*pod, *peers, pools=waited_for)
+
+    finding = find(diagnosis, "frozen-clients")
+    assert (finding.confidence, pids(finding)) == ("undetermined", {100, 101, 102, 103})
+
+
+def test_a_quiet_pod_beside_busy_ones_is_healthy() -> None:
+    assert troubles(verdict(*rows(4, age=900.0, client="10.0.0.1"), *busy(8, client="10.0.0.2"))) == []
+
+
+def test_a_statement_that_outlived_its_client_is_told() -> None:
+    orphans = rows(3, state="active", age=90.0, wait=("Timeout", "PgSleep"), application="batch")
+    seen = host(unowned_ports=(40_100, 40_101, 40_102))
+
+    diagnosis = verdict(*orphans, *busy(3), hosts=[seen])
+
+    finding = find(diagnosis, "orphaned-backends")
+    assert (finding.confidence, held_by(finding), finding.frees) == ("certain", {"batch"}, 3)
+    assert not (LEAKS | REMEDIES_OF_LOAD) & set(codes(diagnosis))
+
+
+def test_no_owner_means_nothing_where_not_all_sockets_are_seen() -> None:
+    orphans = rows(3, state="active", age=90.0, application="batch")
+
+    assert troubles(verdict(*orphans, hosts=[host(unowned_ports=(40_100,), sees_all_sockets=False)])) == []
+
+
+def test_a_report_on_the_server_is_not_slow_by_itself() -> None:
+    assert troubles(diagnose(observe(*rows(3, state="active", age=900.0, step=60.0), hosts=[host()]))) == []

@@ -1,0 +1,256 @@
+"""Connections that do not come back, and everything healthy that looks like it."""
+
+from typing import Any
+
+import pytest
+from observations import (
+    LEAKS,
+    Row,
+    busy,
+    codes,
+    find,
+    full_pool,
+    held_by,
+    pids,
+    pool,
+    rows,
+    server,
+    troubles,
+    verdict,
+)
+
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, RoleFacts
+
+
+def leaked(count: int, first: int = 100, *, age: float = 2.0, step: float = 0.7, **same: Any) -> list[Row]:
+    return rows(count, first, state=IN_TRANSACTION, age=age, step=step, **same)
+
+
+@pytest.mark.parametrize("count", [2, 3, 30, 90])
+def test_transactions_that_nobody_ends_are_a_leak_without_any_pool_figures(count: int) -> None:
+    diagnosis = verdict(*leaked(count), *busy(6))
+
+    finding = find(diagnosis, "leak-in-transaction")
+    assert finding.confidence == "likely"
+    assert finding.severity == ("critical" if count > 90 else "warning")
+    assert pids(finding) == set(range(100, 100 + count))
+    assert finding.frees == count
+    assert not {"pool-undersized", "slow-database", "healthy", "held-across-io"} & set(codes(diagnosis))
+
+
+def test_transactions_older_than_any_acquire_timeout_are_a_leak_for_certain() -> None:
+    finding = find(verdict(*leaked(5, age=45.0, step=11.0), *busy(6)), "leak-in-transaction")
+
+    assert finding.confidence == "certain"
+
+
+def test_a_leak_names_the_application_user_and_route_and_not_its_neighbors() -> None:
+    query = "SELECT * FROM cart /*route='%2Fcheckout'*/"
+    diagnosis = verdict(*leaked(4, application="checkout", query=query), *busy(8, application="search"))
+
+    [holder] = find(diagnosis, "leak-in-transaction").holders
+    assert (holder.application, holder.user, holder.route, len(holder.pids)) == ("checkout", "app", "/checkout", 4)
+
+
+def test_one_leaked_transaction_in_each_pod_is_one_leak() -> None:
+    pods = [Row(100 + i, IN_TRANSACTION, age=3.0 + i, client=f"10.0.0.{i}") for i in range(6)]
+
+    finding = find(verdict(*pods, *busy(12)), "leak-in-transaction")
+
+    assert finding.frees == 6
+    assert {holder.client for holder in finding.holders} == {f"10.0.0.{i}" for i in range(6)}
+
+
+def test_two_applications_that_leak_are_two_findings() -> None:
+    diagnosis = verdict(*leaked(3, application="a"), *leaked(4, 200, application="b"))
+
+    assert [held_by(f) for f in diagnosis.findings if f.code == "leak-in-transaction"] == [{"b"}, {"a"}]
+
+
+def test_a_leak_is_seen_without_privileges_and_is_likely() -> None:
+    diagnosis = verdict(*leaked(6, application="checkout"), *busy(6, application="checkout"), hides=True)
+
+    finding = find(diagnosis, "leak-in-transaction")
+    assert finding.confidence == "likely"
+    assert held_by(finding) == {"checkout"}
+    assert "partial-view" in codes(diagnosis)
+
+
+def test_one_look_cannot_be_sure_that_a_transaction_stays() -> None:
+    finding = find(verdict(*leaked(6), looks=1, window=0.0), "leak-in-transaction")
+
+    assert finding.confidence == "undetermined"
+    assert finding.decide_by
+
+
+def test_ages_of_one_moment_may_be_a_jam_of_nested_acquires() -> None:
+    diagnosis = verdict(*leaked(8, age=9.0, step=0.004))
+
+    finding = find(diagnosis, "self-deadlock")
+    assert finding.confidence == "undetermined"
+    assert finding.decide_by
+    assert "leak-in-transaction" not in codes(diagnosis)
+
+
+def test_a_burst_of_leaks_beside_sessions_that_work_is_no_jam() -> None:
+    diagnosis = verdict(*leaked(8, age=9.0, step=0.004), *busy(3))
+
+    assert "leak-in-transaction" in codes(diagnosis)
+    assert "self-deadlock" not in codes(diagnosis)
+
+
+def test_equal_ages_with_a_pool_that_nobody_waits_for_are_a_leak() -> None:
+    quiet = [[pool(max_open=20, open=8, in_use=8, waiting=0)]]
+
+    diagnosis = verdict(*leaked(8, age=9.0, step=0.004), pools=quiet)
+
+    assert "leak-in-transaction" in codes(diagnosis)
+    assert "self-deadlock" not in codes(diagnosis)
+
+
+def test_a_leak_that_fills_the_pool_is_critical_and_no_reason_for_a_bigger_pool() -> None:
+    diagnosis = verdict(*leaked(10), pools=full_pool(10))
+
+    finding = find(diagnosis, "leak-in-transaction")
+    assert finding.severity == "critical"
+    assert "bigger pool" in finding.remedy
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_the_timeout_that_would_end_a_leak_is_not_praised_without_what_it_breaks() -> None:
+    leader = Row(900, "idle", age=500.0, application="leader", advisory=1)
+
+    assert "advisory lock" in find(verdict(*leaked(3), leader), "leak-in-transaction").remedy
+
+
+HEALTHY = {
+    "a busy pool": busy(20),
+    "a busy pool that is never idle": busy(40, application="shop"),
+    "a lifo pool of which most is frozen": [*rows(38, age=300.0, step=9.0), *busy(2)],
+    "an oversized pool": rows(60, age=900.0),
+    "a fifo pool in a quiet hour": rows(20, age=0.3, step=0.3, turns=6.0),
+    "a nightly quiet": rows(10, age=20_000.0, step=100.0),
+    "sessions that listen": [*rows(5, age=4000.0, query="LISTEN jobs", application="worker"), *busy(3)],
+    "a leader with an advisory lock": [Row(100, age=4000.0, advisory=1, application="leader"), *busy(3)],
+    "leaders with locks in transactions": [
+        *rows(3, state=IN_TRANSACTION, age=400.0, step=9.0, advisory=1, application="leader"),
+        *busy(3),
+    ],
+    "one long transaction": [Row(100, IN_TRANSACTION, age=40.0, application="batch"), *busy(4)],
+    "a person at psql": [Row(100, IN_TRANSACTION, age=700.0, application="psql"), *busy(4)],
+    "two people at psql": [*rows(2, state=IN_TRANSACTION, age=700.0, step=9.0, application="psql"), *busy(4)],
+    "a person with a failed statement": [Row(100, ABORTED, age=70.0, application="psql"), *busy(4)],
+    "a dump with idle workers": [*rows(4, state=IN_TRANSACTION, age=90.0, step=3.0, application="pg_dump"), *busy(4)],
+    "a long report": [Row(100, "active", age=1800.0, application="report"), *busy(4)],
+    "logical replication": [
+        Row(100, "active", age=9000.0, kind="walsender", application="subscription", wait=("Client", "ClientWrite")),
+        *busy(4),
+    ],
+    "pods that have just started": [*rows(30, age=1.5, step=0.01, opened=2.0), *rows(10, 300, age=0.2, opened=0.3)],
+    "short transactions only": rows(12, state=IN_TRANSACTION, age=0.004, step=0.003, turns=0.04),
+    "a chatty application without a spare session": rows(12, state=IN_TRANSACTION, age=0.002, step=0.001, turns=0.02),
+    "slow transactions of which none is stuck": rows(12, state=IN_TRANSACTION, age=0.1, step=0.11, turns=1.6, began=0.2)
+    + rows(20, 300, age=5.0),
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+@pytest.mark.parametrize("looks", [2, 3, 7])
+def test_what_is_healthy_is_not_called_leaky(name: str, looks: int) -> None:
+    diagnosis = verdict(*HEALTHY[name], looks=looks)
+
+    assert troubles(diagnosis) == []
+    assert diagnosis.findings[0].code == "healthy"
+    assert not LEAKS & set(codes(diagnosis))
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_what_is_healthy_is_not_called_leaky_by_a_role_without_privileges(name: str) -> None:
+    assert troubles(verdict(*HEALTHY[name], hides=True)) == []
+
+
+@pytest.mark.parametrize("name", [name for name in HEALTHY if "slow" not in name])
+def test_what_is_healthy_stays_so_with_a_pool_that_says_nobody_waits(name: str) -> None:
+    quiet = [[pool(max_open=80, open=60, in_use=2, waiting=0, acquired_total=10.0 + i)] for i in range(7)]
+
+    assert troubles(verdict(*HEALTHY[name], pools=quiet)) == []
+
+
+def idle_leak(**changes: Any) -> list[Row]:
+    return rows(10, age=2.0, step=3.0, application="checkout", **changes)
+
+
+def test_idle_sessions_are_no_leak_while_nobody_says_who_waits() -> None:
+    assert troubles(verdict(*idle_leak())) == []
+
+
+def test_a_full_pool_of_sessions_that_stand_still_is_undetermined() -> None:
+    diagnosis = verdict(*idle_leak(), pools=full_pool(10))
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert finding.confidence == "undetermined"
+    assert finding.severity == "critical"
+    assert held_by(finding) == {"checkout"}
+    assert finding.decide_by
+    assert not {"pool-undersized", "healthy", "leak", "long-hold"} & set(codes(diagnosis))
+
+
+def test_a_floor_that_climbs_in_steps_is_a_leak() -> None:
+    climbing = [[pool(max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)]
+
+    diagnosis = verdict(*rows(14, age=40.0, step=3.0), looks=8, window=60.0, pools=climbing)
+
+    finding = find(diagnosis, "leak")
+    assert finding.confidence == "certain"
+    assert finding.frees == 13
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_a_floor_that_rises_and_falls_is_a_busy_minute() -> None:
+    breathing = [[pool(max_open=20, open=14, in_use=n, waiting=0)] for n in (4, 9, 6, 12, 5, 11, 7, 3)]
+
+    assert troubles(verdict(*busy(14), looks=8, window=60.0, pools=breathing)) == []
+
+
+def test_new_sessions_beside_frozen_ones_while_clients_wait_are_a_leak() -> None:
+    new = [Row(300 + i, age=1.2, opened=1.4, from_look=4, application="checkout") for i in range(2)]
+
+    diagnosis = verdict(*idle_leak(), *new, pools=full_pool(12))
+
+    assert find(diagnosis, "leak").confidence == "likely"
+
+
+def test_connections_in_use_without_any_traffic_are_a_leak() -> None:
+    still = [[pool(max_open=20, open=6, in_use=6, waiting=0, acquired_total=81.0)]]
+
+    finding = find(verdict(*rows(6, age=50.0, step=8.0), pools=still), "leak")
+
+    assert (finding.confidence, finding.severity, finding.frees) == ("likely", "warning", 6)
+
+
+def test_a_hold_that_was_seen_to_end_while_the_pool_was_full_is_a_long_hold() -> None:
+    back = Row(150, "active", age=0.4, application="checkout")
+    held_before = [
+        Row(150, "idle", age=9.0, application="checkout", until_look=3),
+        Row(150, "active", age=0.4, application="checkout", from_look=4, turns=0.0),
+    ]
+    assert back.pid == held_before[0].pid
+
+    diagnosis = verdict(*idle_leak(), *held_before, pools=full_pool(11))
+
+    finding = find(diagnosis, "long-hold")
+    assert finding.confidence == "certain"
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_sessions_that_listen_in_a_pool_that_is_waited_for_are_long_holds() -> None:
+    diagnosis = verdict(*rows(5, age=400.0, query="LISTEN jobs"), pools=full_pool(5))
+
+    assert find(diagnosis, "long-hold").confidence == "likely"
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_a_role_that_is_no_application_does_not_matter() -> None:
+    facts = server(roles=(RoleFacts("app"), RoleFacts("unused", connection_limit=0)))
+
+    assert troubles(verdict(*busy(4), facts=facts)) == []

@@ -1,0 +1,269 @@
+"""What is too slow, too small or too hasty: the database, the pool, the client; each with what it must not be "
+"called."""
+
+import pytest
+from observations import (
+    LEAKS,
+    NOW,
+    Row,
+    busy,
+    codes,
+    find,
+    full_pool,
+    held_by,
+    host,
+    pool,
+    rows,
+    server,
+    troubles,
+    verdict,
+)
+
+from poolctl.diagnose.live_load import filtered_columns
+from poolctl.observe.snapshot import (
+    IN_TRANSACTION,
+    DatabaseCounters,
+    PoolFigures,
+    Refusal,
+    StatementCounters,
+    TableCounters,
+)
+
+SCAN = "SELECT count(*) FROM orders WHERE customer_id = $1"
+
+
+def scanning(count: int) -> list[Row]:
+    return [Row(100 + i, "active", age=0.01 * i + 0.02, turns=0.4, query=SCAN) for i in range(count)]
+
+
+STATEMENTS = [
+    [StatementCounters(1, "app", "app", SCAN, 10, 5.0), StatementCounters(2, "app", "app", "SELECT 1", 900, 1.0)],
+    [StatementCounters(1, "app", "app", SCAN, 90, 45.0), StatementCounters(2, "app", "app", "SELECT 1", 990, 1.1)],
+]
+TABLES = [[TableCounters("orders", 400_000, 10, 4_000_000)], [TableCounters("orders", 400_000, 90, 36_000_000)]]
+
+
+def test_a_statement_that_crowds_the_cores_is_a_slow_database_with_table_and_column() -> None:
+    diagnosis = verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)], statements=STATEMENTS, tables=TABLES)
+
+    finding = find(diagnosis, "slow-database")
+    assert finding.confidence == "certain"
+    assert finding.evidence["statement_share"] == "100 %"
+    assert "CREATE INDEX CONCURRENTLY ON orders (customer_id)" in finding.remedy
+    assert finding.frees == 0
+    assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
+
+
+def test_without_statement_statistics_the_looks_tell_the_statement() -> None:
+    finding = find(verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)]), "slow-database")
+
+    assert finding.evidence["share_from"] == "samples"
+    assert "customer_id" in str(finding.evidence["statement"])
+
+
+def test_a_slow_database_behind_a_full_pool_is_no_reason_for_a_bigger_one() -> None:
+    diagnosis = verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)], pools=full_pool(12, 30))
+
+    assert find(diagnosis, "slow-database").severity == "critical"
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_many_statements_that_take_no_time_are_busy_and_not_slow() -> None:
+    quick = [Row(100 + i, "active", age=0.0001 * i, turns=0.003) for i in range(16)]
+
+    assert troubles(verdict(*quick, hosts=[host(cores=2, server_cpu=1.95)])) == []
+
+
+def test_statements_that_sleep_or_wait_for_locks_are_not_at_work() -> None:
+    asleep = rows(20, state="active", age=0.3, turns=1.0, wait=("Timeout", "PgSleep"))
+
+    assert troubles(verdict(*asleep, hosts=[host(cores=2, server_cpu=0.1)])) == []
+
+
+def test_long_statements_that_keep_a_pool_full_are_no_small_pool() -> None:
+    asleep = [Row(100 + i, "active", age=0.3 * i + 0.4, turns=3.0, wait=("IO", "DataFileRead")) for i in range(6)]
+
+    diagnosis = verdict(*asleep, hosts=[host(cores=16)], pools=full_pool(6, 9))
+
+    assert "slow-database" in codes(diagnosis)
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_a_server_of_unknown_size_is_undetermined() -> None:
+    assert find(verdict(*scanning(40)), "slow-database").confidence == "undetermined"
+
+
+@pytest.mark.parametrize(
+    ("query", "columns"),
+    [
+        (SCAN, ["customer_id"]),
+        ("SELECT * FROM t WHERE t.a > $1 AND b = $2 ORDER BY c", ["b", "a"]),
+        ("SELECT 1", []),
+        ("DELETE FROM t WHERE x IN ($1) GROUP BY y = 2", ["x"]),
+    ],
+)
+def test_index_candidates_come_from_the_condition(query: str, columns: list[str]) -> None:
+    assert filtered_columns(query) == columns
+
+
+@pytest.mark.parametrize("size", [3, 10, 60])
+def test_a_full_pool_whose_connections_all_come_back_is_too_small(size: int) -> None:
+    diagnosis = verdict(*busy(size), hosts=[host()], pools=full_pool(size, 12))
+
+    finding = find(diagnosis, "pool-undersized")
+    assert (finding.confidence, finding.layer, finding.severity) == ("certain", "application", "critical")
+    assert not (LEAKS | {"slow-database", "healthy", "held-across-io"}) & set(codes(diagnosis))
+
+
+def go_pool(look: int, *, rate: int = 400) -> list[PoolFigures]:
+    """database/sql: no gauge of waiters, totals only."""
+    return [pool(max_open=4, open=4, in_use=4, queued_total=1000.0 + look * rate, wait_time_total=50.0 + look * 5)]
+
+
+def test_a_pool_without_a_gauge_of_waiters_tells_by_its_totals() -> None:
+    diagnosis = verdict(*busy(4), hosts=[host()], pools=[go_pool(look) for look in range(7)])
+
+    assert find(diagnosis, "pool-undersized").evidence["waiting"] == 10
+
+
+def test_a_burst_that_drained_is_no_small_pool() -> None:
+    burst = [[pool(max_open=8, open=8, in_use=8, waiting=20)]] * 2
+    burst += [[pool(max_open=8, open=8, in_use=3, waiting=0)]] * 5
+
+    assert troubles(verdict(*busy(8), pools=burst)) == []
+
+
+@pytest.mark.parametrize("still", [2, 4, 6])
+def test_a_full_pool_that_stands_still_in_part_is_not_simply_too_small(still: int) -> None:
+    diagnosis = verdict(*rows(still, age=8.0, step=2.0), *busy(8 - still), hosts=[host()], pools=full_pool(8, 5))
+
+    assert "pool-undersized" not in codes(diagnosis)
+    assert "healthy" not in codes(diagnosis)
+
+
+def test_a_pool_that_waits_and_whose_sessions_nobody_saw_is_undetermined() -> None:
+    diagnosis = verdict(pools=full_pool(8, 5), sees_backends=False, facts=None)
+
+    assert [(f.code, f.confidence) for f in diagnosis.findings] == [("leak-or-long-hold", "undetermined")]
+
+
+def test_timeouts_with_a_free_connection_are_the_clients_own() -> None:
+    starving = [[pool(max_open=10, open=10, in_use=0, waiting=0, timed_out_total=float(5 * i))] for i in range(7)]
+
+    diagnosis = verdict(*rows(10, age=0.2, turns=3.0), pools=starving)
+
+    finding = find(diagnosis, "client-starved")
+    assert (finding.layer, finding.confidence) == ("host", "likely")
+    assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
+
+
+def test_a_measured_lag_makes_it_certain() -> None:
+    starving = [
+        [pool(max_open=10, open=10, in_use=0, waiting=0, timed_out_total=float(5 * i), loop_lag=0.8)] for i in range(7)
+    ]
+
+    assert find(verdict(*rows(10, age=0.2, turns=3.0), pools=starving), "client-starved").confidence == "certain"
+
+
+def test_slots_that_only_the_pool_believes_in_are_lost() -> None:
+    diagnosis = verdict(*busy(1, application="other"), pools=full_pool(4, 5))
+
+    finding = find(diagnosis, "pool-slots-lost")
+    assert (finding.evidence["lost"], finding.confidence) == (3, "certain")
+    assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
+
+
+def counters(opened: int, transactions: int, *, seconds: int = 7, **more: int) -> list[list[DatabaseCounters]]:
+    return [
+        [
+            DatabaseCounters(
+                "app",
+                backends=5,
+                commits=10_000 + transactions * look // (seconds - 1),
+                sessions=500 + opened * look // (seconds - 1),
+                abandoned=more.get("abandoned", 0) * look // (seconds - 1),
+            )
+        ]
+        for look in range(seconds)
+    ]
+
+
+@pytest.mark.parametrize(("opened", "transactions"), [(300, 300), (60, 400), (12, 30)])
+def test_a_session_for_every_few_transactions_is_churn(opened: int, transactions: int) -> None:
+    diagnosis = verdict(*busy(4), databases=counters(opened, transactions))
+
+    assert find(diagnosis, "connection-churn").evidence["opened"] == opened
+    assert "healthy" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("opened", "transactions"),
+    [pytest.param(2, 10, id="a health check"), pytest.param(40, 9000, id="little beside the work"), (0, 0)],
+)
+def test_a_few_new_sessions_are_no_churn(opened: int, transactions: int) -> None:
+    assert troubles(verdict(*busy(4), databases=counters(opened, transactions))) == []
+
+
+def test_a_fleet_that_starts_up_is_no_churn() -> None:
+    coming = [Row(100 + i, age=0.3, opened=0.5, from_look=5) for i in range(30)]
+
+    assert troubles(verdict(*coming, *busy(4), databases=counters(30, 60))) == []
+
+
+def test_clients_that_leave_without_a_goodbye_are_churn() -> None:
+    assert "dropped" in find(verdict(*busy(4), databases=counters(60, 9000, abandoned=40)), "connection-churn").summary
+
+
+def test_before_version_14_only_what_the_looks_caught_is_known() -> None:
+    brief = [Row(200 + i, age=0.1, opened=2.0, from_look=1 + i % 5, until_look=1 + i % 5) for i in range(9)]
+
+    finding = find(verdict(*brief, *busy(3), facts=server(version_number=130010)), "connection-churn")
+
+    assert finding.confidence == "undetermined"
+
+
+def test_a_rush_after_a_restart_that_is_refused_is_a_storm() -> None:
+    rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)]
+    logging_in = [Row(300 + i, "starting", age=1.5, opened=1.5) for i in range(6)]
+
+    diagnosis = verdict(*rush, *logging_in, started_at=NOW - 10.0)
+
+    assert find(diagnosis, "reconnect-storm").confidence == "likely"
+    assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
+
+
+def test_a_restart_that_everybody_got_over_is_healthy() -> None:
+    rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(40)]
+
+    assert troubles(verdict(*rush, *busy(5), started_at=NOW - 10.0)) == []
+
+
+def test_connections_that_never_say_who_they_are_pile_up() -> None:
+    half = [Row(300 + i, "starting", age=5.0, opened=5.0, user="", database="", application="") for i in range(5)]
+
+    diagnosis = verdict(*half, *busy(4))
+
+    finding = find(diagnosis, "handshake-pile-up")
+    assert (finding.confidence, finding.frees) == ("certain", 5)
+    assert not (LEAKS | {"pool-undersized", "slow-database"}) & set(codes(diagnosis))
+
+
+def test_sessions_that_log_in_at_this_moment_are_no_pile() -> None:
+    coming = [Row(300 + i, "starting", age=0.01, opened=0.01, from_look=6) for i in range(5)]
+
+    assert troubles(verdict(*coming, *busy(4))) == []
+
+
+def test_a_refusal_with_fewer_backends_than_slots_hides_half_open_connections() -> None:
+    refused = Refusal("superuser-slots", "remaining connection slots are reserved", "53300", "InitPostgres")
+
+    assert find(verdict(*busy(60), refusal=refused), "handshake-pile-up").confidence == "likely"
+
+
+def test_a_small_pool_beside_a_leak_of_another_application_gives_both() -> None:
+    leaked = rows(5, 900, state=IN_TRANSACTION, age=4.0, step=2.0, application="checkout")
+
+    diagnosis = verdict(*leaked, *busy(6), hosts=[host()], pools=full_pool(6, 9, application="shop"))
+
+    assert held_by(find(diagnosis, "leak-in-transaction")) == {"checkout"}
+    assert held_by(find(diagnosis, "pool-undersized")) == {"shop"}
