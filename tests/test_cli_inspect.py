@@ -1,11 +1,16 @@
 """``poolctl inspect`` on a real server: the verdict first, exit codes, JSON, recordings, and names that attack."""
 
+import fcntl
 import json
 import os
+import pty
 import re
+import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,9 +49,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
             admin.execute("CREATE ROLE secretive LOGIN PASSWORD 'hunter2'")
             with Path(str(one(admin, "SHOW hba_file"))).open() as file:
                 rules = file.read()
-            Path(str(one(admin, "SHOW hba_file"))).write_text(
-                f"host all secretive 127.0.0.1/32 scram-sha-256\n{rules}"
-            )
+            Path(str(one(admin, "SHOW hba_file"))).write_text(f"host all secretive 127.0.0.1/32 scram-sha-256\n{rules}")
             admin.execute("SELECT pg_reload_conf()")
         yield staged
 
@@ -243,9 +246,7 @@ def test_names_that_attack_the_terminal_are_harmless(at: Stage, watcher: str, fo
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_tells_what_was_seen_and_exits_with_130(
-    leak: Stage, watcher: str, number: signal.Signals
-) -> None:
+def test_an_interrupt_tells_what_was_seen_and_exits_with_130(leak: Stage, watcher: str, number: signal.Signals) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "poolctl", "inspect", watcher, "--for", "60s", "--json"],
         stdout=subprocess.PIPE,
@@ -301,3 +302,117 @@ def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> No
     assert done.stdout.startswith(("CRITICAL", "WARNING"))
     assert "Traceback" not in done.stderr
     assert "Broken" not in done.stderr
+
+
+class Terminal:
+    """poolctl in a terminal of its own, which says what is on the screen and presses keys."""
+
+    def __init__(self, *arguments: str, columns: int = 100, rows: int = 40) -> None:
+        self._reader, terminal = pty.openpty()
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+        self.text = ""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "poolctl", "inspect", *arguments],
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            env={**os.environ, "TERM": "xterm-256color", "PGPASSFILE": "/no/such/passfile"},
+            start_new_session=True,
+        )
+        os.close(terminal)
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._reader)
+
+    def read_until(self, pattern: str, within: float = 30.0) -> None:
+        deadline = time.monotonic() + within
+        while not re.search(pattern, self.text):
+            assert time.monotonic() < deadline, self.text[-2000:]
+            if select.select([self._reader], [], [], 0.1)[0]:
+                try:
+                    self.text += os.read(self._reader, 65536).decode("utf-8", "replace")
+                except OSError:  # Linux: the other end is closed.
+                    assert re.search(pattern, self.text), self.text[-2000:]
+
+    def press(self, keys: str) -> None:
+        os.write(self._reader, keys.encode())
+
+    def end(self, within: float = 30.0) -> int:
+        """The exit code, after everything was read."""
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            try:
+                if select.select([self._reader], [], [], 0.1)[0]:
+                    self.text += os.read(self._reader, 65536).decode("utf-8", "replace")
+                    continue
+            except OSError:
+                break
+            if self.process.poll() is not None:
+                break
+        return self.process.wait(timeout=within)
+
+
+def test_a_live_view_fills_the_screen_ends_with_q_and_leaves_the_report(leak: Stage, watcher: str) -> None:
+    with Terminal(watcher, "--watch") as terminal:
+        terminal.read_until("8 of .* sessions of")
+        terminal.press("q")
+        code = terminal.end()
+
+    assert code == 0
+    assert terminal.text.count("\x1b[?1049h") == terminal.text.count("\x1b[?1049l") == 1
+    report = terminal.text.rpartition("\x1b[?1049l")[2]
+    assert re.search(r"(CRITICAL|WARNING).*8 of \d+ sessions of", report)
+    assert "Who is connected" in report
+
+
+def test_relief_ends_only_what_the_plan_names_after_asking_and_says_what_came_free(at: Stage) -> None:
+    at.start("leak", "shop", size=12, until=8, most=8, every=3, think=0.02)
+    at.start("sessions", "web", size=3, statement="SELECT 1")
+    time.sleep(1.2)  # A hold has to last for a second: time that only the server can make.
+
+    with Terminal(at.sandbox.admin_conninfo, "--relief", "--execute", "--for", "1s") as terminal:
+        terminal.read_until(r"End 8 backends now\?.*\[y/N\]: ")
+        terminal.press("y\n")
+        code = terminal.end()
+
+    assert code == 0, terminal.text
+    assert re.search(r"8 of 8 backends ended; [1-8] slots? came free", terminal.text)
+    with connect(at.sandbox.observer_conninfo) as observer:
+        assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'") == 3
+
+
+def test_relief_without_a_yes_ends_nothing(at: Stage) -> None:
+    at.start("leak", "shop", size=12, until=8, most=8, every=3, think=0.02)
+    time.sleep(1.2)  # A hold has to last for a second: time that only the server can make.
+
+    with Terminal(at.sandbox.admin_conninfo, "--relief", "--execute", "--for", "1s") as terminal:
+        terminal.read_until(r"\[y/N\]: ")
+        terminal.press("\n")
+        code = terminal.end()
+
+    assert code == 0
+    assert "nothing was ended" in terminal.text
+    with connect(at.sandbox.observer_conninfo) as observer:
+        held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
+        eventually(lambda: one(observer, held) == 8)
+
+
+def test_a_role_that_may_not_end_backends_is_told_so_before_it_is_asked(leak: Stage, watcher: str) -> None:
+    with Terminal(watcher, "--relief", "--execute", "--for", "1s") as terminal:
+        code = terminal.end()
+
+    assert code == 3
+    assert "pg_signal_backend" in terminal.text
+    assert "[y/N]" not in terminal.text
+
+
+def test_without_a_terminal_nothing_can_be_asked_and_nothing_is_ended(watcher: str) -> None:
+    done = poolctl(watcher, "--relief", "--execute")
+
+    assert done.returncode == 2
+    assert "there is no terminal to ask on" in done.stderr
