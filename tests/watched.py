@@ -1,0 +1,135 @@
+"""Clients in every state that pg_stat_activity has, held there for as long as a test looks at them."""
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+from sandboxes import connect, one
+
+from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres
+from poolctl.observe.postgres import Postgres
+from poolctl.observe.snapshot import Backend, ServerSample
+
+MANY = 2_000_000
+"""Bytes: more than the buffers of a socket's two ends take."""
+
+
+def bindirs() -> list[Path]:
+    """Of every PostgreSQL on this machine, the one that sandboxes take first."""
+    return list(dict.fromkeys([find_postgres(), *sorted(Path("/usr/lib/postgresql").glob("*/bin"))]))
+
+
+@contextmanager
+def started(bindir: Path, **arguments: Any) -> Iterator[Sandbox]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(BINDIR_VARIABLE, str(bindir))
+        sandbox = Sandbox.start(**arguments)
+    with sandbox:
+        yield sandbox
+
+
+class Clients:
+    """Opens connections of ``conninfo`` and puts each into a state; closes them all at the end."""
+
+    def __init__(self, conninfo: str) -> None:
+        self.conninfo = conninfo
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Clients":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def open(self, application: str = "shop") -> "psycopg.Connection[Any]":
+        connection = psycopg.connect(self.conninfo, autocommit=True, application_name=application, connect_timeout=10)
+        self._open.callback(connection.close)
+        return connection
+
+    def idle(self) -> int:
+        connection = self.open()
+        connection.execute("SELECT 1")
+        return pid_of(connection)
+
+    def in_transaction(self) -> int:
+        connection = self.open()
+        connection.execute("BEGIN")
+        connection.execute("SELECT 1")
+        return pid_of(connection)
+
+    def aborted(self) -> int:
+        connection = self.open()
+        connection.execute("BEGIN")
+        with pytest.raises(psycopg.Error):
+            connection.execute("SELECT 1 / 0")
+        return pid_of(connection)
+
+    def locking(self, table: str) -> int:
+        connection = self.open()
+        connection.execute("BEGIN")
+        connection.execute(f"LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE".encode())
+        return pid_of(connection)
+
+    def advisory(self) -> int:
+        connection = self.open()
+        connection.execute("SELECT pg_advisory_lock(7), pg_advisory_lock(8)")
+        return pid_of(connection)
+
+    def busy(self, statement: str) -> int:
+        """In the middle of a statement whose answer nobody reads."""
+        connection = self.open()
+        connection.pgconn.send_query(statement.encode())
+        connection.pgconn.flush()
+        # A statement goes on when its client has left.
+        self._open.callback(connection.cancel)
+        return pid_of(connection)
+
+    def starting(self) -> None:
+        """Asked for a password, and says nothing: a slot is taken, and nobody has logged in."""
+        where = conninfo_to_dict(self.conninfo)
+        end = socket.create_connection((str(where["host"]), int(str(where["port"]))), timeout=10)
+        self._open.callback(end.close)
+        body = f"user\0{where['user']}\0database\0{where['dbname']}\0\0".encode()
+        end.sendall(struct.pack("!ii", len(body) + 8, 196608) + body)
+        assert end.recv(1) == b"R"
+
+
+def pid_of(connection: "psycopg.Connection[Any]") -> int:
+    return connection.info.backend_pid
+
+
+@contextmanager
+def looking(conninfo: str, **options: Any) -> Iterator[Postgres]:
+    server = Postgres(conninfo, **options)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def seen(server: Postgres) -> ServerSample:
+    sample = server.look()
+    assert sample is not None, server.source
+    return sample
+
+
+def seen_when(server: Postgres, condition: Callable[[dict[int, Backend]], bool]) -> dict[int, Backend]:
+    """The backends by pid, as soon as they are as they should be; after 200 looks as they are."""
+    backends: dict[int, Backend] = {}
+    for _ in range(200):
+        backends = {each.pid: each for each in seen(server).backends}
+        if condition(backends):
+            break
+    return backends
+
+
+def setting(conninfo: str, name: str) -> object:
+    with connect(conninfo) as connection:
+        return one(connection, f"SHOW {name}")
