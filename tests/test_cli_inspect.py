@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -327,7 +328,12 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._reader)
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        with suppress(OSError):
+            os.close(self._reader)
+        self._reader = -1
 
     def read_until(self, pattern: str, within: float = 30.0) -> None:
         deadline = time.monotonic() + within
@@ -416,3 +422,11 @@ def test_without_a_terminal_nothing_can_be_asked_and_nothing_is_ended(watcher: s
 
     assert done.returncode == 2
     assert "there is no terminal to ask on" in done.stderr
+
+
+def test_a_live_view_ends_when_its_terminal_is_gone(watcher: str) -> None:
+    with Terminal(watcher, "--watch") as terminal:
+        terminal.read_until("q quits")
+        terminal.hang_up()
+
+        terminal.process.wait(timeout=20)

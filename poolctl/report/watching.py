@@ -31,6 +31,7 @@ from poolctl.units import format_count
 REFRESHES = 4
 """A second, so that a window that changed its size is filled soon."""
 MOST_LIMITS = 4
+QUIT = "q"
 WIDEST = 120
 
 
@@ -109,14 +110,14 @@ class WatchPage:
         self._inspection = inspection
 
     def wants_to_end(self) -> bool:
-        return self.pressed() in ("q", "Q")
+        return self.pressed().lower() == QUIT
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # The last column stays free: some terminals wrap a line that fills them all.
         width, height = min(options.max_width - 1, WIDEST), options.size.height
         lines = self.lines(width)
         if len(lines) > height:
-            lines = [*lines[: height - 1], Text("... more than this window holds: it is all told at the end")]
+            lines = [*lines[: height - 1], Text("... and more, told at the end")]
         for line in lines:
             line.truncate(width)
             line.no_wrap = True
@@ -155,9 +156,9 @@ class WatchPage:
 def _print_head(screen: Screen, inspection: Inspection) -> None:
     observation = inspection.observation
     target = next((source.target for source in observation.sources if source.target), "")
-    parts = [clock(observation.last.at)] if observation.snapshots else []
-    head = Text.assemble(("poolctl inspect", "bold"), f"  {neutralize(target, 60)}  {' '.join(parts)}  ")
-    head.append("q quits", style="bold")
+    at = f"  {clock(observation.last.at)}" if observation.snapshots else ""
+    # The target last: it may be longer than the window, and the way out has to stay in sight.
+    head = Text.assemble(("poolctl inspect", "bold"), at, ("  q quits", "bold"), f"  {neutralize(target, 60)}")
     screen.print(head)
 
 
@@ -218,13 +219,16 @@ def _keys() -> Iterator[Callable[[], str]]:
     before = termios.tcgetattr(descriptor)
 
     def pressed() -> str:
-        with suppress(OSError):
-            if select.select([descriptor], [], [], 0)[0]:
-                return os.read(descriptor, 32).decode("ascii", "ignore")[-1:]
-        return ""
+        try:
+            if not select.select([descriptor], [], [], 0)[0]:
+                return ""
+            return os.read(descriptor, 32).decode("ascii", "ignore")[-1:] or QUIT
+        except OSError:
+            return QUIT  # The terminal is gone, and with it whoever watched.
 
     tty.setcbreak(descriptor)
     try:
         yield pressed
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        with suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
