@@ -1,6 +1,7 @@
 """What an observation says about the parallelism of an application."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from poolctl.observe.snapshot import (
     Backend,
+    ClientProcess,
     DatabaseCounters,
     HostSample,
     Observation,
@@ -20,7 +22,7 @@ from poolctl.observe.snapshot import (
 )
 from poolctl.sizing.measure import effective_samples, largest_application, measure
 
-FACTS = ServerFacts("db:5432/shop", "18.1", 180001, "watcher", "shop", 100, 3)
+FACTS = ServerFacts("db:5432/postgres", "18.1", 180001, "watcher", "postgres", 100, 3)
 
 
 def backend(
@@ -197,6 +199,56 @@ def test_processors_are_told_where_the_server_is_on_this_machine() -> None:
     assert figures.database_cpu.value == 0.25
     assert figures.cpu_time is not None
     assert figures.cpu_time.value == pytest.approx(0.01)
+
+
+def test_what_others_use_of_a_machine_that_the_server_fills_is_lost_to_the_server() -> None:
+    full = HostSample(has_server=True, cores=2, server_cpu=1.7, cpu_share=0.99)
+    beside = HostSample(has_server=True, cores=2, server_cpu=0.4, cpu_share=0.99)
+    samples = [sample(at, [backend(1)]) for at in (0, 10)]
+
+    shares = [measure(observed(samples, host=host)).figures.database_cpu for host in (full, beside)]
+
+    assert [share.value if share else None for share in shares] == [0.99, pytest.approx(0.2)]
+
+
+def test_transactions_of_poolctl_itself_are_not_the_applications() -> None:
+    looked_at = replace(FACTS, database="shop")
+    samples = [sample(at, [backend(1)], counters(10 * at + at)) for at in range(11)]
+    observation = replace(observed(samples), server=looked_at)
+
+    figures = measure(observation).figures
+
+    assert figures.throughput is not None
+    assert figures.throughput.value == pytest.approx(10)
+
+
+def test_sessions_are_counted_by_the_process_behind_them() -> None:
+    sessions = [backend(n, "idle", client_port=4000 + n) for n in range(6)]
+    processes = tuple(ClientProcess(4000 + n, 70 + n % 2, "app", "sleeping") for n in range(6))
+    host = HostSample(has_server=True, processes=processes)
+
+    seen = measure(observed([sample(0, sessions)], host=host))
+
+    assert (seen.processes, seen.sessions_each) == (2, 3)
+
+
+def test_sessions_whose_process_is_elsewhere_are_counted_by_their_address() -> None:
+    sessions = [backend(n, "idle", client=f"10.0.0.{n % 3}") for n in range(6)]
+
+    seen = measure(observed([sample(0, sessions)]))
+
+    assert (seen.processes, seen.clients, seen.sessions_each) == (0, 3, 2)
+
+
+@pytest.mark.parametrize(("busy", "censored"), [(4, 1.0), (3, None), (0, None)])
+def test_a_pool_with_all_its_sessions_busy_most_of_the_time_asks_for_more_than_was_seen(
+    busy: int, censored: float | None
+) -> None:
+    sessions = [backend(n, "active" if n < busy else "idle") for n in range(4)]
+
+    share = measure(observed([sample(at, sessions) for at in range(5)])).figures.censored_share
+
+    assert (share.value if share else None) == censored
 
 
 def test_nothing_seen_is_nothing_measured() -> None:

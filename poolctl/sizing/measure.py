@@ -7,7 +7,7 @@ figures and ``parallelism`` those of the samples, so that whoever sizes can see 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, sqrt
@@ -27,15 +27,27 @@ OTHERS_GROW = 1.2
 """What everybody else is counted with, of the most that was seen: nobody told their limits (sizing reference, 5.4)."""
 
 
+FULL_SHARE = 0.5
+"""Of the samples with every session of a client busy, from which on its pool is taken for full. Below it the mean of
+those in use still says what was asked for: whoever had to wait came in a moment later."""
+
+OWN_COST = 0.5
+"""Of the cores busy with the server's processes, from which on what others use of this machine is lost to it, too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """``figures`` of ``application`` (None: of every client). ``sessions``, ``clients``: most sessions at once, and
-    distinct client addresses: one instance behind each, or many behind a NAT."""
+    distinct client addresses: one instance behind each, or many behind a NAT. ``processes``: distinct processes behind
+    the sessions, where all of them run on this machine and could be seen, else 0. ``sessions_each``: the most that one
+    process had, or one address where the processes could not be seen."""
 
     application: str | None
     figures: Figures
     sessions: int
     clients: int
+    processes: int = 0
+    sessions_each: int = 0
 
 
 def measure(observation: Observation, application: str | None = None) -> Seen:
@@ -46,7 +58,7 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     busy = [[backend for backend in _of(sample, chosen) if _is_busy(backend)] for sample in samples]
     counts = [len(backends) for backends in busy]
     share = _share(samples, database, counts)
-    windows = tuple(_windows(samples, database, share))
+    windows = tuple(_windows(samples, database, share, looked_at=_looked_at(observation)))
     throughput = _throughput(observation, windows)
     pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
     spread = _parallelism(counts)
@@ -76,7 +88,47 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     figures = _with_host(_with_limits(figures, observation.server, samples, chosen), observation)
     sessions = max((len(_of(sample, chosen)) for sample in samples), default=0)
     clients = len({b.client for sample in samples for b in _of(sample, chosen) if b.client is not None})
-    return Seen(chosen, figures, sessions, clients)
+    owners = _owners(observation, chosen)
+    groups = [_by_owner(_of(sample, chosen), owners) for sample in samples]
+    each = max((len(group) for by_owner in groups for group in by_owner.values()), default=0)
+    if figures.censored_share is None:
+        figures = figures.with_(censored_share=_full_share(groups))
+    return Seen(chosen, figures, sessions, clients, len(set(owners.values())), each)
+
+
+def _owners(observation: Observation, application: str | None) -> dict[int, int]:
+    """The process behind each backend of the application; empty unless every one of the last sample has one."""
+    ports: dict[int, int] = {}
+    backends: dict[int, int] = {}
+    for snapshot in observation.snapshots:
+        for process in snapshot.host.processes if snapshot.host else ():
+            if process.backend_pid is not None:
+                backends[process.backend_pid] = process.pid
+            else:
+                ports[process.port] = process.pid
+    found: dict[int, int] = {}
+    for sample in observation.samples:
+        for b in _of(sample, application):
+            owner = backends.get(b.pid) or (ports.get(b.client_port) if b.client_port is not None else None)
+            if owner is not None:
+                found[b.pid] = owner
+    last = _of(observation.samples[-1], application) if observation.samples else []
+    return found if last and all(b.pid in found for b in last) else {}
+
+
+def _by_owner(backends: Sequence[Backend], owners: Mapping[int, int]) -> dict[object, list[Backend]]:
+    groups: dict[object, list[Backend]] = {}
+    for backend in backends:
+        groups.setdefault(owners.get(backend.pid) if owners else backend.client, []).append(backend)
+    return groups
+
+
+def _full_share(groups: Sequence[Mapping[object, Sequence[Backend]]]) -> Figure | None:
+    """Of the looks at a process's sessions, those with all of them busy; None where that is less than
+    ``FULL_SHARE`` or nobody told: a pool's own figures are better."""
+    looks = [sessions for by_owner in groups for sessions in by_owner.values()]
+    full = sum(all(map(_is_busy, sessions)) for sessions in looks)
+    return _figure(full / len(looks)) if looks and full >= FULL_SHARE * len(looks) else None
 
 
 def _with_limits(
@@ -108,7 +160,11 @@ def _with_host(figures: Figures, observation: Observation) -> Figures:
     used = [host.server_cpu for host in hosts if host.server_cpu is not None]
     if cores is None:
         return figures
+    busy = [snapshot.cpu_share for snapshot in hosts if snapshot.cpu_share is not None]
     share = min(1.0, fmean(used) / cores) if used else None
+    if share is not None and busy and share >= OWN_COST:
+        # What others on the same machine take, the database cannot have either.
+        share = min(1.0, max(share, fmean(busy)))
     cpu_time = None
     if used and figures.throughput is not None and figures.throughput.value > 0:
         cpu_time = fmean(used) / figures.throughput.value
@@ -175,7 +231,14 @@ def _database_of(samples: Sequence[ServerSample], application: str | None) -> st
     return max(names, key=lambda each: (names[each], each), default=None)
 
 
-def _windows(samples: Sequence[ServerSample], database: str | None, share: float) -> Iterator[Window]:
+def _looked_at(observation: Observation) -> str | None:
+    """The database that poolctl itself is connected to, whose counters its own transactions move."""
+    return observation.server.database if observation.server is not None else None
+
+
+def _windows(
+    samples: Sequence[ServerSample], database: str | None, share: float, *, looked_at: str | None = None
+) -> Iterator[Window]:
     """Stretches of ``WINDOW`` seconds or more (the whole, when it is shorter), none across a reset of the counters."""
     start = 0
     for end in range(1, len(samples)):
@@ -183,12 +246,18 @@ def _windows(samples: Sequence[ServerSample], database: str | None, share: float
         rest = samples[-1].at - samples[end].at
         if (length < WINDOW or 0 < rest < WINDOW) and end < len(samples) - 1:
             continue
-        if window := _window(samples[start], samples[end], database, share):
+        own = sum(map(_own_transactions, samples[start:end])) if database == looked_at else 0
+        if window := _window(samples[start], samples[end], database, share, own):
             yield window
         start = end
 
 
-def _window(first: ServerSample, last: ServerSample, database: str | None, share: float) -> Window | None:
+def _own_transactions(sample: ServerSample) -> int:
+    """That poolctl committed for one look: the look itself, and one each for statements and tables."""
+    return 1 + bool(sample.statements) + bool(sample.tables)
+
+
+def _window(first: ServerSample, last: ServerSample, database: str | None, share: float, own: int) -> Window | None:
     old = next((d for d in first.databases if d.name == database), None)
     new = next((d for d in last.databases if d.name == database), None)
     duration = last.at - first.at
@@ -203,7 +272,7 @@ def _window(first: ServerSample, last: ServerSample, database: str | None, share
     early = sum(time for key, time in begun.items() if key not in still)
     late = sum(min(time, duration) for time in still.values())
     work = max(0.0, sum(ended) + late - early)
-    transactions = new.commits + new.rollbacks - old.commits - old.rollbacks
+    transactions = max(0, new.commits + new.rollbacks - old.commits - old.rollbacks - own)
     return Window(duration, transactions / duration * share, work / duration * share)
 
 
