@@ -216,8 +216,8 @@ def test_with_every_child_busy_a_look_ends_in_time_and_says_that_it_hangs(pooled
         again, took_again = latecomer.look(), time.monotonic() - began
 
     assert first == again == PgpoolSample(source.target, hangs=True)
-    assert 1.0 < took < 2.0
-    assert took_again < 1.0
+    assert 1.0 < took < 3.0
+    assert took_again < took
     assert not source.ok
     assert source.reason == "it took the connection and then said nothing: every child is busy, or it is stuck"
 

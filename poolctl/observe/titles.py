@@ -16,6 +16,8 @@ _CLIENT = re.compile(r" (?P<client>\[local\]|(?P<address>[^\s()]+)\((?P<port>\d+
 _HELPERS = ("checkpointer", "background writer", "walwriter", "autovacuum launcher")
 """Of every server at least one runs, behind the cluster's name."""
 _WALSENDER = "walsender "
+_LONGEST = 1000
+"""Characters: names of 63 bytes each, an address and a command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ def parse_title(
     start = PREFIX + (f"{names.cluster}: " if names.cluster else "")
     if not title.startswith(start):
         return None
-    title = title[len(start) :]
+    title = title[len(start) : len(start) + _LONGEST]
     # The last client in the title is the real one: what stands behind it is the server's.
     at = max(title.rfind(" [local]"), _last_address(title))
     match = _CLIENT.match(title, at) if at > 0 else None
