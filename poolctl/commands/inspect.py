@@ -82,7 +82,7 @@ def inspect(
         inspection = replayed(asked)
         answer.tell(planned(inspection) if asked.relief else inspection)
         return _exit_code(inspection, fail_on)
-    with live_systems(asked) as (watcher, postgres):
+    with live_systems(asked.named, emergency=asked.emergency) as (watcher, postgres):
         inspection = looked(asked, watcher, color, quiet)
         if asked.relief:
             inspection = planned(inspection)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poolctl.commands.connection import Named
 from poolctl.commands.inspection import Asked
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 from poolctl.commands.unanswered import check_answered, has_answered
@@ -40,8 +41,13 @@ SHARE = 4
 
 
 @contextmanager
-def live_systems(asked: Asked) -> Iterator[tuple["Watcher", "Postgres | None"]]:
-    """What was named, to be looked at within the ``with``. Raises BadInput."""
+def live_systems(
+    named: Named, *, emergency: bool = False, host_every: float = 0.0
+) -> Iterator[tuple["Watcher", "Postgres | None"]]:
+    """What was named, to be looked at within the ``with``; the host at most once in ``host_every`` seconds.
+
+    Raises BadInput.
+    """
     from poolctl.observe.connection import place_of
     from poolctl.observe.pgbouncer import PgBouncer
     from poolctl.observe.pgpool import Pgpool
@@ -49,9 +55,8 @@ def live_systems(asked: Asked) -> Iterator[tuple["Watcher", "Postgres | None"]]:
     from poolctl.observe.postgres import Postgres
     from poolctl.observe.watcher import Watcher
 
-    named = asked.named
     address, port = place_of(named.conninfo) if named.conninfo is not None else ("", None)
-    postgres = Postgres(named.conninfo, emergency=asked.emergency) if named.conninfo is not None else None
+    postgres = Postgres(named.conninfo, emergency=emergency) if named.conninfo is not None else None
     bouncers = [PgBouncer(conninfo) for conninfo in named.pgbouncers]
     pgpools = [Pgpool(conninfo) for conninfo in named.pgpools]
     poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
@@ -60,16 +65,16 @@ def live_systems(asked: Asked) -> Iterator[tuple["Watcher", "Postgres | None"]]:
         bouncers=bouncers,
         pgpools=pgpools,
         pools=[PoolStats(place) for place in named.pool_stats],
-        host=partial(_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None]),
+        host=partial(_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None], host_every),
     ) as watcher:
         yield watcher, postgres
 
 
-def _host(address: str, port: int | None, pooler_ports: list[int]) -> "Host":
+def _host(address: str, port: int | None, pooler_ports: list[int], every: float) -> "Host":
     """Imported in the thread that asks it: psutil takes a while."""
     from poolctl.observe.host import Host
 
-    return Host(address, port, pooler_ports=pooler_ports)
+    return Host(address, port, pooler_ports=pooler_ports, every=every)
 
 
 def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspection":

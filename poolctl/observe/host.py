@@ -7,6 +7,7 @@ run beside it: by the process ids and ports that it reported, else by who listen
 
 import os
 import socket
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -53,11 +54,17 @@ class Host:
 
     ``address`` and ``port`` are where poolctl reaches the server: an IP address, a name of this machine, the folder of
     a Unix socket ("" for libpq's), or None where the server's facts have to say whether it is here. ``pooler_ports``
-    are of poolers here, whose clients and listen queues are wanted, too.
+    are of poolers here, whose clients and listen queues are wanted, too. ``every``: seconds at least between two looks,
+    in between ``look`` gives None: whoever asks several times a second does not want the process list each time.
     """
 
     def __init__(
-        self, address: str | None = None, port: int | None = None, *, pooler_ports: Iterable[int] = ()
+        self,
+        address: str | None = None,
+        port: int | None = None,
+        *,
+        pooler_ports: Iterable[int] = (),
+        every: float = 0.0,
     ) -> None:
         self._address = address
         self._port = port
@@ -67,10 +74,15 @@ class Host:
         self._commands: dict[psutil.Process, str] = {}
         self._unix_ends: dict[tuple[int, float | None], tuple[int, ...]] = {}
         self._before: Times | None = None
+        self._every = every
+        self._next_at = 0.0
         self.source = Source("host", "this machine")
 
     def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
         """The state now. Backends of ``server`` decide which processes are its own; without it titles alone do."""
+        if time.monotonic() < self._next_at:
+            return None
+        self._next_at = time.monotonic() + self._every
         try:
             sample, reason = self._look(server, facts)
         except (OSError, psutil.Error) as error:

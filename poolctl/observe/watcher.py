@@ -120,18 +120,20 @@ class Watcher:
         on_snapshot: Callable[[Snapshot], None] = lambda _: None,
         keep: int | None = None,
         began: float | None = None,
+        jitter: Callable[[], float] = lambda: 0.0,
     ) -> Observation:
         """Look at once, after ``EARLY`` seconds, and then each ``interval`` until ``duration`` seconds after the call.
 
         ``duration`` None: until ``stop`` says so, which is asked twenty times a second. ``keep``: only that many of the
         newest snapshots are held. ``on_snapshot`` gets each as it is taken. Returns at the latest ``PATIENCE`` seconds
-        after ``duration``. ``began`` (time.monotonic()) is when the user began to wait, if that was before.
+        after ``duration``. ``began`` (time.monotonic()) is when the user began to wait, if that was before. ``jitter``:
+        seconds that a look is late, drawn for each, so that what happens at regular intervals is seen as it is.
         """
         began = time.monotonic() if began is None else began
         self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_ROUNDS)
         self._snapshots = deque(maxlen=keep)
         for instant in instants(lambda: time.monotonic() - began, duration, self._interval):
-            if not _slept(began + instant, stop):
+            if not _slept(began + instant + jitter(), stop):
                 break
             snapshot = self._round(time.monotonic() + PATIENCE)
             self._snapshots.append(snapshot)
