@@ -1,7 +1,10 @@
 """Clients in every state that pg_stat_activity has, held there for as long as a test looks at them."""
 
+import os
+import signal
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -10,11 +13,13 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
-from sandboxes import connect, one
+from sandboxes import connect, eventually, one
 
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres
+from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres, server_account
+from poolctl.engines.sandbox.server import free_port
 from poolctl.observe.postgres import Postgres
+from poolctl.observe.probe import refusal_of
 from poolctl.observe.snapshot import Backend, ServerSample
 
 MANY = 2_000_000
@@ -33,6 +38,58 @@ def started(bindir: Path, **arguments: Any) -> Iterator[Sandbox]:
         sandbox = Sandbox.start(**arguments)
     with sandbox:
         yield sandbox
+
+
+@contextmanager
+def speaking(language: str, folder: Path, *, slots: int) -> Iterator[str]:
+    """A server whose messages are in ``language``, the last two of its slots reserved; the superuser's conninfo.
+
+    A sandbox always speaks English: this one is started by hand.
+    """
+    bindir, port, account = bindirs()[-1], free_port(), server_account()
+    run_as: dict[str, Any] = {} if account is None else {"user": account.uid, "group": account.gid}
+    if account is not None:
+        os.chown(folder, account.uid, account.gid)
+    data = folder / "data"
+    initdb: list[str | Path] = [
+        bindir / "initdb",
+        "-D",
+        data,
+        "-U",
+        "postgres",
+        "--auth=trust",
+        "--locale=C",
+        "-E",
+        "UTF8",
+        "--no-sync",
+    ]
+    subprocess.run(initdb, check=True, stdout=subprocess.DEVNULL, cwd=folder, **run_as)
+    settings = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": "",
+        "max_connections": slots,
+        "superuser_reserved_connections": 2,
+        # gettext looks at LANGUAGE in any locale but C.
+        "lc_messages": "C.UTF-8",
+        "fsync": "off",
+        "shared_buffers": "4MB",
+    }
+    options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+    process = subprocess.Popen(
+        [bindir / "postgres", "-D", data, *options],
+        cwd=folder,
+        env={"LANGUAGE": language, "PATH": os.defpath},
+        stderr=subprocess.DEVNULL,
+        **run_as,
+    )
+    conninfo = f"host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode=disable"
+    try:
+        eventually(lambda: refusal_of(conninfo) is None, within=30)
+        yield conninfo
+    finally:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(20)
 
 
 class Clients:
