@@ -238,6 +238,21 @@ def single() -> Inspection:
     return replace(whole, observation=replace(whole.observation, snapshots=whole.observation.snapshots[:1]), planned=0)
 
 
+def doubtful() -> Inspection:
+    """Nobody is seen to wait, and yet nothing moves: an oversized pool, or a leak."""
+    whole = healthy()
+    found = Finding(
+        "oversized-pool",
+        "info",
+        "undetermined",
+        "application",
+        "12 of 14 sessions of web did nothing in 3 s",
+        {"frozen_idle": 12, "sessions": 14, "window": 3.0},
+        decide_by="a window that contains the peak, with the pool's own figures (--pool-stats)",
+    )
+    return replace(whole, diagnosis=replace(whole.diagnosis, findings=(*whole.diagnosis.findings, found)))
+
+
 def nothing() -> Inspection:
     down = replace(SERVER, ok=False, reason="connection refused")
     return Inspection(Observation((), None, (down,)), Diagnosis(()))
@@ -318,6 +333,7 @@ ALL: tuple[Callable[[], Inspection], ...] = (
     undetermined,
     interrupted,
     single,
+    doubtful,
     nothing,
     many,
     relieved,

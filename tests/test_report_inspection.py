@@ -89,6 +89,16 @@ def test_what_spoils_the_view_is_said_right_below_the_verdict() -> None:
     assert "!" not in report(inspections.healthy()).split("\n\n")[0]
 
 
+def test_a_verdict_of_nothing_wrong_is_qualified_by_what_could_not_be_decided() -> None:
+    lines = report(inspections.doubtful()).splitlines()
+
+    assert lines[0].startswith("OK  ")
+    assert lines[2] == (
+        "! UNDETERMINED: 12 of 14 sessions of web did nothing in 3 s; "
+        "to decide: a window that contains the peak, with the pool's own figures (--pool-stats)"
+    )
+
+
 def test_each_finding_tells_its_confidence_its_numbers_and_what_it_frees() -> None:
     text = report(inspections.leaking())
 

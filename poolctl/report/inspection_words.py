@@ -25,7 +25,9 @@ NAME_LIMIT = 60
 QUERY_LIMIT = 160
 TARGET_LIMIT = 120
 
-_TIMES = re.compile(r"(^|_)(age|pause|spread|(?<!in_)use|hold|wait|time|lag|end|transaction|window|left)(_|$)")
+_TIMES = re.compile(
+    r"(^|_)(age|pause|spread|(?<!in_)use|hold|wait|time|lag|end|transaction|window|left)(_|$)|^(oldest|longest)_"
+)
 
 KINDS = {
     "postgres": "PostgreSQL",
@@ -103,10 +105,27 @@ def cautions_of(inspection: Inspection) -> tuple[str, ...]:
         )
     elif len(observation.snapshots) == 1:
         cautions.append("ONE SAMPLE: what moves and what is stuck looks the same in it; look for longer")
-    cautions += [
-        f"{_source(source)} did not answer: {_reason(source)}" for source in observation.sources if not source.ok
-    ]
+    cautions += [_doubt(finding) for finding in _doubts(inspection)]
+    refused = any(snapshot.refusal for snapshot in observation.snapshots)
+    for source in observation.sources:
+        # Without the host less is known, and nothing is wrong: that is told below.
+        if not source.ok and source.kind != "host":
+            failed = "let nobody in" if refused and source.kind == "postgres" else "did not answer"
+            cautions.append(f"{_source(source)} {failed}: {_reason(source)}")
     return tuple(cautions)
+
+
+def _doubts(inspection: Inspection) -> list[Finding]:
+    """What may be wrong although the verdict is that nothing is."""
+    findings = worst_first(inspection.diagnosis.findings)
+    if not findings or findings[0].code != "healthy":
+        return []
+    return [finding for finding in findings[1:] if finding.confidence == "undetermined"]
+
+
+def _doubt(finding: Finding) -> str:
+    decide = f"; to decide: {neutralize(finding.decide_by, SENTENCE_LIMIT)}" if finding.decide_by else ""
+    return f"UNDETERMINED: {neutralize(finding.summary, SENTENCE_LIMIT)}{decide}"
 
 
 def seen_lines(inspection: Inspection) -> tuple[tuple[str, str], ...]:
@@ -167,7 +186,7 @@ def _names(holder: Holder) -> Iterator[str]:
     if holder.client:
         yield f"client {neutralize(holder.client, NAME_LIMIT)}"
     if holder.process:
-        command = neutralize(str(holder.process.get("command") or "?"), NAME_LIMIT)
+        command = _command(str(holder.process.get("command") or "?"))
         status = holder.process.get("status")
         state = f", {neutralize(str(status), 20)}" if status == "stopped" else ""
         yield f"process {holder.process.get('pid', '?')} ({command}{state})"
@@ -175,6 +194,13 @@ def _names(holder: Holder) -> Iterator[str]:
         yield f"route {neutralize(holder.route, NAME_LIMIT)}"
     if holder.pids:
         yield pids_of(holder.pids)
+
+
+def _command(command: str) -> str:
+    """The beginning of a command line, without the folders that its programs lie in."""
+    words = neutralize(command[: 20 * NAME_LIMIT], None).split(" ")
+    short = " ".join(word.rpartition("/")[2] if word.startswith("/") else word for word in words)
+    return short if len(short) <= NAME_LIMIT else f"{short[: NAME_LIMIT - 3].rstrip()}..."
 
 
 def _seen(inspection: Inspection) -> Iterator[tuple[str, str]]:
