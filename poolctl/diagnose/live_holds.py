@@ -190,8 +190,8 @@ def held_across_io(case: Case) -> Iterator[Finding]:
     """Transactions are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions that do go on, typically for 50 ms or more at a
-    time, and it matters: clients wait, or (with 100 ms) nine in ten sessions are in use at four looks of five. Certain: turnover
-    seen over a window three times the longest transaction, and the pool's figures say that clients wait.
+    time, and it matters: clients wait; or (from 100 ms on) nine in ten sessions are in use at four looks of five.
+    Certain: turnover seen over a window three times the longest transaction, and it is known that clients wait.
     """
     for application in case.facts.programs:
         if application.tracks[0].looks < 2 or not case.free(application.tracks):

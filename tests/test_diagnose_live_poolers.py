@@ -1,0 +1,247 @@
+"""Queues in PgBouncer and Pgpool-II: which layer it is, and the application behind the pooler."""
+
+from typing import Any
+
+import pytest
+from observations import (
+    LEAKS,
+    Row,
+    busy,
+    codes,
+    find,
+    held_by,
+    host,
+    observe,
+    pids,
+    process,
+    rows,
+    server,
+    troubles,
+    verdict,
+)
+
+from poolctl.diagnose.live import diagnose
+from poolctl.observe.snapshot import (
+    IN_TRANSACTION,
+    BouncerDatabase,
+    BouncerLink,
+    BouncerPool,
+    BouncerSample,
+    HostSample,
+    PgpoolChild,
+    PgpoolSample,
+    Refusal,
+    Source,
+)
+
+
+def bouncer(pids_: list[int], *, waiting: int = 4, mode: str = "transaction", **values: Any) -> BouncerSample:
+    """All server connections taken by clients of their own, one each, and ``waiting`` more."""
+    servers = [
+        BouncerLink("server", "app", "app", "active", "127.0.0.1", 5432, f"s{pid}", f"c{pid}", remote_pid=pid)
+        for pid in pids_
+    ]
+    clients = [
+        BouncerLink(
+            "client",
+            "app",
+            "app",
+            "active",
+            "10.0.0.7",
+            50_000 + pid,
+            f"c{pid}",
+            f"s{pid}",
+            application=f"web{pid % 2}",
+        )
+        for pid in pids_
+    ]
+    clients += [
+        BouncerLink("client", "app", "app", "waiting", "10.0.0.8", 60_000 + i, f"w{i}", application="late")
+        for i in range(waiting)
+    ]
+    row = BouncerPool(
+        "app",
+        "app",
+        clients_active=len(pids_),
+        clients_waiting=waiting,
+        servers_active=len(pids_),
+        max_wait=2.5,
+        mode=mode,
+    )
+    given: dict[str, Any] = {
+        "target": "pgbouncer:6432",
+        "pools": (row,),
+        "clients": tuple(clients),
+        "servers": tuple(servers),
+        "databases": (BouncerDatabase("app", database="app", pool_size=len(pids_)),),
+        "config": {"max_client_conn": "100", "default_pool_size": "20"},
+        **values,
+    }
+    return BouncerSample(**given)
+
+
+def test_transactions_left_open_behind_pgbouncer_name_the_client_and_not_the_pooler() -> None:
+    stuck = rows(6, state=IN_TRANSACTION, age=4.0, step=1.5, application="")
+
+    diagnosis = verdict(*stuck, bouncers=[bouncer([100, 101, 102, 103, 104, 105])])
+
+    finding = find(diagnosis, "pooler-pinned-transaction")
+    assert (finding.confidence, finding.layer, finding.severity) == ("certain", "pooler", "critical")
+    assert held_by(finding) == {"web0", "web1"}
+    assert {holder.client for holder in finding.holders} == {"10.0.0.7"}
+    assert codes(diagnosis)[:2] == ["leak-in-transaction", "pooler-pinned-transaction"]
+    assert not {"pool-undersized", "slow-database", "healthy", "slots-exhausted", "leak"} & set(codes(diagnosis))
+
+
+def test_one_pinned_server_is_named_with_the_port_of_its_client() -> None:
+    pinned = Row(100, IN_TRANSACTION, age=4.0)
+
+    finding = find(verdict(pinned, bouncers=[bouncer([100])]), "pooler-pinned-transaction")
+
+    assert [holder.client for holder in finding.holders] == ["10.0.0.7:50100"]
+
+
+def test_a_local_client_behind_pgbouncer_is_named_with_its_process() -> None:
+    sample = bouncer([100])
+    clients = (BouncerLink("client", "app", "app", "active", "127.0.0.1", 51_000, "c100", "s100", application="web"),)
+    sample = bouncer([100], clients=clients)
+    seen = host(process(51_000, 7, command="python web.py"), process(40_100, 99, command="pgbouncer"))
+
+    [holder] = find(
+        verdict(Row(100, IN_TRANSACTION, age=4.0), bouncers=[sample], hosts=[seen]), "pooler-pinned-transaction"
+    ).holders
+
+    assert holder.process == {"pid": 7, "command": "python web.py", "status": "sleeping"}
+
+
+def test_without_the_pooler_its_own_process_is_not_named_as_the_holder() -> None:
+    stuck = rows(3, state=IN_TRANSACTION, age=4.0, step=1.5, application="web")
+    seen = host(*(process(40_000 + row.pid, 99, command="/usr/sbin/pgbouncer -d") for row in stuck))
+
+    [holder] = find(verdict(*stuck, hosts=[seen]), "leak-in-transaction").holders
+
+    assert (holder.application, holder.process, holder.client) == ("web", None, None)
+
+
+def test_servers_of_idle_clients_are_the_session_mode() -> None:
+    idle = rows(5, age=30.0, step=2.0)
+
+    diagnosis = verdict(*idle, bouncers=[bouncer([100, 101, 102, 103, 104], mode="session")])
+
+    finding = find(diagnosis, "pooler-session-mode")
+    assert (finding.confidence, pids(finding)) == ("certain", {100, 101, 102, 103, 104})
+    assert finding.evidence["waiting_applications"] == {"late": 4}
+    assert not (LEAKS | {"pool-undersized", "slow-database", "healthy"}) & set(codes(diagnosis))
+
+
+@pytest.mark.parametrize("looks", [1, 7])
+def test_one_look_is_enough_for_idle_servers_with_a_queue(looks: int) -> None:
+    assert "pooler-session-mode" in codes(
+        verdict(
+            *rows(3, age=30.0),
+            looks=looks,
+            window=0.0 if looks == 1 else 3.0,
+            bouncers=[bouncer([100, 101, 102], mode="session")],
+        )
+    )
+
+
+def test_a_pool_of_pgbouncer_that_turns_over_and_is_waited_for_is_too_small() -> None:
+    diagnosis = verdict(*busy(4, 100), hosts=[host()], bouncers=[bouncer([100, 101, 102, 103])])
+
+    finding = find(diagnosis, "pool-undersized")
+    assert (finding.layer, finding.confidence) == ("pooler", "certain")
+    assert not (LEAKS | {"pooler-pinned-transaction", "healthy"}) & set(codes(diagnosis))
+
+
+def test_calls_elsewhere_that_keep_pgbouncers_servers_are_not_a_small_pool() -> None:
+    calls = [Row(100 + i, IN_TRANSACTION, age=0.1 * i, turns=0.5, began=0.001) for i in range(5)]
+
+    diagnosis = verdict(*calls, bouncers=[bouncer([100, 101, 102, 103, 104])])
+
+    assert "held-across-io" in codes(diagnosis)
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_a_queue_whose_backends_nobody_saw_is_undetermined() -> None:
+    finding = find(verdict(bouncers=[bouncer([100, 101])], sees_backends=False, facts=None), "leak-or-long-hold")
+
+    assert (finding.confidence, finding.layer) == ("undetermined", "pooler")
+    assert held_by(finding) == {"web0", "web1"}
+
+
+def test_a_quiet_pgbouncer_is_healthy() -> None:
+    quiet = BouncerPool("app", "app", clients_active=3, servers_active=1, servers_idle=3, mode="transaction")
+
+    diagnosis = verdict(*busy(4, 100), bouncers=[bouncer([100, 101, 102, 103], waiting=0, pools=(quiet,))])
+
+    assert troubles(diagnosis) == []
+    assert find(diagnosis, "healthy").confidence == "certain"
+
+
+def test_a_paused_database_is_not_a_small_pool() -> None:
+    paused = (BouncerDatabase("app", database="app", pool_size=2, paused=True),)
+
+    assert "pool-undersized" not in codes(verdict(*busy(2, 100), bouncers=[bouncer([100, 101], databases=paused)]))
+
+
+def test_a_pgbouncer_without_room_for_clients_is_the_poolers_limit() -> None:
+    full = bouncer([100], waiting=0, config={"max_client_conn": "8"}, lists={"used_clients": 9})
+    refused = Refusal("pooler-clients", "no more connections allowed (max_client_conn)", "08P01")
+
+    diagnosis = verdict(Row(100, age=3.0), bouncers=[full], refusal=refused)
+
+    finding = find(diagnosis, "pooler-client-limit")
+    assert (finding.confidence, finding.layer) == ("certain", "pooler")
+    assert not (LEAKS | {"slots-exhausted", "pool-undersized", "healthy"}) & set(codes(diagnosis))
+
+
+def test_the_refusal_alone_names_the_poolers_limit() -> None:
+    refused = Refusal("pooler-clients", "no more connections allowed (max_client_conn)", "08P01")
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=refused)
+
+    assert find(diagnosis, "pooler-client-limit").confidence == "certain"
+
+
+CHILDREN = tuple(PgpoolChild(i, "app", "app", "Idle", is_own=i == 0) for i in range(4))
+
+
+@pytest.mark.parametrize(
+    ("sample", "confidence"),
+    [
+        (PgpoolSample("p", children=CHILDREN, num_init_children=4, max_pool=1, waiting=3), "certain"),
+        (PgpoolSample("p", num_init_children=4, waiting=3, hangs=True), "likely"),
+        (PgpoolSample("p", hangs=True), "undetermined"),
+    ],
+)
+def test_a_pgpool_with_all_children_busy_is_the_poolers_limit(sample: PgpoolSample, confidence: str) -> None:
+    diagnosis = verdict(*busy(4), pgpools=[sample])
+
+    assert find(diagnosis, "pooler-client-limit").confidence == confidence
+    assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
+
+
+def test_a_pgpool_that_did_not_answer_with_a_listen_queue_is_likely_full() -> None:
+    failed = Source("pgpool", "pgpool:9999", ok=False, reason="no answer within 2 s")
+    queue = HostSample(has_server=False, listen_queues={9999: 3})
+
+    diagnosis = diagnose(observe(*busy(4), sources=(failed,), hosts=[queue]))
+
+    assert find(diagnosis, "pooler-client-limit").confidence == "likely"
+
+
+def test_a_pgpool_with_children_to_spare_is_healthy() -> None:
+    spare = (*CHILDREN[:2], PgpoolChild(8, status="Wait for connection"), PgpoolChild(9, status="Wait for connection"))
+
+    assert (
+        troubles(verdict(*busy(2), pgpools=[PgpoolSample("p", children=spare, num_init_children=4, max_pool=1)])) == []
+    )
+
+
+def test_pgpools_children_that_may_open_more_than_the_server_has_are_over_budget() -> None:
+    sample = PgpoolSample("p", children=CHILDREN[:1], num_init_children=32, max_pool=4)
+
+    finding = find(verdict(*busy(2), pgpools=[sample], facts=server()), "fleet-over-budget")
+
+    assert (finding.confidence, finding.evidence["ceiling"], finding.frees) == ("certain", 128, 31)

@@ -1,0 +1,118 @@
+"""The relief plan: whom to end, in which order, and whom never."""
+
+from typing import Any
+
+import pytest
+from observations import NOW, Row, busy, full_pool, observe, rows, server
+
+from poolctl.diagnose.live import diagnose
+from poolctl.diagnose.relief import ReliefPlan, ending_sql, plan_relief
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Observation
+
+
+def plan(*given: Row, **scene: Any) -> ReliefPlan:
+    return planned(observe(*given, **scene))
+
+
+def planned(observation: Observation) -> ReliefPlan:
+    return plan_relief(observation, diagnose(observation))
+
+
+def leaked(count: int, first: int = 100, **same: Any) -> list[Row]:
+    return rows(count, first, state=IN_TRANSACTION, age=5.0, step=2.0, **{"application": "checkout", **same})
+
+
+def test_the_oldest_of_a_leak_are_ended_first() -> None:
+    found = plan(*leaked(3), *busy(5))
+
+    assert [step.pid for step in found.steps] == [102, 101, 100]
+    assert (found.frees, found.may_signal) == (3, True)
+    assert found.steps[0].why == "leak-in-transaction: idle in transaction for 9 s"
+
+
+def test_the_head_of_a_lock_queue_comes_before_everything_else() -> None:
+    waiting = rows(4, 300, state="active", age=3.0, wait=("Lock", "transactionid"), blocked_by=(50,))
+    root = Row(50, IN_TRANSACTION, age=4.0, application="migrator", strong=("stock",))
+
+    found = plan(root, *waiting, *leaked(3), *busy(3))
+
+    assert [(step.pid, step.frees) for step in found.steps] == [(50, 5), (102, 1), (101, 1), (100, 1)]
+
+
+def test_the_statement_checks_the_process_id_and_its_start() -> None:
+    assert ending_sql(4711, NOW + 0.123456) == (
+        "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4711 "
+        "and backend_start = '2027-01-15 08:00:00.123456+00:00'::timestamptz;"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (Row(900, age=9.0, query="LISTEN jobs", application="worker"), "listens"),
+        (Row(900, age=9.0, advisory=1, application="leader"), "advisory lock"),
+        (Row(900, "active", kind="walsender", application="standby"), "server's own"),
+        (Row(900, "active", kind="autovacuum worker", application=""), "server's own"),
+        (Row(900, age=9.0, application="pg_dump"), "tool"),
+        (Row(900, IN_TRANSACTION, age=900.0, application="psql"), "tool"),
+        (Row(900, age=9.0, user="watcher", application="my own"), "role that is looking"),
+        (Row(900, age=9.0, application="search"), "healthy pool"),
+        (Row(900, "active", age=900.0, application="report"), "no finding"),
+        (
+            Row(900, "active", age=9.0, blocked_by=(100,), wait=("Lock", "tuple"), application="search"),
+            "waits for a lock",
+        ),
+    ],
+)
+def test_what_no_finding_names_is_left_alone_and_the_reason_told(row: Row, reason: str) -> None:
+    found = plan(row, *leaked(3))
+
+    assert 900 not in [step.pid for step in found.steps]
+    [spared] = [each for each in found.spared if 900 in each.pids]
+    assert reason in spared.reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"strong": ("orders",)}, "strong lock (orders)"), ({"user": "watcher"}, "role that is looking")],
+)
+def test_members_of_a_leak_that_others_rely_on_are_spared(change: dict[str, object], reason: str) -> None:
+    found = plan(*leaked(3), *leaked(2, 900, **change))
+
+    assert {step.pid for step in found.steps} == {100, 101, 102}
+    assert [each.pids for each in found.spared if reason in each.reason] == [(900, 901)]
+
+
+def test_what_is_undetermined_ends_nothing_and_says_what_would_decide() -> None:
+    found = plan(*rows(10, age=5.0, step=1.0), pools=full_pool(10))
+
+    assert found.steps == ()
+    [undecided] = found.undecided
+    assert undecided.startswith("leak-or-long-hold: watch for longer")
+
+
+def test_a_healthy_system_has_nothing_to_end_and_nothing_to_decide() -> None:
+    found = plan(*busy(8), *rows(20, 100, age=400.0))
+
+    assert (found.steps, found.undecided) == ((), ())
+
+
+def test_a_slow_database_and_calls_elsewhere_are_not_relieved_by_ending_sessions() -> None:
+    assert plan(*[Row(100 + i, IN_TRANSACTION, age=0.05 * i, turns=0.5, began=0.001) for i in range(8)]).steps == ()
+
+
+def test_a_backend_whose_start_is_hidden_cannot_be_told_from_another() -> None:
+    found = plan(*leaked(3), *busy(3, application="checkout"), hides=True)
+
+    assert found.steps == ()
+    assert any("start could not be seen" in each.reason for each in found.spared)
+
+
+def test_a_role_that_may_not_signal_is_told_so() -> None:
+    assert plan(*leaked(3), facts=server(may_signal=False)).may_signal is False
+
+
+def test_failed_transactions_are_ended_before_open_ones() -> None:
+    found = plan(*leaked(2), *rows(2, 300, state=ABORTED, age=3.0, step=1.0, application="importer"))
+
+    assert [step.code for step in found.steps] == ["aborted-transaction"] * 2 + ["leak-in-transaction"] * 2
