@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import psutil
 
 from poolctl.observe.cores import usable_cores
+from poolctl.observe.orphans import Confirmed, Orphan, held_ends, unowned
 from poolctl.observe.owners import SocketOwners, sockets_of
 from poolctl.observe.processes import (
     Times,
@@ -41,6 +42,7 @@ from poolctl.observe.sockets import (
     LISTEN,
     End,
     TcpSocket,
+    UnixSocket,
     plain_address,
     tcp_sockets,
     unix_sockets,
@@ -74,6 +76,7 @@ class Host:
         self._commands: dict[psutil.Process, str] = {}
         self._unix_ends: dict[tuple[int, float | None], tuple[int, ...]] = {}
         self._before: Times | None = None
+        self._orphans = Confirmed()
         self._every = every
         self._next_at = 0.0
         self.source = Source("host", "this machine")
@@ -103,15 +106,8 @@ class Host:
         titles = backend_titles(family, _names(server, facts))
         clients = _clients(titles, server)
         own_ports = ports_of(postmaster, table.listening)
-        held = {
-            one.remote: one
-            for one in table.tcp
-            if one.remote in clients
-            and one.state in _OPEN
-            and one.inode
-            and one.local.port in (own_ports or {one.local.port})
-        }
-        ports = own_ports | {one.local.port for one in held.values()} | self._pooler_ports
+        held = held_ends(table.tcp, clients, own_ports)
+        ports = own_ports | {one.local.port for one in held} | self._pooler_ports
         if self._port is not None:
             ports.add(self._port)
         sees_all = (
@@ -120,18 +116,29 @@ class Host:
             and shares_network(postmaster)
             and (bool(held) or not any(here.has(client.address) for client in clients))
         )
-        unix = self._unix_clients(titles)
-        wanted = [one for one in table.tcp if self._is_client_end(one, ports, here)]
+        unix = self._unix_clients(titles, unix_sockets() if psutil.LINUX else {})
+        reached = self._reached(table)
+        wanted = [one for one in table.tcp if self._is_client_end(one, ports, here, reached)]
         owners = table.owners({one.inode for one in wanted} | set(unix), {member.pid for member in family})
         times = Times.read(postmaster, family)
         cpu_share, server_cpu = times.since(self._before)
         self._before = times
+
+        def orphans(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
+            local = {client for client in clients if here.has(client.address)} if sees_all else set()
+            found = {Orphan(one.remote.port, None, one.inode) for one in unowned(held_ends(tcp, local, own_ports), tcp)}
+            return found | {Orphan(None, pid, -inode) for inode, pid in ends.items() if inode < 0}
+
+        confirmed = self._orphans.confirm(
+            {one for one in orphans(table.tcp, unix) if one.is_busy(titles, server)},
+            lambda: orphans(_Sockets.read(self._owners).tcp, self._unix_clients(titles, unix_sockets())),
+        )
         sample = HostSample(
             has_server=postmaster is not None,
             titles=_without_own(titles, server, wanted, unix, owners),
             processes=self._client_processes(wanted, unix, owners),
-            unowned_ports=_unowned(held, table.tcp, here) if sees_all else (),
-            unowned_backends=tuple(sorted(pid for inode, pid in unix.items() if inode < 0 and pid is not None)),
+            unowned_ports=tuple(sorted(one.port for one in confirmed if one.port is not None)),
+            unowned_backends=tuple(sorted(one.backend for one in confirmed if one.backend is not None)),
             sees_all_sockets=sees_all,
             cores=usable_cores(postmaster.pid) if postmaster is not None else None,
             cpu_share=cpu_share,
@@ -139,7 +146,8 @@ class Host:
             listen_queues=table.waiting(ports if is_here or postmaster is not None else self._pooler_ports),
         )
         unnamed = sum(one.inode not in owners for one in wanted)
-        return sample, _what_is_missing(postmaster is not None, is_here, unnamed)
+        is_asked = self._port is not None or server is not None
+        return sample, _what_is_missing(postmaster is not None or not is_asked, is_here, unnamed)
 
     def _find_postmaster(self, server: ServerSample | None, table: "_Sockets", is_here: bool) -> psutil.Process | None:
         if self._postmaster is not None and not self._postmaster.is_running():
@@ -153,21 +161,27 @@ class Host:
             self._postmaster = listener(folder, self._port, inodes)
         return self._postmaster
 
-    def _is_client_end(self, one: TcpSocket, ports: Collection[int], here: "_Addresses") -> bool:
+    def _reached(self, table: "_Sockets") -> set[str]:
+        """The addresses of the server: as it was named, and as poolctl's own connection has it."""
+        own = set(sockets_of(os.getpid())) if psutil.LINUX else {os.getpid()}
+        return {one.remote.address for one in table.tcp if one.inode in own and one.remote.port == self._port} | {
+            self._address or ""
+        }
+
+    def _is_client_end(
+        self, one: TcpSocket, ports: Collection[int], here: "_Addresses", reached: Collection[str]
+    ) -> bool:
         """Whether it is a client's end of a connection to the server or a pooler in question."""
         if one.state != ESTABLISHED or not one.inode or one.remote.port not in ports:
             return False
-        return one.remote.address == self._address or here.has(one.remote.address)
+        return one.remote.address in reached or here.has(one.remote.address)
 
-    def _unix_clients(self, titles: Iterable[BackendTitle]) -> dict[int, int | None]:
+    def _unix_clients(self, titles: Iterable[BackendTitle], known: Mapping[int, UnixSocket]) -> dict[int, int | None]:
         """Backends by the inode of their client's end of a Unix socket, a negative one where nobody holds it; None
         for a client of a pooler."""
         local = [title for title in titles if title.client == "local"]
         keys = {(title.pid, title.started_at) for title in local}
         self._unix_ends = {key: ends for key, ends in self._unix_ends.items() if key in keys}
-        if not local and not self._pooler_ports:
-            return {}
-        known = unix_sockets()
         poolers = tuple(f"{_SOCKET}{port}" for port in self._pooler_ports)
         found: dict[int, int | None] = {
             one.peer: None for one in known.values() if one.peer and poolers and one.path.endswith(poolers)
@@ -219,7 +233,6 @@ class Host:
             return None
 
 
-_OPEN = (ESTABLISHED, CLOSE_WAIT)
 _SOCKET = "/.s.PGSQL."
 
 
@@ -306,19 +319,6 @@ def _clients(titles: Iterable[BackendTitle], server: ServerSample | None) -> set
     ends = [(title.client, title.client_port) for title in titles]
     ends += [(backend.client, backend.client_port) for backend in (server.backends if server is not None else ())]
     return {End(plain_address(address), port) for address, port in ends if address and port and address != "local"}
-
-
-def _unowned(held: dict[End, TcpSocket], sockets: Iterable[TcpSocket], here: "_Addresses") -> tuple[int, ...]:
-    """Ports of clients here whose end nobody holds, while the server still holds its own: only that is certain in one
-    look, as a connection that ends between two tables is missing from both."""
-    ours = {(one.local, one.remote): one.inode for one in sockets}
-    return tuple(
-        sorted(
-            client.port
-            for client, server_end in held.items()
-            if here.has(client.address) and not ours.get((client, server_end.local))
-        )
-    )
 
 
 def _without_own(
