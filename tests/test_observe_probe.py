@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -17,8 +18,9 @@ from poolctl.errors import BadInput
 from poolctl.observe.connection import Connection
 from poolctl.observe.probe import refusal_of
 from poolctl.observe.raw import Place, knock
-from poolctl.observe.refusals import from_libpq
+from poolctl.observe.refusals import ServerLost, from_libpq
 from poolctl.observe.snapshot import Refusal
+from poolctl.observe.watcher import PATIENCE
 
 pytestmark = pytest.mark.server
 SLOTS = 8
@@ -370,23 +372,36 @@ def test_pgbouncer_that_is_full_of_clients_is_told_from_the_server() -> None:
 
 
 def test_a_pgbouncer_that_lets_in_and_has_no_server_connection_is_told_to_be_one() -> None:
+    options = {"pool_mode": "session", "default_pool_size": 1}
+    with (
+        Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer=options) as sandbox,
+        Clients(sandbox.conninfo) as clients,
+        looking(sandbox.conninfo) as server,
+    ):
+        clients.in_transaction()
+        began = time.monotonic()
+        assert server.look() is None
+        took = time.monotonic() - began
+
+    assert server.refusal is not None
+    assert server.refusal.by == "pooler-queue"
+    assert took < PATIENCE
+
+
+def test_a_pgbouncer_that_gives_up_first_is_quoted() -> None:
     options = {"pool_mode": "session", "default_pool_size": 1, "query_wait_timeout": 1}
     with (
         Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer=options) as sandbox,
         Clients(sandbox.conninfo) as clients,
-        looking(sandbox.conninfo) as patient,
-        looking(sandbox.conninfo, within=0.5) as hasty,
-        closing(Connection.open(str(sandbox.pooler_admin_conninfo))) as console,
+        closing(Connection.open(sandbox.conninfo)) as connection,
     ):
         clients.in_transaction()
-        assert patient.look() is None
-        assert hasty.look() is None
-        assert console.is_console
+        with pytest.raises(ServerLost) as lost:
+            connection.ask("SELECT 1")
 
-    assert patient.refusal is not None
-    assert (patient.refusal.by, patient.refusal.text) == ("pooler-queue", "query_wait_timeout")
-    assert hasty.refusal is not None
-    assert hasty.refusal.by == "pooler-queue"
+    refusal = lost.value.refusal
+    assert refusal is not None
+    assert (refusal.by, refusal.text, refusal.sqlstate) == ("pooler-queue", "query_wait_timeout", "08P01")
 
 
 def test_a_server_that_is_full_behind_pgbouncer_is_the_poolers_login() -> None:

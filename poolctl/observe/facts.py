@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 
-from poolctl.observe.connection import Connection, Row
+from poolctl.observe.connection import PATIENCE, Connection, Row
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import DatabaseFacts, Refusal, RoleFacts, ServerFacts
 from poolctl.observe.sql import statement
@@ -21,11 +21,15 @@ _UNITS = {
 }
 """Of pg_settings, in seconds and bytes."""
 
+QUEUED_AFTER = 1.0
+"""Seconds: behind a pooler that has already let us in the first answer takes milliseconds, unless we stand in its
+queue; there its own limit is minutes (query_wait_timeout, 120 s)."""
+
 _TELLING = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track_|^work_mem$|^max_parallel_")
 """Settings of roles and databases that say something about sessions. Applications keep secrets in others."""
 
 
-def read_facts(connection: Connection) -> tuple[ServerFacts, int, int, str | None]:
+def read_facts(connection: Connection, within: float = PATIENCE) -> tuple[ServerFacts, int, int, str | None]:
     """The facts, the oid of the database looked at, how many clients hold a slot (this one among them), and where
     pg_stat_statements is: a schema's name, quoted, or None.
 
@@ -37,13 +41,14 @@ def read_facts(connection: Connection) -> tuple[ServerFacts, int, int, str | Non
     version = connection.server_version
     settings_first = statement("settings", version)
     parts = ("facts", "roles", "database_limits")
+    within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
     try:
         settings, facts, roles, databases = connection.look(
-            *(statement(part, version) for part in parts), before_limits=settings_first
+            *(statement(part, version) for part in parts), before_limits=settings_first, within=within
         )
     except ServerLost as lost:
         if lost.hung and connection.has_pooler_pid:
-            text = f"a pooler let us in, and gave us no server connection: {lost.message}"
+            text = f"a pooler let us in, and no server connection behind it gave an answer within {within:g} s"
             raise Refused(Refusal("pooler-queue", text, target=connection.target)) from None
         raise
     if not facts:

@@ -119,7 +119,7 @@ class Postgres:
             self._gave_up = error.refusal.by in _INCURABLE
             raise
         try:
-            facts, self._database, clients, schema = read_facts(connection)
+            facts, self._database, clients, schema = read_facts(connection, self._within)
             self.facts = facts
             self._check_slot(facts, clients)
         except BaseException:

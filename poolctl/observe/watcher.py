@@ -1,7 +1,8 @@
 """Takes the rounds: asks every source at the same instants, and waits for none of them longer than for the others.
 
 Decides when one looks and what a source that hangs costs. Every source is asked in a thread of its own; a round goes on
-without the answers that do not come in time, and a source that still owes one is not asked again before it has come.
+without the answers that do not come in time, and takes those that the round before went on without. A source that owes
+one is neither asked again nor waited for.
 """
 
 import queue
@@ -220,14 +221,14 @@ class _Lane:
         self._questions: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[Any, Source]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._owes = False
+        self._owes = self._is_late = False
         self._asked_at = 0.0
         self._rounds = self._missed = 0
         self._last = known
 
     def ask(self, *arguments: Any) -> None:
-        """Have it look, unless it still does; an answer that came too late for its round is dropped."""
-        self._collect(until=0.0)
+        """Have it look, unless an answer of an earlier round is still owed: that one counts for this round, too."""
+        self._is_late = self._owes
         if self._owes:
             return
         if self._thread is None:
@@ -238,9 +239,9 @@ class _Lane:
         self._questions.put(arguments)
 
     def take(self, deadline: float) -> Any:
-        """Its answer; None if it has none by ``deadline``."""
+        """Its answer; None if it has none by ``deadline``. Who was late once is not waited for again."""
         self._rounds += 1
-        answer, has_come = self._collect(until=deadline)
+        answer, has_come = self._collect(until=0.0 if self._is_late else deadline)
         self._missed += not (has_come and self._last.ok)
         return answer
 
