@@ -1,6 +1,6 @@
 """Puts a recommendation together: what was measured under what was given, swept, sized, tried, and written out.
 
-Decides that what is given wins over what is measured, and what is tried without being asked for.
+Decides that what is given wins over what is measured, and that what was found wrong wins over both.
 """
 
 import shlex
@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING
 from poolctl.commands.recommendation import Asked
 
 if TYPE_CHECKING:
+    from poolctl.commands.measuring import Measured
+    from poolctl.commands.sweeping import Swept
     from poolctl.report.recommended import Recommended
+    from poolctl.sizing.answer import Recommendation
     from poolctl.sizing.figures import Figures
 
 
@@ -22,28 +25,58 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
     from poolctl.sizing.recommend import recommend
     from poolctl.stacks.advice import configs_of
 
-    figures = asked.figures
+    seen = _measured(asked, color, quiet)
+    swept = _swept(asked, color, quiet)
+    figures = asked.figures if seen is None else over(seen.figures, asked.figures)
+    figures = _without_false_alarm(figures)
+    if swept is not None:
+        figures = figures.with_(sweep=swept.points)
     answer = recommend(figures, seed=asked.seed)
     figures, _ = filled(figures)
+    if seen is not None:
+        answer = _with_findings(answer, figures, seen)
+    verification, unverified = None, ""
+    if not (seen is not None and seen.interrupted):
+        from poolctl.commands.verifying import verified
+
+        verification, unverified = verified(asked, answer, figures, color=color, quiet=quiet)
+    if verification is not None and not verification.passed:
+        from poolctl.sizing.refusal import failed
+
+        answer = failed(answer, verification)
     configs, note = configs_of(answer, figures, asked.stacks)
     return Recommended(
         answer=answer,
         figures=figures,
         configs=configs,
-        notes=tuple(filter(None, [note])),
+        verification=verification,
+        unverified=unverified,
+        notes=(
+            *(seen.notes if seen is not None else ()),
+            *(swept.notes if swept is not None else ()),
+            *filter(None, [note]),
+        ),
+        sources=seen.sources if seen is not None else (),
+        application=seen.application if seen is not None else None,
+        planned=seen.planned if seen is not None else None,
+        interrupted=(seen is not None and seen.interrupted) or (swept is not None and swept.interrupted),
         seed=asked.seed,
         repeat=repeat_command(words),
     )
 
 
 def over(measured: "Figures", given: "Figures") -> "Figures":
-    """``measured``, with everything that was given in its place."""
+    """``measured``, with everything that was given in its place.
+
+    What was given of the load stands for all of it: windows and samples say nothing of another load.
+    """
     blank = type(given)()
-    changes = {
-        name: value for name in given.__dataclass_fields__ if (value := getattr(given, name)) != getattr(blank, name)
-    }
+    names = [name for name in given.__dataclass_fields__ if getattr(given, name) != getattr(blank, name)]
+    changes = {name: getattr(given, name) for name in names}
     if "surge" in changes or "surge_share" in changes:
         changes = {"surge": None, "surge_share": None} | changes
+    if given.throughput is not None:
+        changes |= {"windows": (), "parallelism": None, "parallelism_counted": None}
     return replace(measured, **changes)
 
 
@@ -52,3 +85,41 @@ def repeat_command(words: Sequence[str]) -> str:
     from poolctl.literals import hide_secrets
 
     return shlex.join(["poolctl", *map(hide_secrets, words)])
+
+
+def _measured(asked: Asked, color: str, quiet: bool) -> "Measured | None":
+    if not asked.is_measuring:
+        return None
+    from poolctl.commands.measuring import measured
+
+    return measured(asked, color=color, quiet=quiet)
+
+
+def _swept(asked: Asked, color: str, quiet: bool) -> "Swept | None":
+    if asked.sweep is None:
+        return None
+    from poolctl.commands.sweeping import swept
+
+    return swept(asked, color=color, quiet=quiet)
+
+
+def _without_false_alarm(figures: "Figures") -> "Figures":
+    """A pool as large as its workers can fill is full whenever they are all busy, and asks for no more."""
+    workers, now = figures.workers, figures.current_max_open
+    each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
+    if workers is None or now is None or now.value < workers.value * each:
+        return figures
+    return figures.with_(censored_share=None)
+
+
+def _with_findings(answer: "Recommendation", figures: "Figures", seen: "Measured") -> "Recommendation":
+    """The answer with what the diagnosis of the same look found, of which some makes it a refusal."""
+    from poolctl.sizing.refusal import beside_the_point, refused
+
+    known = {finding.code for finding in answer.findings if finding.severity != "info"}
+    others = tuple(finding for finding in seen.findings if finding.code not in known)
+    answer = replace(answer, findings=(*answer.findings, *others))
+    told = answer.is_refused and bool(known & {finding.code for finding in seen.refusing})
+    if not seen.refusing or told:
+        return answer
+    return refused(answer, [beside_the_point(finding, figures, answer) for finding in seen.refusing])

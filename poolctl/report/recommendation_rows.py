@@ -131,7 +131,10 @@ def verification_table(recommended: Recommended) -> Table | None:
     if tried is None or not (tried.swept or tried.moments):
         return None
     chosen = recommended.answer.recommendation.max_open
-    rows = [_outcome(outcome, "recommended" if outcome.max_open == chosen else "") for outcome in tried.swept]
+    rows = [
+        _outcome(outcome, "recommended" if outcome.max_open == chosen else "")
+        for outcome in sorted(tried.swept, key=lambda each: each.max_open)
+    ]
     rows += [_outcome(outcome, "as it is now" if outcome.is_current else "") for outcome in tried.moments]
     header = ("max_open", "served/s", "wait p99", "refused", "timed out", "reopened/s", "moment")
     return Table("Tried", header, tuple(rows))

@@ -2,14 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.sizing.answer import Recommendation
+from poolctl.sizing.causes import most_gain, without
+from poolctl.sizing.figures import Figures
 from poolctl.sizing.verify import Verification
 
 
 def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
-    """``answer`` without its sizes, for the reasons in ``findings``, which come first among those as severe."""
+    """``answer`` without its sizes, for the reasons in ``findings``, which come first. A wait that is too long is news
+    of a number, so it goes with it."""
+    causes = [replace(finding, severity="critical") for finding in findings]
+    others = [finding for finding in answer.findings if finding.code != "wait-target-missed"]
     sizes = replace(
         answer.recommendation, max_open=None, max_idle=None, min_idle=None, interval=None, confidence="refused"
     )
@@ -18,8 +24,30 @@ def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendati
         recommendation=sizes,
         verdict="refused",
         worst_case_connections=None,
-        findings=worst_first((*findings, *answer.findings)),
+        findings=worst_first((*causes, *others)),
     )
+
+
+def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
+    """``finding``, with which no size of a pool is the answer, and with both bounds: what any size could gain at most,
+    and what mending it would."""
+    gain = most_gain(figures, answer.capacity)
+    statement = figures.top_statement
+    bounds: dict[str, Any] = {"most_gain_from_pool": gain}
+    summary = f"Pool size is not the problem: {finding.summary}"
+    if finding.code == "slow-database" and statement is not None:
+        bounds |= {
+            "statement": statement.query,
+            "statement_share": statement.share,
+            "table": statement.table,
+            "column": statement.column,
+            "rows_read": statement.rows_read,
+            "gain_from_statement": without(statement.share),
+        }
+        times = f"{without(statement.share):,.0f} times as much gets done" if statement.share >= 0.5 else ""
+        most = "" if gain is None else f". No pool size gains more than {gain:.0%}"
+        summary += most + (f"; without the statement up to {times}" if times else "")
+    return replace(finding, summary=summary, evidence={**finding.evidence, **bounds})
 
 
 def failed(answer: Recommendation, verification: Verification) -> Recommendation:

@@ -1,0 +1,139 @@
+"""Tries a recommendation before it is told: the whole fleet in the model, and on a throw-away server where asked.
+
+Decides how much is tried: all that was asked for, or what fits into a second or two when nobody asked.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from poolctl.commands.interrupts import catch_interrupts
+from poolctl.commands.recommendation import Asked
+from poolctl.errors import BadInput
+
+if TYPE_CHECKING:
+    from poolctl.run import Run, Summary
+    from poolctl.sizing.answer import Recommendation
+    from poolctl.sizing.figures import Figures
+    from poolctl.sizing.verify import Trial, Verification
+
+UNASKED_SHARE = 1 / 3
+"""Of a run's length where nobody asked for it: its p99 then rests on 200 acquires and not on 600."""
+SHORTEST = 5.0
+"""Seconds of virtual time."""
+UNASKED_TIME, ASKED_TIME = 3.0, 60.0
+"""Seconds after which no more runs are waited for."""
+
+LIVE_TIME = 5.0
+MOST_LIVE_RATE, MOST_LIVE_CONNECTIONS, MOST_LIVE_PODS = 2_000.0, 200, 16
+"""What this machine can play by itself, beside the server."""
+
+
+def verified(
+    asked: Asked, answer: "Recommendation", figures: "Figures", *, color: str, quiet: bool
+) -> tuple["Verification | None", str]:
+    """What the runs say, or why there are none. ``figures``: with their defaults filled in. Raises PoolctlError."""
+    if answer.is_refused:
+        return None, ""
+    if asked.verify == "none":
+        return None, "Not tried: --no-verify"
+    if asked.verify == "unasked" and not (asked.is_measuring or asked.sweep is not None):
+        return None, "Not tried: --verify runs it in virtual time, the whole fleet at its largest included"
+    from poolctl.sizing.verify import trials
+
+    is_asked = asked.verify != "unasked"
+    kind = asked.stacks[0] if asked.stacks else "database/sql"
+    planned = trials(figures, answer, kind)
+    if not is_asked:
+        planned = tuple(_shortened(trial) for trial in planned)
+    if not planned:
+        return None, "Not tried: the load is not known; give --arrival-rate and --hold-time"
+    from poolctl.sizing.verify import judge
+
+    seconds = ASKED_TIME if is_asked else UNASKED_TIME
+    deadline = time.monotonic() + seconds
+    # The recommended size is what must not be missing, so it comes first.
+    ordered = sorted(planned, key=lambda trial: trial.max_open != answer.recommendation.max_open)
+    runs = list(_runs(ordered, deadline))
+    if not any(trial.moment == "steady" and not trial.is_current for trial, _ in runs):
+        return None, f"Not tried: a run of this fleet takes more than {seconds:.0f} s; --verify waits for it"
+    notes = [f"{len(planned) - len(runs)} runs were not waited for"] if len(runs) < len(planned) else []
+    engine = "model"
+    if asked.verify == "live":
+        live, note = _live(answer, planned, color, quiet)
+        notes.append(note)
+        if live is not None:
+            # The real server's word counts for the recommended size; the model's stands for what was not played.
+            runs = [(trial, live if trial is _chosen(answer, planned) else summary) for trial, summary in runs]
+            engine = "live"
+    target = figures.wait_target.value if figures.wait_target is not None else 0.05
+    return judge(answer, runs, wait_target=target, notes=notes, engine=engine), ""
+
+
+def _runs(planned: "list[Trial]", deadline: float) -> "Iterator[tuple[Trial, Summary]]":
+    from poolctl.engines.many import run_many
+
+    with catch_interrupts() as interrupts:
+        stop = lambda: interrupts() or time.monotonic() > deadline  # noqa: E731
+        for result in run_many([trial.scenario for trial in planned], summary_of, interval=1.0, stop=stop):
+            if result.kept is not None:
+                yield planned[result.number], result.kept
+        interrupts.run_is_over()
+        if interrupts.asked:
+            raise KeyboardInterrupt
+
+
+def summary_of(run: "Run") -> "Summary":
+    return run.summary
+
+
+def _chosen(answer: "Recommendation", planned: "tuple[Trial, ...]") -> "Trial":
+    most = answer.recommendation.max_open
+    return next(t for t in planned if t.moment == "steady" and t.max_open == most and not t.is_current)
+
+
+def _shortened(trial: "Trial") -> "Trial":
+    """The same in a part of its time, with what happens in it at the same parts of it."""
+    scenario = trial.scenario
+    duration = scenario.load.duration or SHORTEST
+    share = max(SHORTEST, duration * UNASKED_SHARE) / duration
+    events = tuple(replace(event, at=event.at * share, overlap=event.overlap * share) for event in scenario.events)
+    load = replace(scenario.load, duration=duration * share)
+    return replace(trial, scenario=replace(scenario, load=load, events=events))
+
+
+def _live(
+    answer: "Recommendation", planned: "tuple[Trial, ...]", color: str, quiet: bool
+) -> tuple["Summary | None", str]:
+    """The recommended size on a throw-away server, if this machine can play the fleet; else None, and why not."""
+    from poolctl.engines.live import check_scenario, run_on
+    from poolctl.engines.servers import ThrowAwayServers
+    from poolctl.report.console import open_screen
+    from poolctl.report.progress import Bounds, live_view
+    from poolctl.scenario import Distribution
+
+    scenario = _chosen(answer, planned).scenario
+    load, connections = scenario.load, scenario.pool.max_open * scenario.load.instances
+    rate = (load.rate or 0.0) * load.instances
+    if rate > MOST_LIVE_RATE or connections > MOST_LIVE_CONNECTIONS or load.instances > MOST_LIVE_PODS:
+        return None, (
+            f"Not tried on a real server: {load.instances} pods with {connections} connections and {rate:,.0f} "
+            "requests a second are more than this machine plays beside one"
+        )
+    played = replace(load, duration=LIVE_TIME, drain=LIVE_TIME, hold_outside=Distribution("constant", 0.0))
+    scenario = replace(scenario, load=played)
+    try:
+        check_scenario(scenario)
+    except BadInput as error:
+        return None, f"Not tried on a real server: {error.message}"
+    screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
+    with (
+        ThrowAwayServers() as servers,
+        catch_interrupts() as interrupts,
+        live_view(screen, "verifying", Bounds(), quiet=quiet) as view,
+    ):
+        run = run_on(servers.serve, scenario, view, stop=interrupts)
+        interrupts.run_is_over()
+    return run.summary, f"The recommended size also ran {LIVE_TIME:.0f} s on a throw-away PostgreSQL"
