@@ -19,8 +19,8 @@ from pathlib import Path
 from poolctl.observe.pool_figures import read_pools
 from poolctl.observe.snapshot import PoolFigures, Source
 
-FETCH_WITHIN = 2.0
-"""Seconds."""
+FETCH_WITHIN = 1.2
+"""Seconds: a round of all sources waits a little longer."""
 LARGEST = 16 << 20
 """Bytes: some 150,000 lines; a service writes a few thousand."""
 _CHUNK = 1 << 16

@@ -1,0 +1,526 @@
+"""What applications say of their own pools: every library's names as tables, real pools' own words, and a real HTTP."""
+
+import contextlib
+import http.server
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from poolctl.observe import pool_stats
+from poolctl.observe.exposition import Series, parse
+from poolctl.observe.pool_figures import read_pools
+from poolctl.observe.pool_stats import PoolStats
+from poolctl.observe.snapshot import PoolFigures
+
+
+@pytest.mark.parametrize(
+    ("line", "series"),
+    [
+        ("up 1", Series("up", {}, 1.0)),
+        ("up{} 1", Series("up", {}, 1.0)),
+        ("up\t1 1395066363000", Series("up", {}, 1.0)),
+        ('up{a="b",c="d",} 1.5e3', Series("up", {"a": "b", "c": "d"}, 1500.0)),
+        ('up { a = "b" } -2', Series("up", {"a": "b"}, -2.0)),
+        (r'up{a="x\\y\"z\nw"} +Inf', Series("up", {"a": 'x\\y"z\nw'}, float("inf"))),
+        ('up{a="}, {"} .5', Series("up", {"a": "}, {"}, 0.5)),
+        ('up_bucket{le="0.1"} 8 # {trace_id="K"} 0.067 1520879607.789', Series("up_bucket", {"le": "0.1"}, 8.0)),
+        (
+            '{"db.client.connection.max", "pool.name"="x"} 4',
+            Series("db_client_connection_max", {"pool_name": "x"}, 4.0),
+        ),
+        ("  up 1  \r", Series("up", {}, 1.0)),
+    ],
+)
+def test_a_line_of_prometheus_text_is_read(line: str, series: Series) -> None:
+    exposition = parse(f"# HELP up \\n\n# TYPE up gauge\n\n{line}\n# EOF\nnot read any more {{")
+
+    assert (exposition.series, exposition.unreadable) == ((series,), ())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "up",
+        "up one",
+        "up 1_000",
+        "up 0x10",
+        "1up 1",
+        'up{a="b} 1',
+        'up{a="b" c="d"} 1',
+        "up{a=b} 1",
+        '{"a", "b"} 1',
+        "{} 1",
+        "up 1 2 3",
+        "<html>",
+        "up{",
+        "up٣ 1",
+        "DATABASE_URL=postgres://app:s3cr3t@db/shop",
+    ],
+)
+def test_a_line_that_is_none_costs_no_other_and_is_told_by_its_number(line: str) -> None:
+    exposition = parse(f"before 1\n{line}\nafter 2\n")
+
+    assert [one.name for one in exposition.series] == ["before", "after"]
+    assert exposition.unreadable == (2,)
+    assert "s3cr3t" not in read_pools(f"a 1\n{line}", "here").complaint
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.text() | st.text('{}"\\=,# \n1a.-[]:').map(str))
+def test_no_text_stops_the_reading(text: str) -> None:
+    parse(text)
+    read_pools(text, "here")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text() | st.sampled_from(["pool_size", "open", "InUse"]), inner),
+    max_leaves=20,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(json_values)
+def test_no_json_stops_the_reading(document: object) -> None:
+    read_pools(json.dumps(document), "here")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"open": 1e999, "in_use": 1e308}', '{"open": ' + "9" * 400 + "}", "[" * 100_000, "{" * 99]
+)
+def test_numbers_and_nestings_without_end_are_no_pools(text: str) -> None:
+    assert [pool.open for pool in read_pools(text, "here").pools] in ([], [None])
+
+
+@pytest.mark.parametrize(
+    "value", ["NaN", "+Inf", "-Inf", "1e308"], ids=["not a number", "infinite", "minus infinite", "enormous"]
+)
+def test_a_gauge_that_is_no_number_is_not_seen(value: str) -> None:
+    text = f"go_sql_open_connections 3\ngo_sql_idle_connections {value}\ngo_sql_wait_duration_seconds_total {value}\n"
+    (pool,) = read_pools(text, "here").pools
+
+    assert pool.open == 3
+    assert pool.idle is None or pool.idle > 1e300
+
+
+GO = """
+# HELP go_sql_max_open_connections Maximum number of open connections to the database.
+# TYPE go_sql_max_open_connections gauge
+go_sql_max_open_connections{db_name="shop"} 30
+go_sql_open_connections{db_name="shop"} 12
+go_sql_in_use_connections{db_name="shop"} 9
+go_sql_idle_connections{db_name="shop"} 3
+go_sql_wait_count_total{db_name="shop"} 41
+go_sql_wait_duration_seconds_total{db_name="shop"} 12.5
+go_sql_max_idle_closed_total{db_name="shop"} 5
+go_sql_max_idle_time_closed_total{db_name="shop"} 6
+go_sql_max_lifetime_closed_total{db_name="shop"} 7
+"""
+SQLSTATS = """
+go_sql_stats_connections_max_open{db_name="shop"} 30
+go_sql_stats_connections_open{db_name="shop"} 12
+go_sql_stats_connections_in_use{db_name="shop"} 9
+go_sql_stats_connections_idle{db_name="shop"} 3
+go_sql_stats_connections_waited_for{db_name="shop"} 41
+go_sql_stats_connections_blocked_seconds{db_name="shop"} 12.5
+go_sql_stats_connections_closed_max_idle{db_name="shop"} 5
+go_sql_stats_connections_closed_max_idle_time{db_name="shop"} 6
+go_sql_stats_connections_closed_max_lifetime{db_name="shop"} 7
+"""
+GORM = """
+gorm_dbstats_max_open_connections{db_name="shop"} 30
+gorm_dbstats_open_connections{db_name="shop"} 12
+gorm_dbstats_in_use{db_name="shop"} 9
+gorm_dbstats_idle{db_name="shop"} 3
+gorm_dbstats_wait_count{db_name="shop"} 41
+gorm_dbstats_wait_duration{db_name="shop"} 1.25e+10
+gorm_dbstats_max_idle_closed{db_name="shop"} 5
+gorm_dbstats_max_idletime_closed{db_name="shop"} 6
+gorm_dbstats_max_lifetime_closed{db_name="shop"} 7
+"""
+DBSTATS = json.dumps(
+    {
+        "shop": {
+            "MaxOpenConnections": 30, "OpenConnections": 12, "InUse": 9, "Idle": 3, "WaitCount": 41,
+            "WaitDuration": 12500000000, "MaxIdleClosed": 5, "MaxIdleTimeClosed": 6, "MaxLifetimeClosed": 7,
+        }
+    }
+)  # fmt: skip
+HIKARI = """
+hikaricp_active_connections{pool="HikariPool-1",} 9.0
+hikaricp_idle_connections{pool="HikariPool-1",} 1.0
+hikaricp_pending_threads{pool="HikariPool-1",} 4.0
+hikaricp_connections{pool="HikariPool-1",} 10.0
+hikaricp_max_connections{pool="HikariPool-1",} 10.0
+hikaricp_min_connections{pool="HikariPool-1",} 10.0
+hikaricp_connection_timeout_total{pool="HikariPool-1",} 2.0
+hikaricp_connection_acquired_nanos{pool="HikariPool-1",quantile="0.95",} 5.0
+hikaricp_connection_acquired_nanos_count{pool="HikariPool-1",} 100.0
+hikaricp_connection_acquired_nanos_sum{pool="HikariPool-1",} 2.5E9
+hikaricp_connection_usage_millis_count{pool="HikariPool-1",} 90.0
+hikaricp_connection_usage_millis_sum{pool="HikariPool-1",} 4500.0
+hikaricp_connection_creation_millis_count{pool="HikariPool-1",} 11.0
+"""
+MICROMETER = """
+hikaricp_connections_active{application="shop",pool="HikariPool-1"} 9.0
+hikaricp_connections_idle{application="shop",pool="HikariPool-1"} 1.0
+hikaricp_connections_pending{application="shop",pool="HikariPool-1"} 4.0
+hikaricp_connections{application="shop",pool="HikariPool-1"} 10.0
+hikaricp_connections_max{application="shop",pool="HikariPool-1"} 10.0
+hikaricp_connections_min{application="shop",pool="HikariPool-1"} 10.0
+hikaricp_connections_timeout_total{application="shop",pool="HikariPool-1"} 2.0
+hikaricp_connections_acquire_seconds_count{application="shop",pool="HikariPool-1"} 100
+hikaricp_connections_acquire_seconds_sum{application="shop",pool="HikariPool-1"} 2.5
+hikaricp_connections_acquire_seconds_max{application="shop",pool="HikariPool-1"} 0.5
+hikaricp_connections_usage_seconds_count{application="shop",pool="HikariPool-1"} 90
+hikaricp_connections_usage_seconds_sum{application="shop",pool="HikariPool-1"} 4.5
+hikaricp_connections_creation_seconds_count{application="shop",pool="HikariPool-1"} 11
+"""
+OTEL = """
+db_client_connection_count{db_client_connection_pool_name="main",db_client_connection_state="idle"} 1
+db_client_connection_count{db_client_connection_pool_name="main",db_client_connection_state="used"} 9
+db_client_connection_max{db_client_connection_pool_name="main"} 10
+db_client_connection_pending_requests{db_client_connection_pool_name="main"} 4
+db_client_connection_timeouts_total{db_client_connection_pool_name="main"} 2
+db_client_connection_wait_time_seconds_bucket{db_client_connection_pool_name="main",le="0.1"} 7
+db_client_connection_wait_time_seconds_count{db_client_connection_pool_name="main"} 100
+db_client_connection_wait_time_seconds_sum{db_client_connection_pool_name="main"} 2.5
+db_client_connection_use_time_seconds_count{db_client_connection_pool_name="main"} 90
+db_client_connection_use_time_seconds_sum{db_client_connection_pool_name="main"} 4.5
+db_client_connection_create_time_seconds_count{db_client_connection_pool_name="main"} 11
+"""
+OLDER_OTEL = """
+db_client_connections_usage{pool_name="main",state="idle"} 1
+db_client_connections_usage{pool_name="main",state="used"} 9
+db_client_connections_max{pool_name="main"} 10
+db_client_connections_pending_requests{pool_name="main"} 4
+db_client_connections_timeouts_total{pool_name="main"} 2
+db_client_connections_wait_time_milliseconds_count{pool_name="main"} 100
+db_client_connections_wait_time_milliseconds_sum{pool_name="main"} 2500
+db_client_connections_use_time_milliseconds_count{pool_name="main"} 90
+db_client_connections_use_time_milliseconds_sum{pool_name="main"} 4500
+db_client_connections_create_time_milliseconds_count{pool_name="main"} 11
+db_client_connections_usage{db_system="redis",pool_name="main",state="used"} 99
+"""
+PGXPOOL = """
+pgxpool_acquire_count{db_name="shop"} 100
+pgxpool_acquire_duration_ns{db_name="shop"} 2.5e+09
+pgxpool_acquired_conns{db_name="shop"} 9
+pgxpool_canceled_acquire_count{db_name="shop"} 2
+pgxpool_constructing_conns{db_name="shop"} 0
+pgxpool_empty_acquire{db_name="shop"} 41
+pgxpool_idle_conns{db_name="shop"} 1
+pgxpool_max_conns{db_name="shop"} 10
+pgxpool_total_conns{db_name="shop"} 10
+pgxpool_new_conns_count{db_name="shop"} 11
+pgxpool_max_lifetime_destroy_count{db_name="shop"} 7
+pgxpool_max_idle_destroy_count{db_name="shop"} 6
+"""
+GO_FIGURES = PoolFigures(
+    "here", "shop", "database/sql", max_open=30, open=12, in_use=9, idle=3, queued_total=41.0, wait_time_total=12.5,
+    closed_idle_total=11.0, closed_lifetime_total=7.0,
+)  # fmt: skip
+
+
+def busy(name: str, library: str, **more: object) -> PoolFigures:
+    figures: dict[str, object] = {
+        "max_open": 10, "open": 10, "in_use": 9, "idle": 1, "waiting": 4, "acquired_total": 100.0,
+        "wait_time_total": 2.5, "timed_out_total": 2.0, "use_count_total": 90.0, "use_time_total": 4.5,
+        "opened_total": 11.0,
+    }  # fmt: skip
+    return PoolFigures("here", name, library, **(figures | more))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "figures"),
+    [
+        (GO, GO_FIGURES),
+        (SQLSTATS, GO_FIGURES),
+        (GORM, GO_FIGURES),
+        (DBSTATS, GO_FIGURES),
+        (HIKARI, busy("HikariPool-1", "hikaricp")),
+        (MICROMETER, busy("HikariPool-1", "hikaricp", labels={"application": "shop"}, application="shop")),
+        (OTEL, busy("main", "opentelemetry")),
+        (OLDER_OTEL, busy("main", "opentelemetry")),
+        (
+            PGXPOOL,
+            busy(
+                "shop", "pgxpool", waiting=None, queued_total=41.0, use_count_total=None, use_time_total=None,
+                closed_idle_total=6.0, closed_lifetime_total=7.0,
+            ),
+        ),
+        (
+            '[{"name": "main", "totalCount": 10, "idleCount": 1, "waitingCount": 4}]',
+            PoolFigures("here", "main", "node-pg", open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"numUsed": 9, "numFree": 1, "numPendingAcquires": 4, "numPendingCreates": 0}',
+            PoolFigures("here", "default", "tarn", open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"activeConnections": 9, "idleConnections": 1, "totalConnections": 10, "threadsAwaitingConnection": 4}',
+            PoolFigures("here", "default", "hikaricp", open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"pools": [{"name": "a", "library": "mine", "max_open": 0, "in_use": 2, "idle": 1, "waiting": 0,'
+            ' "labels": {"pod": "x"}, "application": "web", "loop_lag": 0.25, "acquired_total": 7}]}',
+            PoolFigures(
+                "here", "a", "mine", {"pod": "x"}, max_open=0, open=3, in_use=2, idle=1, waiting=0,
+                acquired_total=7.0, loop_lag=0.25, application="web",
+            ),
+        ),
+        (
+            "orders: Pool size: 5  Connections in pool: 1 Current Overflow: 2 Current Checked out connections: 6\n",
+            PoolFigures("here", "orders", "sqlalchemy", open=7, in_use=6, idle=1),
+        ),
+    ],
+    ids=["go", "sqlstats", "gorm", "DBStats", "hikari", "micrometer", "otel", "older otel", "pgxpool", "node-pg",
+         "tarn", "mxbean", "poolctl", "sqlalchemy"],
+)  # fmt: skip
+def test_the_names_of_a_library_become_the_same_figures(text: str, figures: PoolFigures) -> None:
+    read = read_pools(text, "here")
+
+    assert read.pools == (figures,)
+    assert read.complaint == ""
+
+
+def test_pools_of_several_pods_and_databases_stay_apart() -> None:
+    text = "".join(
+        f'go_sql_open_connections{{db_name="{name}",pod="{pod}"}} {count}\n'
+        for count, (name, pod) in enumerate([("shop", "a"), ("shop", "b"), ("audit", "a")])
+    )
+
+    assert [(pool.name, pool.labels, pool.open) for pool in read_pools(text, "here").pools] == [
+        ("shop", {"pod": "a"}, 0),
+        ("shop", {"pod": "b"}, 1),
+        ("audit", {"pod": "a"}, 2),
+    ]
+
+
+def test_the_lag_of_an_event_loop_goes_with_the_pools_it_serves() -> None:
+    text = GO + "nodejs_eventloop_lag_seconds 0.75\n"
+
+    assert [pool.loop_lag for pool in read_pools(text, "here").pools] == [0.75]
+    assert read_pools("nodejs_eventloop_lag_seconds 0.75\n", "here").pools == ()
+
+
+def test_a_real_psycopg_pool_s_statistics_are_read() -> None:
+    psycopg_pool = pytest.importorskip("psycopg_pool")
+    with contextlib.closing(
+        psycopg_pool.ConnectionPool("host=127.0.0.1 port=1", min_size=1, max_size=4, open=False)
+    ) as pool:
+        statistics = pool.get_stats()
+    (figures,) = read_pools(json.dumps(statistics), "here").pools
+    counted = {"requests_num": 100, "requests_errors": 10, "requests_wait_ms": 2500, "usage_ms": 4500}
+    (later,) = read_pools(json.dumps(statistics | counted), "here").pools
+
+    assert (figures.library, figures.max_open, figures.waiting, figures.waiting_may_lie) == ("psycopg_pool", 4, 0, True)
+    assert (later.acquired_total, later.timed_out_total, later.wait_time_total, later.use_time_total) == (
+        90.0, 10.0, 2.5, 4.5,
+    )  # fmt: skip
+
+
+def test_a_real_sqlalchemy_pool_s_status_is_read() -> None:
+    pool = pytest.importorskip("sqlalchemy.pool")
+    queue = pool.QueuePool(lambda: None, pool_size=5, max_overflow=10)
+
+    (figures,) = read_pools(queue.status(), "here").pools
+
+    assert (figures.library, figures.open, figures.in_use, figures.idle) == ("sqlalchemy", 0, 0, 0)
+
+
+class Application(http.server.BaseHTTPRequestHandler):
+    """Answers with what the test put into ``answer``."""
+
+    answer: Callable[["Application"], None]
+    seen: list[dict[str, str]]
+
+    def do_GET(self) -> None:
+        type(self).seen.append({"path": self.path, **{key.lower(): value for key, value in self.headers.items()}})
+        type(self).answer(self)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def say(self, text: str, status: int = 200, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            self.wfile.write(text.encode())
+
+
+class Served:
+    def __init__(self) -> None:
+        self.kind = type("Served", (Application,), {"seen": [], "answer": lambda handler: handler.say(GO)})
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self.kind)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/metrics"
+
+    def answers(self, answer: Callable[[Application], None]) -> None:
+        self.kind.answer = answer  # type: ignore[attr-defined]
+
+    @property
+    def seen(self) -> list[dict[str, str]]:
+        seen: list[dict[str, str]] = self.kind.seen  # type: ignore[attr-defined]
+        return seen
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    application = Served()
+    thread = threading.Thread(target=application.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield application
+    application.server.shutdown()
+    application.server.server_close()
+    thread.join()
+
+
+def test_a_page_of_metrics_is_fetched_at_each_look(served: Served) -> None:
+    stats = PoolStats(served.url)
+    first = stats.look()
+    served.answers(lambda handler: handler.say(GO.replace("12", "13")))
+    second = stats.look()
+
+    assert first is not None
+    assert second is not None
+    assert [(pool.source, pool.open) for pool in first + second] == [(served.url, 12), (served.url, 13)]
+    assert (stats.source.kind, stats.source.ok, stats.source.reason) == ("pool-stats", True, "")
+
+
+def test_what_lets_poolctl_in_goes_to_that_host_and_nowhere_else(served: Served) -> None:
+    other = Served()
+    threading.Thread(target=other.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    served.answers(lambda handler: handler.say("", 302, Location=other.url))
+    stats = PoolStats(served.url.replace("http://", "http://me:s3%63r3t@") + "?token=s3cr3t#x")
+    try:
+        pools = stats.look()
+    finally:
+        other.server.shutdown()
+        other.server.server_close()
+
+    assert pools is not None
+    assert [pool.open for pool in pools] == [12]
+    assert served.seen[0]["authorization"] == "Basic bWU6czNjcjN0"
+    assert served.seen[0]["path"] == "/metrics?token=s3cr3t"
+    assert "authorization" not in other.seen[0]
+    assert stats.source.target == served.url
+    assert "s3cr3t" not in repr((stats.source, pools))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (lambda handler: handler.say("no", 503), "it answered HTTP 503 Service Unavailable"),
+        (lambda handler: handler.say("", 302, Location="file:///etc/passwd"), "it answered HTTP 302 Found"),
+        (lambda handler: handler.say("", 302, Location="/metrics"), "it answered HTTP 302 Found"),
+        (lambda handler: handler.wfile.write(b"\x00\xff nonsense\r\n\r\n"), "no HTTP answer that could be read"),
+        (lambda handler: handler.say("<html>\n<body>\n"), "line 1 is no Prometheus text, nor are 1 more"),
+        (lambda handler: handler.say("up 1\n"), "no figures of a pool among its metrics"),
+        (lambda handler: handler.say("{}"), "no pool in this JSON"),
+    ],
+)
+def test_a_page_that_tells_of_no_pool_costs_one_line(
+    served: Served, answer: Callable[[Application], None], reason: str
+) -> None:
+    served.answers(answer)
+    stats = PoolStats(served.url)
+
+    assert not stats.look()
+    assert stats.source.reason.startswith(reason)
+    assert "\n" not in stats.source.reason
+
+
+def test_a_bad_line_among_good_ones_is_told_and_the_pools_are_kept(served: Served) -> None:
+    served.answers(lambda handler: handler.say("go_sql_open{\n" + GO))
+    stats = PoolStats(served.url)
+    pools = stats.look()
+
+    assert pools is not None
+    assert [pool.open for pool in pools] == [12]
+    assert (stats.source.ok, stats.source.reason) == (False, "line 1 is no Prometheus text")
+
+
+@pytest.mark.parametrize("drip", [False, True], ids=["says nothing", "says little by little"])
+def test_an_application_that_hangs_costs_a_look_its_patience(served: Served, drip: bool) -> None:
+    ended = threading.Event()
+
+    def hang(handler: Application) -> None:
+        if drip:
+            handler.say("")
+        while not ended.wait(0.02):
+            with contextlib.suppress(OSError):
+                handler.wfile.write(b"# \n" if drip else b"")
+
+    served.answers(hang)
+    stats = PoolStats(served.url, patience=0.3)
+    began = time.monotonic()
+    pools, took = stats.look(), time.monotonic() - began
+    ended.set()
+
+    assert pools is None
+    assert took < 2.0
+    assert "0.3 s" in stats.source.reason or stats.source.reason == "no answer in time"
+
+
+def test_a_page_without_an_end_is_read_up_to_a_limit(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_stats, "LARGEST", 4096)
+    served.answers(
+        lambda handler: handler.say(GO + "# padding\n" * 10_000 + 'go_sql_open_connections{db_name="late"} 1\n')
+    )
+    stats = PoolStats(served.url)
+    pools = stats.look()
+
+    assert pools is not None
+    assert [pool.name for pool in pools] == ["shop"]
+    assert not stats.source.ok
+    assert stats.source.reason.endswith("only the beginning was read")
+
+
+def test_an_application_that_is_not_there_is_said_in_one_line() -> None:
+    stats = PoolStats("http://me:s3cr3t@127.0.0.1:1/metrics")
+
+    assert stats.look() is None
+    assert stats.source.reason == "Connection refused"
+    assert "s3cr3t" not in repr(stats.source)
+
+
+@pytest.mark.parametrize("url", ["http://", "http://[::1", "https://x:y@:z/", "http://a b/", "HTTP://\x00"])
+def test_a_url_that_is_none_is_said_without_repeating_it(url: str) -> None:
+    stats = PoolStats(url)
+
+    assert stats.look() is None
+    assert not stats.source.ok
+    assert stats.source.reason != ""
+
+
+def test_a_file_is_read_again_at_each_look(tmp_path: Path) -> None:
+    path = tmp_path / "pools.prom"
+    stats = PoolStats(str(path))
+    missing = stats.look()
+    reason = stats.source.reason
+    path.write_text("\ufeff" + GO)
+    pools = stats.look()
+
+    assert missing is None
+    assert reason == "No such file or directory"
+    assert pools is not None
+    assert [pool.open for pool in pools] == [12]
+    assert stats.source.ok
+
+
+def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert PoolStats(str(pipe)).look() is None
+    assert PoolStats(str(tmp_path)).look() is None
+    assert PoolStats("\x00").look() is None
