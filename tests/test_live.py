@@ -10,9 +10,12 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
+from poolctl.engines.exposed import NAME
 from poolctl.engines.live import check_scenario, run_on
 from poolctl.engines.servers import ThrowAwayServers, named_server
 from poolctl.errors import BadInput, ServerFull
+from poolctl.observe.pool_stats import PoolStats
+from poolctl.observe.snapshot import PoolFigures
 from poolctl.run import TimelinePoint
 from poolctl.scenario import parse_scenario
 
@@ -49,6 +52,19 @@ def test_a_full_pool_makes_acquires_wait_and_time_out_with_gos_words(servers: Th
     assert [(e.kind.origin, e.kind.message) for e in done.summary.errors] == [("pool", "context deadline exceeded")]
     assert done.summary.wait_time.max == pytest.approx(0.1, abs=0.05)
     assert done.summary.queued_count >= done.summary.timed_out
+
+
+def test_while_it_runs_the_pools_tell_their_figures_to_whoever_looks(servers: ThrowAwayServers) -> None:
+    seen: list[PoolFigures] = []
+
+    def look(point: TimelinePoint) -> None:
+        if point.at > 0.8 and servers.sandbox is not None and not seen:
+            seen.extend(PoolStats(str(servers.sandbox.directory / NAME)).look() or ())
+
+    run(servers, scenario_of(leak={"every": 1}, load={"workers": 8, "instances": 2}), view=Recorder(look))
+
+    assert [(pool.max_open, pool.in_use, pool.idle, pool.waiting) for pool in seen] == [(5, 5, 0, 3)] * 2
+    assert {pool.application for pool in seen} == {"poolctl simulate"}
 
 
 def test_psycopg_pools_max_waiting_turns_the_next_one_away_at_once(servers: ThrowAwayServers) -> None:

@@ -148,13 +148,17 @@ def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) ->
 
 
 def _serve(asked: Asked, servers: "ThrowAwayServers", view: "View", scenario: "Scenario") -> "Server":
+    from poolctl.engines.exposed import NAME
     from poolctl.engines.servers import address_of, named_server
 
     if asked.target is None:
         server = servers.serve(scenario)
     else:
         server = named_server(asked.target, scenario, allow_exhaustion=asked.allow_exhaustion)
-    view.note(f"PostgreSQL {server.version}; from a second terminal: psql {shlex.quote(address_of(server.conninfo))}")
+    words = ["poolctl", "inspect", address_of(server.conninfo)]
+    if server.sandbox is not None:
+        words += ["--pool-stats", str(server.sandbox.directory / NAME)]
+    view.note(f"PostgreSQL {server.version}; from a second terminal: {shlex.join(words)}")
     return server
 
 

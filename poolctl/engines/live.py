@@ -10,10 +10,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from poolctl.engines.exposed import ExposedPools
 from poolctl.engines.fleet import Fleet, Pod
 from poolctl.engines.observer import Observer
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.servers import Server, check_query, cpu_rows_per_second
+from poolctl.engines.servers import SIMULATION, Server, check_query, cpu_rows_per_second
 from poolctl.engines.workload import Job, jobs
 from poolctl.errors import BadInput, PoolctlError
 from poolctl.histogram import Histogram, Times
@@ -122,6 +123,11 @@ class _LiveRun:
         self._interval = interval
         self._wall_clock = wall_clock
         self._observer = Observer(server.observer_conninfo, interval, has_server_to_itself=server.sandbox is not None)
+        self._exposed = (
+            ExposedPools(server.sandbox.directory, max_open=scenario.pool.max_open, application=SIMULATION)
+            if server.sandbox is not None
+            else None
+        )
         self._timeline: list[TimelinePoint] = []
         self._notes: list[str] = []
         self._failure: str | None = None
@@ -224,6 +230,8 @@ class _LiveRun:
         for point in self._fleet.points(fresh.connections if fresh else None):
             self._timeline.append(point)
             self._view.update(point, self._errors())
+        if self._exposed is not None:
+            self._exposed.show(self._fleet.pods)
 
     def _look_once_more(self) -> None:
         """See the server as the load left it: the pods hold their connections until they are told to go."""

@@ -8,10 +8,9 @@ import os
 import re
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +25,9 @@ SETTLING = 1.0
 
 GRACE = 20.0
 """Seconds that a window may take beyond its time before pgbench is ended: clients connect, the last ones finish."""
+
+LONGEST_SCRIPT = 60_000
+"""Bytes: what a pipe holds for sure before anybody reads it."""
 
 _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+|NaN) ms stddev ([\d.]+|NaN)")
 _FAILED = re.compile(r"(?:pgbench: )?error: (?P<text>.+)")
@@ -68,7 +70,8 @@ def find_pgbench() -> Path:
 class Pgbench:
     """Runs windows against one server. ``prepared`` False: behind a pooler that may lose prepared statements.
 
-    ``server_cpu``: processor seconds that the server on this machine has used so far; 0 for one elsewhere.
+    ``server_cpu``: processor seconds that the server on this machine has used so far; 0 for one elsewhere. Raises
+    BadInput for a script that is too long, MissingProgram.
     """
 
     def __init__(
@@ -80,6 +83,11 @@ class Pgbench:
         seed: int,
         server_cpu: Callable[[], float] = lambda: 0.0,
     ) -> None:
+        for script in scripts:
+            if len(script.text.encode()) > LONGEST_SCRIPT:
+                raise BadInput(
+                    f"{script.name} is longer than {LONGEST_SCRIPT:,} bytes", hint="put the data into a table"
+                )
         values = conninfo_to_dict(conninfo)
         password = values.pop("password", None)
         self._environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
@@ -97,10 +105,10 @@ class Pgbench:
         Raises BadInput when a statement fails, CannotConnect and CannotDo when pgbench cannot do its work.
         """
         self._runs += 1
-        with tempfile.TemporaryDirectory(prefix="poolctl-") as folder:
-            arguments = self._arguments(connections, seconds, Path(folder))
+        with _readable(script.text for script in self._scripts) as descriptors:
+            arguments = self._arguments(connections, seconds, descriptors)
             began, foreign = time.monotonic(), self._foreign_cpu()
-            output = _run(arguments, self._environment, seconds + SETTLING + GRACE, stop)
+            output = _run(arguments, self._environment, descriptors, seconds + SETTLING + GRACE, stop)
         if output is None:
             return None
         other = (self._foreign_cpu() - foreign) / (time.monotonic() - began)
@@ -113,22 +121,42 @@ class Pgbench:
         own = os.times()
         return busy - self._server_cpu() - own.children_user - own.children_system
 
-    def _arguments(self, connections: int, seconds: float, folder: Path) -> list[str]:
+    def _arguments(self, connections: int, seconds: float, descriptors: Sequence[int]) -> list[str]:
         words = [str(self._program), "--no-vacuum", "--max-tries=10", "--progress=1", f"--protocol={self._protocol}"]
         words += [f"--client={connections}", f"--jobs={min(connections, os.cpu_count() or 1)}"]
         words += [f"--time={max(2, round(seconds + SETTLING))}", f"--random-seed={self._seed + self._runs}"]
-        for number, script in enumerate(self._scripts):
-            path = folder / f"{number}.sql"
-            path.write_text(script.text, encoding="utf-8")
-            words.append(f"--file={path}@{script.weight}")
+        words += [f"--file=/dev/fd/{fd}@{s.weight}" for fd, s in zip(descriptors, self._scripts, strict=True)]
         return [*words, self._conninfo]
 
 
-def _run(arguments: Sequence[str], environment: dict[str, str], timeout: float, stop: Callable[[], bool]) -> str | None:
+@contextmanager
+def _readable(texts: Iterable[str]) -> Iterator[list[int]]:
+    """Open descriptors from which each of ``texts`` can be read once: nothing is left on disk, whatever happens."""
+    descriptors = []
+    try:
+        for text in texts:
+            reading, writing = os.pipe()
+            descriptors.append(reading)
+            with os.fdopen(writing, "wb") as pipe:
+                pipe.write(text.encode())
+        yield descriptors
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _run(
+    arguments: Sequence[str],
+    environment: dict[str, str],
+    descriptors: Sequence[int],
+    timeout: float,
+    stop: Callable[[], bool],
+) -> str | None:
     # A session of its own: Ctrl-C is for poolctl, which tells what was measured so far.
     process = subprocess.Popen(
         arguments,
         env=environment,
+        pass_fds=descriptors,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -13,6 +13,9 @@ from poolctl.scenario import Database, Scenario
 MARGIN = 0.1
 """Share of a named server's free slots that a run leaves alone, at least three."""
 
+SIMULATION = "poolctl simulate"
+"""application_name of the sessions that make the load."""
+
 STATEMENT_TIMEOUT = 60
 """Seconds, for every session on a named server."""
 
@@ -90,7 +93,7 @@ class ThrowAwayServers:
 def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
     database = scenario.database
     return Server(
-        conninfo=make_conninfo(sandbox.conninfo, application_name="poolctl simulate"),
+        conninfo=make_conninfo(sandbox.conninfo, application_name=SIMULATION),
         observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name="poolctl observer"),
         max_connections=database.max_connections,
         usable=database.max_connections - database.reserved,
@@ -108,8 +111,8 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
     BadInput for what only the throw-away server can do.
     """
     _refuse_what_harms(scenario)
-    own = _as_ours(conninfo, "poolctl simulate")
-    slots = free_slots(conninfo, application="poolctl simulate")
+    own = _as_ours(conninfo, SIMULATION)
+    slots = free_slots(conninfo, application=SIMULATION)
     needed = most_connections(scenario)
     if not allow_exhaustion and (needed is None or needed > slots.free - slots.margin - 1):
         wants = f"up to {needed}" if needed is not None else "an unbounded number of"
