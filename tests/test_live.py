@@ -63,7 +63,7 @@ def test_while_it_runs_the_pools_tell_their_figures_to_whoever_looks(servers: Th
 
     run(servers, scenario_of(leak={"every": 1}, load={"workers": 8, "instances": 2}), view=Recorder(look))
 
-    assert [(pool.max_open, pool.in_use, pool.idle, pool.waiting) for pool in seen] == [(5, 5, 0, 3)] * 2
+    assert [(pool.max_open, pool.in_use, pool.idle, pool.waiting) for pool in seen] == [(5, 5, 0, 8)] * 2
     assert {pool.application for pool in seen} == {"poolctl simulate"}
 
 
