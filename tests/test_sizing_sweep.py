@@ -127,7 +127,7 @@ def law(alpha: float, beta: float, n: int) -> float:
 COUNTS = st.lists(st.integers(1, 200), min_size=3, max_size=15, unique=True)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(counts=COUNTS, alpha=st.floats(0.0, 0.5), beta=st.floats(0.0, 0.01), scale=st.floats(0.1, 1e5))
 def test_on_any_smooth_curve_the_knee_is_exact_and_was_swept(
     counts: list[int], alpha: float, beta: float, scale: float
@@ -142,7 +142,7 @@ def test_on_any_smooth_curve_the_knee_is_exact_and_was_swept(
     assert set(knee.interval) <= set(counts)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(
     counts=COUNTS,
     cores=st.integers(1, 16),

@@ -10,6 +10,7 @@ from math import ceil, fsum, log
 from typing import Literal
 
 from poolctl.sizing.figures import Figure, Figures, Window
+from poolctl.sizing.holds import hold_of, shortest_hold
 from poolctl.sizing.knee import SHARE, Confidence, Knee, find_knee
 from poolctl.sizing.queueing import closed_knee
 from poolctl.sizing.sweep_table import SweepPoint
@@ -143,30 +144,15 @@ def _slope(points: Sequence[tuple[float, float]]) -> float:
     return fsum((x - mean_x) * (y - mean_y) for x, y in points) / fsum((x - mean_x) ** 2 for x, _ in points)
 
 
-def shortest_hold(windows: Sequence[Window], cores: Figure | None) -> float | None:
-    """Mean hold in the least crowded windows (5th percentile of busy / throughput), seconds; None without any.
-
-    Where the processors were watched, only windows that left them half idle count: a hold measured under saturation
-    only echoes the number of clients. The idea is that of TCP Vegas' shortest round trip.
-    """
-    holds = sorted(
-        window.busy / window.throughput
-        for window in windows
-        if window.throughput > 0
-        and window.busy > 0
-        and (window.database_cpu is None or cores is None or window.database_cpu < 0.5 * cores.value)
-    )
-    return holds[len(holds) // 20] if holds else None
-
-
 def _of_processors(figures: Figures) -> Capacity | None:
     """Where a closed loop of clients, that compute for a part of their hold and wait for the rest of it, reaches
     97 % of what the cores can do."""
     if figures.cores is None or figures.cores.count < 1:
         return None
     cores = figures.cores.count
-    if figures.cpu_time is not None and figures.hold_time is not None and figures.cpu_time.value > 0:
-        work, outside = figures.cpu_time.value, max(0.0, figures.hold_time.value - figures.cpu_time.value)
+    hold = hold_of(figures)
+    if figures.cpu_time is not None and hold is not None and figures.cpu_time.value > 0:
+        work, outside = figures.cpu_time.value, max(0.0, hold.value - figures.cpu_time.value)
         note = (
             f"{cores} cores, {format_duration(work)} of processor and {format_duration(outside)} elsewhere for each "
             f"transaction: {cores} x (S + Z) / S = {cores * (work + outside) / work:.1f} keep them busy at best"

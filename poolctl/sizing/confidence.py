@@ -7,9 +7,10 @@ from typing import NamedTuple
 from poolctl.sizing.answer import Trust
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import LATE_SHARE, Demand, hold_of, offered_load
+from poolctl.sizing.demand import LATE_SHARE, Demand, offered_load
 from poolctl.sizing.division import Division, Parts, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window
+from poolctl.sizing.holds import hold_of
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
+from poolctl.sizing.division import UNEVEN
 from poolctl.sizing.figures import Figure, Figures, assumed
 
 WAIT_TARGET = 0.050
@@ -30,7 +31,6 @@ _FIXED = {
     "connections_per_request": (1.0, "no request holds two connections at once; give --connections-per-request"),
     "processes": (1.0, "one process with a pool in each instance; give --processes"),
     "instances": (1.0, "a single instance; give --instances"),
-    "max_connections": (100.0, "PostgreSQL's own default; give --max-connections"),
     "superuser_reserved": (3.0, "PostgreSQL's own default; give --superuser-reserved"),
     "reserved": (0.0, "PostgreSQL's own default; give --reserved"),
     "other_connections": (0.0, "nothing else uses this server; give --other-connections"),
@@ -57,11 +57,36 @@ def filled(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
         if figures.request_timeout is not None and WAIT_SHARE * figures.request_timeout.value < target:
             target, why = WAIT_SHARE * figures.request_timeout.value, "a tenth of the request timeout"
         figures = figures.with_(wait_target=assume("wait_target", target, why))
+    figures = _with_fleet(figures, assume)
+    if figures.max_connections is None:
+        figures = figures.with_(max_connections=assume("max_connections", *_slots(figures)))
     if figures.max_connections is not None and figures.headroom is None:
         room = default_headroom(figures.max_connections.count)
         why = "for people, migrations and monitors: 3, or 3 % of max_connections; give --headroom"
         figures = figures.with_(headroom=assume("headroom", room, why))
-    return _with_fleet(figures, assume), tuple(used.values())
+    if figures.arrival_rate is not None:
+        why = "taken for that of the peak, first attempts only: retries multiply it while something is slow"
+        used["arrival_rate"] = Assumption("arrival_rate", figures.arrival_rate.value, why)
+    return figures, tuple(used.values())
+
+
+def _slots(figures: Figures) -> tuple[float, str]:
+    """max_connections, where nobody said. A sweep opened so many: the server has room for that, and a guess must not
+    stand in its way."""
+    swept = max((point.connections for point in figures.sweep), default=0)
+    if not swept:
+        return 100.0, "PostgreSQL's own default; give --max-connections"
+    processes = (figures.processes or assumed(1)).count
+    pools = processes * (figures.instances or assumed(1)).count
+    parts = (figures.max_instances, figures.surge, figures.terminating)
+    worst = processes * sum(part.count for part in parts if part is not None)
+    taken = (figures.superuser_reserved, figures.reserved, figures.other_connections)
+    kept = sum(part.count for part in taken if part is not None)
+    share = swept if pools <= 1 else ceil(UNEVEN * swept / pools)
+    needed = ceil((worst * share + kept) / 0.97) + 3
+    if needed <= 100:
+        return 100.0, "PostgreSQL's own default; give --max-connections"
+    return float(needed), "room for what was swept, in the largest fleet too; give --max-connections"
 
 
 def default_headroom(max_connections: int) -> int:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from poolctl.sizing.capacity import shortest_hold
 from poolctl.sizing.figures import Figure, Figures, Origin
+from poolctl.sizing.holds import hold_of
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
 
@@ -129,18 +129,6 @@ def offered_load(figures: Figures) -> Offered | None:
         return None
     busy, method = peak
     return Offered(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
-
-
-def hold_of(figures: Figures) -> Figure | None:
-    """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
-    if figures.hold_time is not None:
-        return figures.hold_time
-    shortest = shortest_hold(figures.windows, figures.cores)
-    if shortest is not None:
-        return Figure(shortest, "measured")
-    if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value > 0:
-        return Figure(figures.parallelism.value / figures.throughput.value, figures.parallelism.origin)
-    return None
 
 
 def _peak_busy(figures: Figures) -> tuple[Figure, str] | None:

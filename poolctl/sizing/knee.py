@@ -5,13 +5,13 @@ The answer is always a number of connections that was measured. Fits only say ho
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, exp, fsum, log, sqrt
+from math import ceil, exp, fsum, inf, log, sqrt
 from random import Random
 from typing import Literal
 
 from poolctl.errors import BadInput
 from poolctl.sizing.sweep_table import SweepPoint, averaged
-from poolctl.sizing.usl import fit_usl
+from poolctl.sizing.usl import fit_closed, fit_usl
 
 Confidence = Literal["high", "medium", "low"]
 
@@ -22,6 +22,10 @@ FALL = 0.10
 """A curve that falls by more than this past its peak has a contention cliff: more connections do harm."""
 NOISE_WITHOUT_REPEATS = 0.02
 """Relative deviation of a window that was measured once: what repeated windows of some seconds typically have."""
+TRUSTED = 0.10
+"""Relative error of the points left out up to which a fit may say where to measure next."""
+MOST_FITTED = 8
+"""Points of the closed loop's fit, the nearest to the peak: it takes longer than the law's."""
 DRAWS = 400
 
 
@@ -101,7 +105,8 @@ def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
 
 
 def _knee(values: Sequence[float]) -> int:
-    enough = SHARE * max(values)
+    # Digits that a quotient loses must not turn 97 % into less.
+    enough = SHARE * max(values) * (1 - 1e-12)
     return next(place for place, value in enumerate(values) if value >= enough)
 
 
@@ -168,22 +173,38 @@ def _cliff(means: Sequence[SweepPoint], top: int) -> Cliff | None:
 
 
 def _next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[int, ...]:
-    """Between the knee and its neighbors, where the sweep is coarse; beyond the edge, as far as a fit says but at
-    most twice as far."""
+    """In the middle between the knee and its neighbors, where the sweep is coarse; beyond the edge, where a fit that
+    predicts well puts the knee, a quarter farther at least and twice as far at most."""
     wanted = set()
-    for left, right in ((at - 1, at), (at, at + 1)):
-        if left >= 0 and right < len(means):
-            fewer, more = means[left].connections, means[right].connections
-            if more > 1.25 * fewer and more - fewer > 1:
+    for left in (at - 1, at):
+        if 0 <= left < len(means) - 1:
+            fewer, more = means[left].connections, means[left + 1].connections
+            if more > max(1.25 * fewer, fewer + 1):
                 wanted.add(round(sqrt(fewer * more)))
     if at == 0:
         wanted.add(max(1, means[0].connections // 2))
     if at_least:
         last = means[-1].connections
-        fit = fit_usl([(point.connections, point.throughput) for point in means])
-        peak_at = fit.peak_at if fit is not None else None
-        wanted.add(max(ceil(1.25 * last), min(2 * last, ceil(peak_at or 2 * last))))
+        wanted.add(max(ceil(1.25 * last), _predicted(means, 2 * last)))
     return tuple(sorted(wanted - {point.connections for point in means}))
+
+
+def _predicted(means: Sequence[SweepPoint], most: int) -> int:
+    """Connections, up to ``most``, that reach ``SHARE`` of the best by the law or the closed loop, whichever better
+    predicts points that it has not seen; ``most`` where neither does within ``TRUSTED``."""
+    curve = [(point.connections, point.throughput) for point in means]
+    law = fit_usl(curve)
+    loop = fit_closed(curve[-MOST_FITTED:])
+    law_error, loop_error = (
+        inf if fit is None or fit.left_out_error is None else fit.left_out_error for fit in (law, loop)
+    )
+    if loop is not None and loop_error <= min(law_error, TRUSTED):
+        ceiling, curve_of = loop.cores / loop.work, loop.throughput
+    elif law is not None and law.peak is not None and law_error <= TRUSTED:
+        ceiling, curve_of = law.peak, law.throughput
+    else:
+        return most
+    return next((n for n in range(curve[-1][0], most) if curve_of(n) >= SHARE * ceiling), most)
 
 
 def _confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:

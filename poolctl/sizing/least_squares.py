@@ -9,7 +9,7 @@ from math import inf, isfinite, sqrt
 
 Residuals = Callable[[Sequence[float]], Sequence[float]]
 
-ITERATIONS = 200
+ITERATIONS = 60
 
 
 def minimize(residuals: Residuals, start: Sequence[float], lower: Sequence[float]) -> tuple[tuple[float, ...], float]:
@@ -43,7 +43,7 @@ def minimize(residuals: Residuals, start: Sequence[float], lower: Sequence[float
                 tried_values = list(residuals(tried))
                 reached = _sum_of_squares(tried_values)
                 if reached < best:
-                    moved = best - reached > 1e-14 * best
+                    moved = best - reached > 1e-10 * best
                     at, values, best, damping = tried, tried_values, reached, max(damping / 5, 1e-12)
                     break
             damping *= 4

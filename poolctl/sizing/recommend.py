@@ -9,10 +9,11 @@ from poolctl.sizing.capacity import Capacity, capacity_of
 from poolctl.sizing.causes import causes
 from poolctl.sizing.confidence import interval_of, trust_of
 from poolctl.sizing.defaults import filled
-from poolctl.sizing.demand import Demand, demand_of, hold_of, pools_of
+from poolctl.sizing.demand import Demand, demand_of, pools_of
 from poolctl.sizing.division import Division, Parts, divide, floor_of, most_of_workers
 from poolctl.sizing.doubts import doubts
 from poolctl.sizing.figures import Figure, Figures
+from poolctl.sizing.holds import hold_of
 from poolctl.sizing.lifetimes import Lifetimes, lifetimes_of
 from poolctl.sizing.pooler import pooler_of
 from poolctl.sizing.queueing import wait_tail

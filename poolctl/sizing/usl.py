@@ -106,13 +106,11 @@ def fit_closed(points: Sequence[Point], cores: int | None = None) -> ClosedFit |
     usable = _usable(points)
     if usable is None:
         return None
-    best = None
-    for count in [cores] if cores is not None else _possible_cores(usable):
-        work, outside, left = _closed_parameters(usable, count)
-        if best is None or left < best[3]:
-            best = count, work, outside, left
-    if best is None:
-        return None
+    counts = [cores] if cores is not None else _possible_cores(usable)
+    # The start values alone tell which numbers of cores are worth a fit.
+    likely = sorted(counts, key=lambda count: _sum_of_squares(usable, count, *_closed_start(usable, count)))[:3]
+    fits = [(count, *_closed_parameters(usable, count)) for count in likely]
+    best = min(fits, key=lambda fit: fit[3])
     count, work, outside, _ = best
     return ClosedFit(
         cores=count,
@@ -176,18 +174,28 @@ def _possible_cores(points: Sequence[Point]) -> list[int]:
 
 def _closed_parameters(points: Sequence[Point], cores: int) -> tuple[float, float, float]:
     """Work, outside, and the sum of squared relative differences. Fitted as logarithms, so that both stay positive."""
-    ceiling = max(x for _, x in points)
-    fastest = max(x / n for n, x in points)
-    work = cores / (1.02 * ceiling)
-    outside = max(1 / fastest - work, 0.02 * work)
+    work, outside = _closed_start(points, cores)
 
     def residuals(at: Sequence[float]) -> list[float]:
-        return [
-            log(closed_throughput(round(n), cores, exp(min(at[0], 50.0)), exp(min(at[1], 50.0))) / x) for n, x in points
-        ]
+        return [log(closed_throughput(round(n), cores, _time(at[0]), _time(at[1])) / x) for n, x in points]
 
     at, left = minimize(residuals, (log(work), log(outside)), (-inf, -inf))
-    return exp(at[0]), exp(at[1]), left
+    return _time(at[0]), _time(at[1]), left
+
+
+def _time(logarithm: float) -> float:
+    """Seconds; far steps of a fit stay numbers."""
+    return exp(min(max(logarithm, -50.0), 50.0))
+
+
+def _closed_start(points: Sequence[Point], cores: int) -> tuple[float, float]:
+    """Work from the ceiling, a little above the best point, and outside from the steepest one."""
+    work = cores / (1.02 * max(x for _, x in points))
+    return work, max(1 / max(x / n for n, x in points) - work, 0.02 * work)
+
+
+def _sum_of_squares(points: Sequence[Point], cores: int, work: float, outside: float) -> float:
+    return fsum(log(closed_throughput(round(n), cores, work, outside) / x) ** 2 for n, x in points)
 
 
 def _closed_curve(points: Sequence[Point], cores: int) -> Callable[[float], float]:

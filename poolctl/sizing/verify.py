@@ -14,8 +14,9 @@ from poolctl.pool import KINDS
 from poolctl.run import Summary
 from poolctl.scenario import Scenario, parse_scenario
 from poolctl.sizing.answer import Recommendation
-from poolctl.sizing.demand import hold_of, pools_of
+from poolctl.sizing.demand import pools_of
 from poolctl.sizing.figures import Figures
+from poolctl.sizing.holds import hold_of
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
 """Sizes beside the recommended one, as multiples of it (sizing reference, section 6)."""
