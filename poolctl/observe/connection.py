@@ -93,6 +93,8 @@ class Connection:
     def __init__(self, pgconn: "pq.abc.PGconn", target: str) -> None:
         self._pgconn = pgconn
         self.target = target
+        self.login_pid = pgconn.backend_pid
+        """The process id given at login: the backend's, or a pooler's invention."""
         self.notices: list[str] = []
         """What the server or a pooler said without being asked."""
         pgconn.notice_handler = self._note
@@ -127,11 +129,6 @@ class Connection:
     @property
     def is_open(self) -> bool:
         return bool(self._pgconn.status == pq.ConnStatus.OK)
-
-    @property
-    def login_pid(self) -> int:
-        """The process id given at login: the backend's, or a pooler's invention."""
-        return self._pgconn.backend_pid
 
     @property
     def has_pooler_pid(self) -> bool:
