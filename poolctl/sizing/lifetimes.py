@@ -109,7 +109,7 @@ def _max_idle(
 def _min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list[Reason]) -> int:
     connect, target = figures.connect_time, figures.wait_target
     if load is None or connect is None or target is None or connect.value <= target.value:
-        reasons.append(Reason("min_idle", "0: opening one is no slower than the wait target, or is not known to be"))
+        reasons.append(Reason("min_idle", "opening one is no slower than the wait target, or is not known to be"))
         return 0
     least = min(max_idle, max(1, ceil(load)))
     why = f"opening takes {format_duration(connect.value)}, more than the wait target: the mean in use stays ready"

@@ -10,7 +10,7 @@ from poolctl.sizing.causes import causes
 from poolctl.sizing.confidence import interval_of, trust_of
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.demand import Demand, demand_of, pools_of
-from poolctl.sizing.division import Division, Parts, divide, floor_of, most_of_workers
+from poolctl.sizing.division import Binding, Division, Parts, divide, floor_of, most_of_workers
 from poolctl.sizing.doubts import doubts
 from poolctl.sizing.figures import Figure, Figures
 from poolctl.sizing.holds import hold_of
@@ -132,6 +132,13 @@ def _infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
     )
 
 
+_MORE: dict[Binding, str] = {
+    "budget": "Shorter holds, or more slots for each process: a pooler, fewer processes, a higher max_connections",
+    "capacity": "Shorter holds, or a faster database: more connections than it can use only move the queue into it",
+    "workers": "More workers, or shorter holds: those there are cannot hold more connections at once",
+}
+
+
 def _missed(max_open: int, demand: Demand, division: Division) -> Finding:
     """What comes of a pool that is smaller than its process needs, because something else does not allow more."""
     load, hold = demand.load or 0.0, demand.hold_time
@@ -155,7 +162,7 @@ def _missed(max_open: int, demand: Demand, division: Division) -> Finding:
             "wait_target": demand.wait_target,
             "bound_by": division.binding,
         },
-        remedy="Shorter holds, or more of what binds: " + division.binding,
+        remedy=_MORE.get(division.binding, "Shorter holds"),
     )
 
 
