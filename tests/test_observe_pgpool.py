@@ -25,6 +25,7 @@ from poolctl.observe.pgpool import (
     offsets_of,
     own_child,
     version_of,
+    waiting_at,
 )
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample
 
@@ -215,7 +216,7 @@ def test_with_every_child_busy_a_look_ends_in_time_and_says_that_it_hangs(pooled
         began = time.monotonic()
         again, took_again = latecomer.look(), time.monotonic() - began
 
-    assert first == again == PgpoolSample(source.target, hangs=True)
+    assert first == again == PgpoolSample(source.target, waiting=0, hangs=True)
     assert 1.0 < took < 3.0
     assert took_again < took
     assert not source.ok
@@ -259,10 +260,20 @@ def test_those_who_wait_are_counted_by_the_host_and_those_who_gave_up_are_not(po
         held.enter_context(all_children_busy(pooled))
         for _ in range(4):
             held.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
-        assert latecomer.look() == PgpoolSample(latecomer.source.target, hangs=True)
+        assert latecomer.look() == PgpoolSample(latecomer.source.target, waiting=4, hangs=True)
         waited = waiting()
 
     assert waited == 4
+
+
+def test_the_queue_of_another_machine_is_not_taken_for_one_of_this() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as here:
+        port = here.getsockname()[1]
+
+        assert waiting_at("127.0.0.1", port) == 0
+        assert waiting_at("192.0.2.7", port) is None
+        assert waiting_at("db.example.com", port) is None
+        assert waiting_at("localhost", None) is None
 
 
 @pytest.mark.server

@@ -59,7 +59,7 @@ class Console:
         self._connection: Connection | None = None
         self.database = str(parameters.get("dbname", ""))
         self.target = target_of(self._conninfo)
-        self.port = place_of(self._conninfo)[1]
+        self.host, self.port = place_of(self._conninfo)
         self.connected_at: float | None = None
         """When poolctl's connection was made, on this machine's clock; None while there is none."""
 

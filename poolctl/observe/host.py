@@ -43,6 +43,7 @@ from poolctl.observe.sockets import (
     End,
     TcpSocket,
     UnixSocket,
+    is_loopback,
     plain_address,
     tcp_sockets,
     unix_sockets,
@@ -246,11 +247,11 @@ class _Addresses(NamedTuple):
         interfaces = psutil.net_if_addrs().values()
         families = (socket.AF_INET, socket.AF_INET6)
         own = {plain_address(one.address) for ones in interfaces for one in ones if one.family in families}
-        return cls(frozenset(own | {"", "::1", "localhost", "local", socket.gethostname()}))
+        return cls(frozenset(own | {"local", socket.gethostname()}))
 
     def has(self, address: str) -> bool:
         """Whether an IP address, a name or the folder of a Unix socket leads here; other names are not looked up."""
-        return address in self.own or address.startswith(("127.", "/", "@"))
+        return address in self.own or is_loopback(address)
 
 
 class _Sockets(NamedTuple):

@@ -14,6 +14,7 @@ from poolctl.observe.clocks import instant, learned_offset, local_offsets
 from poolctl.observe.console import ANSWER_WITHIN, Console, Row, reason_of
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
+from poolctl.observe.sockets import is_loopback, tcp_sockets, waiting_by_port
 
 _NOTICED = 0.5
 """Seconds to wait for one that hung at the look before: it then only has to show that it serves again."""
@@ -98,8 +99,17 @@ class Pgpool:
             num_init_children=self._fixed.num_init_children,
             max_pool=self._fixed.max_pool,
             reserved_connections=self._fixed.reserved_connections,
+            waiting=waiting_at(self._console.host, self._console.port),
             hangs=hangs,
         )
+
+
+def waiting_at(host: str, port: int | None) -> int | None:
+    """Clients in the listen queue of a Pgpool-II on this machine; None where it is on another, or cannot be seen."""
+    sockets = tcp_sockets()
+    if port is None or not (is_loopback(host) or host in {one.local.address for one in sockets}):
+        return None
+    return waiting_by_port(sockets, {port}).get(port)
 
 
 def _why(error: Refused | ServerLost) -> str:

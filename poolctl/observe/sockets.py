@@ -84,6 +84,11 @@ def plain_address(text: str) -> str:
     return str(getattr(address, "ipv4_mapped", None) or address)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, as libpq takes it, is this machine by its form: a loopback address or name, a Unix socket."""
+    return host.startswith(("127.", "/", "@")) or host in ("", "::1", "localhost")
+
+
 def waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int, int]:
     """Connections in the listen queue of each of ``ports`` that something here listens on.
 
