@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.observe import pool_stats
-from poolctl.observe.exposition import Series, parse
+from poolctl.observe.exposition import Exposition, Series, parse
 from poolctl.observe.pool_figures import read_pools
 from poolctl.observe.pool_stats import PoolStats
 from poolctl.observe.snapshot import PoolFigures
@@ -42,6 +42,7 @@ def test_a_line_of_prometheus_text_is_read(line: str, series: Series) -> None:
     exposition = parse(f"# HELP up \\n\n# TYPE up gauge\n\n{line}\n# EOF\nnot read any more {{")
 
     assert (exposition.series, exposition.unreadable) == ((series,), ())
+    assert parse(line, lambda name: False) == Exposition((), ())
 
 
 @pytest.mark.parametrize(
@@ -69,6 +70,7 @@ def test_a_line_that_is_none_costs_no_other_and_is_told_by_its_number(line: str)
 
     assert [one.name for one in exposition.series] == ["before", "after"]
     assert exposition.unreadable == (2,)
+    assert parse(f"before 1\n{line}\nafter 2\n", lambda name: name == "after").unreadable in ((2,), ())
     assert "s3cr3t" not in read_pools(f"a 1\n{line}", "here").complaint
 
 

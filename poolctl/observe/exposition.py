@@ -6,7 +6,7 @@ A line that cannot be read is counted by its number and costs no other; what the
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -15,6 +15,10 @@ _LABEL = re.compile(r'\s*(?:([a-zA-Z_][a-zA-Z0-9_.]*)|"((?:[^"\\]|\\.)*)")\s*(=\
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|Inf|NaN|inf|nan)")
 _REST = re.compile(r"(?:\s+[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)?\s*(?:#.*)?")
 """A timestamp, an exemplar; neither is of use here."""
+_SHAPE = re.compile(
+    rf"{_NAME.pattern}(?:\s*\{{(?:[^\"{{}}]|\"(?:[^\"\\]|\\.)*\")*\}}\s*|\s+){_NUMBER.pattern}{_REST.pattern}"
+)
+"""Of a line, as far as one need look that nobody asked for."""
 _ESCAPES = {"n": "\n", "\\": "\\", '"': '"'}
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
@@ -35,8 +39,9 @@ class Exposition:
     """Numbers of the lines that are none, from 1."""
 
 
-def parse(text: str) -> Exposition:
-    """Every line of ``text``; never raises."""
+def parse(text: str, wanted: Callable[[str], bool] = lambda name: True) -> Exposition:
+    """The series of ``text`` whose names are ``wanted``; never raises. A line of another name is only looked at for
+    whether it is one."""
     series: list[Series] = []
     unreadable: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -47,10 +52,13 @@ def parse(text: str) -> Exposition:
             continue
         if not line:
             continue
+        name = _NAME.match(line)
+        if name is not None and not wanted(name[0]) and _SHAPE.fullmatch(line) is not None:
+            continue
         one = _parse_line(line)
         if one is None:
             unreadable.append(number)
-        else:
+        elif wanted(one.name):
             series.append(one)
     return Exposition(tuple(series), tuple(unreadable))
 

@@ -68,7 +68,7 @@ def read_pools(text: str, source: str) -> Read:
     statuses = list(_STATUS.finditer(text))
     if statuses:
         return _verdict([_from_status(text, one) for one in statuses], source, "")
-    exposition = parse(text)
+    exposition = parse(text, _is_of_a_pool)
     pools = list(_from_series(exposition.series))
     lag = [series.value for series in exposition.series if series.name == _LOOP_LAG and math.isfinite(series.value)]
     for pool in pools:
@@ -84,6 +84,10 @@ def read_pools(text: str, source: str) -> Read:
 def _verdict(pools: Iterable[_Pool], source: str, complaint: str) -> Read:
     figures = tuple(_figures(pool, source) for pool in pools)
     return Read(figures, "" if figures else complaint)
+
+
+def _is_of_a_pool(name: str) -> bool:
+    return name.removesuffix("_total") in MEANINGS or name == _LOOP_LAG
 
 
 def _from_series(series: Iterable[Series]) -> Iterator[_Pool]:
