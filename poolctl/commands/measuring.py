@@ -31,10 +31,15 @@ HOST_EVERY = 10.0
 """Seconds between looks at the process list, which costs more than the server's own list."""
 LIMITS_ONLY = 1.0
 """Seconds of looking where only the limits are wanted."""
+KNOCKING, SILENCE = 1.0, 20.0
+"""Seconds after which a server that lets nobody in, or says nothing, is given up: one that is overloaded takes long
+for its first answer, and is worth it."""
 CONNECTS = 4
 """Times that a connection is opened to see what that takes."""
 SPARE = 5
 """Slots that must be free beside it."""
+MOST_ROUND_TRIP = 0.002
+"""Seconds. Applications are near their database; from farther away poolctl cannot know their round trip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,30 @@ def measured(asked: Asked, *, color: str, quiet: bool) -> Measured:
     assert asked.named is not None
     planned = LIMITS_ONLY if asked.duration is None else asked.duration
     with catch_interrupts() as interrupts:
-        observation, connect_times = _looked(asked, planned, interrupts, color, quiet)
+        observation, connects = _looked(asked, planned, interrupts, color, quiet)
     _check_answered(observation, asked, interrupts)
     found = _seen(asked, observation)
-    if connect_times:
-        from poolctl.sizing.figures import measured as figure
-
-        found = replace(found, figures=found.figures.with_(connect_time=figure(median(connect_times))))
+    if connects.times:
+        found = _with_connects(found, connects)
     elif asked.named.conninfo is not None and asked.duration is not None:
         found = replace(found, notes=(*found.notes, "What it takes to connect was not tried: too few slots were free"))
     return replace(found, planned=planned, interrupted=interrupts.asked)
+
+
+def _with_connects(found: Measured, connects: "_Connects") -> Measured:
+    """With what a connection costs, and with a round trip in each hold, of which the server sees nothing."""
+    from poolctl.sizing.figures import measured as figure
+    from poolctl.sizing.measure import with_round_trip
+    from poolctl.units import format_duration
+
+    figures = found.figures.with_(connect_time=figure(median(connects.times)))
+    trip = min(connects.round_trips)
+    if trip > MOST_ROUND_TRIP:
+        note = "The round trip between application and server is not known, and not in the holds; see --hold-time"
+    else:
+        figures = with_round_trip(figures, trip)
+        note = f"Each hold has a round trip of {format_duration(trip)} in it, as measured from here"
+    return replace(found, figures=figures, notes=(*found.notes, note))
 
 
 def _of_recording(asked: Asked) -> Measured:
@@ -82,7 +101,7 @@ def _of_recording(asked: Asked) -> Measured:
 
 def _looked(
     asked: Asked, planned: float, interrupts: "Interrupts", color: str, quiet: bool
-) -> tuple["Observation", list[float]]:
+) -> tuple["Observation", "_Connects"]:
     from poolctl.commands.look import live_systems
     from poolctl.commands.unanswered import has_answered
     from poolctl.report.console import open_screen
@@ -91,13 +110,17 @@ def _looked(
     assert asked.named is not None
     late = Random(asked.seed)
     screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
+    began = time.monotonic()
     with live_systems(asked.named, host_every=HOST_EVERY) as (watcher, _):
         connects = _Connects(asked.named.conninfo if asked.duration is not None else None, planned)
         with looking_view(screen, planned, quiet=quiet):
 
             def is_enough() -> bool:
-                seen = watcher.observation.snapshots
-                return interrupts() or (len(seen) == 1 and not has_answered(watcher.observation))
+                seen = watcher.observation
+                is_silent = any("no answer" in source.reason for source in seen.sources)
+                patience = SILENCE if is_silent else KNOCKING
+                is_over = time.monotonic() - began > patience and bool(seen.snapshots)
+                return interrupts() or (is_over and not has_answered(seen))
 
             observation = watcher.observe(
                 planned,
@@ -107,17 +130,19 @@ def _looked(
                 jitter=lambda: late.uniform(0.0, JITTER * INTERVAL),
             )
     interrupts.run_is_over()
-    return observation, connects.times
+    return observation, connects
 
 
 class _Connects:
-    """Opens a connection now and then, in the user's own way, and closes it at once. ``times``: seconds each took."""
+    """Opens a connection now and then, in the user's own way, and closes it at once. ``times``: seconds each took;
+    ``round_trips``: those of an empty statement on each."""
 
     def __init__(self, conninfo: str | None, planned: float) -> None:
         self._conninfo = conninfo
         self._began = time.monotonic()
         self._due = [planned * (number + 1) / (CONNECTS + 1) for number in range(CONNECTS)]
         self.times: list[float] = []
+        self.round_trips: list[float] = []
 
     def __call__(self, snapshot: "Snapshot", observation: "Observation") -> None:
         if not self._due or time.monotonic() - self._began < self._due[0]:
@@ -128,16 +153,24 @@ class _Connects:
         # Those that count against the slots, and poolctl's own.
         if observation.server.usable - len(snapshot.server.clients) - 1 < SPARE:
             return
+        from poolctl.errors import PoolctlError
         from poolctl.observe.connection import Connection
-        from poolctl.observe.refusals import Refused
 
         began = time.monotonic()
         try:
-            Connection.open(self._conninfo, within=1.0).close()
-        except Refused:
+            connection = Connection.open(self._conninfo, within=1.0)
+            opened = time.monotonic()
+            # The first statement of a backend fills its caches.
+            connection.ask("", within=1.0)
+            asked = time.monotonic()
+            connection.ask("", within=1.0)
+            answered = time.monotonic()
+        except PoolctlError:
             self._due.clear()
             return
-        self.times.append(time.monotonic() - began)
+        connection.close()
+        self.times.append(opened - began)
+        self.round_trips.append(answered - asked)
 
 
 def _check_answered(observation: "Observation", asked: Asked, interrupts: "Interrupts") -> None:

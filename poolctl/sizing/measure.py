@@ -8,7 +8,7 @@ figures and ``parallelism`` those of the samples, so that whoever sizes can see 
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, sqrt
 from statistics import fmean
@@ -94,6 +94,27 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     if figures.censored_share is None:
         figures = figures.with_(censored_share=_full_share(groups))
     return Seen(chosen, figures, sessions, clients, len(set(owners.values())), each)
+
+
+def with_round_trip(figures: Figures, round_trip: float) -> Figures:
+    """``figures`` with one round trip (seconds) in each hold: from the client's statement to the server and back.
+
+    The server sees a connection as busy from a statement's arrival to its end; the application holds it for longer.
+    Round trips within a transaction are in the figures already, as idle in transaction. A hold that pools measured
+    themselves has everything in it.
+    """
+    if figures.hold_time is not None or figures.throughput is None:
+        return figures
+    longer = figures.throughput.value * round_trip
+
+    def more(figure: Figure | None) -> Figure | None:
+        return None if figure is None else measured(figure.value + longer)
+
+    return figures.with_(
+        parallelism=more(figures.parallelism),
+        parallelism_counted=more(figures.parallelism_counted),
+        windows=tuple(replace(window, busy=window.busy + window.throughput * round_trip) for window in figures.windows),
+    )
 
 
 def _owners(observation: Observation, application: str | None) -> dict[int, int]:
