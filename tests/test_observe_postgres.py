@@ -421,6 +421,24 @@ def test_a_very_long_query_is_cut_and_other_encodings_do_not_hurt() -> None:
     assert found[1] == "SELECT 'gr\xfc\xdfe'"
 
 
+def test_the_owner_of_a_database_cannot_slip_in_functions_of_his_own(sandbox: Sandbox) -> None:
+    with connect(sandbox.admin_conninfo) as admin:
+        admin.execute("GRANT CREATE ON SCHEMA public TO app")
+    with connect(sandbox.conninfo) as owner:
+        for function in ("pg_backend_pid() RETURNS int", "date_part(text, timestamptz) RETURNS float8"):
+            owner.execute(f"CREATE FUNCTION {function} LANGUAGE sql AS 'SELECT 1 / 0'".encode())
+        owner.execute("ALTER DATABASE app SET search_path = public, pg_catalog")
+    try:
+        with looking(sandbox.admin_conninfo) as server:
+            seen(server)
+    finally:
+        with connect(sandbox.conninfo) as owner:
+            owner.execute("ALTER DATABASE app RESET search_path")
+            owner.execute("DROP FUNCTION public.pg_backend_pid(), public.date_part(text, timestamptz)")
+
+    assert server.source.ok
+
+
 def test_a_conninfo_that_cannot_be_read_is_refused_without_repeating_it() -> None:
     with pytest.raises(BadInput) as refused:
         Postgres("host=db password=hunter 2 secret")

@@ -41,7 +41,13 @@ STATEMENT_TIMEOUT = 2.0
 
 Row = dict[str, Any]
 
+_BEGIN = (
+    "BEGIN READ ONLY",
+    # Whoever owns a database decides its search_path, and could put functions of his own before the catalog's.
+    "SET LOCAL search_path = pg_catalog",
+)
 _LIMITS = (
+    "SET LOCAL jit = off",
     f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT * 1000:.0f}",
     f"SET LOCAL lock_timeout = {STATEMENT_TIMEOUT * 1000:.0f}",
 )
@@ -170,7 +176,7 @@ class Connection:
         behind), ServerLost.
         """
         first = [before_limits] if before_limits else []
-        script = ";\n".join(["BEGIN READ ONLY", *first, *_LIMITS, *statements, "COMMIT"])
+        script = ";\n".join([*_BEGIN, *first, *_LIMITS, *statements, "COMMIT"])
         try:
             return self.ask(script, within=within)
         except StatementFailed:
