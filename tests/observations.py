@@ -54,6 +54,8 @@ class Row:
     age: float = 0.0
     began: float | None = None
     turns: float = 0.0
+    transaction: float | None = None
+    """Age of a transaction that goes on over all turns."""
     opened: float = 600.0
     application: str = "shop"
     user: str = "app"
@@ -93,6 +95,7 @@ class Row:
     def _row(self, now: float, state_at: float) -> Backend:
         in_transaction = self.state.startswith(IN_TRANSACTION) or self.state == "active"
         began = state_at if self.began is None else (NOW - self.began if not self.turns else state_at - self.began)
+        began = NOW - self.transaction if self.transaction is not None else began
         wait = self.wait or (("Client", "ClientRead") if self.state != "active" else None)
         return Backend(
             pid=self.pid,

@@ -288,3 +288,12 @@ def test_no_owner_means_nothing_where_not_all_sockets_are_seen() -> None:
 
 def test_a_report_on_the_server_is_not_slow_by_itself() -> None:
     assert troubles(diagnose(observe(*rows(3, state="active", age=900.0, step=60.0), hosts=[host()]))) == []
+
+
+def test_sessions_that_work_on_while_nobody_acquires_are_long_holds_and_not_calls() -> None:
+    still = [[pool(max_open=8, open=8, in_use=8, waiting=5, acquired_total=700.0)]]
+
+    diagnosis = verdict(*calling(8, 0.5), pools=still)
+
+    assert held_by(find(diagnosis, "long-hold")) == {"shop"}
+    assert not (LEAKS | {"held-across-io", "pool-undersized"}) & set(codes(diagnosis))

@@ -41,7 +41,38 @@ from poolctl.observe.snapshot import (
 )
 
 CATALOG = frozenset(
-    ["slots-exhausted", "slots-low", "leak", "leak-in-transaction", "leak-or-long-hold", "long-hold", "held-across-io", "self-deadlock", "lock-queue", "slow-database", "pool-undersized", "fleet-over-budget", "role-limit", "pooler-pinned-transaction", "pooler-session-mode", "pooler-client-limit", "connection-churn", "reconnect-storm", "frozen-clients", "orphaned-backends", "client-starved", "pool-slots-lost", "slow-reader", "stuck-protocol", "aborted-transaction", "handshake-pile-up", "no-safety-net", "partial-view", "oversized-pool", "healthy"]
+    {
+        "slots-exhausted",
+        "slots-low",
+        "leak",
+        "leak-in-transaction",
+        "leak-or-long-hold",
+        "long-hold",
+        "held-across-io",
+        "self-deadlock",
+        "lock-queue",
+        "slow-database",
+        "pool-undersized",
+        "fleet-over-budget",
+        "role-limit",
+        "pooler-pinned-transaction",
+        "pooler-session-mode",
+        "pooler-client-limit",
+        "connection-churn",
+        "reconnect-storm",
+        "frozen-clients",
+        "orphaned-backends",
+        "client-starved",
+        "pool-slots-lost",
+        "slow-reader",
+        "stuck-protocol",
+        "aborted-transaction",
+        "handshake-pile-up",
+        "no-safety-net",
+        "partial-view",
+        "oversized-pool",
+        "healthy",
+    }
 )
 NOT_BACKENDS = frozenset({"fleet-over-budget", "pool-slots-lost", "handshake-pile-up", "lock-queue", "oversized-pool"})
 """What these free is counted otherwise: ceilings, slots of a pool, waiters, half-open connections."""

@@ -208,6 +208,9 @@ def healthy(case: Case) -> Finding:
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
     of = f" of {format_count(usable)} usable" if usable is not None else ""
     summary = f"Healthy: {format_count(used)}{of} connections open, {working} at work, nobody is seen to wait"
+    resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
+    if 2 * resting > used and not waiting.is_known:
+        summary += f"; {format_count(resting)} of them rest, which is parked unless users see timeouts"
     if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
         confidence, summary = "undetermined", "Nothing was seen that a verdict could stand on"
     elif not facts.looks:

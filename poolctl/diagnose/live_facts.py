@@ -69,8 +69,8 @@ class LiveFacts:
     @property
     def sees_titles_only(self) -> bool:
         """Whether all that is known of the backends comes from the process list."""
-        snapshots = self.observation.snapshots
-        return bool(self.looks) and snapshots[-1].server is None
+        last = next((s for s in reversed(self.observation.snapshots) if look_of(s) is not None), None)
+        return last is not None and last.server is None
 
     @property
     def window(self) -> float:
@@ -101,8 +101,8 @@ class LiveFacts:
 
     @property
     def programs(self) -> tuple[Application, ...]:
-        """Applications proper: no tools, and somebody there."""
-        return tuple(each for each in self.applications if each.tracks and not each.is_tool)
+        """Applications proper: no tools, and somebody there. A hidden row without a user is a worker's."""
+        return tuple(each for each in self.applications if each.tracks and not each.is_tool and each.user is not None)
 
     @property
     def host(self) -> HostSample | None:
@@ -165,7 +165,7 @@ class LiveFacts:
 
     def owner_of(self, series: PoolSeries) -> Application | None:
         """The application whose sessions these are: by the label that says so, by a label or name that is its
-        name, by being the only one, by the number of sessions. None where several could be it."""
+        name, by being the only one, by about as many sessions. None where several could be it."""
         last, programs = series.last, self.programs
         named = [each for each in programs if last.application and each.name == last.application]
         if last.application:
@@ -176,8 +176,13 @@ class LiveFacts:
             return named[0]
         if len(programs) == 1:
             return programs[0]
-        same = [each for each in programs if last.open and each.count == last.open]
-        return same[0] if len(same) == 1 else None
+        # A fleet's pods export one pool each, under one name, and are one application.
+        alike = sum(each.last.open or 0 for each in self.pools if each.last.name == last.name)
+        for opened in {last.open or 0, alike} - {0}:
+            near = [each for each in programs if abs(each.count - opened) <= max(1, 0.1 * opened)]
+            if len(near) == 1:
+                return near[0]
+        return None
 
     def queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
         """Pools of a PgBouncer that serve the application's user and database; its servers may serve others too."""
@@ -188,7 +193,8 @@ class LiveFacts:
         )
 
     def waiting(self, application: Application | None = None) -> Waiting:
-        """Who waits for the connections that ``application`` holds; for anybody's, without one."""
+        """Who waits for the connections that ``application`` holds; for anybody's, without one. A client that the
+        server refuses waits for nobody's in particular: see ``is_refusing``."""
         key = repr((application.name, application.user, application.database)) if application else ""
         if key not in self.memory:
             self.memory[key] = self._waiting(application)
@@ -201,8 +207,6 @@ class LiveFacts:
         found += [
             Waiting(each.waiting, each.waiting > 0, "Pgpool-II") for each in self.pgpools if each.waiting is not None
         ]
-        if self.is_refusing:
-            found.append(Waiting(1, True, "a refused connection"))
         known = [each for each in found if each.is_known]
         if not known:
             return Waiting()

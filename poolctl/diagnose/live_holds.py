@@ -8,7 +8,7 @@ from statistics import median
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely, called
-from poolctl.diagnose.live_leaks import SPREAD, held, is_on_purpose, undetermined_hold
+from poolctl.diagnose.live_leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.live_waits import Waiting
 from poolctl.diagnose.words import percent, plural
@@ -189,15 +189,18 @@ def use_of(application: Application) -> _Use:
 def held_across_io(case: Case) -> Iterator[Finding]:
     """Transactions are kept open while the application does something else.
 
-    Threshold: more than 30 % of the use is idle in transactions that do go on, typically for 50 ms or more at a
-    time, and it matters: clients wait; or (from 100 ms on) nine in ten sessions are in use at four looks of five.
-    Certain: turnover seen over a window three times the longest transaction, and it is known that clients wait.
+    Threshold: more than 30 % of the use is idle in transactions of which two or more are seen to end, typically for
+    50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten sessions are in use at four
+    looks of five. Certain: turnover seen over a window three times the longest transaction, and it is known that
+    clients wait. Likely a long hold instead, where the pool's figures say that nobody acquires meanwhile.
     """
     for application in case.facts.programs:
         if application.tracks[0].looks < 2 or not case.free(application.tracks):
             continue
         use, waiting = use_of(application), case.facts.waiting(application)
-        moved = [t for t in case.free((*application.tracks, *application.gone)) if t.has_moved or not t.is_there]
+        moved = [
+            t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there
+        ]
         pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
         if (
             use.share <= HELD_SHARE
@@ -208,6 +211,11 @@ def held_across_io(case: Case) -> Iterator[Finding]:
             continue
         holding = case.free(t for t in application.tracks if any(row.in_transaction for _, row in t.rows))
         if not holding:
+            continue
+        pools = case.facts.pools_of(application)
+        if is_quiet(pools):
+            # Its sessions work, and yet nobody acquires: the same holders keep them over many transactions.
+            yield long_hold(case, application, holding, (), "likely")
             continue
         long_enough = case.facts.window > 3 * application.longest_ended > 0
         confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
@@ -225,7 +233,7 @@ def held_across_io(case: Case) -> Iterator[Finding]:
                 "idle_in_transaction_share": percent(use.share),
                 "typical_pause": use.pause,
                 "longest_seen_to_end": application.longest_ended,
-                "moved_meanwhile": len(moved),
+                "ended_meanwhile": len(moved),
                 "stuck": len(application.stuck),
                 "looks_without_a_spare_session": percent(use.used_up),
                 "waiting": waiting.count,

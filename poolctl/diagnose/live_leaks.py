@@ -161,7 +161,9 @@ def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
     """Nothing was acquired in the whole window, and yet something is in use."""
     grown = [pool.growth("acquired_total") for pool in pools]
     in_use = any(pool.last.in_use for pool in pools)
-    return in_use and all(growth is not None and growth <= 0 for growth in grown) and pools[0].window > 1.0
+    return (
+        bool(pools) and in_use and all(growth is not None and growth <= 0 for growth in grown) and pools[0].window > 1.0
+    )
 
 
 def idle_hold(
@@ -231,14 +233,18 @@ def long_hold(
     waiting = case.facts.waiting(application)
     longest = max([*(_longest_rest(track) for track in returned), *(track.age for track in suspects)])
     holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
-    seen = f", {plural(len(returned), 'release')} seen" if returned else ", as their last statements say, on purpose"
+    seen = ", and nobody acquired or released any meanwhile"
+    if returned:
+        seen = f", {plural(len(returned), 'release')} seen"
+    elif any(map(is_on_purpose, suspects)):
+        seen = ", as their last statements say, on purpose"
     return Finding(
         code="long-hold",
         severity=case.severity(application),
         confidence=at_most_likely(confidence, holding),
         layer="application",
-        summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for up to "
-        f"{format_duration(longest)}{seen}; {plural(waiting.count or 0, 'client')} waiting",
+        summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for "
+        f"{format_duration(longest)} or longer{seen}; {plural(waiting.count or 0, 'client')} waiting",
         evidence={
             "held": len(holding),
             "sessions": application.count,

@@ -118,7 +118,7 @@ def frozen_peers(case: Case) -> Iterator[Finding]:
     addresses move, with clients waiting. Always undetermined: only that client's host can tell.
     """
     for application in case.facts.programs:
-        if not case.facts.waiting(application):
+        if not case.facts.waiting(application) and not case.facts.is_refusing:
             continue
         by_client: dict[str, list[Track]] = {}
         for track in case.free(application.tracks):

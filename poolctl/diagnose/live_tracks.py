@@ -128,6 +128,11 @@ class Track:
         """Whether it is seen to have done something in the window."""
         return any(_differs(a, b) for (_, a), (_, b) in pairwise(self.rows))
 
+    @cached_property
+    def ended_transaction(self) -> bool:
+        """Whether a transaction in which it was seen had ended by a later look."""
+        return any(a.in_transaction and _transaction(a) != _transaction(b) for (_, a), (_, b) in pairwise(self.rows))
+
     @property
     def age(self) -> float:
         """Seconds in its present state; at least that long, where the server does not say since when."""
@@ -180,6 +185,10 @@ def _unchanged(row: Backend, last: Backend) -> bool:
         return row.virtual_transaction == last.virtual_transaction
     # A hidden idle session says nothing of what it did in between; a title says a little.
     return not row.is_hidden and row.is_inferred
+
+
+def _transaction(backend: Backend) -> object:
+    return backend.transaction_at if backend.transaction_at is not None else backend.virtual_transaction
 
 
 def _differs(a: Backend, b: Backend) -> bool:
@@ -253,8 +262,8 @@ class Application:
 
     @cached_property
     def longest_ended(self) -> float:
-        """Age of the oldest transaction or statement that was seen and had ended by a later look, while its session
-        went on. Sessions that end take theirs with them, which is no release."""
+        """Age of the oldest transaction or statement, or pause within a transaction, that was seen and had ended by a
+        later look, while its session went on. Sessions that end take theirs with them, which is no release."""
         return max((age for track in self.tracks for age in _ended(track)), default=0.0)
 
     @property
@@ -294,7 +303,9 @@ def _start(backend: Backend) -> float | None:
 def _ages(track: Track) -> Iterable[float]:
     """Ages of what was under way in each look, without that in which it is stuck now."""
     last = track.last
-    settled = track.is_in_transaction and track.age > STUCK_AFTER
+    # Statements seen to follow each other in one transaction show that somebody is at work in it.
+    same = {row.state_at for _, row in track.rows if row.transaction_at == last.transaction_at}
+    settled = track.is_in_transaction and track.age > STUCK_AFTER and len(same) == 1
     for at, backend in track.rows:
         start = _start(backend)
         if start is not None and not (settled and backend.transaction_at == last.transaction_at):
@@ -306,6 +317,8 @@ def _ended(track: Track) -> Iterable[float]:
         start = _start(a)
         if start is not None and _start(b) != start:
             yield max(0.0, at - start)
+        elif a.in_transaction and a.state_at is not None and b.state_at != a.state_at:
+            yield max(0.0, at - a.state_at)
 
 
 def applications_of(tracks: Iterable[Track]) -> tuple[Application, ...]:
