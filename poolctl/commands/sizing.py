@@ -23,6 +23,7 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
     from poolctl.report.recommended import Recommended
     from poolctl.sizing.defaults import filled
     from poolctl.sizing.recommend import recommend
+    from poolctl.sizing.refusal import settled
     from poolctl.stacks.advice import configs_of
 
     seen = _measured(asked, color, quiet)
@@ -44,6 +45,7 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
         from poolctl.sizing.refusal import failed
 
         answer = failed(answer, verification)
+    answer = settled(answer)
     configs, note = configs_of(answer, figures, asked.stacks)
     return Recommended(
         answer=answer,

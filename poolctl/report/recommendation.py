@@ -52,9 +52,10 @@ def print_recommendation(screen: Screen, recommended: Recommended) -> None:
             print_finding(screen, finding)
     if not answer.is_refused:
         print_table(screen, settings_table(recommended))
-    print_table(screen, bounds_table(recommended))
+        print_table(screen, bounds_table(recommended))
     print_table(screen, arithmetic_table(recommended))
-    _print_pooler(screen, recommended)
+    if not answer.is_refused:
+        _print_pooler(screen, recommended)
     _print_verification(screen, recommended)
     for config in recommended.configs:
         print_config(screen, config)

@@ -49,9 +49,10 @@ def _lines(recommended: Recommended) -> Iterator[str]:
             yield from _finding(finding)
     if not answer.is_refused:
         yield from table_lines(settings_table(recommended))
-    yield from table_lines(bounds_table(recommended))
+        yield from table_lines(bounds_table(recommended))
     yield from table_lines(arithmetic_table(recommended))
-    yield from _pooler(recommended)
+    if not answer.is_refused:
+        yield from _pooler(recommended)
     yield from _verification(recommended)
     for config in recommended.configs:
         yield from ("", f"**{escaped(config.file)}** ({escaped(config.stack)})")

@@ -10,12 +10,12 @@ from poolctl.sizing.causes import most_gain, without
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.verify import Verification
 
+_OF_A_NUMBER = ("wait-target-missed",)
+
 
 def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
-    """``answer`` without its sizes, for the reasons in ``findings``, which come first. A wait that is too long is news
-    of a number, so it goes with it."""
+    """``answer`` without its sizes, for the reasons in ``findings``, which come first."""
     causes = [replace(finding, severity="critical") for finding in findings]
-    others = [finding for finding in answer.findings if finding.code != "wait-target-missed"]
     sizes = replace(
         answer.recommendation, max_open=None, max_idle=None, min_idle=None, interval=None, confidence="refused"
     )
@@ -24,8 +24,15 @@ def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendati
         recommendation=sizes,
         verdict="refused",
         worst_case_connections=None,
-        findings=worst_first((*causes, *others)),
+        findings=worst_first((*causes, *answer.findings)),
     )
+
+
+def settled(answer: Recommendation) -> Recommendation:
+    """A refusal without the findings that are about the number which is not given."""
+    if not answer.is_refused:
+        return answer
+    return replace(answer, findings=tuple(each for each in answer.findings if each.code not in _OF_A_NUMBER))
 
 
 def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
