@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INTERVAL = 0.2
 """Seconds between looks: five a second see a hundred connections turn over, and cost the server next to nothing."""
-JITTER = 0.5
+JITTER = 0.3
 """Of the interval, at most, that a look is late."""
 HOST_EVERY = 10.0
 """Seconds between looks at the process list, which costs more than the server's own list."""

@@ -192,11 +192,12 @@ def instants(elapsed: Callable[[], float], duration: float | None, interval: flo
     first = elapsed()
     planned = first + min(EARLY, interval / 2)
     count = 0
-    while duration is None or planned < duration - EARLY / 2:
+    gap = min(EARLY, interval) / 2
+    while duration is None or planned < duration - gap:
         yield planned
         latest = elapsed()
         # The next whole interval that leaves a gap behind the look before.
-        count = max(count + 1, int((latest + EARLY / 2) // interval) + 1)
+        count = max(count + 1, int((latest + gap) // interval) + 1)
         planned = count * interval
     if duration > first:
         yield duration
