@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.text import Text
 
 COLUMNS, ROWS = 100, 60
-LEAK = ("simulate", "--leak", "--leak-shape", "in-transaction", "--for", "1m")
-LEAKED_AFTER = 8.0
-"""Seconds until the pool of the leaking service has run dry."""
+LEAK = ("simulate", "--leak", "--leak-shape", "in-transaction", "--for", "2m")
+LEAKED_AFTER = 36.0
+"""Seconds: the pool has run dry, and its holds are longer than any acquire timeout."""
 
 
 def screen_of(arguments: list[str]) -> str:
@@ -53,16 +53,16 @@ def _read(reader: int) -> bytes:
 
 
 @contextmanager
-def leaking() -> Iterator[str]:
-    """A service that leaks, in a terminal of its own; where its server is."""
+def leaking() -> Iterator[list[str]]:
+    """A service that leaks, in a terminal of its own, and how to look at it from another."""
     command = [sys.executable, "-m", "poolctl", *LEAK]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        lines = (line.partition("psql ")[2] for line in process.stderr)
-        address = shlex.split(next(filter(None, lines)))[0]
+        told = (line.partition("from a second terminal: poolctl ")[2] for line in process.stderr)
+        arguments = shlex.split(next(filter(None, told)))
         time.sleep(LEAKED_AFTER)
         try:
-            yield address
+            yield arguments
         finally:
             process.terminate()
             process.stderr.read()
@@ -70,9 +70,9 @@ def leaking() -> Iterator[str]:
 
 def main() -> None:
     file, *arguments = sys.argv[1:]
-    if arguments[0] == "inspect":
-        with leaking() as address:
-            keep(file, [*arguments, address])
+    if arguments == ["inspect"]:
+        with leaking() as told:
+            keep(file, told)
     else:
         keep(file, arguments)
 

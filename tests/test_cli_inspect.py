@@ -430,3 +430,21 @@ def test_a_live_view_ends_when_its_terminal_is_gone(watcher: str) -> None:
         terminal.hang_up()
 
         terminal.process.wait(timeout=20)
+
+
+def test_the_screen_in_the_readme_has_the_shape_of_a_real_one(leak: Stage, watcher: str) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n\$ poolctl inspect [^\n]*\n(.*?)^\[\.\.\.\]$", readme, re.MULTILINE | re.DOTALL)
+    real = poolctl(watcher, "--for", "1s").stdout
+
+    def shape(text: str) -> list[str]:
+        begun = re.findall(
+            r"^(?:CRITICAL|WARNING|OK|Who |Do |Why |Limits, nearest first|used |Who is connected|conns |at work at once)",
+            text,
+            re.MULTILINE,
+        )
+        return ["verdict" if word in ("CRITICAL", "WARNING", "OK") else word for word in begun]
+
+    assert shape(shown) == shape(real)[: len(shape(shown))]
+    assert shown.splitlines()[2].startswith("leak-in-transaction (application, ")
+    assert "leak-in-transaction (application, " in real.splitlines()[1]

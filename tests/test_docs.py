@@ -82,17 +82,17 @@ def test_every_relative_link_leads_to_a_file(page: Path) -> None:
 
 
 def test_every_option_in_the_readme_exists() -> None:
-    simulate = poolctl.commands["simulate"]
     known = {
         name
-        for parameter in [*simulate.params, *poolctl.params]
+        for command in (poolctl, *poolctl.commands.values())
+        for parameter in command.params
         if isinstance(parameter, click.Option)
         for name in (*parameter.opts, *parameter.secondary_opts)
     }
     mentioned = set(OPTION.findall(README.read_text(encoding="utf-8")))
 
     assert mentioned - known - {"--help"} == set()
-    assert "--leak" in mentioned
+    assert {"--leak", "--relief"} <= mentioned
 
 
 def test_every_command_in_the_readme_names_files_that_exist() -> None:

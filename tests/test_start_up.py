@@ -23,7 +23,7 @@ def modules_imported_by(*arguments: str) -> tuple[subprocess.CompletedProcess[st
     return finished, set(re.findall(r"^import time:.*\|\s*([\w.]+)$", finished.stderr, re.MULTILINE))
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("simulate", "--help")])
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("simulate", "--help"), ("inspect", "--help")])
 def test_help_and_version_import_nothing_that_is_slow_to_import(arguments: tuple[str, ...]) -> None:
     finished, modules = modules_imported_by(*arguments)
 
