@@ -439,7 +439,7 @@ def test_the_screen_in_the_readme_has_the_shape_of_a_real_one(leak: Stage, watch
 
     def shape(text: str) -> list[str]:
         begun = re.findall(
-            r"^(?:CRITICAL|WARNING|OK|Who |Do |Why |Limits, nearest first|used |Who is connected|conns |at work at once)",
+            r"^(?:CRITICAL|WARNING|OK|Who |Do |Why |Limits, nearest|used |Who is connected|conns |at work at once)",
             text,
             re.MULTILINE,
         )
