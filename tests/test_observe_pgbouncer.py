@@ -160,7 +160,7 @@ def test_every_version_is_read_by_the_names_of_its_columns(version: str) -> None
         servers=tuple(replace(one, application="web" if has_application else "") for one in EXPECTED.servers),
     )
 
-    assert sample_of(tables_of(version), target="here", is_own=own_client(40999), connected_at=NOON) == expected
+    assert sample_of(tables_of(version), target="here", own_port=40999, connected_at=NOON) == expected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -173,7 +173,7 @@ def test_columns_of_versions_to_come_change_nothing(chance: random.Random, new: 
 
     tables = {name: [shuffled(row) for row in rows] for name, rows in tables_of("1.18.0").items()}
 
-    assert sample_of(tables, target="here", is_own=own_client(40999), connected_at=NOON) == EXPECTED
+    assert sample_of(tables, target="here", own_port=40999, connected_at=NOON) == EXPECTED
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -209,12 +209,16 @@ def test_settings_that_name_or_hold_secrets_are_left_out(key: str) -> None:
     assert pgbouncer.config_of(rows) == {"pool_mode": "session"}
 
 
-def test_over_a_unix_socket_the_own_client_is_told_by_its_process() -> None:
+def test_the_own_client_is_told_by_its_port_over_a_unix_socket_by_its_process_else_if_it_is_the_only_one() -> None:
     mine = Row(database="pgbouncer", application_name="poolctl", addr="unix", port=6432, remote_pid=os.getpid())
-    another = Row(mine | {"remote_pid": os.getpid() + 1})
-    is_own = own_client(None)
+    another = Row(mine | {"remote_pid": os.getpid() + 1, "port": 6433})
+    operator = Row(mine | {"application_name": "psql", "port": 6434})
 
-    assert (is_own(mine), is_own(another)) == (True, False)
+    assert own_client([operator, another, mine], None) is mine
+    assert own_client([operator, another, mine], 6433) is another
+    assert own_client([operator, mine], 9999) is mine
+    assert own_client([mine, another], 9999) is None
+    assert own_client([operator], 9999) is None
     assert pgbouncer.link_of(mine, "client", {}).address == "local"
 
 

@@ -8,7 +8,7 @@ left out of every count, and is not kept between looks where it would take the l
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal
 
@@ -75,7 +75,7 @@ class PgBouncer:
         sample = sample_of(
             tables,
             target=self._console.target,
-            is_own=own_client(self._console.own_port),
+            own_port=self._console.own_port,
             connected_at=self._console.connected_at,
         )
         if takes_a_needed_place(sample):
@@ -103,29 +103,29 @@ def _reason(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence
     return f"SHOW {', '.join(missing)} not seen: {silence or next(iter(refused.values()))}"
 
 
-def own_client(own_port: int | None) -> Callable[[Row], bool]:
-    """What tells poolctl's own row of SHOW CLIENTS: its port, or over a Unix socket its process id."""
-
-    def is_own(row: Row) -> bool:
-        if row.text("database") != CONSOLE or row.text("application_name", NAME) != NAME:
-            return False
-        if own_port is None:
-            return row.count("remote_pid") == os.getpid()
-        return row.count("port") == own_port
-
-    return is_own
+def own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
+    """poolctl's own row of SHOW CLIENTS: by its port, over a Unix socket (``own_port`` None) by its process id; behind
+    an address translation the only one on the console that may be it."""
+    candidates = [
+        row
+        for row in clients
+        if row.text("database") == CONSOLE and row.text("application_name", NAME) == NAME  # the name: 1.18+
+    ]
+    for row in candidates:
+        if row.count("port") == own_port or (own_port is None and row.count("remote_pid") == os.getpid()):
+            return row
+    return candidates[0] if len(candidates) == 1 else None
 
 
 def sample_of(
-    tables: Mapping[str, list[Row]],
-    *,
-    target: str,
-    is_own: Callable[[Row], bool] = lambda row: False,
-    connected_at: float | None = None,
+    tables: Mapping[str, list[Row]], *, target: str, own_port: int | None = None, connected_at: float | None = None
 ) -> BouncerSample:
-    """The sample that the SHOW tables make, by their names; those that are missing leave their part empty."""
+    """The sample that the SHOW tables make, by their names; those that are missing leave their part empty.
+
+    ``own_port`` and ``connected_at`` are of poolctl's connection, which is left out.
+    """
     clients = tables.get("CLIENTS", [])
-    own = next((row for row in clients if is_own(row)), None)
+    own = own_client(clients, own_port)
     offsets = local_offsets() | learned_offset(own.text("connect_time") if own else None, connected_at)
     return BouncerSample(
         target=target,
@@ -136,7 +136,7 @@ def sample_of(
         databases=databases_of(tables.get("DATABASES", [])),
         stats=stats_of(tables.get("STATS", [])),
         config=config_of(tables.get("CONFIG", [])),
-        lists=lists_of(tables.get("LISTS", []), own=1 if tables else 0),
+        lists=lists_of(tables.get("LISTS", []), own=1 if own is not None else 0),
     )
 
 
