@@ -108,6 +108,25 @@ def test_each_finding_tells_its_confidence_its_numbers_and_what_it_frees() -> No
     assert "Why     used 97, usable 97, free 0" in text
 
 
+def test_holders_that_were_named_already_are_not_named_again() -> None:
+    whole = inspections.leaking()
+    leak, full = whole.diagnosis.findings
+    diagnosis = replace(whole.diagnosis, findings=(leak, replace(full, holders=leak.holders)))
+
+    lines = report(replace(whole, diagnosis=diagnosis)).splitlines()
+
+    assert [line[8:25] for line in lines if line.startswith("Who  ")] == ["application shop-", "the same as above"]
+
+
+def test_a_server_that_could_not_be_looked_at_is_not_called_ok() -> None:
+    whole = inspections.healthy()
+    down = tuple(replace(source, ok=False, reason="no answer") for source in whole.observation.sources)
+    snapshots = tuple(replace(snapshot, server=None) for snapshot in whole.observation.snapshots)
+    blind = replace(whole, observation=replace(whole.observation, snapshots=snapshots, sources=down))
+
+    assert report(blind).startswith("NO VERDICT  ")
+
+
 def test_a_holder_is_named_with_everything_that_is_known_of_it() -> None:
     line = next(line for line in report(inspections.leaking()).splitlines() if line.startswith("Who"))
 

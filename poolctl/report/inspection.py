@@ -45,7 +45,7 @@ def print_inspection(screen: Screen, inspection: Inspection) -> None:
         screen.print()
         _print_first(screen, finding)
     for finding in pressing:
-        _print_other(screen, finding)
+        _print_other(screen, finding, before=findings[0])
     if inspection.relief is not None:
         print_relief(screen, inspection.relief)
     print_limits(screen, inspection)
@@ -53,7 +53,7 @@ def print_inspection(screen: Screen, inspection: Inspection) -> None:
     _print_chart(screen, inspection)
     for finding in findings[1:]:
         if finding.severity == "info":
-            _print_other(screen, finding)
+            _print_other(screen, finding, before=findings[0])
     _print_seen(screen, inspection)
     _print_sql(screen, [*findings[:1], *pressing])
 
@@ -95,19 +95,28 @@ def print_groups(screen: Screen, inspection: Inspection) -> None:
 def _print_first(screen: Screen, finding: Finding) -> None:
     """Who, what to do, why: of the finding that the verdict is about, which has been told already."""
     _print_holders(screen, "Who", finding)
-    _print_steps(screen, "Do", steps_of(finding))
-    evidence = evidence_of(finding)
-    if evidence:
-        screen.paragraph(_head("Why"), evidence)
+    _print_reasons(screen, finding)
 
 
-def _print_other(screen: Screen, finding: Finding) -> None:
+def _print_other(screen: Screen, finding: Finding, *, before: Finding) -> None:
+    """``before``: whose holders have been named already."""
     screen.print()
     word = word_of(finding)
     lead = Text(f"{word}  ", style=STYLES[word])
     screen.paragraph(lead, neutralize(finding.summary, SENTENCE_LIMIT), hang=2)
     screen.paragraph("", about(finding), hang=2)
-    _print_first(screen, finding)
+    if finding.holders and finding.holders == before.holders:
+        screen.paragraph(_head("Who"), "the same as above")
+    else:
+        _print_holders(screen, "Who", finding)
+    _print_reasons(screen, finding)
+
+
+def _print_reasons(screen: Screen, finding: Finding) -> None:
+    _print_steps(screen, "Do", steps_of(finding))
+    evidence = evidence_of(finding)
+    if evidence:
+        screen.paragraph(_head("Why"), evidence)
 
 
 def _print_holders(screen: Screen, label: str, finding: Finding) -> None:

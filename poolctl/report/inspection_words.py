@@ -44,7 +44,10 @@ def inspection_verdict(inspection: Inspection) -> Verdict:
     if not findings:
         return Verdict("NO VERDICT", None, "", "nothing was seen that a diagnosis could stand on")
     worst = worst_first(findings)[0]
-    return Verdict(word_of(worst), worst.severity, worst.code, sentence_of(worst))
+    # A server that was asked and could not be looked at is not in order: nobody knows.
+    unseen = any(source.kind == "postgres" for source in inspection.observation.sources)
+    unseen = unseen and not inspection.observation.samples and worst.code == "healthy"
+    return Verdict("NO VERDICT" if unseen else word_of(worst), worst.severity, worst.code, sentence_of(worst))
 
 
 def about(finding: Finding) -> str:

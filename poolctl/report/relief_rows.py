@@ -13,7 +13,7 @@ from poolctl.report.neutral import neutralize
 from poolctl.units import format_count
 
 MOST_STEPS = 40
-MOST_SPARED = 12
+MOST_SPARED = 6
 NOT_ALLOWED = "the role that looked may not end other roles' backends: GRANT pg_signal_backend to it, or use another"
 
 
@@ -77,9 +77,11 @@ def relieved_lines(relieved: Relieved) -> tuple[str, ...]:
 def _notes(plan: ReliefPlan) -> Iterator[tuple[str, str]]:
     if plan.steps and not plan.may_signal:
         yield "Allowed", NOT_ALLOWED
-    for spared in plan.spared[:MOST_SPARED]:
+    # Somebody looks for the names of applications; the server's own processes have none.
+    ordered = sorted(plan.spared, key=lambda spared: not spared.application)
+    for spared in ordered[:MOST_SPARED]:
         yield "Spared", _spared(spared)
-    rest = plan.spared[MOST_SPARED:]
+    rest = ordered[MOST_SPARED:]
     if rest:
         pids = sum(len(spared.pids) for spared in rest)
         yield "Spared", f"... and {counted(pids, 'more backend')}: see --json"
