@@ -216,9 +216,9 @@ class ServerSample:
     backends: tuple[Backend, ...] = ()
     databases: tuple[DatabaseCounters, ...] = ()
     statements: tuple[StatementCounters, ...] = ()
-    """The costliest since the statistics began, 50 at most."""
+    """The costliest since the statistics began, 50 at most; empty in a look that did not ask."""
     tables: tuple[TableCounters, ...] = ()
-    """The most read sequentially, 50 at most."""
+    """The most read sequentially, 50 at most; empty in a look that did not ask."""
 
     @property
     def clients(self) -> tuple[Backend, ...]:
