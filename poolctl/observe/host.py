@@ -124,22 +124,14 @@ class Host:
         times = Times.read(postmaster, family)
         cpu_share, server_cpu = times.since(self._before)
         self._before = times
-
-        def orphans(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
-            local = {client for client in clients if here.has(client.address)} if sees_all else set()
-            found = {Orphan(one.remote.port, None, one.inode) for one in unowned(held_ends(tcp, local, own_ports), tcp)}
-            return found | {Orphan(None, pid, -inode) for inode, pid in ends.items() if inode < 0}
-
-        confirmed = self._orphans.confirm(
-            {one for one in orphans(table.tcp, unix) if one.is_busy(titles, server)},
-            lambda: orphans(_Sockets.read(self._owners).tcp, self._unix_clients(titles, unix_sockets())),
-        )
+        ours = {client for client in clients if sees_all and here.has(client.address)}
+        orphans = self._find_orphans(table, titles, server, ours, own_ports, unix)
         sample = HostSample(
             has_server=postmaster is not None,
             titles=_without_own(titles, server, wanted, unix, owners),
             processes=self._client_processes(wanted, unix, owners),
-            unowned_ports=tuple(sorted(one.port for one in confirmed if one.port is not None)),
-            unowned_backends=tuple(sorted(one.backend for one in confirmed if one.backend is not None)),
+            unowned_ports=tuple(sorted(one.port for one in orphans if one.port is not None)),
+            unowned_backends=tuple(sorted(one.backend for one in orphans if one.backend is not None)),
             sees_all_sockets=sees_all,
             cores=usable_cores(postmaster.pid) if postmaster is not None else None,
             cpu_share=cpu_share,
@@ -161,6 +153,26 @@ class Host:
             inodes = [inode for inode, port in table.listening.items() if port == self._port]
             self._postmaster = listener(folder, self._port, inodes)
         return self._postmaster
+
+    def _find_orphans(
+        self,
+        table: "_Sockets",
+        titles: Iterable[BackendTitle],
+        server: ServerSample | None,
+        clients: Collection[End],
+        ports: Collection[int],
+        unix: Mapping[int, int | None],
+    ) -> set[Orphan]:
+        """Among the connections of ``clients`` to the server's ``ports``, and those over its Unix socket."""
+
+        def suspects(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
+            found = {Orphan(one.remote.port, None, one.inode) for one in unowned(held_ends(tcp, clients, ports), tcp)}
+            return found | {Orphan(None, pid, -inode) for inode, pid in ends.items() if inode < 0}
+
+        return self._orphans.confirm(
+            {one for one in suspects(table.tcp, unix) if one.is_busy(titles, server)},
+            lambda: suspects(_Sockets.read(self._owners).tcp, self._unix_clients(titles, unix_sockets())),
+        )
 
     def _reached(self, table: "_Sockets") -> set[str]:
         """The addresses of the server: as it was named, and as poolctl's own connection has it."""
