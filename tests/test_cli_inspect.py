@@ -293,14 +293,14 @@ def test_a_watch_without_a_terminal_writes_lines_and_ends_with_the_report(leak: 
 
 def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> None:
     done = subprocess.run(
-        f"{sys.executable} -m poolctl inspect '{watcher}' --for 1s | head -1",
-        shell=True,
+        ["bash", "-c", f"{sys.executable} -m poolctl inspect '{watcher}' --for 1s | head -1; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
         timeout=60,
     )
 
     assert done.stdout.startswith(("CRITICAL", "WARNING"))
+    assert done.returncode == 0
     assert "Traceback" not in done.stderr
     assert "Broken" not in done.stderr
 

@@ -51,6 +51,13 @@ _GLUE = "\ue000"
 """Stands for the space between a number and its unit while lines are broken: rich breaks at a no-break space too."""
 
 
+class _Pipe(Console):
+    """A console whose reader may leave early: that is for the command line to judge, and no failure."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 @dataclass(frozen=True, slots=True)
 class Screen:
     """Where text goes. ``natural``: no terminal, so nothing is wrapped. ``ascii_only``: draw without Unicode."""
@@ -119,7 +126,7 @@ def open_screen(
     ascii_only = not _is_unicode(out)
     if ascii_only and isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="poolctl.stand-in")
-    console = Console(
+    console = _Pipe(
         file=out,
         # rich takes a dumb terminal for 80 columns wide, whatever it is.
         width=_columns(out) if width is None and terminal and dumb else width,

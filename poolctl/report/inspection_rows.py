@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.diagnosis import Concurrency, Group, Limit
 from poolctl.report.facts import Fact, Item
-from poolctl.report.inspection_words import NAME_LIMIT, SENTENCE_LIMIT
+from poolctl.report.inspection_words import NAME_LIMIT
 from poolctl.report.neutral import neutralize
+from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.units import format_count, format_duration
 
 MOST_LIMITS = 12

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from poolctl.diagnose.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.report.inspected import Relieved
 from poolctl.report.inspection_rows import Table
-from poolctl.report.inspection_words import NAME_LIMIT, SENTENCE_LIMIT, counted
+from poolctl.report.inspection_words import NAME_LIMIT, counted
 from poolctl.report.neutral import neutralize
+from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.units import format_count
 
 MOST_STEPS = 40
