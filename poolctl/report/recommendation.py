@@ -47,8 +47,12 @@ def print_recommendation(screen: Screen, recommended: Recommended) -> None:
     for caution in cautions_of(recommended):
         screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
     findings = worst_first(answer.findings)
-    for finding in findings:
-        if finding.severity != "info":
+    for number, finding in enumerate(findings):
+        if answer.is_refused and number == 0:
+            # Its summary and code are the answer, and have been told.
+            screen.print()
+            print_advice(screen, finding)
+        elif finding.severity != "info":
             print_finding(screen, finding)
     if not answer.is_refused:
         print_table(screen, settings_table(recommended))
@@ -59,7 +63,7 @@ def print_recommendation(screen: Screen, recommended: Recommended) -> None:
     _print_verification(screen, recommended)
     for config in recommended.configs:
         print_config(screen, config)
-    for finding in findings:
+    for finding in findings[answer.is_refused :]:
         if finding.severity == "info":
             print_finding(screen, finding)
     print_table(screen, figures_table(recommended))
@@ -68,11 +72,16 @@ def print_recommendation(screen: Screen, recommended: Recommended) -> None:
 
 
 def print_finding(screen: Screen, finding: Finding) -> None:
-    """What it is, who, what to do, and its numbers."""
+    """What it is, with everything about it."""
     screen.print()
     word = word_of(finding)
     screen.paragraph(Text(f"{word}  ", style=STYLES[word]), neutralize(finding.summary, SENTENCE_LIMIT), hang=2)
     screen.paragraph("", about(finding), hang=2)
+    print_advice(screen, finding)
+
+
+def print_advice(screen: Screen, finding: Finding) -> None:
+    """Who, what to do, and the numbers."""
     for number, (name, query) in enumerate(holders_of(finding)):
         screen.paragraph(_head("" if number else "Who"), name)
         if query:
@@ -92,7 +101,7 @@ def print_table(screen: Screen, table: Table) -> None:
     if not table.rows:
         return
     screen.print()
-    screen.print(Text(table.title, style="bold"))
+    screen.paragraph("", Text(table.title, style="bold"), hang=2)
     if screen.narrow or not print_columns(screen, table.header, table.rows):
         _print_list(screen, table)
 
@@ -105,17 +114,34 @@ def print_config(screen: Screen, config: Config) -> None:
         screen.print(line.expandtabs(TAB))
 
 
+_NAMING = ("setting", "term", "figure", "moment", "who", "what")
+"""Above the column that says what a row is about."""
+_PLAIN = ("value", "why", "because", "source")
+"""Above columns whose cells say by themselves what they are."""
+
+
 def _print_list(screen: Screen, table: Table) -> None:
+    """Each record below its own name. A sign goes with the number behind it."""
+    at = next(at for at, name in enumerate(table.header) if name in _NAMING)
     for row in table.rows:
-        first, *rest = (cell for cell in row if cell)
-        screen.paragraph("  ", Text(first, style="bold"), hang=4)
-        screen.paragraph("    ", ", ".join(rest))
+        screen.paragraph("  ", Text(row[at], style="bold"), hang=4)
+        told: list[str] = []
+        sign = ""
+        for number, (name, cell) in enumerate(zip(table.header, row, strict=True)):
+            if number == at or not cell:
+                continue
+            if name == "" and number < at:
+                sign = f"{cell} "
+                continue
+            told.append(sign + (cell if name in ("", *_PLAIN) else f"{name} {cell}"))
+            sign = ""
+        screen.paragraph("    ", ", ".join(told))
 
 
 def _print_pooler(screen: Screen, recommended: Recommended) -> None:
     pooler = recommended.answer.pooler
     screen.print()
-    word = "Pooler: recommended" if pooler.recommended else "Pooler: not needed"
+    word = "Pooler: recommended" if pooler.recommended else "Pooler"
     screen.print(Text(word, style="bold"))
     screen.paragraph("", neutralize(pooler.why, SENTENCE_LIMIT), hang=2)
     if not pooler.recommended:

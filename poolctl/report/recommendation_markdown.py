@@ -44,8 +44,10 @@ def _lines(recommended: Recommended) -> Iterator[str]:
     yield f"**{escaped(headline(recommended))}**"
     yield from ("", escaped(binding_sentence(recommended)))
     yield from (f"\n> {escaped(caution)}" for caution in cautions_of(recommended))
-    for finding in findings:
-        if finding.severity != "info":
+    for number, finding in enumerate(findings):
+        if answer.is_refused and number == 0:
+            yield from ("", *_advice(finding))
+        elif finding.severity != "info":
             yield from _finding(finding)
     if not answer.is_refused:
         yield from table_lines(settings_table(recommended))
@@ -57,7 +59,7 @@ def _lines(recommended: Recommended) -> Iterator[str]:
     for config in recommended.configs:
         yield from ("", f"**{escaped(config.file)}** ({escaped(config.stack)})")
         yield from _block(config.text.splitlines(), _language(config.file))
-    for finding in findings:
+    for finding in findings[answer.is_refused :]:
         if finding.severity == "info":
             yield from _finding(finding)
     yield from table_lines(figures_table(recommended))
@@ -76,6 +78,10 @@ def _language(file: str) -> str:
 def _finding(finding: Finding) -> Iterator[str]:
     yield from ("", f"**{word_of(finding)}** {escaped(neutralize(finding.summary, SENTENCE_LIMIT))}")
     yield from ("", escaped(about(finding)), "")
+    yield from _advice(finding)
+
+
+def _advice(finding: Finding) -> Iterator[str]:
     for name, query in holders_of(finding):
         yield f"- {escaped(name)}" + (f": `{query.replace('`', chr(39))}`" if query else "")
     for step in steps_of(finding):

@@ -132,16 +132,16 @@ def verification_table(recommended: Recommended) -> Table | None:
         return None
     chosen = recommended.answer.recommendation.max_open
     rows = [
-        _outcome(outcome, "recommended" if outcome.max_open == chosen else "")
+        _outcome(outcome, "advised" if outcome.max_open == chosen else "")
         for outcome in sorted(tried.swept, key=lambda each: each.max_open)
     ]
-    rows += [_outcome(outcome, "as it is now" if outcome.is_current else "") for outcome in tried.moments]
+    rows += [_outcome(outcome, "now" if outcome.is_current else "") for outcome in tried.moments]
     header = ("max_open", "served/s", "wait p99", "refused", "timed out", "reopened/s", "moment")
     return Table("Tried", header, tuple(rows))
 
 
 def _outcome(outcome: Outcome, mark: str) -> tuple[str, ...]:
-    moment = {"largest": "fleet at its largest"}.get(outcome.moment, outcome.moment)
+    moment = {"largest": "largest fleet"}.get(outcome.moment, outcome.moment)
     return (
         format_count(outcome.max_open),
         format_count(round(outcome.throughput, 1)),

@@ -71,11 +71,12 @@ def refusal_of(recommended: Recommended) -> str:
 
 
 def binding_sentence(recommended: Recommended) -> str:
-    """What decides, what would decide next, and how sure it is."""
+    """What decides, what would decide next, and how sure it is; of a refusal which finding it is about."""
     answer = recommended.answer
     sizes = answer.recommendation
     if sizes.max_open is None:
-        return "No pool size is recommended; what is said below would come first"
+        finding = refusing_of(recommended)
+        return "" if finding is None else about(finding)
     values = {bound.term: bound.value for bound in answer.bounds}
     told = []
     if answer.binding is not None:
