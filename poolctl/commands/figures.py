@@ -32,7 +32,7 @@ class Number(click.ParamType[float]):
         self._above_zero = above_zero
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        rule = "above 0" if self._above_zero else "0 or more"
+        rule = f"{'above 0' if self._above_zero else '0 or more'}, and at most {MOST:,}"
         try:
             number = float(value)
         except ValueError:
