@@ -258,3 +258,20 @@ def test_a_role_that_is_no_application_does_not_matter() -> None:
     facts = server(roles=(RoleFacts("app"), RoleFacts("unused", connection_limit=0)))
 
     assert troubles(verdict(*busy(4), facts=facts)) == []
+
+
+def test_a_pool_that_filled_up_within_the_window_and_stays_full_is_no_healthy_one() -> None:
+    filling = [[pool(max_open=25, open=25, in_use=n, queued_total=16.0 + n)] for n in (15, 16, 20, 24, 25, 25, 25)]
+
+    diagnosis = verdict(*rows(25, age=4.6, step=0.4), pools=filling)
+
+    assert find(diagnosis, "leak").confidence == "likely"
+    assert not {"healthy", "pool-undersized"} & set(codes(diagnosis))
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_small_pool_that_leaked_fast_is_a_leak_though_undetermined(count: int) -> None:
+    finding = find(verdict(*leaked(count, age=5.0, step=0.02), *busy(4, application="search")), "leak-in-transaction")
+
+    assert finding.confidence == "undetermined"
+    assert finding.decide_by

@@ -19,7 +19,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.live_load import filtered_columns
+from poolctl.diagnose.statements import filtered_columns
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     DatabaseCounters,

@@ -17,8 +17,8 @@ from poolctl.units import format_duration
 
 LEAST_JAM = 2
 """Sessions that make a jam when it is known that clients wait."""
-LEAST_SILENT_JAM = 3
-"""And when nobody says whether they do: two transactions of one moment are chance."""
+LEAST_SILENT_JAM = 4
+"""And when nobody says whether they do: of a small pool that leaks fast, two or three are of one moment by chance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +37,8 @@ class _Jam:
 def self_deadlock(case: Case) -> Iterator[Finding]:
     """Every holder waits for a second connection, which only another holder could give back.
 
-    Threshold: every session of an application at rest in a transaction since the same moment (within 0.1 s; jams
-    measured 0.06 s, leaks are spread), none active, in four looks of five, and it lasted a second; out of a
+    Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
+    leaks are spread), none active, in four looks of five, and it lasted a second; out of a
     transaction only where the pool's figures say that it is full. Certain: two such moments one timeout apart, with
     clients waiting. Likely: clients wait, as many as hold. Undetermined: nobody says whether anybody waits; known
     not to wait, it is no jam.

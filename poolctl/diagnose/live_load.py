@@ -11,6 +11,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely
 from poolctl.diagnose.live_facts import LiveFacts
 from poolctl.diagnose.live_tracks import Track
+from poolctl.diagnose.statements import filtered_columns
 from poolctl.diagnose.words import percent, plural, quote
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 from poolctl.units import format_count, format_duration
@@ -222,17 +223,3 @@ def _slow_remedy(work: Work) -> str:
         f"{start} Make {quote(work.statement or '', 100)} read less, such as with "
         f"CREATE INDEX CONCURRENTLY ON {work.table.name} ({columns});"
     )
-
-
-def filtered_columns(query: str) -> list[str]:
-    """Columns compared in the statement's WHERE, as candidates for an index, equality first. A guess from the text,
-    not a parser."""
-    _, *conditions = re.split(r"\bwhere\b", query, flags=re.IGNORECASE)
-    if not conditions:
-        return []
-    condition = re.split(r"\b(?:order|group|limit)\b", conditions[0], flags=re.IGNORECASE)[0]
-    pattern = r"(?:\w+\.)?\"?([a-z_]\w*)\"?\s*(<=|>=|<>|=|<|>|\bbetween\b|\bin\b)"
-    compared = re.findall(pattern, condition, flags=re.IGNORECASE)
-    columns = [name for name, operator in compared if operator == "="]
-    columns += [name for name, operator in compared if operator not in ("=", "<>")]
-    return list(dict.fromkeys(columns))[:2]

@@ -63,6 +63,12 @@ class PoolSeries:
         return 0 < self.max_open <= (last.in_use or 0) and self.full >= 0.8 * len(self.figures)
 
     @property
+    def is_full_now(self) -> bool:
+        """In use to the last at the last look and the one before: exhausted by now, whatever it was at first."""
+        ends = self.figures[-2:]
+        return all(each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use for each in ends)
+
+    @property
     def was_always_full(self) -> bool:
         return 0 < len(self.figures) == self.full
 
@@ -98,8 +104,8 @@ class PoolSeries:
         mean = (waited or 0.0) / self.window if self.window > 0 else 0.0
         if (queued or waited) and self.last.in_use is not None:
             # Somebody came to wait: as many as waited at once on average, and one at least while the pool is full.
-            count = max(round(mean), 1 if self.is_full else 0)
-            return Waiting(count, self.is_full or mean >= SUSTAINED_SHARE, "pool figures")
+            count = max(round(mean), 1 if self.is_full_now else 0)
+            return Waiting(count, self.is_full_now or mean >= SUSTAINED_SHARE, "pool figures")
         if total and self.was_always_full:
             # They came before the first look, and nobody was served since.
             return Waiting(1, True, "pool figures")
@@ -114,11 +120,15 @@ class PoolSeries:
 
     @property
     def steps(self) -> int:
-        """How often the floor climbed; 0 where it ever fell."""
-        floor = self.floor
-        if any(b < a for a, b in pairwise(floor)):
-            return 0
-        return sum(1 for a, b in pairwise(floor) if b > a)
+        """How often the number in use climbed without ever falling, from look to look or else from quarter to quarter;
+        0 where it fell."""
+        each_look = [each.in_use for each in self.figures if each.in_use is not None]
+        return max(_climbs(each_look), _climbs(self.floor))
+
+
+def _climbs(values: Sequence[int]) -> int:
+    pairs = list(pairwise(values))
+    return 0 if any(b < a for a, b in pairs) else sum(1 for a, b in pairs if b > a)
 
 
 def pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:

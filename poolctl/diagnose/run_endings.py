@@ -1,7 +1,8 @@
 """Runs that the model cut off because they could never have ended: what in the scenario is to blame."""
 
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run_facts import Facts, plural
+from poolctl.diagnose.run_facts import Facts
+from poolctl.diagnose.words import plural
 from poolctl.units import format_count, format_duration
 
 

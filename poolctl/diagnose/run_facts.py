@@ -13,7 +13,6 @@ from poolctl.diagnose.finding import Finding, Severity
 from poolctl.pool import KINDS
 from poolctl.run import ErrorKind, ErrorSeen, Run, ServerSeen, Summary, TimelinePoint
 from poolctl.scenario import Event, Leak, Scenario, Service
-from poolctl.units import format_count
 
 Limit = Literal["server", "role", "pooler-clients", "pooler-queue"]
 
@@ -50,23 +49,6 @@ def limit_of(kind: ErrorKind) -> Limit | None:
     if kind.sqlstate == "53300":
         return "server" if kind.origin == "server" else "pooler-clients"
     return None
-
-
-def percent(share: float) -> str:
-    return f"{share * 100:.0f} %"
-
-
-def plural(count: int, noun: str) -> str:
-    """ "1 client", "1,204 clients"."""
-    return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
-
-
-def quote(text: str, length: int = 50) -> str:
-    """An error or statement on one line, cut at a word so that a summary stays short."""
-    line = " ".join(text.split())
-    if len(line) > length:
-        line = f"{line[: length - 2].rsplit(' ', 1)[0].rstrip(' ,;:')}..."
-    return f'"{line}"'
 
 
 def held_slots(summary: Summary) -> int:

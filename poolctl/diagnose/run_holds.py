@@ -8,7 +8,8 @@ from math import ceil, inf
 
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run_facts import Facts, percent, waiting_severity
+from poolctl.diagnose.run_facts import Facts, waiting_severity
+from poolctl.diagnose.words import percent
 from poolctl.units import format_duration
 
 

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding, Severity
-from poolctl.diagnose.run_facts import Facts, held_slots, main_error, percent, plural, quote
+from poolctl.diagnose.run_facts import Facts, held_slots, main_error
 from poolctl.diagnose.run_limits import pooler_queue
+from poolctl.diagnose.words import percent, plural, quote
 from poolctl.units import format_count, format_duration
 
 

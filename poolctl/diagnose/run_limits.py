@@ -5,7 +5,8 @@ A refusal is never the root by itself: ``slots_exhausted`` stands after what fil
 
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run_facts import Facts, main_error, plural, quote
+from poolctl.diagnose.run_facts import Facts, main_error
+from poolctl.diagnose.words import plural, quote
 from poolctl.units import format_count, format_duration
 
 NEAR_LIMIT = 0.5

@@ -9,7 +9,8 @@ from math import ceil, sqrt
 
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, limit_of, main_error, plural, quote, waiting_severity
+from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, limit_of, main_error, waiting_severity
+from poolctl.diagnose.words import plural, quote
 from poolctl.units import format_count, format_duration
 
 

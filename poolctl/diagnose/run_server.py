@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, percent, quote
+from poolctl.diagnose.run_facts import BUSY_SHARE, Facts
+from poolctl.diagnose.statements import filtered_columns
+from poolctl.diagnose.words import percent, quote
 from poolctl.run import ScannedTable
 from poolctl.units import format_count, format_duration
 
@@ -219,25 +221,11 @@ def _remedy(facts: Facts, scan: _Scan | None) -> str:
     figures += f"{format_count(facts.summary.throughput)} requests per second; more would only share the same cores."
     if scan is None:
         return f"Pool size is not the problem: {figures} Make the statements cheaper, or add cores."
-    columns = ", ".join(_filtered_columns(scan.query)) or "..."
+    columns = ", ".join(filtered_columns(scan.query)) or "..."
     return (
         f"Pool size is not the problem: {figures} Make {quote(scan.query, 100)} read less, such as with "
         f"CREATE INDEX CONCURRENTLY ON {scan.table.name} ({columns});"
     )
-
-
-def _filtered_columns(query: str) -> list[str]:
-    """Columns compared in the statement's WHERE, as candidates for an index, equality first. A guess from the text,
-    not a parser."""
-    _, *conditions = re.split(r"\bwhere\b", query, flags=re.IGNORECASE)
-    if not conditions:
-        return []
-    condition = re.split(r"\b(?:order|group|limit)\b", conditions[0], flags=re.IGNORECASE)[0]
-    pattern = r"(?:\w+\.)?\"?([a-z_]\w*)\"?\s*(<=|>=|<>|=|<|>|\bbetween\b|\bin\b)"
-    compared = re.findall(pattern, condition, flags=re.IGNORECASE)
-    columns = [name for name, operator in compared if operator == "="]
-    columns += [name for name, operator in compared if operator not in ("=", "<>")]
-    return list(dict.fromkeys(columns))[:2]
 
 
 def reconnect_storm(facts: Facts) -> Finding | None:

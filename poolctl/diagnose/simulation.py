@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
 from poolctl.diagnose.run_endings import endless_load, endless_queue
-from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, limit_of, main_error, plural, quote, with_caveats
+from poolctl.diagnose.run_facts import BUSY_SHARE, Facts, limit_of, main_error, with_caveats
 from poolctl.diagnose.run_holds import held_across_io, lock_queue, long_hold
 from poolctl.diagnose.run_leaks import leak, pool_slots_lost
 from poolctl.diagnose.run_limits import (
@@ -22,6 +22,7 @@ from poolctl.diagnose.run_limits import (
 )
 from poolctl.diagnose.run_load import client_starved, connection_churn, pool_undersized, self_deadlock
 from poolctl.diagnose.run_server import full_scan, reconnect_storm, slow_database, slowed_by_event
+from poolctl.diagnose.words import plural, quote
 from poolctl.run import Run, TimelinePoint
 from poolctl.scenario import Event
 from poolctl.units import format_count, format_duration
