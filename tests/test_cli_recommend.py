@@ -221,6 +221,7 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
         (("--sweep", "--query", " ;"), "is empty"),
         (("--sweep", "--script", "missing.sql"), "there is no such file"),
         (("--sweep", "--sweep-file", "x.csv"), "--sweep and --sweep-file: give one"),
+        (("--verify", "--no-verify", *VECTOR), "--verify and --no-verify: give one"),
         (("--check",), "--check goes with --fleet"),
         (("--fleet", "missing.toml"), "missing.toml"),
         (("--fleet", "x.toml", "--arrival-rate", "1"), "--fleet has its figures in the file"),

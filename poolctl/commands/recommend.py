@@ -85,7 +85,7 @@ class _Command(click.Command):
     help="Try the answer in virtual time (model), or also on a throw-away server (live).  "
     "[default: model, where something was measured]",
 )
-@click.option("--no-verify", "verify", flag_value="none", help="Do not try it.")
+@click.option("--no-verify", is_flag=True, help="Do not try it.")
 @click.option(
     "--for-stack", "stacks", multiple=True, metavar="NAME", help="Write its block: pgxpool, hikaricp, pgbouncer, ..."
 )

@@ -85,7 +85,7 @@ def asked_of(options: dict[str, Any]) -> Asked:
         process=options["process"],
         recording=options["recording"],
         sweep=_load(options) if options["sweep"] else None,
-        verify=options["verify"] or "unasked",
+        verify="none" if options["no_verify"] else options["verify"] or "unasked",
         stacks=stacks,
         seed=1 if options["seed"] is None else options["seed"],
     )
@@ -98,7 +98,7 @@ def check_fleet(options: dict[str, Any]) -> None:
             raise BadInput(f"{_spelled(name)} does not go with --fleet, which reads a file and connects to nothing")
     if has_figures(options):
         raise BadInput("--fleet has its figures in the file", hint="write them there, or leave --fleet out")
-    if options["verify"] not in (None, "none"):
+    if options["verify"] is not None:
         raise BadInput("--verify does not go with --fleet: what its services do is not known")
 
 
@@ -121,6 +121,8 @@ def _check(options: dict[str, Any], was_named: bool) -> None:
             raise BadInput(f"{spelled} goes with --sweep", hint="it says what the sweep runs")
     if options["sweep"] and options["sweep_file"] is not None:
         raise BadInput("--sweep and --sweep-file: give one", hint="the file is a sweep that somebody else made")
+    if options["verify"] is not None and options["no_verify"]:
+        raise BadInput("--verify and --no-verify: give one")
     if options["sweep"] and options["mix"] and (options["queries"] or options["scripts"]):
         raise BadInput("--mix and statements of your own: give one of the two")
 

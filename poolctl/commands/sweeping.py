@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.recommendation import Asked, Load
-from poolctl.errors import BadInput
+from poolctl.errors import BadInput, CannotDo
 
 if TYPE_CHECKING:
     from poolctl.engines.knee import Ground, Sweep
@@ -58,8 +58,14 @@ def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
         except BadInput as error:
             raise _explained(error, has_tables=conninfo is not None or load.mix is not None) from None
         interrupts.run_is_over()
-    if interrupts.asked and len({window.connections for window in found.windows}) < 2:
-        raise KeyboardInterrupt
+    if len({window.connections for window in found.windows}) < 2:
+        if interrupts.asked:
+            raise KeyboardInterrupt
+        raise CannotDo(
+            f"the sweep ended after {found.seconds:.0f} s with {len(found.windows)} windows that count: other processes "
+            f"disturbed {found.disturbed}",
+            hint="give it more time with --sweep-for, or run it where less else runs",
+        )
     points = tuple(SweepPoint(*row) for row in found.table)
     return Swept(points, tuple(_notes(found, place, load, conninfo)), found.interrupted)
 

@@ -210,6 +210,8 @@ def _failure(output: str) -> BadInput | CannotConnect | CannotDo:
     text = next(iter([*server, *told]), output.strip().splitlines()[-1] if output.strip() else "no reason given")
     if "connection to server" in text or "connection failed" in text:
         return CannotConnect(f"pgbench cannot connect: {text}", hint="try the same conninfo with psql")
+    if text.startswith("ERROR:"):
+        server, text = [text], text.removeprefix("ERROR:").strip()
     if server or "syntax error" in text or "aborted" in text or "malformed" in text:
         return BadInput(f"the load of --sweep fails: {text}", hint="try the statement or script with psql or pgbench")
     return CannotDo(f"pgbench failed: {text}")
