@@ -60,6 +60,11 @@ _ROWS, _EMPTY = pq.ExecStatus.TUPLES_OK, (pq.ExecStatus.COMMAND_OK, pq.ExecStatu
 
 def parameters_of(conninfo: str) -> dict[str, Any]:
     """The parts of a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
+    if _is_misread(conninfo):
+        raise BadInput(
+            "the connection URI has an @ where none belongs: part of its password would be taken for a host or database",
+            hint="write @ as %40, / as %2F and : as %3A in a password, or leave it to ~/.pgpass or PGPASSWORD",
+        )
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.Error as error:
@@ -68,6 +73,15 @@ def parameters_of(conninfo: str) -> dict[str, Any]:
             f"the connection string cannot be read: {reason}",
             hint='"host=... port=... user=... dbname=..." or postgresql://user@host:port/database, as psql takes it',
         ) from None
+
+
+def _is_misread(conninfo: str) -> bool:
+    """Whether a URI has more than one @ before its parameters, or one behind the first slash."""
+    _, scheme, rest = conninfo.strip().partition("://")
+    if not scheme or not conninfo.strip().startswith(("postgres://", "postgresql://")):
+        return False
+    authority, _, behind = rest.partition("?")[0].partition("/")
+    return authority.count("@") > 1 or "@" in behind
 
 
 def target_of(conninfo: str) -> str:

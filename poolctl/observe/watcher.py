@@ -37,6 +37,9 @@ PATIENCE = 1.5
 """Seconds that a round waits for answers. With the two seconds that an observation may take on top of its duration, a
 server that hangs in the last round still leaves time to say so."""
 
+HOST_PATIENCE = 0.3
+"""Seconds that the host gets in any case: a look at 500 backends takes a tenth of one."""
+
 HOST = Source("host", "this machine")
 
 _STOP_CHECK = 0.05
@@ -155,7 +158,8 @@ class Watcher:
             for lanes in (self._bouncers, self._pgpools, self._pools)
         )
         if self._host is not None:
-            host = self._host.take(deadline)
+            # It was only asked when the server had answered, or had used up the round.
+            host = self._host.take(max(deadline, time.monotonic() + HOST_PATIENCE))
         return Snapshot(
             at=at,
             server=server,
