@@ -108,6 +108,16 @@ def test_a_refusal_with_titles_alone_still_names_limit_and_leak() -> None:
     assert [limit.scope for limit in diagnosis.limits if limit.binds] == ["server"]
 
 
+def test_a_refusal_with_titles_and_processes_names_the_fleet() -> None:
+    seen = host(*(process(40_100 + i, 7000 + i // 15) for i in range(60)), titles=titles(60))
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=FULL, hosts=[seen])
+
+    holders = find(diagnosis, "slots-exhausted").holders
+    assert [holder.process and holder.process["pid"] for holder in holders] == [7000, 7001, 7002, 7003]
+    assert find(diagnosis, "fleet-over-budget").evidence["instances"] == 4
+
+
 def test_titles_that_move_are_no_leak() -> None:
     one = HostSample(has_server=True, titles=titles(20, IN_TRANSACTION))
     other = HostSample(has_server=True, titles=titles(20, "idle"))

@@ -89,6 +89,15 @@ def test_long_statements_that_keep_a_pool_full_are_no_small_pool() -> None:
     assert "pool-undersized" not in codes(diagnosis)
 
 
+def test_long_statements_that_began_together_are_slow_also_when_they_have_just_begun() -> None:
+    together = rows(6, state="active", age=0.1, turns=2.0, wait=("Timeout", "PgSleep"))
+
+    diagnosis = verdict(*together, hosts=[host()], pools=full_pool(6, 12))
+
+    assert "slow-database" in codes(diagnosis)
+    assert "pool-undersized" not in codes(diagnosis)
+
+
 def test_a_server_of_unknown_size_is_undetermined() -> None:
     assert find(verdict(*scanning(40)), "slow-database").confidence == "undetermined"
 

@@ -68,7 +68,7 @@ def slots_exhausted(case: Case) -> Iterator[Finding]:
             "threshold": "no slot free for an ordinary role, or a refusal for want of one",
         },
         evidence_sql=run_sql.SLOTS,
-        holders=(),
+        holders=case.holders(facts.tracks),
         remedy="Treat the cause beside this finding, or end what the largest application does not use; a superuser, or "
         "a member of pg_use_reserved_connections, still gets in while its slots last. Raising max_connections needs a "
         "restart and moves the limit only.",
@@ -129,6 +129,7 @@ def _slots_low(case: Case, limit: Limit) -> Finding:
             "threshold": "less than a tenth free, or a minute of this growth takes the rest",
         },
         evidence_sql=run_sql.SLOTS if limit.scope == "server" else run_sql.ROLE_LIMITS,
+        holders=case.holders(facts.tracks),
         remedy="Find out what grows before it is full; add up what every instance may open (fleet-over-budget). A "
         "big idle "
         "fleet under its limit is just big.",
@@ -192,7 +193,8 @@ def fleet_over_budget(case: Case) -> Iterator[Finding]:
     or clients are refused while two instances or more share the slots and none of them is stuck.
     """
     facts = case.facts
-    usable = facts.server.usable if facts.server else 0
+    # Of a server that let nobody in, the limits only know how many were seen from outside.
+    usable = next((limit.limit for limit in case.limits if limit.scope == "server"), 0)
     if usable <= 0:
         return
     configured = [series.max_open for series in facts.pools]

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
@@ -191,8 +191,10 @@ def _slow_holders(case: Case) -> tuple[Track, ...]:
     return tuple(found)
 
 
-def _typical_age(tracks: "tuple[Track, ...] | list[Track]") -> float:
-    ages = [max(0.0, track.now - track.last.query_at) for track in tracks if track.last.query_at is not None]
+def _typical_age(tracks: Sequence[Track]) -> float:
+    """Median over all looks: those that began together are young together at some of them."""
+    rows = [(at, row.query_at) for track in tracks for at, row in track.rows if row.is_active]
+    ages = [max(0.0, at - began) for at, began in rows if began is not None]
     return median(ages) if ages else 0.0
 
 
