@@ -453,7 +453,7 @@ def test_a_conninfo_that_cannot_be_read_is_refused_without_repeating_it() -> Non
 )
 def test_a_uri_of_which_the_password_would_be_taken_for_a_host_is_refused_and_not_repeated(conninfo: str) -> None:
     with pytest.raises(BadInput, match="has an @ where none belongs") as refused:
-        target_of(conninfo)
+        Postgres(conninfo)
 
     assert "w0rd" not in str(refused.value)
     assert "hunter" not in str(refused.value)
@@ -461,7 +461,7 @@ def test_a_uri_of_which_the_password_would_be_taken_for_a_host_is_refused_and_no
 
 @pytest.mark.parametrize("conninfo", ["postgresql://ops:p%40ss@db/shop", "postgresql://db/shop?application_name=a@b"])
 def test_an_at_sign_that_is_written_as_it_should_be_is_taken(conninfo: str) -> None:
-    assert target_of(conninfo) == "db:5432/shop"
+    assert Postgres(conninfo).target == "db:5432/shop"
 
 
 def test_the_target_shows_neither_password_nor_options() -> None:

@@ -62,7 +62,7 @@ def parameters_of(conninfo: str) -> dict[str, Any]:
     """The parts of a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
     if _is_misread(conninfo):
         raise BadInput(
-            "the connection URI has an @ where none belongs: part of its password would be taken for a host or database",
+            "the connection URI has an @ where none belongs: part of a password would be taken for a host or database",
             hint="write @ as %40, / as %2F and : as %3A in a password, or leave it to ~/.pgpass or PGPASSWORD",
         )
     try:
