@@ -62,8 +62,8 @@ def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
         if interrupts.asked:
             raise KeyboardInterrupt
         raise CannotDo(
-            f"the sweep ended after {found.seconds:.0f} s with {len(found.windows)} windows that count: other processes "
-            f"disturbed {found.disturbed}",
+            f"the sweep ended after {found.seconds:.0f} s with {len(found.windows)} windows that count; other "
+            f"processes disturbed {found.disturbed}",
             hint="give it more time with --sweep-for, or run it where less else runs",
         )
     points = tuple(SweepPoint(*row) for row in found.table)
