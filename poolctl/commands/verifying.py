@@ -27,6 +27,8 @@ UNASKED_TIME, ASKED_TIME = 3.0, 60.0
 """Seconds after which no more runs are waited for."""
 
 LIVE_TIME = 5.0
+LEAST_LIVE_SHARE, LIVE_WAIT_SLACK = 0.9, 2.5
+"""Of the acquires offered, and of the wait target, that a short run on a busy machine must keep to."""
 MOST_LIVE_RATE, MOST_LIVE_CONNECTIONS, MOST_LIVE_PODS = 2_000.0, 200, 16
 """What this machine can play by itself, beside the server."""
 
@@ -60,16 +62,31 @@ def verified(
     if not any(trial.moment == "steady" and not trial.is_current for trial, _ in runs):
         return None, f"Not tried: a run of this fleet takes more than {seconds:.0f} s; --verify waits for it"
     notes = [f"{len(planned) - len(runs)} runs were not waited for"] if len(runs) < len(planned) else []
-    engine = "model"
+    live = None
     if asked.verify == "live":
         live, note = _live(answer, planned, color, quiet)
         notes.append(note)
-        if live is not None:
-            # The real server's word counts for the recommended size; the model's stands for what was not played.
-            runs = [(trial, live if trial is _chosen(answer, planned) else summary) for trial, summary in runs]
-            engine = "live"
     target = figures.wait_target.value if figures.wait_target is not None else 0.05
-    return judge(answer, runs, wait_target=target, notes=notes, engine=engine), ""
+    found = judge(answer, runs, wait_target=target, notes=notes)
+    return (found if live is None else _with_live(found, live, _chosen(answer, planned), target)), ""
+
+
+def _with_live(found: "Verification", live: "Summary", trial: "Trial", wait_target: float) -> "Verification":
+    """The model's word and the real server's: a few seconds of it rest on too few acquires to judge a p99 closely."""
+    from poolctl.sizing.verify import outcome_of
+
+    outcome = replace(outcome_of(trial, live), moment="live")
+    failures = list(found.failures)
+    if outcome.throughput < LEAST_LIVE_SHARE * outcome.offered_rate:
+        failures.append(
+            f"a real server served {outcome.throughput:.0f} of {outcome.offered_rate:.0f} acquires a second"
+        )
+    if outcome.wait_p99 > LIVE_WAIT_SLACK * wait_target:
+        failures.append(f"on a real server its p99 wait was {outcome.wait_p99 * 1000:.3g} ms")
+    if outcome.refused:
+        failures.append(f"a real server refused {outcome.refused} acquires")
+    moments = (*found.moments, outcome)
+    return replace(found, moments=moments, failures=tuple(failures), passed=not failures, engine="live")
 
 
 def _runs(planned: "list[Trial]", deadline: float) -> "Iterator[tuple[Trial, Summary]]":

@@ -5,6 +5,7 @@ Decides that every number stands beside where it comes from.
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from poolctl.report.inspection_rows import Table
 from poolctl.report.neutral import neutralize
@@ -14,8 +15,10 @@ from poolctl.sizing.budget import Term
 from poolctl.sizing.demand import pools_of
 from poolctl.sizing.division import UNEVEN, Binding
 from poolctl.sizing.figures import Figure
-from poolctl.sizing.verify import Outcome
 from poolctl.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from poolctl.sizing.verify import Outcome
 
 _TIMES = frozenset(
     {
@@ -140,8 +143,8 @@ def verification_table(recommended: Recommended) -> Table | None:
     return Table("Tried", header, tuple(rows))
 
 
-def _outcome(outcome: Outcome, mark: str) -> tuple[str, ...]:
-    moment = {"largest": "largest fleet"}.get(outcome.moment, outcome.moment)
+def _outcome(outcome: "Outcome", mark: str) -> tuple[str, ...]:
+    moment = {"largest": "largest fleet", "live": "on a real server"}.get(outcome.moment, outcome.moment)
     return (
         format_count(outcome.max_open),
         format_count(round(outcome.throughput, 1)),

@@ -117,7 +117,9 @@ def verification_sentence(recommended: Recommended) -> str:
     tried = recommended.verification
     if tried is None:
         return recommended.unverified
-    engine = {"model": "in virtual time", "live": "on a real server"}.get(tried.engine, tried.engine)
+    engine = {"model": "in virtual time", "live": "in virtual time and on a real server"}.get(
+        tried.engine, tried.engine
+    )
     if not tried.passed:
         return f"Tried {engine}, and it failed: {'; '.join(tried.failures)}"
     share = tried.throughput_share_of_best

@@ -1,12 +1,14 @@
 """What ``recommend`` has to tell: the answer, what it stands on, how it was tried, and its configuration. Data only."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from poolctl.observe.snapshot import Source
-from poolctl.sizing.answer import Recommendation
-from poolctl.sizing.figures import Figures
-from poolctl.sizing.verify import Verification
-from poolctl.stacks import Config
+if TYPE_CHECKING:
+    from poolctl.observe.snapshot import Source
+    from poolctl.sizing.answer import Recommendation
+    from poolctl.sizing.figures import Figures
+    from poolctl.sizing.verify import Verification
+    from poolctl.stacks import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,13 +19,13 @@ class Recommended:
     None. ``planned``: seconds that were asked for, None where nothing was measured.
     """
 
-    answer: Recommendation
-    figures: Figures
-    configs: tuple[Config, ...] = ()
-    verification: Verification | None = None
+    answer: "Recommendation"
+    figures: "Figures"
+    configs: "tuple[Config, ...]" = ()
+    verification: "Verification | None" = None
     unverified: str = ""
     notes: tuple[str, ...] = ()
-    sources: tuple[Source, ...] = ()
+    sources: "tuple[Source, ...]" = ()
     application: str | None = None
     planned: float | None = None
     interrupted: bool = False

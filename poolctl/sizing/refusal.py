@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.sizing.answer import Recommendation
 from poolctl.sizing.causes import most_gain, without
 from poolctl.sizing.figures import Figures
-from poolctl.sizing.verify import Verification
+
+if TYPE_CHECKING:
+    from poolctl.sizing.verify import Verification
 
 _OF_A_NUMBER = ("wait-target-missed",)
 
@@ -57,7 +59,7 @@ def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation)
     return replace(finding, summary=summary, evidence={**finding.evidence, **bounds})
 
 
-def failed(answer: Recommendation, verification: Verification) -> Recommendation:
+def failed(answer: Recommendation, verification: "Verification") -> Recommendation:
     """A recommendation that failed its own verification is none."""
     tried = answer.recommendation.max_open
     finding = Finding(
