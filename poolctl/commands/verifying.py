@@ -23,7 +23,7 @@ UNASKED_SHARE = 1 / 3
 """Of a run's length where nobody asked for it: its p99 then rests on 200 acquires and not on 600."""
 SHORTEST = 5.0
 """Seconds of virtual time."""
-UNASKED_TIME, ASKED_TIME = 3.0, 60.0
+UNASKED_TIME, ASKED_TIME = 1.5, 60.0
 """Seconds after which no more runs are waited for."""
 
 LIVE_TIME = 5.0
