@@ -6,7 +6,7 @@ import pytest
 from modeled import constant, exponential, run
 
 from poolctl.diagnose.simulation import diagnose_run
-from poolctl.engines.model import simulate
+from poolctl.engines.model import compiled, simulate
 from poolctl.engines.model.kernel import Kernel
 from poolctl.run import Run
 from poolctl.scenario import parse_scenario
@@ -290,6 +290,13 @@ def test_a_closed_loop_in_which_no_time_passes_is_cut_off() -> None:
     assert [finding.code for finding in diagnose_run(done)] == ["endless-load"]
 
 
+def test_a_closed_loop_whose_acquires_time_out_at_once_is_cut_off() -> None:
+    pool = {"max_open": 1, "acquire_timeout": 1e-12}
+    done = run(pool=pool, workers=3, hold=constant(5.0), duration=10.0)
+
+    assert done.cut_off == "standstill"
+
+
 def test_the_same_seed_gives_the_same_run_and_another_one_does_not() -> None:
     def once(seed: int) -> Run:
         return run(
@@ -333,6 +340,7 @@ def test_the_loop_gives_the_same_run_with_and_without_what_it_repeats_inside(
             **load,
         )
 
+    monkeypatch.setenv(compiled.SWITCH, "plain")
     kinds = ("database/sql", "npgsql", "sqlx")
     inlined = [once(kind) for kind in kinds]
     monkeypatch.setattr(Kernel, "inlines", False)

@@ -6,7 +6,8 @@ files beside it. Imports the standard library and the pure rooms alone.
 
 from collections.abc import Callable
 
-from poolctl.engines.model.kernel import MOST_WAITING, STANDSTILL, Kernel
+from poolctl.engines.model import compiled
+from poolctl.engines.model.kernel import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
 from poolctl.engines.model.loop import CHUNK
 from poolctl.engines.model.plan import Part, check, pods
 from poolctl.engines.model.result import result
@@ -25,25 +26,43 @@ def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bo
     ``interval``: seconds of the run's clock between rows of the timeline, more when there would be over 4,000.
     ``stop``: asked now and then whether the user has enough. Raises BadInput for what cannot be modeled
     faithfully. A run that could not end, or whose queue grows without end, is cut off and says so in Run.failure.
+
+    Runs in the compiled kernel where one was built and can (``Run.kernel`` tells); its figures are those of the plain
+    one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
     """
     check(scenario)
-    kernel = Kernel(scenario, [Part(part, scenario) for part in scenario.parts], pods(scenario), interval)
+    parts, instances = [Part(part, scenario) for part in scenario.parts], pods(scenario)
+    if compiled.can_run(scenario):
+        fast = compiled.Compiled(scenario, parts, instances, interval)
+        interrupted = drive_compiled(fast, stop)
+        if not fast.is_endless:
+            return result(fast, interrupted)
+    kernel = Kernel(scenario, parts, instances, interval)
     interrupted = drive(kernel, stop)
     return result(kernel, interrupted)
 
 
+def drive_compiled(kernel: compiled.Compiled, stop: Callable[[], bool]) -> bool:
+    """Let the kernel run to its end; True when the user ended it."""
+    while not kernel.run():
+        if stop():
+            kernel.stop()
+            return True
+    return False
+
+
 def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
     """Let the kernel run to its end; True when the user ended it."""
-    stood_at, stood = -1.0, 0
+    stood_at, stood = 0.0, 0
     while True:
-        before = kernel.now
         for _ in range(LOOK):
             kernel.run()
             if kernel.over:
                 return False
             kernel.flush()
-        stood = stood + 1 if kernel.now == before == stood_at else 0
-        stood_at = kernel.now
+        stood += 1
+        if kernel.now - stood_at >= PROGRESS:
+            stood_at, stood = kernel.now, 0
         if stop():
             kernel.stop()
             return True
@@ -51,7 +70,4 @@ def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
         if sum(kernel.p_waiting) > 4 * MOST_WAITING:
             kernel.cut_off_queue()
         elif stood * LOOK * CHUNK > STANDSTILL + 20 * len(kernel.c_pod):
-            kernel.cut_off(
-                "standstill",
-                "the load cannot end: requests follow each other without any time passing (no hold, no think)",
-            )
+            kernel.cut_off_standstill()

@@ -1,6 +1,6 @@
 """The clock of the model: one loop that lets happen what is due next, and nothing but that.
 
-Contract with any other kernel (a compiled one must give the same Run, bit for bit):
+Contract with the compiled kernel (_kernel.c), which must give the same Run, bit for bit:
 
 - What is due next, the first of these at equal times: a job of the server, a timer (in the order they were set), a
   deadline, an arrival. Before any of them, clients that are ready begin their next request, in order.
@@ -8,7 +8,9 @@ Contract with any other kernel (a compiled one must give the same Run, bit for b
   "/server"; exponential -log(1 - u) * mean, lognormal by Box and Muller (State.draw), a pick among n int(u * n).
   An arrival draws its pod (when there are several), then the gap to the next; an acquire that succeeds draws its
   hold, then hold_outside (when it has a mean); an opening draws its time; a new connection its lifetime's jitter.
-- Sums are added in the order of events.
+- Sums are added in the order of events; what is in use is added up in the order in which connections were made.
+- Records of connections and of clients are used again last in, first out: a few libraries go by them.
+- What grows without end is cut off at a sample. A standstill is left to the plain kernel, which counts its events.
 
 Deadlines are in a deque for each part and arrivals in no structure at all, so that the heaps hold only what is in
 flight. The frequent ways of a request are repeated in ``loop``, without a call.
@@ -47,7 +49,10 @@ MOST_WAITING = 250_000
 """Waiting requests at which a run is cut off: the queue of an overload without a timeout grows for ever."""
 
 STANDSTILL = 500_000
-"""Events without any time passing at which a run is cut off, plus 20 for each client."""
+"""Events without any progress of time at which a run is cut off, plus 20 for each client."""
+
+PROGRESS = 1e-3
+"""Seconds of the run's clock that are progress. Not any at all: acquires that time out at once take no time either."""
 
 MOST_ROWS = 4_000
 """Rows of the timeline; past it every other row is dropped and the interval doubled."""
@@ -226,18 +231,35 @@ class Kernel(Loop):
         ]
 
     def cut_off_queue(self) -> None:
-        self.cut_off(
-            "queue",
-            f"{sum(self.p_waiting):,} requests wait and none gives up: more arrive than the pools can serve, "
-            "and without acquire_timeout the queue grows for ever",
-        )
+        self.why_cut_off = "queue"
+        self.failure = endless_queue(self.now, sum(self.p_waiting))
+        self.stop()
 
-    def cut_off(self, why: str, reason: str) -> None:
-        self.why_cut_off = why
-        self.failure = f"cut off at {self.now:.3f} s: {reason}"
+    def cut_off_standstill(self) -> None:
+        self.why_cut_off = "standstill"
+        self.failure = (
+            f"cut off at {self.now:.3f} s: the load cannot end: requests follow each other without any time passing "
+            "(no hold, no think, no patience)"
+        )
         self.stop()
 
     def stop(self) -> None:
         for p in range(len(self.pods)):
             self.end_pod(p, self.now)
         self.over = True
+
+    def finish(self) -> None:
+        super().finish()
+        for tally, seen in zip(self.tallies, self.errors, strict=True):
+            tally.errors = {kind: (count, first_at) for count, first_at, kind in seen.values()}
+        self.timeline.append(self.point(self.now))
+        for p, ended in enumerate(self.p_ended):
+            if ended is None:
+                self.p_ended[p], self.p_told[p] = self.stats(p, self.now), self.now
+
+
+def endless_queue(now: float, waiting: int) -> str:
+    return (
+        f"cut off at {now:.3f} s: {waiting:,} requests wait and none gives up: more arrive than the pools can serve, "
+        "and without acquire_timeout the queue grows for ever"
+    )

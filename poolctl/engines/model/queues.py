@@ -50,14 +50,8 @@ class Queues(Openings):
         """Of each part, in order, because a part's patience is constant: (when, client, serial)."""
         self.next_deadline = inf
         self.number_of = {id(part): number for number, part in enumerate(parts)}
-        self.overdue = [
-            ErrorKind("pool", DEADLINE_NAMES.get(part.settings.kind, "PoolTimeout"), None, part.exhausted)
-            for part in parts
-        ]
-        self.rejected = [
-            ErrorKind("pool", "TooManyRequests", None, f"{part.max_queue} requests are waiting already")
-            for part in parts
-        ]
+        self.overdue = [overdue_kind(part) for part in parts]
+        self.rejected = [rejected_kind(part) for part in parts]
 
     def acquire(self, c: int, now: float) -> None:
         self.serial += 1
@@ -381,3 +375,11 @@ class Queues(Openings):
 
     def drop_overdue(self, p: int, now: float) -> bool:
         raise NotImplementedError
+
+
+def overdue_kind(part: Part) -> ErrorKind:
+    return ErrorKind("pool", DEADLINE_NAMES.get(part.settings.kind, "PoolTimeout"), None, part.exhausted)
+
+
+def rejected_kind(part: Part) -> ErrorKind:
+    return ErrorKind("pool", "TooManyRequests", None, f"{part.max_queue} requests are waiting already")

@@ -4,19 +4,16 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
+from poolctl.engines.model.compiled import Compiled
 from poolctl.engines.model.kernel import Kernel
 from poolctl.engines.model.state import FULL_HISTOGRAMS
 from poolctl.run import Run, ServerSeen, Summary, TimelinePoint, summarize
 
 
-def result(kernel: Kernel, interrupted: bool) -> Run:
+def result(kernel: Kernel | Compiled, interrupted: bool) -> Run:
     kernel.finish()
     scenario = kernel.scenario
-    kernel.timeline.append(kernel.point(kernel.now))
     for number, tally in enumerate(kernel.tallies):
-        for count, first_at, kind in kernel.errors[number].values():
-            known, earliest = tally.errors.get(kind, (0, first_at))
-            tally.errors[kind] = (known + count, min(earliest, first_at))
         tally.released = tally.use_time.count
         tally.released_in_time = tally.released - kernel.late[number]
         # Every acquire that ended left one wait behind.
@@ -39,12 +36,12 @@ def result(kernel: Kernel, interrupted: bool) -> Run:
         failure=kernel.failure,
         notes=tuple(notes),
         services=_services(kernel),
-        kernel="plain",
+        kernel="plain" if isinstance(kernel, Kernel) else "compiled",
         cut_off=kernel.why_cut_off,
     )
 
 
-def _services(kernel: Kernel) -> tuple[tuple[str, Summary], ...]:
+def _services(kernel: Kernel | Compiled) -> tuple[tuple[str, Summary], ...]:
     found = []
     for number, (service, peaks) in enumerate(zip(kernel.scenario.services, kernel.part_peaks, strict=False)):
         chosen = [p for p, pod in enumerate(kernel.pods) if pod.part == number]
@@ -52,7 +49,7 @@ def _services(kernel: Kernel) -> tuple[tuple[str, Summary], ...]:
     return tuple(found)
 
 
-def _server(kernel: Kernel) -> ServerSeen:
+def _server(kernel: Kernel | Compiled) -> ServerSeen:
     database = kernel.scenario.database
     return ServerSeen(
         max_connections=database.max_connections,
@@ -65,15 +62,14 @@ def _server(kernel: Kernel) -> ServerSeen:
 
 
 def _summary(
-    kernel: Kernel, chosen: Iterable[int], server: ServerSeen | None, peaks: tuple[int, int] | None = None
+    kernel: Kernel | Compiled, chosen: Iterable[int], server: ServerSeen | None, peaks: tuple[int, int] | None = None
 ) -> Summary:
     """``peaks``: most open and in use at once of the ``chosen`` pods; None: as in the timeline."""
     pods = list(chosen)
     timeline: list[TimelinePoint] = kernel.timeline
     if peaks is not None:
         timeline = [replace(timeline[-1], open=peaks[0], in_use=peaks[1])]
-    stats = [kernel.p_ended[p] or kernel.stats(p, kernel.now) for p in pods]
-    told = [kernel.p_told[p] if kernel.p_ended[p] else kernel.now for p in pods]
+    told = [kernel.p_told[p] for p in pods]
     ends = [
         min(at, kernel.pods[p].ends_at if kernel.pods[p].ends_at < inf else at)
         for p, at in zip(pods, told, strict=True)
@@ -81,7 +77,7 @@ def _summary(
     begin = min(max(kernel.pods[p].begins_at, kernel.warmup) for p in pods)
     return summarize(
         [kernel.tallies[number] for number in sorted({kernel.p_tally[p] for p in pods})],
-        stats,
+        [ended for p in pods if (ended := kernel.p_ended[p]) is not None],
         warm=[kernel.p_warm[p] for p in pods],
         load_time=max(max(ends) - begin, 0.0),
         ended_at=max(max(told) - begin, 0.0),

@@ -5,6 +5,7 @@ what contention takes, so all of them can be kept in one heap by the virtual tim
 dV/dt is that rate: a change of n moves none of them.
 """
 
+from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from math import inf
 
@@ -73,16 +74,10 @@ class Server(Counts):
         self.connect_cpu = database.connect_cpu
         self.slots = self.doomed = self.peak_slots = self.refused = 0
         self.down_until = -1.0
-        cores, alpha, beta = database.cores or inf, database.contention, database.coherency
-        self.is_shared = (
-            cores < inf or alpha > 0.0 or beta > 0.0 or any(event.do == "pause" for event in scenario.events)
+        self.is_shared = is_shared(scenario)
+        self.rates = rates_of(
+            database.max_connections, float(database.cores or inf), database.contention, database.coherency
         )
-        """Whether queries can slow each other down; otherwise V is the clock."""
-        most = database.max_connections + 2
-        self.rates = [1.0] + [1.0 if n <= cores else cores / n for n in range(1, most)]
-        if alpha or beta:
-            slowed = [1.0 + alpha * (n - 1) + beta * n * (n - 1) for n in range(1, most)]
-            self.rates[1:] = [rate / by for rate, by in zip(self.rates[1:], slowed, strict=True)]
         self.jobs: list[tuple[float, int, int]] = []
         """(V when done, sequence, connection; of the work of an opening -1 - connection)."""
         self.active = 0
@@ -282,3 +277,20 @@ class Server(Counts):
 
     def cut(self, k: int, now: float) -> None:
         raise NotImplementedError
+
+
+def is_shared(scenario: Scenario) -> bool:
+    """Whether queries can slow each other down, or stand still; otherwise V is the clock."""
+    database = scenario.database
+    bounded = database.cores is not None or database.contention > 0.0 or database.coherency > 0.0
+    return bounded or any(event.do == "pause" for event in scenario.events)
+
+
+@lru_cache(maxsize=4)
+def rates_of(most: int, cores: float, alpha: float, beta: float) -> list[float]:
+    """The rate at which each of n queries proceeds, for every n that ``most`` connections allow. Not to be changed."""
+    rates = [1.0] + [1.0 if n <= cores else cores / n for n in range(1, most + 2)]
+    if alpha or beta:
+        slowed = [1.0 + alpha * (n - 1) + beta * n * (n - 1) for n in range(1, most + 2)]
+        rates[1:] = [rate / by for rate, by in zip(rates[1:], slowed, strict=True)]
+    return rates

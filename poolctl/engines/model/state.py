@@ -45,6 +45,9 @@ FREE, OPENING, IDLE, IN_USE, ORPHAN, ZOMBIE = range(6)
 OUT, WAITING, DIALING, USING, LOCKED, QUEUED = range(6)
 """What a client does. QUEUED: it waits since c_due, and the rest of its record is not filled in."""
 
+STREAMS = ("arrivals", "holds", "thinks", "pool", "server")
+"""A stream of random numbers for each purpose, so that variants of a scenario meet the same arrivals."""
+
 FULL_HISTOGRAMS = 64
 """Pods up to which each has histograms of its own; above, the pods of a service share theirs."""
 
@@ -196,12 +199,8 @@ class State:
     def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
         self.scenario, self.parts, self.pods = scenario, parts, pods
         seed, n = scenario.load.seed, len(pods)
-        # A stream for each purpose, so that variants of a scenario meet the same arrivals.
-        self.arrival_random: Callable[[], float] = Random(f"{seed}/arrivals").random
-        self.hold_random: Callable[[], float] = Random(f"{seed}/holds").random
-        self.think_random: Callable[[], float] = Random(f"{seed}/thinks").random
-        self.pool_random: Callable[[], float] = Random(f"{seed}/pool").random
-        self.server_random: Callable[[], float] = Random(f"{seed}/server").random
+        streams: list[Callable[[], float]] = [Random(f"{seed}/{stream}").random for stream in STREAMS]
+        self.arrival_random, self.hold_random, self.think_random, self.pool_random, self.server_random = streams
         self.now = 0.0
         self.seq = 0
         self.timers: list[tuple[float, int, int]] = [(inf, 0, 0)]

@@ -1,0 +1,81 @@
+"""Builds the model's compiled kernel into the wheel where a C compiler is at hand, and leaves it out where none is.
+
+POOLCTL_BUILD_KERNEL=0 leaves it out on purpose (the wheel then fits every platform), =1 fails without it.
+``python hatch_build.py`` builds it in place, for work on the source tree.
+"""
+
+import os
+import shutil
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOT = Path(__file__).parent
+FOLDER = "poolctl/engines/model"
+SWITCH = "POOLCTL_BUILD_KERNEL"
+ABI = "cp311"
+"""The stable ABI that the kernel keeps to: one file for this Python and all later ones."""
+
+
+class KernelBuildHook(BuildHookInterface):  # type: ignore[type-arg]
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """``version``: "editable" for a link to the source tree, where the kernel is then built in place."""
+        asked = os.environ.get(SWITCH, "")
+        if asked == "0":
+            return
+        try:
+            built = build(ROOT / FOLDER if version == "editable" else Path(self._folder()))
+        except Exception as error:
+            # No compiler, no headers, a free-threaded Python: all of them leave the plain kernel, which gives the same.
+            if asked == "1":
+                raise
+            self.app.display_warning(f"without the compiled kernel: {error}")
+            return
+        if version != "editable":
+            build_data["force_include"][str(built)] = f"{FOLDER}/{built.name}"
+        build_data["pure_python"] = False
+        build_data["tag"] = f"{ABI}-abi3-{_platform()}"
+
+    def finalize(self, version: str, build_data: dict[str, Any], artifact_path: str) -> None:
+        shutil.rmtree(self._folder(), ignore_errors=True)
+
+    def _folder(self) -> str:
+        if not hasattr(self, "_temporary"):
+            self._temporary = tempfile.mkdtemp(prefix="poolctl-kernel-")
+        return self._temporary
+
+
+def build(folder: Path) -> Path:
+    """Compile the kernel into ``folder``; the file. Raises whatever a compiler that is not there raises."""
+    if sysconfig.get_config_var("Py_GIL_DISABLED"):
+        raise RuntimeError("a free-threaded Python has no stable ABI")
+    from setuptools import Distribution, Extension
+    from setuptools.command.build_ext import build_ext
+
+    options = [] if sys.platform == "win32" else ["-O2", "-std=c11", "-ffp-contract=off"]
+    extension = Extension(
+        "_kernel", [f"{FOLDER}/_kernel.c"], extra_compile_args=options, py_limited_api=True, depends=[]
+    )
+    command = build_ext(Distribution({"ext_modules": [extension]}))
+    with tempfile.TemporaryDirectory() as objects:
+        command.build_lib, command.build_temp = str(folder), objects
+        command.ensure_finalized()
+        before = Path.cwd()
+        os.chdir(ROOT)
+        try:
+            command.run()
+        finally:
+            os.chdir(before)
+    return folder / command.get_ext_filename("_kernel")
+
+
+def _platform() -> str:
+    return sysconfig.get_platform().replace("-", "_").replace(".", "_")
+
+
+if __name__ == "__main__":
+    print(build(ROOT / FOLDER))

@@ -1,0 +1,286 @@
+"""The compiled kernel, where one was built: tells it a scenario in numbers, and makes of its numbers what a run is.
+
+Decides what it can run; whatever it cannot, the plain kernel runs, with the same figures. How the two are held together
+is told in ``kernel`` and at the top of ``_kernel.c``.
+"""
+
+import os
+from importlib import import_module
+from math import inf
+from random import Random
+from typing import Any
+
+from poolctl.engines.model import kernel as limits
+from poolctl.engines.model.plan import RESTART_TIME, Part, Pod, Times, times
+from poolctl.engines.model.queues import WAKE_TIME, overdue_kind, rejected_kind
+from poolctl.engines.model.server import RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
+from poolctl.engines.model.state import FULL_HISTOGRAMS, STREAMS
+from poolctl.histogram import Histogram
+from poolctl.pool import Closed, PoolStats
+from poolctl.pool.pool import SHORTEST_CLEANING_INTERVAL
+from poolctl.run import ErrorKind, Tally, TimelinePoint
+from poolctl.scenario import Burst, Event, Scenario
+
+
+def _find() -> Any:
+    try:
+        return import_module("poolctl.engines.model._kernel")
+    except ImportError:
+        # Not built: there was no compiler.
+        return None
+
+
+KERNEL = _find()
+"""The module; None where it was not built."""
+
+LAYOUT = 1
+"""Of the numbers that go there and come back; a file that was built for another one is not used."""
+
+SWITCH = "POOLCTL_KERNEL"
+"""Environment variable: "plain" leaves the compiled kernel alone."""
+
+EVENTS = 200_000
+"""Events between looks at whether the user has enough: some hundredths of a second."""
+
+_ORDERS = ("random", "fifo", "none")
+_GROWTHS = ("ordered", "one", "wanted", "increment")
+_FILLS = ("none", "before", "background")
+_FLOORS = ("none", "open", "idle")
+_CLOSINGS = ("go", "timer", "sweep", "one", "median", "none")
+_KEPT = ("max_idle", "all", "sweep")
+_DEAD = ("one", "all", "dropped")
+_TIMEOUTS = ("all", "queue", "each")
+_TIMED_OUT = ("leaves", "ghost", "opens")
+_FATES = ("kept", "closed", "returned")
+_EVENTS = {"pause": 1, "slow": 2, "restart": 3, "failover": 3}
+
+NONE = -1.0
+"""A time that is not limited, where 0 is a limit."""
+
+
+def is_there() -> bool:
+    """Whether a compiled kernel of this version was built and may be used."""
+    if KERNEL is None or os.environ.get(SWITCH) == "plain":
+        return False
+    return bool(KERNEL.LAYOUT == LAYOUT)
+
+
+def can_run(scenario: Scenario) -> bool:
+    return is_there() and scenario.database.via == "none"
+
+
+class Compiled:
+    """A run in the compiled kernel, with the figures of a plain ``Kernel`` under the same names once it is over."""
+
+    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod], interval: float) -> None:
+        self.scenario, self.parts, self.pods = scenario, parts, pods
+        self.warmup = scenario.load.warmup
+        shared = len(pods) > FULL_HISTOGRAMS
+        self.p_tally = [pod.part for pod in pods] if shared else list(range(len(pods)))
+        self.failure: str | None = None
+        self.why_cut_off = ""
+        self.stuck = False
+        load, database = scenario.load, scenario.database
+        self._kernel = KERNEL.Kernel(
+            [(_fields(part), [_burst(burst) for burst in part.bursts]) for part in parts],
+            [(pod.part, pod.begins_at, pod.ends_at, tally) for pod, tally in zip(pods, self.p_tally, strict=True)],
+            len(parts) if shared else len(pods),
+            [_event(event) for event in scenario.events],
+            [Random(f"{load.seed}/{stream}").getstate()[1] for stream in STREAMS],
+            (
+                interval,
+                load.warmup,
+                load.duration is not None,
+                database.max_connections,
+                database.max_connections - database.reserved,
+                database.connect_cpu,
+                is_shared(scenario),
+                database.cores or inf,
+                database.contention,
+                database.coherency,
+                limits.MOST_WAITING,
+                limits.MOST_ROWS,
+                limits.STANDSTILL,
+                SHORTEST_CLEANING_INTERVAL,
+                WAKE_TIME,
+                limits.PROGRESS,
+                *times(database.connect_time),
+            ),
+        )
+
+    def run(self) -> bool:
+        """Let EVENTS things happen; whether the run is over."""
+        if not self._kernel.run(EVENTS):
+            return False
+        if self._kernel.is_cut_off:
+            self.why_cut_off = "queue"
+            self.failure = limits.endless_queue(self._kernel.now, self._kernel.waiting)
+            self._kernel.stop()
+        return True
+
+    @property
+    def is_endless(self) -> bool:
+        """Whether the run has no end that this kernel could find: the plain one has to say where to cut it off."""
+        return bool(self._kernel.is_endless)
+
+    def stop(self) -> None:
+        self._kernel.stop()
+
+    def finish(self) -> None:
+        """Turn the numbers into what ``result`` reads."""
+        tallies, pods, timeline, parts, whole = self._kernel.told()
+        self.now, self.work_done_total, _, self.peak_slots, self.refused, self.stuck = whole
+        self.timeline = [_point(row) for row in timeline]
+        self.part_peaks = parts
+        kinds = self._kinds()
+        self.tallies = [_tally(told, kinds) for told in tallies]
+        self.late = [told[6] for told in tallies]
+        bounds = [self.parts[pod.part].settings.max_open for pod in self.pods]
+        self.p_ended = [_stats(told[0], bound) for told, bound in zip(pods, bounds, strict=True)]
+        self.p_warm = [_stats(told[1], bound) for told, bound in zip(pods, bounds, strict=True)]
+        self.p_told = [told[2] for told in pods]
+
+    def _kinds(self) -> list[ErrorKind]:
+        kinds = [RESERVED, TOO_MANY, STARTING, TERMINATED]
+        for part in self.parts:
+            kinds += [overdue_kind(part), rejected_kind(part)]
+        return kinds
+
+
+def _fields(part: Part) -> list[float]:
+    """The numbers of a service, in the order of FIELDS."""
+    settings, rules, load = part.settings, part.rules, part.load
+    codel = rules.codel or (NONE, NONE)
+    retry = rules.open_retry or (NONE, NONE)
+    numbers: dict[str, float] = {
+        "max_open": part.max_open,
+        "keeps": part.keeps,
+        "min_idle": part.min_idle,
+        "lifetime": part.lifetime,
+        "patience": _or_none(part.patience),
+        "max_uses": part.max_uses,
+        "max_queue": part.max_queue,
+        "rate": part.rate,
+        **_times("hold", part.hold),
+        **_times("outside", part.outside),
+        **_times("think", part.think),
+        "every": part.every,
+        "fate": _FATES.index(rules.dropped_reference if part.shape == "dropped-reference" else "kept"),
+        "sweep": part.sweep,
+        "max_idle": settings.max_idle,
+        "max_idle_time": _or_none(settings.max_idle_time),
+        "lifetime_jitter": settings.max_lifetime_jitter or 0.0,
+        "is_lifo": rules.idle_order == "lifo",
+        "waiter_order": _ORDERS.index(rules.waiter_order),
+        "opens_in_background": rules.opener == "background",
+        "checked_at_acquire": "acquire" in rules.lifetime_checked,
+        "checked_at_release": "release" in rules.lifetime_checked,
+        "checked_by_cleaner": "cleaner" in rules.lifetime_checked,
+        "checked_by_timer": "timer" in rules.lifetime_checked,
+        "barging": rules.barging,
+        "generations": rules.generations,
+        "by_thread": rules.by_thread,
+        "replaced_by_caller": rules.replaced_by == "caller",
+        "openers": rules.openers or inf,
+        "growth": _GROWTHS.index(rules.growth),
+        "open_pause": rules.open_pause,
+        "retry_first": retry[0],
+        "retry_longest": retry[1],
+        "fill": _FILLS.index(rules.fill),
+        "floor": _FLOORS.index(rules.floor),
+        "is_refilled": rules.is_refilled,
+        "idle_closing": _CLOSINGS.index(rules.idle_closing),
+        "closes_newest": rules.closes_newest,
+        "idle_kept": _KEPT.index(rules.idle_kept),
+        "jitter_low": rules.jitter[0],
+        "jitter_high": rules.jitter[1],
+        "validated_after": _or_none(rules.validated_after),
+        "dead": _DEAD.index(rules.dead),
+        "is_reopened": rules.stale == "reopened",
+        "stale_attempts": rules.stale_attempts,
+        "timeout": _TIMEOUTS.index(rules.timeout),
+        "keeps_abandoned": rules.abandoned_opening == "kept",
+        "timed_out_waiter": _TIMED_OUT.index(rules.timed_out_waiter),
+        "wakes_on_failure": rules.wakes_on_failure,
+        "opens_locked": rules.opens_locked,
+        "codel_target": codel[0],
+        "codel_interval": codel[1],
+        "abandoned_after": _or_none(rules.abandoned_after),
+        "workers": load.workers or 0,
+        "requests": load.requests,
+        "drain": load.drain,
+        "error_pause": load.error_pause,
+        "retries": load.retries,
+        "retry_backoff": load.retry_backoff,
+        "retry_growth": load.retry_growth,
+        "retry_jitter": load.retry_jitter,
+        "each": load.connections_per_request,
+    }
+    return [numbers[name] for name in KERNEL.FIELDS]
+
+
+def _times(name: str, value: Times) -> dict[str, float]:
+    return dict(zip((f"{name}_kind", f"{name}_mean", f"{name}_mu", f"{name}_sigma"), value, strict=True))
+
+
+def _or_none(limit: float | None) -> float:
+    return NONE if limit is None else limit
+
+
+def _burst(burst: Burst) -> tuple[float, ...]:
+    until = inf if burst.until is None else burst.until
+    return (burst.at, until, burst.workers, burst.requests, *times(burst.hold), *times(burst.think))
+
+
+def _event(event: Event) -> tuple[float, ...]:
+    down = event.down if event.down is not None else (RESTART_TIME if event.do == "restart" else 0.0)
+    return (_EVENTS.get(event.do, NONE), event.at, event.duration, event.factor, down)
+
+
+def _point(row: tuple[Any, ...]) -> TimelinePoint:
+    return TimelinePoint(round(row[0], 6), *row[1:])
+
+
+def _histogram(told: tuple[list[int], int, float, float]) -> Histogram:
+    histogram = Histogram()
+    counts, histogram.count, histogram.total, histogram.max = told
+    histogram.counts = counts + [0] * (256 - len(counts))
+    return histogram
+
+
+def _tally(told: tuple[Any, ...], kinds: list[ErrorKind]) -> Tally:
+    tally = Tally()
+    tally.timed_out, tally.refused, tally.failed, tally.leaked, tally.unfinished, tally.queued_count = told[:6]
+    tally.queued_time = told[7]
+    tally.wait_time, tally.use_time, tally.connect_time = (_histogram(each) for each in told[8:11])
+    tally.errors = {kinds[kind]: (count, first_at) for kind, count, first_at in told[11]}
+    return tally
+
+
+def _stats(told: tuple[Any, ...] | None, max_open: int) -> PoolStats | None:
+    if told is None:
+        return None
+    open_, in_use, idle, opening, waiting, queued_count, queued_time, opened, failures = told[:9]
+    moments = [None if at < 0 else at for at in told[19:22]]
+    open_time, in_use_time = told[17:19]
+    return PoolStats(
+        max_open=max_open,
+        open=open_,
+        in_use=in_use,
+        idle=idle,
+        opening=opening,
+        waiting=waiting,
+        queued_count=queued_count,
+        queued_time=queued_time,
+        opened=opened,
+        open_failures=failures,
+        closed=Closed(*told[9:15]),
+        peak_open=told[15],
+        peak_in_use=told[16],
+        open_time=open_time,
+        in_use_time=in_use_time,
+        exhausted_at=moments[0],
+        exhausted_since=moments[1],
+        recovered_at=moments[2],
+        exhausted_time=told[22],
+    )
