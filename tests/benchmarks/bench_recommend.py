@@ -1,0 +1,94 @@
+"""Recommended sizes against an exhaustive sweep on the throw-away server, beside the rules of thumb.
+
+    python tests/benchmarks/bench_recommend.py [MIX ...] [--windows 5] [--seconds 3] [--most 192]
+
+For each built-in load: every size of a fine grid is measured in interleaved windows, and the best of them is the
+measure. ``poolctl recommend --sweep`` answers from a sweep of its own. Goal: at least 0.97 of the best throughput with
+at most 1.3 times the fewest connections that reach it. Run it on a quiet machine: what others use is told.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from random import Random
+
+from poolctl.engines.knee import sweep, throw_away_ground
+from poolctl.engines.mixes import MIXES, mix
+from poolctl.engines.pgbench import Pgbench
+from poolctl.sizing.figures import Figures, given
+from poolctl.sizing.recommend import recommend
+from poolctl.sizing.search import next_round
+from poolctl.sizing.sweep_table import SweepPoint
+
+WORKERS = 48
+"""What "as many as workers" means here: the threads of a usual fleet."""
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("mixes", nargs="*", default=list(MIXES))
+    arguments.add_argument("--windows", type=int, default=5)
+    arguments.add_argument("--seconds", type=float, default=3.0)
+    arguments.add_argument("--most", type=int, default=192)
+    arguments.add_argument("--budget", type=float, default=180.0)
+    chosen = arguments.parse_args()
+    for name in chosen.mixes:
+        bench(name, chosen)
+
+
+def bench(name: str, chosen: argparse.Namespace) -> None:
+    with throw_away_ground(limit=chosen.most) as ground:
+        random = Random(1)
+        began = time.monotonic()
+        found = sweep(
+            ground,
+            mix(name),
+            lambda measured: next_round(measured, ground.limit, random),
+            seed=1,
+            budget=chosen.budget,
+            stop=lambda: False,
+        )
+        took = time.monotonic() - began
+        points = tuple(SweepPoint(*row) for row in found.table)
+        answer = recommend(Figures(sweep=points, instances=given(1), surge=given(0), terminating=given(0)))
+        recommended = answer.recommendation.max_open
+        cores = os.cpu_count() or 1
+        rules = {"2 x cores + 1": 2 * cores + 1, "4 x cores": 4 * cores, "10": 10, "workers": WORKERS}
+        sizes = sorted({*grid(chosen.most), *rules.values(), *([recommended] if recommended else [])})
+        load = Pgbench(ground.conninfo, mix(name), prepared=True, seed=7)
+        rates: dict[int, list[float]] = {size: [] for size in sizes}
+        others: list[float] = []
+        for _ in range(chosen.windows):
+            for size in random.sample(sizes, len(sizes)):
+                window = load.measure(size, chosen.seconds, stop=lambda: False)
+                assert window is not None
+                rates[size].append(window.throughput)
+                others.append(window.other_cpu)
+    means = {size: statistics.fmean(values) for size, values in rates.items()}
+    tell(name, means, {"recommended": recommended, **rules}, took, len(found.windows), statistics.median(others))
+
+
+def grid(most: int) -> list[int]:
+    sizes = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    return [size for size in sizes if size <= most]
+
+
+def tell(
+    name: str, means: dict[int, float], picks: dict[str, int | None], took: float, windows: int, others: float
+) -> None:
+    best = max(means.values())
+    fewest = min(size for size, mean in means.items() if mean >= 0.97 * best)
+    print(f"\n{name}: best {best:,.0f}/s, 0.97 of it from {fewest} connections on; others used {others:.2f} cores")
+    print(f"  the sweep of recommend took {took:.0f} s, {windows} windows")
+    for rule, size in picks.items():
+        if size is None:
+            print(f"  {rule:14} refused")
+            continue
+        nearest = min(means, key=lambda known: abs(known - size))
+        share = means[nearest] / best
+        print(f"  {rule:14} {size:4}  {share:5.2f} of the best, {size / fewest:4.1f} x the fewest")
+
+
+if __name__ == "__main__":
+    main()
