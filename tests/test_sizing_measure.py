@@ -251,6 +251,29 @@ def test_a_pool_with_all_its_sessions_busy_most_of_the_time_asks_for_more_than_w
     assert (share.value if share else None) == censored
 
 
+def test_pools_that_told_their_figures_stand_for_those_that_did_not() -> None:
+    def pool(acquired: float) -> PoolFigures:
+        return PoolFigures("m", "shop", "go", max_open=5, open=5, in_use=2, acquired_total=acquired)
+
+    sessions = [backend(n, "idle") for n in range(20)]
+    snapshots = [Snapshot(float(at), server=sample(at, sessions), pools=(pool(100.0 * at),)) for at in (0, 10)]
+
+    figures = measure(Observation(tuple(snapshots), FACTS)).figures
+
+    assert figures.throughput is not None
+    assert figures.throughput.value == pytest.approx(400)
+
+
+def test_the_spread_of_statements_is_seen_though_not_every_look_asks_for_them() -> None:
+    counted = [(StatementCounters(1, "app", "shop", "SELECT 1", 100 * at, 1.0 * at, 0.02),) for at in (1, 2)]
+    samples = [sample(0), sample(1, statements=counted[0]), sample(2, statements=counted[1]), sample(3)]
+
+    cv = measure(observed(samples)).figures.hold_cv
+
+    assert cv is not None
+    assert cv.value == pytest.approx(2.0)
+
+
 def test_nothing_seen_is_nothing_measured() -> None:
     seen = measure(Observation((Snapshot(0.0),)))
 

@@ -203,6 +203,10 @@ def _seen(asked: Asked, observation: "Observation") -> Measured:
     if asked.application is not None and seen.sessions == 0:
         raise _nobody(observation, asked.application)
     figures, notes = _counted(asked, seen, observation)
+    if figures.is_behind_pooler or not observation.samples:
+        from poolctl.sizing.measure_pooler import seen_by_poolers
+
+        figures = seen_by_poolers(observation, figures) or figures
     figures = figures.with_(top_statement=top_statement(observation))
     if observation.snapshots:
         figures = figures.with_(observed_at=_instant(observation.first.at))

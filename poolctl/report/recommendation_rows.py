@@ -106,7 +106,10 @@ def figures_table(recommended: Recommended) -> Table:
     for name in recommended.figures.__dataclass_fields__:
         figure = getattr(recommended.figures, name)
         if isinstance(figure, Figure) and figure.origin != "assumed" and name not in _IN_TERMS:
-            rows.append((_NAMES.get(name, name.replace("_", " ")), _shown(name, figure.value), figure.origin))
+            # Of a pool that did not say its limit, the most connections that it had.
+            least = "at least " if name == "current_max_open" and figure.origin == "measured" else ""
+            value = least + _shown(name, figure.value)
+            rows.append((_NAMES.get(name, name.replace("_", " ")), value, figure.origin))
     return Table("Figures", ("figure", "value", "source"), tuple(rows))
 
 

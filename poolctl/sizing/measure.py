@@ -59,7 +59,8 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     counts = [len(backends) for backends in busy]
     share = _share(samples, database, counts)
     windows = tuple(_windows(samples, database, share, looked_at=_looked_at(observation)))
-    throughput = _throughput(observation, windows)
+    sessions = max((len(_of(sample, chosen)) for sample in samples), default=0)
+    throughput = _throughput(observation, windows, sessions)
     pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
     spread = _parallelism(counts)
     active = [backend for backends in busy for backend in backends if backend.is_active]
@@ -86,7 +87,6 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
         windows=windows,
     )
     figures = _with_host(_with_limits(figures, observation.server, samples, chosen), observation)
-    sessions = max((len(_of(sample, chosen)) for sample in samples), default=0)
     clients = len({b.client for sample in samples for b in _of(sample, chosen) if b.client is not None})
     owners = _owners(observation, chosen)
     groups = [_by_owner(_of(sample, chosen), owners) for sample in samples]
@@ -311,13 +311,21 @@ def _mean_busy(windows: Sequence[Window]) -> float | None:
     return sum(window.busy * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
-def _throughput(observation: Observation, windows: Sequence[Window]) -> float | None:
-    """Acquires a second, where the pools count them; else transactions."""
+def _throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
+    """Acquires a second of the whole service, where pools count them; else transactions."""
     counted = _pools_rate(observation)
     if counted is not None:
-        return counted
+        return counted * _unlisted(observation, sessions)
     seconds = sum(window.duration for window in windows)
     return sum(window.throughput * window.duration for window in windows) / seconds if seconds > 0 else None
+
+
+def _unlisted(observation: Observation, sessions: int) -> float:
+    """How many times the connections of the pools that told their figures all the application's sessions are: the
+    others, of other instances, are taken to be like them."""
+    opened = [sum(pool.open or 0 for pool in snapshot.pools) for snapshot in observation.snapshots if snapshot.pools]
+    most = max(opened, default=0)
+    return max(1.0, sessions / most) if most else 1.0
 
 
 def _share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
@@ -328,11 +336,13 @@ def _share(samples: Sequence[ServerSample], database: str | None, counts: Sequen
 
 def _hold_cv(samples: Sequence[ServerSample], database: str | None) -> float | None:
     """Spread of one statement's time: within statements (their stddev) and between them (their means)."""
-    if len(samples) < 2:
+    # The server is not asked for them in every look.
+    told = [sample.statements for sample in samples if sample.statements]
+    if len(told) < 2:
         return None
-    old = {(s.query_id, s.user, s.database): s for s in samples[0].statements}
+    old = {(s.query_id, s.user, s.database): s for s in told[0]}
     calls, first, second = 0, 0.0, 0.0
-    for now in samples[-1].statements:
+    for now in told[-1]:
         before = old.get((now.query_id, now.user, now.database))
         new_calls = now.calls - (before.calls if before else 0)
         new_time = now.time - (before.time if before else 0.0)

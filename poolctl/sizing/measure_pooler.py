@@ -1,0 +1,67 @@
+"""What a PgBouncer in between says of the load that it hides from the server.
+
+Its totals count every transaction of every client, with the time that each held a server connection and the time that
+clients waited for one: throughput, hold and wait as the applications see them.
+"""
+
+from collections.abc import Iterator
+from math import ceil
+from statistics import fmean
+
+from poolctl.observe.snapshot import BouncerSample, BouncerStats, Observation
+from poolctl.sizing.figures import Figures, measured
+from poolctl.sizing.measure import effective_samples
+
+OWN = "pgbouncer"
+"""Its admin console, which counts as a database."""
+
+
+def seen_by_poolers(observation: Observation, figures: Figures) -> Figures | None:
+    """``figures`` with the load as the PgBouncers count it, all of them together; None where they say nothing, or lend
+    a connection for a whole session: then a hold is as long as the session, whatever it does."""
+    growth = list(_growth(observation))
+    samples = [snapshot.bouncers for snapshot in observation.snapshots if snapshot.bouncers]
+    transactions = sum(new.transactions - old.transactions for old, new in growth)
+    if transactions <= 0 or observation.window <= 0 or any(map(_lends_for_sessions, samples[-1])):
+        return None
+    held = sum(new.transaction_time - old.transaction_time for old, new in growth)
+    waited = sum(new.wait_time - old.wait_time for old, new in growth)
+    rounds = [[pool for bouncer in bouncers for pool in bouncer.pools if pool.database != OWN] for bouncers in samples]
+    counts = [sum(pool.servers_active for pool in pools) for pools in rounds]
+    queued = sum(any(pool.clients_waiting for pool in pools) for pools in rounds) / len(rounds)
+    ordered = sorted(counts)
+    return figures.with_(
+        throughput=measured(transactions / observation.window),
+        hold_time=measured(held / transactions),
+        wait_time=measured(waited / transactions),
+        parallelism=measured(fmean(counts)),
+        parallelism_counted=measured(held / observation.window),
+        parallelism_p95=measured(ordered[max(0, ceil(0.95 * len(ordered)) - 1)]),
+        parallelism_p99=measured(ordered[max(0, ceil(0.99 * len(ordered)) - 1)]),
+        parallelism_max=measured(ordered[-1]),
+        censored_share=measured(queued),
+        effective_samples=effective_samples(counts),
+        samples=len(counts),
+        windows=(),
+        is_behind_pooler=False,
+        method="the pooler's totals",
+    )
+
+
+def _growth(observation: Observation) -> Iterator[tuple[BouncerStats, BouncerStats]]:
+    """First and last totals of each database of each PgBouncer; none of one that began anew."""
+    first: dict[tuple[str, str], BouncerStats] = {}
+    last: dict[tuple[str, str], BouncerStats] = {}
+    for snapshot in observation.snapshots:
+        for bouncer in snapshot.bouncers:
+            for stats in bouncer.stats:
+                if stats.database != OWN:
+                    first.setdefault((bouncer.target, stats.database), stats)
+                    last[bouncer.target, stats.database] = stats
+    for key, new in last.items():
+        if new.transactions >= first[key].transactions:
+            yield first[key], new
+
+
+def _lends_for_sessions(bouncer: BouncerSample) -> bool:
+    return any(pool.mode == "session" for pool in bouncer.pools if pool.database != OWN)
