@@ -274,6 +274,19 @@ def test_the_spread_of_statements_is_seen_though_not_every_look_asks_for_them() 
     assert cv.value == pytest.approx(2.0)
 
 
+def test_the_spread_of_the_window_is_not_that_of_all_times() -> None:
+    # A thousand calls of 100 ms, and then, with an index, as many of 1 ms without any spread.
+    mixed_mean, mixed_deviation = 0.0505, 0.0495
+    before = StatementCounters(1, "app", "shop", "SELECT 1", 1000, 100.0, 0.0)
+    after = StatementCounters(1, "app", "shop", "SELECT 1", 2000, 2000 * mixed_mean, mixed_deviation)
+    samples = [sample(0, statements=[before]), sample(10, statements=[after])]
+
+    cv = measure(observed(samples)).figures.hold_cv
+
+    assert cv is not None
+    assert cv.value == pytest.approx(0.0, abs=0.01)
+
+
 def test_nothing_seen_is_nothing_measured() -> None:
     seen = measure(Observation((Snapshot(0.0),)))
 

@@ -13,7 +13,14 @@ from itertools import pairwise
 from math import ceil, sqrt
 from statistics import fmean
 
-from poolctl.observe.snapshot import Backend, Observation, PoolFigures, ServerFacts, ServerSample
+from poolctl.observe.snapshot import (
+    Backend,
+    Observation,
+    PoolFigures,
+    ServerFacts,
+    ServerSample,
+    StatementCounters,
+)
 from poolctl.sizing.figures import Figure, Figures, Window, measured
 
 OURS = frozenset({"poolctl", "poolctl observer"})
@@ -351,11 +358,20 @@ def _hold_cv(samples: Sequence[ServerSample], database: str | None) -> float | N
         mean = new_time / new_calls
         calls += new_calls
         first += new_time
-        second += new_calls * (mean**2 + (now.stddev_time or 0.0) ** 2)
+        # The deviation is that of all calls ever, so the sums of squares are subtracted, as the sums are.
+        squares = _squares(now) - (_squares(before) if before else 0.0)
+        second += max(squares, new_calls * mean**2)
     if calls < 2 or first <= 0:
         return None
     variance = second / calls - (first / calls) ** 2
     return sqrt(max(0.0, variance)) / (first / calls)
+
+
+def _squares(statement: StatementCounters) -> float:
+    """The sum of the squared times of all calls."""
+    if statement.calls <= 0:
+        return 0.0
+    return statement.calls * ((statement.time / statement.calls) ** 2 + (statement.stddev_time or 0.0) ** 2)
 
 
 def _pool_series(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
