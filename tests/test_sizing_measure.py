@@ -274,6 +274,18 @@ def test_the_spread_of_statements_is_seen_though_not_every_look_asks_for_them() 
     assert cv.value == pytest.approx(2.0)
 
 
+def test_statements_of_other_roles_are_not_the_applications() -> None:
+    def counted(calls: int) -> list[StatementCounters]:
+        own = StatementCounters(1, "app", "shop", "SELECT 1", calls, 0.01 * calls, 0.0)
+        return [own, StatementCounters(2, "watcher", "shop", "BEGIN", calls, 1e-6 * calls, 0.0)]
+
+    samples = [sample(at, [backend(1)], statements=counted(100 + 100 * at)) for at in (0, 10)]
+    cv = measure(observed(samples)).figures.hold_cv
+
+    assert cv is not None
+    assert cv.value == pytest.approx(0.0, abs=1e-6)
+
+
 def test_the_spread_of_the_window_is_not_that_of_all_times() -> None:
     # A thousand calls of 100 ms, and then, with an index, as many of 1 ms without any spread.
     mixed_mean, mixed_deviation = 0.0505, 0.0495

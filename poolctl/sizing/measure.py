@@ -74,7 +74,7 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     figures = Figures(
         throughput=_figure(throughput),
         hold_time=_figure(_pools_hold(observation)),
-        hold_cv=_figure(_hold_cv(samples, database)),
+        hold_cv=_figure(_hold_cv(samples, database, chosen)),
         parallelism=_figure(spread[0] if spread else None),
         parallelism_p95=_figure(spread[1] if spread else None),
         parallelism_p99=_figure(spread[2] if spread else None),
@@ -341,19 +341,22 @@ def _share(samples: Sequence[ServerSample], database: str | None, counts: Sequen
     return min(1.0, sum(counts) / everyone) if everyone else 1.0
 
 
-def _hold_cv(samples: Sequence[ServerSample], database: str | None) -> float | None:
+def _hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
     """Spread of one statement's time: within statements (their stddev) and between them (their means)."""
     # The server is not asked for them in every look.
     told = [sample.statements for sample in samples if sample.statements]
     if len(told) < 2:
         return None
+    # Not those of other roles, poolctl's own among them.
+    users = {b.user for sample in samples for b in _of(sample, application) if b.user}
     old = {(s.query_id, s.user, s.database): s for s in told[0]}
     calls, first, second = 0, 0.0, 0.0
     for now in told[-1]:
         before = old.get((now.query_id, now.user, now.database))
         new_calls = now.calls - (before.calls if before else 0)
         new_time = now.time - (before.time if before else 0.0)
-        if (database and now.database not in (None, database)) or new_calls <= 0 or new_time < 0:
+        is_foreign = (database and now.database not in (None, database)) or (users and now.user not in (None, *users))
+        if is_foreign or new_calls <= 0 or new_time < 0:
             continue
         mean = new_time / new_calls
         calls += new_calls
