@@ -28,9 +28,11 @@ from poolctl.observe.snapshot import (
     BouncerPool,
     BouncerSample,
     HostSample,
+    Observation,
     PgpoolChild,
     PgpoolSample,
     Refusal,
+    Snapshot,
     Source,
 )
 
@@ -245,3 +247,25 @@ def test_pgpools_children_that_may_open_more_than_the_server_has_are_over_budget
     finding = find(verdict(*busy(2), pgpools=[sample], facts=server()), "fleet-over-budget")
 
     assert (finding.confidence, finding.evidence["ceiling"], finding.frees) == ("certain", 128, 31)
+
+
+@pytest.mark.parametrize(
+    ("by", "text", "code"),
+    [
+        ("pooler-queue", "query_wait_timeout", "pooler-pinned-transaction"),
+        ("pooler-login", "server login has been failing, cached error: sorry, too many clients", "slots-exhausted"),
+    ],
+)
+def test_a_pooler_that_keeps_poolctl_itself_waiting_is_never_called_healthy(by: Any, text: str, code: str) -> None:
+    refused = Observation(
+        tuple(Snapshot(at, refusal=Refusal(by, text, sqlstate="08P01", target="db:6432")) for at in (0.0, 1.0)),
+        sources=(Source("postgres", "db:6432", ok=False, reason=text),),
+    )
+
+    diagnosis = diagnose(refused)
+
+    found = find(diagnosis, code)
+    assert (found.severity, found.confidence, found.layer) == ("critical", "undetermined", "pooler")
+    assert found.decide_by is not None
+    assert "healthy" not in codes(diagnosis)
+    assert "pool-undersized" not in codes(diagnosis)

@@ -26,7 +26,7 @@ from poolctl.diagnose.live_limits import (
 )
 from poolctl.diagnose.live_load import slow_database
 from poolctl.diagnose.live_locks import lock_queue
-from poolctl.diagnose.live_poolers import pooler_client_limit, pooler_queues
+from poolctl.diagnose.live_poolers import pooler_client_limit, pooler_queues, pooler_refused
 from poolctl.diagnose.live_pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
 from poolctl.diagnose.live_sessions import (
     aborted_transaction,
@@ -71,7 +71,7 @@ CAUSES: tuple[Rule, ...] = (
     connection_churn,
     handshake_pile_up,
 )
-EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low)
+EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low, pooler_refused)
 ADVICE: tuple[Rule, ...] = (oversized_pool, no_safety_net, partial_view)
 
 SEEN_IN_FULL = frozenset({"partial-view", "no-safety-net", "slots-exhausted", "role-limit", "pooler-client-limit"})

@@ -223,6 +223,41 @@ def _unseen(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
     )
 
 
+def pooler_refused(case: Case) -> Iterator[Finding]:
+    """A pooler kept poolctl itself waiting, or could not log in to the server, and nobody else can be asked.
+
+    Threshold: such a refusal, without a look at the server or at a pooler's console, and no other cause. Always
+    undetermined: from outside a pool that is pinned, one in session mode and one that is too small look the same.
+    """
+    facts = case.facts
+    refusal = facts.refused_by(["pooler-queue", "pooler-login"])
+    if refusal is None or facts.looks or facts.queues or case.said:
+        return
+    waiting = facts.waiting()
+    others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
+    if refusal.by == "pooler-queue":
+        code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl queued in vain"
+        remedy = (
+            "End nothing yet: transactions that never end, idle clients in session mode and a pool that is too small "
+            "look the same from here, and their remedies are opposite."
+        )
+    else:
+        code, what = "slots-exhausted", "The pooler cannot log in to the server, whose slots may be used up"
+        remedy = "Ask the server itself: the pooler repeats an answer that may be old (server_login_retry)."
+    yield Finding(
+        code=code,
+        severity="critical",
+        confidence="undetermined",
+        layer="pooler",
+        summary=f"{what} ({quote(refusal.text, 60)}){others}",
+        evidence={"refusal": refusal.text, "waiting": waiting.count, "threshold": "the pooler's own words"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        remedy=remedy,
+        decide_by="the pooler's admin console (--pgbouncer) and the server itself, past the pooler: what its "
+        "connections do",
+    )
+
+
 def pooler_client_limit(case: Case) -> Iterator[Finding]:
     """The pooler takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
 
