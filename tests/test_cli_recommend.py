@@ -115,6 +115,13 @@ def test_a_load_tests_own_table_decides_the_capacity(tmp_path: Path) -> None:
     assert "contention-cliff" in {finding["code"] for finding in found["findings"]}
 
 
+def test_the_load_test_among_the_examples_gives_what_it_says() -> None:
+    found = document("--sweep-file", str(EXAMPLES / "load_test.csv"), "--instances", "4", "--for-stack", "hikaricp")
+
+    assert (found["capacity"]["value"], found["binding"]) == (24, "capacity")
+    assert "setMaximumPoolSize(8)" in found["config"][0]["text"]
+
+
 def test_a_sweep_whose_peak_is_at_its_edge_says_at_least(tmp_path: Path) -> None:
     table = tmp_path / "load.csv"
     table.write_text("connections,throughput\n1,100\n2,200\n4,400\n8,800\n")
