@@ -70,7 +70,7 @@ def worst_fleet(figures: Figures) -> WorstFleet:
     instances, processes = _count(figures.instances, 1), max(1, _count(figures.processes, 1))
     most = max(instances, _count(figures.max_instances, 0))
     surge, terminating = _count(figures.surge, 0), _count(figures.terminating, 0)
-    worst = most + surge + terminating
+    worst = max(1, most + surge + terminating)
     return WorstFleet(instances, most, processes, surge, terminating, worst, worst * processes)
 
 

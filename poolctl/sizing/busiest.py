@@ -1,7 +1,8 @@
 """The statement that most of the database's time goes into, and what an index would be on."""
 
 from poolctl.diagnose.live_facts import LiveFacts
-from poolctl.diagnose.live_load import filtered_columns, statement_growth, work_of
+from poolctl.diagnose.live_load import statement_growth, work_of
+from poolctl.diagnose.statements import filtered_columns
 from poolctl.observe.snapshot import Observation, ServerSample
 from poolctl.sizing.figures import TopStatement
 
