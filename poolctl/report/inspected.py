@@ -3,12 +3,11 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from poolctl.diagnose.diagnosis import Diagnosis
-from poolctl.diagnose.relief import ReliefPlan
-from poolctl.observe.snapshot import Observation
-
 if TYPE_CHECKING:
+    from poolctl.diagnose.diagnosis import Diagnosis
+    from poolctl.diagnose.relief import ReliefPlan
     from poolctl.observe.ending import Ending
+    from poolctl.observe.snapshot import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +34,10 @@ class Inspection:
     ``relieved`` None: none was carried out.
     """
 
-    observation: Observation
-    diagnosis: Diagnosis
+    observation: "Observation"
+    diagnosis: "Diagnosis"
     planned: float | None = None
     interrupted: bool = False
     replayed: str = ""
-    relief: ReliefPlan | None = None
+    relief: "ReliefPlan | None" = None
     relieved: Relieved | None = None

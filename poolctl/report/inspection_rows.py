@@ -5,13 +5,16 @@ Decides which columns are worth their width: a state that nobody is in has none.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from poolctl.diagnose.diagnosis import Concurrency, Group, Limit
 from poolctl.report.facts import Fact, Item
 from poolctl.report.inspection_words import NAME_LIMIT
 from poolctl.report.neutral import neutralize
 from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from poolctl.diagnose.diagnosis import Concurrency, Group, Limit
 
 MOST_LIMITS = 12
 MOST_GROUPS = 15
@@ -40,7 +43,7 @@ class Table:
     more: str = ""
 
 
-def limit_table(limits: Sequence[Limit], *, bars: str = "") -> Table:
+def limit_table(limits: "Sequence[Limit]", *, bars: str = "") -> Table:
     """Nearest first, as given. ``bars``: two characters, full and empty, for a column that shows the share used."""
     shown = limits[:MOST_LIMITS]
     timed = any(limit.exhausted_in is not None for limit in shown)
@@ -54,7 +57,7 @@ def limit_table(limits: Sequence[Limit], *, bars: str = "") -> Table:
     return Table("Limits, nearest first", tuple(header), tuple(rows), _more(len(limits) - len(shown), "limit"))
 
 
-def limit_name(limit: Limit) -> str:
+def limit_name(limit: "Limit") -> str:
     """What an operator would change, whose it is, and whether it binds first."""
     # Names of roles' and databases' limits say already whose they are.
     scope = "" if limit.scope in ("role", "database") else f"{limit.scope} "
@@ -63,7 +66,7 @@ def limit_name(limit: Limit) -> str:
     return f"{'binds first: ' if limit.binds else ''}{name}{note}"
 
 
-def group_table(groups: Sequence[Group], *, wide: bool = False, short: bool = False) -> Table:
+def group_table(groups: "Sequence[Group]", *, wide: bool = False, short: bool = False) -> Table:
     """The largest first. ``wide``: who it is in four columns instead of one; ``short``: only what matters most."""
     ranked = sorted(groups, key=lambda group: -group.count)
     shown = ranked[:MOST_GROUPS]
@@ -89,18 +92,18 @@ def group_table(groups: Sequence[Group], *, wide: bool = False, short: bool = Fa
     return Table("Who is connected", header, rows, more)
 
 
-def columns_of_who(groups: Sequence[Group]) -> tuple[tuple[str, list[str]], ...]:
+def columns_of_who(groups: "Sequence[Group]") -> tuple[tuple[str, list[str]], ...]:
     names = ("application", "user", "database", "client")
     return tuple((name, [_name(getattr(group, name)) for group in groups]) for name in names)
 
 
-def concurrency_fact(concurrency: Concurrency) -> Fact:
+def concurrency_fact(concurrency: "Concurrency") -> Fact:
     values = (("mean", concurrency.mean), ("p95", concurrency.p95), ("p99", concurrency.p99), ("max", concurrency.max))
     items = tuple(Item(name, format_count(round(value, 2))) for name, value in values)
     return Fact("at work at once", items, f"by {neutralize(concurrency.method, 60)}")
 
 
-def _who(group: Group) -> list[str]:
+def _who(group: "Group") -> list[str]:
     where = f"{_name(group.user)}@{_name(group.database)}"
     return [_name(group.application), where, *([_name(group.client)] if group.client else [])]
 
@@ -109,7 +112,7 @@ def _name(name: str | None) -> str:
     return "?" if name is None else neutralize(name, NAME_LIMIT) or "-"
 
 
-def _counts(groups: Sequence[Group], state: str) -> list[str]:
+def _counts(groups: "Sequence[Group]", state: str) -> list[str]:
     return [format_count(group.states.get(state, 0)) for group in groups]
 
 
@@ -122,7 +125,7 @@ def _age(seconds: float | None) -> str:
     return "-" if seconds is None else format_duration(seconds)
 
 
-def _bar(limit: Limit, bars: str) -> str:
+def _bar(limit: "Limit", bars: str) -> str:
     """Full only when the limit is reached, and 1 of many still shows."""
     share = limit.used / limit.limit if limit.limit > 0 else 1.0
     filled = BAR if limit.free <= 0 else min(max(round(share * BAR), 1 if limit.used else 0), BAR - 1)

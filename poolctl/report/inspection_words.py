@@ -8,15 +8,17 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poolctl.diagnose.finding import Finding, Holder, worst_first
-from poolctl.observe.snapshot import Source
 from poolctl.report.facts import evidence_items
-from poolctl.report.inspected import Inspection
 from poolctl.report.neutral import neutralize
 from poolctl.report.verdict import SENTENCE_LIMIT, Verdict, sentence_of, word_of
 from poolctl.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from poolctl.observe.snapshot import Source
+    from poolctl.report.inspected import Inspection
 
 MOST_HOLDERS = 5
 MOST_PIDS = 8
@@ -38,7 +40,7 @@ KINDS = {
 }
 
 
-def inspection_verdict(inspection: Inspection) -> Verdict:
+def inspection_verdict(inspection: "Inspection") -> Verdict:
     """The worst finding's verdict. Without any finding nothing is claimed."""
     findings = inspection.diagnosis.findings
     if not findings:
@@ -97,7 +99,7 @@ def pids_of(pids: Sequence[int]) -> str:
     return f"{counted(len(pids), 'backend')} ({', '.join(map(str, pids[:MOST_PIDS]))}{more})"
 
 
-def cautions_of(inspection: Inspection) -> tuple[str, ...]:
+def cautions_of(inspection: "Inspection") -> tuple[str, ...]:
     """What a reader has to know before believing the verdict."""
     observation = inspection.observation
     cautions = []
@@ -118,7 +120,7 @@ def cautions_of(inspection: Inspection) -> tuple[str, ...]:
     return tuple(cautions)
 
 
-def _doubts(inspection: Inspection) -> list[Finding]:
+def _doubts(inspection: "Inspection") -> list[Finding]:
     """What may be wrong although the verdict is that nothing is."""
     findings = worst_first(inspection.diagnosis.findings)
     if not findings or findings[0].code != "healthy":
@@ -131,7 +133,7 @@ def _doubt(finding: Finding) -> str:
     return f"UNDETERMINED: {neutralize(finding.summary, SENTENCE_LIMIT)}{decide}"
 
 
-def seen_lines(inspection: Inspection) -> tuple[tuple[str, str], ...]:
+def seen_lines(inspection: "Inspection") -> tuple[tuple[str, str], ...]:
     """How it was observed: a label and a sentence a line."""
     return tuple(_seen(inspection))
 
@@ -206,7 +208,7 @@ def _command(command: str) -> str:
     return short if len(short) <= NAME_LIMIT else f"{short[: NAME_LIMIT - 3].rstrip()}..."
 
 
-def _seen(inspection: Inspection) -> Iterator[tuple[str, str]]:
+def _seen(inspection: "Inspection") -> Iterator[tuple[str, str]]:
     observation = inspection.observation
     if observation.snapshots:
         samples = counted(len(observation.snapshots), "sample")
@@ -225,12 +227,12 @@ def _seen(inspection: Inspection) -> Iterator[tuple[str, str]]:
         yield "Unseen", neutralize(sentence, SENTENCE_LIMIT)
 
 
-def _source(source: Source) -> str:
+def _source(source: "Source") -> str:
     target = neutralize(source.target, TARGET_LIMIT)
     return KINDS[source.kind] if source.kind == "host" or not target else f"{KINDS[source.kind]} {target}"
 
 
-def _version(inspection: Inspection, source: Source) -> str:
+def _version(inspection: "Inspection", source: "Source") -> str:
     server = inspection.observation.server
     if source.kind != "postgres" or server is None:
         return ""
@@ -239,5 +241,5 @@ def _version(inspection: Inspection, source: Source) -> str:
     return f", version {neutralize(server.version, 40)}, as {neutralize(server.role, NAME_LIMIT)}, {sees}{through}"
 
 
-def _reason(source: Source) -> str:
+def _reason(source: "Source") -> str:
     return neutralize(source.reason, SENTENCE_LIMIT) or "no reason was given"
