@@ -101,4 +101,5 @@ def _header(stack: Stack, advice: PoolAdvice | PoolerAdvice) -> list[str]:
     if not isinstance(advice, PoolAdvice) or advice.processes is None:
         return []
     total = advice.max_open * advice.processes
-    return [f"{stack.comment} {advice.max_open} connections in each of {advice.processes} processes: {total} at worst."]
+    each = "1 connection" if advice.max_open == 1 else f"{advice.max_open} connections"
+    return [f"{stack.comment} {each} in each of {advice.processes} processes: {total} at worst."]
