@@ -95,7 +95,8 @@ def test_load_connect_time_and_fleet_are_measured_over_one_connection(at: Stage,
     terms = {term["term"]: term for term in found["budget"]["arithmetic"]}
     assert found["application"] == "shop-api"
     assert terms["instances"] == {"term": "instances", "value": 2, "source": "measured"}
-    assert terms["other services"]["value"] == -3  # 2 x 1.2, rounded up
+    # 2 x 1.2, rounded up; or 3 x 1.2, where a look met this test's own connection.
+    assert terms["other services"]["value"] in (-3, -4)
     assert found["measured"]["throughput"] > 10
     assert 0 < found["measured"]["connect_time"] < 5
     assert found["measured"]["samples"] >= 10
