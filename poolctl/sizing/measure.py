@@ -7,7 +7,7 @@ figures and ``parallelism`` those of the samples, so that whoever sizes can see 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, sqrt
@@ -16,12 +16,12 @@ from statistics import fmean
 from poolctl.observe.snapshot import (
     Backend,
     Observation,
-    PoolFigures,
     ServerFacts,
     ServerSample,
     StatementCounters,
 )
 from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.measure_pools import acquire_rate, full_share, hold_time, wait_time
 
 OURS = frozenset({"poolctl", "poolctl observer"})
 """Sessions of poolctl's that look. Those of ``simulate`` and of sweeps are load like any other."""
@@ -73,14 +73,14 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
     active = [backend for backends in busy for backend in backends if backend.is_active]
     figures = Figures(
         throughput=_figure(throughput),
-        hold_time=_figure(_pools_hold(observation)),
+        hold_time=_figure(hold_time(observation)),
         hold_cv=_figure(_hold_cv(samples, database, chosen)),
         parallelism=_figure(spread[0] if spread else None),
         parallelism_p95=_figure(spread[1] if spread else None),
         parallelism_p99=_figure(spread[2] if spread else None),
         parallelism_max=_figure(spread[3] if spread else None),
         parallelism_counted=_figure(_mean_busy(windows)),
-        wait_time=_figure(_pools_wait(observation)),
+        wait_time=_figure(wait_time(observation)),
         current_max_open=_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
         window=observation.window,
         samples=len(samples),
@@ -88,7 +88,7 @@ def measure(observation: Observation, application: str | None = None) -> Seen:
         method="samples and counters" if windows else "samples",
         lock_share=_figure(_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
         transaction_idle_share=_figure(_part([b for each in busy for b in each], lambda b: b.in_transaction)),
-        censored_share=_figure(_at_limit_share(pools)),
+        censored_share=_figure(full_share(pools)),
         is_stats_reset=_was_reset(samples),
         is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
         windows=windows,
@@ -320,7 +320,7 @@ def _mean_busy(windows: Sequence[Window]) -> float | None:
 
 def _throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
     """Acquires a second of the whole service, where pools count them; else transactions."""
-    counted = _pools_rate(observation)
+    counted = acquire_rate(observation)
     if counted is not None:
         return counted * _unlisted(observation, sessions)
     seconds = sum(window.duration for window in windows)
@@ -375,60 +375,6 @@ def _squares(statement: StatementCounters) -> float:
     if statement.calls <= 0:
         return 0.0
     return statement.calls * ((statement.time / statement.calls) ** 2 + (statement.stddev_time or 0.0) ** 2)
-
-
-def _pool_series(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
-    """Each pool's first and last figures and the seconds between them; none of a pool that began anew."""
-    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    for snapshot in observation.snapshots:
-        for pool in snapshot.pools:
-            key = (pool.source, pool.name)
-            first.setdefault(key, (snapshot.at, pool))
-            last[key] = (snapshot.at, pool)
-    for key, (at, pool) in last.items():
-        if at > first[key][0]:
-            yield first[key][1], pool, at - first[key][0]
-
-
-def _pools_rate(observation: Observation) -> float | None:
-    rates = [
-        (new.acquired_total - old.acquired_total) / seconds
-        for old, new, seconds in _pool_series(observation)
-        if old.acquired_total is not None and new.acquired_total is not None
-    ]
-    return sum(rates) if rates and min(rates) >= 0 else None
-
-
-def _pools_hold(observation: Observation) -> float | None:
-    """Mean use time as the pools measured it, over the releases within the window."""
-    times, counts = 0.0, 0.0
-    for old, new, _ in _pool_series(observation):
-        figures = (old.use_time_total, new.use_time_total, old.use_count_total, new.use_count_total)
-        if None in figures:
-            continue
-        times += (new.use_time_total or 0.0) - (old.use_time_total or 0.0)
-        counts += (new.use_count_total or 0.0) - (old.use_count_total or 0.0)
-    return times / counts if counts > 0 and times >= 0 else None
-
-
-def _pools_wait(observation: Observation) -> float | None:
-    """Mean wait of an acquire, over all of them, queued or not."""
-    waited, acquired = 0.0, 0.0
-    for old, new, _ in _pool_series(observation):
-        if old.wait_time_total is None or new.wait_time_total is None:
-            continue
-        if old.acquired_total is not None and new.acquired_total is not None:
-            waited += new.wait_time_total - old.wait_time_total
-            acquired += new.acquired_total - old.acquired_total
-    return waited / acquired if acquired > 0 and waited >= 0 else None
-
-
-def _at_limit_share(pools: Sequence[PoolFigures]) -> float | None:
-    bounded = [pool for pool in pools if pool.max_open and pool.in_use is not None]
-    if not bounded:
-        return None
-    return sum((pool.in_use or 0) >= (pool.max_open or 0) for pool in bounded) / len(bounded)
 
 
 def _was_reset(samples: Sequence[ServerSample]) -> bool:
