@@ -9,7 +9,8 @@ import pytest
 import report_runs as runs
 from report_parts import check_screen, scenario, summary, times
 from rich.cells import cell_len
-from test_report_json import SCHEMA, problems
+from schema_check import problems
+from test_report_json import SCHEMA
 
 from poolctl.engines.calibration import calibrated
 from poolctl.engines.model import simulate
@@ -120,7 +121,7 @@ def test_the_document_has_both_runs_and_differences_in_the_summarys_shape() -> N
 
     document = json.loads(dumps(both_document(Variant("", one), Variant("model", other))))
 
-    assert problems(document, SCHEMA) == []
+    assert problems(document, SCHEMA, SCHEMA) == []
     assert (document["status"], document["live"]["engine"], document["model"]["engine"]) == ("ok", "live", "model")
     assert document["difference"]["throughput"] == {
         "live": 481.2,
@@ -139,7 +140,7 @@ def test_a_live_run_that_ended_early_stands_alone_in_the_document() -> None:
 
     assert document["status"] == "interrupted"
     assert (document["model"], document["difference"], document["trust"]) == (None, None, None)
-    assert problems(json.loads(dumps(document)), SCHEMA) == []
+    assert problems(json.loads(dumps(document)), SCHEMA, SCHEMA) == []
 
 
 def test_both_are_written_as_the_files_name_asks(tmp_path: Any) -> None:

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from report_parts import HOSTILE, check_screen, connections, scenario, summary, times
 from rich.cells import cell_len
-from test_report_json import SCHEMA, problems
+from schema_check import problems
+from test_report_json import SCHEMA
 
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import BadInput
@@ -276,7 +277,7 @@ def test_a_swept_text_with_commas_and_quotes_stays_one_field_of_the_csv() -> Non
 def test_the_json_of_a_sweep_has_the_values_and_the_summary_of_each_run() -> None:
     document = json.loads(dumps(sweep_document(grid_of_two())))
 
-    assert problems(document, SCHEMA) == []
+    assert problems(document, SCHEMA, SCHEMA) == []
     assert (document["status"], document["engine"], document["planned"]) == ("ok", "model", 36)
     assert document["sweep"] == [
         {"key": "pool.max_open", "values": list(range(5, 61, 5))},
@@ -292,7 +293,7 @@ def test_the_json_of_a_sweep_has_the_values_and_the_summary_of_each_run() -> Non
 def test_the_json_of_replications_has_means_and_intervals_in_the_shape_of_a_summary() -> None:
     document = json.loads(dumps(replications_document(replications())))
 
-    assert problems(document, SCHEMA) == []
+    assert problems(document, SCHEMA, SCHEMA) == []
     assert document["seeds"] == [100, 101, 102, 103, 104, 105]
     assert [each["throughput"] for each in document["replications"]] == [200.0, 300.0] * 3
     assert document["mean"]["throughput"] == 250.0
