@@ -275,3 +275,10 @@ def test_a_small_pool_that_leaked_fast_is_a_leak_though_undetermined(count: int)
 
     assert finding.confidence == "undetermined"
     assert finding.decide_by
+
+
+def test_the_newest_of_a_fast_leak_do_not_make_its_older_ones_usual() -> None:
+    diagnosis = verdict(*leaked(16, age=0.1, step=0.3, opened=5.0), *busy(1))
+
+    finding = find(diagnosis, "leak-in-transaction")
+    assert len(pids(finding)) == 12
