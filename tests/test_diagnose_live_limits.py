@@ -1,5 +1,7 @@
 """Limits that refuse clients: which one it is, how near it is, and what it is not."""
 
+from dataclasses import replace
+
 import pytest
 from observations import (
     LEAKS,
@@ -11,6 +13,7 @@ from observations import (
     full_pool,
     host,
     observe,
+    pids,
     pool,
     process,
     rows,
@@ -149,6 +152,29 @@ def test_the_refusal_of_a_role_is_critical() -> None:
     refused = Refusal("role-limit", 'too many connections for role "app"', "53300", "InitializeSessionUserId")
 
     assert find(verdict(*busy(6), refusal=refused), "role-limit").severity == "critical"
+
+
+@pytest.mark.parametrize("text", ['too many connections for role "app"', "ロール「app」からの接続が多すぎます"])
+def test_a_refused_role_names_its_own_backends_by_their_titles(text: str) -> None:
+    refused = Refusal("role-limit", text, "53300", "InitializeSessionUserId")
+    others = tuple(replace(title, pid=title.pid + 500, user="search") for title in titles(4))
+
+    diagnosis = verdict(
+        sees_backends=False,
+        facts=None,
+        refusal=refused,
+        hosts=[HostSample(has_server=True, titles=(*titles(6), *others))],
+    )
+
+    assert pids(find(diagnosis, "role-limit")) == {title.pid for title in titles(6)}
+
+
+def test_a_full_server_that_poolctl_counted_itself_is_certain() -> None:
+    counted = Refusal("superuser-slots", "only reserved slots are free: 97 clients hold the 97 for everybody")
+
+    diagnosis = verdict(sees_backends=False, refusal=counted, hosts=[HostSample(has_server=True, titles=titles(97))])
+
+    assert find(diagnosis, "slots-exhausted").confidence == "certain"
 
 
 def test_almost_no_slot_left_is_a_warning() -> None:

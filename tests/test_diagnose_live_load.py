@@ -257,6 +257,12 @@ def test_connections_that_never_say_who_they_are_pile_up() -> None:
     assert not (LEAKS | {"pool-undersized", "slow-database"}) & set(codes(diagnosis))
 
 
+def test_connections_that_never_say_who_they_are_are_no_storm_after_a_start() -> None:
+    half = [Row(300 + i, "starting", age=5.0, opened=5.0, user="", database="", application="") for i in range(15)]
+
+    assert troubles(verdict(*half, *busy(4), started_at=NOW - 30.0)) == ["handshake-pile-up"]
+
+
 def test_sessions_that_log_in_at_this_moment_are_no_pile() -> None:
     coming = [Row(300 + i, "starting", age=0.01, opened=0.01, from_look=6) for i in range(5)]
 

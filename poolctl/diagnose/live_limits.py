@@ -3,6 +3,7 @@
 A full server is never the root by itself: what filled the slots stands before it.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ from poolctl.diagnose.live_case import Case, called
 from poolctl.diagnose.live_facts import SLOT_REFUSALS
 from poolctl.diagnose.live_tracks import Track
 from poolctl.diagnose.words import plural, quote
-from poolctl.observe.snapshot import Backend
+from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration
 
 _MEANS = {
@@ -39,7 +40,8 @@ def slots_exhausted(case: Case) -> Iterator[Finding]:
     refusal = facts.refusal if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS else None
     if refusal is None and (limit is None or limit.free > 0):
         return
-    relayed = refusal is not None and refusal.routine is None
+    # A pooler hands on the code with the text; without a code it is what poolctl counted itself before it left.
+    relayed = refusal is not None and refusal.routine is None and refusal.sqlstate is not None
     roomy = facts.server is not None and bool(facts.samples) and len(facts.tracks) < 0.9 * facts.server.usable
     confidence: Confidence = "certain"
     if relayed:
@@ -164,6 +166,8 @@ def _role_limit(case: Case, summary: str, limit: Limit | None) -> Finding:
     name = limit.name.rpartition(" ")[2] if limit else ""
     scope = limit.scope if limit else ""
     own = [t for t in facts.tracks if limit and (t.last.user if scope == "role" else t.last.database) == name]
+    if limit is None and facts.refusal is not None:
+        own = [t for t in facts.tracks if _is_named(t, facts.refusal)]
     return Finding(
         code="role-limit",
         severity="critical" if refused else "warning",
@@ -183,6 +187,12 @@ def _role_limit(case: Case, summary: str, limit: Limit | None) -> Finding:
         remedy="Make that fleet's pools (instances x max_open) fit under the limit, or raise it: ALTER ROLE or ALTER "
         "DATABASE ... CONNECTION LIMIT. Superusers are exempt: test with the application's role.",
     )
+
+
+def _is_named(track: Track, refusal: Refusal) -> bool:
+    """Whether the refusal quotes the backend's role or database, in whatever quotation marks its language has."""
+    name = track.last.user if refusal.by == "role-limit" else track.last.database
+    return name is not None and re.search(rf"[^\w\s]{re.escape(name)}[^\w\s]", refusal.text) is not None
 
 
 def fleet_over_budget(case: Case) -> Iterator[Finding]:

@@ -158,7 +158,8 @@ def reconnect_storm(case: Case) -> Iterator[Finding]:
         if t.last.started_at is not None
     )
     rush = max(starts.values(), default=0)
-    starting = sum(1 for track in facts.tracks if track.last.state == "starting")
+    # Whoever has been logging in for longer does not answer: a half-open connection, and no rush.
+    starting = sum(1 for t in facts.tracks if t.last.state == "starting" and (t.session_age or 0.0) <= RUSH_WINDOW)
     costs = facts.is_refusing or starting >= 3
     if not (away or 0 <= uptime < AFTER_RESTART) or rush < RUSH or not costs or (not away and starting < 3):
         return
