@@ -121,6 +121,28 @@ def test_a_refusal_with_titles_and_processes_names_the_fleet() -> None:
     assert find(diagnosis, "fleet-over-budget").evidence["instances"] == 4
 
 
+def test_waiters_for_a_lock_that_filled_a_server_are_seen_by_their_titles() -> None:
+    root = titles(1, IN_TRANSACTION, first=90)
+    seen = host(
+        *(process(40_090, 6000), *(process(40_100 + i, 7000) for i in range(60))),
+        titles=(*root, *titles(60, "UPDATE waiting")),
+    )
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=FULL, hosts=[seen])
+
+    finding = find(diagnosis, "lock-queue")
+    assert (finding.confidence, pids(finding), finding.frees) == ("likely", {90}, 61)
+    assert not (LEAKS | {"fleet-over-budget", "pool-undersized", "healthy"}) & set(codes(diagnosis))
+
+
+def test_titles_that_are_idle_at_every_look_may_have_worked_in_between() -> None:
+    diagnosis = verdict(
+        sees_backends=False, facts=None, refusal=FULL, hosts=[HostSample(has_server=True, titles=titles(60))]
+    )
+
+    assert not LEAKS & set(codes(diagnosis))
+
+
 def test_titles_that_move_are_no_leak() -> None:
     one = HostSample(has_server=True, titles=titles(20, IN_TRANSACTION))
     other = HostSample(has_server=True, titles=titles(20, "idle"))

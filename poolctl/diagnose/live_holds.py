@@ -263,6 +263,9 @@ def standing_still(case: Case) -> Iterator[Finding]:
     usable = case.facts.server.usable if case.facts.server else 0
     for application in case.facts.programs:
         still = held(application, case.free(application.tracks))
+        if case.facts.sees_titles_only:
+            # A title that says idle at every look may have worked in between.
+            still = tuple(track for track in still if not track.is_idle)
         short = (case.is_full or case.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
         waiting = case.facts.waiting(application)
         told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(case, application)

@@ -13,6 +13,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.limits import LEAST_GROWTH, growth_of, is_near
 from poolctl.diagnose.live_case import Case, called
 from poolctl.diagnose.live_facts import SLOT_REFUSALS
+from poolctl.diagnose.live_locks import is_waiting
 from poolctl.diagnose.live_tracks import Track
 from poolctl.diagnose.words import plural, quote
 from poolctl.observe.snapshot import Backend, Refusal
@@ -224,7 +225,7 @@ def fleet_over_budget(case: Case) -> Iterator[Finding]:
         return
     if case.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
         instances = _instances(case)
-        free = case.free(facts.tracks)
+        free = [track for track in case.free(facts.tracks) if not is_waiting(track)]
         # What is stuck or leaked explains a full server better than the sum of what is left.
         if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
             what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} sessions each"

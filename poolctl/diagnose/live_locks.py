@@ -76,6 +76,9 @@ def lock_queue(case: Case) -> Iterator[Finding]:
     looks = case.facts.looks
     if not looks:
         return
+    if case.facts.sees_titles_only:
+        yield from _by_titles(case)
+        return
     told: set[int] = set()
     for queue in queues_in(looks[-1])[:MOST_QUEUES]:
         if not told.issuperset(queue.waiters) and _is_trouble(case, queue):
@@ -159,6 +162,44 @@ def _lock_queue(case: Case, queue: Queue) -> Finding:
         frees=clients + (track is not None),
         decide_by="who the root is, as a member of pg_monitor" if confidence == "undetermined" else None,
     )
+
+
+def _by_titles(case: Case) -> Iterator[Finding]:
+    """Of a server that refuses, the titles say who waits for a lock, and not for whom. Likely: exactly one backend
+    idles in a transaction meanwhile. Undetermined: the root is at work, or one of several."""
+    waiters = [track for track in case.facts.tracks if _waits_by_title(track)]
+    if len(waiters) < LEAST_WAITERS:
+        return
+    idle = [t for t in case.facts.tracks if t.last.in_transaction and t.is_confirmed]
+    confidence: Confidence = "likely" if len(idle) == 1 else "undetermined"
+    guess = f", beside {plural(len(idle), 'backend')} idle in a transaction" if idle else ""
+    yield Finding(
+        code="lock-queue",
+        severity=case.severity(),
+        confidence=confidence,
+        layer="database",
+        summary=f"{len(waiters)} of {plural(len(case.facts.tracks), 'backend')} wait for a lock at every look, by "
+        f"their process titles{guess}",
+        evidence={
+            "waiting_for_locks": len(waiters),
+            "seen": len(case.facts.tracks),
+            "idle_in_transaction": len(idle),
+            "waiting_pids": [track.pid for track in waiters],
+            "threshold": f"{LEAST_WAITERS} titles that say waiting at two looks and more",
+        },
+        evidence_sql=run_sql.LOCKS,
+        holders=case.holders(idle),
+        remedy="Find the session at the head of the queue and end its transaction: that frees the others, too. A "
+        "bigger pool or more slots only lengthen the queue.",
+        frees=len(waiters) + len(idle),
+        decide_by="pg_blocking_pids() in a session that gets in: a superuser's (--emergency), or once a slot is free"
+        if confidence == "undetermined"
+        else None,
+    )
+
+
+def _waits_by_title(track: Track) -> bool:
+    return len(track.rows) >= 2 and all(row.wait_event_type == "Lock" for _, row in track.rows[-3:])
 
 
 def _root_words(case: Case, pid: int, root: Backend | None, now: float) -> str:
