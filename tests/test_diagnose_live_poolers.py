@@ -21,6 +21,7 @@ from observations import (
 )
 
 from poolctl.diagnose.live import diagnose
+from poolctl.diagnose.relief import plan_relief
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     BouncerDatabase,
@@ -165,6 +166,36 @@ def test_calls_elsewhere_that_keep_pgbouncers_servers_are_not_a_small_pool() -> 
     assert "pool-undersized" not in codes(diagnosis)
 
 
+def test_long_calls_elsewhere_behind_pgbouncer_do_end_and_are_spared() -> None:
+    calls = [Row(100 + i, IN_TRANSACTION, age=0.4 * i, turns=2.0, began=0.001) for i in range(5)]
+    observation = observe(*calls, bouncers=[bouncer([100, 101, 102, 103, 104])])
+
+    diagnosis = diagnose(observation)
+
+    assert codes(diagnosis)[:2] == ["held-across-io", "pooler-pinned-transaction"]
+    assert "that nobody ends" not in find(diagnosis, "pooler-pinned-transaction").summary
+    assert plan_relief(observation, diagnosis).steps == ()
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_a_busy_client_that_keeps_its_servers_between_statements_is_the_session_mode(hides: bool) -> None:
+    pausing = [Row(100 + i, "idle", age=0.1 + 0.1 * i, turns=0.9) for i in range(5)]
+
+    diagnosis = verdict(*pausing, bouncers=[bouncer([100, 101, 102, 103, 104], mode="session")], hides=hides)
+
+    finding = find(diagnosis, "pooler-session-mode")
+    assert (finding.confidence, len(pids(finding))) == ("likely" if hides else "certain", 5)
+    assert "pool-undersized" not in codes(diagnosis)
+
+
+def test_sessions_that_work_all_the_time_in_session_mode_are_a_small_pool() -> None:
+    working = [Row(100 + i, "active", age=0.01 + 0.01 * i, turns=0.09) for i in range(5)]
+
+    assert "pool-undersized" in codes(
+        verdict(*working, hosts=[host()], bouncers=[bouncer([100, 101, 102, 103, 104], mode="session")])
+    )
+
+
 def test_a_queue_whose_backends_nobody_saw_is_undetermined() -> None:
     finding = find(verdict(bouncers=[bouncer([100, 101])], sees_backends=False, facts=None), "leak-or-long-hold")
 
@@ -184,7 +215,12 @@ def test_a_quiet_pgbouncer_is_healthy() -> None:
 def test_a_paused_database_is_not_a_small_pool() -> None:
     paused = (BouncerDatabase("app", database="app", pool_size=2, paused=True),)
 
-    assert "pool-undersized" not in codes(verdict(*busy(2, 100), bouncers=[bouncer([100, 101], databases=paused)]))
+    diagnosis = verdict(*busy(2, 100), bouncers=[bouncer([100, 101], databases=paused)])
+
+    finding = find(diagnosis, "pooler-client-limit")
+    assert (finding.severity, finding.confidence, held_by(finding)) == ("critical", "certain", {"late"})
+    assert "RESUME app" in finding.remedy
+    assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
 
 
 def test_a_pgbouncer_without_room_for_clients_is_the_poolers_limit() -> None:

@@ -1,7 +1,7 @@
 """Queues in front of PgBouncer and Pgpool-II: what holds their server connections, and their own client limits."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from poolctl.diagnose import live_sql, run_sql
@@ -13,7 +13,7 @@ from poolctl.diagnose.live_pools import OTHER_CAUSES, turns_over
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live_waits import BouncerQueue, number
 from poolctl.diagnose.words import plural, quote
-from poolctl.observe.snapshot import PgpoolSample
+from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
 from poolctl.units import format_duration
 
 
@@ -62,15 +62,17 @@ def pooler_queues(case: Case) -> Iterator[Finding]:
     """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
 
     One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
-    cause), where the pool is paused, or where PgBouncer has no server connection at all (the server's limits are).
+    cause), or where PgBouncer has no server connection at all (the server's limits are).
     """
     for queue in case.facts.queues:
+        if queue.is_paused and queue.waiting.sustained:
+            yield pooler_paused(queue)
         if not queue.waiting or queue.is_paused or not queue.is_used_up:
             continue
         found = behind(case, queue)
         if found.pinned:
             yield pooler_pinned_transaction(case, queue, found)
-        elif found.parked and 2 * len(found.parked) >= found.count:
+        elif (found.parked and 2 * len(found.parked) >= found.count) or _is_kept_idle(queue, found):
             yield pooler_session_mode(case, queue, found)
         elif not found.blocked and _is_too_small(case, queue, found):
             yield pooler_undersized(case, queue, found)
@@ -120,12 +122,14 @@ def pooler_pinned_transaction(case: Case, queue: BouncerQueue, found: Behind) ->
     waiting. Certain: the backends were joined by remote_pid.
     """
     oldest = max(track.age for track in found.pinned)
+    ends = "held-across-io" in case.said and case.taken.issuperset(track.pid for track in found.pinned)
+    kept = "kept open over work elsewhere" if ends else "that nobody ends"
     return Finding(
         code="pooler-pinned-transaction",
         severity="critical",
         confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
         layer="pooler",
-        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions that nobody ends, the "
+        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the "
         f"oldest idle for {format_duration(oldest)}; {_counts(queue)}",
         evidence=_evidence(queue, found)
         | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
@@ -142,25 +146,58 @@ def pooler_session_mode(case: Case, queue: BouncerQueue, found: Behind) -> Findi
     """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
 
     Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
-    active and clients wait. Certain: the mode was read.
+    active and clients wait; or, in session mode, plainly idle in half of the looks. Certain: the mode was read, and
+    so were the backends' states.
     """
     known = queue.mode is not None
+    kept = (*found.parked, *found.moving) if 2 * len(found.parked) < found.count else found.parked
+    seen = found.is_joined and not any(track.last.is_inferred for track in kept)
+    idle = "do nothing" if len(kept) == len(found.parked) else "keep them while they are idle"
     mode = f" ({queue.mode} mode)" if known else ""
     return Finding(
         code="pooler-session-mode",
         severity="critical",
-        confidence="certain" if queue.mode == "session" and found.is_joined else "likely",
+        confidence="certain" if queue.mode == "session" and seen else "likely",
         layer="pooler",
-        summary=f"PgBouncer{mode}: {len(found.parked)} server connections belong to clients that do nothing; "
-        f"{_counts(queue)}",
+        summary=f"PgBouncer{mode}: {len(kept)} server connections belong to clients that {idle}; {_counts(queue)}",
         evidence=_evidence(queue, found)
         | {"threshold": "servers active in PgBouncer but idle in PostgreSQL, clients waiting"},
         evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
-        holders=case.holders(found.parked),
+        holders=case.holders(kept),
         remedy="Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, "
         "advisory locks); otherwise keep the applications' pools together no larger than pool_size, and set "
         "client_idle_timeout.",
-        frees=len(found.parked),
+        frees=len(kept),
+    )
+
+
+def _is_kept_idle(queue: BouncerQueue, found: Behind) -> bool:
+    """Whether clients keep servers that they mostly do not use: in session mode a server belongs to its client also
+    while that pauses between statements."""
+    states = [row.state for track in (*found.parked, *found.moving) for _, row in track.rows]
+    return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
+
+
+def pooler_paused(queue: BouncerQueue) -> Finding:
+    """``pooler-client-limit``: somebody paused the database (PAUSE), so that no client gets through. Always certain."""
+    row = queue.last
+    return _client_limit(
+        f"PgBouncer: the database {row.database} is paused (PAUSE), and "
+        f"{plural(row.clients_waiting, 'client')} of {row.user} wait for up to {format_duration(row.max_wait)}",
+        {"database": row.database, "paused": True, "clients_waiting": row.clients_waiting, "max_wait": row.max_wait},
+        "certain",
+        _clients(queue.bouncer, lambda c: (c.user, c.database, c.state) == (row.user, row.database, "waiting")),
+        f"Let it go on when what it was paused for is done: RESUME {row.database}; in PgBouncer's admin console. "
+        "No pool's size has to do with it.",
+    )
+
+
+def _clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -> tuple[Holder, ...]:
+    """Clients by application, user and address, the most first."""
+    keys = Counter((each.application, each.user, each.address) for each in bouncer.clients if are_meant(each))
+    return tuple(
+        Holder(application=application or None, user=user, client=address)
+        for (application, user, address), _ in keys.most_common(10)
     )
 
 
@@ -273,17 +310,12 @@ def pooler_client_limit(case: Case) -> Iterator[Finding]:
         used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
         if most and used >= most:
             hit = True
-            holders: dict[tuple[str, str, str], int] = {}
-            for client in bouncer.clients:
-                key = (client.application, client.user, client.address)
-                holders[key] = holders.get(key, 0) + 1
-            named = sorted(holders.items(), key=lambda item: -item[1])[:10]
             yield _client_limit(
                 f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not "
                 "the limit",
                 {"clients": used, "max_client_conn": most, "refusal": refusal.text if refusal else None},
                 "certain",
-                tuple(Holder(application=app or None, user=user, client=address) for (app, user, address), _ in named),
+                _clients(bouncer, lambda _: True),
                 "Close clients that are not needed, or raise max_client_conn with the limit of open files (nofile) "
                 "above it.",
             )
@@ -310,7 +342,11 @@ def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
     # With room for poolctl, only a queue shows that there is none left for clients.
     if not (pgpool.hangs or (pgpool.waiting and (all_busy or not pgpool.children))):
         return
-    queue = f"{plural(pgpool.waiting, 'client')} hang in its listen queue" if pgpool.waiting else "its clients hang"
+    queue = (
+        f"{plural(pgpool.waiting, 'client')} {'hangs' if pgpool.waiting == 1 else 'hang'} in its listen queue"
+        if pgpool.waiting
+        else "its clients hang"
+    )
     children = f"all {most} children are busy" if most else "all of its children are busy"
     yield _client_limit(
         f"Pgpool-II takes no more clients: {children} and {queue} without an error",
@@ -334,8 +370,8 @@ def _silent_pgpool(case: Case) -> Iterator[Finding]:
     queued = sum(host.listen_queues.values()) if host is not None else 0
     if failed and queued:
         yield _client_limit(
-            f"Pgpool-II does not answer and {plural(queued, 'client')} hang in a listen queue: all of its children "
-            "are busy",
+            f"Pgpool-II does not answer and {plural(queued, 'client')} {'hangs' if queued == 1 else 'hang'} in a "
+            "listen queue: all of its children are busy",
             {"waiting": queued, "reason": failed[0].reason},
             "likely",
             (),

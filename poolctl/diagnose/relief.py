@@ -32,6 +32,9 @@ ENDS = (
 nobody works with any more, then what somebody may still miss. A slow statement, a small pool, a call elsewhere and a
 long hold come back by themselves: ending them costs work and frees nothing for long."""
 
+COME_BACK = frozenset({"held-across-io", "long-hold"})
+"""Also where a pooler's queue behind them names the same backends."""
+
 
 @dataclass(frozen=True, slots=True)
 class ReliefStep:
@@ -81,9 +84,12 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
     facts = LiveFacts(observation)
     steps: dict[int, ReliefStep] = {}
     kept: dict[int, str] = {}
+    back = {pid for f in diagnosis.findings if f.code in COME_BACK for holder in f.holders for pid in holder.pids}
     for finding in sorted((f for f in diagnosis.findings if _ends(f)), key=lambda f: ENDS.index(f.code)):
         for track in _oldest_first(facts, finding):
             reason = _spared_reason(facts, track, finding)
+            if track.pid in back and finding.code != "lock-queue":
+                reason = reason or "what it does was seen to come back by itself"
             if reason is not None:
                 kept.setdefault(track.pid, reason)
             elif track.pid not in steps:
