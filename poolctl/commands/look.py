@@ -36,6 +36,13 @@ KEPT = 600
 EARLY_ROUNDS = 2
 """The second follows the first at once, and tells what moves from what does not: who can be sure by then, is."""
 
+GLANCE = 0.7
+"""Seconds between the looks of a glance. Applications and timers come back after round times (0.5 s, 1 s, 5 s): looks a
+second apart would meet them at the same moment again and again."""
+
+LONG_GLANCE = 60.0
+"""Seconds from which the watcher's own interval has looks enough."""
+
 SHARE = 4
 """A live view diagnoses again after so many times what the last diagnosis took, so that looking goes on in time."""
 
@@ -120,7 +127,12 @@ def _glance(
                     view.so_far(verdict)
                     is_told = True
 
-        observation = watcher.observe(asked.duration, stop=_enough(watcher, interrupts), on_snapshot=tell)
+        observation = watcher.observe(
+            asked.duration,
+            interval=GLANCE if asked.duration <= LONG_GLANCE else None,
+            stop=_enough(watcher, interrupts),
+            on_snapshot=tell,
+        )
     return _ended(observation, asked, interrupts)
 
 
