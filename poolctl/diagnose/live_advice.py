@@ -8,7 +8,8 @@ from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, called
 from poolctl.diagnose.live_sessions import notes_of
-from poolctl.diagnose.live_tracks import Application, is_monitor
+from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, is_monitor
+from poolctl.diagnose.live_waits import Waiting
 from poolctl.diagnose.words import percent, plural
 from poolctl.units import format_count, format_duration
 
@@ -198,30 +199,27 @@ def _most_in_use(application: Application) -> int:
 
 def healthy(case: Case) -> Finding:
     """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
-    With nothing seen at all it is no verdict but undetermined."""
+    Undetermined: nothing was seen at all, or clients wait and nothing says for what."""
     facts = case.facts
-    notes = list(notes_of(case))
     waiting = facts.waiting()
     confidence: Confidence = "certain" if facts.is_full_view and waiting.is_known and len(facts.looks) > 1 else "likely"
     used = len(facts.tracks)
     usable = facts.server.usable if facts.server else None
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
     of = f" of {format_count(usable)} usable" if usable is not None else ""
-    summary = f"Healthy: {format_count(used)}{of} connections open, {working} at work, nobody is seen to wait"
-    resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
-    if 2 * resting > used and not waiting.is_known:
-        summary += f"; {format_count(resting)} of them rest, which is parked unless users see timeouts"
+    counts = f"{format_count(used)}{of} connections open, {working} at work"
+    still = _standing_still(case)
+    summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_rest_words(case, still)}"
     if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
         confidence, summary = "undetermined", "Nothing was seen that a verdict could stand on"
+    elif waiting.sustained:
+        clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
+        confidence, summary = (
+            "undetermined",
+            f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
+        )
     elif not facts.looks:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
-    decide_by = None
-    if confidence == "undetermined":
-        decide_by = "an answer of the server, of a pooler, or figures of the pools"
-    elif confidence == "likely" and not waiting.is_known:
-        decide_by = (
-            "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
-        )
     return Finding(
         code="healthy",
         severity="info",
@@ -233,11 +231,58 @@ def healthy(case: Case) -> Finding:
             "usable": usable,
             "at_work": working,
             "waiting": waiting.count,
+            "standing_still": {called(each): each.count for each in still} or None,
             "looks": len(facts.looks),
             "window": facts.window,
-            "notes": notes,
+            "notes": list(notes_of(case)),
             "threshold": "no finding at warning or above",
         },
         evidence_sql=run_sql.BACKENDS,
-        decide_by=decide_by,
+        decide_by=_healthy_decided_by(confidence, waiting),
     )
+
+
+def _waiting_words(waiting: Waiting) -> str:
+    if not waiting:
+        return "nobody is seen to wait"
+    return f"{plural(waiting.count or 0, 'client')} waited for a moment"
+
+
+def _standing_still(case: Case) -> list[Application]:
+    """Applications of which every session did nothing in the window, and nobody says whether anybody waits."""
+    return [
+        each
+        for each in case.facts.programs
+        if all(t.is_idle and t.is_frozen and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
+        and each.count > 1
+        and not case.facts.waiting(each).is_known
+    ]
+
+
+def _rest_words(case: Case, still: list[Application]) -> str:
+    """What the server alone cannot tell apart: a quiet pool, and one whose connections never come back."""
+    facts = case.facts
+    resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
+    if still:
+        first = still[0]
+        since = format_duration(min(track.age for track in first.tracks))
+        more = f" (as have all of {plural(len(still) - 1, 'other application')})" if len(still) > 1 else ""
+        return (
+            f"; all {format_count(first.count)} sessions of {called(first)} have done nothing for {since} or "
+            f"longer{more}, which is quiet or stuck: the figures of its pool (--pool-stats) would tell"
+        )
+    if 2 * resting > len(facts.tracks) and not facts.waiting().is_known:
+        return f"; {format_count(resting)} of them rest, which is parked unless users see timeouts"
+    return ""
+
+
+def _healthy_decided_by(confidence: Confidence, waiting: Waiting) -> str | None:
+    if confidence == "undetermined" and waiting:
+        return "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures"
+    if confidence == "undetermined":
+        return "an answer of the server, of a pooler, or figures of the pools"
+    if confidence == "likely" and not waiting.is_known:
+        return (
+            "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
+        )
+    return None

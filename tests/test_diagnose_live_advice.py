@@ -1,0 +1,64 @@
+"""The verdict that nothing is wrong: what it must not claim, and what it leaves open."""
+
+import pytest
+from observations import Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
+
+from poolctl.diagnose.live import diagnose
+from poolctl.observe.snapshot import BouncerDatabase, BouncerPool, BouncerSample, DatabaseCounters
+
+
+def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None:
+    diagnosis = verdict(*rows(8, age=7.0, step=2.0, application="cart"), *busy(4, application="search"))
+
+    finding = find(diagnosis, "healthy")
+    assert "all 8 sessions of cart have done nothing for 7 s or longer, which is quiet or stuck" in finding.summary
+    assert "search" not in finding.summary
+    assert finding.evidence["standing_still"] == {"cart": 8}
+    assert "--pool-stats" in str(finding.decide_by)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [*rows(7, age=7.0), *busy(1)],
+        busy(6),
+    ],
+    ids=["one of them works", "busy"],
+)
+def test_nothing_is_left_open_of_an_application_that_works(given: list[Row]) -> None:
+    assert "quiet or stuck" not in find(verdict(*given), "healthy").summary
+
+
+def test_figures_tell_quiet_from_stuck() -> None:
+    quiet = [[pool(max_open=8, open=8, in_use=0, waiting=0)]]
+
+    finding = find(verdict(*rows(8, age=7.0), pools=quiet), "healthy")
+
+    assert (finding.confidence, "quiet or stuck" in finding.summary) == ("certain", False)
+
+
+def test_clients_that_wait_for_no_reason_that_was_seen_are_not_healthy_for_sure() -> None:
+    """PgBouncer has no server connection at all, and the server does not refuse."""
+    nobody = BouncerPool("app", "app", clients_waiting=6, servers_login=1, max_wait=4.0)
+    sample = BouncerSample(target="b:6432", pools=(nobody,), databases=(BouncerDatabase("app", database="app"),))
+
+    finding = find(verdict(bouncers=[sample]), "healthy")
+
+    assert finding.confidence == "undetermined"
+    assert finding.summary.startswith("6 clients wait (PgBouncer), and nothing that was seen says for what")
+
+
+def test_sessions_that_came_and_went_name_who_opens_them() -> None:
+    passing = [
+        Row(300 + i, age=0.1, opened=2.9 - 0.4 * i, application="lambda", from_look=i, until_look=i)
+        for i in range(1, 6)
+    ]
+    counters = [
+        [DatabaseCounters("app", backends=4, commits=100 + i * 40, rollbacks=0, sessions=i * 20, abandoned=0)]
+        for i in range(7)
+    ]
+
+    diagnosis = diagnose(observe(*passing, *busy(4), databases=counters, hosts=[host()]))
+
+    assert troubles(diagnosis) == ["connection-churn"]
+    assert held_by(find(diagnosis, "connection-churn")) == {"lambda"}
