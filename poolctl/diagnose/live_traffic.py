@@ -105,8 +105,14 @@ def _per_second(rate: float) -> str:
 
 
 def passing_tracks(case: Case) -> tuple[Track, ...]:
-    """Sessions of the last look that have just come, for the names of who opens them."""
-    return tuple(t for t in case.free(case.facts.tracks) if t.is_new and t.last.state != "starting")
+    """Sessions that came while one looked, also those that are gone again, for the names of who opens them."""
+    came = case.free(t for t in case.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user)
+    there = tuple(track for track in came if track.is_there)
+    return tuple(sorted(came, key=lambda track: not track.is_there))[: max(MOST_PASSING, len(there))]
+
+
+MOST_PASSING = 50
+"""Of those that are gone, more names nobody new."""
 
 
 def _by_looks(case: Case) -> Iterator[Finding]:
