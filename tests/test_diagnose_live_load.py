@@ -98,6 +98,17 @@ def test_long_statements_that_began_together_are_slow_also_when_they_have_just_b
     assert "pool-undersized" not in codes(diagnosis)
 
 
+@pytest.mark.parametrize(("acquires", "code"), [(24, "slow-database"), (600, "pool-undersized")])
+def test_a_pool_that_counts_acquires_says_how_long_a_statement_takes(acquires: int, code: str) -> None:
+    """All looks at the same phase: four statements of half a second, or four of 20 ms."""
+    alike = rows(4, state="active", age=0.005, turns=0.0101, wait=("Timeout", "PgSleep"))
+    figures = [[pool(max_open=4, open=4, in_use=4, waiting=8, acquired_total=i * acquires / 6)] for i in range(7)]
+
+    diagnosis = verdict(*alike, Row(300, "active", application="search"), hosts=[host()], pools=figures)
+
+    assert [troubles(diagnosis), held_by(find(diagnosis, code))] == [[code], {"shop"}]
+
+
 def test_a_server_of_unknown_size_is_undetermined() -> None:
     assert find(verdict(*scanning(40)), "slow-database").confidence == "undetermined"
 

@@ -10,7 +10,7 @@ from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely
 from poolctl.diagnose.live_facts import LiveFacts
-from poolctl.diagnose.live_tracks import Track
+from poolctl.diagnose.live_tracks import Application, Track
 from poolctl.diagnose.statements import filtered_columns
 from poolctl.diagnose.words import percent, plural, quote
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
@@ -24,9 +24,9 @@ LEAST_RUNNING = 0.02
 """Median age, seconds, of the statements seen at work, from which they are slow and not merely many: sixteen clients
 of 0.1 ms statements also keep two cores busy, and nobody waits for them. Caught at random a statement is half done:
 ten scans of 20 ms sharing two cores were seen 45 to 90 ms old (staged)."""
-SLOW_STATEMENT = 0.5
-"""The same, where the processors are idle or unknown and clients wait: a pool whose statements take that long is not
-too small. Caught at random, a statement of 1 s is 0.5 s old."""
+SLOW_STATEMENT = 0.3
+"""Seconds that a statement takes, from which a pool that is full of them is not too small, though the processors are
+idle or unknown and clients wait: connections that come back quickly do so within milliseconds (a proposal)."""
 BUSY_SHARE = 0.9
 """Share of the cores that the server alone keeps busy (sizing reference, 5.6)."""
 SMALL_TABLE = 1000
@@ -123,36 +123,37 @@ def slow_database(case: Case) -> Iterator[Finding]:
 
     Threshold: twice as many statements at work as there are cores, or the server's processes on nine tenths of the
     cores with as many at work as cores, and they take long (median age 20 ms: sixteen quick ones also crowd two
-    cores). Or, with clients waiting, statements that are typically half a second old, whatever they wait for.
+    cores). Or, with clients waiting, statements that take 0.3 s or more each, whatever they wait for.
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
     """
     facts = case.facts
     work, cores, cpu = work_of(facts), facts.cores, facts.server_cpu
     crowded = cores is not None and work.mean > TIMES_CORES * cores
     busy = cores is not None and cpu is not None and cpu >= BUSY_SHARE * cores and work.mean >= cores
-    slow = _slow_holders(case)
+    slow, each_takes = _slow_holders(case)
+    tracks, sentence = work.tracks or slow, _slow_sentence(work, cores)
     if (crowded or busy) and work.age >= LEAST_RUNNING:
         confidence: Confidence = (
             "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.looks) > 1 else "likely"
         )
     elif slow:
-        confidence = "likely"
+        confidence, tracks, sentence = "likely", slow, _held_sentence(slow, each_takes)
     elif cores is None and work.mean >= UNKNOWN_CORES and work.age >= LEAST_RUNNING:
         confidence = "undetermined"
     else:
         return
-    tracks = work.tracks or slow
     yield Finding(
         code="slow-database",
         severity=case.severity(),
         confidence=at_most_likely(confidence, tracks),
         layer="database",
-        summary=_slow_sentence(work, cores, slow),
+        summary=sentence,
         evidence={
             "at_work": round(work.mean, 1),
             "cores": cores,
             "server_cpu": cpu,
-            "typical_age": work.age if work.tracks or work.age else _typical_age(slow),
+            "typical_age": work.age if tracks is not slow else _typical_age(slow),
+            "each_takes": each_takes or None,
             "statement": quote(work.statement, 120) if work.statement else None,
             "statement_share": percent(work.share) if work.statement else None,
             "share_from": "pg_stat_statements" if work.by_counters else "samples",
@@ -175,9 +176,11 @@ UNKNOWN_CORES = 32
 """Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
 
 
-def _slow_holders(case: Case) -> tuple[Track, ...]:
-    """Sessions whose statements keep a pool full that clients wait for: seconds long each, and not for a lock."""
+def _slow_holders(case: Case) -> tuple[tuple[Track, ...], float]:
+    """Sessions whose statements keep a pool full that clients wait for, long ones and not for a lock, and the seconds
+    that each takes."""
     found: list[Track] = []
+    longest = 0.0
     for application in case.facts.programs:
         if not case.facts.waiting(application).sustained:
             continue
@@ -186,9 +189,21 @@ def _slow_holders(case: Case) -> tuple[Track, ...]:
             for t in case.free(application.tracks)
             if t.last.is_active and t.last.wait_event_type not in ("Lock", "Client")
         ]
-        if 2 * len(tracks) > application.count and _typical_age(tracks) >= SLOW_STATEMENT:
+        takes = _statement_time(case, application, tracks)
+        if 2 * len(tracks) > application.count and takes >= SLOW_STATEMENT:
             found += tracks
-    return tuple(found)
+            longest = max(longest, takes)
+    return tuple(found), longest
+
+
+def _statement_time(case: Case, application: Application, tracks: Sequence[Track]) -> float:
+    """Seconds that one takes: of a full pool whose figures count acquires, connections x window / acquires (Little's
+    law); else twice the typical age, as caught at random it is half done."""
+    pools = case.facts.pools_of(application)
+    acquires = [pool.growth("acquired_total") or 0.0 for pool in pools]
+    if pools and all(pool.is_full for pool in pools) and all(acquires):
+        return sum((pool.last.in_use or 0) * pool.window for pool in pools) / sum(acquires)
+    return 2 * _typical_age(tracks)
 
 
 def _typical_age(tracks: Sequence[Track]) -> float:
@@ -198,7 +213,7 @@ def _typical_age(tracks: Sequence[Track]) -> float:
     return median(ages) if ages else 0.0
 
 
-def _slow_sentence(work: Work, cores: int | None, slow: tuple[Track, ...]) -> str:
+def _slow_sentence(work: Work, cores: int | None) -> str:
     on = f" on {plural(cores, 'core')}" if cores else ""
     statement = ""
     if work.statement and work.share > DOMINANT_SHARE:
@@ -206,13 +221,18 @@ def _slow_sentence(work: Work, cores: int | None, slow: tuple[Track, ...]) -> st
     scan = ""
     if work.table is not None:
         scan = f", which reads all {format_count(work.table.live_rows)} rows of {work.table.name} each time"
-    if not work.tracks and slow:
-        age = format_duration(_typical_age(slow))
-        many = plural(len(slow), "connection")
-        return f"{many} are in statements that take long (typically {age} so far) while clients wait"
     return (
         f"{format_count(round(work.mean, 1))} statements at work at once{on}, typically {format_duration(work.age)} old"
         f"{statement}{scan}"
+    )
+
+
+def _held_sentence(slow: Sequence[Track], takes: float) -> str:
+    statements = Counter(track.last.query for track in slow if track.last.query and not track.last.is_hidden)
+    mostly = f", mostly {quote(statements.most_common(1)[0][0], 60)}" if statements else ""
+    return (
+        f"{plural(len(slow), 'connection')} are in statements that take about {format_duration(takes)} each while "
+        f"clients wait{mostly}"
     )
 
 
