@@ -181,6 +181,30 @@ def test_stand_bys_that_wait_for_a_leaders_advisory_lock_are_by_design(count: in
     assert troubles(verdict(leader, *blocked(count, 100, age=2000.0, kind="advisory"), *busy(3))) == []
 
 
+def test_workers_that_take_turns_with_an_advisory_lock_are_by_design() -> None:
+    """Another one of them has it at every look."""
+    turns = [
+        [
+            Row(100 + i, age=0.1, advisory=1, application="jobs", from_look=look, until_look=look)
+            if i == look
+            else Row(
+                100 + i,
+                "active",
+                age=1.5,
+                wait=("Lock", "advisory"),
+                blocked_by=(100 + look,),
+                waits_for=LockWait("advisory", "ExclusiveLock"),
+                from_look=look,
+                until_look=look,
+            )
+            for i in range(8)
+        ]
+        for look in range(7)
+    ]
+
+    assert troubles(verdict(*(row for look in turns for row in look), *busy(3))) == []
+
+
 def test_a_crowd_before_an_advisory_lock_is_a_queue() -> None:
     holder = Row(100, IN_TRANSACTION, age=30.0, advisory=1, application="importer")
 

@@ -1,6 +1,6 @@
 """Backends that wait for locks, and the one at the head of the queue."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from poolctl.diagnose import run_sql
@@ -94,7 +94,7 @@ def _is_trouble(case: Case, queue: Queue) -> bool:
         return False
     pressed = bool(case.facts.waiting()) or case.is_full
     advisory = all(_is_advisory(rows[pid]) for pid in queue.waiters)
-    if advisory and len(clients) < LEAST_ADVISORY and not pressed:
+    if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(looks, queue.root)):
         return False
     # A wait that is old by the server's clock has lasted; a second look only shows that it still does.
     if queue.longest > DEADLOCK_TIMEOUT:
@@ -105,6 +105,15 @@ def _is_trouble(case: Case, queue: Queue) -> bool:
     same = any(q.root == queue.root and len(q.waiters) >= LEAST_WAITERS for look in before for q in queues_in(look))
     many = sum(1 for look in looks if any(len(q.waiters) >= LEAST_WAITERS for q in queues_in(look)))
     return (same and _root_lasts(case, queue.root)) or (pressed and many >= 0.6 * len(looks) and len(looks) > 1)
+
+
+TURN = 2.0
+"""Seconds for which one holder of an advisory lock is at the head, from which it is no worker whose turn it is."""
+
+
+def _heads_all(looks: Sequence[Look], root: int) -> bool:
+    roots = [{queue.root for queue in queues_in(look)} for look in looks if looks[-1].at - look.at <= TURN]
+    return all(root in each for each in roots if each)
 
 
 def _root_lasts(case: Case, root: int) -> bool:
