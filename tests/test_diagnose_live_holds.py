@@ -1,5 +1,6 @@
 """Jams, calls elsewhere, locks, odd sessions and stopped clients; and what of all this must not be said."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from observations import (
 )
 
 from poolctl.diagnose.live import diagnose
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait, PoolFigures
 
 REMEDIES_OF_LOAD = frozenset({"pool-undersized", "slow-database", "healthy"})
 
@@ -74,16 +75,49 @@ def test_holders_that_all_wait_for_a_second_connection_are_a_jam() -> None:
     assert not (LEAKS | REMEDIES_OF_LOAD) & set(codes(diagnosis))
 
 
-def test_a_jam_that_comes_back_after_every_timeout_is_certain() -> None:
-    batches = [
-        Row(100 + i, IN_TRANSACTION, age=age + i * 0.003, until_look=until, from_look=since)
-        for age, since, until in ((6.0, 0, 2), (4.0, 3, 4), (1.6, 5, 6))
+def in_batches(*batches: tuple[float, int, int], step: float = 0.003) -> list[Row]:
+    """Six sessions that all came to rest so long ago, seen from this look to that one."""
+    return [
+        Row(100 + i, IN_TRANSACTION, age=age + i * step, from_look=since, until_look=until)
+        for age, since, until in batches
         for i in range(6)
     ]
 
-    finding = find(verdict(*batches, looks=7, window=6.0, pools=full_pool(6, 6)), "self-deadlock")
 
-    assert finding.confidence == "certain"
+def six(*, timed_out: Sequence[float | None]) -> list[list[PoolFigures]]:
+    return [[pool(max_open=6, open=6, in_use=6, waiting=6, timed_out_total=each)] for each in timed_out]
+
+
+BATCHES = ((6.0, 0, 2), (4.0, 3, 4), (1.6, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("timed_out", "confidence"), [([0.0, 0.0, 0.0, 6.0, 6.0, 12.0, 12.0], "certain"), ([None] * 7, "likely")]
+)
+def test_a_jam_that_comes_back_is_certain_where_acquires_time_out(
+    timed_out: list[float | None], confidence: str
+) -> None:
+    figures = six(timed_out=timed_out)
+
+    finding = find(verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=figures), "self-deadlock")
+
+    assert finding.confidence == confidence
+
+
+def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:
+    diagnosis = verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=six(timed_out=[0.0] * 7))
+
+    assert "self-deadlock" not in codes(diagnosis)
+    assert "held-across-io" in codes(diagnosis)
+
+
+def test_a_jam_of_short_timeouts_is_less_in_step_and_still_no_call_elsewhere() -> None:
+    batches = [(3.5 - 0.5 * look, look, look) for look in range(7)]
+
+    diagnosis = verdict(*in_batches(*batches, step=0.02), pools=six(timed_out=[6.0 * i for i in range(7)]))
+
+    assert find(diagnosis, "self-deadlock").confidence == "certain"
+    assert not (LEAKS | REMEDIES_OF_LOAD | {"held-across-io"}) & set(codes(diagnosis))
 
 
 def test_fewer_waiters_than_holders_are_no_jam() -> None:

@@ -32,6 +32,8 @@ class _Jam:
     batches: tuple[float, ...]
     share: float
     """Of the looks."""
+    failed: float
+    """Acquires that timed out meanwhile, where the pool's figures count them."""
 
 
 def self_deadlock(case: Case) -> Iterator[Finding]:
@@ -39,8 +41,9 @@ def self_deadlock(case: Case) -> Iterator[Finding]:
 
     Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
     leaks are spread), none active, in four looks of five, and it lasted a second; out of a
-    transaction only where the pool's figures say that it is full. Certain: two such moments one timeout apart, with
-    clients waiting. Likely: clients wait, as many as hold. Undetermined: nobody says whether anybody waits; known
+    transaction only where the pool's figures say that it is full. Where as many acquires time out as hold, a quarter of
+    the longest rest is one moment, too. Certain: two such moments, with clients waiting and timeouts. Likely: clients
+    wait, as many as hold, or two such moments. Undetermined: nobody says whether anybody waits; known
     not to wait, it is no jam.
     """
     for application in case.facts.programs:
@@ -66,38 +69,61 @@ def _waits_enough(case: Case, application: Application, waiting: Waiting, holder
 def _jam(case: Case, application: Application) -> _Jam | None:
     if len(case.free(application.tracks)) < application.count or not application.count:
         return None
-    full = any(pool.is_full for pool in case.facts.pools_of(application))
+    pools = case.facts.pools_of(application)
+    full = any(pool.is_full for pool in pools)
+    failed = sum(pool.growth("timed_out_total") or 0.0 for pool in pools)
+    told = bool(pools) and all(pool.last.timed_out_total is not None for pool in pools)
     by_look: dict[float, list[Backend]] = {}
     for track in (*application.tracks, *application.gone):
         for at, backend in track.rows:
             by_look.setdefault(at, []).append(backend)
-    moments = [(at, moment) for at, rows in sorted(by_look.items()) if (moment := _one_moment(rows, full)) is not None]
+    # Where as many gave up as hold, they do so one timeout after they met: short ones leave them less in step.
+    gave_up = failed >= application.count >= LEAST_SILENT_JAM
+    rests = [at - row.state_at for at, rows in by_look.items() for row in rows if row.state_at is not None]
+    spread = max(SPREAD, SPREAD_SHARE * max(rests, default=0.0)) if gave_up else SPREAD
+    moments = [
+        (at, moment) for at, rows in sorted(by_look.items()) if (moment := _one_moment(rows, full, spread)) is not None
+    ]
     now = [row.last.state_at for row in application.tracks if row.last.state_at is not None]
     # Before the first of these moments it worked.
     looks = sum(1 for at in by_look if moments and at >= moments[0][1])
     ages = [at - moment for at, moment in moments]
     if not moments or moments[-1][0] != application.tracks[0].now or len(now) < application.count:
         return None
-    if len(moments) < 0.8 * looks or max(ages) < STUCK_AFTER or any(map(is_on_purpose, application.tracks)):
+    if len(moments) < 0.8 * looks or any(map(is_on_purpose, application.tracks)):
+        return None
+    if max(ages) < (SHORTEST_TIMEOUT if gave_up else STUCK_AFTER):
         return None
     batches = tuple(dict.fromkeys(round(moment, 1) for _, moment in moments))
-    return _Jam(application.tracks, ages[-1], max(now) - min(now), batches, len(moments) / max(1, looks))
+    if len(batches) > 1 and told and not failed:
+        # They came back together without anybody giving up: calls that began together.
+        return None
+    return _Jam(application.tracks, ages[-1], max(now) - min(now), batches, len(moments) / max(1, looks), failed)
 
 
-def _one_moment(rows: Sequence[Backend], full: bool) -> float | None:
+SPREAD_SHARE = 0.25
+"""Share of the longest rest within which four sessions or more still came to rest together: of calls that begin at
+random, six do so once in 200 looks."""
+SHORTEST_TIMEOUT = 0.25
+"""Seconds: an acquire timeout below it is told by its errors, not by rests (HikariCP allows no less)."""
+
+
+def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
     """When all of them came to rest, if it was at once."""
     times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
     if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
         return None
     known = [at for at in times if at is not None]
-    return min(known) if max(known) - min(known) <= SPREAD else None
+    return min(known) if max(known) - min(known) <= spread else None
 
 
 def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count, repeated = len(jam.tracks), len(jam.batches) > 1
     # Idle outside of a transaction there is less to go by: only the moment that comes back.
     idle = not any(track.is_in_transaction for track in jam.tracks)
-    confidence: Confidence = "certain" if repeated and waiting else "likely" if waiting or repeated else "undetermined"
+    confidence: Confidence = "likely" if waiting or repeated else "undetermined"
+    if repeated and waiting and jam.failed:
+        confidence = "certain"
     if idle and not repeated:
         confidence = "undetermined"
     batches = f", again and again ({len(jam.batches)} times seen)" if repeated else ""
@@ -122,6 +148,7 @@ def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Wai
             "age_spread": jam.spread,
             "waiting": waiting.count,
             "batches": len(jam.batches),
+            "timed_out": jam.failed or None,
             "share_of_looks": percent(jam.share),
             "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
             "many waiting as hold",
