@@ -91,17 +91,29 @@ def six(*, timed_out: Sequence[float | None]) -> list[list[PoolFigures]]:
 BATCHES = ((6.0, 0, 2), (4.0, 3, 4), (1.6, 5, 6))
 
 
-@pytest.mark.parametrize(
-    ("timed_out", "confidence"), [([0.0, 0.0, 0.0, 6.0, 6.0, 12.0, 12.0], "certain"), ([None] * 7, "likely")]
-)
-def test_a_jam_that_comes_back_is_certain_where_acquires_time_out(
-    timed_out: list[float | None], confidence: str
-) -> None:
-    figures = six(timed_out=timed_out)
+def test_a_jam_that_comes_back_is_certain_where_acquires_time_out() -> None:
+    figures = six(timed_out=[0.0, 0.0, 0.0, 6.0, 6.0, 12.0, 12.0])
 
     finding = find(verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=figures), "self-deadlock")
 
-    assert finding.confidence == confidence
+    assert (finding.confidence, finding.evidence["timed_out"]) == ("certain", 12)
+
+
+@pytest.mark.parametrize("figures", [[], six(timed_out=[None])], ids=["no figures", "no timeouts counted"])
+def test_without_timeouts_counted_a_jam_that_comes_back_may_be_calls_that_began_together(figures: Any) -> None:
+    diagnosis = verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=figures)
+
+    assert [find(diagnosis, code).confidence for code in ("self-deadlock", "held-across-io")] == ["undetermined"] * 2
+    assert "time out" in str(find(diagnosis, "held-across-io").decide_by)
+
+
+def test_a_small_pool_that_leaked_within_seconds_is_no_jam_though_acquires_time_out() -> None:
+    leaked = rows(6, state=IN_TRANSACTION, age=6.0, step=0.1)
+
+    diagnosis = verdict(*leaked, pools=six(timed_out=[2.0 * i for i in range(7)]))
+
+    assert "self-deadlock" not in codes(diagnosis)
+    assert len(pids(find(diagnosis, "leak-in-transaction"))) == 6
 
 
 def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:

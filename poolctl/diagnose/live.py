@@ -15,7 +15,8 @@ from poolctl.diagnose.finding import SEVERITIES, Finding, reaches
 from poolctl.diagnose.live_advice import healthy, no_safety_net, oversized_pool, partial_view
 from poolctl.diagnose.live_case import Case, Rule
 from poolctl.diagnose.live_facts import LiveFacts
-from poolctl.diagnose.live_holds import held_across_io, opening_beside_idle, self_deadlock, standing_still
+from poolctl.diagnose.live_holds import held_across_io, opening_beside_idle, standing_still
+from poolctl.diagnose.live_jams import self_deadlock
 from poolctl.diagnose.live_leaks import idle_holds, leak_in_transaction
 from poolctl.diagnose.live_limits import (
     fleet_over_budget,

@@ -1,5 +1,4 @@
-"""Connections that are held, and come back or could: jams of nested acquires, calls elsewhere, sets that stand "
-"still."""
+"""Connections that are held, and come back or could: calls elsewhere, sets that stand still."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,159 +7,10 @@ from statistics import median
 from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely, called
-from poolctl.diagnose.live_leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
+from poolctl.diagnose.live_leaks import held, is_quiet, long_hold, undetermined_hold
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, Track
-from poolctl.diagnose.live_waits import Waiting
 from poolctl.diagnose.words import percent, plural
-from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration
-
-LEAST_JAM = 2
-"""Sessions that make a jam when it is known that clients wait."""
-LEAST_SILENT_JAM = 4
-"""And when nobody says whether they do: of a small pool that leaks fast, two or three are of one moment by chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Jam:
-    """All sessions of an application at rest since one moment. ``batches``: the moments of the looks in which it
-    was so, newest last."""
-
-    tracks: tuple[Track, ...]
-    age: float
-    spread: float
-    batches: tuple[float, ...]
-    share: float
-    """Of the looks."""
-    failed: float
-    """Acquires that timed out meanwhile, where the pool's figures count them."""
-
-
-def self_deadlock(case: Case) -> Iterator[Finding]:
-    """Every holder waits for a second connection, which only another holder could give back.
-
-    Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
-    leaks are spread), none active, in four looks of five, and it lasted a second; out of a
-    transaction only where the pool's figures say that it is full. Where as many acquires time out as hold, a quarter of
-    the longest rest is one moment, too. Certain: two such moments, with clients waiting and timeouts. Likely: clients
-    wait, as many as hold, or two such moments. Undetermined: nobody says whether anybody waits; known
-    not to wait, it is no jam.
-    """
-    for application in case.facts.programs:
-        jam = _jam(case, application)
-        if jam is None:
-            continue
-        waiting = case.facts.waiting(application)
-        if waiting.is_known and not _waits_enough(case, application, waiting, len(jam.tracks)):
-            continue
-        if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
-            continue
-        yield _self_deadlock(case, application, jam, waiting)
-
-
-def _waits_enough(case: Case, application: Application, waiting: Waiting, holders: int) -> bool:
-    """Every holder waits, so there are as many waiters. Totals only say that somebody does."""
-    pools = case.facts.pools_of(application)
-    if pools and all(pool.last.waiting is not None for pool in pools):
-        return (waiting.count or 0) >= holders
-    return bool(waiting)
-
-
-def _jam(case: Case, application: Application) -> _Jam | None:
-    if len(case.free(application.tracks)) < application.count or not application.count:
-        return None
-    pools = case.facts.pools_of(application)
-    full = any(pool.is_full for pool in pools)
-    failed = sum(pool.growth("timed_out_total") or 0.0 for pool in pools)
-    told = bool(pools) and all(pool.last.timed_out_total is not None for pool in pools)
-    by_look: dict[float, list[Backend]] = {}
-    for track in (*application.tracks, *application.gone):
-        for at, backend in track.rows:
-            by_look.setdefault(at, []).append(backend)
-    # Where as many gave up as hold, they do so one timeout after they met: short ones leave them less in step.
-    gave_up = failed >= application.count >= LEAST_SILENT_JAM
-    rests = [at - row.state_at for at, rows in by_look.items() for row in rows if row.state_at is not None]
-    spread = max(SPREAD, SPREAD_SHARE * max(rests, default=0.0)) if gave_up else SPREAD
-    moments = [
-        (at, moment) for at, rows in sorted(by_look.items()) if (moment := _one_moment(rows, full, spread)) is not None
-    ]
-    now = [row.last.state_at for row in application.tracks if row.last.state_at is not None]
-    # Before the first of these moments it worked.
-    looks = sum(1 for at in by_look if moments and at >= moments[0][1])
-    ages = [at - moment for at, moment in moments]
-    if not moments or moments[-1][0] != application.tracks[0].now or len(now) < application.count:
-        return None
-    if len(moments) < 0.8 * looks or any(map(is_on_purpose, application.tracks)):
-        return None
-    if max(ages) < (SHORTEST_TIMEOUT if gave_up else STUCK_AFTER):
-        return None
-    batches = tuple(dict.fromkeys(round(moment, 1) for _, moment in moments))
-    if len(batches) > 1 and told and not failed:
-        # They came back together without anybody giving up: calls that began together.
-        return None
-    return _Jam(application.tracks, ages[-1], max(now) - min(now), batches, len(moments) / max(1, looks), failed)
-
-
-SPREAD_SHARE = 0.25
-"""Share of the longest rest within which four sessions or more still came to rest together: of calls that begin at
-random, six do so once in 200 looks."""
-SHORTEST_TIMEOUT = 0.25
-"""Seconds: an acquire timeout below it is told by its errors, not by rests (HikariCP allows no less)."""
-
-
-def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
-    """When all of them came to rest, if it was at once."""
-    times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
-    if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
-        return None
-    known = [at for at in times if at is not None]
-    return min(known) if max(known) - min(known) <= spread else None
-
-
-def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
-    count, repeated = len(jam.tracks), len(jam.batches) > 1
-    # Idle outside of a transaction there is less to go by: only the moment that comes back.
-    idle = not any(track.is_in_transaction for track in jam.tracks)
-    confidence: Confidence = "likely" if waiting or repeated else "undetermined"
-    if repeated and waiting and jam.failed:
-        confidence = "certain"
-    if idle and not repeated:
-        confidence = "undetermined"
-    batches = f", again and again ({len(jam.batches)} times seen)" if repeated else ""
-    decide_by = None
-    if confidence == "undetermined":
-        decide_by = (
-            "watch for longer than the acquire timeout (usually 30 s): nested acquires fail together and begin anew, "
-            "leaks stay; the pool's figures (as many waiting as in use); or where the process's threads stand"
-        )
-    return Finding(
-        code="self-deadlock",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, jam.tracks),
-        layer="application",
-        summary=f"All {count} sessions of {called(application)} came to rest in the same "
-        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: "
-        f"each holder waits for a second connection{'' if waiting else ', or all of them were leaked at once'}",
-        evidence={
-            "holding": count,
-            "active": 0,
-            "age": jam.age,
-            "age_spread": jam.spread,
-            "waiting": waiting.count,
-            "batches": len(jam.batches),
-            "timed_out": jam.failed or None,
-            "share_of_looks": percent(jam.share),
-            "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
-            "many waiting as hold",
-        },
-        evidence_sql=run_sql.TRANSACTIONS,
-        holders=case.holders(jam.tracks),
-        remedy="Pass the connection down instead of acquiring a second one while one is held. Until then a pool of "
-        "threads x (connections each - 1) + 1 is the least that cannot jam; below that more connections do not help.",
-        frees=count,
-        decide_by=decide_by,
-    )
-
 
 HELD_SHARE = 0.3
 """Share of the time in use that is idle in a transaction (catalog)."""
@@ -172,7 +22,7 @@ USED_UP_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class Use:
     """How an application used its connections, over all looks."""
 
     active: int = 0
@@ -190,7 +40,7 @@ class _Use:
         return self.paused / max(1, self.active + self.paused + self.stuck)
 
 
-def use_of(application: Application) -> _Use:
+def use_of(application: Application) -> Use:
     stuck = {track.pid for track in application.stuck}
     pauses: list[float] = []
     counts: dict[float, list[int]] = {}
@@ -210,7 +60,7 @@ def use_of(application: Application) -> _Use:
     full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
     looks = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return _Use(active, paused, lost, pause, full / looks, paused / looks)
+    return Use(active, paused, lost, pause, full / looks, paused / looks)
 
 
 def held_across_io(case: Case) -> Iterator[Finding]:
@@ -246,33 +96,46 @@ def held_across_io(case: Case) -> Iterator[Finding]:
             continue
         long_enough = case.facts.window > 3 * application.longest_ended > 0
         confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
-        wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
-        yield Finding(
-            code="held-across-io",
-            severity=case.severity(application),
-            confidence=at_most_likely(confidence, holding),
-            layer="application",
-            summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} "
-            f"of the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end"
-            f"{wait}",
-            evidence={
-                "sessions": application.count,
-                "idle_in_transaction_share": percent(use.share),
-                "typical_pause": use.pause,
-                "longest_seen_to_end": application.longest_ended,
-                "ended_meanwhile": len(moved),
-                "stuck": len(application.stuck),
-                "looks_without_a_spare_session": percent(use.used_up),
-                "waiting": waiting.count,
-                "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, "
-                "and clients wait or no session is to spare",
-            },
-            evidence_sql=run_sql.TRANSACTIONS,
-            holders=case.holders(holding),
-            remedy="Move the other work out of the transaction, or release before it. A bigger pool only moves the "
-            "limit.",
-            frees=min(len(holding), round(use.mean_paused)),
-        )
+        yield held_finding(case, application, use, holding, confidence)
+
+
+def held_finding(
+    case: Case,
+    application: Application,
+    use: Use,
+    holding: tuple[Track, ...],
+    confidence: Confidence,
+    decide_by: str | None = None,
+) -> Finding:
+    waiting = case.facts.waiting(application)
+    wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
+    ended = [t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there]
+    return Finding(
+        code="held-across-io",
+        severity=case.severity(application),
+        confidence=at_most_likely(confidence, holding),
+        layer="application",
+        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} "
+        f"of the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end"
+        f"{wait}",
+        evidence={
+            "sessions": application.count,
+            "idle_in_transaction_share": percent(use.share),
+            "typical_pause": use.pause,
+            "longest_seen_to_end": application.longest_ended,
+            "ended_meanwhile": len(ended),
+            "stuck": len(application.stuck),
+            "looks_without_a_spare_session": percent(use.used_up),
+            "waiting": waiting.count,
+            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, "
+            "and clients wait or no session is to spare",
+        },
+        evidence_sql=run_sql.TRANSACTIONS,
+        holders=case.holders(holding),
+        remedy="Move the other work out of the transaction, or release before it. A bigger pool only moves the limit.",
+        frees=min(len(holding), round(use.mean_paused)),
+        decide_by=decide_by,
+    )
 
 
 STILL_SHARE = 0.5

@@ -156,8 +156,8 @@ def _pool_of(document: Mapping[str, Any], name: str) -> _Pool | None:
             pool.add(meaning.field, value * meaning.scale)
     pool.numbers.update(own)
     if "requests_num" in numbers:
-        # It counts what was asked for; those that failed are counted beside it.
-        pool.numbers["acquired_total"] -= pool.numbers.get("timed_out_total", 0.0)
+        # It counts what was asked for; those that failed are counted beside it, from the first one on.
+        pool.numbers["acquired_total"] -= pool.numbers.setdefault("timed_out_total", 0.0)
     return pool
 
 
