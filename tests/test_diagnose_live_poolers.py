@@ -269,6 +269,19 @@ def test_a_pgpool_that_did_not_answer_with_a_listen_queue_is_likely_full() -> No
     assert find(diagnosis, "pooler-client-limit").confidence == "likely"
 
 
+@pytest.mark.parametrize(("has_server", "code"), [(False, "pooler-client-limit"), (True, "healthy")])
+def test_a_listener_that_accepts_nobody_is_undetermined_unless_it_is_the_server(has_server: bool, code: str) -> None:
+    silent = Refusal("unreachable", "no answer for 1.5 s", target="127.0.0.1:9999/app")
+    clients = [process(50_000 + i, 77, command="python fleet.py") for i in range(4)]
+    here = host(*clients, has_server=has_server, listen_queues={9999: 2})
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=silent, hosts=[here])
+
+    finding = find(diagnosis, code)
+    assert finding.confidence == "undetermined"
+    assert [holder.process and holder.process["pid"] for holder in finding.holders] == ([] if has_server else [77])
+
+
 def test_a_pgpool_with_children_to_spare_is_healthy() -> None:
     spare = (*CHILDREN[:2], PgpoolChild(8, status="Wait for connection"), PgpoolChild(9, status="Wait for connection"))
 

@@ -51,7 +51,18 @@ def check_answered(observation: "Observation", *, was_named: bool) -> None:
 def _says_something(snapshot: "Snapshot") -> bool:
     if snapshot.server is not None or snapshot.bouncers or snapshot.pgpools or snapshot.pools:
         return True
-    return snapshot.refusal is not None and snapshot.refusal.by in FULL
+    if snapshot.refusal is None:
+        return False
+    return snapshot.refusal.by in FULL or _hangs_here(snapshot)
+
+
+def _hangs_here(snapshot: "Snapshot") -> bool:
+    """Whether what listens there is no server of this machine, and connections wait for it to accept them."""
+    host, refusal = snapshot.host, snapshot.refusal
+    if host is None or host.has_server or refusal is None or refusal.by != "unreachable":
+        return False
+    place = refusal.target.partition("/")[0]
+    return any(waiting and place.endswith(f":{port}") for port, waiting in host.listen_queues.items())
 
 
 def _ways_out(observation: "Observation", was_named: bool) -> Iterator[str]:

@@ -27,7 +27,8 @@ from poolctl.diagnose.live_limits import (
 )
 from poolctl.diagnose.live_load import slow_database
 from poolctl.diagnose.live_locks import lock_queue
-from poolctl.diagnose.live_poolers import pooler_client_limit, pooler_queues, pooler_refused
+from poolctl.diagnose.live_pooler_limits import pooler_client_limit
+from poolctl.diagnose.live_poolers import pooler_queues, pooler_refused
 from poolctl.diagnose.live_pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
 from poolctl.diagnose.live_sessions import (
     aborted_transaction,
