@@ -88,7 +88,7 @@ def test_pgbouncer_moves_the_queue_and_helps_only_while_no_transaction_stays_ope
 
 
 def test_behind_pgpool_the_leak_ends_in_a_hang_without_an_error_of_pgpools(servers: ThrowAwayServers) -> None:
-    done = example(servers, "pgpool_leak", "load.duration=5s")
+    done = example(servers, "pgpool_leak", "load.duration=8s")
 
     assert done.summary.leaked == 20
     assert messages(done) == {"context deadline exceeded"}
