@@ -168,6 +168,7 @@ class Loop(Instances):
                         if c_counted[c]:
                             p_uses[p].append(used)
                         c_state[c] = OUT
+                        c_tries[c] = 0
                         c_held[c].clear()
                         p_clients[p] -= 1
                         ready.append(c)
