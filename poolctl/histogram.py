@@ -3,8 +3,11 @@
 Decides what a percentile is. Times are seconds.
 """
 
+from array import array
+from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, Self
 
 
@@ -75,6 +78,52 @@ class Histogram:
             histogram.counts[at] = number
         histogram.count, histogram.total, histogram.max = values["count"], values["total"], values["max"]
         return histogram
+
+
+class Batch:
+    """Times on their way into a histogram. To record a thousand of them together takes a fifth of the time.
+
+    ``values`` is for whoever has one, to append to; none may be negative. They are lost until ``settle`` was called.
+    """
+
+    __slots__ = ("_codes", "_histogram", "values")
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._codes: Counter[int] = Counter()
+        self.values: list[float] = []
+
+    def count(self) -> None:
+        """Take what is in ``values``, but leave its buckets to ``settle``.
+
+        The upper 19 bits of a float of 64 are its sign, its exponent and 7 bits of its mantissa. That is a bucket of
+        the histogram, read where it is instead of computed.
+        """
+        histogram, values = self._histogram, self.values
+        if not values:
+            return
+        # Not sum(), which compensates for rounding in newer Pythons: the total is that of record().
+        (histogram.total,) = deque(accumulate(values, initial=histogram.total), maxlen=1)
+        histogram.count += len(values)
+        histogram.max = max(histogram.max, max(values))
+        bits = memoryview(array("d", [value * 1e6 for value in values])).cast("B").cast("Q")
+        self._codes.update([one >> 45 for one in bits.tolist()])
+        values.clear()
+
+    def settle(self) -> None:
+        """Bring the histogram up to date."""
+        self.count()
+        counts = self._histogram.counts
+        for code, number in self._codes.items():
+            exponent, mantissa = (code >> 7) - 1023, (code & 127) + 128
+            if exponent > 7:
+                at = ((exponent - 7) << 7) + mantissa
+                if at >= len(counts):
+                    counts.extend([0] * (at + 1 - len(counts)))
+            else:
+                at = mantissa >> (7 - exponent) if exponent >= 0 else 0
+            counts[at] += number
+        self._codes.clear()
 
 
 def _bucket_middle(at: int) -> float:

@@ -1,6 +1,5 @@
 """What holds for every scenario: counters add up, Little's law, limits are kept."""
 
-from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,8 +8,6 @@ from hypothesis import strategies as st
 from modeled import constant, exponential
 
 from poolctl.engines.model import simulate
-from poolctl.engines.model.counts import count, record
-from poolctl.histogram import Histogram
 from poolctl.pool import KINDS
 from poolctl.run import Run, Summary
 from poolctl.scenario import EVENTS, LEAK_SHAPES, parse_scenario
@@ -132,16 +129,3 @@ def test_use_times_are_the_area_under_in_use(rate: float, max_open: int, kind: s
 
     assert one.unfinished == 0
     assert one.connections.average_in_use * ended == pytest.approx(one.use_time.total, rel=1e-3)
-
-
-@given(st.lists(st.floats(0.0, 1e6) | st.integers(0, 10**7).map(lambda microseconds: microseconds / 1e6)))
-def test_times_counted_by_their_upper_bits_give_the_histogram_of_one_record_after_the_other(times: list[float]) -> None:
-    one_by_one, together, codes = Histogram(), Histogram(), Counter[int]()
-    for time in times:
-        one_by_one.record(time)
-
-    count(together, [*times, 0.0], codes)
-    one_by_one.record(0.0)
-    record(together, codes)
-
-    assert together.to_dict() == one_by_one.to_dict()

@@ -25,7 +25,6 @@ from poolctl.pool.answers import (
     Reject,
     Request,
     Stale,
-    Use,
     Wait,
 )
 from poolctl.pool.settings import PoolRules, PoolSettings
@@ -60,6 +59,7 @@ class Pool:
         self._pop_idle = -1 if self.rules.idle_order == "lifo" else 0
         self._idle: list[Connection] = []
         self._waiters = Waiters(self.rules.waiter_order, random)
+        self._waiting = self._waiters.since
         self._background: deque[Connection] = deque()
         self._background_busy = False
         self._clean_at: float | None = None
@@ -75,7 +75,7 @@ class Pool:
                 connection.state = "closing"
                 return Stale(connection)
             self._take(connection, now)
-            return Use(connection)
+            return connection.use
         if self._max_open and self._open >= self._max_open:
             if self.rules.waiter_order == "none":
                 self._exhaust(now)
@@ -125,7 +125,7 @@ class Pool:
         actions: list[Action] = []
         if connection.request is None:
             self._background_busy = False
-            if self._waiters:
+            if self._waiting:
                 actions.append(Fail(self._leave_queue(None, now), error))
                 self._recover_if_free(now)
         self._open_for_waiters(now, actions)
@@ -245,7 +245,7 @@ class Pool:
             in_use=self._open - len(self._idle) - self._opening,
             idle=len(self._idle),
             opening=self._opening - ordered,
-            waiting=len(self._waiters),
+            waiting=len(self._waiting),
             queued_count=counts.queued_count,
             queued_time=counts.queued_time,
             opened=counts.opened,
@@ -283,9 +283,9 @@ class Pool:
         if self._max_open and self._open > self._max_open:
             self._counts.other += 1
             return True
-        if self._waiters:
+        if self._waiting:
             request = self._leave_queue(None, now)
-            if not self._waiters:
+            if not self._waiting:
                 self._recover(now)
             self._take(connection, now)
             actions.append(HandOver(request, connection))
@@ -328,7 +328,7 @@ class Pool:
 
     def _recover_if_free(self, now: float) -> None:
         """End the exhaustion if the next request would not wait: that those who waited gave up does not end it."""
-        if not self._waiters and (self._idle or not self._max_open or self._open < self._max_open):
+        if not self._waiting and (self._idle or not self._max_open or self._open < self._max_open):
             self._recover(now)
 
     def _take_slot(self) -> None:
@@ -352,7 +352,7 @@ class Pool:
         more may be opened than needed; the surplus goes idle or is closed by max_idle, as in Go.
 
         A pool that only grows in the background orders one at a time (psycopg_pool, pool.py, ``_growing``)."""
-        wanted = len(self._waiters)
+        wanted = len(self._waiting)
         if self.rules.opener == "background":
             wanted = 0 if self._background_busy else min(wanted, 1)
         if self._max_open:

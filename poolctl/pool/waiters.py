@@ -12,17 +12,15 @@ class Waiters:
     def __init__(self, order: str, random: Random) -> None:
         self._pick_at_random = order == "random"
         self._random = random
-        self._since: OrderedDict[Request, float] = OrderedDict()
+        self.since: OrderedDict[Request, float] = OrderedDict()
+        """Since when each waits, in the order they came; for reading only."""
         self._order: list[Request] = []
         self._place: dict[Request, int] = {}
 
-    def __len__(self) -> int:
-        return len(self._since)
-
     def add(self, request: Request, now: float) -> None:
-        if request is None or request in self._since:
+        if request is None or request in self.since:
             raise ValueError("a request cannot be None, nor wait twice")
-        self._since[request] = now
+        self.since[request] = now
         if self._pick_at_random:
             self._place[request] = len(self._order)
             self._order.append(request)
@@ -31,11 +29,11 @@ class Waiters:
         """Remove ``request`` (KeyError when it is not here) or, with None, the next in order."""
         if not self._pick_at_random:
             if request is None:
-                return self._since.popitem(last=False)
-            return request, self._since.pop(request)
+                return self.since.popitem(last=False)
+            return request, self.since.pop(request)
         if request is None:
             request = self._order[int(self._random.random() * len(self._order))]
-        since = self._since.pop(request)
+        since = self.since.pop(request)
         place, last = self._place.pop(request), self._order.pop()
         if last != request:
             # The last one moves into the gap: order means nothing when the pick is random.

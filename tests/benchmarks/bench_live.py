@@ -83,12 +83,14 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
     measured: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
     sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
     assert sandbox is not None
+    before = pgbench(sandbox, seconds)
     for _ in range(rounds):
         for kind in kinds:
-            # Each with a reference of its own: the machine's speed changes within seconds.
-            reference = pgbench(sandbox, seconds)
-            ours = live_run(servers, kind, seconds=seconds).summary.throughput
-            measured[kind].append((reference, ours, ceiling(sandbox, kind, seconds)))
+            # Each between references of its own: the machine's speed changes within seconds.
+            ours, bare = live_run(servers, kind, seconds=seconds).summary.throughput, ceiling(sandbox, kind, seconds)
+            after = pgbench(sandbox, seconds)
+            measured[kind].append(((before + after) / 2, ours, bare))
+            before = after
     rates = [reference for rows in measured.values() for reference, _, _ in rows]
     print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s  [{min(rates):,.0f} .. {max(rates):,.0f}]")
     for kind, rows in measured.items():

@@ -1,27 +1,15 @@
 """What the model counts: errors, histograms, and the snapshot of a pool."""
 
-from array import array
-from collections import Counter, deque
-from itertools import accumulate
-
-from poolctl.engines.model.plan import Part, Pod
 from poolctl.engines.model.state import IN_USE, State
-from poolctl.histogram import Histogram
 from poolctl.pool import Closed, PoolStats
 from poolctl.run import ErrorKind
-from poolctl.scenario import Scenario
 
 WORTHWHILE = 1_000
 """Values that are counted together: below it the calls cost more, above it they have left the processor's cache."""
 
 
 class Counts(State):
-    __slots__ = ("codes",)
-
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
-        super().__init__(scenario, parts, pods)
-        self.codes: list[tuple[Counter[int], Counter[int]]] = [(Counter(), Counter()) for _ in self.tallies]
-        """Of each tally, how often wait times and use times had which upper bits."""
+    __slots__ = ()
 
     def error(self, p: int, counted: bool, kind: ErrorKind, now: float) -> None:
         self.n_errors += 1
@@ -33,20 +21,16 @@ class Counts(State):
             else:
                 seen[0] += 1
 
-    def flush(self, least: int = WORTHWHILE) -> None:
-        """Count what was collected, where it is ``least`` times or more."""
-        for tally, waits, uses, seen in zip(self.tallies, self.waits, self.uses, self.codes, strict=True):
-            if len(waits) >= least:
-                count(tally.wait_time, waits, seen[0])
-            if len(uses) >= least:
-                count(tally.use_time, uses, seen[1])
+    def flush(self) -> None:
+        """Count what was collected, where it is worth it."""
+        for batch in self.batches:
+            if len(batch.values) >= WORTHWHILE:
+                batch.count()
 
     def finish(self) -> None:
         """Bring the histograms up to date."""
-        self.flush(1)
-        for tally, (waits, uses) in zip(self.tallies, self.codes, strict=True):
-            record(tally.wait_time, waits)
-            record(tally.use_time, uses)
+        for batch in self.batches:
+            batch.settle()
         for p, zeros in enumerate(self.zero_waits):
             histogram = self.tallies[self.p_tally[p]].wait_time
             histogram.counts[0] += zeros
@@ -92,36 +76,6 @@ class Counts(State):
             if self.k_state[k] == IN_USE:
                 held += now - self.k_acquired[k]
         return held
-
-
-def count(histogram: Histogram, values: list[float], codes: "Counter[int]") -> None:
-    """Histogram.record for each of the values, of which none is negative; their buckets are left to ``record``.
-
-    The upper 19 bits of a float of 64 are its sign, its exponent and 7 bits of its mantissa. That is a bucket of the
-    histogram, read where it is instead of computed.
-    """
-    # Not sum(), which compensates for rounding in newer Pythons: the total is that of record().
-    (histogram.total,) = deque(accumulate(values, initial=histogram.total), maxlen=1)
-    histogram.count += len(values)
-    histogram.max = max(histogram.max, max(values))
-    bits = memoryview(array("d", [value * 1e6 for value in values])).cast("B").cast("Q")
-    codes.update([one >> 45 for one in bits.tolist()])
-    values.clear()
-
-
-def record(histogram: Histogram, codes: "Counter[int]") -> None:
-    """Put the numbers of ``codes`` into the buckets they mean."""
-    counts = histogram.counts
-    for code, number in codes.items():
-        exponent, mantissa = (code >> 7) - 1023, (code & 127) + 128
-        if exponent > 7:
-            at = ((exponent - 7) << 7) + mantissa
-            if at >= len(counts):
-                counts.extend([0] * (at + 1 - len(counts)))
-        else:
-            at = mantissa >> (7 - exponent) if exponent >= 0 else 0
-        counts[at] += number
-    codes.clear()
 
 
 def _or_none(value: float) -> float | None:

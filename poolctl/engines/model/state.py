@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, Part, Pod, Times
+from poolctl.histogram import Batch
 from poolctl.pool import PoolStats
 from poolctl.run import Tally
 from poolctl.scenario import Scenario
@@ -69,6 +70,7 @@ class State:
         "b_queue",
         "b_servers",
         "backlog",
+        "batches",
         "c_attempt",
         "c_counted",
         "c_deadline",
@@ -215,13 +217,14 @@ class State:
         shared = n > FULL_HISTOGRAMS
         self.tallies = [Tally() for _ in range(len(parts) if shared else n)]
         self.p_tally = [pod.part for pod in pods] if shared else list(range(n))
-        tallies = len(self.tallies)
-        self.waits: list[list[float]] = [[] for _ in range(tallies)]
+        waits = [Batch(tally.wait_time) for tally in self.tallies]
+        uses = [Batch(tally.use_time) for tally in self.tallies]
+        self.batches = waits + uses
+        self.waits, self.uses = [batch.values for batch in waits], [batch.values for batch in uses]
         self.zero_waits = [0] * n
-        self.uses: list[list[float]] = [[] for _ in range(tallies)]
-        self.late = [0] * tallies
+        self.late = [0] * len(self.tallies)
         """Released after the load ended."""
-        self.errors: list[dict[int, list[Any]]] = [{} for _ in range(tallies)]
+        self.errors: list[dict[int, list[Any]]] = [{} for _ in self.tallies]
         """[count, first at, ErrorKind] by the identity of the ErrorKind, which the list keeps alive."""
         self.n_acquired = self.n_errors = 0
         """From the start, warm-up included."""

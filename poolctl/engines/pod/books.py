@@ -5,7 +5,7 @@ import time
 from poolctl.engines.pod.link import Link, Progress
 from poolctl.engines.refusals import is_refusal
 from poolctl.engines.workload import Job
-from poolctl.histogram import Histogram
+from poolctl.histogram import Batch, Histogram
 from poolctl.pool import PoolStats
 from poolctl.run import ErrorKind, Tally, ideal_waits
 
@@ -18,13 +18,16 @@ class Books:
 
     def __init__(self, job: Job, link: Link, ends_at: float) -> None:
         self.tally = Tally()
-        self._record_wait, self._record_use = self.tally.wait_time.record, self.tally.use_time.record
+        self._waits, self._uses = Batch(self.tally.wait_time), Batch(self.tally.use_time)
+        self._record_wait, self._record_use = self._waits.values.append, self._uses.values.append
         self.lag = Histogram()
         self.acquired = self.errors = 0
         """From the start, warm-up included."""
         self._link = link
         self._warmup = job.scenario.load.warmup
         self._ends_at = ends_at
+        self._late = 0
+        """Released after the load ended."""
         self._warm: PoolStats | None = None
         self._cpu_at_start = time.process_time()
         self._servers = job.scenario.pool.max_open if _is_replayable(job) else 0
@@ -37,7 +40,6 @@ class Books:
     def acquire_succeeded(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
         self.acquired += 1
         if counted:
-            self.tally.acquired += 1
             self._record_wait(now - due)
             if queued_at is not None:
                 self._left_queue(queued_at, now)
@@ -64,11 +66,9 @@ class Books:
     def released(self, counted: bool, due: float, acquired_at: float, now: float) -> None:
         if not counted:
             return
-        tally = self.tally
-        tally.released += 1
         self._record_use(now - acquired_at)
-        if now <= self._ends_at:
-            tally.released_in_time += 1
+        if now > self._ends_at:
+            self._late += 1
         if self._servers and len(self._replay) < REPLAY_LIMIT:
             self._replay.append((due, acquired_at, now))
 
@@ -91,6 +91,8 @@ class Books:
         self._warm = stats
 
     def sample(self, at: float, stats: PoolStats) -> None:
+        self._waits.count()
+        self._uses.count()
         self._link.sample(at, stats, self.acquired, self.errors)
 
     def report(self, at: float, stats: PoolStats) -> None:
@@ -104,6 +106,13 @@ class Books:
         self.tally.queued_time += now - queued_at
 
     def _progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
+        self._waits.settle()
+        self._uses.settle()
+        tally = self.tally
+        # Every acquire that ended left one wait behind, every release one use.
+        tally.acquired = tally.wait_time.count - tally.timed_out - tally.refused - tally.failed
+        tally.released = tally.use_time.count
+        tally.released_in_time = tally.released - self._late
         cpu = time.process_time() - self._cpu_at_start
         return Progress(at, self.tally, stats, self._warm, self.lag, cpu, ideal)
 

@@ -69,6 +69,40 @@ def drive(job: Job, link: Link) -> None:
 class Loop:
     """Everything that one instance does in a run."""
 
+    # Instances of 30 attributes and more are slow without: the interpreter then looks each up by its name.
+    __slots__ = (
+        "_acquire",
+        "_arrival_holds",
+        "_arrivals",
+        "_begins_at",
+        "_books",
+        "_clients",
+        "_ever_leaks",
+        "_is_ever_slow",
+        "_job",
+        "_leak_shape",
+        "_link",
+        "_load",
+        "_over",
+        "_parameter",
+        "_pool",
+        "_prepared",
+        "_release",
+        "_released",
+        "_returning",
+        "_sources",
+        "_statement",
+        "_succeeded",
+        "_takes_hold",
+        "_timers",
+        "_using",
+        "_warmup",
+        "clock",
+        "each",
+        "ends_at",
+        "workload",
+    )
+
     def __init__(self, job: Job, link: Link) -> None:
         self._job = job
         self._link = link
@@ -89,6 +123,9 @@ class Loop:
         self._books = Books(job, link, self.ends_at)
         pool_random = self.workload.stream("pool")
         self._pool = NativePool(job.scenario.pool, pool_random, job.conninfo, self._timers, self.clock, self)
+        # Looked up once: these are called for every request.
+        self._succeeded, self._released = self._books.acquire_succeeded, self._books.released
+        self._acquire, self._release = self._pool.acquire, self._pool.release
         self._clients: set[Client] = set()
         self._using = 0
         self._sources = 0
@@ -168,11 +205,11 @@ class Loop:
         if client.hold.mean:
             client.holds = [client.hold.sample(client.random) for _ in range(self.each)]
         self._clients.add(client)
-        self._pool.acquire(client, now)
+        self._acquire(client, now)
 
     def use(self, client: Client, connection: Connection, now: float) -> None:
         """The acquire succeeded: run the statement."""
-        self._books.acquire_succeeded(client.counted, client.due, client.queued_at, now)
+        self._succeeded(client.counted, client.due, client.queued_at, now)
         held = client.held
         hold = client.holds[len(held)]
         held.append((connection, now))
@@ -215,8 +252,10 @@ class Loop:
                 return
         if client.leaks or self.each > 1:
             self._next_step(client, now)
-        else:
-            self._end(client, now)
+            return
+        self._give_back(client, now)
+        if client.worker is not None:
+            self._work(client, now)
 
     def _is_slowed(self, client: Client, wire: Wire, now: float) -> bool:
         """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
@@ -246,17 +285,18 @@ class Loop:
 
     def _end(self, client: Client, now: float, *, pause: float = 0.0) -> None:
         """The request is over: release what it holds; its worker goes on."""
+        self._give_back(client, now)
+        self._go_on(client, now, pause)
+
+    def _give_back(self, client: Client, now: float) -> None:
         client.state = ""
         client.slowed = False
         self._clients.discard(client)
-        for connection, acquired_at in client.held:
-            self._books.released(client.counted, client.due, acquired_at, now)
-            self._pool.release(connection, now)
-        client.held.clear()
-        if pause or client.worker is None:
-            self._go_on(client, now, pause)
-        else:
-            self._returning.append(client)
+        held = client.held
+        for connection, acquired_at in held:
+            self._released(client.counted, client.due, acquired_at, now)
+            self._release(connection, now)
+        held.clear()
 
     def _leak(self, client: Client, now: float) -> None:
         """The request is over, and its connections never come back; its worker goes on as another client."""

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar, cast
 from poolctl.engines.pod.poller import Poller, new_poller
 from poolctl.engines.pod.timers import Timers
 from poolctl.engines.pod.wire import Wire
-from poolctl.pool import Action, Close, Connection, Fail, HandOver, Open, Pool, PoolSettings, Stale, Use, Wait
+from poolctl.pool import Action, Answer, Close, Connection, Fail, HandOver, Open, Pool, PoolSettings, Stale, Use, Wait
 from poolctl.run import ErrorKind
 
 CONNECT_TIMEOUT = 10.0
@@ -87,7 +87,11 @@ class NativePool(Generic[Client]):
         client.queued_at = None
         if self._patience is not None:
             self._deadlines.append((now + self._patience, client, client.ticket))
-        self._try(client, now)
+        answer = self.rules.acquire(client, now)
+        if type(answer) is Use and not answer.connection.handle.dead:
+            self._give(client, answer.connection, now)
+        else:
+            self._obey(client, answer, now)
 
     def release(self, connection: Connection, now: float) -> None:
         wire: Wire = connection.handle
@@ -136,8 +140,11 @@ class NativePool(Generic[Client]):
             self._close(connection)
 
     def _try(self, client: Client, now: float) -> None:
+        self._obey(client, self.rules.acquire(client, now, client.attempt), now)
+
+    def _obey(self, client: Client, answer: Answer, now: float) -> None:
+        """Do what the Pool answered, and ask again as long as it says so."""
         while True:
-            answer = self.rules.acquire(client, now, client.attempt)
             if type(answer) is Use:
                 connection = answer.connection
                 if not connection.handle.dead:
@@ -156,6 +163,7 @@ class NativePool(Generic[Client]):
             elif type(answer) is Stale:
                 self._close(answer.connection)
             client.attempt += 1
+            answer = self.rules.acquire(client, now, client.attempt)
 
     def _give(self, client: Client, connection: Connection, now: float) -> None:
         client.state = "using"
