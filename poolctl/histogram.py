@@ -80,7 +80,7 @@ class Histogram:
         return histogram
 
 
-class Batch:
+class Backlog:
     """Times on their way into a histogram. To record a thousand of them together takes a fifth of the time.
 
     ``values`` is for whoever has one, to append to; none may be negative. They are lost until ``settle`` was called.

@@ -54,6 +54,7 @@ def outcome(size: int, instances: int, findings: Sequence[Finding] | None = None
             connections=connections(opened=open_at_once + max(0, size - 40) * 31, peak_open=open_at_once),
         ),
         tuple(findings or ((SLOTS,) if refused else (SMALL,) if short else (HEALTHY,))),
+        kernel="compiled",
     )
 
 

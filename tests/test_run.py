@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.histogram import Batch, Histogram, Times
+from poolctl.histogram import Backlog, Histogram, Times
 from poolctl.pool import Closed, PoolStats
 from poolctl.run import ErrorKind, ErrorSeen, Generator, Tally, TimelinePoint, ideal_waits, summarize
 
@@ -84,14 +84,14 @@ def test_merged_histograms_are_the_histogram_of_both(ours: list[float], theirs: 
     st.lists(st.floats(0.0, 1e6) | st.integers(0, 10**7).map(lambda microseconds: microseconds / 1e6)),
     st.integers(0, 9),
 )
-def test_a_batch_of_times_gives_the_histogram_of_one_record_after_the_other(times: list[float], first: int) -> None:
+def test_a_backlog_of_times_gives_the_histogram_of_one_record_after_the_other(times: list[float], first: int) -> None:
     together = Histogram()
-    batch = Batch(together)
+    backlog = Backlog(together)
 
-    batch.values += times[:first]
-    batch.count()
-    batch.values += times[first:]
-    batch.settle()
+    backlog.values += times[:first]
+    backlog.count()
+    backlog.values += times[first:]
+    backlog.settle()
 
     assert together.to_dict() == histogram(*times).to_dict()
 

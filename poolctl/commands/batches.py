@@ -38,7 +38,7 @@ def outcome_of(run: "Run") -> "Outcome":
     from poolctl.diagnose.simulation import diagnose_run
     from poolctl.report.outcome import Outcome
 
-    return Outcome(run.summary, diagnose_run(run), run.failure)
+    return Outcome(run.summary, diagnose_run(run), run.failure, run.kernel)
 
 
 def _run(

@@ -33,6 +33,11 @@ def cautions_of(batch: Batch) -> list[str]:
     return cautions
 
 
+def kernels_of(batch: Batch) -> str:
+    """Which kernel made the runs, to follow "model runs": " (compiled kernel)"; "" where that is not known."""
+    return f" ({' and '.join(batch.kernels)} kernel)" if batch.kernels else ""
+
+
 def verdicts_of(batch: Batch) -> str:
     """How the runs ended, worst first: "12 x CRITICAL self-deadlock, 3 x OK"."""
     return ", ".join(f"{format_count(count)} x {verdict}" for verdict, count in ranked(batch).items()) or "no run"

@@ -149,6 +149,7 @@ def _batch_head(batch: Batch) -> Document:
         "status": "interrupted" if batch.interrupted else "failed" if lost else "ok",
         "error": _failure(CannotDo(lost)) if lost else None,
         "engine": "model",
+        "kernels": batch.kernels,
         "scenario": _without_secrets(plain(batch.scenario.to_dict())),
         "seed": batch.scenario.load.seed,
         "planned": batch.planned,

@@ -16,11 +16,13 @@ from poolctl.units import format_count, format_duration
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is kept of one of many runs: its numbers and findings, not its timeline. ``failure``: as in Run."""
+    """What is kept of one of many runs: its numbers and findings, not its timeline. ``failure``, ``kernel``: as in
+    Run."""
 
     summary: Summary
     findings: tuple[Finding, ...]
     failure: str | None = None
+    kernel: str = ""
 
     @property
     def verdict(self) -> str:
@@ -54,6 +56,11 @@ class Batch:
     axes: tuple[Axis, ...] = ()
     interrupted: bool = False
     losses: tuple[str, ...] = ()
+
+    @property
+    def kernels(self) -> list[str]:
+        """Which kernels made the runs, where that is known."""
+        return sorted({point.outcome.kernel for point in self.points} - {""})
 
     @property
     def summaries(self) -> list[Summary]:

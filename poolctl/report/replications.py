@@ -3,7 +3,7 @@
 from rich.text import Text
 
 from poolctl.replication import CONFIDENCE, Estimate, estimate
-from poolctl.report.batch import print_cautions, verdicts_of
+from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
 from poolctl.report.console import Screen
 from poolctl.report.layout import print_columns
 from poolctl.report.neutral import neutralize
@@ -35,7 +35,10 @@ def _about(batch: Batch) -> str:
     degrees = len(batch.points) - 1
     told = f"intervals by Student's t ({format_count(degrees)} degrees of freedom)" if degrees > 0 else "no intervals"
     name, seed = neutralize(batch.scenario.name, 80), batch.scenario.load.seed
-    return f"{name}: model runs with seeds derived from {seed}, {told}; reopened/s = (opened - peak open) / duration"
+    return (
+        f"{name}: model runs{kernels_of(batch)} with seeds derived from {seed}, {told}; "
+        "reopened/s = (opened - peak open) / duration"
+    )
 
 
 def _print_estimates(screen: Screen, batch: Batch) -> None:

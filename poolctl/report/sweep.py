@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from poolctl.report.batch import print_cautions, verdicts_of
+from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
 from poolctl.report.charts import Line
 from poolctl.report.console import Screen
 from poolctl.report.heat import Grid, axis_order, bars, flat, heat_map
@@ -69,8 +69,9 @@ def short_names(keys: Sequence[str]) -> list[str]:
 
 def _about(batch: Batch) -> str:
     axes = " x ".join(f"{axis.key} ({format_count(len(axis.words))})" for axis in batch.axes)
+    runs = f"{format_count(len(batch.points))} model runs{kernels_of(batch)}"
     return (
-        f"{neutralize(batch.scenario.name, 80)}: {axes}, {format_count(len(batch.points))} model runs, "
+        f"{neutralize(batch.scenario.name, 80)}: {axes}, {runs}, "
         f"seed {batch.scenario.load.seed}; {verdicts_of(batch)}; reopened/s = (opened - peak open) / duration"
     )
 

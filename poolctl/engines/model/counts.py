@@ -23,14 +23,14 @@ class Counts(State):
 
     def flush(self) -> None:
         """Count what was collected, where it is worth it."""
-        for batch in self.batches:
-            if len(batch.values) >= WORTHWHILE:
-                batch.count()
+        for backlog in self.backlogs:
+            if len(backlog.values) >= WORTHWHILE:
+                backlog.count()
 
     def finish(self) -> None:
         """Bring the histograms up to date."""
-        for batch in self.batches:
-            batch.settle()
+        for backlog in self.backlogs:
+            backlog.settle()
         for p, zeros in enumerate(self.zero_waits):
             histogram = self.tallies[self.p_tally[p]].wait_time
             histogram.counts[0] += zeros

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, Part, Pod, Times
-from poolctl.histogram import Batch
+from poolctl.histogram import Backlog
 from poolctl.pool import PoolStats
 from poolctl.run import Tally
 from poolctl.scenario import Scenario
@@ -70,7 +70,7 @@ class State:
         "b_queue",
         "b_servers",
         "backlog",
-        "batches",
+        "backlogs",
         "c_attempt",
         "c_counted",
         "c_deadline",
@@ -217,10 +217,10 @@ class State:
         shared = n > FULL_HISTOGRAMS
         self.tallies = [Tally() for _ in range(len(parts) if shared else n)]
         self.p_tally = [pod.part for pod in pods] if shared else list(range(n))
-        waits = [Batch(tally.wait_time) for tally in self.tallies]
-        uses = [Batch(tally.use_time) for tally in self.tallies]
-        self.batches = waits + uses
-        self.waits, self.uses = [batch.values for batch in waits], [batch.values for batch in uses]
+        waits = [Backlog(tally.wait_time) for tally in self.tallies]
+        uses = [Backlog(tally.use_time) for tally in self.tallies]
+        self.backlogs = waits + uses
+        self.waits, self.uses = [backlog.values for backlog in waits], [backlog.values for backlog in uses]
         self.zero_waits = [0] * n
         self.late = [0] * len(self.tallies)
         """Released after the load ended."""

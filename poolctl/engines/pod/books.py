@@ -5,7 +5,7 @@ import time
 from poolctl.engines.pod.link import Link, Progress
 from poolctl.engines.refusals import is_refusal
 from poolctl.engines.workload import Job
-from poolctl.histogram import Batch, Histogram
+from poolctl.histogram import Backlog, Histogram
 from poolctl.pool import PoolStats
 from poolctl.run import ErrorKind, Tally, ideal_waits
 
@@ -18,7 +18,7 @@ class Books:
 
     def __init__(self, job: Job, link: Link, ends_at: float) -> None:
         self.tally = Tally()
-        self._waits, self._uses = Batch(self.tally.wait_time), Batch(self.tally.use_time)
+        self._waits, self._uses = Backlog(self.tally.wait_time), Backlog(self.tally.use_time)
         self._record_wait, self._record_use = self._waits.values.append, self._uses.values.append
         self.lag = Histogram()
         self.acquired = self.errors = 0
