@@ -1,10 +1,12 @@
 """The verdict that nothing is wrong: what it must not claim, and what it leaves open."""
 
+from dataclasses import replace
+
 import pytest
 from observations import Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
 
 from poolctl.diagnose.live import diagnose
-from poolctl.observe.snapshot import BouncerDatabase, BouncerPool, BouncerSample, DatabaseCounters
+from poolctl.observe.snapshot import BouncerDatabase, BouncerPool, BouncerSample, DatabaseCounters, Refusal
 
 
 def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None:
@@ -62,3 +64,30 @@ def test_sessions_that_came_and_went_name_who_opens_them() -> None:
 
     assert troubles(diagnosis) == ["connection-churn"]
     assert held_by(find(diagnosis, "connection-churn")) == {"lambda"}
+
+
+@pytest.mark.parametrize(("silent", "is_known"), [(1, True), (2, False), (5, False)])
+def test_a_server_that_answers_no_more_is_not_called_healthy(silent: int, is_known: bool) -> None:
+    seen = observe(*busy(6))
+    gone = Refusal("unreachable", "Connection refused", target="db1:5432/app")
+    dark = [replace(snapshot, server=None, refusal=gone) for snapshot in seen.snapshots[-silent:]]
+
+    finding = find(diagnose(replace(seen, snapshots=(*seen.snapshots[:-silent], *dark))), "healthy")
+
+    assert (finding.confidence != "undetermined") == is_known
+    assert ('and then no more ("Connection refused")' in finding.summary) != is_known
+
+
+def test_full_pools_of_a_server_that_was_not_seen_are_told_once_and_blamed_on_nobody() -> None:
+    names = ("checkout", "cart", "search", "mail")
+    full = [[pool(name=name, max_open=30, open=30, in_use=30, waiting=2) for name in names]]
+    late = Refusal("unreachable", "no answer for 1.5 s", target="db1:5432/app")
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=late, pools=full)
+
+    (finding,) = (each for each in diagnosis.findings if each.severity == "critical")
+    assert (finding.code, finding.confidence, finding.frees) == ("leak-or-long-hold", "undetermined", 0)
+    assert finding.summary == (
+        "All 120 connections of 4 pools (checkout, cart, search, ...) are in use and 8 clients wait; what the "
+        'connections do was not seen on the server: "no answer for 1.5 s"'
+    )

@@ -10,7 +10,7 @@ from poolctl.diagnose.live_case import Case, called
 from poolctl.diagnose.live_sessions import notes_of
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, is_monitor
 from poolctl.diagnose.live_waits import Waiting
-from poolctl.diagnose.words import percent, plural
+from poolctl.diagnose.words import percent, plural, quote
 from poolctl.units import format_count, format_duration
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
@@ -217,6 +217,12 @@ def healthy(case: Case) -> Finding:
         confidence, summary = (
             "undetermined",
             f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
+        )
+    elif facts.is_gone:
+        said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
+        confidence, summary = (
+            "undetermined",
+            f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
         )
     elif not facts.looks:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"

@@ -143,6 +143,14 @@ class LiveFacts:
     def refusals(self) -> tuple[Refusal, ...]:
         return tuple(s.refusal for s in self.observation.snapshots if s.refusal is not None)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether a server that was seen answered none of the last two rounds, for another reason than a limit. One
+        round without an answer is a busy machine."""
+        last = self.observation.snapshots[-2:]
+        unanswered = all(s.refusal is not None and s.refusal.by not in LIMIT_REFUSALS for s in last)
+        return bool(self.samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
+
     def refused_by(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
         """The newest refusal of one of ``kinds``."""
         wanted = frozenset(kinds)

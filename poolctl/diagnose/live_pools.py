@@ -13,7 +13,8 @@ from poolctl.diagnose.live_case import Case, called
 from poolctl.diagnose.live_holds import HELD_SHARE, LEAST_PAUSE, use_of
 from poolctl.diagnose.live_load import BUSY_SHARE
 from poolctl.diagnose.live_tracks import STUCK_AFTER, Application
-from poolctl.diagnose.words import plural
+from poolctl.diagnose.live_waits import PoolSeries
+from poolctl.diagnose.words import plural, quote
 from poolctl.units import format_duration
 
 
@@ -182,8 +183,10 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
     """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
 
     Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
-    its connections stand still and some turn over, or none of its sessions was to be seen. Always undetermined.
+    its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
+    such pools. Always undetermined.
     """
+    unseen = []
     for series in case.facts.pools:
         waiting, owner = series.waiting, case.facts.owner_of(series)
         if not (series.is_full and waiting.sustained and waiting) or case.said & {"pool-slots-lost", "client-starved"}:
@@ -191,7 +194,10 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
         tracks = owner.tracks if owner is not None else ()
         if len(case.free(tracks)) < len(tracks) or case.said & EXPLAIN_WAITS:
             continue
-        name = called(owner) if owner is not None else series.last.name or series.last.library
+        if not tracks:
+            unseen.append(series)
+            continue
+        name = called(owner) if owner is not None else _name_of(series)
         still = [track for track in tracks if track.age > STUCK_AFTER]
         yield Finding(
             code="leak-or-long-hold",
@@ -216,6 +222,40 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
             frees=len(still),
             decide_by="a longer look (--for), with the server and the pool's figures side by side",
         )
+    if unseen:
+        yield _unseen_wait(case, unseen)
+
+
+def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
+    """Whose connections do what, only the server could tell."""
+    names = ", ".join(_name_of(series) for series in pools[:3]) + (", ..." if len(pools) > 3 else "")
+    waiting, refusal = sum(series.waiting.count or 0 for series in pools), case.facts.refusal
+    why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
+    most = sum(series.max_open or 0 for series in pools)
+    return Finding(
+        code="leak-or-long-hold",
+        severity="critical",
+        confidence="undetermined",
+        layer="application",
+        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({names}) are in use and "
+        f"{plural(waiting, 'client')} wait; what the connections do was not seen on the server{why}",
+        evidence={
+            "max_open": most,
+            "in_use": sum(series.last.in_use or 0 for series in pools),
+            "waiting": waiting,
+            "pools": len(pools),
+            "sessions": 0,
+            "threshold": "full in 4 looks of 5, waiting in half of them, and no session of theirs seen",
+        },
+        evidence_sql=live_sql.IDLE,
+        remedy="Change nothing yet: a leak, a slow database and a pool that is too small ask for opposite remedies. A "
+        "server that answers late is a sign of a slow database rather than of a leak.",
+        decide_by="an answer of the server: a longer look (--for 20s), from another machine if this one is busy",
+    )
+
+
+def _name_of(series: PoolSeries) -> str:
+    return series.last.name or series.last.library
 
 
 EXPLAIN_WAITS = frozenset({"slow-database", "lock-queue", "slots-exhausted", "role-limit"})
