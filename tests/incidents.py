@@ -1,6 +1,11 @@
-"""Stages incidents on real servers with real client processes, and asks ``poolctl inspect`` for its verdict."""
+"""Stages incidents on real servers with real client processes, and asks ``poolctl inspect`` for its verdict.
+
+POOLCTL_RECORD_INCIDENTS=FOLDER also keeps what was seen, a file for each test: see test_recordings.
+"""
 
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -114,7 +119,7 @@ class Stage:
 def inspect(target: str, *arguments: str) -> Verdict:
     """Run ``poolctl inspect TARGET --json`` as a user does."""
     done = subprocess.run(
-        [sys.executable, "-m", "poolctl", "inspect", target, "--json", "--quiet", *arguments],
+        [sys.executable, "-m", "poolctl", "inspect", target, "--json", "--quiet", *arguments, *_recording()],
         capture_output=True,
         text=True,
         timeout=60,
@@ -122,6 +127,14 @@ def inspect(target: str, *arguments: str) -> Verdict:
     )
     assert done.stdout, done.stderr
     return Verdict(json.loads(done.stdout), done.returncode, done.stderr)
+
+
+def _recording() -> list[str]:
+    folder = os.environ.get("POOLCTL_RECORD_INCIDENTS")
+    if not folder:
+        return []
+    name = os.environ["PYTEST_CURRENT_TEST"].partition("::test_")[2].rpartition(" ")[0]
+    return ["--record", str(Path(folder) / f"{re.sub('[^a-z0-9]+', '_', name.lower()).strip('_')}.jsonl")]
 
 
 @contextmanager

@@ -1,0 +1,171 @@
+"""Real systems as they were recorded, diagnosed again: what ``inspect`` said of them, it says for ever.
+
+The recordings were made by the tests of test_incidents, of real client processes on real servers; how, and how they
+are made anew, is in ``recordings/keep.py``.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from click.testing import CliRunner
+from incidents import LEAKS
+from schema_check import problems
+from test_report_inspection_json import SCHEMA
+
+from poolctl.cli import poolctl
+
+RECORDINGS = Path(__file__).parent / "recordings"
+
+OPPOSITES = (LEAKS, {"pool-undersized"}, {"slow-database"}, {"lock-queue"}, {"pooler-client-limit"}, {"healthy"})
+"""Verdicts whose remedies contradict each other: whoever gives one of them must not give another."""
+
+
+class Seen(NamedTuple):
+    """A recording, the worst that it shows, which application holds the connections, and the first line."""
+
+    name: str
+    code: str
+    holder: str | None
+    line: str
+
+
+SEEN = (
+    Seen(
+        "a_busy_pool_is_healthy",
+        "healthy",
+        None,
+        "OK  Healthy: 13 of 77 usable connections open, 0 at work, nobody is seen to wait (likely)",
+    ),
+    Seen(
+        "a_leak_is_seen_without_any_privilege",
+        "leak-in-transaction",
+        "checkout",
+        "WARNING  20 of 20 sessions of checkout sit idle in a transaction that nobody ends, the oldest for "
+        "at least 2.99 s (undetermined)",
+    ),
+    Seen(
+        "a_new_connection_for_every_request_is_told",
+        "connection-churn",
+        "lambda",
+        "WARNING  797 sessions opened in 4.96 s for 1,610 transactions: 161 a second, most of them gone again (likely)",
+    ),
+    Seen(
+        "a_pgbouncer_without_room_for_clients_still_tells_from_its_console",
+        "pooler-client-limit",
+        "fleet",
+        "CRITICAL  PgBouncer has 8 of 8 clients (max_client_conn) and refuses more; the database is not the limit",
+    ),
+    Seen(
+        "a_pgpool_with_all_children_busy_does_not_hang_the_answer",
+        "pooler-client-limit",
+        None,
+        "CRITICAL  Pgpool-II takes no more clients: all of its children are busy and 1 client hangs in its "
+        "listen queue without an error (likely)",
+    ),
+    Seen(
+        "a_pool_that_is_too_small_is_called_so_and_not_leaky",
+        "pool-undersized",
+        "shop",
+        "CRITICAL  All 3 connections of shop are in use and come back quickly, and still 11 clients wait, "
+        "the server uses 0.1 of 2 cores",
+    ),
+    Seen(
+        "a_queue_for_a_lock_names_the_session_at_its_head_begin_update_stock_set_amount_0_where_id_1",
+        "lock-queue",
+        "migrator",
+        "CRITICAL  7 backends wait for a lock (transactionid) behind migrator (pid 8119), idle in "
+        'transaction for 5.35 s, last "UPDATE stock SET amount = ? WHERE id = ?", the longest for 4.41 s',
+    ),
+    Seen(
+        "a_role_at_its_own_limit_is_not_a_full_server",
+        "role-limit",
+        "billing",
+        "WARNING  6 of 6 used of CONNECTION LIMIT of role billing; the server has slots",
+    ),
+    Seen(
+        "a_statement_that_outlived_its_client_is_told",
+        "orphaned-backends",
+        "batch",
+        "WARNING  3 backends of batch still work for a client that is gone, for up to 4.28 s",
+    ),
+    Seen(
+        "a_statement_without_an_index_is_a_slow_database",
+        "slow-database",
+        "shop",
+        'WARNING  10.2 statements at work at once on 2 cores, typically 45.6 ms old; 100 % of it is "SELECT '
+        'count(*) FROM orders WHERE customer_id = $1", which reads all 400,000 rows of orders each time',
+    ),
+    Seen(
+        "a_transaction_held_over_a_call_elsewhere_is_no_leak",
+        "held-across-io",
+        "payments",
+        "CRITICAL  payments holds transactions open while it does something else: 100 % of the use is idle "
+        "in transaction, typically for 461 ms, and they do end, 4 clients waiting",
+    ),
+    Seen(
+        "idle_connections_that_never_come_back_are_not_a_small_pool_with_figures_of_the_pool",
+        "leak-or-long-hold",
+        "checkout",
+        "CRITICAL  8 connections of 8 of 8 in use by checkout stand still while 2 clients wait, the oldest "
+        "for 4.26 s: leaked, or a long job that will come back (undetermined)",
+    ),
+    Seen(
+        "one_long_report_is_healthy",
+        "healthy",
+        None,
+        "OK  Healthy: 5 of 77 usable connections open, 1 at work, nobody is seen to wait (likely)",
+    ),
+    Seen(
+        "slots_that_only_the_pool_believes_in_are_told",
+        "pool-slots-lost",
+        None,
+        "CRITICAL  The pool of shop counts 4 connections in use, the server has 0 sessions of it: 4 slots "
+        "lost, 5 clients waiting",
+    ),
+)
+
+
+def replay(name: str, *options: str) -> str:
+    answer = CliRunner().invoke(poolctl, ["inspect", "--replay", str(RECORDINGS / f"{name}.jsonl"), *options])
+    assert answer.exit_code == 0, answer.output
+    return answer.stdout
+
+
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.name)
+def test_a_recording_is_diagnosed_as_the_live_system_was(seen: Seen) -> None:
+    document = json.loads(replay(seen.name, "--json"))
+
+    worst, *rest = document["findings"]
+    said = [{each["code"]} for each in rest if each["severity"] != "info" and each["confidence"] != "undetermined"]
+    assert (worst["code"], [holder["application"] for holder in worst["holders"]][:1]) == (
+        seen.code,
+        [seen.holder] if seen.holder else [],
+    )
+    assert [codes for codes in said for verdict in OPPOSITES if codes & verdict and seen.code not in verdict] == []
+
+
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.name)
+def test_the_first_line_of_a_recording_is_the_answer(seen: Seen) -> None:
+    assert replay(seen.name, "--quiet").splitlines()[0] == seen.line
+
+
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.name)
+def test_a_recording_gives_the_same_document_each_time_and_one_of_the_published_shape(seen: Seen) -> None:
+    document = json.loads(replay(seen.name, "--json"))
+
+    assert problems(document, SCHEMA, SCHEMA) == []
+    assert json.loads(replay(seen.name, "--json")) == document
+
+
+def test_every_recording_is_one_of_these() -> None:
+    assert sorted(path.stem for path in RECORDINGS.glob("*.jsonl")) == sorted(seen.name for seen in SEEN)
+
+
+@pytest.mark.parametrize("seen", SEEN, ids=lambda seen: seen.name)
+def test_a_recording_tells_nothing_of_the_machine_it_was_made_on(seen: Seen) -> None:
+    text = (RECORDINGS / f"{seen.name}.jsonl").read_text(encoding="utf-8")
+
+    assert re.findall(r"/(?:home|root|tmp|work|dev/shm|Users)/[^\s\"]*|password", text) == []
