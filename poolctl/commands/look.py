@@ -4,11 +4,13 @@ Decides what is shown meanwhile and when it is enough.
 """
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import click
@@ -45,6 +47,16 @@ LONG_GLANCE = 60.0
 
 SHARE = 4
 """A live view diagnoses again after so many times what the last diagnosis took, so that looking goes on in time."""
+
+
+WANTED_AFTERWARDS = (
+    "poolctl.diagnose.live",
+    "poolctl.observe.recording",
+    "poolctl.report.console",
+    "poolctl.report.inspection",
+    "poolctl.report.inspection_json",
+)
+"""Modules that the answer needs."""
 
 
 @contextmanager
@@ -92,6 +104,8 @@ def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspec
     from poolctl.report.console import open_screen
 
     screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
+    # While one waits anyway: on a machine without a core to spare it takes seconds, and the answer would be late.
+    threading.Thread(target=lambda: [*map(import_module, WANTED_AFTERWARDS)], daemon=True).start()
     with catch_interrupts() as interrupts, _kept(asked, watcher) as keep:
         look = _watch if asked.watch else _glance
         return look(asked, watcher, keep, interrupts, screen, quiet)
