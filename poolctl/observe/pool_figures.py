@@ -58,13 +58,13 @@ class Read:
 
 def read_pools(text: str, source: str) -> Read:
     """The pools in ``text``, whichever of the formats it is; never raises. ``source`` is where it came from."""
+    document = None
     if text.lstrip()[:1] in ("{", "["):
-        try:
+        # A line of Prometheus text may begin with a brace, too.
+        with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(text)
-        except (ValueError, RecursionError):
-            pass  # A line of Prometheus text may begin with a brace, too.
-        else:
-            return _verdict(list(_from_json(document)), source, "no pool in this JSON")
+    if document is not None:
+        return _verdict(list(_from_json(document)), source, "no pool in this JSON")
     statuses = list(_STATUS.finditer(text))
     if statuses:
         return _verdict([_from_status(text, one) for one in statuses], source, "")

@@ -130,8 +130,9 @@ class Watcher:
 
         ``duration`` None: until ``stop`` says so, which is asked twenty times a second. ``keep``: only that many of the
         newest snapshots are held. ``on_snapshot`` gets each as it is taken. Returns at the latest ``PATIENCE`` seconds
-        after ``duration``. ``began`` (time.monotonic()) is when the user began to wait, if that was before. ``jitter``:
-        seconds that a look is late, drawn for each, so that what happens at regular intervals is seen as it is.
+        after ``duration``, or after the first look where that took longer. ``began`` (time.monotonic()) is when the
+        user began to wait, if that was before. ``jitter``: seconds that a look is late, drawn for each, so that what
+        happens at regular intervals is seen as it is.
         """
         began = time.monotonic() if began is None else began
         self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_ROUNDS)
@@ -191,7 +192,8 @@ class Watcher:
 
 def instants(elapsed: Callable[[], float], duration: float | None, interval: float) -> Iterator[float]:
     """When to look, in seconds after the beginning. ``elapsed`` is asked after each look: what a slow answer has
-    made impossible is left out, the last instant, ``duration``, never."""
+    made impossible is left out, the last instant, ``duration``, never. When the first look has taken all of it, a
+    second follows at once: from one alone nobody can tell what stands still."""
     yield 0.0
     first = elapsed()
     planned = first + min(EARLY, interval / 2)
@@ -203,8 +205,8 @@ def instants(elapsed: Callable[[], float], duration: float | None, interval: flo
         # The next whole interval that leaves a gap behind the look before.
         count = max(count + 1, int((latest + gap) // interval) + 1)
         planned = count * interval
-    if duration > first:
-        yield duration
+    if duration > 0:
+        yield max(duration, first)
 
 
 class _Lane:
