@@ -51,6 +51,18 @@ def test_without_figures_a_pool_that_has_no_session_to_spare_tells_as_well() -> 
     assert "held-across-io" in codes(verdict(*calling(10, 0.4)))
 
 
+@pytest.mark.parametrize(("count", "confidence"), [(3, "undetermined"), (4, "likely"), (9, "likely")])
+def test_a_few_sessions_always_in_a_transaction_may_be_a_batch_unless_clients_are_known_to_wait(
+    count: int, confidence: str
+) -> None:
+    unknown = find(verdict(*calling(count, 0.3)), "held-across-io")
+    known = find(verdict(*calling(count, 0.3), pools=full_pool(count, 4)), "held-across-io")
+
+    assert unknown.confidence == confidence
+    assert (unknown.decide_by is not None) == (confidence == "undetermined")
+    assert known.confidence != "undetermined"
+
+
 def test_calls_elsewhere_that_leave_sessions_to_spare_hurt_nobody() -> None:
     assert troubles(verdict(*calling(3, 0.4), *rows(9, 300, age=4.0))) == []
 

@@ -17,6 +17,13 @@ HELD_SHARE = 0.3
 LEAST_PAUSE = 0.05
 """Typical seconds between two statements of one transaction, from which something else is done in between. A chatty
 application's pauses are network round trips of a few milliseconds, also on a busy machine (settled by staging)."""
+LEAST_TELLING = 4
+"""Sessions in use at every look from which they rather are a pool than the workers of a batch: the smallest default
+size of a common pool (psycopg_pool 4, SQLAlchemy 5, HikariCP 10)."""
+WHETHER_POOLED = (
+    "whether clients wait: the figures of its pool (--pool-stats) or its errors; workers of a batch with a connection "
+    "each keep nobody out"
+)
 USED_UP_SHARE = 0.9
 """Share of an application's sessions in use from which it has none to spare."""
 
@@ -69,7 +76,9 @@ def held_across_io(case: Case) -> Iterator[Finding]:
     Threshold: more than 30 % of the use is idle in transactions of which two or more are seen to end, typically for
     50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten sessions are in use at four
     looks of five. Certain: turnover seen over a window three times the longest transaction, and it is known that
-    clients wait. Likely a long hold instead, where the pool's figures say that nobody acquires meanwhile.
+    clients wait. Undetermined: fewer than four sessions of which nobody says that clients wait, as a few workers of a
+    batch, each with a connection of its own, are always in a transaction too and keep nobody out. Likely a long hold
+    instead, where the pool's figures say that nobody acquires meanwhile.
     """
     for application in case.facts.programs:
         if application.tracks[0].looks < 2 or not case.free(application.tracks):
@@ -96,6 +105,9 @@ def held_across_io(case: Case) -> Iterator[Finding]:
             continue
         long_enough = case.facts.window > 3 * application.longest_ended > 0
         confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
+        if not waiting and application.count < LEAST_TELLING:
+            yield held_finding(case, application, use, holding, "undetermined", WHETHER_POOLED)
+            continue
         yield held_finding(case, application, use, holding, confidence)
 
 
