@@ -31,6 +31,14 @@ def test_nothing_is_left_open_of_an_application_that_works(given: list[Row]) -> 
     assert "quiet or stuck" not in find(verdict(*given), "healthy").summary
 
 
+@pytest.mark.parametrize(("count", "words"), [(1, "; 1 of them rests,"), (2, "; 2 of them rest,")])
+def test_one_session_that_rests_is_spoken_of_as_one(count: int, words: str) -> None:
+    assert (
+        words
+        in find(verdict(*[Row(100 + i, age=7.0, application=f"job-{i}") for i in range(count)]), "healthy").summary
+    )
+
+
 def test_figures_tell_quiet_from_stuck() -> None:
     quiet = [[pool(max_open=8, open=8, in_use=0, waiting=0)]]
 

@@ -278,7 +278,8 @@ def _rest_words(case: Case, still: list[Application]) -> str:
             f"longer{more}, which is quiet or stuck: the figures of its pool (--pool-stats) would tell"
         )
     if 2 * resting > len(facts.tracks) and not facts.waiting().is_known:
-        return f"; {format_count(resting)} of them rest, which is parked unless users see timeouts"
+        rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
+        return f"; {rest}, which is parked unless users see timeouts"
     return ""
 
 
