@@ -1,6 +1,11 @@
 """Shows, explains and prevents database connection-pool exhaustion."""
 
-__all__ = ["__version__"]
+import time
+
+__all__ = ["BEGAN", "__version__"]
+
+BEGAN = time.monotonic()
+"""When this process began, but for the interpreter's own start: whoever ran it waits since then."""
 
 
 def __getattr__(name: str) -> str:

@@ -44,7 +44,13 @@ Examples:
     epilog=EPILOG, short_help="Look at live systems, and say what is wrong, who holds the slots, what to do."
 )
 @connection_options
-@click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long to look.  [default: 3s]")
+@click.option(
+    "--for",
+    "duration",
+    type=Duration(),
+    metavar="DURATION",
+    help="How long to look.  [default: until 3s after the start]",
+)
 @click.option("--watch", is_flag=True, help="A live view, until q or Ctrl-C, or for as long as --for says.")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep what is seen.")
 @click.option(

@@ -30,6 +30,8 @@ class Asked:
     was_named: bool
     """Whether anything on the command line said which server."""
     duration: float | None
+    was_timed: bool
+    """Whether the user said how long to look. Otherwise the time counts from when the command began."""
     watch: bool
     record: Path | None
     replay: Path | None
@@ -55,6 +57,7 @@ def asked_of(options: dict[str, Any]) -> Asked:
         named=named(connection.pop("conninfo"), **connection),
         was_named=any(options[name] for name in _CONNECTION),
         duration=duration if duration is not None else None if options["watch"] else DURATION,
+        was_timed=duration is not None,
         watch=options["watch"],
         record=options["record"],
         replay=options["replay"],

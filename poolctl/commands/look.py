@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from poolctl import BEGAN
 from poolctl.commands.connection import Named
 from poolctl.commands.inspection import Asked
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
@@ -41,6 +42,10 @@ EARLY_ROUNDS = 2
 GLANCE = 0.7
 """Seconds between the looks of a glance. Applications and timers come back after round times (0.5 s, 1 s, 5 s): looks a
 second apart would meet them at the same moment again and again."""
+
+LOST = 1 / 3
+"""Share of a window that nobody asked for which poolctl's own start may take: on a busy machine it takes seconds, and
+the answer is due all the same. A window that was asked for begins with the first look."""
 
 LONG_GLANCE = 60.0
 """Seconds from which the watcher's own interval has looks enough."""
@@ -146,6 +151,7 @@ def _glance(
             interval=GLANCE if asked.duration <= LONG_GLANCE else None,
             stop=_enough(watcher, interrupts),
             on_snapshot=tell,
+            began=None if asked.was_timed else max(BEGAN, time.monotonic() - LOST * asked.duration),
         )
     return _ended(observation, asked, interrupts)
 

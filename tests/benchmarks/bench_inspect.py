@@ -18,6 +18,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from poolctl.commands.inspection import DURATION
 from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.postgres import Postgres
 
@@ -56,12 +57,12 @@ def measure(sandbox: Sandbox, sessions: int, rounds: int) -> None:
     environment = environment_for(sandbox.admin_conninfo)
     opened = [psycopg.connect(sandbox.direct_conninfo, autocommit=True) for _ in range(sessions)]
     try:
-        window = 3.0
+        window = DURATION
         ours, theirs = [], []
         for _ in range(rounds):
             began = time.perf_counter()
             subprocess.run(
-                [sys.executable, "-m", "poolctl", "inspect", "--for", f"{window}s", "--quiet"],
+                [sys.executable, "-m", "poolctl", "inspect", "--quiet"],
                 env=environment,
                 stdout=subprocess.DEVNULL,
                 check=True,
