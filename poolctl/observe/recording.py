@@ -180,6 +180,9 @@ def _hidden_in(snapshot: Snapshot) -> Snapshot:
         return snapshot
     server = snapshot.server
     hide = cache(hide_literals)
-    backends = (each if each.query is None else replace(each, query=hide(each.query)) for each in server.backends)
-    statements = (each if each.query is None else replace(each, query=hide(each.query)) for each in server.statements)
+    backends = (
+        each if not each.query or (query := hide(each.query)) == each.query else replace(each, query=query)
+        for each in server.backends
+    )
+    statements = (each if not each.query else replace(each, query=hide(each.query)) for each in server.statements)
     return replace(snapshot, server=replace(server, backends=tuple(backends), statements=tuple(statements)))
