@@ -236,6 +236,43 @@ def test_a_full_server_that_refuses_is_an_answer(at: Stage) -> None:
     verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "role-limit")
 
 
+def test_a_server_with_few_slots_left_is_told_before_it_refuses(at: Stage, draw: random.Random) -> None:
+    at.start("sessions", "fleet", size=draw.randint(70, 73))
+
+    verdict = at.inspect()
+
+    assert "slots-low" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "slots-exhausted", "pool-undersized", "slow-database", "healthy")
+
+
+def test_pools_that_may_open_more_than_the_server_has_are_told_while_they_are_quiet(
+    at: Stage, draw: random.Random, tmp_path: Path
+) -> None:
+    files = [tmp_path / f"pod{number}.prom" for number in range(3)]
+    for file in files:
+        at.start(
+            "busy", "shop", workers=2, size=draw.randint(28, 40), least=2, think=0.05, metrics=file, name=file.stem
+        )
+
+    verdict = at.inspect(*(word for file in files for word in ("--pool-stats", str(file))))
+
+    assert "fleet-over-budget" in verdict.codes, verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "slots-exhausted", "pool-undersized", "slow-database", "healthy")
+
+
+def test_connections_that_listen_while_others_wait_are_long_holds_and_no_leak(
+    at: Stage, draw: random.Random, tmp_path: Path
+) -> None:
+    size, metrics = draw.randint(4, 10), tmp_path / "metrics.prom"
+    options: dict[str, Any] = {"statement": "LISTEN jobs", "every": 1, "idle": 1, "workers": 4, "metrics": metrics}
+    at.start("leak", "events", size=size, until=size, think=0.02, timeout=2, **options)
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert verdict.held_by("long-hold") == {"events"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
 def test_a_role_at_its_own_limit_is_not_a_full_server(at: Stage) -> None:
     at.start("sessions", "billing", conninfo=at.conninfo_of("billing"), size=6)
 
