@@ -135,7 +135,7 @@ def test_a_fleet_that_does_not_fit_is_refused_with_the_arithmetic_and_that_is_an
     done = recommend(*VECTOR, "--max-connections", "40", "--for-stack", "pgxpool")
 
     assert done.returncode == 0
-    assert done.stdout.startswith("Refused: 36 processes at worst need 1 connections each, 36 in all, and 22 slots")
+    assert done.stdout.startswith("Refused: 36 processes at worst need 1 connection each, 36 in all, and 22 slots")
     assert "MaxConns" not in done.stdout
 
 
@@ -253,7 +253,7 @@ def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: t
     ("text", "said"),
     [
         ("", "0 rows: a sweep has two or more"),
-        ("connections,throughput\n4,100\n", "1 rows: a sweep has two or more"),
+        ("connections,throughput\n4,100\n", "1 row: a sweep has two or more"),
         ("clients,latency\n1,2\n2,3\n", "no column throughput"),
         ("connections,throughput\n1,100\nmany,200\n", "line 3: connections = 'many'"),
         ("connections,throughput\n1,100\n2,-5\n", "line 3: throughput = '-5'"),

@@ -3,6 +3,7 @@
 from random import Random
 
 from poolctl.diagnose.finding import Finding, worst_first
+from poolctl.diagnose.words import plural
 from poolctl.sizing.answer import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
 from poolctl.sizing.budget import Budget, WorstFleet, budget_of, worst_fleet
 from poolctl.sizing.capacity import Capacity, capacity_of
@@ -114,14 +115,14 @@ def _parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity)
 
 
 def _infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
-    needed = fleet.worst_case_processes * parts.floor
+    needed, each = fleet.worst_case_processes * parts.floor, plural(parts.floor, "connection")
     return Finding(
         code="fleet-over-budget",
         severity="critical",
         confidence="likely" if budget.is_assumed else "certain",
         layer="application",
-        summary=f"{fleet.worst_case_processes} processes at worst need {parts.floor} connections each, {needed} in "
-        f"all, and {budget.total} slots are left for them",
+        summary=f"{fleet.worst_case_processes} processes at worst need {each} each, {needed} in all, and "
+        f"{budget.total} slots are left for them",
         evidence={
             "worst_case_processes": fleet.worst_case_processes,
             "floor": parts.floor,

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
+from poolctl.diagnose.words import plural
 from poolctl.errors import BadInput
 from poolctl.units import parse_duration
 
@@ -46,7 +47,7 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     points = tuple(_point(cells, columns, scale, f"{name}, line {number}") for number, cells in rows)
     if len(points) < 2:
         raise BadInput(
-            f"{name}: {len(points)} rows: a sweep has two or more",
+            f"{name}: {plural(len(points), 'row')}: a sweep has two or more",
             hint=f"write a table with the columns {FORM}, one row for each number of connections that was measured",
         )
     return points
