@@ -99,3 +99,11 @@ def test_full_pools_of_a_server_that_was_not_seen_are_told_once_and_blamed_on_no
         "All 120 connections of 4 pools (checkout, cart, search, ...) are in use and 8 clients wait; what the "
         'connections do was not seen on the server: "no answer for 1.5 s"'
     )
+
+
+@pytest.mark.parametrize(("window", "is_known"), [(0.7, False), (3.0, True)])
+def test_a_short_look_at_hidden_sessions_that_work_claims_no_health(window: float, is_known: bool) -> None:
+    finding = find(verdict(*busy(6), hides=True, window=window, looks=3), "healthy")
+
+    assert (finding.confidence != "undetermined") == is_known
+    assert ("pg_monitor" in str(finding.decide_by)) != is_known

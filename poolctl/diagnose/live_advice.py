@@ -224,6 +224,12 @@ def healthy(case: Case) -> Finding:
             "undetermined",
             f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
         )
+    elif facts.hidden and working > 1 and facts.window < STUCK_AFTER:
+        confidence, summary = (
+            "undetermined",
+            f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
+            "infer which of them stand still",
+        )
     elif not facts.looks:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
     return Finding(
@@ -244,7 +250,7 @@ def healthy(case: Case) -> Finding:
             "threshold": "no finding at warning or above",
         },
         evidence_sql=run_sql.BACKENDS,
-        decide_by=_healthy_decided_by(confidence, waiting),
+        decide_by=_healthy_decided_by(confidence, waiting, is_hidden=bool(facts.hidden)),
     )
 
 
@@ -283,9 +289,11 @@ def _rest_words(case: Case, still: list[Application]) -> str:
     return ""
 
 
-def _healthy_decided_by(confidence: Confidence, waiting: Waiting) -> str | None:
+def _healthy_decided_by(confidence: Confidence, waiting: Waiting, *, is_hidden: bool) -> str | None:
     if confidence == "undetermined" and waiting:
         return "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures"
+    if confidence == "undetermined" and is_hidden:
+        return "a longer look (--for), or a role that is a member of pg_monitor"
     if confidence == "undetermined":
         return "an answer of the server, of a pooler, or figures of the pools"
     if confidence == "likely" and not waiting.is_known:
