@@ -39,8 +39,24 @@ def filled(conninfo: str, count: int, *, by_superuser: str | None = None) -> Ite
         for _ in range(count):
             clients.open()
         if by_superuser is not None:
-            refused(by_superuser, others)
+            fill_up(others)
         yield
+
+
+def fill_up(superusers: Clients) -> None:
+    """Take every slot that is left. That of somebody who was just refused is taken for a moment longer."""
+    first = superusers.open()
+    most = int(str(one(first, "SHOW max_connections")))
+    there = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state IN ('idle', 'active')"
+    )
+
+    def is_full() -> bool:
+        with suppress(psycopg.OperationalError):
+            superusers.open()
+        return one(first, there) == most
+
+    eventually(is_full)
 
 
 def refused(conninfo: str, clients: Clients) -> Refusal:
