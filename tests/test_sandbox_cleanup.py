@@ -107,7 +107,7 @@ def test_a_poolctl_that_is_told_to_end_takes_its_servers_along(number: int, own_
         told = child.told()
         child.process.send_signal(number)
 
-        eventually(lambda: all_gone([*told["servers"], told["guardian"]]) and not list(own_tmp.iterdir()))
+        eventually(lambda: all_gone([*told["servers"], told["guardian"]]) and not list(own_tmp.iterdir()), within=10)
         kill(told["worker"])
 
 
