@@ -12,6 +12,7 @@ from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
 from poolctl.sizing.doubts import CENSORED, Doubt
 from poolctl.sizing.figures import Figures, TopStatement
+from poolctl.sizing.holds import LEAST_RATE
 
 BUSY = 0.90
 """Of the database's cores. Above it throughput can grow by a ninth at most, whatever the pool."""
@@ -37,7 +38,7 @@ def most_gain(figures: Figures, capacity: Capacity) -> float | None:
     From a sweep the best over what there is now; from the processors what is left of them.
     """
     bounds = []
-    if capacity.knee is not None and figures.throughput is not None and figures.throughput.value > 0:
+    if capacity.knee is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
         bounds.append(max(0.0, capacity.knee.best / figures.throughput.value - 1))
     if figures.database_cpu is not None and figures.database_cpu.value > 0:
         bounds.append(max(0.0, 1 / min(1.0, figures.database_cpu.value) - 1))

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 from poolctl.sizing.figures import Figure, Figures, Window
 
+LEAST_RATE = 1e-6
+"""Transactions per second, one in eleven days, below which a throughput tells nothing of a hold."""
+
 
 def hold_of(figures: Figures) -> Figure | None:
     """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
@@ -12,7 +15,7 @@ def hold_of(figures: Figures) -> Figure | None:
     shortest = shortest_hold(figures.windows, figures.cores)
     if shortest is not None:
         return Figure(shortest, "measured")
-    if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value > 0:
+    if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
         return Figure(figures.parallelism.value / figures.throughput.value, figures.parallelism.origin)
     return None
 
