@@ -300,6 +300,7 @@ FIGURES = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(figures=FIGURES)
 @example(figures=Figures(parallelism=said(56.0), throughput=said(3e-307)))
+@example(figures=Figures(cores=said(0)))
 @example(figures=Figures(cores=said(2), cpu_time=said(0.03), parallelism=said(1.0), throughput=said(3e-307)))
 def test_whatever_is_known_the_fleet_fits_the_budget_and_the_floor_is_kept_or_it_is_refused(figures: Figures) -> None:
     answer = recommend(figures)

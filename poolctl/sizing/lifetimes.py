@@ -146,7 +146,7 @@ def _connects_per_second(figures: Figures) -> float:
     cores = figures.cores.value if figures.cores is not None else 2.0
     if figures.connect_time is not None and figures.connect_time.value > 0:
         return max(1.0, cores / figures.connect_time.value)
-    return CONNECTS_PER_CORE * cores
+    return max(1.0, CONNECTS_PER_CORE * cores)
 
 
 def _shortest_life(figures: Figures, connections: int) -> float | None:
