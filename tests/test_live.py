@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -167,6 +168,25 @@ def test_the_same_seed_gives_the_same_arrivals_and_another_does_not(servers: Thr
 
     assert first.summary.offered == again.summary.offered
     assert first.summary.offered != other.summary.offered
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process choose its core")
+@pytest.mark.parametrize(("kind", "of_their_own"), [("psycopg_pool", True), ("none", False), ("database/sql", False)])
+def test_pods_whose_threads_share_an_interpreter_each_keep_to_a_core(
+    servers: ThrowAwayServers, kind: str, of_their_own: bool
+) -> None:
+    cores = os.sched_getaffinity(0)
+    seen: set[frozenset[int]] = set()
+
+    def look(_: TimelinePoint) -> None:
+        for pod in psutil.Process().children():
+            if "poolctl.engines.pod" in pod.cmdline():
+                seen.add(frozenset(pod.cpu_affinity()))
+
+    pool = {"kind": kind} if kind == "none" else {"kind": kind, "max_open": 4}
+    run(servers, scenario_of(pool=pool, load={"instances": len(cores), "workers": 2}), view=Recorder(look))
+
+    assert seen == ({frozenset({core}) for core in cores} if of_their_own else {frozenset(cores)})
 
 
 def test_each_instance_stops_after_its_requests(servers: ThrowAwayServers) -> None:

@@ -5,6 +5,8 @@ and what is counted is the business of Books and Watch. Libraries block, so thre
 busy ones in a process slow each other down. Times are seconds on the run's clock.
 """
 
+import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -34,6 +36,8 @@ STUCK_AFTER = 0.5
 
 def drive(job: Job, link: Link) -> None:
     """Do the job, report on ``link``, and return when it is done. Raises MissingProgram."""
+    if job.scenario.pool.kind != "none":
+        _stay_on_one_core(job.instance, job.scenario.load.instances)
     library = open_library(job, Watch(job.scenario.pool.max_open))
     run = Run(job, link, library)
     is_first = job.begins_at <= 0
@@ -46,6 +50,19 @@ def drive(job: Job, link: Link) -> None:
     if not is_first:
         library.start()
     run.run()
+
+
+def _stay_on_one_core(instance: int, instances: int) -> None:
+    """Let the threads of this process run on one core, if each instance can have another one and the system does that.
+
+    The interpreter's lock lets one of them run at a time, and handing it over between cores costs more than the cores
+    gain: with two instances on two cores the libraries serve a sixth to a half more requests this way. Not for those
+    that connect for every request: libpq's cryptography goes on without the lock.
+    """
+    if sys.platform == "linux":
+        cores = sorted(os.sched_getaffinity(0))
+        if instances <= len(cores):
+            os.sched_setaffinity(0, {cores[instance % len(cores)]})
 
 
 class Run:

@@ -137,22 +137,27 @@ class Watch:
 
     def acquired(self, request: Request, now: float) -> None:
         """Lock held."""
-        self._settle()
-        self._leave(request, now)
+        if self._closings:
+            self._settle()
+        self.asking.pop(request, None)
+        if request.queued_at is not None:
+            self._leave_queue(request, now - request.queued_at)
         request.acquired_at = now
-        self._in_use += 1
         self._in_use_area -= now
-        if self._in_use > self._peak_in_use:
-            self._peak_in_use = self._in_use
+        self._in_use = in_use = self._in_use + 1
+        if in_use > self._peak_in_use:
+            self._peak_in_use = in_use
         if self._queued:
-            if self._in_use >= self._max_open > 0:
+            if in_use >= self._max_open > 0:
                 self._exhaust(now)
         elif self._exhausted_since is not None:
             self._recover(now)
 
     def missed(self, request: Request, now: float, *, for_lack: bool) -> None:
         """An acquire ended without a connection; ``for_lack`` of one, or because of another error. Lock held."""
-        self._leave(request, now)
+        self.asking.pop(request, None)
+        if request.queued_at is not None:
+            self._leave_queue(request, now - request.queued_at)
         if for_lack:
             self._exhaust(now)
 
@@ -198,11 +203,9 @@ class Watch:
             exhausted_time=self._exhausted_time + (now - since if since is not None else 0.0),
         )
 
-    def _leave(self, request: Request, now: float) -> None:
-        self.asking.pop(request, None)
-        if request.queued_at is not None:
-            del self._queued[request]
-            self._queued_time += now - request.queued_at
+    def _leave_queue(self, request: Request, waited: float) -> None:
+        del self._queued[request]
+        self._queued_time += waited
 
     def _exhaust(self, now: float) -> None:
         if self._exhausted_since is None:
