@@ -244,12 +244,36 @@ def test_before_version_14_only_what_the_looks_caught_is_known() -> None:
 
 def test_a_rush_after_a_restart_that_is_refused_is_a_storm() -> None:
     rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)]
-    logging_in = [Row(300 + i, "starting", age=1.5, opened=1.5) for i in range(6)]
+    logging_in = [Row(300 + i, "starting", age=1.5, opened=1.5, from_look=4) for i in range(6)]
 
     diagnosis = verdict(*rush, *logging_in, started_at=NOW - 10.0)
 
     assert find(diagnosis, "reconnect-storm").confidence == "likely"
     assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
+
+
+def caught_logging_in(look: int) -> Row:
+    ago = 0.5 * (6 - look)
+    return Row(300 + look, "starting", age=ago, opened=ago, from_look=look, until_look=look)
+
+
+def test_logins_that_are_refused_within_milliseconds_are_counted_look_by_look() -> None:
+    rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)]
+    one_each = [caught_logging_in(look) for look in (1, 2, 4)]
+
+    finding = find(verdict(*rush, *one_each, started_at=NOW - 10.0), "reconnect-storm")
+
+    assert finding.evidence["logging_in"] == 3
+    assert troubles(verdict(*rush, *one_each[:2], started_at=NOW - 10.0)) == []
+
+
+def test_a_connection_for_every_request_is_no_storm_after_a_start() -> None:
+    stay = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(20)]
+    passing = [caught_logging_in(look) for look in range(6)]
+
+    diagnosis = verdict(*stay, *passing, databases=counters(300, 300), started_at=NOW - 10.0)
+
+    assert troubles(diagnosis) == ["connection-churn"]
 
 
 def test_a_restart_that_everybody_got_over_is_healthy() -> None:

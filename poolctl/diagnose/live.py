@@ -68,9 +68,9 @@ CAUSES: tuple[Rule, ...] = (
     pool_undersized,
     client_starved,
     unexplained_wait,
+    connection_churn,
     reconnect_storm,
     fleet_over_budget,
-    connection_churn,
     handshake_pile_up,
 )
 EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low, pooler_refused)

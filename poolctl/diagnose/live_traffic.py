@@ -143,14 +143,18 @@ AFTER_RESTART = 120.0
 RUSH = 10
 """Backends that began within two seconds of each other."""
 RUSH_WINDOW = 2.0
+LEAST_LOGGING_IN = 3
+"""A login takes milliseconds: of a fleet that has all its connections, looks catch none."""
 
 
 def reconnect_storm(case: Case) -> Iterator[Finding]:
     """After a restart or failover everybody connects at once, and is refused for it.
 
     Threshold: the server was seen to be away or starting, or began less than two minutes ago; ten backends began
-    within two seconds of each other; and it costs something now: refusals, or three sessions still logging in.
-    Without the last a restart is over. Certain: the server was seen to be away in this observation.
+    within two seconds of each other; and it costs something now: refusals, or three sessions that the looks caught
+    logging in. Without the last a restart is over. Where the server was not seen to be away, only those count as the
+    rush that came before the looks and stay, and sessions that pass all the time are no storm, but connection-churn.
+    Certain: it was seen to be away in this observation.
     """
     facts = case.facts
     if not facts.samples:
@@ -160,14 +164,15 @@ def reconnect_storm(case: Case) -> Iterator[Finding]:
     uptime = facts.samples[-1].at - facts.samples[-1].started_at
     starts = Counter(
         int((t.last.started_at - facts.samples[-1].started_at) // RUSH_WINDOW)
-        for t in facts.all_tracks
-        if t.last.started_at is not None
+        for t in (facts.all_tracks if away else facts.tracks)
+        if t.last.started_at is not None and (away or not t.is_new)
     )
     rush = max(starts.values(), default=0)
-    # Whoever has been logging in for longer does not answer: a half-open connection, and no rush.
-    starting = sum(1 for t in facts.tracks if t.last.state == "starting" and (t.session_age or 0.0) <= RUSH_WINDOW)
-    costs = facts.is_refusing or starting >= 3
-    if not (away or 0 <= uptime < AFTER_RESTART) or rush < RUSH or not costs or (not away and starting < 3):
+    logging_in = sum(1 for track in facts.all_tracks if _is_logging_in(track))
+    costs = facts.is_refusing or logging_in >= LEAST_LOGGING_IN
+    if not away and not (0 <= uptime < AFTER_RESTART and logging_in >= LEAST_LOGGING_IN):
+        return
+    if rush < RUSH or not costs or (not away and "connection-churn" in case.said):
         return
     yield Finding(
         code="reconnect-storm",
@@ -175,20 +180,28 @@ def reconnect_storm(case: Case) -> Iterator[Finding]:
         confidence="certain" if away else "likely",
         layer="application",
         summary=f"The server started {format_duration(max(0.0, uptime))} ago and {rush} sessions came within "
-        f"{format_duration(RUSH_WINDOW)}; {starting} are still logging "
+        f"{format_duration(RUSH_WINDOW)}; {logging_in} were caught logging "
         f"in{', others are refused' if facts.is_refusing else ''}",
         evidence={
             "uptime": uptime,
             "rush": rush,
-            "starting": starting,
+            "logging_in": logging_in,
             "refused": facts.is_refusing,
             "seen_away": away,
             "threshold": f"{RUSH} backends within {format_duration(RUSH_WINDOW)} of each other after a start, and "
-            "refusals or 3 "
-            "still logging in",
+            f"refusals or {LEAST_LOGGING_IN} caught logging in",
         },
         evidence_sql=live_sql.STARTS,
         remedy="Back off with jitter before trying again, and bound parallel openings; a pooler in front keeps the "
         "rush "
         "from the server. Find what restarted it: the pools' size did not.",
     )
+
+
+def _is_logging_in(track: Track) -> bool:
+    """Whether a look caught it before it was let in or refused. Whoever takes longer than a rush does not answer: a
+    half-open connection."""
+    began = track.rows[0][1].started_at
+    if began is None or track.rows[0][1].state != "starting":
+        return False
+    return all(backend.state != "starting" or at - began <= RUSH_WINDOW for at, backend in track.rows)
