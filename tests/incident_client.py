@@ -6,6 +6,8 @@ It prints "ready" once the state is reached, and goes on until it is killed. ``m
 pool says of itself, as client_golang's go_sql_* in Prometheus text, several times a second.
 """
 
+import asyncio
+import json
 import os
 import random
 import socket
@@ -335,6 +337,43 @@ def half_open(client: Client) -> None:
     time.sleep(0.5)
 
 
+def starved(client: Client) -> None:
+    """An event loop that computes for ``blocked`` seconds at a time while requests are about to get a connection: those
+    that queue time out, though every connection is free whenever the loop comes to write its pool's figures."""
+    path, blocked = Path(client.options["metrics"]), client.number("blocked", 0.5)
+    begun = threading.Event()
+
+    async def request(pool: Any) -> None:
+        with suppress(psycopg_pool.PoolTimeout):
+            async with pool.connection() as connection:
+                await connection.execute("SELECT 1")
+
+    async def serve() -> None:
+        async with psycopg_pool.AsyncConnectionPool(
+            client.conninfo,
+            name=client.options.get("name", "shop"),
+            min_size=client.count("size", 4),
+            max_size=client.count("size", 4),
+            timeout=client.number("timeout", 0.3),
+            kwargs={"autocommit": True},
+            open=False,
+        ) as pool:
+            await pool.wait()
+            while True:
+                requests = [asyncio.create_task(request(pool)) for _ in range(client.count("requests", 20))]
+                await asyncio.sleep(0)
+                time.sleep(blocked)
+                await asyncio.gather(*requests)
+                fresh = path.with_suffix(".new")
+                fresh.write_text(json.dumps(pool.get_stats()))
+                fresh.replace(path)
+                begun.set()
+                await asyncio.sleep(client.random.uniform(0.05, 0.3))
+
+    client.start(lambda: asyncio.run(serve()))
+    begun.wait()
+
+
 @contextmanager
 def _told_when_ready() -> Any:
     yield
@@ -343,7 +382,20 @@ def _told_when_ready() -> Any:
 
 BEHAVIORS: dict[str, Callable[[Client], None]] = {
     each.__name__: each
-    for each in (busy, leak, holding, nested, sessions, statements, churn, unread, half_sent, half_open, dropping)
+    for each in (
+        busy,
+        leak,
+        holding,
+        nested,
+        sessions,
+        statements,
+        churn,
+        unread,
+        half_sent,
+        half_open,
+        dropping,
+        starved,
+    )
 }
 
 if __name__ == "__main__":

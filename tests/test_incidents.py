@@ -7,6 +7,7 @@ Sizes and rates come from a generator, so that no rule is tuned to one staging; 
 import os
 import random
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,31 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
         yield staged
 
 
+@pytest.fixture(scope="module", autouse=True)
+def half_a_message(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Stage, float]]:
+    """A server of its own with clients in the midst of a message, and since when: it takes a minute to be sure."""
+    with own_temporary_directory(tmp_path_factory), stage(max_connections=20) as staged:
+        staged.start("half_sent", "gateway", size=3)
+        yield staged, time.monotonic()
+
+
+@pytest.fixture(scope="module")
+def set_up_anew(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """A server with what only a restart can set: slots reserved for monitors, and prepared transactions."""
+    with own_temporary_directory(tmp_path_factory), stage(max_connections=40) as staged:
+        with staged.admin() as admin:
+            for statement in (
+                "CREATE TABLE stock (id int PRIMARY KEY, amount int); INSERT INTO stock VALUES (1, 10), (2, 20)",
+                "GRANT ALL ON stock TO app; GRANT pg_use_reserved_connections TO watcher",
+                "ALTER SYSTEM SET reserved_connections = 5",
+                "ALTER SYSTEM SET max_prepared_transactions = 5",
+            ):
+                admin.execute(statement.encode())
+        staged.sandbox.restart()
+        yield staged
+        staged.clear()
+
+
 @pytest.fixture
 def at(server: Stage) -> Iterator[Stage]:
     """The server with nobody on it."""
@@ -55,7 +81,7 @@ def skip_without(program: str) -> None:
         pytest.skip(f"{error.message}; {error.hint}")
 
 
-def is_harmless(verdict: Verdict) -> None:
+def assert_harmless(verdict: Verdict) -> None:
     assert set(verdict.codes) <= HARMLESS, verdict.summaries
     assert "healthy" in verdict.codes, verdict.summaries
 
@@ -63,20 +89,20 @@ def is_harmless(verdict: Verdict) -> None:
 def test_a_busy_pool_is_healthy(at: Stage, draw: random.Random) -> None:
     at.start("busy", "shop", workers=draw.randint(2, 5), size=draw.randint(6, 20), think=0.03)
 
-    is_harmless(at.inspect())
+    assert_harmless(at.inspect())
 
 
 def test_a_lifo_pool_that_is_mostly_frozen_is_healthy(at: Stage, draw: random.Random) -> None:
     at.start("busy", "shop", pool="lifo", workers=2, size=draw.randint(15, 40), think=0.02)
 
-    is_harmless(at.inspect())
+    assert_harmless(at.inspect())
 
 
 def test_idle_pools_of_several_instances_are_healthy(at: Stage, draw: random.Random) -> None:
     for _ in range(3):
         at.start("sessions", "shop", size=draw.randint(4, 15))
 
-    is_harmless(at.inspect())
+    assert_harmless(at.inspect())
 
 
 def test_sessions_that_listen_or_hold_an_advisory_lock_are_healthy(at: Stage, draw: random.Random) -> None:
@@ -84,7 +110,7 @@ def test_sessions_that_listen_or_hold_an_advisory_lock_are_healthy(at: Stage, dr
     at.start("sessions", "leader", size=1, statement="SELECT pg_advisory_lock(42)")
     at.start("busy", "shop", workers=2, size=4, think=0.05)
 
-    is_harmless(at.inspect())
+    assert_harmless(at.inspect())
 
 
 def test_one_long_report_is_healthy(at: Stage) -> None:
@@ -92,7 +118,7 @@ def test_one_long_report_is_healthy(at: Stage) -> None:
     at.start("statements", "report", size=1, statement=report, wait=True)
     at.start("busy", "shop", workers=2, size=4, think=0.05)
 
-    is_harmless(at.inspect())
+    assert_harmless(at.inspect())
 
 
 def test_a_person_at_psql_within_a_transaction_is_no_leak(at: Stage) -> None:
@@ -115,6 +141,7 @@ def test_transactions_that_never_end_are_a_leak_of_the_application_that_began_th
     found = verdict.finding("leak-in-transaction")
     assert {holder["route"] for holder in found["holders"]} == {"/checkout"}
     assert found["frees"] >= 4
+    assert "no-safety-net" in verdict.codes
     verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "held-across-io", "lock-queue")
 
 
@@ -341,6 +368,73 @@ def test_slots_that_only_the_pool_believes_in_are_told(at: Stage, tmp_path: Path
     verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
 
 
+def test_acquires_that_time_out_beside_free_connections_are_the_clients_own(
+    at: Stage, draw: random.Random, tmp_path: Path
+) -> None:
+    metrics = tmp_path / "pool.json"
+    at.start("starved", "shop", size=draw.randint(2, 8), blocked=draw.uniform(0.4, 0.9), metrics=metrics)
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert verdict.finding("client-starved")["layer"] == "host", verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "held-across-io", "healthy")
+
+
+def test_a_pool_that_is_mostly_parked_is_advice_and_no_trouble(at: Stage, draw: random.Random, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.prom"
+    size = draw.randint(20, 40)
+    at.start("busy", "shop", pool="lifo", workers=2, size=size, least=size, think=0.03, metrics=metrics)
+
+    verdict = at.inspect("--pool-stats", str(metrics))
+
+    assert_harmless(verdict)
+    assert verdict.finding("oversized-pool")["confidence"] == "likely"
+
+
+def test_everybody_coming_back_at_once_after_a_restart_is_a_storm(set_up_anew: Stage, draw: random.Random) -> None:
+    set_up_anew.start("statements", "web", size=draw.randint(50, 80), statement="SELECT pg_sleep(0.2)", wait=False)
+    with set_up_anew.admin() as admin:
+        sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'"
+        eventually(lambda: int(str(one(admin, sessions))) >= 20, within=20)
+    set_up_anew.sandbox.restart()
+
+    verdict = set_up_anew.inspect("--emergency", "--for", "6s")
+
+    assert verdict.codes[0] == "reconnect-storm", verdict.summaries
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "connection-churn", "handshake-pile-up", "healthy")
+    set_up_anew.clear()
+
+
+def test_a_prepared_transaction_that_nobody_ends_is_the_head_of_the_queue(
+    set_up_anew: Stage, draw: random.Random
+) -> None:
+    with set_up_anew.admin() as admin:
+        admin.execute("BEGIN; UPDATE stock SET amount = 0 WHERE id = 1; PREPARE TRANSACTION 'transfer 17'")
+    statement = "UPDATE stock SET amount = amount + 1 WHERE id = 1"
+    set_up_anew.start("statements", "shop", size=draw.randint(4, 12), statement=statement)
+
+    verdict = set_up_anew.inspect()
+
+    set_up_anew.clear()
+    with set_up_anew.admin() as admin:
+        admin.execute("ROLLBACK PREPARED 'transfer 17'")
+    queue = verdict.finding("lock-queue")
+    assert "a prepared transaction" in queue["summary"]
+    assert "ROLLBACK PREPARED" in queue["remedy"]
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
+
+
+def test_a_message_that_its_client_never_ends_is_told_after_a_minute(half_a_message: tuple[Stage, float]) -> None:
+    staged, since = half_a_message
+    time.sleep(max(0.0, since + 61 - time.monotonic()))
+
+    verdict = staged.inspect()
+
+    assert verdict.finding("stuck-protocol")["confidence"] == "certain"
+    assert verdict.held_by("stuck-protocol") == {"gateway"}
+    verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "slow-reader", "healthy")
+
+
 def test_looking_takes_one_connection_and_leaves_none(at: Stage) -> None:
     at.start("sessions", "shop", size=3)
     with connect(at.sandbox.observer_conninfo) as observer:
@@ -411,7 +505,7 @@ def test_a_pool_of_pgbouncer_that_is_too_small_is_the_poolers(bouncer: Stage) ->
 def test_a_quiet_pgbouncer_is_healthy(bouncer: Stage) -> None:
     bouncer.start("busy", "shop", workers=3, size=5, think=0.03)
 
-    is_harmless(bouncer.inspect(*console(bouncer)))
+    assert_harmless(bouncer.inspect(*console(bouncer)))
 
 
 def test_sessions_that_keep_servers_of_pgbouncer_are_its_mode(tmp_path_factory: pytest.TempPathFactory) -> None:
