@@ -1,11 +1,14 @@
 """``poolctl inspect`` on a real server: the verdict first, exit codes, JSON, recordings, and names that attack."""
 
+import contextlib
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +202,41 @@ def test_a_server_that_does_not_let_us_in_is_one_clear_error(
     assert said in done.stderr
     assert hint in done.stderr
     assert "wrong" not in done.stderr
+    assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the length of a listen queue")
+def test_a_listener_that_accepts_nobody_is_an_answer_as_of_a_busy_pgpool() -> None:
+    with contextlib.ExitStack() as opened:
+        host, port = opened.enter_context(socket.create_server(("127.0.0.1", 0), backlog=5)).getsockname()
+        for _ in range(3):
+            opened.enter_context(socket.create_connection((host, port)))
+
+        done = poolctl(f"host={host} port={port} user=app dbname=app", "--quiet")
+
+    assert done.returncode == 0, done.stderr
+    assert f"What listens on port {port} accepts nobody" in done.stdout.splitlines()[0]
+    assert done.stderr == ""
+
+
+def test_a_listener_that_never_says_a_word_is_one_clear_error() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as accepted:
+        host, port = listener.getsockname()
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    accepted.enter_context(listener.accept()[0])
+
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+
+        done = poolctl(f"host={host} port={port} user=app dbname=app", "--quiet")
+
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no answer for" in done.stderr
     assert len(done.stderr.splitlines()) == 2
 
 

@@ -329,6 +329,12 @@ def test_a_real_psycopg_pool_s_statistics_are_read() -> None:
     )  # fmt: skip
 
 
+def test_psycopg_pool_counts_no_timeouts_before_the_first_and_that_is_none_so_far() -> None:
+    (figures,) = read_pools('{"pool_max": 4, "pool_size": 4, "pool_available": 4, "requests_num": 7}', "here").pools
+
+    assert (figures.acquired_total, figures.timed_out_total) == (7.0, 0.0)
+
+
 def test_a_real_sqlalchemy_pool_s_status_is_read() -> None:
     pool = pytest.importorskip("sqlalchemy.pool")
     queue = pool.QueuePool(lambda: None, pool_size=5, max_overflow=10)
