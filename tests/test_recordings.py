@@ -47,6 +47,13 @@ SEEN = (
         "at least 2.99 s (undetermined)",
     ),
     Seen(
+        "a_message_that_its_client_never_ends_is_told_after_a_minute",
+        "stuck-protocol",
+        "gateway",
+        "WARNING  3 backends of gateway are active and wait for a message that its client began and never ended, for "
+        "up to 64.5 s",
+    ),
+    Seen(
         "a_new_connection_for_every_request_is_told",
         "connection-churn",
         "lambda",
@@ -66,11 +73,24 @@ SEEN = (
         "listen queue without an error (likely)",
     ),
     Seen(
+        "a_pool_of_pgbouncer_that_is_too_small_is_the_poolers",
+        "pool-undersized",
+        "shop",
+        "CRITICAL  PgBouncer's pool is too small for its clients: 6 of 6 server connections of app@app in use, 18 clients waiting "
+        "for up to 13 ms, and all of them come back quickly",
+    ),
+    Seen(
         "a_pool_that_is_too_small_is_called_so_and_not_leaky",
         "pool-undersized",
         "shop",
         "CRITICAL  All 3 connections of shop are in use and come back quickly, and still 11 clients wait, "
         "the server uses 0.1 of 2 cores",
+    ),
+    Seen(
+        "a_prepared_transaction_that_nobody_ends_is_the_head_of_the_queue",
+        "lock-queue",
+        None,
+        "CRITICAL  7 backends wait for a lock (transactionid) behind a prepared transaction, the longest for 3.72 s",
     ),
     Seen(
         "a_queue_for_a_lock_names_the_session_at_its_head_begin_update_stock_set_amount_0_where_id_1",
@@ -104,6 +124,12 @@ SEEN = (
         "payments",
         "CRITICAL  payments holds transactions open while it does something else: 100 % of the use is idle "
         "in transaction, typically for 461 ms, and they do end, 4 clients waiting",
+    ),
+    Seen(
+        "acquires_that_time_out_beside_free_connections_are_the_clients_own",
+        "client-starved",
+        "shop",
+        "CRITICAL  54 acquires of shop timed out with 2 connections free: the client itself had no time (likely)",
     ),
     Seen(
         "idle_connections_that_never_come_back_are_not_a_small_pool_with_figures_of_the_pool",

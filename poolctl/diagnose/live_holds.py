@@ -103,12 +103,12 @@ def held_across_io(case: Case) -> Iterator[Finding]:
             # Its sessions work, and yet nobody acquires: the same holders keep them over many transactions.
             yield long_hold(case, application, holding, (), "likely")
             continue
-        long_enough = case.facts.window > 3 * application.longest_ended > 0
-        confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
         if not waiting and application.count < LEAST_TELLING:
             yield held_finding(case, application, use, holding, "undetermined", WHETHER_POOLED)
-            continue
-        yield held_finding(case, application, use, holding, confidence)
+        else:
+            long_enough = case.facts.window > 3 * application.longest_ended > 0
+            confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
+            yield held_finding(case, application, use, holding, confidence)
 
 
 def held_finding(

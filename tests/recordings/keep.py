@@ -3,7 +3,7 @@
     POOLCTL_RECORD_INCIDENTS=FOLDER python -m pytest -n 0 -m slow tests/test_incidents.py
     python tests/recordings/keep.py FOLDER
 
-Those that are here already are replaced; name others to add them.
+Those of FOLDER that are here already are replaced; name others to add them.
 """
 
 import re
@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 NEUTRAL = (
     (re.compile(r"/[^\s\"]*/incident_client\.py"), "incident_client.py"),
     (re.compile(r"/[^\s\"]*/python[0-9.]*"), "python3"),
-    (re.compile(r"/[^\s\"]*/test_[^\s\"]*/metrics\.prom"), "/run/app/metrics.prom"),
+    (re.compile(r"/[^\s\"]*/test_[^\s\"]*/(metrics\.prom|pool\.json)"), r"/run/app/\1"),
     (re.compile(r"/[^\s\"]*/poolctl-sandbox-[^/\"\s]*"), "/run/sandbox"),
     (re.compile(r"metrics=/[^\s\"]*pytest[^\s\"]*"), "metrics=/run/app/..."),
 )
@@ -23,11 +23,14 @@ NEUTRAL = (
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    for name in sorted({path.stem for path in HERE.glob("*.jsonl")} | set(sys.argv[2:])):
-        text = (folder / f"{name}.jsonl").read_text(encoding="utf-8")
+    known = {path.stem for path in HERE.glob("*.jsonl")} | set(sys.argv[2:])
+    for path in sorted(folder.glob("*.jsonl")):
+        if path.stem not in known:
+            continue
+        text = path.read_text(encoding="utf-8")
         for pattern, instead in NEUTRAL:
             text = pattern.sub(instead, text)
-        (HERE / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        (HERE / path.name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
