@@ -76,8 +76,8 @@ SEEN = (
         "a_pool_of_pgbouncer_that_is_too_small_is_the_poolers",
         "pool-undersized",
         "shop",
-        "CRITICAL  PgBouncer's pool is too small for its clients: 6 of 6 server connections of app@app in use, 18 clients waiting "
-        "for up to 13 ms, and all of them come back quickly",
+        "CRITICAL  PgBouncer's pool is too small for its clients: 6 of 6 server connections of app@app in use, 18 "
+        "clients waiting for up to 13 ms, and all of them come back quickly",
     ),
     Seen(
         "a_pool_that_is_too_small_is_called_so_and_not_leaky",
