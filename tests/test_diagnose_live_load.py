@@ -1,6 +1,8 @@
 """What is too slow, too small or too hasty: the database, the pool, the client; each with what it must not be "
 "called."""
 
+from typing import Any
+
 import pytest
 from observations import (
     LEAKS,
@@ -191,6 +193,57 @@ def test_slots_that_only_the_pool_believes_in_are_lost() -> None:
     finding = find(diagnosis, "pool-slots-lost")
     assert (finding.evidence["lost"], finding.confidence) == (3, "certain")
     assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
+
+
+def fleet(pods: int, **values: Any) -> list[list[PoolFigures]]:
+    """One pool in each pod, all under one name."""
+    return [[pool(labels={"pod": f"shop-{number}"}, **values) for number in range(pods)]]
+
+
+def test_the_pools_of_a_fleet_are_too_small_together() -> None:
+    short = fleet(3, max_open=4, open=4, in_use=4, waiting=5)
+
+    diagnosis = verdict(*busy(12), hosts=[host()], pools=short)
+
+    assert troubles(diagnosis) == ["pool-undersized"]
+    finding = find(diagnosis, "pool-undersized")
+    assert (finding.evidence["max_open"], finding.evidence["waiting"], finding.evidence["pools"]) == (12, 15, 3)
+    assert finding.summary.startswith("All 12 connections in 3 pools of shop are in use")
+
+
+def test_of_a_fleet_only_the_pools_that_are_short_are_too_small() -> None:
+    (short,) = fleet(2, max_open=4, open=4, in_use=4, waiting=5)
+    spare = pool(labels={"pod": "shop-9"}, max_open=4, open=4, in_use=1, waiting=0)
+
+    finding = find(verdict(*busy(12), hosts=[host()], pools=[[*short, spare]]), "pool-undersized")
+
+    assert (finding.evidence["max_open"], finding.evidence["pools"]) == (8, 2)
+
+
+def test_a_fleet_that_nothing_explains_is_one_question() -> None:
+    short = fleet(3, max_open=4, open=4, in_use=4, waiting=5)
+
+    diagnosis = verdict(*rows(6, age=8.0, step=2.0), *busy(6), hosts=[host()], pools=short)
+
+    assert len([each for each in diagnosis.findings if each.code == "leak-or-long-hold"]) == 1
+
+
+def test_slots_that_a_fleet_lost_are_counted_over_all_its_pods() -> None:
+    diagnosis = verdict(*busy(5), pools=fleet(3, max_open=4, open=4, in_use=4, waiting=5))
+
+    finding = find(diagnosis, "pool-slots-lost")
+    assert (finding.evidence["in_use"], finding.evidence["sessions"], finding.evidence["lost"]) == (12, 5, 7)
+
+
+def test_a_starved_fleet_is_one_finding() -> None:
+    starving = [
+        fleet(3, max_open=4, open=4, in_use=0, waiting=0, timed_out_total=float(5 * look))[0] for look in range(7)
+    ]
+
+    diagnosis = verdict(*rows(12, age=0.2, turns=3.0), pools=starving)
+
+    assert troubles(diagnosis) == ["client-starved"]
+    assert find(diagnosis, "client-starved").evidence["timed_out"] == 90
 
 
 def counters(opened: int, transactions: int, *, seconds: int = 7, **more: int) -> list[list[DatabaseCounters]]:

@@ -171,6 +171,12 @@ class LiveFacts:
     def pools_of(self, application: Application) -> tuple[PoolSeries, ...]:
         return tuple(series for series in self.pools if self.owner_of(series) is application)
 
+    def pools_by_owner(self) -> tuple[tuple[Application | None, tuple[PoolSeries, ...]], ...]:
+        """The pools of each application together, a fleet's that is; those that nobody is known to own at the end."""
+        owned = tuple((each, pools) for each in self.programs if (pools := self.pools_of(each)))
+        strays = tuple(series for series in self.pools if self.owner_of(series) is None)
+        return (*owned, (None, strays)) if strays else owned
+
     def owner_of(self, series: PoolSeries) -> Application | None:
         """The application whose sessions these are: by the label that says so, by a label or name that is its
         name, by being the only one, by about as many sessions. None where several could be it."""

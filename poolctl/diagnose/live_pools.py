@@ -5,7 +5,7 @@ work and every connection comes back quickly.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
@@ -26,12 +26,13 @@ def pool_undersized(case: Case) -> Iterator[Finding]:
     time. Certain: two looks or more and the server's processors known not to be busy.
     """
     facts = case.facts
-    for series in facts.pools:
-        owner, waiting = facts.owner_of(series), series.waiting
-        if not (series.is_full and waiting.sustained and waiting) or owner is None:
+    for owner, pools in facts.pools_by_owner():
+        short = tuple(series for series in pools if series.is_short)
+        if not short or owner is None:
             continue
-        # With fewer sessions than it counts it is another's pool, or has lost slots.
-        if not turns_over(case, owner) or owner.count < 0.8 * series.max_open:
+        most, waiting = sum(series.max_open for series in short), _waiting_for(short)
+        # With fewer sessions than they count they are another's pools, or have lost slots.
+        if not turns_over(case, owner) or owner.count < 0.8 * most:
             continue
         cores, cpu = facts.cores, facts.server_cpu
         idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
@@ -42,14 +43,15 @@ def pool_undersized(case: Case) -> Iterator[Finding]:
             severity="critical",
             confidence=confidence,
             layer="application",
-            summary=f"All {series.max_open} connections of {called(owner)} are in use and come back quickly, and still "
-            f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}{busy}",
+            summary=f"{_all_connections(short, called(owner))} are in use and come back quickly, and still "
+            f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
             evidence={
-                "max_open": series.max_open,
-                "in_use": series.last.in_use,
-                "waiting": waiting.count,
-                "looks_full": series.full,
-                "looks": len(series.figures),
+                "max_open": most,
+                "in_use": _in_use(short),
+                "waiting": waiting,
+                "pools": len(short),
+                "looks_full": min(series.full for series in short),
+                "looks": len(facts.looks),
                 "moved": len(owner.moved),
                 "sessions": owner.count,
                 "typical_use": owner.typical_use,
@@ -88,28 +90,27 @@ def client_starved(case: Case) -> Iterator[Finding]:
     Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
     look. Certain: the event loop's lag was measured at 100 ms or more.
     """
-    for series in case.facts.pools:
-        timed_out = series.growth("timed_out_total") or 0
-        free = all(
-            (each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in series.figures
-        )
-        if timed_out < 1 or not free or any(each.waiting and not each.waiting_may_lie for each in series.figures):
+    for owner, pools in case.facts.pools_by_owner():
+        starved = tuple(series for series in pools if _times_out_beside_idle(series))
+        if not starved:
             continue
-        owner, lag = case.facts.owner_of(series), series.last.loop_lag
-        name = called(owner) if owner else series.last.name or series.last.library
+        timed_out = sum(series.growth("timed_out_total") or 0 for series in starved)
+        idle = sum(series.last.idle or 0 for series in starved)
+        lag = max((series.last.loop_lag for series in starved if series.last.loop_lag is not None), default=None)
+        name = called(owner) if owner else _names_of(starved)
         yield Finding(
             code="client-starved",
             severity="critical",
             confidence="certain" if lag is not None and lag >= 0.1 else "likely",
             layer="host",
-            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {series.last.idle} "
-            "connections free: "
+            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {idle} connections free: "
             f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
             evidence={
                 "timed_out": timed_out,
-                "idle": series.last.idle,
-                "in_use": series.last.in_use,
-                "max_open": series.last.max_open,
+                "idle": idle,
+                "in_use": _in_use(starved),
+                "max_open": sum(series.max_open for series in starved),
+                "pools": len(starved),
                 "loop_lag": lag,
                 "threshold": "timeouts with a free connection at every look",
             },
@@ -118,6 +119,13 @@ def client_starved(case: Case) -> Iterator[Finding]:
             remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
             "pool and the database have room.",
         )
+
+
+def _times_out_beside_idle(series: PoolSeries) -> bool:
+    figures = series.figures
+    free = all((each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in figures)
+    queues = any(each.waiting and not each.waiting_may_lie for each in figures)
+    return (series.growth("timed_out_total") or 0) >= 1 and free and not queues
 
 
 def pool_slots_lost(case: Case) -> Iterator[Finding]:
@@ -136,29 +144,33 @@ def pool_slots_lost(case: Case) -> Iterator[Finding]:
         return
     if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
         return
+    fleets: dict[tuple[str | None, str], list[PoolSeries]] = {}
     for series in facts.pools:
-        claimed = min((each.in_use or 0) for each in series.figures)
-        sessions = _most_sessions(case, series.last.application)
-        lost = claimed - sessions
-        if lost < 1 or len(series.figures) < 2 or not (series.waiting or series.is_full or not series.last.idle):
+        fleets.setdefault((series.last.application, series.last.name), []).append(series)
+    for (application, name), pools in fleets.items():
+        claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
+        sessions = _most_sessions(case, application)
+        lost, waiting = claimed - sessions, _waiting_for(pools)
+        looks = min(len(series.figures) for series in pools)
+        is_short = any(series.waiting or series.is_full or not series.last.idle for series in pools)
+        if lost < 1 or looks < 2 or not is_short:
             continue
-        name = series.last.application or series.last.name or series.last.library
         yield Finding(
             code="pool-slots-lost",
-            severity="critical" if series.waiting else "warning",
+            severity="critical" if waiting else "warning",
             confidence="certain" if facts.is_full_view else "likely",
             layer="application",
-            summary=f"The pool of {name} counts {claimed} connections in use, the server has "
-            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, "
-            f"{plural(series.waiting.count or 0, 'client')} "
-            "waiting",
+            summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
+            f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, the server has "
+            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
             evidence={
                 "in_use": claimed,
                 "sessions": sessions,
                 "lost": lost,
-                "max_open": series.last.max_open,
-                "waiting": series.waiting.count,
-                "looks": len(series.figures),
+                "max_open": sum(series.max_open for series in pools),
+                "waiting": waiting,
+                "pools": len(pools),
+                "looks": looks,
                 "threshold": "more in use than sessions, at every look",
             },
             evidence_sql=run_sql.BACKENDS,
@@ -186,31 +198,32 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
     its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
     such pools. Always undetermined.
     """
-    unseen = []
-    for series in case.facts.pools:
-        waiting, owner = series.waiting, case.facts.owner_of(series)
-        if not (series.is_full and waiting.sustained and waiting) or case.said & {"pool-slots-lost", "client-starved"}:
-            continue
+    unseen: list[PoolSeries] = []
+    if case.said & {"pool-slots-lost", "client-starved"}:
+        return
+    for owner, pools in case.facts.pools_by_owner():
+        short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
-        if len(case.free(tracks)) < len(tracks) or case.said & EXPLAIN_WAITS:
+        if not short or len(case.free(tracks)) < len(tracks) or case.said & EXPLAIN_WAITS:
             continue
         if not tracks:
-            unseen.append(series)
+            unseen.extend(short)
             continue
-        name = called(owner) if owner is not None else _name_of(series)
+        waiting = _waiting_for(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
         yield Finding(
             code="leak-or-long-hold",
             severity="critical",
             confidence="undetermined",
             layer="application",
-            summary=f"All {series.max_open} connections of {name} are in use and "
-            f"{plural(waiting.count or 0, 'client')} "
+            summary=f"{_all_connections(short, called(owner) if owner else _names_of(short))} are in use and "
+            f"{plural(waiting, 'client')} "
             f"wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which explains it only in part",
             evidence={
-                "max_open": series.max_open,
-                "in_use": series.last.in_use,
-                "waiting": waiting.count,
+                "max_open": sum(series.max_open for series in short),
+                "in_use": _in_use(short),
+                "waiting": waiting,
+                "pools": len(short),
                 "sessions": len(tracks),
                 "standing_still": len(still),
                 "moved": sum(track.has_moved for track in tracks),
@@ -228,20 +241,19 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
 
 def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
     """Whose connections do what, only the server could tell."""
-    names = ", ".join(_name_of(series) for series in pools[:3]) + (", ..." if len(pools) > 3 else "")
-    waiting, refusal = sum(series.waiting.count or 0 for series in pools), case.facts.refusal
+    waiting, refusal = _waiting_for(pools), case.facts.refusal
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
-    most = sum(series.max_open or 0 for series in pools)
+    most = sum(series.max_open for series in pools)
     return Finding(
         code="leak-or-long-hold",
         severity="critical",
         confidence="undetermined",
         layer="application",
-        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({names}) are in use and "
+        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_names_of(pools)}) are in use and "
         f"{plural(waiting, 'client')} wait; what the connections do was not seen on the server{why}",
         evidence={
             "max_open": most,
-            "in_use": sum(series.last.in_use or 0 for series in pools),
+            "in_use": _in_use(pools),
             "waiting": waiting,
             "pools": len(pools),
             "sessions": 0,
@@ -254,8 +266,22 @@ def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
     )
 
 
-def _name_of(series: PoolSeries) -> str:
-    return series.last.name or series.last.library
+def _names_of(pools: Sequence[PoolSeries]) -> str:
+    names = dict.fromkeys(series.last.name or series.last.library for series in pools)
+    return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _all_connections(pools: Sequence[PoolSeries], name: str) -> str:
+    fleet = f" in {plural(len(pools), 'pool')}" if len(pools) > 1 else ""
+    return f"All {sum(series.max_open for series in pools)} connections{fleet} of {name}"
+
+
+def _waiting_for(pools: Sequence[PoolSeries]) -> int:
+    return sum(series.waiting.count or 0 for series in pools)
+
+
+def _in_use(pools: Sequence[PoolSeries]) -> int:
+    return sum(series.last.in_use or 0 for series in pools)
 
 
 EXPLAIN_WAITS = frozenset({"slow-database", "lock-queue", "slots-exhausted", "role-limit"})

@@ -63,6 +63,11 @@ class PoolSeries:
         return 0 < self.max_open <= (last.in_use or 0) and self.full >= 0.8 * len(self.figures)
 
     @property
+    def is_short(self) -> bool:
+        """Whether it is full, and somebody waits for it in half of the looks."""
+        return self.is_full and self.waiting.sustained and bool(self.waiting)
+
+    @property
     def is_full_now(self) -> bool:
         """In use to the last at the last look and the one before: exhausted by now, whatever it was at first."""
         ends = self.figures[-2:]
