@@ -218,6 +218,7 @@ def test_of_a_fleet_only_the_pools_that_are_short_are_too_small() -> None:
     finding = find(verdict(*busy(12), hosts=[host()], pools=[[*short, spare]]), "pool-undersized")
 
     assert (finding.evidence["max_open"], finding.evidence["pools"]) == (8, 2)
+    assert finding.summary.startswith("All 8 connections in 2 of 3 pools of shop are in use")
 
 
 def test_a_fleet_that_nothing_explains_is_one_question() -> None:

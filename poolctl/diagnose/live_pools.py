@@ -43,7 +43,7 @@ def pool_undersized(case: Case) -> Iterator[Finding]:
             severity="critical",
             confidence=confidence,
             layer="application",
-            summary=f"{_all_connections(short, called(owner))} are in use and come back quickly, and still "
+            summary=f"{_all_connections(short, pools, called(owner))} are in use and come back quickly, and still "
             f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
             evidence={
                 "max_open": most,
@@ -216,7 +216,7 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
             severity="critical",
             confidence="undetermined",
             layer="application",
-            summary=f"{_all_connections(short, called(owner) if owner else _names_of(short))} are in use and "
+            summary=f"{_all_connections(short, pools, called(owner) if owner else _names_of(short))} are in use and "
             f"{plural(waiting, 'client')} "
             f"wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which explains it only in part",
             evidence={
@@ -271,9 +271,10 @@ def _names_of(pools: Sequence[PoolSeries]) -> str:
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _all_connections(pools: Sequence[PoolSeries], name: str) -> str:
-    fleet = f" in {plural(len(pools), 'pool')}" if len(pools) > 1 else ""
-    return f"All {sum(series.max_open for series in pools)} connections{fleet} of {name}"
+def _all_connections(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
+    of = "" if len(short) == len(pools) else f"{len(short)} of "
+    fleet = f" in {of}{plural(len(pools), 'pool')}" if len(pools) > 1 else ""
+    return f"All {sum(series.max_open for series in short)} connections{fleet} of {name}"
 
 
 def _waiting_for(pools: Sequence[PoolSeries]) -> int:
