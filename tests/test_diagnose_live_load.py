@@ -63,6 +63,12 @@ def test_without_statement_statistics_the_looks_tell_the_statement() -> None:
     assert "customer_id" in str(finding.evidence["statement"])
 
 
+def test_the_cores_of_a_server_that_ended_meanwhile_are_still_known() -> None:
+    diagnosis = verdict(*scanning(12), hosts=[host(cores=2)] * 6 + [host(cores=2, has_server=False, server_cpu=None)])
+
+    assert find(diagnosis, "slow-database").evidence["cores"] == 2
+
+
 def test_a_slow_database_behind_a_full_pool_is_no_reason_for_a_bigger_one() -> None:
     diagnosis = verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)], pools=full_pool(12, 30))
 

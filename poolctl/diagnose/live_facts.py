@@ -110,9 +110,9 @@ class LiveFacts:
 
     @property
     def cores(self) -> int | None:
-        """Of the server's machine; None where poolctl does not run on it."""
-        host = self.host
-        return host.cores if host is not None and host.has_server else None
+        """Of the server's machine, also of one that is gone by now; None where poolctl does not run on it."""
+        hosts = (snapshot.host for snapshot in reversed(self.observation.snapshots))
+        return next((host.cores for host in hosts if host is not None and host.has_server), None)
 
     @property
     def server_cpu(self) -> float | None:
