@@ -186,6 +186,23 @@ def test_a_pool_that_is_too_small_is_called_so_and_not_leaky(at: Stage, draw: ra
     verdict.says_nothing_of(*LEAKS, "slow-database", "healthy", "self-deadlock")
 
 
+def test_a_fleet_whose_pools_are_all_too_small_is_told_once(at: Stage, draw: random.Random, tmp_path: Path) -> None:
+    pods, size = draw.randint(2, 4), draw.randint(2, 3)
+    files = [tmp_path / f"pod{number}.prom" for number in range(pods)]
+    clients = [
+        at.start("busy", "shop", wait=False, workers=14, size=size, think=0.01, inside=0.008, settle=2, metrics=file)
+        for file in files
+    ]
+    for client in clients:
+        at.wait(client)
+
+    verdict = at.inspect(*(word for file in files for word in ("--pool-stats", str(file))))
+
+    assert [code for code in verdict.codes if code == "pool-undersized"] == ["pool-undersized"], verdict.summaries
+    assert verdict.finding("pool-undersized")["evidence"]["max_open"] == pods * size
+    verdict.says_nothing_of(*LEAKS, "slow-database", "healthy", "self-deadlock", "pool-slots-lost")
+
+
 def test_a_transaction_held_over_a_call_elsewhere_is_no_leak(at: Stage, draw: random.Random, tmp_path: Path) -> None:
     workers, metrics = draw.randint(10, 20), tmp_path / "metrics.prom"
     at.start("holding", "payments", workers=workers, size=workers - 4, call=draw.uniform(0.2, 0.6), metrics=metrics)

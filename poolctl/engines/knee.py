@@ -117,7 +117,6 @@ def sweep(
     """
     if not scripts:
         raise BadInput("--sweep has nothing to run", hint="--query, --script or --mix says what")
-    load = Pgbench(ground.conninfo, scripts, prepared=ground.prepared, seed=seed)
     server_cpu = ground.sandbox.cpu_time if ground.sandbox is not None else lambda: 0.0
     load = Pgbench(ground.conninfo, scripts, prepared=ground.prepared, seed=seed, server_cpu=server_cpu)
     began = time.monotonic()
