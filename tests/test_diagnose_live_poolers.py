@@ -282,13 +282,6 @@ def test_a_listener_that_accepts_nobody_is_undetermined_unless_it_is_the_server(
     assert [holder.process and holder.process["pid"] for holder in finding.holders] == ([] if has_server else [77])
 
 
-def test_a_listen_queue_that_one_look_missed_is_still_an_answer() -> None:
-    silent = Refusal("unreachable", "no answer for 1.5 s", target="127.0.0.1:9999/app")
-    hosts = [host(has_server=False, listen_queues={9999: 4})] * 6 + [host(has_server=False)]
-
-    assert troubles(verdict(sees_backends=False, facts=None, refusal=silent, hosts=hosts)) == ["pooler-client-limit"]
-
-
 def test_a_pgpool_with_children_to_spare_is_healthy() -> None:
     spare = (*CHILDREN[:2], PgpoolChild(8, status="Wait for connection"), PgpoolChild(9, status="Wait for connection"))
 

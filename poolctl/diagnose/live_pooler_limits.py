@@ -106,9 +106,7 @@ def _silent_listener(case: Case) -> Iterator[Finding]:
     if host is None or host.has_server or refusal is None:
         return
     port = number(refusal.target.partition("/")[0].rpartition(":")[2])
-    # The most in any look: the kernel's table of sockets, read while others open and close some, leaves lines out.
-    hosts = (snapshot.host for snapshot in case.facts.observation.snapshots if snapshot.host is not None)
-    queued = max(each.listen_queues.get(port, 0) for each in hosts)
+    queued = host.listen_queues.get(port, 0)
     if not port or not queued:
         return
     clients = [process for process in host.processes if process.pid]
