@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -411,3 +412,20 @@ if IS_ROOT and psutil.LINUX:
 
         assert seen[:3] == [True, False, []]
         assert seen[3] >= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere sockets are not matched by their inodes")
+def test_a_server_that_only_begins_to_start_is_not_taken_for_what_listens(tmp_path: Path) -> None:
+    """It has no socket yet, and so none that would be hidden."""
+    (tmp_path / "postgres").symlink_to(str(shutil.which("sleep")))
+    starting = subprocess.Popen([str(tmp_path / "postgres"), "60"])
+    try:
+        eventually(lambda: psutil.Process(starting.pid).name() == "postgres")
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            sample = Host("127.0.0.1", other.getsockname()[1]).look(None, None)
+    finally:
+        starting.kill()
+        starting.wait()
+
+    assert sample is not None
+    assert not sample.has_server

@@ -47,6 +47,17 @@ def sockets_of(pid: int) -> list[int]:
     return found
 
 
+def hides_sockets(pid: int) -> bool:
+    """Whether the sockets of a process may not be seen; False of one that is gone."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - as above
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _in_turn(first: Iterable[int], unlike: Collection[int]) -> Iterable[int]:
     done = set(unlike)
     for pid in first:

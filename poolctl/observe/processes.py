@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
-from poolctl.observe.owners import sockets_of
+from poolctl.observe.owners import hides_sockets, sockets_of
 from poolctl.observe.snapshot import Backend, BackendTitle
 from poolctl.observe.titles import PREFIX, Names, cluster_of, parse_title
 
@@ -73,7 +73,8 @@ def listener(folder: str | None, port: int | None, inodes: Collection[int]) -> p
         own = set(sockets_of(process.pid)) if psutil.LINUX else {process.pid}
         if own & set(inodes):
             return process
-        if not own:
+        # One that has none at all is just starting, and not the one that listens.
+        if not own and hides_sockets(process.pid):
             unreadable.append(process)
     named = [process for process in unreadable if _names_port(process, port)]
     fitting = named or (unreadable if inodes else [])
