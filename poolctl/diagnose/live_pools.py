@@ -152,8 +152,8 @@ def pool_slots_lost(case: Case) -> Iterator[Finding]:
         sessions = _most_sessions(case, application)
         lost, waiting = claimed - sessions, _waiting_for(pools)
         looks = min(len(series.figures) for series in pools)
-        is_short = any(series.waiting or series.is_full or not series.last.idle for series in pools)
-        if lost < 1 or looks < 2 or not is_short:
+        runs_out = any(series.waiting or series.is_full or not series.last.idle for series in pools)
+        if lost < 1 or looks < 2 or not runs_out:
             continue
         yield Finding(
             code="pool-slots-lost",
@@ -198,13 +198,13 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
     its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
     such pools. Always undetermined.
     """
-    unseen: list[PoolSeries] = []
-    if case.said & {"pool-slots-lost", "client-starved"}:
+    if case.said & EXPLAIN_WAITS:
         return
+    unseen: list[PoolSeries] = []
     for owner, pools in case.facts.pools_by_owner():
         short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
-        if not short or len(case.free(tracks)) < len(tracks) or case.said & EXPLAIN_WAITS:
+        if not short or len(case.free(tracks)) < len(tracks):
             continue
         if not tracks:
             unseen.extend(short)
@@ -285,4 +285,6 @@ def _in_use(pools: Sequence[PoolSeries]) -> int:
     return sum(series.last.in_use or 0 for series in pools)
 
 
-EXPLAIN_WAITS = frozenset({"slow-database", "lock-queue", "slots-exhausted", "role-limit"})
+EXPLAIN_WAITS = frozenset(
+    {"slow-database", "lock-queue", "slots-exhausted", "role-limit", "pool-slots-lost", "client-starved"}
+)

@@ -169,10 +169,12 @@ def reconnect_storm(case: Case) -> Iterator[Finding]:
     )
     rush = max(starts.values(), default=0)
     logging_in = sum(1 for track in facts.all_tracks if _is_logging_in(track))
-    costs = facts.is_refusing or logging_in >= LEAST_LOGGING_IN
-    if not away and not (0 <= uptime < AFTER_RESTART and logging_in >= LEAST_LOGGING_IN):
+    costs = logging_in >= LEAST_LOGGING_IN
+    if away:
+        costs = costs or facts.is_refusing
+    elif not 0 <= uptime < AFTER_RESTART or "connection-churn" in case.said:
         return
-    if rush < RUSH or not costs or (not away and "connection-churn" in case.said):
+    if rush < RUSH or not costs:
         return
     yield Finding(
         code="reconnect-storm",
