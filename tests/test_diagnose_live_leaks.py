@@ -282,3 +282,31 @@ def test_the_newest_of_a_fast_leak_do_not_make_its_older_ones_usual() -> None:
 
     finding = find(diagnosis, "leak-in-transaction")
     assert len(pids(finding)) == 12
+
+
+def test_a_leak_that_was_caught_in_its_statement_does_not_make_the_others_usual() -> None:
+    looks = [3.0 - 0.5 * look for look in range(7)]
+    leaked = [
+        Row(100 + i, IN_TRANSACTION, age=age, opened=age, from_look=sum(look > age for look in looks))
+        for i, age in enumerate([3.4 - 0.2 * i for i in range(14)])
+    ]
+    caught = Row(300, IN_TRANSACTION, age=1.999, transaction=2.001, opened=2.1, from_look=2)
+
+    finding = find(verdict(*leaked, caught), "leak-in-transaction")
+
+    assert pids(finding) == {row.pid for row in (*leaked, caught) if row.age > 1.0}
+
+
+def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -> None:
+    slow = Row(200, "active", age=0.1, turns=0.9, until_look=2)
+    resting = rows(3, state=IN_TRANSACTION, age=2.1, step=0.1, opened=2.5, from_look=2)
+
+    diagnosis = verdict(slow, *resting)
+
+    [finding] = diagnosis.findings
+    assert (finding.code, finding.confidence) == ("healthy", "undetermined")
+    assert finding.summary == (
+        "All 3 sessions of shop have been idle in a transaction for 2.1 s or longer: slow work or a leak, which the "
+        "times seen so far do not tell before 3.1 s; 3 of 97 usable connections open, 3 at work"
+    )
+    assert finding.decide_by == "a longer look (--for 7s): slow work ends by itself"

@@ -128,11 +128,13 @@ def test_a_person_at_psql_within_a_transaction_is_no_leak(at: Stage) -> None:
     at.inspect().says_nothing_of(*LEAKS, "pool-undersized", "slow-database")
 
 
+@pytest.mark.parametrize("takes", [0.0, 0.08], ids=["at once", "after statements that take a while"])
 def test_transactions_that_never_end_are_a_leak_of_the_application_that_began_them(
-    at: Stage, draw: random.Random
+    at: Stage, draw: random.Random, takes: float
 ) -> None:
     size = draw.randint(10, 40)
-    at.start("leak", "checkout", size=size, until=draw.randint(4, size - 3), every=3, think=0.05)
+    statement = f"SELECT pg_sleep({takes}) /*route='%2Fcheckout'*/"
+    at.start("leak", "checkout", size=size, until=draw.randint(4, size - 3), every=3, think=0.05, statement=statement)
     at.start("busy", "search", workers=3, size=6, think=0.03)
 
     verdict = at.inspect()
@@ -582,5 +584,5 @@ def test_the_backends_of_a_leak_are_those_that_relief_would_end(at: Stage) -> No
     verdict = at.inspect("--relief")
 
     planned = {step["pid"] for step in verdict.document["relief"]["steps"]}
-    assert planned
+    assert planned, verdict.summaries
     assert planned <= pids_of(verdict.finding("leak-in-transaction")["holders"])

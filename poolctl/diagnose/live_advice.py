@@ -2,6 +2,7 @@
 verdict that nothing is wrong."""
 
 from collections.abc import Iterator
+from math import ceil
 from typing import Any
 
 from poolctl.diagnose import live_sql, run_sql
@@ -197,9 +198,12 @@ def _most_in_use(application: Application) -> int:
     return max(by_look.values(), default=0)
 
 
+WHO_WAITS = "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
+
+
 def healthy(case: Case) -> Finding:
     """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
-    Undetermined: nothing was seen at all, or clients wait and nothing says for what."""
+    Undetermined: what was seen says too little, or that something is the matter: see ``_doubts``."""
     facts = case.facts
     waiting = facts.waiting()
     confidence: Confidence = "certain" if facts.is_full_view and waiting.is_known and len(facts.looks) > 1 else "likely"
@@ -210,28 +214,15 @@ def healthy(case: Case) -> Finding:
     counts = f"{format_count(used)}{of} connections open, {working} at work"
     still = _standing_still(case)
     summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_rest_words(case, still)}"
-    if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
-        confidence, summary = "undetermined", "Nothing was seen that a verdict could stand on"
-    elif waiting.sustained:
-        clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
-        confidence, summary = (
-            "undetermined",
-            f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
-        )
-    elif facts.is_gone:
-        said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
-        confidence, summary = (
-            "undetermined",
-            f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
-        )
-    elif facts.hidden and working > 1 and facts.window < STUCK_AFTER:
-        confidence, summary = (
-            "undetermined",
-            f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
-            "infer which of them stand still",
-        )
-    elif not facts.looks:
+    decide_by = None
+    if not facts.looks:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
+    if confidence == "likely" and not waiting.is_known:
+        decide_by = WHO_WAITS
+    doubt = next(_doubts(case, counts, working), None)
+    if doubt is not None:
+        confidence = "undetermined"
+        summary, decide_by = doubt
     return Finding(
         code="healthy",
         severity="info",
@@ -250,7 +241,48 @@ def healthy(case: Case) -> Finding:
             "threshold": "no finding at warning or above",
         },
         evidence_sql=run_sql.BACKENDS,
-        decide_by=_healthy_decided_by(confidence, waiting, is_hidden=bool(facts.hidden)),
+        decide_by=decide_by,
+    )
+
+
+def _doubts(case: Case, counts: str, working: int) -> Iterator[tuple[str, str]]:
+    """What keeps from a claim of health although no rule found anything, and what would decide it; the worst first."""
+    facts = case.facts
+    waiting = facts.waiting()
+    answer = "an answer of the server, of a pooler, or figures of the pools"
+    if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
+        yield "Nothing was seen that a verdict could stand on", answer
+    if waiting.sustained:
+        clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
+        yield (
+            f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
+            "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures",
+        )
+    if facts.is_gone:
+        said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
+        yield (
+            f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
+            answer,
+        )
+    for each in filter(_is_paused, facts.programs):
+        since, limit = (format_duration(age) for age in (min(track.age for track in each.tracks), each.stuck_after))
+        yield (
+            f"All {each.count} sessions of {called(each)} have been idle in a transaction for {since} or longer: slow "
+            f"work or a leak, which the times seen so far do not tell before {limit}; {counts}",
+            f"a longer look (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
+        )
+    if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
+        yield (
+            f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
+            "infer which of them stand still",
+            "a longer look (--for), or a role that is a member of pg_monitor",
+        )
+
+
+def _is_paused(application: Application) -> bool:
+    """Whether every session is idle in a transaction, though not yet for longer than its transactions may take."""
+    return application.count > 1 and all(
+        track.is_in_transaction and track.is_confirmed and track.age > STUCK_AFTER for track in application.tracks
     )
 
 
@@ -287,17 +319,3 @@ def _rest_words(case: Case, still: list[Application]) -> str:
         rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
         return f"; {rest}, which is parked unless users see timeouts"
     return ""
-
-
-def _healthy_decided_by(confidence: Confidence, waiting: Waiting, *, is_hidden: bool) -> str | None:
-    if confidence == "undetermined" and waiting:
-        return "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures"
-    if confidence == "undetermined" and is_hidden:
-        return "a longer look (--for), or a role that is a member of pg_monitor"
-    if confidence == "undetermined":
-        return "an answer of the server, of a pooler, or figures of the pools"
-    if confidence == "likely" and not waiting.is_known:
-        return (
-            "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
-        )
-    return None

@@ -301,15 +301,13 @@ def _start(backend: Backend) -> float | None:
 
 
 def _ages(track: Track) -> Iterable[float]:
-    """Ages of what was under way in each look, without that in which it is stuck now or may be."""
-    last = track.last
-    # Statements seen to follow each other in one transaction show that somebody is at work in it.
-    same = {row.state_at for _, row in track.rows if row.transaction_at == last.transaction_at}
-    # One that just came to rest in its transaction may stay: a fast leak's newest are not what it usually does.
-    settled = track.is_in_transaction and len(same) == 1 and (track.age > STUCK_AFTER or track.looks > 1)
+    """Ages of what was under way in each look, without the rest in which it is stuck now or may be."""
+    # One that just came to rest in its transaction may stay: a fast leak's newest are not what it usually does. What
+    # it did in that transaction before was work.
+    rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.looks > 1)
     for at, backend in track.rows:
         start = _start(backend)
-        if start is not None and not (settled and backend.transaction_at == last.transaction_at):
+        if start is not None and not (rests and _unchanged(backend, track.last)):
             yield max(0.0, at - start)
 
 
