@@ -120,7 +120,7 @@ def hostile() -> Recommended:
     statement = replace(STATEMENT, query=HOSTILE, table=HOSTILE, column=HOSTILE)
     sources = (Source("postgres", HOSTILE, False, HOSTILE),)
     return of(
-        MEASURED.with_(top_statement=statement, lock_holder=HOSTILE, lock_share=measured(0.9)),
+        MEASURED.with_(top_statement=statement, lock_share=measured(0.9)),
         application=HOSTILE,
         sources=sources,
         notes=(HOSTILE,),

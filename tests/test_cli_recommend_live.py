@@ -123,6 +123,24 @@ def test_a_leak_refuses_for_no_pool_is_large_enough_for_it(at: Stage, watcher: s
     assert found["config"] == []
 
 
+def test_a_queue_for_a_lock_refuses_and_names_who_holds_it(at: Stage, watcher: str) -> None:
+    with at.admin() as admin:
+        admin.execute("CREATE TABLE IF NOT EXISTS stock (id int, amount int); GRANT ALL ON stock TO app")
+    at.start("sessions", "migrator", size=1, statement="BEGIN;LOCK TABLE stock")
+    at.start("statements", "shop-api", size=6, statement="UPDATE stock SET amount = 0")
+
+    found = document(watcher, "--for", "4s", "--application", "shop-api")
+
+    assert found["recommendation"]["confidence"] == "refused"
+    [queue] = [each for each in found["findings"] if each["code"] == "lock-queue"]
+    assert found["findings"][0] == queue
+    assert queue["summary"].startswith(
+        "Pool size is not the problem: 6 backends wait for a lock on stock behind migrator"
+    )
+    assert [holder["application"] for holder in queue["holders"]] == ["migrator"]
+    assert queue["evidence"]["gain_from_locks"] > 2
+
+
 def test_the_layout_of_an_application_on_this_machine_is_read_from_its_processes(at: Stage, watcher: str) -> None:
     client = at.start("busy", "shop-api", size=2, workers=2, think=0.05)
 

@@ -184,7 +184,7 @@ COUNTED = (
     *("workers", "connections_per_request", "processes", "instances", "max_instances", "surge", "terminating"),
     *("max_connections", "other_connections", "headroom", "role_limit", "capacity", "cores", "current_max_open"),
 )
-SHARES = ("database_cpu", "lock_share", "transaction_idle_share", "censored_share", "surge_share")
+SHARES = ("database_cpu", "lock_share", "contention_share", "transaction_idle_share", "censored_share", "surge_share")
 FIGURES = st.builds(
     Figures,
     arrival_rate=some(st.floats(0.01, 1e4)),

@@ -139,13 +139,15 @@ PLAIN = Figures(cores=said(8), cpu_time=said(0.01), hold_time=said(0.01))
         (PLAIN.with_(hold_cv=assumed(4)), 8, ""),
         (PLAIN.with_(parallel_workers=measured(1)), 4, "Divided by 2.0"),
         (
-            PLAIN.with_(lock_share=measured(0.3), parallelism_p99=measured(5)),
+            PLAIN.with_(contention_share=measured(0.3), parallelism_p99=measured(5)),
             5,
             "30% of active backends wait for locks",
         ),
-        (PLAIN.with_(lock_share=measured(0.3), hold_cv=measured(4)), 8, "never more"),
-        (PLAIN.with_(lock_share=measured(0.1), parallelism_p99=measured(5)), 8, ""),
+        (PLAIN.with_(contention_share=measured(0.3), hold_cv=measured(4)), 8, "never more"),
+        (PLAIN.with_(contention_share=measured(0.1), parallelism_p99=measured(5)), 8, ""),
         (PLAIN.with_(is_burstable=True), 8, "processor credits"),
+        (Figures(cores=said(8), contention_share=measured(0.3), parallelism_p99=measured(5)), 5, "never more"),
+        (Figures(cores=said(8), parallelism_p99=measured(5)), 32, "4 x cores"),
     ],
 )
 def test_variation_parallel_queries_and_locks_correct_the_model(figures: Figures, value: int, note: str) -> None:

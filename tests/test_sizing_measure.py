@@ -20,6 +20,7 @@ from poolctl.observe.snapshot import (
     Snapshot,
     StatementCounters,
 )
+from poolctl.sizing.figures import measured
 from poolctl.sizing.measure import effective_samples, largest_application, measure
 
 FACTS = ServerFacts("db:5432/postgres", "18.1", 180001, "watcher", "postgres", 100, 3)
@@ -61,6 +62,14 @@ def test_active_and_idle_in_transaction_are_at_work_and_idle_is_not() -> None:
     assert seen.figures.parallelism.value == 3
     assert seen.figures.transaction_idle_share is not None
     assert seen.figures.transaction_idle_share.value == pytest.approx(2 / 3)
+
+
+def test_waits_for_a_transaction_are_told_apart_from_waits_within_the_server() -> None:
+    waits = ("Lock", "LWLock", "LWLock", "IO", None)
+    figures = measure(observed([sample(0, [backend(n, wait_event_type=w) for n, w in enumerate(waits)])])).figures
+
+    assert figures.lock_share == measured(1 / 5)
+    assert figures.contention_share == measured(3 / 5)
 
 
 def test_the_application_with_most_sessions_is_measured_and_the_rest_are_others() -> None:

@@ -292,6 +292,7 @@ FIGURES = st.builds(
     throughput=some(st.floats(0.0, 5000.0)),
     transaction_idle_share=some(st.floats(0.0, 1.0)),
     lock_share=some(st.floats(0.0, 1.0)),
+    contention_share=some(st.floats(0.0, 1.0)),
     censored_share=some(st.floats(0.0, 1.0)),
     current_max_open=some(st.integers(1, 100).map(float)),
 )

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import recommendations
 
-from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.finding import Finding, Holder
 from poolctl.sizing.figures import measured
 from poolctl.sizing.recommend import recommend
-from poolctl.sizing.refusal import beside_the_point, failed, refused, settled
+from poolctl.sizing.refusal import beside_the_point, diagnosed, failed, refused, settled
 
 LEAK = Finding("leak", "warning", "likely", "application", "12 connections never come back", remedy="release them")
 ANSWER = recommend(recommendations.VECTOR)
@@ -44,6 +44,41 @@ def test_a_slow_database_is_told_with_its_statement_table_and_column() -> None:
     assert finding.summary.endswith("without the statement up to 33 times as much gets done")
 
 
+def test_a_queue_for_a_lock_is_told_once_with_who_is_at_its_head_and_both_bounds() -> None:
+    figures = recommendations.MEASURED.with_(
+        lock_share=measured(0.6), censored_share=measured(0.5), database_cpu=measured(0.1)
+    )
+    queue = replace(LEAK, code="lock-queue", summary="8 wait behind migrator", holders=(Holder("migrator"),))
+
+    answer = diagnosed(recommend(figures), figures, [queue], [LEAK])
+
+    [found] = [each for each in answer.findings if each.code == "lock-queue"]
+    assert answer.is_refused
+    assert answer.findings[0] is found
+    assert found.summary == "Pool size is not the problem: 8 wait behind migrator"
+    assert found.holders == queue.holders
+    assert found.evidence["most_gain_from_pool"] == 0.05
+    assert found.evidence["gain_from_locks"] == pytest.approx(2.5)
+    assert LEAK in answer.findings
+
+
+def test_a_slow_statement_is_told_once_by_what_it_reads() -> None:
+    figures = recommendations.MEASURED.with_(top_statement=recommendations.STATEMENT, database_cpu=measured(0.99))
+    slow = replace(LEAK, code="slow-database", summary="139 statements at work on 2 cores")
+
+    answer = diagnosed(recommend(figures), figures, [slow], [])
+
+    [found] = [each for each in answer.findings if each.code == "slow-database"]
+    assert "one statement has 97% of the database's time and reads" in found.summary
+
+
+def test_what_is_found_beside_the_size_does_not_refuse_it() -> None:
+    answer = diagnosed(ANSWER, recommendations.VECTOR, [], [LEAK])
+
+    assert answer.recommendation == ANSWER.recommendation
+    assert answer.findings == (*ANSWER.findings, LEAK)
+
+
 def test_a_recommendation_that_failed_its_own_verification_is_none() -> None:
     tried = replace(recommendations.tried(), passed=False, failures=("the server refuses 7 acquires",))
 
@@ -60,3 +95,13 @@ def test_findings_about_a_number_go_with_the_number() -> None:
 
     assert settled(answer) == answer
     assert [finding.code for finding in settled(refused(answer, [LEAK])).findings] == ["leak"]
+
+
+def test_no_larger_pool_to_measure_with_is_asked_for_beside_a_cause_that_no_pool_mends() -> None:
+    figures = recommendations.MEASURED.with_(censored_share=measured(0.5))
+    censored = recommend(figures)
+
+    beside = settled(diagnosed(censored, figures, [LEAK], []))
+
+    assert "demand-censored" in [finding.code for finding in settled(censored).findings]
+    assert "demand-censored" not in [finding.code for finding in beside.findings]

@@ -172,16 +172,29 @@ def test_a_sweep_bounds_what_a_pool_can_gain() -> None:
 
 
 def test_locks_are_the_problem_where_they_hold_up_most_of_an_exhausted_pool() -> None:
-    locked = MEASURED.with_(lock_share=measured(0.6), censored_share=measured(0.5), lock_holder="pid 4711 (billing)")
+    locked = MEASURED.with_(lock_share=measured(0.6), censored_share=measured(0.5))
     refused, noted = recommend(locked), recommend(MEASURED.with_(lock_share=measured(0.3)))
 
     assert refused.is_refused
     assert finding(refused, "lock-queue").severity == "critical"
-    assert "60% of active backends wait for locks behind pid 4711 (billing)" in finding(refused, "lock-queue").summary
+    assert (
+        "60% of active backends wait for locks: more connections lengthen that queue"
+        in finding(refused, "lock-queue").summary
+    )
     assert finding(refused, "lock-queue").evidence["gain_from_locks"] == pytest.approx(2.5)
     assert not noted.is_refused
     assert finding(noted, "lock-queue").severity == "warning"
     assert noted.recommendation.confidence == "medium"
+
+
+def test_locks_within_the_server_cap_the_pool_and_are_no_queue_behind_a_transaction() -> None:
+    contended = MEASURED.with_(
+        contention_share=measured(0.6), lock_share=measured(0.0), censored_share=measured(0.5), cores=measured(8)
+    )
+    answer = recommend(contended)
+
+    assert not [each for each in answer.findings if each.code == "lock-queue"]
+    assert "60% of active backends wait for locks" in " ".join(answer.capacity.notes)
 
 
 def test_connections_held_during_other_work_are_the_problem_where_there_is_no_room_to_grow() -> None:

@@ -211,7 +211,7 @@ def _seen(asked: Asked, observation: "Observation") -> Measured:
     if observation.snapshots:
         figures = figures.with_(observed_at=_instant(observation.first.at))
     findings = [each for each in diagnose(observation).findings if each.severity != "info"]
-    refusing = tuple(each for each in findings if _refuses(each, seen.application))
+    refusing = tuple(each for each in findings if _refuses(each, seen.application, figures))
     return Measured(
         figures,
         seen.application,
@@ -223,19 +223,23 @@ def _seen(asked: Asked, observation: "Observation") -> Measured:
 
 
 _CAUSES = ("leak", "leak-in-transaction", "self-deadlock", "aborted-transaction", "frozen-clients", "pool-slots-lost")
-_CAUSES_IN_EARNEST = ("lock-queue", "held-across-io")
-"""Causes only where somebody waits or is refused because of them."""
 
 
-def _refuses(finding: "Finding", application: str | None) -> bool:
+def _refuses(finding: "Finding", application: str | None, figures: "Figures") -> bool:
     """Whether a pool of another size is beside the point: its connections are lost, or wait for something else."""
+    from poolctl.sizing.capacity import LOCK_SHARE
+
     if finding.confidence == "undetermined":
         return False
     named = {holder.application for holder in finding.holders}
     is_other = bool(named) and application is not None and application not in named
     if finding.code == "slow-database":
         return True
-    if finding.code in _CAUSES_IN_EARNEST:
+    if finding.code == "lock-queue":
+        # Whoever holds it: those who wait are the application's.
+        waits = figures.lock_share is not None and figures.lock_share.value > LOCK_SHARE
+        return finding.severity == "critical" and waits
+    if finding.code == "held-across-io":
         return finding.severity == "critical" and not is_other
     return finding.code in _CAUSES and not is_other
 
@@ -269,7 +273,8 @@ def _counted(asked: Asked, seen: "Seen", observation: "Observation") -> tuple["F
 
 _OF_THE_LOAD = (
     *("parallelism", "parallelism_p95", "parallelism_p99", "parallelism_max", "parallelism_counted", "throughput"),
-    *("hold_time", "hold_cv", "lock_share", "transaction_idle_share", "censored_share", "cpu_time"),
+    *("hold_time", "hold_cv", "cpu_time"),
+    *("lock_share", "contention_share", "transaction_idle_share", "censored_share"),
 )
 
 _Found = tuple[str, float | None, str]
@@ -278,14 +283,17 @@ _Found = tuple[str, float | None, str]
 
 def _of_sessions(asked: Asked, seen: "Seen") -> Iterator[_Found]:
     """Instances and pools as the sessions show them: by the processes behind them on this machine, else by address."""
+    from poolctl.diagnose.words import plural
+
     given = asked.figures
     each = given.processes.count if given.processes is not None else 1
     if given.instances is None and seen.processes:
         instances = max(1, round(seen.processes / each))
-        behind = f"{seen.processes} processes on this machine"
-        yield "instances", instances, f"{behind} hold the sessions: {instances} instances; --instances says otherwise"
+        processes, taken = plural(seen.processes, "process"), plural(instances, "instance")
+        behind = f"The sessions are held by {processes} on this machine: {taken}"
+        yield "instances", instances, f"{behind}; --instances says otherwise"
     elif given.instances is None and seen.clients:
-        addresses = "1 address" if seen.clients == 1 else f"{seen.clients} addresses"
+        addresses = plural(seen.clients, "address")
         told = f"The sessions come from {addresses}, each taken for an instance; --instances says otherwise"
         yield "instances", seen.clients, told
     if seen.sessions_each and given.current_max_open is None and (seen.processes or given.processes is None):

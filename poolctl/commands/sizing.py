@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from poolctl.commands.measuring import Measured
     from poolctl.commands.sweeping import Swept
     from poolctl.report.recommended import Recommended
-    from poolctl.sizing.answer import Recommendation
     from poolctl.sizing.figures import Figures
 
 
@@ -23,7 +22,7 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
     from poolctl.report.recommended import Recommended
     from poolctl.sizing.defaults import filled
     from poolctl.sizing.recommend import recommend
-    from poolctl.sizing.refusal import settled
+    from poolctl.sizing.refusal import diagnosed, failed, settled
     from poolctl.stacks.advice import configs_of
 
     seen = _measured(asked, color, quiet)
@@ -35,15 +34,13 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
     answer = recommend(figures, seed=asked.seed)
     figures, _ = filled(figures)
     if seen is not None:
-        answer = _with_findings(answer, figures, seen)
+        answer = diagnosed(answer, figures, seen.refusing, seen.findings)
     verification, unverified = None, ""
     if not (seen is not None and seen.interrupted):
         from poolctl.commands.verifying import verified
 
         verification, unverified = verified(asked, answer, figures, color=color, quiet=quiet)
     if verification is not None and not verification.passed:
-        from poolctl.sizing.refusal import failed
-
         answer = failed(answer, verification)
     answer = settled(answer)
     configs, note = configs_of(answer, figures, asked.stacks)
@@ -112,16 +109,3 @@ def _without_false_alarm(figures: "Figures") -> "Figures":
     if workers is None or now is None or now.value < workers.value * each:
         return figures
     return figures.with_(censored_share=None)
-
-
-def _with_findings(answer: "Recommendation", figures: "Figures", seen: "Measured") -> "Recommendation":
-    """The answer with what the diagnosis of the same look found, of which some makes it a refusal."""
-    from poolctl.sizing.refusal import beside_the_point, refused
-
-    known = {finding.code for finding in answer.findings if finding.severity != "info"}
-    others = tuple(finding for finding in seen.findings if finding.code not in known)
-    answer = replace(answer, findings=(*answer.findings, *others))
-    told = answer.is_refused and bool(known & {finding.code for finding in seen.refusing})
-    if not seen.refusing or told:
-        return answer
-    return refused(answer, [beside_the_point(finding, figures, answer) for finding in seen.refusing])

@@ -8,8 +8,9 @@ def percent(share: float) -> str:
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 client", "1,204 clients"."""
-    return f"{format_count(count)} {noun}{'' if count == 1 else 's'}"
+    """ "1 client", "1,204 clients", "2 processes"."""
+    ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
+    return f"{format_count(count)} {noun}{ending}"
 
 
 def quote(text: str, length: int = 50) -> str:

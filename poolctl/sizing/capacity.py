@@ -61,7 +61,7 @@ def capacity_of(figures: Figures) -> Capacity:
             return Capacity(None, "unknown", "low", notes=(note,))
         value = CORES_FACTOR * figures.cores.count
         note = f"{CORES_FACTOR} x cores for want of a sweep or of the processor time of a transaction"
-        return Capacity(value, "cores", "low", at_least=True, notes=(note,))
+        found = Capacity(value, "cores", "low", at_least=True, notes=(note,))
     return _corrected(found, figures)
 
 
@@ -170,22 +170,23 @@ def _of_processors(figures: Figures) -> Capacity | None:
 
 def _corrected(found: Capacity, figures: Figures) -> Capacity:
     value, notes = found.value or 1, list(found.notes)
-    has_queue_for_locks = figures.lock_share is not None and figures.lock_share.value > LOCK_SHARE
+    contention = figures.contention_share
+    is_contended = contention is not None and contention.value > LOCK_SHARE
     wanted = _for_variation(figures)
-    if wanted > value and not has_queue_for_locks:
+    if wanted > value and not is_contended:
         notes.append(f"{wanted} rather than {value}: long requests among many short ones need 3 x cores")
         value = wanted
     if figures.parallel_workers is not None and figures.parallel_workers.value > 0:
         value = max(1, round(value / (1 + figures.parallel_workers.value)))
         notes.append(f"Divided by {1 + figures.parallel_workers.value:.1f}: queries run with parallel workers")
-    most = None
-    if has_queue_for_locks and figures.lock_share is not None:
+    most, at_least = None, found.at_least
+    if contention is not None and is_contended:
         reached = figures.parallelism_p99 or figures.parallelism_max or figures.parallelism
         if reached is not None:
             most = max(1, ceil(reached.value))
-            value = min(value, most)
-        notes.append(f"Contention: {figures.lock_share.value:.0%} of active backends wait for locks, so never more")
-    return _with_credits(replace(found, value=value, most=most, notes=tuple(notes)), figures)
+            value, at_least = min(value, most), False
+        notes.append(f"Contention: {contention.value:.0%} of active backends wait for locks, so never more")
+    return _with_credits(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
 
 
 def _for_variation(figures: Figures) -> int:

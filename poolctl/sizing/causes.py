@@ -124,19 +124,17 @@ def _locks(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None
     if share <= LOCK_SHARE:
         return None
     is_root = share >= 0.5 and _is_exhausted(figures)
-    held = f" behind {figures.lock_holder}" if figures.lock_holder else ""
     gain = most_gain(figures, capacity)
     start = "Pool size is not the problem: " if is_root else ""
     return Doubt(
         Finding(
             code="lock-queue",
             severity="critical" if is_root else "warning",
-            confidence="certain" if figures.lock_holder else "likely",
+            confidence="likely",
             layer="database",
-            summary=f"{start}{share:.0%} of active backends wait for locks{held}: more connections lengthen that queue",
+            summary=f"{start}{share:.0%} of active backends wait for locks: more connections lengthen that queue",
             evidence={
                 "lock_share": share,
-                "holder": figures.lock_holder,
                 "most_gain_from_pool": 0.0 if gain is None else min(gain, 0.05),
                 "gain_from_locks": without(share),
                 "threshold": LOCK_SHARE,

@@ -155,7 +155,9 @@ class Figures:
     database_cpu: Figure | None = None
     """Share of all its cores that the database keeps busy."""
     lock_share: Figure | None = None
-    """Of active samples, those that wait for a lock (Lock or LWLock)."""
+    """Of active samples, those that wait for what another transaction holds (Lock)."""
+    contention_share: Figure | None = None
+    """Of active samples, those that wait for any lock: another transaction's, or within the server (LWLock)."""
     transaction_idle_share: Figure | None = None
     """Of the hold time, what is spent idle in a transaction."""
     censored_share: Figure | None = None
@@ -165,8 +167,6 @@ class Figures:
     is_stationary: bool | None = None
     """Whether the load has no swings longer than a hundred holds; None: not looked at."""
     top_statement: TopStatement | None = None
-    lock_holder: str | None = None
-    """Who holds what most waiters wait for."""
     windows: tuple[Window, ...] = ()
     sweep: tuple[SweepPoint, ...] = ()
 

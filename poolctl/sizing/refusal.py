@@ -12,7 +12,9 @@ from poolctl.sizing.figures import Figures
 if TYPE_CHECKING:
     from poolctl.sizing.verify import Verification
 
-_OF_A_NUMBER = ("wait-target-missed",)
+_OF_A_NUMBER = frozenset({"wait-target-missed"})
+_OF_A_LARGER_POOL = frozenset({"demand-censored"})
+"""Asks for a larger pool to measure with, which makes worse what is the problem already."""
 
 
 def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
@@ -30,19 +32,42 @@ def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendati
     )
 
 
+def diagnosed(
+    answer: Recommendation, figures: Figures, refusing: Sequence[Finding], others: Sequence[Finding]
+) -> Recommendation:
+    """``answer`` with what the diagnosis of the same look found: ``refusing`` make it a refusal, ``others`` do not.
+
+    Each code is told once: the sizing knows a slow statement better, the diagnosis who is behind all else.
+    """
+    known = {finding.code for finding in answer.findings if finding.severity != "info"}
+    told = known & {"slow-database"} if answer.is_refused else set()
+    causes = [beside_the_point(each, figures, answer) for each in refusing if each.code not in told]
+    named = {finding.code for finding in causes}
+    kept = [each for each in answer.findings if each.code not in named]
+    kept += [each for each in others if each.code not in known]
+    answer = replace(answer, findings=tuple(kept))
+    return refused(answer, causes) if causes else answer
+
+
 def settled(answer: Recommendation) -> Recommendation:
-    """A refusal without the findings that are about the number which is not given."""
+    """A refusal without the findings that are about the number which is not given, or ask for a larger pool beside a
+    cause that no pool mends."""
     if not answer.is_refused:
         return answer
-    return replace(answer, findings=tuple(each for each in answer.findings if each.code not in _OF_A_NUMBER))
+    beside = any(each.severity == "critical" for each in answer.findings)
+    moot = _OF_A_NUMBER | (_OF_A_LARGER_POOL if beside else frozenset())
+    return replace(answer, findings=tuple(each for each in answer.findings if each.code not in moot))
 
 
 def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
     """``finding``, with which no size of a pool is the answer, and with both bounds: what any size could gain at most,
-    and what mending it would."""
+    and what mending it would, also where ``answer`` has them in a finding of its own."""
     gain = most_gain(figures, answer.capacity)
     statement = figures.top_statement
     bounds: dict[str, Any] = {"most_gain_from_pool": gain}
+    for own in answer.findings:
+        if own.code == finding.code:
+            bounds |= {name: value for name, value in own.evidence.items() if "gain" in name}
     summary = f"Pool size is not the problem: {finding.summary}"
     if finding.code == "slow-database" and statement is not None:
         bounds |= {
