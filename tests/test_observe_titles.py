@@ -111,6 +111,12 @@ def test_no_title_stops_the_reading(title: str, cluster: str) -> None:
         (["git", "clone", "https://s3cr3t@example.com/x"], "git clone https://***@example.com/x"),
         (["/usr/bin/mysql", "-ps3cr3t", "shop"], "/usr/bin/mysql -p*** shop"),
         (["sshpass", "-p", "s3cr3t", "ssh", "db"], "sshpass -p *** ssh db"),
+        (["psql", "-c", "SELECT * FROM users WHERE email = 'bob@x.test' AND pin = 4711"],
+         "psql -c SELECT * FROM users WHERE email = '...' AND pin = ?"),
+        (["sh", "-c", """psql -c "delete from users where name = 'Bob'" shop"""],
+         """sh -c psql -c "delete from users where name = '...'" shop"""),
+        (["psql", "--command=call charge('4111 1111')"], "psql --command=call charge('...')"),
+        (["update-daemon", "--select", "4", "x.update(5)"], "update-daemon --select 4 x.update(?)"),
         (["gunicorn", "app:app", "-w", "4", "-p", "8000"], "gunicorn app:app -w 4 -p 8000"),
         ([], ""),
     ],
@@ -147,7 +153,10 @@ def test_whatever_stands_around_a_secret_it_is_not_shown(
     assert len(text) <= LONGEST
 
 
-@pytest.mark.parametrize("piece", ["x", "://", "http://a:", "password", "password=", "a.-_", " ", "'", '"\\'])
+@pytest.mark.parametrize(
+    "piece",
+    ["x", "://", "select ", "select 1", "select '", "http://a:", "password", "password=", "a.-_", " ", "'", '"\\'],
+)
 def test_a_megabyte_of_command_line_is_cut_at_once(piece: str) -> None:
     began = time.process_time()
     text = redacted([piece * (1_000_000 // len(piece)), "y"])

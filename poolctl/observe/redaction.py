@@ -1,10 +1,12 @@
-"""Takes out of a command line what may be a secret, before anything keeps it.
+"""Takes out of a command line what may be a secret, and the literals of a statement, before anything keeps it.
 
 It rather hides a word too many: a command line is shown to tell processes apart, and its first words do that.
 """
 
 import re
 from collections.abc import Sequence
+
+from poolctl.literals import hide_literals
 
 HIDDEN = "***"
 LONGEST = 300
@@ -21,11 +23,14 @@ _ASSIGNED = re.compile(rf"(?i)({_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}
 _HEADER = re.compile(rf"(?i)(authorization[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\w{{1,20}}\s{{1,4}})?){_VALUE}")
 _BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s{1,4})\S+")
 _OPTION = re.compile(rf"(?i){_WORD}")
+_STATEMENT = re.compile(
+    r"\b(?:select|insert\s+into|update|delete\s+from|merge\s+into|copy|call|execute|values)[\s(]", re.IGNORECASE
+)
 _SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
 
 
 def redacted(arguments: Sequence[str]) -> str:
-    """The command line as one text, at most ``LONGEST`` characters, without what may be a secret."""
+    """The command line as one text, at most ``LONGEST`` characters, without what may be a secret or a literal."""
     shown: list[str] = []
     hide_next = False
     program = arguments[0].rpartition("/")[2] if arguments else ""
@@ -61,4 +66,6 @@ def _redacted_text(text: str) -> str:
     text = _TOKEN_HOST.sub(rf"\1{HIDDEN}@", text)
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
-    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    statement = _STATEMENT.search(text)
+    return text if statement is None else text[: statement.start()] + hide_literals(text[statement.start() :])
