@@ -184,7 +184,10 @@ def busy(client: Client) -> None:
 
 
 def leak(client: Client) -> None:
-    """Requests of which every ``every``-th keeps its connection for good, in a transaction or (``idle=1``) not."""
+    """Requests of which every ``every``-th keeps its connection for good, in a transaction or (``idle=1``) not.
+
+    ``prepared=1``: its statement goes by the extended protocol, whose portal outlives it.
+    """
     pool = client.pool()
     kept: list[Any] = []
 
@@ -201,7 +204,7 @@ def leak(client: Client) -> None:
             if number % client.count("every", 4) == 0 and len(kept) < client.count("most", 1000):
                 if not client.count("idle", 0):
                     connection.execute("BEGIN")
-                connection.execute(statement)
+                connection.execute(statement, prepare=bool(client.count("prepared", 0)))
                 kept.append(connection)
             else:
                 connection.execute("SELECT 1")

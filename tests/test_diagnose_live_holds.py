@@ -229,7 +229,10 @@ def test_a_hot_row_that_everybody_changes_in_turn_is_no_trouble_by_itself() -> N
         for i in range(5)
     ]
 
-    assert troubles(verdict(*looks, *busy(8, 100))) == []
+    diagnosis = verdict(*looks, *busy(8, 100))
+
+    assert troubles(diagnosis) == []
+    assert "of the statements under way waited for locks" in find(diagnosis, "healthy").summary
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

@@ -11,6 +11,7 @@ from observations import (
     find,
     full_pool,
     held_by,
+    host,
     pids,
     pool,
     rows,
@@ -19,7 +20,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, RoleFacts
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, HostSample, RoleFacts
 
 
 def leaked(count: int, first: int = 100, *, age: float = 2.0, step: float = 0.7, **same: Any) -> list[Row]:
@@ -74,6 +75,43 @@ def test_a_leak_is_seen_without_privileges_and_is_likely() -> None:
     assert finding.confidence == "likely"
     assert held_by(finding) == {"checkout"}
     assert "partial-view" in codes(diagnosis)
+
+
+def titled(state: str, *seen: Row) -> HostSample:
+    """A look at the server's machine, where each process of these rows has ``state`` in its title."""
+    return host(titles=tuple(BackendTitle(row.pid, "app", "app", "127.0.0.1", 40_000 + row.pid, state) for row in seen))
+
+
+def test_a_leak_whose_portals_look_active_is_seen_without_privileges_by_its_processes_titles() -> None:
+    leaked = rows(5, state="active", age=4.0, step=0.5)
+    by_locks = verdict(*leaked, hides=True)
+    by_titles = verdict(*leaked, *busy(2), hides=True, hosts=[titled(IN_TRANSACTION, *leaked)])
+
+    assert find(by_titles, "leak-in-transaction").confidence == "likely"
+    assert pids(find(by_titles, "leak-in-transaction")) == {row.pid for row in leaked}
+    assert troubles(by_locks) == []
+    assert find(by_locks, "healthy").confidence == "undetermined"
+    assert find(by_locks, "healthy").summary == (
+        "5 of 5 sessions of shop have been in one and the same transaction for 3 s or longer, and this role may not "
+        "see whether they work in it: long statements or a leak; 5 of 97 usable connections open, 5 at work"
+    )
+
+
+def test_statements_that_take_long_stay_active_whatever_a_title_said_a_moment_later() -> None:
+    long = rows(3, state="active", age=4.0, step=0.5)
+
+    diagnosis = verdict(*long, hides=True, hosts=[titled("SELECT", *long)])
+
+    assert troubles(diagnosis) == []
+
+
+def test_failed_transactions_are_seen_without_privileges_by_their_processes_titles() -> None:
+    failed = rows(2, state="idle", age=4.0, step=0.5)
+
+    diagnosis = verdict(*failed, hides=True, hosts=[titled(ABORTED, *failed)])
+
+    assert pids(find(diagnosis, "aborted-transaction")) == {row.pid for row in failed}
+    assert find(diagnosis, "aborted-transaction").confidence == "likely"
 
 
 def test_one_look_cannot_be_sure_that_a_transaction_stays() -> None:

@@ -147,8 +147,9 @@ def test_transactions_that_never_end_are_a_leak_of_the_application_that_began_th
     verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "held-across-io", "lock-queue")
 
 
-def test_a_leak_is_seen_without_any_privilege(at: Stage, draw: random.Random) -> None:
-    at.start("leak", "checkout", size=20, until=draw.randint(4, 12), every=3, think=0.05)
+@pytest.mark.parametrize("prepared", [0, 1], ids=["simple protocol", "extended protocol"])
+def test_a_leak_is_seen_without_any_privilege(at: Stage, draw: random.Random, prepared: int) -> None:
+    at.start("leak", "checkout", size=20, until=draw.randint(4, 12), every=3, think=0.05, prepared=prepared)
     at.start("busy", "search", workers=3, size=6, think=0.03)
 
     verdict = at.inspect(role="stranger")

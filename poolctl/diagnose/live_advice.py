@@ -8,8 +8,9 @@ from typing import Any
 from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, called
+from poolctl.diagnose.live_facts import LiveFacts
 from poolctl.diagnose.live_sessions import notes_of
-from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, is_monitor
+from poolctl.diagnose.live_tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live_waits import Waiting
 from poolctl.diagnose.words import percent, plural, quote
 from poolctl.units import format_count, format_duration
@@ -100,7 +101,7 @@ def partial_view(case: Case) -> Iterator[Finding]:
     if not hidden and not missing and not (facts.sees_titles_only and facts.tracks):
         return
     seen = len(facts.tracks)
-    summary = f"The state of {hidden} of {plural(seen, 'session')} is hidden from this role and was inferred from locks"
+    summary = f"The state of {hidden} of {plural(seen, 'session')} is hidden from this role and was inferred"
     if facts.sees_titles_only:
         summary = f"The server refused, so {plural(seen, 'backend')} are known by their process titles only"
     elif not hidden:
@@ -213,7 +214,7 @@ def healthy(case: Case) -> Finding:
     of = f" of {format_count(usable)} usable" if usable is not None else ""
     counts = f"{format_count(used)}{of} connections open, {working} at work"
     still = _standing_still(case)
-    summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_rest_words(case, still)}"
+    summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_lock_words(facts)}{_rest_words(case, still)}"
     decide_by = None
     if not facts.looks:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
@@ -271,12 +272,29 @@ def _doubts(case: Case, counts: str, working: int) -> Iterator[tuple[str, str]]:
             f"work or a leak, which the times seen so far do not tell before {limit}; {counts}",
             f"a longer look (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
         )
+    for each in facts.programs:
+        unclear = [track for track in each.tracks if _works_or_rests(track)]
+        if len(unclear) > 1:
+            yield (
+                f"{len(unclear)} of {plural(each.count, 'session')} of {called(each)} have been in one and the same "
+                f"transaction for {format_duration(min(track.age for track in unclear))} or longer, and this role may "
+                f"not see whether they work in it: long statements or a leak; {counts}",
+                "a look as a member of pg_monitor, or from the server's own machine, whose process list tells",
+            )
     if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
         yield (
             f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
             "infer which of them stand still",
             "a longer look (--for), or a role that is a member of pg_monitor",
         )
+
+
+def _works_or_rests(track: Track) -> bool:
+    """Whether locks alone say that it is active, all the time in one transaction: the extended protocol's portals make
+    a transaction that idles look the same."""
+    last = track.last
+    is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
+    return is_at_work and track.is_confirmed and track.age > STUCK_AFTER
 
 
 def _is_paused(application: Application) -> bool:
@@ -301,6 +319,22 @@ def _standing_still(case: Case) -> list[Application]:
         and each.count > 1
         and not case.facts.waiting(each).is_known
     ]
+
+
+LEAST_QUEUED = 3
+"""At a time, on average, from which waits for locks are worth a word."""
+
+
+def _lock_words(facts: LiveFacts) -> str:
+    """Waits for locks that make no queue behind one session: a row that everybody changes."""
+    active = [row for track in facts.all_tracks for _, row in track.rows if row.is_active and row.is_client]
+    waiting = sum(row.wait_event_type == "Lock" for row in active)
+    if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.looks):
+        return ""
+    return (
+        f"; {percent(waiting / len(active))} of the statements under way waited for locks, each behind another for a "
+        "moment, which more connections make longer"
+    )
 
 
 def _rest_words(case: Case, still: list[Application]) -> str:

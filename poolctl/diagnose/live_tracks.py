@@ -5,7 +5,7 @@ Decides what *frozen*, *moved* and *stuck* mean, so that every rule means the sa
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise, takewhile
 from statistics import median
@@ -62,10 +62,26 @@ class Look(NamedTuple):
 def look_of(snapshot: Snapshot) -> Look | None:
     """The server's own sample; while it refuses, what its process titles say. None where neither was seen."""
     if snapshot.server is not None:
-        return Look(snapshot.server.at, snapshot.server.backends)
+        titles = {title.pid: title for title in snapshot.host.titles} if snapshot.host is not None else {}
+        backends = snapshot.server.backends
+        return Look(snapshot.server.at, tuple(_with_title(each, titles.get(each.pid)) for each in backends))
     if snapshot.host is None or not snapshot.host.titles:
         return None
     return Look(snapshot.at, tuple(_of_title(title) for title in snapshot.host.titles))
+
+
+def _with_title(backend: Backend, title: BackendTitle | None) -> Backend:
+    """A row that is hidden from the role, with what the process list tells everybody.
+
+    Of the states only those that locks tell wrongly: the extended protocol keeps the last statement's portal, and so
+    an xmin, while a transaction idles, which looks active; a failed transaction looks idle.
+    """
+    if title is None or not backend.is_hidden:
+        return backend
+    state = backend.state
+    if (state, title.state) in (("active", IN_TRANSACTION), ("idle", ABORTED)) and backend.wait_event_type is None:
+        state = title.state
+    return replace(backend, state=state, client=title.client, client_port=title.client_port)
 
 
 def _of_title(title: BackendTitle) -> Backend:
@@ -184,7 +200,7 @@ def _unchanged(row: Backend, last: Backend) -> bool:
     if row.virtual_transaction is not None or last.virtual_transaction is not None:
         return row.virtual_transaction == last.virtual_transaction
     # A hidden idle session says nothing of what it did in between; a title says a little.
-    return not row.is_hidden and row.is_inferred
+    return row.is_inferred and (not row.is_hidden or row.state == ABORTED)
 
 
 def _transaction(backend: Backend) -> object:
