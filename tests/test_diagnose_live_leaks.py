@@ -315,6 +315,32 @@ def test_a_small_pool_that_leaked_fast_is_a_leak_though_undetermined(count: int)
     assert finding.decide_by
 
 
+def test_a_pool_without_a_name_is_the_applications_that_has_as_many_sessions_at_every_look() -> None:
+    opened = [3, 4, 5, 6, 7, 7, 7]
+    growing = [
+        Row(100 + i, age=8.0 - i, opened=9.0, application="checkout", from_look=sum(many <= i for many in opened))
+        for i in range(7)
+    ]
+    figures = [[pool(name="", max_open=7, open=many, in_use=many, waiting=3)] for many in opened]
+
+    diagnosis = verdict(*growing, *busy(8, application="search"), pools=figures)
+    tied = verdict(*busy(7, 900, application="mail"), *busy(7, application="search"), pools=full_pool(7, 3, name=""))
+
+    assert held_by(find(diagnosis, "leak")) == {"checkout"}
+    assert "which application's they are is not told" in find(tied, "leak-or-long-hold").summary
+    assert "--pool-stats APPLICATION=URL" in str(find(tied, "leak-or-long-hold").decide_by)
+
+
+def test_what_rests_beside_a_leak_is_no_pause_of_work_that_goes_on() -> None:
+    working = [Row(200 + i, IN_TRANSACTION, age=0.05 + 0.02 * i, turns=0.1, began=0.3) for i in range(3)]
+    leaked = rows(4, state=IN_TRANSACTION, age=4.0, step=0.7)
+    newest = rows(8, 300, state=IN_TRANSACTION, age=2.0, step=0.03, opened=2.4, from_look=2)
+
+    diagnosis = verdict(*working, *leaked, *newest)
+
+    assert troubles(diagnosis) == ["leak-in-transaction"]
+
+
 def test_the_newest_of_a_fast_leak_do_not_make_its_older_ones_usual() -> None:
     diagnosis = verdict(*leaked(16, age=0.1, step=0.3, opened=5.0), *busy(1))
 

@@ -117,6 +117,14 @@ def test_a_pool_that_counts_acquires_says_how_long_a_statement_takes(acquires: i
     assert [troubles(diagnosis), held_by(find(diagnosis, code))] == [[code], {"shop"}]
 
 
+def test_a_transaction_of_several_quick_statements_is_no_slow_one() -> None:
+    """Caught 0.2 s after the beginning of a transaction of 0.6 s, on average: there are three statements in it."""
+    alike = rows(4, state="active", age=0.005, turns=0.0101, began=0.2, wait=("Timeout", "PgSleep"))
+    figures = [[pool(max_open=4, open=4, in_use=4, waiting=8, acquired_total=i * 20 / 6)] for i in range(7)]
+
+    assert troubles(verdict(*alike, hosts=[host()], pools=figures)) == ["pool-undersized"]
+
+
 def test_a_server_of_unknown_size_is_undetermined() -> None:
     assert find(verdict(*scanning(40)), "slow-database").confidence == "undetermined"
 

@@ -20,6 +20,22 @@ from poolctl.observe.pool_stats import PoolStats
 from poolctl.observe.snapshot import PoolFigures
 
 
+def test_whose_pool_it_is_can_be_said_before_the_place(tmp_path: Path) -> None:
+    file, odd = tmp_path / "pools.prom", tmp_path / "a=b.prom"
+    for each in (file, odd):
+        each.write_text("go_sql_max_open_connections 4\n")
+
+    def applications(place: str) -> list[str | None]:
+        return [pool.application for pool in PoolStats(place).look() or ()]
+
+    assert applications(f"shop api={file}") == ["shop api"]
+    assert applications(str(file)) == [None]
+    assert applications(str(odd)) == [None]
+    assert PoolStats(f"shop={file}").source.target == str(file)
+    assert PoolStats("shop=http://x:1/m?a=b").source.target == "http://x:1/m"
+    assert PoolStats("http://x:1/m?a=b").source.target == "http://x:1/m"
+
+
 @pytest.mark.parametrize(
     ("line", "series"),
     [

@@ -57,7 +57,8 @@ def connection_options(command: Command) -> Command:
                 "--pool-stats",
                 multiple=True,
                 metavar="URL|FILE",
-                help="Also read an application's own pool figures (Prometheus text); may be repeated.",
+                help="Also read an application's own pool figures (Prometheus text); may be repeated. With several "
+                "applications: NAME=URL, NAME being its application_name.",
             ),
         )
     ):

@@ -4,7 +4,8 @@ Decides who waits for whose connections and which pool belongs to which applicat
 rules.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -177,9 +178,16 @@ class LiveFacts:
         strays = tuple(series for series in self.pools if self.owner_of(series) is None)
         return (*owned, (None, strays)) if strays else owned
 
+    @cached_property
+    def _owners(self) -> dict[int, Application | None]:
+        return {id(series): self._find_owner(series) for series in self.pools}
+
     def owner_of(self, series: PoolSeries) -> Application | None:
-        """The application whose sessions these are: by the label that says so, by a label or name that is its
-        name, by being the only one, by about as many sessions. None where several could be it."""
+        """The application whose sessions these are, of one of ``pools``: by the label that says so, by a label or name
+        that is its name, by being the only one, by about as many sessions. None where several could be it."""
+        return self._owners[id(series)]
+
+    def _find_owner(self, series: PoolSeries) -> Application | None:
         last, programs = series.last, self.programs
         named = [each for each in programs if last.application and each.name == last.application]
         if last.application:
@@ -196,7 +204,25 @@ class LiveFacts:
             near = [each for each in programs if abs(each.count - opened) <= max(1, 0.1 * opened)]
             if len(near) == 1:
                 return near[0]
+            if near and alike == (last.open or 0):
+                return self._closest(series, near)
         return None
+
+    def _closest(self, series: PoolSeries, near: Sequence[Application]) -> Application | None:
+        """Of several applications the one whose number of sessions is the pool's look by look; None where another's is
+        not further from it by one session at least."""
+        opened = {at: figures.open or 0 for at, figures in zip(series.times, series.figures, strict=True)}
+        looks = [
+            (opened[snapshot.at], snapshot.server.at)
+            for snapshot in self.observation.snapshots
+            if snapshot.server is not None and snapshot.at in opened
+        ]
+        distances = []
+        for each in near:
+            sessions = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
+            distances.append(sum(abs(sessions[at] - many) for many, at in looks))
+        best, second = sorted(distances)[:2]
+        return near[distances.index(best)] if second - best >= len(looks) > 0 else None
 
     def queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
         """Pools of a PgBouncer that serve the application's user and database; its servers may serve others too."""

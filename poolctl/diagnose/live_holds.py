@@ -49,6 +49,9 @@ class Use:
 
 def use_of(application: Application) -> Use:
     stuck = {track.pid for track in application.stuck}
+    if stuck:
+        # Beside a leak, what rests for as long is rather its newest than a pause.
+        stuck |= {t.pid for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER}
     pauses: list[float] = []
     counts: dict[float, list[int]] = {}
     active = paused = lost = 0

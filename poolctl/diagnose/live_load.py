@@ -197,12 +197,20 @@ def _slow_holders(case: Case) -> tuple[tuple[Track, ...], float]:
 
 
 def _statement_time(case: Case, application: Application, tracks: Sequence[Track]) -> float:
-    """Seconds that one takes: of a full pool whose figures count acquires, connections x window / acquires (Little's
-    law); else twice the typical age, as caught at random it is half done."""
+    """Seconds that one takes: twice the typical age, as caught at random it is half done. Of a full pool whose figures
+    count acquires, a hold by Little's law (connections x window / acquires) less what other statements of the same
+    transaction take: on average half of them are done."""
     pools = case.facts.pools_of(application)
     acquires = [pool.growth("acquired_total") or 0.0 for pool in pools]
     if pools and all(pool.is_full for pool in pools) and all(acquires):
-        return sum((pool.last.in_use or 0) * pool.window for pool in pools) / sum(acquires)
+        hold = sum((pool.last.in_use or 0) * pool.window for pool in pools) / sum(acquires)
+        done = [
+            max(0.0, row.query_at - row.transaction_at)
+            for track in tracks
+            for _, row in track.rows
+            if row.is_active and row.query_at is not None and row.transaction_at is not None
+        ]
+        return max(0.0, hold - 2 * mean(done)) if done else hold
     return 2 * _typical_age(tracks)
 
 

@@ -241,8 +241,13 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
 
 def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
     """Whose connections do what, only the server could tell."""
-    waiting, refusal = _waiting_for(pools), case.facts.refusal
+    waiting, refusal, several = _waiting_for(pools), case.facts.refusal, len(case.facts.programs) > 1
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
+    unknown = "what the connections do was not seen on the server"
+    decide_by = "an answer of the server: a longer look (--for 20s), from another machine if this one is busy"
+    if several:
+        unknown = "which application's they are is not told"
+        decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
     most = sum(series.max_open for series in pools)
     return Finding(
         code="leak-or-long-hold",
@@ -250,19 +255,19 @@ def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
         confidence="undetermined",
         layer="application",
         summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_names_of(pools)}) are in use and "
-        f"{plural(waiting, 'client')} wait; what the connections do was not seen on the server{why}",
+        f"{plural(waiting, 'client')} wait; {unknown}{why}",
         evidence={
             "max_open": most,
             "in_use": _in_use(pools),
             "waiting": waiting,
             "pools": len(pools),
             "sessions": 0,
-            "threshold": "full in 4 looks of 5, waiting in half of them, and no session of theirs seen",
+            "threshold": "full in 4 looks of 5, waiting in half of them, and no session known to be theirs",
         },
         evidence_sql=live_sql.IDLE,
         remedy="Change nothing yet: a leak, a slow database and a pool that is too small ask for opposite remedies. A "
         "server that answers late is a sign of a slow database rather than of a leak.",
-        decide_by="an answer of the server: a longer look (--for 20s), from another machine if this one is busy",
+        decide_by=decide_by,
     )
 
 

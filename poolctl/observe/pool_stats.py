@@ -31,11 +31,14 @@ class _CannotFetch(Exception):
 
 
 class PoolStats:
-    """One place that tells of pools. ``look`` takes at most ``patience`` seconds and never raises; ``source`` says
-    how it went."""
+    """One place that tells of pools, as URL or file; ``APPLICATION=`` before it says whose they are.
+
+    ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+    """
 
     def __init__(self, place: str, *, patience: float = FETCH_WITHIN) -> None:
         self._patience = patience
+        self._application, place = _named(place)
         self._is_url = re.match(r"https?://", place, re.IGNORECASE) is not None
         self._place = place
         self.source = Source("pool-stats", _without_secrets(place) if self._is_url else place)
@@ -53,7 +56,9 @@ class PoolStats:
         cut = f"longer than {LARGEST >> 20} MiB: only the beginning was read" if not is_whole else ""
         reason = "; ".join(part for part in (cut, read.complaint) if part)
         self.source = replace(self.source, ok=not reason, reason=reason)
-        return read.pools
+        if self._application is None:
+            return read.pools
+        return tuple(replace(pool, application=self._application) for pool in read.pools)
 
     def close(self) -> None:
         """Nothing is kept open between looks."""
@@ -119,6 +124,14 @@ def _request(url: str) -> urllib.request.Request:
         # "Unredirected" headers are not repeated at the place that a redirect names.
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
     return request
+
+
+def _named(place: str) -> tuple[str | None, str]:
+    """The application's name, None where ``place`` has none before it, and the URL or file."""
+    name, equals, rest = place.partition("=")
+    if not equals or not name or not rest or re.search(r"[/:?]", name) or Path(place).exists():
+        return None, place
+    return name, rest
 
 
 def _without_secrets(url: str) -> str:
