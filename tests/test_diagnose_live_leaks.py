@@ -374,3 +374,13 @@ def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -
         "times seen so far do not tell before 3.1 s; 3 of 97 usable connections open, 3 at work"
     )
     assert finding.decide_by == "a longer look (--for 7s): slow work ends by itself"
+
+
+def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:
+    """Transactions of two seconds with short rests in them, beside two that rest for longer than any of those."""
+    long = [Row(200 + i, IN_TRANSACTION, age=0.05 + 0.1 * i, turns=0.4, began=2.0) for i in range(3)]
+    few = [Row(200, IN_TRANSACTION, age=0.05, turns=0.4, began=2.0, from_look=5)]
+    leaked = rows(2, state=IN_TRANSACTION, age=5.0, step=1.0)
+
+    assert pids(find(verdict(*long, *leaked), "leak-in-transaction")) == {row.pid for row in leaked}
+    assert "leak-in-transaction" not in codes(verdict(*few, *leaked))

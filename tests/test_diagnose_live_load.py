@@ -82,6 +82,23 @@ def test_many_statements_that_take_no_time_are_busy_and_not_slow() -> None:
     assert troubles(verdict(*quick, hosts=[host(cores=2, server_cpu=1.95)])) == []
 
 
+def test_quick_statements_that_use_up_the_processors_while_clients_wait_are_no_small_pool() -> None:
+    quick = [Row(100 + i, "active", age=0.0001 * i, turns=0.003) for i in range(6)]
+
+    busy_server = verdict(*quick, hosts=[host(cores=2, server_cpu=1.95)], pools=full_pool(6, 9))
+    idle_server = verdict(*quick, hosts=[host(cores=16, server_cpu=1.95)], pools=full_pool(6, 9))
+
+    assert troubles(busy_server) == ["slow-database"]
+    assert troubles(idle_server) == ["pool-undersized"]
+
+
+@pytest.mark.parametrize(("age", "found"), [(0.012, ["slow-database"]), (0.005, [])])
+def test_scans_that_keep_the_processors_busy_are_slow_though_each_is_short(age: float, found: list[str]) -> None:
+    scans = rows(6, state="active", age=age, turns=2 * age)
+
+    assert troubles(verdict(*scans, hosts=[host(cores=2, server_cpu=1.9)])) == found
+
+
 def test_statements_that_sleep_or_wait_for_locks_are_not_at_work() -> None:
     asleep = rows(20, state="active", age=0.3, turns=1.0, wait=("Timeout", "PgSleep"))
 
@@ -104,6 +121,21 @@ def test_long_statements_that_began_together_are_slow_also_when_they_have_just_b
 
     assert "slow-database" in codes(diagnosis)
     assert "pool-undersized" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(("transactions", "found"), [(500, ["slow-database"]), (20_000, [])])
+def test_without_privileges_the_counters_tell_slow_statements_from_many_quick_ones(
+    transactions: int, found: list[str]
+) -> None:
+    counted = [
+        [DatabaseCounters("app", backends=16, commits=i * transactions // 6, rollbacks=0, active_time=i * 8.0)]
+        for i in range(7)
+    ]
+    crowd = rows(16, state="active", age=0.01, turns=0.02)
+
+    diagnosis = verdict(*crowd, hides=True, hosts=[host(cores=2, server_cpu=1.95)], databases=counted)
+
+    assert troubles(diagnosis) == found
 
 
 @pytest.mark.parametrize(("acquires", "code"), [(24, "slow-database"), (600, "pool-undersized")])

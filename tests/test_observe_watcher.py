@@ -183,6 +183,38 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
     assert len(after.snapshots) == 1
 
 
+def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox: Sandbox) -> None:
+    sandbox.pause()
+    back = threading.Timer(2.0, sandbox.resume)
+    back.start()
+    try:
+        with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+            began = time.monotonic()
+            observation = watcher.observe(1.0)
+            took = time.monotonic() - began
+    finally:
+        back.join()
+
+    assert observation.samples
+    assert took < 1.0 + PATIENCE + 0.5
+
+
+def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> None:
+    sandbox.pause()
+    try:
+        with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+            began = time.monotonic()
+            observation = watcher.observe(0.5)
+            took = time.monotonic() - began
+            awaits = watcher.awaits_server
+    finally:
+        sandbox.resume()
+
+    assert observation.samples == ()
+    assert awaits
+    assert 0.5 + PATIENCE <= took < 0.5 + PATIENCE + 0.5
+
+
 def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
     with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
         cut = threading.Timer(0.6, sandbox.failover)

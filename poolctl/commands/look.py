@@ -182,13 +182,14 @@ def _watch(
 
 
 def _enough(watcher: "Watcher", stop: "Callable[[], bool]") -> "Callable[[], bool]":
-    """Ends the look when ``stop`` says so, or when the first round found nobody: more knocking is no better answer."""
+    """Ends the look when ``stop`` says so, or when nobody is there or may still answer: more knocking is no better
+    answer."""
 
     def is_enough() -> bool:
         if stop():
             return True
         observation = watcher.observation
-        return bool(observation.snapshots) and not has_answered(observation)
+        return bool(observation.snapshots) and not has_answered(observation) and not watcher.awaits_server
 
     return is_enough
 

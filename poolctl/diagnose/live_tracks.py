@@ -19,6 +19,11 @@ transactions outlived 0.2 s, of a leak 12 of 12 did (catalog)."""
 TIMES_TYPICAL = 10
 """And that many times the application's own median transaction: an application of slow transactions is no leak."""
 
+LEAST_RESTS = 3
+TIMES_LONGEST = 4
+"""Rests in transactions that were seen to end, from which they tell what is usual, and how many times the longest of
+them is not (a proposal: of rests that end at any time alike, one in 1,500 lasts that long)."""
+
 _INTERACTIVE = re.compile(
     r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio",
     re.IGNORECASE,
@@ -282,11 +287,14 @@ class Application:
         later look, while its session went on. Sessions that end take theirs with them, which is no release."""
         return max((age for track in self.tracks for age in _ended(track)), default=0.0)
 
-    @property
+    @cached_property
     def stuck_after(self) -> float:
         """Seconds idle in a transaction from which it counts as stuck: one, ten times the median, and twice what was
-        seen to end by itself."""
-        return max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
+        seen to end by itself; four times the longest rest where several were seen to end, if that is less: the rests of
+        long transactions may be short."""
+        usual = max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
+        rests = [rest for track in self.tracks for rest in _rests(track)]
+        return min(usual, max(STUCK_AFTER, TIMES_LONGEST * max(rests))) if len(rests) >= LEAST_RESTS else usual
 
     @cached_property
     def stuck(self) -> tuple[Track, ...]:
@@ -325,6 +333,13 @@ def _ages(track: Track) -> Iterable[float]:
         start = _start(backend)
         if start is not None and not (rests and _unchanged(backend, track.last)):
             yield max(0.0, at - start)
+
+
+def _rests(track: Track) -> Iterable[float]:
+    """Seconds, at most, of each rest in a transaction that was over by the next look."""
+    for (_, a), (_, b) in pairwise(track.rows):
+        if a.state == IN_TRANSACTION and a.state_at is not None and b.state_at is not None and b.state_at > a.state_at:
+            yield b.state_at - a.state_at
 
 
 def _ended(track: Track) -> Iterable[float]:

@@ -130,9 +130,10 @@ class Watcher:
 
         ``duration`` None: until ``stop`` says so, which is asked twenty times a second. ``keep``: only that many of the
         newest snapshots are held. ``on_snapshot`` gets each as it is taken. Returns at the latest ``PATIENCE`` seconds
-        after ``duration``, or after the first look where that took longer. ``began`` (time.monotonic()) is when the
-        user began to wait, if that was before. ``jitter``: seconds that a look is late, drawn for each, so that what
-        happens at regular intervals is seen as it is.
+        after ``duration``, or after the first look where that took longer; a server gets all of them as long as nobody
+        has said anything: on a machine without a core to spare its first answer takes seconds. ``began``
+        (time.monotonic()) is when the user began to wait, if that was before. ``jitter``: seconds that a look is late,
+        drawn for each, so that what happens at regular intervals is seen as it is.
         """
         began = time.monotonic() if began is None else began
         self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_ROUNDS)
@@ -140,17 +141,26 @@ class Watcher:
         for instant in instants(lambda: time.monotonic() - began, duration, self._interval):
             if not _slept(began + instant + jitter(), stop):
                 break
-            snapshot = self._round(time.monotonic() + PATIENCE)
-            self._snapshots.append(snapshot)
-            on_snapshot(snapshot)
+            self._snapshots.append(self._round(time.monotonic() + PATIENCE))
+            on_snapshot(self._snapshots[-1])
+        else:
+            if self.awaits_server:
+                self._snapshots.append(self._round(began + (duration or 0.0) + PATIENCE, insists=True))
+                on_snapshot(self._snapshots[-1])
         return self.observation
 
-    def _round(self, deadline: float) -> Snapshot:
+    @property
+    def awaits_server(self) -> bool:
+        """Whether nobody has said anything yet, and the server owes an answer."""
+        told = any(each.server or each.bouncers or each.pgpools or each.pools for each in self._snapshots)
+        return self._server is not None and self._server.owes and not told
+
+    def _round(self, deadline: float, *, insists: bool = False) -> Snapshot:
         at = time.time()
         for lane in self._lanes():
             if lane is not self._host:
                 lane.ask()
-        server, refusal = self._take_server(deadline)
+        server, refusal = self._take_server(deadline, insists=insists)
         host = None
         if self._host is not None:
             self._host.ask(server, self._facts)
@@ -171,10 +181,10 @@ class Watcher:
             host=host,
         )
 
-    def _take_server(self, deadline: float) -> tuple[ServerSample | None, Refusal | None]:
+    def _take_server(self, deadline: float, *, insists: bool) -> tuple[ServerSample | None, Refusal | None]:
         if self._server is None:
             return None, None
-        answer = self._server.take(deadline)
+        answer = self._server.take(deadline, insists=insists)
         if answer is None:
             source = self._server.status()
             return None, Refusal("unreachable", source.reason, target=source.target)
@@ -245,10 +255,16 @@ class _Lane:
         self._asked_at = time.monotonic()
         self._questions.put(arguments)
 
-    def take(self, deadline: float) -> Any:
-        """Its answer; None if it has none by ``deadline``. Who was late once is not waited for again."""
+    @property
+    def owes(self) -> bool:
+        """Whether it was asked and has not answered yet."""
+        return self._owes
+
+    def take(self, deadline: float, *, insists: bool = False) -> Any:
+        """Its answer; None if it has none by ``deadline``. Who was late once is not waited for again, unless one
+        insists."""
         self._rounds += 1
-        answer, has_come = self._collect(until=0.0 if self._is_late else deadline)
+        answer, has_come = self._collect(until=0.0 if self._is_late and not insists else deadline)
         self._missed += not (has_come and self._last.ok)
         return answer
 
