@@ -17,7 +17,7 @@ from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
 from poolctl.observe.recording import Recorder, read_recording
-from poolctl.observe.snapshot import IN_TRANSACTION, Snapshot, Source
+from poolctl.observe.snapshot import IN_TRANSACTION, HostSample, ServerFacts, ServerSample, Snapshot, Source
 from poolctl.observe.watcher import EARLY, HOST, PATIENCE, Watcher, instants
 
 SHORT = 0.8
@@ -263,6 +263,24 @@ def test_the_host_is_looked_at_with_what_the_server_said(sandbox: Sandbox) -> No
 
     assert observation.first.host is not None
     assert [source.kind for source in observation.sources] == ["postgres", "host"]
+
+
+class SlowHost(Host):
+    """A machine without a core to spare."""
+
+    def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+        time.sleep(2.0)
+        return super().look(server, facts)
+
+
+def test_a_host_that_is_slow_at_first_is_waited_for_at_the_end(sandbox: Sandbox) -> None:
+    with looking(sandbox.direct_conninfo) as server, Watcher(server, host=SlowHost) as watcher:
+        began = time.monotonic()
+        observation = watcher.observe(1.0)
+        took = time.monotonic() - began
+
+    assert observation.last.host is not None
+    assert took < 1.0 + PATIENCE + 0.5
 
 
 class Broken:

@@ -130,10 +130,10 @@ class Watcher:
 
         ``duration`` None: until ``stop`` says so, which is asked twenty times a second. ``keep``: only that many of the
         newest snapshots are held. ``on_snapshot`` gets each as it is taken. Returns at the latest ``PATIENCE`` seconds
-        after ``duration``, or after the first look where that took longer; a server gets all of them as long as nobody
-        has said anything: on a machine without a core to spare its first answer takes seconds. ``began``
-        (time.monotonic()) is when the user began to wait, if that was before. ``jitter``: seconds that a look is late,
-        drawn for each, so that what happens at regular intervals is seen as it is.
+        after ``duration``, or after the first look where that took longer; a server that is still silent then, while
+        nobody else has said anything, or a host gets all of them: on a machine without a core to spare the first answer
+        takes seconds. ``began`` (time.monotonic()) is when the user began to wait, if that was before. ``jitter``:
+        seconds that a look is late, drawn for each, so that what happens at regular intervals is seen as it is.
         """
         began = time.monotonic() if began is None else began
         self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_ROUNDS)
@@ -144,7 +144,7 @@ class Watcher:
             self._snapshots.append(self._round(time.monotonic() + PATIENCE))
             on_snapshot(self._snapshots[-1])
         else:
-            if self.awaits_server:
+            if self.awaits_server or self._awaits_host:
                 self._snapshots.append(self._round(began + (duration or 0.0) + PATIENCE, insists=True))
                 on_snapshot(self._snapshots[-1])
         return self.observation
@@ -154,6 +154,10 @@ class Watcher:
         """Whether nobody has said anything yet, and the server owes an answer."""
         told = any(each.server or each.bouncers or each.pgpools or each.pools for each in self._snapshots)
         return self._server is not None and self._server.owes and not told
+
+    @property
+    def _awaits_host(self) -> bool:
+        return self._host is not None and self._host.owes and not any(each.host for each in self._snapshots)
 
     def _round(self, deadline: float, *, insists: bool = False) -> Snapshot:
         at = time.time()
@@ -170,7 +174,7 @@ class Watcher:
         )
         if self._host is not None:
             # It was only asked when the server had answered, or had used up the round.
-            host = self._host.take(max(deadline, time.monotonic() + HOST_PATIENCE))
+            host = self._host.take(max(deadline, time.monotonic() + HOST_PATIENCE), insists=insists)
         return Snapshot(
             at=at,
             server=server,
