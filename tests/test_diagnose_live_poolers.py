@@ -1,5 +1,6 @@
 """Queues in PgBouncer and Pgpool-II: which layer it is, and the application behind the pooler."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -94,6 +95,20 @@ def test_transactions_left_open_behind_pgbouncer_name_the_client_and_not_the_poo
     assert {holder.client for holder in finding.holders} == {"10.0.0.7"}
     assert codes(diagnosis)[:2] == ["leak-in-transaction", "pooler-pinned-transaction"]
     assert not {"pool-undersized", "slow-database", "healthy", "slots-exhausted", "leak"} & set(codes(diagnosis))
+
+
+@pytest.mark.parametrize(("late", "found"), [("late", False), ("shop", True)])
+def test_servers_that_were_pinned_at_one_moment_are_a_jam_only_if_their_own_application_waits(
+    late: str, found: bool
+) -> None:
+    pinned = rows(5, state=IN_TRANSACTION, age=4.0, step=0.005, application="shop")
+    sample = bouncer([100, 101, 102, 103, 104], waiting=6)
+    named = tuple(replace(each, application=late if each.state == "waiting" else "shop") for each in sample.clients)
+
+    diagnosis = verdict(*pinned, bouncers=[replace(sample, clients=named)])
+
+    assert ("self-deadlock" in codes(diagnosis)) is found
+    assert ("leak-in-transaction" in codes(diagnosis)) is not found
 
 
 def test_one_pinned_server_is_named_with_the_port_of_its_client() -> None:

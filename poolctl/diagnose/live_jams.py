@@ -80,10 +80,15 @@ def self_deadlock(case: Case) -> Iterator[Finding]:
 
 
 def _waits_enough(case: Case, application: Application, waiting: Waiting, holders: int) -> bool:
-    """Every holder waits, so there are as many waiters. Totals only say that somebody does."""
+    """Every holder waits, so there are as many waiters, of the same application where PgBouncer names those that wait.
+    Totals only say that somebody does."""
     pools = case.facts.pools_of(application)
     if pools and all(pool.last.waiting is not None for pool in pools):
         return (waiting.count or 0) >= holders
+    late = [client.application for queue in case.facts.queues_of(application) for client in queue.waiting_clients]
+    if any(late):
+        names = {case.clients.of_backend(track).application for track in application.tracks}
+        return sum(name in names for name in late) >= holders
     return bool(waiting)
 
 

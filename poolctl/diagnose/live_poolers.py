@@ -94,11 +94,9 @@ def _counts(queue: BouncerQueue) -> str:
 
 def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
     row = queue.last
-    late = [
-        c for c in queue.bouncer.clients if (c.user, c.database) == (row.user, row.database) and c.state == "waiting"
-    ]
+    late = Counter(client.application or "?" for client in queue.waiting_clients)
     return {
-        "waiting_applications": dict(Counter(client.application or "?" for client in late).most_common(5)) or None,
+        "waiting_applications": dict(late.most_common(5)) or None,
         "servers_active": row.servers_active,
         "servers_idle": row.servers_idle,
         "pool_size": queue.size or None,

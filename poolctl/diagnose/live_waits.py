@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 
-from poolctl.observe.snapshot import BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
+from poolctl.observe.snapshot import BouncerLink, BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
 
 SUSTAINED_SHARE = 0.5
 """Share of the looks with somebody waiting, and the last one: below it the waits were a burst that drained."""
@@ -187,6 +187,15 @@ class BouncerQueue:
         counts = [each.clients_waiting for each in self.pools]
         many = sum(1 for each in counts if each) >= SUSTAINED_SHARE * len(counts)
         return Waiting(counts[-1], many and counts[-1] > 0, "PgBouncer")
+
+    @property
+    def waiting_clients(self) -> tuple[BouncerLink, ...]:
+        row = self.last
+        return tuple(
+            client
+            for client in self.bouncer.clients
+            if client.state == "waiting" and (client.user, client.database) == (row.user, row.database)
+        )
 
     @property
     def is_used_up(self) -> bool:
