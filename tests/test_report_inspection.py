@@ -127,6 +127,16 @@ def test_a_server_that_could_not_be_looked_at_is_not_called_ok() -> None:
     assert report(blind).startswith("NO VERDICT  ")
 
 
+def test_what_may_be_slow_work_or_a_leak_is_not_called_ok() -> None:
+    whole = inspections.healthy()
+    [finding, *others] = whole.diagnosis.findings
+    unsure = replace(finding, confidence="undetermined", summary="All 3 sessions idle in a transaction")
+    diagnosis = replace(whole.diagnosis, findings=(unsure, *others))
+
+    assert report(whole).startswith("OK  ")
+    assert report(replace(whole, diagnosis=diagnosis)).startswith("NO VERDICT  All 3 sessions")
+
+
 def test_a_holder_is_named_with_everything_that_is_known_of_it() -> None:
     line = next(line for line in report(inspections.leaking()).splitlines() if line.startswith("Who"))
 

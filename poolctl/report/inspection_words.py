@@ -48,8 +48,9 @@ def inspection_verdict(inspection: "Inspection") -> Verdict:
     worst = worst_first(findings)[0]
     # A server that was asked and could not be looked at is not in order: nobody knows.
     unseen = any(source.kind == "postgres" for source in inspection.observation.sources)
-    unseen = unseen and not inspection.observation.samples and worst.code == "healthy"
-    return Verdict("NO VERDICT" if unseen else word_of(worst), worst.severity, worst.code, sentence_of(worst))
+    unseen = unseen and not inspection.observation.samples
+    is_open = worst.code == "healthy" and (unseen or worst.confidence == "undetermined")
+    return Verdict("NO VERDICT" if is_open else word_of(worst), worst.severity, worst.code, sentence_of(worst))
 
 
 def about(finding: Finding) -> str:
