@@ -17,7 +17,15 @@ from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
 from poolctl.observe.recording import Recorder, read_recording
-from poolctl.observe.snapshot import IN_TRANSACTION, HostSample, ServerFacts, ServerSample, Snapshot, Source
+from poolctl.observe.snapshot import (
+    IN_TRANSACTION,
+    HostSample,
+    Observation,
+    ServerFacts,
+    ServerSample,
+    Snapshot,
+    Source,
+)
 from poolctl.observe.watcher import EARLY, HOST, PATIENCE, Watcher, instants
 
 SHORT = 0.8
@@ -183,15 +191,18 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
     assert len(after.snapshots) == 1
 
 
+def timed(watcher: Watcher, duration: float) -> tuple[Observation, float]:
+    began = time.monotonic()
+    return watcher.observe(duration), time.monotonic() - began
+
+
 def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox: Sandbox) -> None:
     sandbox.pause()
     back = threading.Timer(2.0, sandbox.resume)
     back.start()
     try:
         with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
-            began = time.monotonic()
-            observation = watcher.observe(1.0)
-            took = time.monotonic() - began
+            observation, took = timed(watcher, 1.0)
     finally:
         back.join()
 
@@ -203,9 +214,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> No
     sandbox.pause()
     try:
         with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
-            began = time.monotonic()
-            observation = watcher.observe(0.5)
-            took = time.monotonic() - began
+            observation, took = timed(watcher, 0.5)
             awaits = watcher.awaits_server
     finally:
         sandbox.resume()
@@ -275,9 +284,7 @@ class SlowHost(Host):
 
 def test_a_host_that_is_slow_at_first_is_waited_for_at_the_end(sandbox: Sandbox) -> None:
     with looking(sandbox.direct_conninfo) as server, Watcher(server, host=SlowHost) as watcher:
-        began = time.monotonic()
-        observation = watcher.observe(1.0)
-        took = time.monotonic() - began
+        observation, took = timed(watcher, 1.0)
 
     assert observation.last.host is not None
     assert took < 1.0 + PATIENCE + 0.5

@@ -210,16 +210,15 @@ def _rank(ordered: Sequence[int], share: float) -> int:
 
 
 def _mean_by_counters(facts: LiveFacts) -> float | None:
-    if len(facts.samples) < 2 or facts.window <= 0:
+    if facts.window <= 0:
         return None
-    before = {database.name: database for database in facts.samples[0].databases}
     times = [
         (now.active_time or 0.0)
         + (now.transaction_idle_time or 0.0)
         - (then.active_time or 0.0)
         - (then.transaction_idle_time or 0.0)
-        for now in facts.samples[-1].databases
-        if (then := before.get(now.name)) is not None and now.active_time is not None and then.reset_at == now.reset_at
+        for then, now in facts.counted
+        if now.active_time is not None
     ]
     return max(0.0, sum(times)) / facts.window if times else None
 

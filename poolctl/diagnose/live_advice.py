@@ -291,7 +291,7 @@ def _doubts(case: Case, counts: str, working: int) -> Iterator[tuple[str, str]]:
 
 def _works_or_rests(track: Track) -> bool:
     """Whether locks alone say that it is active, all the time in one transaction: the extended protocol's portals make
-    a transaction that idles look the same."""
+    a transaction that idles look the same. Where its title was seen, its client is known, too."""
     last = track.last
     is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
     return is_at_work and track.is_confirmed and track.age > STUCK_AFTER

@@ -19,6 +19,7 @@ from poolctl.diagnose.live_waits import (
     pool_series,
 )
 from poolctl.observe.snapshot import (
+    DatabaseCounters,
     HostSample,
     Observation,
     PgpoolSample,
@@ -50,6 +51,15 @@ class LiveFacts:
         """Since the server last started: backends do not outlive it."""
         samples = self.observation.samples
         return tuple(sample for sample in samples if sample.started_at == samples[-1].started_at)
+
+    @property
+    def counted(self) -> tuple[tuple[DatabaseCounters, DatabaseCounters], ...]:
+        """Each database's counters in the first and in the last sample; without those that were reset in between."""
+        if len(self.samples) < 2:
+            return ()
+        before = {database.name: database for database in self.samples[0].databases}
+        pairs = ((before.get(now.name), now) for now in self.samples[-1].databases)
+        return tuple((then, now) for then, now in pairs if then is not None and then.reset_at == now.reset_at)
 
     @cached_property
     def looks(self) -> tuple[Look, ...]:

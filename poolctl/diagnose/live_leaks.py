@@ -11,7 +11,7 @@ from statistics import median
 from poolctl.diagnose import live_sql, run_sql
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live_case import Case, at_most_likely, called
-from poolctl.diagnose.live_tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
+from poolctl.diagnose.live_tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live_waits import PoolSeries
 from poolctl.diagnose.words import percent, plural
 from poolctl.units import format_count, format_duration
@@ -30,11 +30,12 @@ within it on idle and on loaded machines (5 to 32 ms seen), leaks come one by on
 def leak_in_transaction(case: Case) -> Iterator[Finding]:
     """Transactions that the application began and left open.
 
-    Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest
-    that was seen to end). Certain: all older than the usual acquire timeout of 30 s, not all from one moment, and
-    seen twice. Undetermined: one look only; or every session of the application, from one moment or without ages
-    that would tell, while nobody says whether anybody waits: it may be a jam of nested acquires. Advisory lock
-    holders and operators' tools do not count; of a person's client program five do, as scripts use them too.
+    Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest that
+    was seen to end); than 4 x the longest rest in one, where three were seen to end and that is less. Certain: all
+    older than the usual acquire timeout of 30 s, not all from one moment, and seen twice. Undetermined: one look only;
+    or every session of the application, from one moment or without ages that would tell, while nobody says whether
+    anybody waits: it may be a jam of nested acquires. Advisory lock holders and operators' tools do not count; of a
+    person's client program five do, as scripts use them too.
     """
     for application in case.facts.applications:
         stuck = case.free(application.stuck)
@@ -84,7 +85,8 @@ def _leak_in_transaction(case: Case, application: Application, stuck: tuple[Trac
             "hold_back_vacuum": pinning,
             "waiting": waiting.count,
             "threshold": f"{LEAST_STUCK} idle in transaction for more than {format_duration(application.stuck_after)} "
-            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest seen to end)",
+            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest seen to end; or {TIMES_LONGEST} x the longest rest, "
+            "if less)",
         },
         evidence_sql=run_sql.TRANSACTIONS,
         holders=case.holders(stuck),

@@ -86,10 +86,8 @@ def _mean_time(facts: LiveFacts) -> float:
     """Seconds of statements for each transaction that ended in the window, by counters that every role may see; 0
     before PostgreSQL 14, and where none ended."""
     time, transactions = 0.0, 0
-    before = {database.name: database for database in facts.samples[0].databases} if facts.samples else {}
-    for now in facts.samples[-1].databases if facts.samples else ():
-        then = before.get(now.name)
-        if then is not None and now.active_time is not None and then.reset_at == now.reset_at:
+    for then, now in facts.counted:
+        if now.active_time is not None:
             time += now.active_time - (then.active_time or 0.0)
             transactions += now.commits + now.rollbacks - then.commits - then.rollbacks
     return max(0.0, time) / transactions if transactions > 0 else 0.0
@@ -180,9 +178,9 @@ def slow_database(case: Case) -> Iterator[Finding]:
             "table_rows": work.table.live_rows if work.table else None,
             "rows_read_by_scans": work.rows_read or None,
             "waiting": case.facts.waiting().count,
-            "threshold": f"> {TIMES_CORES} x cores at work, or {percent(BUSY_SHARE)} of the cores busy, for typically "
-            f"{format_duration(LEAST_RUNNING)} or more; or clients wait for statements of "
-            f"{format_duration(SLOW_STATEMENT)}",
+            "threshold": f"> {TIMES_CORES} x cores at work for typically {format_duration(LEAST_RUNNING)} or more; "
+            f"{percent(BUSY_SHARE)} of the cores busy for typically {format_duration(LEAST_BUSY)}, or while clients "
+            f"wait; or clients wait for statements of {format_duration(SLOW_STATEMENT)}",
         },
         evidence_sql=run_sql.SCANS if work.table else live_sql.STATEMENTS if work.by_counters else run_sql.ACTIVE,
         holders=case.holders(tracks),

@@ -38,19 +38,16 @@ def sessions_of(facts: LiveFacts) -> Sessions | None:
     """None before PostgreSQL 14, with one sample, or where the statistics were reset in between."""
     if len(facts.samples) < 2 or facts.window <= 0:
         return None
-    first, last = facts.samples[0], facts.samples[-1]
-    before = {database.name: database for database in first.databases}
     opened = abandoned = transactions = 0
     known = False
-    for now in last.databases:
-        then = before.get(now.name)
-        if then is None or then.reset_at != now.reset_at or now.sessions is None or then.sessions is None:
+    for then, now in facts.counted:
+        if now.sessions is None or then.sessions is None:
             continue
         known = True
         opened += max(0, now.sessions - then.sessions)
         abandoned += max(0, (now.abandoned or 0) - (then.abandoned or 0))
         transactions += max(0, now.commits + now.rollbacks - then.commits - then.rollbacks)
-    grown = len(last.clients) - len(first.clients)
+    grown = len(facts.samples[-1].clients) - len(facts.samples[0].clients)
     return Sessions(facts.window, opened, abandoned, transactions, grown) if known else None
 
 

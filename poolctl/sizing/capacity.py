@@ -170,22 +170,21 @@ def _of_processors(figures: Figures) -> Capacity | None:
 
 def _corrected(found: Capacity, figures: Figures) -> Capacity:
     value, notes = found.value or 1, list(found.notes)
-    contention = figures.contention_share
-    is_contended = contention is not None and contention.value > LOCK_SHARE
+    contention = figures.contention_share.value if figures.contention_share is not None else 0.0
     wanted = _for_variation(figures)
-    if wanted > value and not is_contended:
+    if wanted > value and contention <= LOCK_SHARE:
         notes.append(f"{wanted} rather than {value}: long requests among many short ones need 3 x cores")
         value = wanted
     if figures.parallel_workers is not None and figures.parallel_workers.value > 0:
         value = max(1, round(value / (1 + figures.parallel_workers.value)))
         notes.append(f"Divided by {1 + figures.parallel_workers.value:.1f}: queries run with parallel workers")
     most, at_least = None, found.at_least
-    if contention is not None and is_contended:
+    if contention > LOCK_SHARE:
         reached = figures.parallelism_p99 or figures.parallelism_max or figures.parallelism
         if reached is not None:
             most = max(1, ceil(reached.value))
             value, at_least = min(value, most), False
-        notes.append(f"Contention: {contention.value:.0%} of active backends wait for locks, so never more")
+        notes.append(f"Contention: {contention:.0%} of active backends wait for locks, so never more")
     return _with_credits(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
 
 

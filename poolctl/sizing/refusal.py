@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from poolctl.sizing.verify import Verification
 
 _OF_A_NUMBER = frozenset({"wait-target-missed"})
+_BOUNDS = ("most_gain_from_pool", "gain_from_statement", "gain_from_locks", "gain_from_shorter_holds")
 _OF_A_LARGER_POOL = frozenset({"demand-censored"})
 """Asks for a larger pool to measure with, which makes worse what is the problem already."""
 
@@ -67,7 +68,7 @@ def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation)
     bounds: dict[str, Any] = {"most_gain_from_pool": gain}
     for own in answer.findings:
         if own.code == finding.code:
-            bounds |= {name: value for name, value in own.evidence.items() if "gain" in name}
+            bounds |= {name: own.evidence[name] for name in _BOUNDS if name in own.evidence}
     summary = f"Pool size is not the problem: {finding.summary}"
     if finding.code == "slow-database" and statement is not None:
         bounds |= {
