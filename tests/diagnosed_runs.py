@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.simulation import diagnose_run
-from poolctl.histogram import Histogram, Times
+from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.pool import Closed
-from poolctl.run import (
+from poolctl.scenario.histogram import Histogram, Times
+from poolctl.scenario.run import (
     Connections,
     ErrorKind,
     ErrorSeen,
@@ -21,7 +21,7 @@ from poolctl.run import (
     Summary,
     TimelinePoint,
 )
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 RESTART = {"at": "3s", "do": "restart"}
 TOO_MANY = "sorry, too many clients already"

@@ -7,8 +7,7 @@ from report_parts import HOSTILE
 
 from poolctl.diagnose.diagnosis import Concurrency, Diagnosis, Group, Limit
 from poolctl.diagnose.finding import Finding, Holder
-from poolctl.diagnose.relief import ReliefPlan, ReliefStep, Spared
-from poolctl.observe.ending import Ending
+from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.observe.snapshot import (
     Backend,
     BouncerPool,
@@ -20,6 +19,7 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
+from poolctl.observe.terminate import Ending
 from poolctl.report.inspected import Inspection, Relieved
 
 NIGHT = 1_795_400_000.0

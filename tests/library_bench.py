@@ -10,10 +10,10 @@ from live_runs import scenario_of
 from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
-from poolctl.engines.pod.libraries import open_library
-from poolctl.engines.pod.library import Library
-from poolctl.engines.pod.watch import Request, Watch
-from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.instance.libraries import open_library
+from poolctl.engines.instance.library import Library
+from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 

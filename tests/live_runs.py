@@ -3,10 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from poolctl.engines.live import run_on
-from poolctl.engines.servers import Server, ThrowAwayServers
-from poolctl.run import ErrorSeen, Run, TimelinePoint
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.engines.live.engine import run_on
+from poolctl.engines.live.servers import Server, ThrowAwayServers
+from poolctl.scenario.run import ErrorSeen, Run, TimelinePoint
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 
 class Recorder:

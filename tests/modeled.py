@@ -3,8 +3,8 @@
 from typing import Any
 
 from poolctl.engines.model import simulate
-from poolctl.run import Run
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import parse_scenario
 
 
 def constant(seconds: float) -> dict[str, Any]:

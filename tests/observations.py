@@ -10,7 +10,7 @@ from typing import Any
 
 from poolctl.diagnose.diagnosis import Diagnosis
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.live import diagnose
+from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     Backend,

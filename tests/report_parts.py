@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from poolctl.histogram import Histogram, Times
 from poolctl.pool import Closed
-from poolctl.run import Connections, ServerSeen, Summary, TimelinePoint
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.scenario.histogram import Histogram, Times
+from poolctl.scenario.run import Connections, ServerSeen, Summary, TimelinePoint
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 SCREENS = Path(__file__).parent / "screens"
 HOSTILE = "\x1b]0;owned\x07\x1b[2J[red]bold[/red] :skull: \u202eesrever\u202c\u200b </script><b>&\r\nnext"

@@ -6,9 +6,9 @@ from dataclasses import replace
 from report_parts import HOSTILE, connections, scenario, spread, summary, timeline, times
 
 from poolctl.diagnose.finding import Finding, Holder
-from poolctl.histogram import Times
 from poolctl.pool import Closed
-from poolctl.run import ErrorKind, ErrorSeen, Generator, Run, ScannedTable, ServerSeen, Statement, Summary
+from poolctl.scenario.histogram import Times
+from poolctl.scenario.run import ErrorKind, ErrorSeen, Generator, Run, ScannedTable, ServerSeen, Statement, Summary
 
 
 def healthy() -> tuple[Run, tuple[Finding, ...]]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from observations import Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
 
-from poolctl.diagnose.live import diagnose
+from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import BouncerDatabase, BouncerPool, BouncerSample, DatabaseCounters, Refusal
 
 

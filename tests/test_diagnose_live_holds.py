@@ -23,7 +23,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.live import diagnose
+from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait, PoolFigures
 
 REMEDIES_OF_LOAD = frozenset({"pool-undersized", "slow-database", "healthy"})

@@ -22,17 +22,10 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.limits import limits_of
-from poolctl.diagnose.live import diagnose
-from poolctl.diagnose.live_facts import LiveFacts
-from poolctl.observe.snapshot import (
-    IN_TRANSACTION,
-    BackendTitle,
-    DatabaseFacts,
-    HostSample,
-    Refusal,
-    RoleFacts,
-)
+from poolctl.diagnose.live.diagnose import diagnose
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.headroom import limits_of
+from poolctl.observe.snapshot import IN_TRANSACTION, BackendTitle, DatabaseFacts, HostSample, Refusal, RoleFacts
 
 FULL = Refusal("superuser-slots", "remaining connection slots are reserved for superusers", "53300", "InitPostgres")
 

@@ -21,8 +21,8 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.live import diagnose
-from poolctl.diagnose.relief import plan_relief
+from poolctl.diagnose.live.diagnose import diagnose
+from poolctl.diagnose.live.relief import plan_relief
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     BouncerDatabase,

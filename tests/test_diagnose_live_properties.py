@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from observations import NOW, troubles
 
 from poolctl.diagnose.diagnosis import Diagnosis
-from poolctl.diagnose.live import diagnose
-from poolctl.diagnose.relief import plan_relief
+from poolctl.diagnose.live.diagnose import diagnose
+from poolctl.diagnose.live.relief import plan_relief
 from poolctl.observe.snapshot import (
     Backend,
     BackendTitle,

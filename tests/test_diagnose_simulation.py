@@ -18,9 +18,9 @@ from diagnosed_runs import (
     timeline,
 )
 
-from poolctl.diagnose.simulation import diagnose_run
+from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.pool import Closed
-from poolctl.run import Run, TimelinePoint
+from poolctl.scenario.run import Run, TimelinePoint
 
 
 def leak_run(

@@ -22,9 +22,9 @@ from diagnosed_runs import (
     times,
 )
 
-from poolctl.diagnose.simulation import diagnose_run
+from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.pool import Closed
-from poolctl.run import ScannedTable, Statement
+from poolctl.scenario.run import ScannedTable, Statement
 
 HALF_SECOND = Statement("SELECT sum(total) FROM orders WHERE customer = $1", 40, 20.0, 0.9)
 

@@ -20,10 +20,10 @@ from diagnosed_runs import (
     times,
 )
 
-from poolctl.diagnose.simulation import diagnose_run
+from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.pool import Closed
-from poolctl.run import Run, ScannedTable, Statement
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.run import Run, ScannedTable, Statement
+from poolctl.scenario.scenario import parse_scenario
 
 BY_CUSTOMER = Statement("SELECT sum(total) FROM orders WHERE customer = $1 AND paid > $2", 1_400, 1_700.0, 0.99)
 SLOW: dict[str, Any] = {

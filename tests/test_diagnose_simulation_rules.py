@@ -25,9 +25,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolctl.diagnose.finding import SEVERITIES
-from poolctl.diagnose.simulation import diagnose_run
-from poolctl.run import ErrorSeen, Run, ServerSeen
-from poolctl.scenario import EVENTS, LEAK_SHAPES, VIAS
+from poolctl.diagnose.run.diagnose import diagnose_run
+from poolctl.scenario.run import ErrorSeen, Run, ServerSeen
+from poolctl.scenario.scenario import EVENTS, LEAK_SHAPES, VIAS
 
 
 def test_the_errors_of_a_restart_are_expected_and_said() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from poolctl.cli import poolctl
 from poolctl.pool import KINDS, NOT_MODELED
-from poolctl.scenario import BUILT_IN_QUERIES, EVENTS, LEAK_SHAPES, VIAS, parse_scenario
+from poolctl.scenario.scenario import BUILT_IN_QUERIES, EVENTS, LEAK_SHAPES, VIAS, parse_scenario
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

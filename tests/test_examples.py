@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from live_runs import assert_adds_up, run
 
-from poolctl.diagnose.simulation import diagnose_run
-from poolctl.engines.servers import ThrowAwayServers
-from poolctl.keys import Source, override, read_toml
-from poolctl.run import Run
-from poolctl.scenario import load_scenario, parse_scenario
-from poolctl.variants import parse_variants
+from poolctl.diagnose.run.diagnose import diagnose_run
+from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import load_scenario, parse_scenario
+from poolctl.scenario.toml import Source, override, read_toml
+from poolctl.scenario.variants import parse_variants
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LIVE = sorted(path.stem for path in EXAMPLES.glob("*.toml") if not path.stem.startswith("fleet"))

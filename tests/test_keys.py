@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source, Table, override, read_toml
+from poolctl.scenario.toml import Source, Table, override, read_toml
 
 TEXT = """\
 name = "x"

@@ -13,14 +13,14 @@ from library_bench import ALL, ONE, SIZES, MakeBench, benches
 from live_runs import scenario_of
 from sandboxes import eventually
 
-from poolctl.engines.pod.connections import StatementFailed
-from poolctl.engines.pod.libraries import open_library, preload
-from poolctl.engines.pod.library import NotAcquired, SlotLost
-from poolctl.engines.pod.watch import Request, Watch
-from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.instance.connections import StatementFailed
+from poolctl.engines.instance.libraries import open_library, preload
+from poolctl.engines.instance.library import NotAcquired, SlotLost
+from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
-from poolctl.run import ErrorKind
+from poolctl.scenario.run import ErrorKind
 
 pytestmark = pytest.mark.server
 

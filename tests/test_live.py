@@ -11,14 +11,14 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
-from poolctl.engines.exposed import NAME
-from poolctl.engines.live import check_scenario, run_on
-from poolctl.engines.servers import ThrowAwayServers, named_server
+from poolctl.engines.live.engine import check_scenario, run_on
+from poolctl.engines.live.exposed import NAME
+from poolctl.engines.live.servers import ThrowAwayServers, named_server
 from poolctl.errors import BadInput, ServerFull
-from poolctl.observe.pool_stats import PoolStats
+from poolctl.observe.pool_metrics import PoolStats
 from poolctl.observe.snapshot import PoolFigures
-from poolctl.run import TimelinePoint
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.run import TimelinePoint
+from poolctl.scenario.scenario import parse_scenario
 
 pytestmark = pytest.mark.server
 
@@ -180,7 +180,7 @@ def test_pods_whose_threads_share_an_interpreter_each_keep_to_a_core(
 
     def look(_: TimelinePoint) -> None:
         for pod in psutil.Process().children():
-            if "poolctl.engines.pod" in pod.cmdline():
+            if "poolctl.engines.instance" in pod.cmdline():
                 seen.add(frozenset(pod.cpu_affinity()))
 
     pool = {"kind": kind} if kind == "none" else {"kind": kind, "max_open": 4}
@@ -418,7 +418,7 @@ def test_the_workload_goes_through_a_real(servers: ThrowAwayServers, via: str) -
 
 def _owner_of_port(port: int) -> int:
     for process in psutil.process_iter(["cmdline"]):
-        if "poolctl.engines.pod" in (process.info["cmdline"] or ()):
+        if "poolctl.engines.instance" in (process.info["cmdline"] or ()):
             ports = {socket.laddr[1] for socket in process.net_connections()}
             if port in ports:
                 return int(process.pid)

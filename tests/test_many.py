@@ -13,10 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from poolctl.engines.many import run_many
+from poolctl.engines.batch import run_many
 from poolctl.engines.model import simulate
-from poolctl.run import Run
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 summary_of: Callable[[Run], object] = attrgetter("summary")
 
@@ -114,7 +114,7 @@ def test_processes_do_not_outlive_a_killed_poolctl(tmp_path: Path) -> None:
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from operator import attrgetter\n"
         "from test_many import hour_long\n"
-        "from poolctl.engines.many import run_many\n"
+        "from poolctl.engines.batch import run_many\n"
         "print(*run_many([hour_long()] * 2, attrgetter('summary'), processes=2))\n"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:

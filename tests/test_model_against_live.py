@@ -14,12 +14,12 @@ import pytest
 from live_runs import assert_adds_up, run, scenario_of
 from sqlalchemy.pool import QueuePool
 
-from poolctl.engines.calibration import calibrated
+from poolctl.engines.live.calibration import calibrated
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.model import simulate
 from poolctl.engines.model.queues import WAKE_TIME
-from poolctl.engines.servers import ThrowAwayServers
-from poolctl.run import Run
-from poolctl.scenario import Distribution, Scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import Distribution, Scenario
 
 pytestmark = [pytest.mark.slow, pytest.mark.server]
 

@@ -5,7 +5,7 @@ from math import exp, factorial, isclose
 import pytest
 from modeled import constant, exponential, mm, run
 
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 
 
 def erlang_b(servers: int, load: float) -> float:

@@ -16,8 +16,8 @@ from poolctl.engines.model import compiled, simulate
 from poolctl.pool import KINDS
 from poolctl.report.facts import describe
 from poolctl.report.json import run_document
-from poolctl.run import Run
-from poolctl.scenario import LEAK_SHAPES, parse_scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import LEAK_SHAPES, parse_scenario
 
 pytestmark = pytest.mark.skipif(compiled.KERNEL is None, reason="the compiled kernel is not built")
 
@@ -169,7 +169,7 @@ def test_a_long_run_thins_its_timeline_out_in_the_same_way() -> None:
 
 
 def test_a_queue_without_end_is_cut_off_at_the_same_instant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poolctl.engines.model.kernel.MOST_WAITING", 5_000)
+    monkeypatch.setattr("poolctl.engines.model.clock.MOST_WAITING", 5_000)
 
     done = check(
         {"name": "overload", "pool": {"max_open": 5}, "load": {"rate": 1000.0, "hold": "100ms", "duration": "1h"}}

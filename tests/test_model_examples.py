@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from poolctl.engines.model import simulate
-from poolctl.keys import Source, override, read_toml
 from poolctl.pool import KINDS
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.scenario import parse_scenario
+from poolctl.scenario.toml import Source, override, read_toml
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "model"

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from virtual import VirtualTime
 
 from poolctl.engines.model import drive
-from poolctl.engines.model.kernel import Kernel
+from poolctl.engines.model.clock import Kernel
 from poolctl.engines.model.plan import Part, pods
 from poolctl.pool import Pool, PoolRules, PoolStats
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 END = 30.0
 

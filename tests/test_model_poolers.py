@@ -6,7 +6,7 @@ import pytest
 from modeled import constant, exponential, run
 
 from poolctl.errors import BadInput
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 
 
 def bounced(settings: dict[str, Any], *, via: str = "pgbouncer", **keys: Any) -> Run:

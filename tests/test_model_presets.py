@@ -7,8 +7,8 @@ from modeled import constant, exponential, run
 
 from poolctl.errors import BadInput
 from poolctl.pool import KINDS, NOT_MODELED
-from poolctl.run import Run
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import parse_scenario
 
 
 def burst(kind: str, workers: int, hold: Any, **keys: Any) -> Run:

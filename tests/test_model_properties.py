@@ -9,8 +9,8 @@ from modeled import constant, exponential
 
 from poolctl.engines.model import simulate
 from poolctl.pool import KINDS
-from poolctl.run import Run, Summary
-from poolctl.scenario import EVENTS, LEAK_SHAPES, parse_scenario
+from poolctl.scenario.run import Run, Summary
+from poolctl.scenario.scenario import EVENTS, LEAK_SHAPES, parse_scenario
 
 TIMES = st.sampled_from([constant(0.02), exponential(0.05), {"distribution": "lognormal", "mean": 0.03, "cv": 2.0}])
 EVENT = st.builds(

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source
-from poolctl.scenario import Scenario, parse_scenario
-from poolctl.sweep import grid, parse_axes
+from poolctl.scenario.scenario import Scenario, parse_scenario
+from poolctl.scenario.sweep import grid, parse_axes
+from poolctl.scenario.toml import Source
 
 SERVICES: dict[str, Any] = {
     "name": "two",

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 from modeled import constant, exponential, run
 
-from poolctl.diagnose.simulation import diagnose_run
+from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.engines.model import compiled, simulate
-from poolctl.engines.model.kernel import Kernel
-from poolctl.run import Run
-from poolctl.scenario import parse_scenario
+from poolctl.engines.model.clock import Kernel
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import parse_scenario
 
 
 def test_of_30_connections_18_become_idle_and_max_idle_10_closes_8_of_them() -> None:
@@ -272,7 +272,7 @@ def test_what_is_told_has_the_openings_that_have_begun_and_not_those_only_ordere
 
 
 def test_an_overload_without_a_timeout_is_cut_off_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("poolctl.engines.model.kernel.MOST_WAITING", 5_000)
+    monkeypatch.setattr("poolctl.engines.model.clock.MOST_WAITING", 5_000)
 
     done = run(pool={"max_open": 5, "max_idle": 5}, rate=1000.0, hold=exponential(0.1), duration="1h")
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.literals import hide_literals, hide_secrets, route_of
+from poolctl.safe_text import hide_literals, hide_secrets, route_of
 
 TAGS = "/*controller='orders',action='index'*/"
 

@@ -15,7 +15,7 @@ from sandboxes import connect, eventually, one, own_temporary_directory
 from test_poolers import skip_without
 
 from poolctl.engines.sandbox import Sandbox
-from poolctl.observe.console import Row
+from poolctl.observe.admin_console import Row
 from poolctl.observe.host import Host
 from poolctl.observe.pgpool import (
     Pgpool,

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.observe import pool_stats
-from poolctl.observe.exposition import Exposition, Series, parse
+from poolctl.observe import pool_metrics as pool_stats
 from poolctl.observe.pool_figures import read_pools
-from poolctl.observe.pool_stats import PoolStats
+from poolctl.observe.pool_metrics import PoolStats
+from poolctl.observe.prometheus import Exposition, Series, parse
 from poolctl.observe.snapshot import PoolFigures
 
 

@@ -17,10 +17,10 @@ from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
 from poolctl.observe.connection import Connection
 from poolctl.observe.probe import refusal_of
-from poolctl.observe.raw import Place, knock
 from poolctl.observe.refusals import ServerLost, from_libpq
+from poolctl.observe.sampler import PATIENCE
 from poolctl.observe.snapshot import Refusal
-from poolctl.observe.watcher import PATIENCE
+from poolctl.observe.startup import Place, knock
 
 pytestmark = pytest.mark.server
 SLOTS = 8

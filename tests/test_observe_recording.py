@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.plain import from_dict, to_dict
 from poolctl.observe.recording import Recorder, read_recording, without_literals
 from poolctl.observe.snapshot import (
     Backend,
@@ -27,6 +26,7 @@ from poolctl.observe.snapshot import (
     Source,
     StatementCounters,
 )
+from poolctl.serialize import from_dict, to_dict
 
 FACTS = ServerFacts(
     "db:5432/app", "18.6", 180006, "ann", "app", 100, 3, settings={"lock_timeout": 0.0}, roles=(RoleFacts("ann", 5),)

@@ -17,6 +17,7 @@ from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
 from poolctl.observe.recording import Recorder, read_recording
+from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Watcher, instants
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     HostSample,
@@ -26,7 +27,6 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
-from poolctl.observe.watcher import EARLY, HOST, PATIENCE, Watcher, instants
 
 SHORT = 0.8
 """Seconds: long enough for a first look, an early one and a last."""

@@ -6,19 +6,7 @@ from typing import Literal
 import pytest
 from virtual import VirtualTime, fill, new_pool
 
-from poolctl.pool import (
-    Close,
-    Fail,
-    HandOver,
-    Open,
-    Pool,
-    PoolRules,
-    PoolSettings,
-    Reject,
-    Stale,
-    Use,
-    Wait,
-)
+from poolctl.pool import Close, Fail, HandOver, Open, Pool, PoolRules, PoolSettings, Reject, Stale, Use, Wait
 
 
 def test_lifo_acquires_the_last_released_and_fifo_the_one_idle_longest() -> None:

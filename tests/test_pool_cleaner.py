@@ -7,10 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from virtual import VirtualTime, acquire_open, fill, new_pool
 
-from poolctl.pool import (
-    Close,
-    Open,
-)
+from poolctl.pool import Close, Open
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,7 @@ from typing import Any
 import pytest
 from virtual import VirtualTime, fill, new_pool
 
-from poolctl.pool import (
-    KINDS,
-    Close,
-    PoolSettings,
-    Stale,
-    Use,
-    Wait,
-)
+from poolctl.pool import KINDS, Close, PoolSettings, Stale, Use, Wait
 
 
 def test_a_lifetime_that_only_the_release_looks_at_hands_out_what_is_older() -> None:

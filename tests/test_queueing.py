@@ -14,7 +14,7 @@ import pytest
 from virtual import VirtualTime, new_pool
 
 from poolctl.pool import PoolRules
-from poolctl.run import ideal_waits
+from poolctl.scenario.run import ideal_waits
 
 CONNECTIONS = 10
 

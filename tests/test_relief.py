@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from observations import NOW, Row, busy, full_pool, observe, rows, server
 
-from poolctl.diagnose.live import diagnose
-from poolctl.diagnose.relief import ReliefPlan, ending_sql, plan_relief
+from poolctl.diagnose.live.diagnose import diagnose
+from poolctl.diagnose.live.relief import ReliefPlan, ending_sql, plan_relief
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Observation
 
 

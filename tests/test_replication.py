@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.replication import Estimate, derived_seed, estimate, estimates, student_t
+from poolctl.scenario.replications import Estimate, derived_seed, estimate, estimates, student_t
 
 
 def test_the_first_replication_has_the_seed_itself_and_the_others_never_change() -> None:

@@ -12,17 +12,17 @@ from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
-from poolctl.engines.calibration import calibrated
+from poolctl.engines.live.calibration import calibrated
 from poolctl.engines.model import simulate
-from poolctl.histogram import Times
 from poolctl.report.both import print_both
-from poolctl.report.console import open_screen
 from poolctl.report.differences import differences, trust
 from poolctl.report.files import write_both
 from poolctl.report.json import both_document, dumps
+from poolctl.report.screen import open_screen
 from poolctl.report.variant import Variant
-from poolctl.run import Generator, Run, ServerSeen, Summary
-from poolctl.scenario import Distribution, Scenario
+from poolctl.scenario.histogram import Times
+from poolctl.scenario.run import Generator, Run, ServerSeen, Summary
+from poolctl.scenario.scenario import Distribution, Scenario
 
 REPEAT = "poolctl simulate --engine both --seed 1"
 

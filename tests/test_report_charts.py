@@ -6,16 +6,7 @@ import pytest
 import report_runs as runs
 
 from poolctl.report.charts import Piece, draw, plain, resample, sparkline
-from poolctl.report.panels import (
-    Chart,
-    Layer,
-    Limit,
-    Mark,
-    Panel,
-    chart_of,
-    comparison_chart_of,
-    ticks,
-)
+from poolctl.report.panels import Chart, Layer, Limit, Mark, Panel, chart_of, comparison_chart_of, ticks
 from poolctl.report.variant import Variant
 
 

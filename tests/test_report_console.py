@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from poolctl.report.console import ColorChoice, Screen, open_screen
 from poolctl.report.neutral import neutralize
+from poolctl.report.screen import ColorChoice, Screen, open_screen
 
 
 class Terminal(io.StringIO):
@@ -171,7 +171,7 @@ def test_a_megabyte_is_shortened_and_says_how_long_it_was() -> None:
 
 
 PROGRAM = (
-    "import sys; from poolctl.report.console import open_screen; from rich.text import Text;"
+    "import sys; from poolctl.report.screen import open_screen; from rich.text import Text;"
     "s = open_screen(); s.print(Text('x' * 150, style='red')); print(s.moving, s.natural, s.ascii_only)"
 )
 

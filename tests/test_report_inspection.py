@@ -10,10 +10,10 @@ import pytest
 from report_parts import check_screen
 from rich.cells import cell_len
 
-from poolctl.report.console import open_screen
 from poolctl.report.inspected import Inspection
 from poolctl.report.inspection import print_inspection
 from poolctl.report.relief_rows import relieved_lines
+from poolctl.report.screen import open_screen
 
 Build = Callable[[], Inspection]
 REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, inspections.hostile)

@@ -14,9 +14,9 @@ from schema_check import problems
 
 import poolctl.report
 from poolctl.errors import ServerFull
-from poolctl.histogram import Times
 from poolctl.report.json import compare_document, dumps, failed_document, run_document, simulate_document
 from poolctl.report.variant import Variant
+from poolctl.scenario.histogram import Times
 
 SCHEMA = json.loads((Path(poolctl.report.__file__).parent / "simulate.schema.json").read_text())
 

@@ -6,8 +6,8 @@ import pytest
 from report_parts import HOSTILE
 from test_report_console import Terminal
 
-from poolctl.report.console import open_screen
 from poolctl.report.looking import LookingBlock, looking_view
+from poolctl.report.screen import open_screen
 from poolctl.report.verdict import Verdict
 
 FULL = Verdict("CRITICAL", "critical", "slots-exhausted", f"0 of 97 slots are free {HOSTILE}")

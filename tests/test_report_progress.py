@@ -15,9 +15,9 @@ import pytest
 import report_runs as runs
 from report_parts import check_screen
 
-from poolctl.report.console import Screen, open_screen
 from poolctl.report.progress import Bounds, View, live_view
-from poolctl.run import ErrorSeen, TimelinePoint
+from poolctl.report.screen import Screen, open_screen
+from poolctl.scenario.run import ErrorSeen, TimelinePoint
 
 BOUNDS = Bounds(duration=60.0, max_open=10, usable=97)
 
@@ -158,7 +158,7 @@ PROGRAM = """
 import sys, time
 sys.path[:0] = {paths!r}
 import report_runs as runs
-from poolctl.report.console import open_screen
+from poolctl.report.screen import open_screen
 from poolctl.report.progress import Bounds, live_view
 
 try:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from report_parts import check_screen
 from rich.cells import cell_len
 
-from poolctl.report.console import open_screen
 from poolctl.report.json import dumps
 from poolctl.report.recommendation import print_recommendation
 from poolctl.report.recommendation_json import recommend_document
 from poolctl.report.recommendation_markdown import recommendation_markdown
 from poolctl.report.recommended import Recommended
+from poolctl.report.screen import open_screen
 from poolctl.sizing.figures import Figure, Figures, Origin, TopStatement
 from poolctl.stacks import STACKS
 

@@ -12,10 +12,10 @@ from rich.cells import cell_len
 
 from poolctl.diagnose.finding import Finding
 from poolctl.report.comparison import print_comparison
-from poolctl.report.console import open_screen
+from poolctl.report.screen import open_screen
 from poolctl.report.simulation import print_simulation
 from poolctl.report.variant import Variant
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 
 Build = Callable[[], tuple[Run, tuple[Finding, ...]]]
 REPEAT = "poolctl simulate --leak --set pool.max_open=10 --set load.rate=50 --for 60s --seed 1"

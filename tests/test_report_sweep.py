@@ -18,7 +18,6 @@ from test_report_json import SCHEMA
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import BadInput
 from poolctl.report.charts import plain
-from poolctl.report.console import open_screen
 from poolctl.report.counting import counting
 from poolctl.report.csv import COLUMNS, csv_of
 from poolctl.report.files import BATCH_FORMATS, check_output, write_batch
@@ -26,8 +25,9 @@ from poolctl.report.heat import Grid, bars, heat_map
 from poolctl.report.json import dumps, replications_document, sweep_document
 from poolctl.report.outcome import RELEASED, WAIT_P99, Batch, Outcome, Point, reopened_rate
 from poolctl.report.replications import print_replications
+from poolctl.report.screen import open_screen
 from poolctl.report.sweep import print_sweep
-from poolctl.sweep import parse_axes
+from poolctl.scenario.sweep import parse_axes
 
 REPEAT = "poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=2,4,8 --seed 1"
 BASE = scenario("checkout", pool={"max_open": 5}, load={"workers": 16})

@@ -11,8 +11,8 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_report_console import Terminal
 
-from poolctl.report.console import open_screen
 from poolctl.report.inspected import Inspection
+from poolctl.report.screen import open_screen
 from poolctl.report.watching import WatchPage, watch_view
 
 Build = Callable[[], Inspection]

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.histogram import Backlog, Histogram, Times
 from poolctl.pool import Closed, PoolStats
-from poolctl.run import ErrorKind, ErrorSeen, Generator, Tally, TimelinePoint, ideal_waits, summarize
+from poolctl.scenario.histogram import Backlog, Histogram, Times
+from poolctl.scenario.run import ErrorKind, ErrorSeen, Generator, Tally, TimelinePoint, ideal_waits, summarize
 
 SECONDS = st.lists(st.floats(0.0, 1e5, allow_subnormal=False), max_size=60)
 

@@ -5,9 +5,8 @@ from typing import Any
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source
 from poolctl.pool import KINDS, PoolSettings
-from poolctl.scenario import (
+from poolctl.scenario.scenario import (
     Burst,
     Database,
     Distribution,
@@ -17,6 +16,7 @@ from poolctl.scenario import (
     load_scenario,
     parse_scenario,
 )
+from poolctl.scenario.toml import Source
 
 EVERY_KEY = """\
 name = "leaky checkout"            # required

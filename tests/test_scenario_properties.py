@@ -9,13 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolctl.pool import KINDS
-from poolctl.scenario import (
-    DISTRIBUTIONS,
-    LEAK_SHAPES,
-    VIAS,
-    Distribution,
-    parse_scenario,
-)
+from poolctl.scenario.scenario import DISTRIBUTIONS, LEAK_SHAPES, VIAS, Distribution, parse_scenario
 
 
 def optional(**keys: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

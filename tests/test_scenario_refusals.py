@@ -5,12 +5,9 @@ import tomllib
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source
 from poolctl.pool import KINDS
-from poolctl.scenario import (
-    LEAK_SHAPES,
-    parse_scenario,
-)
+from poolctl.scenario.scenario import LEAK_SHAPES, parse_scenario
+from poolctl.scenario.toml import Source
 
 
 def refusal(text: str) -> BadInput:

@@ -9,7 +9,7 @@ from poolctl.observe.snapshot import (
     StatementCounters,
     TableCounters,
 )
-from poolctl.sizing.busiest import top_statement
+from poolctl.sizing.top_statement import top_statement
 
 FACTS = ServerFacts("db:5432/shop", "18.1", 180001, "watcher", "shop", 100, 3)
 QUERY = "SELECT * FROM orders WHERE customer_id = $1"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source
+from poolctl.scenario.toml import Source
 from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, NamedLimit, Server, Service, load_fleet, parse_fleet
 from poolctl.sizing.fleet_check import Change, FleetCheck, LimitCheck, check, moments, server_connections
 

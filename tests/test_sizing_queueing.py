@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.run import ideal_waits
+from poolctl.scenario.run import ideal_waits
 from poolctl.sizing.queueing import (
     closed_knee,
     closed_throughput,

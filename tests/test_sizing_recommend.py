@@ -10,11 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sizing_curves import CURVES, fewest, points, share_of_best
 
-from poolctl.sizing.answer import Recommendation
 from poolctl.sizing.division import Bound, Parts, divide
 from poolctl.sizing.figures import Figure, Figures, TopStatement, Window, assumed, measured
 from poolctl.sizing.figures import given as said
 from poolctl.sizing.recommend import recommend
+from poolctl.sizing.recommendation import Recommendation
 from poolctl.sizing.sweep_table import SweepPoint
 
 VECTOR = Figures(

@@ -3,10 +3,10 @@
 import pytest
 
 from poolctl.diagnose.finding import Finding
-from poolctl.sizing.answer import Recommendation
 from poolctl.sizing.figures import Figures, TopStatement, Window, measured
 from poolctl.sizing.figures import given as said
 from poolctl.sizing.recommend import recommend
+from poolctl.sizing.recommendation import Recommendation
 from poolctl.sizing.sweep_table import SweepPoint
 
 MEASURED = Figures(

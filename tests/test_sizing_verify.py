@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from poolctl.engines.model import simulate
 from poolctl.pool import KINDS
-from poolctl.run import Summary
-from poolctl.sizing.answer import Recommendation
+from poolctl.scenario.run import Summary
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.recommend import recommend
+from poolctl.sizing.recommendation import Recommendation
 from poolctl.sizing.verify import Trial, Verification, judge, trials
 
 FLEET = Figures(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stack_parts import OFF, ORDINARY, POOLER, POOLER_OFF, off, ordinary
 
 from poolctl.errors import BadInput
-from poolctl.pool.kinds import KINDS, NOT_MODELED
+from poolctl.pool.libraries import KINDS, NOT_MODELED
 from poolctl.stacks import STACKS, PoolAdvice, PoolerAdvice, Stack, find_stack, render
 
 TEXTS = Path(__file__).parent / "stacks"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.keys import Source
-from poolctl.sweep import Axis, grid, parse_axes
+from poolctl.scenario.sweep import Axis, grid, parse_axes
+from poolctl.scenario.toml import Source
 
 
 def words(option: str) -> tuple[str, ...]:

@@ -12,8 +12,8 @@ from live_runs import scenario_of
 from sandboxes import eventually
 from thread_runs import SIZES, Driver
 
-from poolctl.engines.pod.link import Progress
-from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.instance.channel import Progress
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 
 pytestmark = pytest.mark.server
@@ -29,7 +29,7 @@ class PodProcess:
 
     def __init__(self, job: Job) -> None:
         kind = job.scenario.pool.kind
-        command = [sys.executable, "-m", "poolctl.engines.pod", kind]
+        command = [sys.executable, "-m", "poolctl.engines.instance", kind]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self.process.stdin is not None
         assert self.process.stdout is not None

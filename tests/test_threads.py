@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from thread_runs import KINDS, SIZES, Done, Driver
 
-from poolctl.engines.pod import threads
-from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.instance import threads
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.pool import Closed
 
 pytestmark = pytest.mark.server

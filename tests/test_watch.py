@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolctl.engines.pod.watch import Request, Watch
+from poolctl.engines.instance.pool_monitor import Request, Watch
 from poolctl.pool import Closed, PoolStats
 
 

@@ -11,11 +11,11 @@ from live_runs import scenario_of
 from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
-from poolctl.engines.pod import libraries, threads
-from poolctl.engines.pod.library import Library
-from poolctl.engines.pod.link import Link, Progress
-from poolctl.engines.pod.watch import Watch
-from poolctl.engines.servers import ThrowAwayServers
+from poolctl.engines.instance import libraries, threads
+from poolctl.engines.instance.channel import Link, Progress
+from poolctl.engines.instance.library import Library
+from poolctl.engines.instance.pool_monitor import Watch
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 

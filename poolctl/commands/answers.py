@@ -25,7 +25,7 @@ def tell_runs(variants: "Sequence[Variant]", *, compared: bool, as_json: bool, c
         click.echo(dumps(document))
         return
     from poolctl.report.comparison import print_comparison
-    from poolctl.report.console import open_screen
+    from poolctl.report.screen import open_screen
     from poolctl.report.simulation import print_simulation
 
     screen = open_screen(sys.stdout, color)  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def tell_both(variants: "Sequence[Variant]", *, as_json: bool, color: str, repea
         click.echo(dumps(both_document(live, model)))
         return
     from poolctl.report.both import print_both
-    from poolctl.report.console import open_screen
+    from poolctl.report.screen import open_screen
     from poolctl.report.simulation import print_simulation
 
     screen = open_screen(sys.stdout, color)  # type: ignore[arg-type]
@@ -61,8 +61,8 @@ def tell_batch(batch: "Batch", *, as_json: bool, color: str, repeat: str) -> Non
     if as_json:
         click.echo(dumps(sweep_document(batch) if batch.axes else replications_document(batch)))
         return
-    from poolctl.report.console import open_screen
     from poolctl.report.replications import print_replications
+    from poolctl.report.screen import open_screen
     from poolctl.report.sweep import print_sweep
 
     show = print_sweep if batch.axes else print_replications

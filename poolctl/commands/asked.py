@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
-    from poolctl.keys import Source
-    from poolctl.scenario import Scenario
-    from poolctl.sweep import Axis, Cell
-    from poolctl.variants import NamedValues
+    from poolctl.scenario.scenario import Scenario
+    from poolctl.scenario.sweep import Axis, Cell
+    from poolctl.scenario.toml import Source
+    from poolctl.scenario.variants import NamedValues
 
 ENGINES = ("live", "model", "both")
 
@@ -76,8 +76,8 @@ def check_together(asked: Asked) -> None:
 
 def read_values(asked: Asked) -> "tuple[dict[str, Any], Source]":
     """The scenario file's values with what the options change in them. Raises BadInput."""
-    from poolctl.keys import Source, override, read_toml
-    from poolctl.variants import with_leak, without_leak
+    from poolctl.scenario.toml import Source, override, read_toml
+    from poolctl.scenario.variants import with_leak, without_leak
 
     path = asked.scenario or Path(__file__).parent.parent / "default.toml"
     values, text = read_toml(path)
@@ -91,8 +91,8 @@ def read_values(asked: Asked) -> "tuple[dict[str, Any], Source]":
 
 def read_scenarios(asked: Asked) -> "list[tuple[NamedValues, Scenario]]":
     """The scenarios to run, each with its name, checked before anything is started. Raises BadInput."""
-    from poolctl.scenario import parse_scenario
-    from poolctl.variants import NamedValues, parse_variants
+    from poolctl.scenario.scenario import parse_scenario
+    from poolctl.scenario.variants import NamedValues, parse_variants
 
     values, source = read_values(asked)
     if asked.compare is None:
@@ -107,7 +107,7 @@ def read_scenarios(asked: Asked) -> "list[tuple[NamedValues, Scenario]]":
 
 def read_sweep(asked: Asked) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]":
     """The axes of the sweep, its cells, and what had to be left out of some. Raises BadInput."""
-    from poolctl.sweep import grid, parse_axes
+    from poolctl.scenario.sweep import grid, parse_axes
 
     values, source = read_values(asked)
     axes = parse_axes(asked.sweeps)
@@ -119,9 +119,9 @@ def read_sweep(asked: Asked) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]"
 
 def read_replications(asked: Asked) -> "list[Scenario]":
     """The scenario once for each derived seed. Raises BadInput."""
-    from poolctl.keys import override
-    from poolctl.replication import derived_seed
-    from poolctl.scenario import parse_scenario
+    from poolctl.scenario.replications import derived_seed
+    from poolctl.scenario.scenario import parse_scenario
+    from poolctl.scenario.toml import override
 
     values, source = read_values(asked)
     first = parse_scenario(values, source)
@@ -139,7 +139,7 @@ def repeat_command(words: Sequence[str], asked: Asked, seed: int) -> str:
     if asked.seed is None:
         said += ["--seed", str(seed)]
     if asked.target is not None:
-        from poolctl.engines.servers import without_password
+        from poolctl.engines.live.servers import without_password
 
         said = [word.replace(asked.target, without_password(asked.target)) for word in said]
     return shlex.join(["poolctl", *said])
@@ -148,7 +148,7 @@ def repeat_command(words: Sequence[str], asked: Asked, seed: int) -> str:
 def _check_engine(scenario: "Scenario", engine: str) -> None:
     """Refuse what the chosen engine, or one of the two, cannot do. Raises BadInput."""
     if engine in ("live", "both"):
-        from poolctl.engines.live import check_scenario
+        from poolctl.engines.live.engine import check_scenario
 
         check_scenario(scenario)
     if engine in ("model", "both"):

@@ -14,9 +14,9 @@ from poolctl.commands.runs import SILENCE
 
 if TYPE_CHECKING:
     from poolctl.report.outcome import Batch, Outcome
-    from poolctl.run import Run
-    from poolctl.scenario import Scenario
-    from poolctl.sweep import Axis
+    from poolctl.scenario.run import Run
+    from poolctl.scenario.scenario import Scenario
+    from poolctl.scenario.sweep import Axis
 
 
 def run_batch(asked: Asked, color: str, quiet: bool) -> "Batch":
@@ -35,7 +35,7 @@ def run_batch(asked: Asked, color: str, quiet: bool) -> "Batch":
 
 def outcome_of(run: "Run") -> "Outcome":
     """What is kept of a run, made in the process that ran it."""
-    from poolctl.diagnose.simulation import diagnose_run
+    from poolctl.diagnose.run.diagnose import diagnose_run
     from poolctl.report.outcome import Outcome
 
     return Outcome(run.summary, diagnose_run(run), run.failure, run.kernel)
@@ -49,7 +49,7 @@ def _run(
     color: str,
     quiet: bool,
 ) -> "Batch":
-    from poolctl.engines.many import run_many
+    from poolctl.engines.batch import run_many
     from poolctl.report.outcome import Batch, Outcome, Point
 
     outcomes: dict[int, Outcome] = {}
@@ -84,8 +84,8 @@ class _Watch:
     def __call__(self) -> bool:
         if not self._is_told and time.monotonic() - self._began > SILENCE:
             self._is_told = True
-            from poolctl.report.console import open_screen
             from poolctl.report.counting import counting
+            from poolctl.report.screen import open_screen
 
             screen = open_screen(sys.stderr, self._color)  # type: ignore[arg-type]
             self._stack.enter_context(counting(screen, lambda: self.done, self._total, began=self._began))

@@ -21,8 +21,8 @@ def fleet_answer(file: Path, as_json: bool, outputs: tuple[Path, ...], color: st
 
         click.echo(dumps(fleet_document(checked)))
     else:
-        from poolctl.report.console import open_screen
         from poolctl.report.fleet import print_fleet
+        from poolctl.report.screen import open_screen
 
         print_fleet(open_screen(sys.stdout, color), checked)  # type: ignore[arg-type]
     if outputs:

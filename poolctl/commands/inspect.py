@@ -112,8 +112,8 @@ class Answer:
         if self.as_json or self.is_told:
             return
         self.is_told = True
-        from poolctl.report.console import open_screen
         from poolctl.report.inspection import print_inspection
+        from poolctl.report.screen import open_screen
 
         print_inspection(open_screen(sys.stdout, self.color), inspection)  # type: ignore[arg-type]
 
@@ -126,8 +126,8 @@ class Answer:
 
             click.echo(dumps(inspect_document(inspection)))
         elif inspection.relieved is not None:
-            from poolctl.report.console import open_screen
             from poolctl.report.relief import print_relieved
+            from poolctl.report.screen import open_screen
 
             print_relieved(open_screen(sys.stdout, self.color), inspection.relieved)  # type: ignore[arg-type]
         if self.outputs:

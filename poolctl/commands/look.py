@@ -25,10 +25,10 @@ from poolctl.errors import CannotDo
 if TYPE_CHECKING:
     from poolctl.observe.host import Host
     from poolctl.observe.postgres import Postgres
+    from poolctl.observe.sampler import Watcher
     from poolctl.observe.snapshot import Observation, Snapshot
-    from poolctl.observe.watcher import Watcher
-    from poolctl.report.console import Screen
     from poolctl.report.inspected import Inspection
+    from poolctl.report.screen import Screen
     from poolctl.report.verdict import Verdict
 
     Keep = Callable[[Snapshot], None]
@@ -55,9 +55,9 @@ SHARE = 4
 
 
 WANTED_AFTERWARDS = (
-    "poolctl.diagnose.live",
+    "poolctl.diagnose.live.diagnose",
     "poolctl.observe.recording",
-    "poolctl.report.console",
+    "poolctl.report.screen",
     "poolctl.report.inspection",
     "poolctl.report.inspection_json",
 )
@@ -75,9 +75,9 @@ def live_systems(
     from poolctl.observe.connection import place_of
     from poolctl.observe.pgbouncer import PgBouncer
     from poolctl.observe.pgpool import Pgpool
-    from poolctl.observe.pool_stats import PoolStats
+    from poolctl.observe.pool_metrics import PoolStats
     from poolctl.observe.postgres import Postgres
-    from poolctl.observe.watcher import Watcher
+    from poolctl.observe.sampler import Watcher
 
     address, port = place_of(named.conninfo) if named.conninfo is not None else ("", None)
     postgres = Postgres(named.conninfo, emergency=emergency) if named.conninfo is not None else None
@@ -106,7 +106,7 @@ def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspec
 
     Raises CannotDo when nobody answered, or the recording cannot be begun.
     """
-    from poolctl.report.console import open_screen
+    from poolctl.report.screen import open_screen
 
     screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
     # While one waits anyway: on a machine without a core to spare it takes seconds, and the answer would be late.
@@ -216,7 +216,7 @@ def _certain_already(observation: "Observation", asked: Asked) -> "Verdict | Non
 def _inspection(
     observation: "Observation", asked: Asked, *, interrupted: bool = False, replayed: str = ""
 ) -> "Inspection":
-    from poolctl.diagnose.live import diagnose
+    from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import without_literals
     from poolctl.report.inspected import Inspection
 
@@ -227,7 +227,7 @@ def _inspection(
 
 def planned(inspection: "Inspection") -> "Inspection":
     """With the relief plan for it."""
-    from poolctl.diagnose.relief import plan_relief
+    from poolctl.diagnose.live.relief import plan_relief
 
     return replace(inspection, relief=plan_relief(inspection.observation, inspection.diagnosis))
 

@@ -104,8 +104,8 @@ def _looked(
 ) -> tuple["Observation", "_Connects"]:
     from poolctl.commands.look import live_systems
     from poolctl.commands.unanswered import has_answered
-    from poolctl.report.console import open_screen
     from poolctl.report.looking import looking_view
+    from poolctl.report.screen import open_screen
 
     assert asked.named is not None
     late = Random(asked.seed)
@@ -193,10 +193,10 @@ def _check_answered(observation: "Observation", asked: Asked, interrupts: "Inter
 
 
 def _seen(asked: Asked, observation: "Observation") -> Measured:
-    from poolctl.diagnose.live import diagnose
+    from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import without_literals
-    from poolctl.sizing.busiest import top_statement
     from poolctl.sizing.measure import measure
+    from poolctl.sizing.top_statement import top_statement
 
     observation = without_literals(observation)
     seen = measure(observation, asked.application)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poolctl.commands.connection import connection_options
-from poolctl.commands.figures import figure_options
+from poolctl.commands.figure_options import figure_options
 from poolctl.commands.options import Duration, output_options
 from poolctl.commands.recommendation import asked_of, check_fleet
 
@@ -134,8 +134,8 @@ def _tell(recommended: "Recommended", as_json: bool, outputs: tuple[Path, ...], 
 
         click.echo(dumps(recommend_document(recommended)))
     else:
-        from poolctl.report.console import open_screen
         from poolctl.report.recommendation import print_recommendation
+        from poolctl.report.screen import open_screen
 
         print_recommendation(open_screen(sys.stdout, color), recommended)  # type: ignore[arg-type]
     if outputs:

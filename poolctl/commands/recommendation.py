@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolctl.commands.connection import Named, named, names_server
-from poolctl.commands.figures import LOAD, figures_of, has_figures
+from poolctl.commands.figure_options import LOAD, figures_of, has_figures
 from poolctl.errors import BadInput
 
 if TYPE_CHECKING:

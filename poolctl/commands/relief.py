@@ -9,7 +9,7 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.errors import BadInput, NoPrivilege
 
 if TYPE_CHECKING:
-    from poolctl.diagnose.relief import ReliefPlan
+    from poolctl.diagnose.live.relief import ReliefPlan
     from poolctl.observe.postgres import Postgres
     from poolctl.report.inspected import Relieved
 

@@ -18,12 +18,12 @@ from poolctl.commands.asked import Asked
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 
 if TYPE_CHECKING:
-    from poolctl.engines.live import View
-    from poolctl.engines.servers import Server, ThrowAwayServers
+    from poolctl.engines.live.engine import View
+    from poolctl.engines.live.servers import Server, ThrowAwayServers
     from poolctl.report.variant import Variant
-    from poolctl.run import Run
-    from poolctl.scenario import Scenario
-    from poolctl.variants import NamedValues
+    from poolctl.scenario.run import Run
+    from poolctl.scenario.scenario import Scenario
+    from poolctl.scenario.variants import NamedValues
 
 SILENCE = 1.0
 """Seconds that a model run may take before it says that it is at work."""
@@ -50,7 +50,7 @@ def _run_in_model(
     quiet: bool,
     interrupts: Interrupts,
 ) -> "list[Variant]":
-    from poolctl.diagnose.simulation import diagnose_run
+    from poolctl.diagnose.run.diagnose import diagnose_run
     from poolctl.report.variant import Variant
 
     variants: list[Variant] = []
@@ -79,8 +79,8 @@ def run_model(
             nonlocal is_told
             if not is_told and time.monotonic() - began > SILENCE:
                 is_told = True
-                from poolctl.report.console import open_screen
                 from poolctl.report.progress import Bounds, live_view
+                from poolctl.report.screen import open_screen
 
                 screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
                 stack.enter_context(live_view(screen, name, Bounds())).phase("simulating in virtual time")
@@ -97,8 +97,8 @@ def _run_both(
     """The model's run of what ran live, told what the live run measured."""
     from dataclasses import replace
 
-    from poolctl.diagnose.simulation import diagnose_run
-    from poolctl.engines.calibration import calibrated
+    from poolctl.diagnose.run.diagnose import diagnose_run
+    from poolctl.engines.live.calibration import calibrated
     from poolctl.report.variant import Variant
 
     informed, notes = calibrated(scenario, live)
@@ -110,7 +110,7 @@ def _run_both(
 def _run_live(
     scenarios: "Sequence[tuple[NamedValues, Scenario]]", run_live: Any, interrupts: Interrupts
 ) -> "list[Variant]":
-    from poolctl.diagnose.simulation import diagnose_run
+    from poolctl.diagnose.run.diagnose import diagnose_run
     from poolctl.report.variant import Variant
 
     variants: list[Variant] = []
@@ -126,10 +126,10 @@ def _run_live(
 @contextmanager
 def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) -> Iterator[Any]:
     """A function that runs a scenario live, with the servers that stay up between one and the next."""
-    from poolctl.engines.live import run_on
-    from poolctl.engines.servers import ThrowAwayServers
-    from poolctl.report.console import open_screen
+    from poolctl.engines.live.engine import run_on
+    from poolctl.engines.live.servers import ThrowAwayServers
     from poolctl.report.progress import live_view
+    from poolctl.report.screen import open_screen
 
     errors = open_screen(sys.stderr, color)  # type: ignore[arg-type]
     with ThrowAwayServers(port=asked.port, keep=asked.keep) as servers:
@@ -148,8 +148,8 @@ def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) ->
 
 
 def _serve(asked: Asked, servers: "ThrowAwayServers", view: "View", scenario: "Scenario") -> "Server":
-    from poolctl.engines.exposed import NAME
-    from poolctl.engines.servers import address_of, named_server
+    from poolctl.engines.live.exposed import NAME
+    from poolctl.engines.live.servers import address_of, named_server
 
     if asked.target is None:
         server = servers.serve(scenario)

@@ -81,7 +81,7 @@ def over(measured: "Figures", given: "Figures") -> "Figures":
 
 def repeat_command(words: Sequence[str]) -> str:
     """The command that does the same again, without a password."""
-    from poolctl.literals import hide_secrets
+    from poolctl.safe_text import hide_secrets
 
     return shlex.join(["poolctl", *map(hide_secrets, words)])
 

@@ -16,8 +16,8 @@ from poolctl.commands.recommendation import Asked, Load
 from poolctl.errors import BadInput, CannotDo
 
 if TYPE_CHECKING:
-    from poolctl.engines.knee import Ground, Sweep
     from poolctl.engines.pgbench import Script, Window
+    from poolctl.engines.throughput import Ground, Sweep
     from poolctl.sizing.sweep_table import SweepPoint
 
 
@@ -32,7 +32,7 @@ class Swept:
 
 def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
-    from poolctl.engines.knee import named_ground, sweep, throw_away_ground
+    from poolctl.engines.throughput import named_ground, sweep, throw_away_ground
     from poolctl.sizing.search import next_round
     from poolctl.sizing.sweep_table import SweepPoint
 
@@ -103,7 +103,7 @@ def _teller(color: str, quiet: bool) -> "Callable[[Window], None]":
     """A line on standard error for each window."""
     if quiet:
         return lambda window: None
-    from poolctl.report.console import open_screen
+    from poolctl.report.screen import open_screen
     from poolctl.units import format_count, format_duration
 
     screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]

@@ -14,9 +14,9 @@ from poolctl.commands.recommendation import Asked
 from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
-    from poolctl.run import Run, Summary
-    from poolctl.sizing.answer import Recommendation
+    from poolctl.scenario.run import Run, Summary
     from poolctl.sizing.figures import Figures
+    from poolctl.sizing.recommendation import Recommendation
     from poolctl.sizing.verify import Trial, Verification
 
 UNASKED_SHARE = 1 / 3
@@ -90,7 +90,7 @@ def _with_live(found: "Verification", live: "Summary", trial: "Trial", wait_targ
 
 
 def _runs(planned: "list[Trial]", deadline: float) -> "Iterator[tuple[Trial, Summary]]":
-    from poolctl.engines.many import run_many
+    from poolctl.engines.batch import run_many
 
     with catch_interrupts() as interrupts:
         stop = lambda: interrupts() or time.monotonic() > deadline  # noqa: E731
@@ -125,11 +125,11 @@ def _live(
     answer: "Recommendation", planned: "tuple[Trial, ...]", color: str, quiet: bool
 ) -> tuple["Summary | None", str]:
     """The recommended size on a throw-away server, if this machine can play the fleet; else None, and why not."""
-    from poolctl.engines.live import check_scenario, run_on
-    from poolctl.engines.servers import ThrowAwayServers
-    from poolctl.report.console import open_screen
+    from poolctl.engines.live.engine import check_scenario, run_on
+    from poolctl.engines.live.servers import ThrowAwayServers
     from poolctl.report.progress import Bounds, live_view
-    from poolctl.scenario import Distribution
+    from poolctl.report.screen import open_screen
+    from poolctl.scenario.scenario import Distribution
 
     scenario = _chosen(answer, planned).scenario
     load, connections = scenario.load, scenario.pool.max_open * scenario.load.instances

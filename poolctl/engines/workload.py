@@ -11,7 +11,7 @@ from math import log
 from random import Random
 from typing import Any
 
-from poolctl.scenario import Distribution, Scenario, parse_scenario
+from poolctl.scenario.scenario import Distribution, Scenario, parse_scenario
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from poolctl.errors import BadInput
-from poolctl.observe.raw import Place, knock
 from poolctl.observe.refusals import HIDDEN_BY_TLS, Refused, ServerLost, StatementFailed, classify, from_libpq
 from poolctl.observe.snapshot import Refusal
+from poolctl.observe.startup import Place, knock
 
 NAME = "poolctl"
 """The application_name of every connection that looks."""

@@ -18,24 +18,9 @@ import psutil
 from poolctl.observe.cores import usable_cores
 from poolctl.observe.orphans import Confirmed, Orphan, held_ends, unowned
 from poolctl.observe.owners import SocketOwners, sockets_of
-from poolctl.observe.processes import (
-    Times,
-    backend_titles,
-    listener,
-    members_of,
-    parent_of,
-    ports_of,
-    shares_network,
-)
+from poolctl.observe.processes import Times, backend_titles, listener, members_of, parent_of, ports_of, shares_network
 from poolctl.observe.redaction import redacted
-from poolctl.observe.snapshot import (
-    BackendTitle,
-    ClientProcess,
-    HostSample,
-    ServerFacts,
-    ServerSample,
-    Source,
-)
+from poolctl.observe.snapshot import BackendTitle, ClientProcess, HostSample, ServerFacts, ServerSample, Source
 from poolctl.observe.sockets import (
     CLOSE_WAIT,
     ESTABLISHED,

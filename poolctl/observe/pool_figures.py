@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from poolctl.observe.exposition import Series, parse
-from poolctl.observe.pool_names import JSON_KEYS, MEANINGS
+from poolctl.observe.metric_names import JSON_KEYS, MEANINGS
+from poolctl.observe.prometheus import Series, parse
 from poolctl.observe.snapshot import PoolFigures
 
 _STATES = {"idle": "idle", "used": "in_use"}

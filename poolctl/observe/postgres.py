@@ -9,21 +9,14 @@ import time
 from dataclasses import replace
 
 from poolctl.errors import PoolctlError
-from poolctl.observe.backends import read_backends, relations_of
+from poolctl.observe.activity import read_backends, relations_of
 from poolctl.observe.connection import PATIENCE, Connection, target_of
-from poolctl.observe.ending import Ending, end_backend
 from poolctl.observe.extras import Extras
 from poolctl.observe.facts import read_facts
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
-from poolctl.observe.snapshot import (
-    Backend,
-    DatabaseCounters,
-    Refusal,
-    ServerFacts,
-    ServerSample,
-    Source,
-)
+from poolctl.observe.snapshot import Backend, DatabaseCounters, Refusal, ServerFacts, ServerSample, Source
 from poolctl.observe.sql import numbers, statement
+from poolctl.observe.terminate import Ending, end_backend
 
 KNOCK_EVERY = 1.0
 """Seconds at least after an attempt that failed. A refusal that time does not cure is not tried again at all."""

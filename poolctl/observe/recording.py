@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.literals import hide_literals, hide_secrets
-from poolctl.observe.plain import from_dict, to_dict
 from poolctl.observe.snapshot import Observation, ServerFacts, Snapshot, Source
+from poolctl.safe_text import hide_literals, hide_secrets
+from poolctl.serialize import from_dict, to_dict
 
 FORMAT = 1
 _KEY = "poolctl_recording"

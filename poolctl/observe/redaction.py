@@ -6,7 +6,7 @@ It rather hides a word too many: a command line is shown to tell processes apart
 import re
 from collections.abc import Sequence
 
-from poolctl.literals import hide_literals
+from poolctl.safe_text import hide_literals
 
 HIDDEN = "***"
 LONGEST = 300

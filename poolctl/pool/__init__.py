@@ -17,8 +17,8 @@ from poolctl.pool.answers import (
     Use,
     Wait,
 )
-from poolctl.pool.kind import Kind, Problem
-from poolctl.pool.kinds import KINDS, NOT_MODELED
+from poolctl.pool.libraries import KINDS, NOT_MODELED
+from poolctl.pool.library import Kind, Problem
 from poolctl.pool.pool import Pool
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats

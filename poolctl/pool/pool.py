@@ -14,19 +14,7 @@ only when ``closed`` was called: closing takes time on a real server, and Go hol
 from collections import deque
 from random import Random
 
-from poolctl.pool.answers import (
-    Action,
-    Answer,
-    Close,
-    Connection,
-    Fail,
-    HandOver,
-    Open,
-    Reject,
-    Request,
-    Stale,
-    Wait,
-)
+from poolctl.pool.answers import Action, Answer, Close, Connection, Fail, HandOver, Open, Reject, Request, Stale, Wait
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
 from poolctl.pool.waiters import Waiters

@@ -121,6 +121,6 @@ class PoolSettings:
 
     @property
     def rules(self) -> PoolRules:
-        from poolctl.pool.kinds import KINDS
+        from poolctl.pool.libraries import KINDS
 
         return KINDS[self.kind].rules

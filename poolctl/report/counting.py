@@ -9,7 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from poolctl.report.console import STYLES, Screen
+from poolctl.report.screen import STYLES, Screen
 from poolctl.units import format_count, format_duration
 
 REFRESHES = 8

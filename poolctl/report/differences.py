@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from poolctl.run import Generator, Run, Summary
+from poolctl.scenario.run import Generator, Run, Summary
 from poolctl.units import format_count, format_duration
 
 Trust = Literal["close", "fair", "far", "unknown"]

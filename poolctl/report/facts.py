@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from poolctl.histogram import Times
 from poolctl.report.neutral import neutralize
-from poolctl.run import Run, ServerSeen, Summary
-from poolctl.scenario import Distribution, Load, Scenario, Service
+from poolctl.scenario.histogram import Times
+from poolctl.scenario.run import Run, ServerSeen, Summary
+from poolctl.scenario.scenario import Distribution, Load, Scenario, Service
 from poolctl.units import format_count, format_duration
 
 _SECONDS = re.compile(r"_at$|(^|_)(time|wait|duration|hold)(_(?!stretch)|$)")

@@ -15,7 +15,7 @@ from poolctl.report.rows import HEADER, comparison_row, error_rows, headline
 from poolctl.report.svg import svg_of
 from poolctl.report.variant import Variant
 from poolctl.report.verdict import cautions_of, next_steps, sentence_of, verdict_of, word_of
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 
 _STYLE = """
 :root { color-scheme: light dark; }

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from poolctl.diagnose.diagnosis import Diagnosis
-    from poolctl.diagnose.relief import ReliefPlan
-    from poolctl.observe.ending import Ending
+    from poolctl.diagnose.live.relief import ReliefPlan
     from poolctl.observe.snapshot import Observation
+    from poolctl.observe.terminate import Ending
 
 
 @dataclass(frozen=True, slots=True)

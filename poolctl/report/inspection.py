@@ -9,7 +9,6 @@ from rich.text import Text
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.charts import draw
-from poolctl.report.console import STYLES, Screen
 from poolctl.report.inspected import Inspection
 from poolctl.report.inspection_chart import chart_of_observation
 from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
@@ -23,9 +22,10 @@ from poolctl.report.inspection_words import (
     sql_of,
     steps_of,
 )
-from poolctl.report.layout import print_columns, print_facts
 from poolctl.report.neutral import neutralize
 from poolctl.report.relief import print_relief
+from poolctl.report.screen import STYLES, Screen
+from poolctl.report.terminal import print_columns, print_facts
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 
 LONG = 10.0

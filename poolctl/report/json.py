@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import CannotDo, PoolctlError
-from poolctl.histogram import Times
-from poolctl.replication import Estimate, estimates
 from poolctl.report.differences import differences, trust
 from poolctl.report.outcome import Batch, Point, reopened_rate
 from poolctl.report.variant import Variant
-from poolctl.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint
+from poolctl.scenario.histogram import Times
+from poolctl.scenario.replications import Estimate, estimates
+from poolctl.scenario.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint
 
 SCHEMA_VERSION = 1
 

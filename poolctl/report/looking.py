@@ -12,8 +12,8 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from poolctl.report.console import STYLES, Screen
 from poolctl.report.neutral import neutralize
+from poolctl.report.screen import STYLES, Screen
 from poolctl.report.verdict import Verdict
 from poolctl.units import format_duration
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.verdict import word_of
-from poolctl.run import Summary
-from poolctl.scenario import Scenario
-from poolctl.sweep import Axis
+from poolctl.scenario.run import Summary
+from poolctl.scenario.scenario import Scenario
+from poolctl.scenario.sweep import Axis
 from poolctl.units import format_count, format_duration
 
 

@@ -12,7 +12,7 @@ from math import ceil
 from poolctl.report.facts import limit_of
 from poolctl.report.neutral import neutralize
 from poolctl.report.variant import Variant
-from poolctl.run import Run, TimelinePoint
+from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.units import format_count, format_duration
 
 _STEPS = (

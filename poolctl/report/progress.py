@@ -18,9 +18,9 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from poolctl.report.charts import resample, sparkline
-from poolctl.report.console import STYLES, Screen
 from poolctl.report.neutral import neutralize
-from poolctl.run import ErrorSeen, TimelinePoint
+from poolctl.report.screen import STYLES, Screen
+from poolctl.scenario.run import ErrorSeen, TimelinePoint
 from poolctl.units import format_count, format_duration
 
 REFRESHES = 8

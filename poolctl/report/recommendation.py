@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from rich.text import Text
 
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.console import STYLES, Screen
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
-from poolctl.report.layout import print_columns
 from poolctl.report.neutral import neutralize
 from poolctl.report.recommendation_rows import (
     arithmetic_table,
@@ -31,6 +29,8 @@ from poolctl.report.recommendation_words import (
     verification_sentence,
 )
 from poolctl.report.recommended import Recommended
+from poolctl.report.screen import STYLES, Screen
+from poolctl.report.terminal import print_columns
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 from poolctl.stacks import Config
 

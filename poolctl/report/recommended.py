@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from poolctl.observe.snapshot import Source
-    from poolctl.sizing.answer import Recommendation
     from poolctl.sizing.figures import Figures
+    from poolctl.sizing.recommendation import Recommendation
     from poolctl.sizing.verify import Verification
     from poolctl.stacks import Config
 

@@ -5,7 +5,7 @@ Decides what a person reads before ending somebody's work. Every foreign name in
 
 from collections.abc import Iterator
 
-from poolctl.diagnose.relief import ReliefPlan, ReliefStep, Spared
+from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.report.inspected import Relieved
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import NAME_LIMIT, counted

@@ -2,13 +2,13 @@
 
 from rich.text import Text
 
-from poolctl.replication import CONFIDENCE, Estimate, estimate
 from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
-from poolctl.report.console import Screen
-from poolctl.report.layout import print_columns
 from poolctl.report.neutral import neutralize
 from poolctl.report.outcome import REPLICATED, Batch, Metric, without_zeros
+from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_repeat
+from poolctl.report.terminal import print_columns
+from poolctl.scenario.replications import CONFIDENCE, Estimate, estimate
 from poolctl.units import format_count
 
 _INTERVAL = f"{CONFIDENCE * 100:.0f} % interval of the mean"

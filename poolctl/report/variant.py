@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Finding
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Finding, Severity, worst_first
 from poolctl.report.neutral import neutralize
-from poolctl.run import Run
+from poolctl.scenario.run import Run
 from poolctl.units import format_count, format_duration
 
 BUSY_SHARE = 0.75

@@ -6,8 +6,8 @@ Each finding has both bounds: the most that any pool size can gain, and what men
 from collections.abc import Iterator
 from math import log
 
-from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.run import sql as run_sql
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
 from poolctl.sizing.doubts import CENSORED, Doubt

@@ -4,7 +4,6 @@ from math import exp, log
 from random import Random
 from typing import NamedTuple
 
-from poolctl.sizing.answer import Trust
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import LATE_SHARE, Demand, offered_load
@@ -13,6 +12,7 @@ from poolctl.sizing.figures import Figure, Figures, Origin, Window
 from poolctl.sizing.holds import hold_of
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
+from poolctl.sizing.recommendation import Trust
 
 DRAWS = 200
 BLOCK = 10.0

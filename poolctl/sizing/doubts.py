@@ -4,12 +4,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Finding, Layer, Severity
-from poolctl.sizing.answer import Trust
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
+from poolctl.sizing.recommendation import Trust
 from poolctl.units import format_duration
 
 DISAGREEMENT = 1.25

@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from poolctl.keys import Source, Table, read_toml
+from poolctl.scenario.toml import Source, Table, read_toml
 from poolctl.sizing.defaults import SURGE_SHARE, default_headroom
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]

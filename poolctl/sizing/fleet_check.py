@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from poolctl.diagnose import run_sql
 from poolctl.diagnose.finding import Finding, Layer, Severity
+from poolctl.diagnose.run import sql as run_sql
 from poolctl.sizing.budget import Term
 from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, Service
 

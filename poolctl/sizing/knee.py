@@ -10,8 +10,8 @@ from random import Random
 from typing import Literal
 
 from poolctl.errors import BadInput
+from poolctl.sizing.curves import fit_closed, fit_usl
 from poolctl.sizing.sweep_table import SweepPoint, averaged
-from poolctl.sizing.usl import fit_closed, fit_usl
 
 Confidence = Literal["high", "medium", "low"]
 

@@ -13,13 +13,7 @@ from itertools import pairwise
 from math import ceil, sqrt
 from statistics import fmean
 
-from poolctl.observe.snapshot import (
-    Backend,
-    Observation,
-    ServerFacts,
-    ServerSample,
-    StatementCounters,
-)
+from poolctl.observe.snapshot import Backend, Observation, ServerFacts, ServerSample, StatementCounters
 from poolctl.sizing.figures import Figure, Figures, Window, measured
 from poolctl.sizing.measure_pools import acquire_rate, full_share, hold_time, wait_time
 

@@ -4,7 +4,6 @@ from random import Random
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.diagnose.words import plural
-from poolctl.sizing.answer import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
 from poolctl.sizing.budget import Budget, WorstFleet, budget_of, worst_fleet
 from poolctl.sizing.capacity import Capacity, capacity_of
 from poolctl.sizing.causes import causes
@@ -18,6 +17,7 @@ from poolctl.sizing.holds import hold_of
 from poolctl.sizing.lifetimes import Lifetimes, lifetimes_of
 from poolctl.sizing.pooler import pooler_of
 from poolctl.sizing.queueing import wait_tail
+from poolctl.sizing.recommendation import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
 from poolctl.units import format_duration
 
 

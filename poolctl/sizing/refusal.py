@@ -5,9 +5,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.sizing.answer import Recommendation
 from poolctl.sizing.causes import most_gain, without
 from poolctl.sizing.figures import Figures
+from poolctl.sizing.recommendation import Recommendation
 
 if TYPE_CHECKING:
     from poolctl.sizing.verify import Verification

@@ -11,12 +11,12 @@ from math import ceil
 from typing import Any
 
 from poolctl.pool import KINDS
-from poolctl.run import Summary
-from poolctl.scenario import Scenario, parse_scenario
-from poolctl.sizing.answer import Recommendation
+from poolctl.scenario.run import Summary
+from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.sizing.demand import pools_of
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.holds import hold_of
+from poolctl.sizing.recommendation import Recommendation
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
 """Sizes beside the recommended one, as multiples of it (sizing reference, section 6)."""

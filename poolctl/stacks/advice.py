@@ -5,10 +5,10 @@ Decides what an application's pool becomes where a pooler's block is asked for b
 
 from collections.abc import Sequence
 
-from poolctl.sizing.answer import Recommendation
 from poolctl.sizing.division import floor_of
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.pooler import Pooler, with_settings
+from poolctl.sizing.recommendation import Recommendation
 from poolctl.stacks.registry import find_stack, render
 from poolctl.stacks.settings import PoolAdvice, PoolerAdvice
 from poolctl.stacks.stack import Config

@@ -17,15 +17,15 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from poolctl.engines.live import run_on
-from poolctl.engines.pod.native_pool import NativePool
-from poolctl.engines.pod.timers import Timers
-from poolctl.engines.pod.wire import Wire
+from poolctl.engines.instance.async_connection import Wire
+from poolctl.engines.instance.native_pool import NativePool
+from poolctl.engines.instance.timers import Timers
+from poolctl.engines.live.engine import run_on
+from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.servers import ThrowAwayServers
 from poolctl.pool import Connection, PoolSettings
-from poolctl.run import ErrorKind, Run
-from poolctl.scenario import parse_scenario
+from poolctl.scenario.run import ErrorKind, Run
+from poolctl.scenario.scenario import parse_scenario
 
 
 class Silence:

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import simpy
 
 from poolctl.engines.model import compiled, simulate
-from poolctl.histogram import Histogram
-from poolctl.scenario import Scenario, parse_scenario
+from poolctl.scenario.histogram import Histogram
+from poolctl.scenario.scenario import Scenario, parse_scenario
 
 
 def scenario(requests: int, *, instances: int = 1, rate: float, max_open: int, **sections: Any) -> Scenario:

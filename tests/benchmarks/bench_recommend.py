@@ -14,9 +14,9 @@ import statistics
 import time
 from random import Random
 
-from poolctl.engines.knee import sweep, throw_away_ground
 from poolctl.engines.mixes import MIXES, mix
 from poolctl.engines.pgbench import Pgbench
+from poolctl.engines.throughput import sweep, throw_away_ground
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.recommend import recommend
 from poolctl.sizing.search import next_round

@@ -7,12 +7,12 @@ files beside it. Imports the standard library and the pure rooms alone.
 from collections.abc import Callable
 
 from poolctl.engines.model import compiled
-from poolctl.engines.model.kernel import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
+from poolctl.engines.model.clock import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
 from poolctl.engines.model.loop import CHUNK
 from poolctl.engines.model.plan import Part, check, pods
 from poolctl.engines.model.result import result
-from poolctl.run import Run
-from poolctl.scenario import Scenario
+from poolctl.scenario.run import Run
+from poolctl.scenario.scenario import Scenario
 
 __all__ = ["simulate"]
 

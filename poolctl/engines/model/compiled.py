@@ -10,16 +10,16 @@ from math import inf
 from random import Random
 from typing import Any
 
-from poolctl.engines.model import kernel as limits
+from poolctl.engines.model import clock as limits
 from poolctl.engines.model.plan import RESTART_TIME, Part, Pod, Times, times
 from poolctl.engines.model.queues import WAKE_TIME, overdue_kind, rejected_kind
 from poolctl.engines.model.server import RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
 from poolctl.engines.model.state import FULL_HISTOGRAMS, STREAMS
-from poolctl.histogram import Histogram
 from poolctl.pool import Closed, PoolStats
 from poolctl.pool.pool import SHORTEST_CLEANING_INTERVAL
-from poolctl.run import ErrorKind, Tally, TimelinePoint
-from poolctl.scenario import Burst, Event, Scenario
+from poolctl.scenario.histogram import Histogram
+from poolctl.scenario.run import ErrorKind, Tally, TimelinePoint
+from poolctl.scenario.scenario import Burst, Event, Scenario
 
 
 def _find() -> Any:

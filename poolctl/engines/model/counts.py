@@ -2,7 +2,7 @@
 
 from poolctl.engines.model.state import IN_USE, State
 from poolctl.pool import Closed, PoolStats
-from poolctl.run import ErrorKind
+from poolctl.scenario.run import ErrorKind
 
 WORTHWHILE = 1_000
 """Values that are counted together: below it the calls cost more, above it they have left the processor's cache."""

@@ -5,10 +5,10 @@ Decides nothing about who gets which connection, nor about what a request does.
 
 from math import inf, log
 
+from poolctl.engines.model.clients import ANONYMOUS, LEAKED, Requests
 from poolctl.engines.model.plan import Part, Pod, Times, times
-from poolctl.engines.model.requests import ANONYMOUS, LEAKED, Requests
 from poolctl.engines.model.state import IDLE, IN_USE, OPENING, ORPHAN, OUT, POD_BEGINS, POD_ENDS, QUEUED, WORK, ZOMBIE
-from poolctl.scenario import Scenario
+from poolctl.scenario.scenario import Scenario
 
 
 class Instances(Requests):

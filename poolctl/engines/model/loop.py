@@ -8,11 +8,11 @@ from heapq import heappop, heappush, heapreplace
 from itertools import repeat
 from math import inf, log
 
+from poolctl.engines.model.clients import ANONYMOUS, UNCOUNTED
 from poolctl.engines.model.instances import Instances
 from poolctl.engines.model.plan import EXPONENTIAL, Part, Pod
-from poolctl.engines.model.requests import ANONYMOUS, UNCOUNTED
 from poolctl.engines.model.state import BEGIN, IDLE, IN_USE, OUT, QUEUED, USING
-from poolctl.scenario import Scenario
+from poolctl.scenario.scenario import Scenario
 
 CHUNK = 2_000
 """Events that ``run`` lets happen: few enough for the processor's cache to keep the times they leave behind."""

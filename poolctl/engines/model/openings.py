@@ -3,19 +3,8 @@
 from math import inf
 
 from poolctl.engines.model.poolers import Poolers
-from poolctl.engines.model.state import (
-    DIALING,
-    FAILED,
-    IDLE,
-    IN_USE,
-    LIFE,
-    OPENER,
-    OPENING,
-    ORPHAN,
-    REFUSED,
-    ZOMBIE,
-)
-from poolctl.run import ErrorKind
+from poolctl.engines.model.state import DIALING, FAILED, IDLE, IN_USE, LIFE, OPENER, OPENING, ORPHAN, REFUSED, ZOMBIE
+from poolctl.scenario.run import ErrorKind
 
 
 class Openings(Poolers):

@@ -6,7 +6,7 @@ from math import inf, log, sqrt
 from poolctl.engines.workload import jobs
 from poolctl.errors import BadInput
 from poolctl.pool import KINDS, PoolRules
-from poolctl.scenario import Burst, Database, Distribution, Scenario, Service
+from poolctl.scenario.scenario import Burst, Database, Distribution, Scenario, Service
 
 CONSTANT, EXPONENTIAL, LOGNORMAL = 0, 1, 2
 

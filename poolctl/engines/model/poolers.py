@@ -13,8 +13,8 @@ from typing import Any
 from poolctl.engines.model.plan import Part, Pod, times
 from poolctl.engines.model.server import CUT, SERVER_AWAY, Server
 from poolctl.engines.model.state import ALIVE, DEAD, EVENT, IN_USE, OPENED, ZOMBIE
-from poolctl.run import ErrorKind
-from poolctl.scenario import Scenario
+from poolctl.scenario.run import ErrorKind
+from poolctl.scenario.scenario import Scenario
 
 JANITOR = 1.0 / 3.0
 ACCEPTED, NO_CLIENT = 3, -3

@@ -26,8 +26,8 @@ from poolctl.engines.model.state import (
     WAKE,
 )
 from poolctl.pool.pool import SHORTEST_CLEANING_INTERVAL
-from poolctl.run import ErrorKind
-from poolctl.scenario import Scenario
+from poolctl.scenario.run import ErrorKind
+from poolctl.scenario.scenario import Scenario
 
 WAKE_TIME = 50e-6
 """Seconds until a waiter that was told of a connection is awake: long enough for a newcomer to take it."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
 
+from poolctl.engines.model.clock import Kernel
 from poolctl.engines.model.compiled import Compiled
-from poolctl.engines.model.kernel import Kernel
 from poolctl.engines.model.state import FULL_HISTOGRAMS
-from poolctl.run import Run, ServerSeen, Summary, TimelinePoint, summarize
+from poolctl.scenario.run import Run, ServerSeen, Summary, TimelinePoint, summarize
 
 
 def result(kernel: Kernel | Compiled, interrupted: bool) -> Run:

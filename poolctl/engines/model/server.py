@@ -25,8 +25,8 @@ from poolctl.engines.model.state import (
     TOO_MANY_53300,
     ZOMBIE,
 )
-from poolctl.run import ErrorKind
-from poolctl.scenario import Event, Scenario
+from poolctl.scenario.run import ErrorKind
+from poolctl.scenario.scenario import Event, Scenario
 
 SERVER_AWAY, CUT = -1, -2
 """Why an opening has no slot, when it is not that there is none."""

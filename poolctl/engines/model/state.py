@@ -11,10 +11,10 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, Part, Pod, Times
-from poolctl.histogram import Backlog
 from poolctl.pool import PoolStats
-from poolctl.run import Tally
-from poolctl.scenario import Scenario
+from poolctl.scenario.histogram import Backlog
+from poolctl.scenario.run import Tally
+from poolctl.scenario.scenario import Scenario
 
 (
     HOLD_END,

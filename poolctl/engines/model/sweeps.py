@@ -6,7 +6,7 @@ from poolctl.engines.model.queues import Queues
 from poolctl.engines.model.server import TERMINATED
 from poolctl.engines.model.state import CLEAN, IDLE, IN_USE, KNOWN_DEAD, REST, SWEEP, TICK, TIMED_OUT
 from poolctl.pool.pool import SHORTEST_CLEANING_INTERVAL
-from poolctl.run import ErrorKind
+from poolctl.scenario.run import ErrorKind
 
 NPGSQL_SAMPLES = 30
 """Samples of the number of idle connections that Npgsql takes the median of: idle lifetime over pruning interval."""

@@ -1,0 +1,1 @@
+"""The diagnosis of live systems: an observation in, findings out."""

@@ -1,0 +1,356 @@
+"""What nobody is woken up for: nets that are missing, what could not be seen, pools larger than their work; and the
+verdict that nothing is wrong."""
+
+from collections.abc import Iterator
+from math import ceil
+from typing import Any
+
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live import sql as live_sql
+from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.sessions import notes_of
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
+from poolctl.diagnose.live.waits import Waiting
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import percent, plural, quote
+from poolctl.units import format_count, format_duration
+
+TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
+MOST_MONITORS = 3
+
+
+def no_safety_net(case: Case) -> Iterator[Finding]:
+    """Something that would have kept a mistake small is not there. Advice only.
+
+    Threshold: an application logs in as a superuser; no slot is kept back for operators; more than three sessions
+    of one monitor; or every timeout is off, for the server and for the applications' roles, which is told only
+    beside a finding that one of them would have bounded (it is every server's default).
+    """
+    facts = case.facts
+    if facts.server is None:
+        return
+    gaps: dict[str, Any] = {}
+    supers = sorted({each.user or "" for each in facts.programs if _is_superuser(case, each.user)})
+    if supers:
+        gaps["superuser_applications"] = supers
+    if facts.server.superuser_reserved + facts.server.reserved == 0:
+        gaps["slots_kept_back"] = 0
+    monitors = [each for each in facts.applications if is_monitor(each.name) and each.count > MOST_MONITORS]
+    if monitors:
+        gaps["monitor_sessions"] = {called(each): each.count for each in monitors}
+    if case.taken and _no_timeout(case):
+        gaps["timeouts_off"] = list(TIMEOUTS)
+    if not gaps:
+        return
+    yield Finding(
+        code="no-safety-net",
+        severity="info",
+        confidence="certain",
+        layer="database",
+        summary=f"Nothing keeps a mistake small here: {', '.join(_gap_words(gaps))}",
+        evidence=gaps
+        | {"threshold": "any of: superuser applications, no reserved slot, > 3 monitor sessions, no timeout"},
+        evidence_sql=live_sql.SAFETY,
+        holders=case.holders(t for each in facts.programs if each.user in supers for t in each.tracks),
+        remedy="Give applications ordinary roles with lock_timeout and statement_timeout of their own, and keep "
+        "reserved_connections (16+) for operators. No blanket idle_in_transaction_session_timeout: it also ends "
+        "sessions "
+        "that hold advisory locks in a transaction, and hides the bug.",
+    )
+
+
+def _is_superuser(case: Case, user: str | None) -> bool:
+    role = case.facts.roles.get(user or "")
+    return role is not None and role.is_superuser
+
+
+def _no_timeout(case: Case) -> bool:
+    """Off everywhere, as far as settings were told at all."""
+    facts = case.facts
+    if not facts.server or not any(name in facts.server.settings for name in TIMEOUTS):
+        return False
+    users = {each.user for each in facts.programs}
+    own = [role.settings for role in facts.server.roles if role.name in users]
+    own += [database.settings for database in facts.server.databases]
+    return not any(facts.setting(name) for name in TIMEOUTS) and not any(
+        settings.get(name, "0") not in ("0", "") for settings in own for name in TIMEOUTS
+    )
+
+
+def _gap_words(gaps: dict[str, Any]) -> Iterator[str]:
+    if "superuser_applications" in gaps:
+        yield f"applications log in as superuser ({', '.join(gaps['superuser_applications'][:3])})"
+    if "slots_kept_back" in gaps:
+        yield "no slot is kept back for operators"
+    if "monitor_sessions" in gaps:
+        yield "a monitor has " + ", ".join(
+            f"{count} sessions ({name})" for name, count in gaps["monitor_sessions"].items()
+        )
+    if "timeouts_off" in gaps:
+        yield "every timeout is off"
+
+
+def partial_view(case: Case) -> Iterator[Finding]:
+    """Not everything could be seen, which makes every other finding less sure.
+
+    Threshold: one backend of which only its own role may see the state; or process titles instead of rows.
+    """
+    facts = case.facts
+    hidden = facts.hidden
+    missing = _missing(case)
+    if not hidden and not missing and not (facts.sees_titles_only and facts.tracks):
+        return
+    seen = len(facts.tracks)
+    summary = f"The state of {hidden} of {plural(seen, 'session')} is hidden from this role and was inferred"
+    if facts.sees_titles_only:
+        summary = f"The server refused, so {plural(seen, 'backend')} are known by their process titles only"
+    elif not hidden:
+        summary = f"{plural(missing, 'session')} of the server's databases could not be seen"
+    yield Finding(
+        code="partial-view",
+        severity="info",
+        confidence="certain",
+        layer="database",
+        summary=summary,
+        evidence={
+            "hidden": hidden,
+            "seen": seen,
+            "missing": missing,
+            "role": facts.server.role if facts.server else None,
+            "threshold": "any hidden backend",
+        },
+        evidence_sql=live_sql.HIDDEN,
+        remedy="GRANT pg_monitor (or pg_read_all_stats) TO the role that poolctl uses; it gives no slot and "
+        "changes nothing.",
+    )
+
+
+def _missing(case: Case) -> int:
+    """Backends that the databases count and nobody showed. numbackends also counts walsenders and workers, hence all
+    rows; a few come and go between the two questions."""
+    samples = case.facts.samples
+    if not samples or not samples[-1].databases:
+        return 0
+    missing = min(sum(d.backends for d in s.databases) - len([b for b in s.backends if b.database]) for s in samples)
+    return missing if missing > 3 else 0
+
+
+OVERSIZED_SHARE = 0.5
+"""Share of the sessions that did nothing in the window (catalog)."""
+LEAST_OVERSIZED = 10
+BUDGET_SHARE = 0.2
+"""Share of the usable slots from which an idle pool is worth a word although nobody said whether anybody waits."""
+
+
+def oversized_pool(case: Case) -> Iterator[Finding]:
+    """A pool holds many more connections than its work needs. Advice only, and a fixed size may be meant.
+
+    Threshold: ten sessions or more, more than half of them frozen idle over the window, none opened, and nobody
+    waits. Likely: the pool's figures say that nobody waits. Undetermined: nobody says; then only of a pool that
+    takes a fifth of the usable slots.
+    """
+    facts = case.facts
+    usable = facts.server.usable if facts.server else 0
+    for application in facts.programs:
+        tracks, frozen = case.free(application.tracks), case.free(application.frozen_idle)
+        waiting = facts.waiting(application)
+        if (
+            len(tracks) < LEAST_OVERSIZED
+            or len(frozen) <= OVERSIZED_SHARE * len(tracks)
+            or application.opened
+            or waiting
+        ):
+            continue
+        if not waiting.is_known and (usable <= 0 or len(tracks) < BUDGET_SHARE * usable):
+            continue
+        in_use = _most_in_use(application)
+        yield Finding(
+            code="oversized-pool",
+            severity="info",
+            confidence="likely" if waiting.is_known else "undetermined",
+            layer="application",
+            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of {called(application)} did "
+            "nothing in "
+            f"{format_duration(facts.window)}, at most {in_use} were in use at once",
+            evidence={
+                "sessions": len(tracks),
+                "frozen_idle": len(frozen),
+                "most_in_use": in_use,
+                "usable": usable,
+                "waiting": waiting.count,
+                "window": facts.window,
+                "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, nobody waiting",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(frozen),
+            remedy="Nothing, while the fleet is far from its budget. Else lower max_open to what the peak needs "
+            "(poolctl "
+            "recommend); end nothing: these are parked connections.",
+            frees=max(0, min(len(frozen), len(tracks) - in_use)),
+            decide_by=None if waiting.is_known else "a window that contains the peak, with the pool's own figures",
+        )
+
+
+def _most_in_use(application: Application) -> int:
+    by_look: dict[float, int] = {}
+    for track in application.tracks:
+        for at, row in track.rows:
+            by_look[at] = by_look.get(at, 0) + (row.in_transaction or row.is_active)
+    return max(by_look.values(), default=0)
+
+
+WHO_WAITS = "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
+
+
+def healthy(case: Case) -> Finding:
+    """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
+    Undetermined: what was seen says too little, or that something is the matter: see ``_doubts``."""
+    facts = case.facts
+    waiting = facts.waiting()
+    confidence: Confidence = "certain" if facts.is_full_view and waiting.is_known and len(facts.looks) > 1 else "likely"
+    used = len(facts.tracks)
+    usable = facts.server.usable if facts.server else None
+    working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
+    of = f" of {format_count(usable)} usable" if usable is not None else ""
+    counts = f"{format_count(used)}{of} connections open, {working} at work"
+    still = _standing_still(case)
+    summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_lock_words(facts)}{_rest_words(case, still)}"
+    decide_by = None
+    if not facts.looks:
+        summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
+    if confidence == "likely" and not waiting.is_known:
+        decide_by = WHO_WAITS
+    doubt = next(_doubts(case, counts, working), None)
+    if doubt is not None:
+        confidence = "undetermined"
+        summary, decide_by = doubt
+    return Finding(
+        code="healthy",
+        severity="info",
+        confidence=confidence,
+        layer="database",
+        summary=summary,
+        evidence={
+            "used": used,
+            "usable": usable,
+            "at_work": working,
+            "waiting": waiting.count,
+            "standing_still": {called(each): each.count for each in still} or None,
+            "looks": len(facts.looks),
+            "window": facts.window,
+            "notes": list(notes_of(case)),
+            "threshold": "no finding at warning or above",
+        },
+        evidence_sql=run_sql.BACKENDS,
+        decide_by=decide_by,
+    )
+
+
+def _doubts(case: Case, counts: str, working: int) -> Iterator[tuple[str, str]]:
+    """What keeps from a claim of health although no rule found anything, and what would decide it; the worst first."""
+    facts = case.facts
+    waiting = facts.waiting()
+    answer = "an answer of the server, of a pooler, or figures of the pools"
+    if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
+        yield "Nothing was seen that a verdict could stand on", answer
+    if waiting.sustained:
+        clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
+        yield (
+            f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
+            "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures",
+        )
+    if facts.is_gone:
+        said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
+        yield (
+            f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
+            answer,
+        )
+    for each in filter(_is_paused, facts.programs):
+        since, limit = (format_duration(age) for age in (min(track.age for track in each.tracks), each.stuck_after))
+        yield (
+            f"All {each.count} sessions of {called(each)} have been idle in a transaction for {since} or longer: slow "
+            f"work or a leak, which the times seen so far do not tell before {limit}; {counts}",
+            f"a longer look (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
+        )
+    for each in facts.programs:
+        unclear = [track for track in each.tracks if _works_or_rests(track)]
+        if len(unclear) > 1:
+            yield (
+                f"{len(unclear)} of {plural(each.count, 'session')} of {called(each)} have been in one and the same "
+                f"transaction for {format_duration(min(track.age for track in unclear))} or longer, and this role may "
+                f"not see whether they work in it: long statements or a leak; {counts}",
+                "a look as a member of pg_monitor, or from the server's own machine, whose process list tells",
+            )
+    if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
+        yield (
+            f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
+            "infer which of them stand still",
+            "a longer look (--for), or a role that is a member of pg_monitor",
+        )
+
+
+def _works_or_rests(track: Track) -> bool:
+    """Whether locks alone say that it is active, all the time in one transaction: the extended protocol's portals make
+    a transaction that idles look the same. Where its title was seen, its client is known, too."""
+    last = track.last
+    is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
+    return is_at_work and track.is_confirmed and track.age > STUCK_AFTER
+
+
+def _is_paused(application: Application) -> bool:
+    """Whether every session is idle in a transaction, though not yet for longer than its transactions may take."""
+    return application.count > 1 and all(
+        track.is_in_transaction and track.is_confirmed and track.age > STUCK_AFTER for track in application.tracks
+    )
+
+
+def _waiting_words(waiting: Waiting) -> str:
+    if not waiting:
+        return "nobody is seen to wait"
+    return f"{plural(waiting.count or 0, 'client')} waited for a moment"
+
+
+def _standing_still(case: Case) -> list[Application]:
+    """Applications of which every session did nothing in the window, and nobody says whether anybody waits."""
+    return [
+        each
+        for each in case.facts.programs
+        if all(t.is_idle and t.is_frozen and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
+        and each.count > 1
+        and not case.facts.waiting(each).is_known
+    ]
+
+
+LEAST_QUEUED = 3
+"""At a time, on average, from which waits for locks are worth a word."""
+
+
+def _lock_words(facts: LiveFacts) -> str:
+    """Waits for locks that make no queue behind one session: a row that everybody changes."""
+    active = [row for track in facts.all_tracks for _, row in track.rows if row.is_active and row.is_client]
+    waiting = sum(row.wait_event_type == "Lock" for row in active)
+    if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.looks):
+        return ""
+    return (
+        f"; {percent(waiting / len(active))} of the statements under way waited for locks, each behind another for a "
+        "moment, which more connections make longer"
+    )
+
+
+def _rest_words(case: Case, still: list[Application]) -> str:
+    """What the server alone cannot tell apart: a quiet pool, and one whose connections never come back."""
+    facts = case.facts
+    resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
+    if still:
+        first = still[0]
+        since = format_duration(min(track.age for track in first.tracks))
+        more = f" (as have all of {plural(len(still) - 1, 'other application')})" if len(still) > 1 else ""
+        return (
+            f"; all {format_count(first.count)} sessions of {called(first)} have done nothing for {since} or "
+            f"longer{more}, which is quiet or stuck: the figures of its pool (--pool-stats) would tell"
+        )
+    if 2 * resting > len(facts.tracks) and not facts.waiting().is_known:
+        rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
+        return f"; {rest}, which is parked unless users see timeouts"
+    return ""

@@ -1,0 +1,69 @@
+"""What a rule is given: the facts, who is behind each backend, the limits, and what is explained already."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from poolctl.diagnose.diagnosis import Limit
+from poolctl.diagnose.finding import Confidence, Finding, Holder, Severity
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.headroom import limits_of
+from poolctl.diagnose.live.holders import Clients, holders_of
+from poolctl.diagnose.live.tracks import Application, Track
+
+
+@dataclass(frozen=True)
+class Case:
+    """``taken``: pids that a finding before explains. A backend has one cause, and its remedy is that cause's.
+
+    ``said``: the codes of those findings.
+    """
+
+    facts: LiveFacts
+    clients: Clients
+    limits: tuple[Limit, ...]
+    taken: frozenset[int] = frozenset()
+    said: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, facts: LiveFacts) -> "Case":
+        return cls(facts, Clients.of(facts), limits_of(facts))
+
+    def after(self, finding: Finding) -> "Case":
+        taken = self.taken.union(*(holder.pids for holder in finding.holders))
+        return replace(self, taken=taken, said=self.said | {finding.code})
+
+    def free(self, tracks: Iterable[Track]) -> tuple[Track, ...]:
+        """Those that no finding before explains."""
+        return tuple(track for track in tracks if track.pid not in self.taken)
+
+    def holders(self, tracks: Iterable[Track]) -> tuple[Holder, ...]:
+        return holders_of(self.clients, tracks)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether an ordinary role finds no slot now."""
+        return any(limit.scope == "server" and limit.free <= 0 for limit in self.limits)
+
+    def severity(self, application: Application | None = None) -> Severity:
+        """Critical when clients are refused or wait now because of this application's connections; else they will."""
+        refused = self.is_full or self.facts.is_refusing
+        return "critical" if refused or self.facts.waiting(application) else "warning"
+
+
+Rule = Callable[[Case], Iterator[Finding]]
+
+
+def at_most_likely(confidence: Confidence, tracks: Iterable[Track]) -> Confidence:
+    """What was inferred, and not seen, is never certain."""
+    return (
+        "likely"
+        if confidence == "certain" and any(t.last.is_inferred or t.last.is_hidden for t in tracks)
+        else confidence
+    )
+
+
+def called(application: Application) -> str:
+    """How a sentence names an application."""
+    if application.name:
+        return application.name
+    return f"user {application.user} (no application_name)" if application.user else "an unnamed application"

@@ -1,0 +1,246 @@
+"""An observation of live systems in, a diagnosis out: worst finding first, and a root before what it brought about.
+
+Decides which rules may speak together. A leak, a jam, a lock, a slow database and a small pool all show a full pool,
+and their remedies are opposite: the rules are asked in the order in which one of them explains a backend away from
+the next, and what asks for a bigger pool is asked last. What each rule asks for is left to the rules.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from math import ceil
+
+from poolctl.diagnose.diagnosis import Concurrency, Diagnosis, Group
+from poolctl.diagnose.finding import SEVERITIES, Finding, reaches
+from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
+from poolctl.diagnose.live.context import Case, Rule
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.holds import held_across_io, opening_beside_idle, standing_still
+from poolctl.diagnose.live.jams import self_deadlock
+from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction
+from poolctl.diagnose.live.limits import fleet_over_budget, handshake_pile_up, role_limit, slots_exhausted, slots_low
+from poolctl.diagnose.live.load import slow_database
+from poolctl.diagnose.live.locks import lock_queue
+from poolctl.diagnose.live.pooler_limits import pooler_client_limit
+from poolctl.diagnose.live.poolers import pooler_queues, pooler_refused
+from poolctl.diagnose.live.pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
+from poolctl.diagnose.live.sessions import (
+    aborted_transaction,
+    frozen_clients,
+    frozen_peers,
+    orphaned_backends,
+    slow_reader,
+    stuck_protocol,
+)
+from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.live.traffic import connection_churn, reconnect_storm
+from poolctl.observe.snapshot import Observation
+
+CAUSES: tuple[Rule, ...] = (
+    # The client is gone or stopped: whatever its backends look like follows from that.
+    orphaned_backends,
+    frozen_clients,
+    # Signs of their own.
+    slow_reader,
+    stuck_protocol,
+    aborted_transaction,
+    # Idle in a transaction: a jam is told from a leak by its one moment, work elsewhere from both by its turnover.
+    self_deadlock,
+    leak_in_transaction,
+    lock_queue,
+    held_across_io,
+    slow_database,
+    # What a pooler says of its own queue.
+    pooler_queues,
+    # Idle outside of a transaction: only with somebody who says that the pool is out of connections.
+    pool_slots_lost,
+    idle_holds,
+    frozen_peers,
+    standing_still,
+    opening_beside_idle,
+    # A bigger pool is the remedy only of what nothing above explains.
+    pool_undersized,
+    client_starved,
+    unexplained_wait,
+    connection_churn,
+    reconnect_storm,
+    fleet_over_budget,
+    handshake_pile_up,
+)
+EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low, pooler_refused)
+ADVICE: tuple[Rule, ...] = (oversized_pool, no_safety_net, partial_view)
+
+SEEN_IN_FULL = frozenset({"partial-view", "no-safety-net", "slots-exhausted", "role-limit", "pooler-client-limit"})
+"""Stand on what every role may see, or on a refusal: hidden states do not make them less sure."""
+ROOTS = ("leak-in-transaction", "aborted-transaction", "frozen-clients", "self-deadlock", "orphaned-backends")
+"""Causes that may sit at the head of a lock queue."""
+
+
+def diagnose(observation: Observation) -> Diagnosis:
+    """What ``observation`` shows, by codes of the catalog. Raises nothing: what was not seen is said, not guessed.
+
+    Nothing at warning or above gives ``healthy``, with at most advice (info) beside it. Statements are quoted as
+    they are in the observation: hide their literals before.
+    """
+    facts = LiveFacts(observation)
+    case = Case.of(facts)
+    findings: list[Finding] = []
+    for rule in (*CAUSES, *EFFECTS, *ADVICE):
+        for finding in rule(case):
+            findings.append(finding)
+            case = case.after(finding) if finding.severity != "info" else case
+    if not reaches(findings, "warning"):
+        findings.insert(0, healthy(case))
+    capped = [_capped(facts, finding) for finding in _with_roots_raised(findings)]
+    return Diagnosis(
+        findings=tuple(sorted(capped, key=_order)),
+        limits=case.limits,
+        groups=groups_of(case),
+        concurrency=concurrency_of(facts),
+        unseen=tuple(_unseen(facts)),
+    )
+
+
+def _order(finding: Finding) -> tuple[int, bool, bool]:
+    """By severity; what is decided before what is not; the verdict before advice. Else as the rules were asked."""
+    return SEVERITIES.index(finding.severity), finding.confidence == "undetermined", finding.code != "healthy"
+
+
+def _capped(facts: LiveFacts, finding: Finding) -> Finding:
+    hidden = facts.hidden > 0 or facts.sees_titles_only
+    if hidden and finding.confidence == "certain" and finding.code not in SEEN_IN_FULL:
+        return replace(finding, confidence="likely")
+    return finding
+
+
+def _with_roots_raised(findings: Sequence[Finding]) -> list[Finding]:
+    """A root is as urgent as the queue behind it, and so stays before it."""
+    heads = {
+        pid: finding.severity
+        for finding in findings
+        if finding.code == "lock-queue"
+        for holder in finding.holders
+        for pid in holder.pids
+    }
+    raised = []
+    for finding in findings:
+        behind = [heads[pid] for holder in finding.holders for pid in holder.pids if pid in heads]
+        worst = min([finding.severity, *behind], key=SEVERITIES.index)
+        raised.append(replace(finding, severity=worst) if finding.code in ROOTS else finding)
+    return raised
+
+
+def groups_of(case: Case) -> tuple[Group, ...]:
+    """The client backends of the last look by application, user, database and address, the most first."""
+    facts = case.facts
+    members: dict[tuple[str, str, str, str], list[Track]] = {}
+    for track in facts.tracks:
+        last = track.last
+        key = (last.application, last.user or "", last.database or "", last.client or "")
+        members.setdefault(key, []).append(track)
+    first = Counter(
+        (t.last.application, t.last.user or "", t.last.database or "", t.last.client or "")
+        for t in facts.all_tracks
+        if t.rows[0][0] == t.since
+    )
+    groups = []
+    for key, tracks in members.items():
+        states = Counter(track.last.state or "unknown" for track in tracks)
+        growth = (len(tracks) - first[key]) / facts.window if facts.window > 0 else 0.0
+        groups.append(_group(case, key, tracks, dict(states.most_common()), growth))
+    return tuple(
+        sorted(groups, key=lambda group: (-group.count, group.application, group.user or "", group.client or ""))
+    )
+
+
+def _group(
+    case: Case, key: tuple[str, str, str, str], tracks: Sequence[Track], states: dict[str, int], growth: float
+) -> Group:
+    idle = [t.age for t in tracks if t.is_idle and t.last.state_at is not None]
+    begun = [t.now - t.last.transaction_at for t in tracks if t.last.transaction_at is not None]
+    return Group(
+        application=key[0],
+        user=key[1] or None,
+        database=key[2] or None,
+        client=key[3] or None,
+        count=len(tracks),
+        states=states,
+        oldest_idle=max(idle, default=None),
+        oldest_transaction=max((max(0.0, age) for age in begun), default=None),
+        frozen=sum(t.is_frozen for t in tracks),
+        turnover=sum(t.has_moved for t in tracks),
+        opened=sum(t.is_new for t in tracks),
+        growth=growth,
+        holders=tuple(holder for holder in case.holders(tracks) if holder.process is not None),
+    )
+
+
+def concurrency_of(facts: LiveFacts) -> Concurrency | None:
+    """Client backends at work (active or in a transaction) at once. None where nobody looked.
+
+    The counters see what happens between the looks, and lag; the looks see what has not ended. The larger mean is
+    told (postgres reference, 4).
+    """
+    if not facts.looks:
+        return None
+    counts = sorted(
+        sum(1 for backend in look.backends if backend.is_client and (backend.is_active or backend.in_transaction))
+        for look in facts.looks
+    )
+    by_looks = sum(counts) / len(counts)
+    by_counters = _mean_by_counters(facts)
+    method = "samples" if by_counters is None else "samples and counters"
+    return Concurrency(
+        mean=max(by_looks, by_counters or 0.0),
+        p95=float(_rank(counts, 0.95)),
+        p99=float(_rank(counts, 0.99)),
+        max=float(counts[-1]),
+        method=method,
+    )
+
+
+def _rank(ordered: Sequence[int], share: float) -> int:
+    return ordered[max(0, ceil(share * len(ordered)) - 1)]
+
+
+def _mean_by_counters(facts: LiveFacts) -> float | None:
+    if facts.window <= 0:
+        return None
+    times = [
+        (now.active_time or 0.0)
+        + (now.transaction_idle_time or 0.0)
+        - (then.active_time or 0.0)
+        - (then.transaction_idle_time or 0.0)
+        for then, now in facts.counted
+        if now.active_time is not None
+    ]
+    return max(0.0, sum(times)) / facts.window if times else None
+
+
+def _unseen(facts: LiveFacts) -> Iterable[str]:
+    """What could not be looked at, and what that leaves open."""
+    yield from _unseen_of_server(facts)
+    waiting = facts.waiting()
+    if not waiting.is_known:
+        yield "Whether clients wait inside their applications' pools: no pool's figures were given (--pool-stats)."
+    host = facts.host
+    if host is None:
+        yield "The processes behind the connections: this host was not looked at."
+    elif not host.has_server and facts.cores is None:
+        yield "How many cores the server has and how busy they are: it does not run on this host."
+
+
+def _unseen_of_server(facts: LiveFacts) -> Iterator[str]:
+    server = facts.server
+    if facts.sees_titles_only:
+        yield "The server's own view: it refused; process titles say neither applications nor times."
+    elif not facts.looks:
+        yield "The server's backends: nobody showed them."
+    if facts.hidden:
+        yield f"The state and times of {facts.hidden} sessions of other roles: this role is no member of pg_monitor."
+    if server is not None and server.is_behind_pooler and not facts.queues and not facts.pgpools:
+        yield "The clients' addresses: a pooler stands in between and was not asked."
+    if len(facts.looks) == 1:
+        yield "What moves and what stands still: there was one look only."
+    if server is not None and server.version_number < 140000 and facts.samples:
+        yield "How many sessions were opened and dropped: PostgreSQL counts them from version 14 on."

@@ -1,0 +1,270 @@
+"""What the rules for live systems stand on: numbers derived from an Observation, each computed in one place.
+
+Decides who waits for whose connections and which pool belongs to which application. What follows is left to the
+rules.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from poolctl.diagnose.live.tracks import Application, Look, Track, applications_of, look_of, tracks_of
+from poolctl.diagnose.live.waits import BouncerQueue, PoolSeries, Waiting, bouncer_queues, last_pgpools, pool_series
+from poolctl.observe.snapshot import (
+    DatabaseCounters,
+    HostSample,
+    Observation,
+    PgpoolSample,
+    Refusal,
+    RefusedBy,
+    RoleFacts,
+    ServerFacts,
+    ServerSample,
+)
+
+SLOT_REFUSALS: frozenset[RefusedBy] = frozenset({"server-slots", "reserved-slots", "superuser-slots"})
+LIMIT_REFUSALS: frozenset[RefusedBy] = frozenset({*SLOT_REFUSALS, "role-limit", "database-limit", "pooler-clients"})
+POOLER_PROGRAMS = ("pgbouncer", "pgpool", "odyssey", "pgcat", "supavisor", "pgdog")
+
+
+@dataclass(frozen=True)
+class LiveFacts:
+    """An observation, and what can be read off it. Ages are seconds at the last look."""
+
+    observation: Observation
+    memory: dict[str, Waiting] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def server(self) -> ServerFacts | None:
+        return self.observation.server
+
+    @cached_property
+    def samples(self) -> tuple[ServerSample, ...]:
+        """Since the server last started: backends do not outlive it."""
+        samples = self.observation.samples
+        return tuple(sample for sample in samples if sample.started_at == samples[-1].started_at)
+
+    @property
+    def counted(self) -> tuple[tuple[DatabaseCounters, DatabaseCounters], ...]:
+        """Each database's counters in the first and in the last sample; without those that were reset in between."""
+        if len(self.samples) < 2:
+            return ()
+        before = {database.name: database for database in self.samples[0].databases}
+        pairs = ((before.get(now.name), now) for now in self.samples[-1].databases)
+        return tuple((then, now) for then, now in pairs if then is not None and then.reset_at == now.reset_at)
+
+    @cached_property
+    def looks(self) -> tuple[Look, ...]:
+        """Looks at backends of one kind: the server's own rows where it let us in last, titles where it did not."""
+        found = [(snapshot, look) for snapshot in self.observation.snapshots if (look := look_of(snapshot))]
+        if not found:
+            return ()
+        by_titles = found[-1][0].server is None
+        started = None if by_titles else self.samples[-1].started_at
+        looks: dict[float, Look] = {}
+        for snapshot, look in found:
+            if (snapshot.server is None) == by_titles and (
+                not snapshot.server or snapshot.server.started_at == started
+            ):
+                looks[look.at] = look
+        return tuple(sorted(looks.values(), key=lambda look: look.at))
+
+    @property
+    def sees_titles_only(self) -> bool:
+        """Whether all that is known of the backends comes from the process list."""
+        last = next((s for s in reversed(self.observation.snapshots) if look_of(s) is not None), None)
+        return last is not None and last.server is None
+
+    @property
+    def window(self) -> float:
+        """Seconds between the first and the last look at the backends."""
+        return self.looks[-1].at - self.looks[0].at if self.looks else 0.0
+
+    @property
+    def now(self) -> float:
+        return self.looks[-1].at if self.looks else 0.0
+
+    @cached_property
+    def all_tracks(self) -> tuple[Track, ...]:
+        return tracks_of(self.looks)
+
+    @cached_property
+    def tracks(self) -> tuple[Track, ...]:
+        """Client backends of the last look."""
+        return tuple(track for track in self.all_tracks if track.is_there)
+
+    @cached_property
+    def by_pid(self) -> dict[int, Track]:
+        return {track.pid: track for track in self.tracks}
+
+    @cached_property
+    def applications(self) -> tuple[Application, ...]:
+        """Those with backends that said who they are, tools and all."""
+        return applications_of(track for track in self.all_tracks if track.last.state != "starting")
+
+    @property
+    def programs(self) -> tuple[Application, ...]:
+        """Applications proper: no tools, and somebody there. A hidden row without a user is a worker's."""
+        return tuple(each for each in self.applications if each.tracks and not each.is_tool and each.user is not None)
+
+    @property
+    def host(self) -> HostSample | None:
+        return next((s.host for s in reversed(self.observation.snapshots) if s.host is not None), None)
+
+    @property
+    def cores(self) -> int | None:
+        """Of the server's machine, also of one that is gone by now; None where poolctl does not run on it."""
+        hosts = (snapshot.host for snapshot in reversed(self.observation.snapshots))
+        return next((host.cores for host in hosts if host is not None and host.has_server), None)
+
+    @property
+    def server_cpu(self) -> float | None:
+        """Cores that the server's processes kept busy, on average over the looks that say so."""
+        values = [
+            s.host.server_cpu
+            for s in self.observation.snapshots
+            if s.host is not None and s.host.server_cpu is not None
+        ]
+        return sum(values) / len(values) if values else None
+
+    @property
+    def hidden(self) -> int:
+        """Backends of the last look of which only another role may see the state."""
+        return sum(track.last.is_hidden for track in self.tracks)
+
+    @property
+    def is_full_view(self) -> bool:
+        return bool(self.samples) and not self.hidden and not self.sees_titles_only
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """What the last snapshot met, if it was refused."""
+        snapshots = self.observation.snapshots
+        return snapshots[-1].refusal if snapshots else None
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        return tuple(s.refusal for s in self.observation.snapshots if s.refusal is not None)
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether a server that was seen answered none of the last two rounds, for another reason than a limit. One
+        round without an answer is a busy machine."""
+        last = self.observation.snapshots[-2:]
+        unanswered = all(s.refusal is not None and s.refusal.by not in LIMIT_REFUSALS for s in last)
+        return bool(self.samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
+
+    def refused_by(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
+        """The newest refusal of one of ``kinds``."""
+        wanted = frozenset(kinds)
+        return next((each for each in reversed(self.refusals) if each.by in wanted), None)
+
+    @cached_property
+    def pools(self) -> tuple[PoolSeries, ...]:
+        return pool_series(self.observation.snapshots)
+
+    @cached_property
+    def queues(self) -> tuple[BouncerQueue, ...]:
+        return bouncer_queues(self.observation.snapshots)
+
+    @cached_property
+    def pgpools(self) -> tuple[PgpoolSample, ...]:
+        return last_pgpools(self.observation.snapshots)
+
+    def pools_of(self, application: Application) -> tuple[PoolSeries, ...]:
+        return tuple(series for series in self.pools if self.owner_of(series) is application)
+
+    def pools_by_owner(self) -> tuple[tuple[Application | None, tuple[PoolSeries, ...]], ...]:
+        """The pools of each application together, a fleet's that is; those that nobody is known to own at the end."""
+        owned = tuple((each, pools) for each in self.programs if (pools := self.pools_of(each)))
+        strays = tuple(series for series in self.pools if self.owner_of(series) is None)
+        return (*owned, (None, strays)) if strays else owned
+
+    @cached_property
+    def _owners(self) -> dict[int, Application | None]:
+        return {id(series): self._find_owner(series) for series in self.pools}
+
+    def owner_of(self, series: PoolSeries) -> Application | None:
+        """The application whose sessions these are, of one of ``pools``: by the label that says so, by a label or name
+        that is its name, by being the only one, by about as many sessions. None where several could be it."""
+        return self._owners[id(series)]
+
+    def _find_owner(self, series: PoolSeries) -> Application | None:
+        last, programs = series.last, self.programs
+        named = [each for each in programs if last.application and each.name == last.application]
+        if last.application:
+            return named[0] if len(named) == 1 else None
+        words = {last.name, *last.labels.values()} - {""}
+        named = [each for each in programs if each.name in words]
+        if len(named) == 1:
+            return named[0]
+        if len(programs) == 1:
+            return programs[0]
+        # A fleet's pods export one pool each, under one name, and are one application.
+        alike = sum(each.last.open or 0 for each in self.pools if each.last.name == last.name)
+        for opened in {last.open or 0, alike} - {0}:
+            near = [each for each in programs if abs(each.count - opened) <= max(1, 0.1 * opened)]
+            if len(near) == 1:
+                return near[0]
+            if near and alike == (last.open or 0):
+                return self._closest(series, near)
+        return None
+
+    def _closest(self, series: PoolSeries, near: Sequence[Application]) -> Application | None:
+        """Of several applications the one whose number of sessions is the pool's look by look; None where another's is
+        not further from it by one session at least."""
+        opened = {at: figures.open or 0 for at, figures in zip(series.times, series.figures, strict=True)}
+        looks = [
+            (opened[snapshot.at], snapshot.server.at)
+            for snapshot in self.observation.snapshots
+            if snapshot.server is not None and snapshot.at in opened
+        ]
+        distances = []
+        for each in near:
+            sessions = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
+            distances.append(sum(abs(sessions[at] - many) for many, at in looks))
+        best, second = sorted(distances)[:2]
+        return near[distances.index(best)] if second - best >= len(looks) > 0 else None
+
+    def queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
+        """Pools of a PgBouncer that serve the application's user and database; its servers may serve others too."""
+        return tuple(
+            queue
+            for queue in self.queues
+            if queue.last.user == application.user and queue.database == application.database
+        )
+
+    def waiting(self, application: Application | None = None) -> Waiting:
+        """Who waits for the connections that ``application`` holds; for anybody's, without one. A client that the
+        server refuses waits for nobody's in particular: see ``is_refusing``."""
+        key = repr((application.name, application.user, application.database)) if application else ""
+        if key not in self.memory:
+            self.memory[key] = self._waiting(application)
+        return self.memory[key]
+
+    def _waiting(self, application: Application | None) -> Waiting:
+        pools = self.pools if application is None else self.pools_of(application)
+        queues = self.queues if application is None else self.queues_of(application)
+        found = [each.waiting for each in pools] + [each.waiting for each in queues]
+        found += [
+            Waiting(each.waiting, each.waiting > 0, "Pgpool-II") for each in self.pgpools if each.waiting is not None
+        ]
+        known = [each for each in found if each.is_known]
+        if not known:
+            return Waiting()
+        total = sum(each.count or 0 for each in known)
+        by = ", ".join(dict.fromkeys(each.by for each in known if each))
+        return Waiting(total, any(each.sustained for each in known), by)
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether a limit refused poolctl itself, at the end."""
+        return self.refusal is not None and self.refusal.by in LIMIT_REFUSALS
+
+    @property
+    def roles(self) -> dict[str, RoleFacts]:
+        return {role.name: role for role in self.server.roles} if self.server else {}
+
+    def setting(self, name: str) -> float | None:
+        return self.server.settings.get(name) if self.server else None

@@ -1,0 +1,194 @@
+"""Every limit that can refuse a client or make it wait, for the roles that matter, nearest first.
+
+The roles that matter are those of the applications seen; an ordinary role's share of the server is max_connections
+less the superusers' and the reserved slots. Which limit *binds* is the first that an application will meet.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from poolctl.diagnose.diagnosis import Limit
+from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
+from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.live.waits import number
+from poolctl.observe.snapshot import PgpoolChild, RefusedBy
+
+LEAST_GROWTH = 3
+"""Net new backends in the window from which a time to exhaustion is told: fewer are a pool's own breathing."""
+MOST_LIMITS = 200
+"""A server may have thousands of roles with a limit; the nearest are told."""
+
+
+def limits_of(facts: LiveFacts) -> tuple[Limit, ...]:
+    """By what is left of each; of equal ones the server's own first. At most one binds: the nearest that is hit or
+    will be, and none where nothing is short."""
+    found = [*_server(facts), *_roles(facts), *_databases(facts), *_bouncers(facts), *_pgpools(facts), *_pools(facts)]
+    ordered = sorted(found, key=lambda limit: (max(0, limit.free), limit.free / max(1, limit.limit), limit.name))
+    return _with_binding(facts, ordered[:MOST_LIMITS])
+
+
+def is_near(limit: Limit) -> bool:
+    """Less than a tenth left: postgres_exporter's mixin warns at 80 % of all but the reserved, which a fleet sized
+    to its budget passes on a good day."""
+    return limit.free < 0.1 * limit.limit or limit.free <= 0
+
+
+def _with_binding(facts: LiveFacts, limits: list[Limit]) -> tuple[Limit, ...]:
+    refused = next((at for at, limit in enumerate(limits) if _refused(facts, limit)), None)
+    hit = next((at for at, limit in enumerate(limits) if limit.free <= 0 and limit.scope != "pool"), None)
+    timed = [(limit.exhausted_in, at) for at, limit in enumerate(limits) if limit.exhausted_in is not None]
+    near = next((at for at, limit in enumerate(limits) if is_near(limit)), None)
+    at = refused if refused is not None else hit if hit is not None else min(timed)[1] if timed else near
+    return tuple(replace(limit, binds=True) if index == at else limit for index, limit in enumerate(limits))
+
+
+_REFUSED_SCOPES: dict[RefusedBy, str] = {
+    **dict.fromkeys(SLOT_REFUSALS, "server"),
+    "role-limit": "role",
+    "database-limit": "database",
+    "pooler-clients": "pgbouncer",
+}
+
+
+def _refused(facts: LiveFacts, limit: Limit) -> bool:
+    refusal = facts.refusal
+    return refusal is not None and _REFUSED_SCOPES.get(refusal.by) == limit.scope and limit.free <= 0
+
+
+def _server(facts: LiveFacts) -> Iterator[Limit]:
+    server = facts.server
+    if server is None:
+        if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS:
+            # It refused before it said how many it has: those that are there are as many as there can be.
+            used, note = len(facts.tracks), "as many as were seen from outside when it refused"
+            yield Limit("max_connections", "server", limit=used, used=used, free=0, note=note)
+        return
+    kept = server.superuser_reserved + server.reserved
+    privileged = privileged_slots(facts)
+    used = len(facts.tracks)
+    # Superusers sit on their own slots last, so all that is open counts against what is left for the others.
+    free = server.usable - used
+    refusal = facts.refusal
+    note = f"max_connections {server.max_connections} less {kept} kept back"
+    if refusal is not None and refusal.by in SLOT_REFUSALS:
+        note += f"; refused while {used} were seen" if used < server.usable else "; refusing"
+        free = min(free, 0)
+    elif privileged and free <= 0:
+        note += f"; {privileged} of the {used} are superusers'"
+    yield Limit(
+        name="max_connections",
+        scope="server",
+        limit=server.usable,
+        used=max(used, server.usable) if refusal is not None and refusal.by in SLOT_REFUSALS else used,
+        free=max(0, free),
+        exhausted_in=_time_left(facts, facts.tracks, free),
+        note=note,
+    )
+
+
+def privileged_slots(facts: LiveFacts) -> int:
+    """Client backends of superusers and of roles that may use reserved slots."""
+    roles = facts.roles
+    return sum(
+        1
+        for track in facts.tracks
+        if (role := roles.get(track.last.user or "")) is not None and (role.is_superuser or role.uses_reserved)
+    )
+
+
+def _roles(facts: LiveFacts) -> Iterator[Limit]:
+    used = Counter(track.last.user for track in facts.tracks)
+    for role in facts.roles.values():
+        if role.connection_limit is None or role.connection_limit < 0 or role.is_superuser or not used[role.name]:
+            continue
+        own = tuple(track for track in facts.tracks if track.last.user == role.name)
+        yield _limit(facts, f"CONNECTION LIMIT of role {role.name}", "role", role.connection_limit, own)
+
+
+def _databases(facts: LiveFacts) -> Iterator[Limit]:
+    for database in facts.server.databases if facts.server else ():
+        own = tuple(track for track in facts.tracks if track.last.database == database.name)
+        if database.connection_limit is not None and database.connection_limit >= 0 and own:
+            limit = database.connection_limit
+            yield _limit(facts, f"CONNECTION LIMIT of database {database.name}", "database", limit, own)
+
+
+def _limit(facts: LiveFacts, name: str, scope: str, limit: int, own: tuple[Track, ...]) -> Limit:
+    free = limit - len(own)
+    return Limit(
+        name=name,
+        scope="role" if scope == "role" else "database",
+        limit=limit,
+        used=len(own),
+        free=max(0, free),
+        exhausted_in=_time_left(facts, own, free),
+    )
+
+
+def _bouncers(facts: LiveFacts) -> Iterator[Limit]:
+    for bouncer in {each.target: each for s in facts.observation.snapshots for each in s.bouncers}.values():
+        most = number(bouncer.config.get("max_client_conn"))
+        # SHOW LISTS counts the console that is asking.
+        used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
+        if most:
+            yield Limit(
+                "max_client_conn", "pgbouncer", most, used, max(0, most - used), note=f"PgBouncer {bouncer.target}"
+            )
+    for queue in facts.queues:
+        if queue.size:
+            row = queue.last
+            name = f"pool_size of {row.user}@{row.database}"
+            waiting = f"{row.clients_waiting} waiting" if row.clients_waiting else ""
+            taken = row.servers_active
+            yield Limit(name, "pgbouncer", queue.size, taken, max(0, queue.size - taken), note=waiting)
+
+
+def _pgpools(facts: LiveFacts) -> Iterator[Limit]:
+    for pgpool in facts.pgpools:
+        most = pgpool.num_init_children or len(pgpool.children)
+        if not most:
+            continue
+        busy = busy_children(pgpool.children)
+        free = max(0, most - busy - (pgpool.reserved_connections or 0))
+        waiting = f"{pgpool.waiting} waiting in the listen queue" if pgpool.waiting else ""
+        yield Limit("num_init_children", "pgpool", most, busy, free, note=waiting)
+
+
+def busy_children(children: tuple[PgpoolChild, ...]) -> int:
+    """Children that serve a client other than poolctl; before 4.3 they do not say, and a database name has to do."""
+    return sum(1 for child in children if _is_busy(child) and not child.is_own)
+
+
+def _is_busy(child: PgpoolChild) -> bool:
+    return bool(child.database) if child.status is None else child.status.strip().lower() != "wait for connection"
+
+
+def _pools(facts: LiveFacts) -> Iterator[Limit]:
+    for series in facts.pools:
+        last = series.last
+        if series.max_open and last.in_use is not None:
+            name = f"max_open of {last.name or last.library}"
+            waiting = f"{last.waiting} waiting" if last.waiting and not last.waiting_may_lie else ""
+            free = max(0, series.max_open - last.in_use)
+            yield Limit(name, "pool", series.max_open, last.in_use, free, note=waiting)
+
+
+def growth_of(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
+    """Net new backends among ``tracks`` since the first look. Those that left are looked up by the same names."""
+    if len(facts.looks) < 2:
+        return 0
+    users = {(t.last.user, t.last.application, t.last.database) for t in tracks}
+    left = sum(
+        1
+        for t in facts.all_tracks
+        if not t.is_there and t.rows[0][0] == t.since and (t.last.user, t.last.application, t.last.database) in users
+    )
+    return sum(track.is_new for track in tracks) - left
+
+
+def _time_left(facts: LiveFacts, tracks: tuple[Track, ...], free: int) -> float | None:
+    grown = growth_of(facts, tracks)
+    if free <= 0 or grown < LEAST_GROWTH or facts.window <= 0:
+        return None
+    return free * facts.window / grown

@@ -1,0 +1,347 @@
+"""Limits that refuse clients or soon will, and the arithmetic and the events that led there.
+
+A full server is never the root by itself: what filled the slots stands before it.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from poolctl.diagnose.diagnosis import Limit
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live import sql as live_sql
+from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.facts import SLOT_REFUSALS
+from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
+from poolctl.diagnose.live.locks import is_waiting
+from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import plural, quote
+from poolctl.observe.snapshot import Backend, Refusal
+from poolctl.units import format_count, format_duration
+
+_MEANS = {
+    "server-slots": "all max_connections slots are taken, the superusers' too",
+    "reserved-slots": "only reserved_connections and the superusers' slots are left",
+    "superuser-slots": "only the slots reserved for superusers are left",
+}
+SOON = 60.0
+"""Seconds: one more minute like this one ends in refusals (catalog)."""
+HALF_USED = 0.5
+"""Share of a limit in use from which its growth is looked at: a fleet that starts up also grows."""
+
+
+def slots_exhausted(case: Case) -> Iterator[Finding]:
+    """An ordinary role finds no slot on the server.
+
+    Threshold: no slot free, or a probe refused for want of one. Certain: the refusal names its routine, or the
+    counts are complete. Likely: process titles or a partial view only. Undetermined: a pooler relayed the text.
+    """
+    facts = case.facts
+    limit = next((each for each in case.limits if each.scope == "server"), None)
+    refusal = facts.refusal if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS else None
+    if refusal is None and (limit is None or limit.free > 0):
+        return
+    # A pooler hands on the code with the text; without a code it is what poolctl counted itself before it left.
+    relayed = refusal is not None and refusal.routine is None and refusal.sqlstate is not None
+    roomy = facts.server is not None and bool(facts.samples) and len(facts.tracks) < 0.9 * facts.server.usable
+    confidence: Confidence = "certain"
+    if relayed:
+        confidence = "undetermined" if roomy or not facts.samples else "likely"
+    elif refusal is None and facts.sees_titles_only:
+        confidence = "likely"
+    used, usable = len(facts.tracks), facts.server.usable if facts.server else None
+    means = _MEANS[refusal.by] if refusal is not None else "an ordinary role finds no slot"
+    counted = (
+        f"{used} of {usable} usable slots taken" if usable else f"{used} backends seen" if used else "no slot left"
+    )
+    said = f" ({quote(refusal.text, 70)})" if refusal is not None else ""
+    yield Finding(
+        code="slots-exhausted",
+        severity="critical",
+        confidence=confidence,
+        layer="database",
+        summary=f"The server has no slot for a client: {counted}; {means}{said}",
+        evidence={
+            "used": used,
+            "usable": usable,
+            "max_connections": facts.server.max_connections if facts.server else None,
+            "refusal": refusal.text if refusal is not None else None,
+            "routine": refusal.routine if refusal is not None else None,
+            "largest": dict(_largest(case)),
+            "threshold": "no slot free for an ordinary role, or a refusal for want of one",
+        },
+        evidence_sql=run_sql.SLOTS,
+        holders=case.holders(facts.tracks),
+        remedy="Treat the cause beside this finding, or end what the largest application does not use; a superuser, or "
+        "a member of pg_use_reserved_connections, still gets in while its slots last. Raising max_connections needs a "
+        "restart and moves the limit only.",
+        decide_by="whether the server itself refuses (probe it without the pooler)"
+        if confidence == "undetermined"
+        else None,
+    )
+
+
+def _largest(case: Case) -> list[tuple[str, int]]:
+    return [(called(each), each.count) for each in case.facts.applications[:3] if each.count]
+
+
+def slots_low(case: Case) -> Iterator[Finding]:
+    """The nearest limit of the server, a role or a database is about to be reached.
+
+    Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes
+    the rest. Certain: counts complete and two looks. Likely: a partial view. Undetermined: one look has no slope.
+    """
+    for limit in case.limits:
+        if limit.scope not in ("server", "role", "database") or limit.free <= 0 or limit.limit <= 0:
+            continue
+        grows = limit.exhausted_in is not None and limit.exhausted_in <= SOON
+        if not is_near(limit) and not (grows and limit.used >= HALF_USED * limit.limit):
+            continue
+        yield _slots_low(case, limit)
+        return
+
+
+def _slots_low(case: Case, limit: Limit) -> Finding:
+    facts = case.facts
+    looks = len(facts.looks)
+    confidence: Confidence = "undetermined" if looks < 2 else "certain" if facts.is_full_view else "likely"
+    left = (
+        f"; at this rate it is reached in {format_duration(limit.exhausted_in)}"
+        if limit.exhausted_in is not None
+        else ""
+    )
+    growing = [(growth_of(facts, each.tracks), each) for each in facts.applications if each.count]
+    most, fastest = max(growing, key=lambda pair: pair[0], default=(0, None))
+    who = f", mostly {called(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
+    return Finding(
+        code="slots-low",
+        severity="warning",
+        confidence=confidence,
+        layer="database",
+        summary=f"{format_count(limit.used)} of {format_count(limit.limit)} used of {limit.name}, "
+        f"{plural(limit.free, 'slot')} left{left}{who}",
+        evidence={
+            "limit": limit.name,
+            "used": limit.used,
+            "of": limit.limit,
+            "free": limit.free,
+            "exhausted_in": limit.exhausted_in,
+            "grown_in_window": most,
+            "window": facts.window,
+            "largest": dict(_largest(case)),
+            "threshold": "less than a tenth free, or a minute of this growth takes the rest",
+        },
+        evidence_sql=run_sql.SLOTS if limit.scope == "server" else run_sql.ROLE_LIMITS,
+        holders=case.holders(facts.tracks),
+        remedy="Find out what grows before it is full; add up what every instance may open (fleet-over-budget). A "
+        "big idle "
+        "fleet under its limit is just big.",
+        decide_by="a second look, for the slope" if confidence == "undetermined" else None,
+    )
+
+
+def role_limit(case: Case) -> Iterator[Finding]:
+    """A role or database is at its own CONNECTION LIMIT while the server has slots.
+
+    Threshold: nothing left of it, and a slot free on the server. Certain: the counts, or the server's refusal.
+    """
+    refusal = case.facts.refusal
+    refused = refusal is not None and refusal.by in ("role-limit", "database-limit")
+    hit = [each for each in case.limits if each.scope in ("role", "database") and each.free <= 0]
+    if case.is_full and not refused:
+        return
+    if refused and not hit and refusal is not None:
+        yield _role_limit(
+            case, f"The server refuses a role or database at its own limit: {quote(refusal.text, 90)}", None
+        )
+    for limit in hit:
+        says = f" and is refused ({quote(refusal.text, 60)})" if refused and refusal is not None else ""
+        yield _role_limit(
+            case, f"{limit.used} of {limit.limit} used of {limit.name}{says}; the server has slots", limit
+        )
+
+
+def _role_limit(case: Case, summary: str, limit: Limit | None) -> Finding:
+    facts = case.facts
+    refused = facts.refusal is not None and facts.refusal.by in ("role-limit", "database-limit")
+    name = limit.name.rpartition(" ")[2] if limit else ""
+    scope = limit.scope if limit else ""
+    own = [t for t in facts.tracks if limit and (t.last.user if scope == "role" else t.last.database) == name]
+    if limit is None and facts.refusal is not None:
+        own = [t for t in facts.tracks if _is_named(t, facts.refusal)]
+    return Finding(
+        code="role-limit",
+        severity="critical" if refused else "warning",
+        confidence="certain",
+        layer="database",
+        summary=summary,
+        evidence={
+            "limit": limit.name if limit else None,
+            "used": limit.used if limit else None,
+            "of": limit.limit if limit else None,
+            "refusal": facts.refusal.text if refused and facts.refusal else None,
+            "server_slots_free": next((each.free for each in case.limits if each.scope == "server"), None),
+            "threshold": "nothing left of a CONNECTION LIMIT while the server has slots",
+        },
+        evidence_sql=run_sql.ROLE_LIMITS,
+        holders=case.holders(own),
+        remedy="Make that fleet's pools (instances x max_open) fit under the limit, or raise it: ALTER ROLE or ALTER "
+        "DATABASE ... CONNECTION LIMIT. Superusers are exempt: test with the application's role.",
+    )
+
+
+def _is_named(track: Track, refusal: Refusal) -> bool:
+    """Whether the refusal quotes the backend's role or database, in whatever quotation marks its language has."""
+    name = track.last.user if refusal.by == "role-limit" else track.last.database
+    return name is not None and re.search(rf"[^\w\s]{re.escape(name)}[^\w\s]", refusal.text) is not None
+
+
+def fleet_over_budget(case: Case) -> Iterator[Finding]:
+    """The instances together may open more than the server can give.
+
+    Threshold: the sum of ceilings above the usable slots, also when quiet now. Certain: the ceilings are configured
+    (the pools' figures; Pgpool-II's num_init_children x max_pool). Likely: PgBouncer's pool sizes for the pairs seen;
+    or clients are refused while two instances or more share the slots and none of them is stuck.
+    """
+    facts = case.facts
+    # Of a server that let nobody in, the limits only know how many were seen from outside.
+    usable = next((limit.limit for limit in case.limits if limit.scope == "server"), 0)
+    if usable <= 0:
+        return
+    configured = [series.max_open for series in facts.pools]
+    if configured and all(configured) and sum(configured) > usable and not facts.queues:
+        each = f"{plural(len(configured), 'pool')} with max_open {', '.join(map(str, sorted(set(configured))))}"
+        yield _fleet(case, each, sum(configured), usable, len(configured), "certain")
+        return
+    for pgpool in facts.pgpools:
+        children, most = pgpool.num_init_children or len(pgpool.children), pgpool.max_pool or 1
+        if children * most > usable:
+            what = f"Pgpool-II's {children} children x {most} (max_pool)"
+            yield _fleet(case, what, children * most, usable, 1, "certain")
+            return
+    sizes = [queue.size for queue in facts.queues]
+    if sizes and sum(sizes) > usable:
+        yield _fleet(case, f"PgBouncer's {plural(len(sizes), 'pool')}", sum(sizes), usable, len(sizes), "likely")
+        return
+    if case.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
+        instances = _instances(case)
+        free = [track for track in case.free(facts.tracks) if not is_waiting(track)]
+        # What is stuck or leaked explains a full server better than the sum of what is left.
+        if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
+            what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} sessions each"
+            yield _fleet(case, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
+
+
+def _instances(case: Case) -> Counter[tuple[str | None, str | int | None]]:
+    """Sessions of each instance: by process where it is seen, else by address; tools are none."""
+    tools = {track.pid for each in case.facts.applications if each.is_tool for track in each.tracks}
+    counts: Counter[tuple[str | None, str | int | None]] = Counter()
+    for track in case.facts.tracks:
+        if track.pid in tools or track.last.state == "starting":
+            continue
+        client = case.clients.of_backend(track)
+        counts[client.application, client.process.pid if client.process else client.address] += 1
+    return counts
+
+
+def _fleet(case: Case, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence) -> Finding:
+    refused = case.is_full or case.facts.is_refusing
+    headroom = max(3, round(0.03 * usable))
+    each = max(0, (usable - headroom) // max(1, instances))
+    outcome = "and it has no slot left" if refused else "quiet so far"
+    return Finding(
+        code="fleet-over-budget",
+        severity="critical" if refused else "warning",
+        confidence=confidence,
+        layer="application",
+        summary=f"{what} may open {format_count(ceiling)} connections, the server has {format_count(usable)} to "
+        f"give; {outcome}",
+        evidence={
+            "ceiling": ceiling,
+            "usable": usable,
+            "instances": instances,
+            "used": len(case.facts.tracks),
+            "headroom": headroom,
+            "max_open_that_fits": each,
+            "threshold": "sum of ceilings > usable slots",
+        },
+        evidence_sql=run_sql.BACKENDS,
+        remedy=f"Bound each instance at {each} connections, ({usable} - {headroom}) / {instances}, with room for the "
+        "instances that a deploy adds; if that is too little, put PgBouncer in transaction mode in front.",
+        frees=max(0, ceiling - usable),
+    )
+
+
+LEAST_STARTING = 3
+"""Sessions that have not said who they are (catalog); one or two are just connecting."""
+
+
+def handshake_pile_up(case: Case) -> Iterator[Finding]:
+    """Connections that were opened and never finish logging in take slots.
+
+    Threshold: three that are at it for more than a second, or at two looks; or a server refuses while its visible
+    backends are three short of its slots. Certain: the server (18) or its process titles show them. Likely: by
+    subtraction. They last up to authentication_timeout (60 s).
+    """
+    facts = case.facts
+    starting = _starting(case)
+    refused = facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS
+    usable = facts.server.usable if facts.server else 0
+    missing = usable - len(facts.tracks) if refused and facts.samples and facts.is_full_view else 0
+    if len(starting) < LEAST_STARTING and missing < LEAST_STARTING:
+        return
+    count = len(starting) if len(starting) >= LEAST_STARTING else missing
+    seen = len(starting) >= LEAST_STARTING
+    yield Finding(
+        code="handshake-pile-up",
+        severity="critical" if refused or case.is_full else "warning",
+        confidence="certain" if seen else "likely",
+        layer="database",
+        summary=f"{count} connections hold slots without having logged in"
+        f"{'' if seen else ': refused although fewer backends are seen than there are slots'}",
+        evidence={
+            "starting": len(starting),
+            "oldest_age": max((age for _, age in starting), default=None),
+            "missing": missing,
+            "threshold": f"{LEAST_STARTING} that are at it for more than a second",
+        },
+        evidence_sql=live_sql.STARTING,
+        holders=case.holders(track for track, _ in starting if track.pid in facts.by_pid),
+        remedy="Use a pool instead of a connection for every request; check health probes that only open the port, and "
+        "what makes logging in slow. authentication_timeout ends each of them.",
+        frees=count if seen else 0,
+    )
+
+
+def _starting(case: Case) -> list[tuple[Track, float]]:
+    """Backends that have been logging in for more than a second, with their age."""
+    found = []
+    for track in case.facts.tracks:
+        if track.last.state != "starting":
+            continue
+        age = track.session_age
+        age = age if age is not None else track.age
+        if age > 1.0 or len(track.rows) >= 2:
+            found.append((track, age))
+    if found:
+        return found
+    # Up to PostgreSQL 17 only the operating system knows of them.
+    host, known = case.facts.host, case.facts.by_pid
+    titles = host.titles if host is not None else ()
+    before = {
+        t.pid for s in case.facts.observation.snapshots[:-1] if s.host for t in s.host.titles if _logs_in(t.state)
+    }
+    return [
+        (_of_title(title.pid), 0.0)
+        for title in titles
+        if _logs_in(title.state) and title.pid not in known and title.pid in before
+    ]
+
+
+def _logs_in(state: str) -> bool:
+    return state.startswith(("authentication", "startup"))
+
+
+def _of_title(pid: int) -> Track:
+    return Track(((0.0, Backend(pid, None, None)),), 1, 0.0, 0.0)

@@ -1,0 +1,250 @@
+"""Backends that wait for locks, and the one at the head of the queue."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.tracks import Application, Look, Track
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import plural, quote
+from poolctl.observe.snapshot import Backend
+from poolctl.units import format_duration
+
+LEAST_WAITERS = 3
+DEADLOCK_TIMEOUT = 1.0
+"""Seconds; PostgreSQL's own measure (deadlock_timeout) of a wait that is worth looking into."""
+LEAST_ADVISORY = 5
+"""Waiters for an advisory lock from which it is no queue by design, such as the stand-bys of a leader."""
+MOST_QUEUES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """``root`` waits for nobody. 0: a prepared transaction."""
+
+    root: int
+    waiters: tuple[int, ...]
+    longest: float
+    """Seconds that the longest of them has waited."""
+
+
+def queues_in(look: Look) -> tuple[Queue, ...]:
+    """Each root with everybody behind it, the longest queue first. A waiter with two blockers is in both queues; a
+    deadlock's circle has no root."""
+    rows = {backend.pid: backend for backend in look.backends}
+    blocked = {pid: row.blocked_by for pid, row in rows.items() if row.blocked_by}
+    behind: dict[int, set[int]] = {}
+    for pid in blocked:
+        for root in _roots(pid, blocked):
+            behind.setdefault(root, set()).add(pid)
+    queues = [
+        Queue(root, tuple(sorted(pids)), max(_waited(rows[pid], look.at) for pid in pids))
+        for root, pids in behind.items()
+    ]
+    return tuple(sorted(queues, key=lambda queue: (-len(queue.waiters), queue.root)))
+
+
+def _roots(pid: int, blocked: Mapping[int, tuple[int, ...]]) -> set[int]:
+    seen, roots, open_ = {pid}, set(), [pid]
+    while open_:
+        for blocker in blocked.get(open_.pop(), ()):
+            if blocker in seen:
+                continue
+            seen.add(blocker)
+            if blocker in blocked:
+                open_.append(blocker)
+            else:
+                roots.add(blocker)
+    return roots
+
+
+def _waited(backend: Backend, now: float) -> float:
+    since = backend.waits_for.since if backend.waits_for else None
+    since = since if since is not None else backend.query_at if backend.query_at is not None else backend.state_at
+    return max(0.0, now - since) if since is not None else 0.0
+
+
+def lock_queue(case: Case) -> Iterator[Finding]:
+    """Statements wait for a lock, and all of them for one session in the end.
+
+    Threshold: three behind the same root in two looks half a second apart, or a wait of more than deadlock_timeout
+    (1 s) that lasts. A row that everybody changes has many waiters too, but each for milliseconds and behind another
+    root each time: that counts only where clients wait for connections as well. Queues for advisory locks are by
+    design up to four. Certain: the root's state was seen. Likely: it was inferred.
+    """
+    looks = case.facts.looks
+    if not looks:
+        return
+    if case.facts.sees_titles_only:
+        yield from _by_titles(case)
+        return
+    told: set[int] = set()
+    for queue in queues_in(looks[-1])[:MOST_QUEUES]:
+        if not told.issuperset(queue.waiters) and _is_trouble(case, queue):
+            told.update(queue.waiters)
+            yield _lock_queue(case, queue)
+
+
+def _is_trouble(case: Case, queue: Queue) -> bool:
+    looks = case.facts.looks
+    rows = {backend.pid: backend for backend in looks[-1].backends}
+    clients = [pid for pid in queue.waiters if rows[pid].is_client]
+    if not clients:
+        return False
+    pressed = bool(case.facts.waiting()) or case.is_full
+    advisory = all(_is_advisory(rows[pid]) for pid in queue.waiters)
+    if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(looks, queue.root)):
+        return False
+    # A wait that is old by the server's clock has lasted; a second look only shows that it still does.
+    if queue.longest > DEADLOCK_TIMEOUT:
+        return True
+    if len(clients) < LEAST_WAITERS:
+        return False
+    before = [look for look in looks[:-1] if looks[-1].at - look.at >= 0.5]
+    same = any(q.root == queue.root and len(q.waiters) >= LEAST_WAITERS for look in before for q in queues_in(look))
+    many = sum(1 for look in looks if any(len(q.waiters) >= LEAST_WAITERS for q in queues_in(look)))
+    return (same and _root_lasts(case, queue.root)) or (pressed and many >= 0.6 * len(looks) and len(looks) > 1)
+
+
+TURN = 2.0
+"""Seconds for which one holder of an advisory lock is at the head, from which it is no worker whose turn it is."""
+
+
+def _heads_all(looks: Sequence[Look], root: int) -> bool:
+    roots = [{queue.root for queue in queues_in(look)} for look in looks if looks[-1].at - look.at <= TURN]
+    return all(root in each for each in roots if each)
+
+
+def _root_lasts(case: Case, root: int) -> bool:
+    """Whether the root is in the same transaction as half a second before."""
+    track = case.facts.by_pid.get(root)
+    if track is None:
+        return True
+    starts = {(row.transaction_at, row.virtual_transaction) for at, row in track.rows if track.now - at <= 1.0}
+    return len(starts) == 1
+
+
+def _is_advisory(backend: Backend) -> bool:
+    if backend.waits_for is not None:
+        return backend.waits_for.kind == "advisory"
+    return backend.wait_event == "advisory"
+
+
+def _lock_queue(case: Case, queue: Queue) -> Finding:
+    look = case.facts.looks[-1]
+    rows = {backend.pid: backend for backend in look.backends}
+    root, track = rows.get(queue.root), case.facts.by_pid.get(queue.root)
+    waiters = [rows[pid] for pid in queue.waiters]
+    lock = next((w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None), None)
+    what = f" on {lock.relation}" if lock and lock.relation else f" ({lock.kind})" if lock else ""
+    ddl = next((w for w in waiters if w.waits_for and w.waits_for.mode == "AccessExclusiveLock"), None)
+    behind = " A statement that wants the whole table waits first and holds up those behind it." if ddl else ""
+    confidence: Confidence = "certain"
+    if root is None and queue.root:
+        confidence = "undetermined"
+    elif root is not None and (root.is_inferred or root.is_hidden):
+        confidence = "likely"
+    clients = sum(1 for w in waiters if w.is_client)
+    return Finding(
+        code="lock-queue",
+        severity="critical" if clients >= LEAST_WAITERS or case.severity() == "critical" else "warning",
+        confidence=confidence,
+        layer="database",
+        summary=f"{plural(len(waiters), 'backend')} {'waits' if len(waiters) == 1 else 'wait'} for a lock{what} behind "
+        f"{_root_words(case, queue.root, root, look.at)}, the longest for {format_duration(queue.longest)}",
+        evidence={
+            "waiting_for_locks": len(waiters),
+            "root_pid": queue.root,
+            "root_state": root.state if root else None,
+            "longest_wait": queue.longest,
+            "lock": lock.kind if lock else None,
+            "mode_wanted": lock.mode if lock else None,
+            "relation": lock.relation if lock else None,
+            "waiting_pids": list(queue.waiters),
+            "threshold": f"{LEAST_WAITERS} behind one root that lasts, or a wait of more than "
+            f"{format_duration(DEADLOCK_TIMEOUT)} (deadlock_timeout)",
+        },
+        evidence_sql=run_sql.LOCKS,
+        holders=case.holders([track]) if track is not None else (),
+        remedy=f"{_remedy(queue.root, root)}{behind} A bigger pool only lengthens the queue.",
+        frees=clients + (track is not None),
+        decide_by="who the root is, as a member of pg_monitor" if confidence == "undetermined" else None,
+    )
+
+
+def _by_titles(case: Case) -> Iterator[Finding]:
+    """Of a server that refuses, the titles say who waits for a lock, and not for whom. Likely: exactly one backend
+    idles in a transaction meanwhile. Undetermined: the root is at work, or one of several."""
+    waiters = [track for track in case.facts.tracks if _waits_by_title(track)]
+    if len(waiters) < LEAST_WAITERS:
+        return
+    idle = [t for t in case.facts.tracks if t.last.in_transaction and t.is_confirmed]
+    confidence: Confidence = "likely" if len(idle) == 1 else "undetermined"
+    guess = f", beside {plural(len(idle), 'backend')} idle in a transaction" if idle else ""
+    yield Finding(
+        code="lock-queue",
+        severity=case.severity(),
+        confidence=confidence,
+        layer="database",
+        summary=f"{len(waiters)} of {plural(len(case.facts.tracks), 'backend')} wait for a lock at every look, by "
+        f"their process titles{guess}",
+        evidence={
+            "waiting_for_locks": len(waiters),
+            "seen": len(case.facts.tracks),
+            "idle_in_transaction": len(idle),
+            "waiting_pids": [track.pid for track in waiters],
+            "threshold": f"{LEAST_WAITERS} titles that say waiting at two looks and more",
+        },
+        evidence_sql=run_sql.LOCKS,
+        holders=case.holders(idle),
+        remedy="Find the session at the head of the queue and end its transaction: that frees the others, too. A "
+        "bigger pool or more slots only lengthen the queue.",
+        frees=len(waiters) + len(idle),
+        decide_by="pg_blocking_pids() in a session that gets in: a superuser's (--emergency), or once a slot is free"
+        if confidence == "undetermined"
+        else None,
+    )
+
+
+def _waits_by_title(track: Track) -> bool:
+    return len(track.rows) >= 2 and all(row.wait_event_type == "Lock" for _, row in track.rows[-3:])
+
+
+def _root_words(case: Case, pid: int, root: Backend | None, now: float) -> str:
+    if pid == 0:
+        return "a prepared transaction"
+    if root is None:
+        return f"pid {pid}, which cannot be seen"
+    name = called(Application(root.application, root.user, root.database, ()))
+    if not root.is_client and root.backend_type:
+        name = root.backend_type
+    age = f" for {format_duration(max(0.0, now - root.state_at))}" if root.state_at is not None else ""
+    statement = f", last {quote(root.query, 50)}" if root.query and not root.is_hidden else ""
+    return f"{name} (pid {pid}), {root.state or 'in an unknown state'}{age}{statement}"
+
+
+def _remedy(pid: int, root: Backend | None) -> str:
+    if pid == 0:
+        return "Finish it: COMMIT PREPARED or ROLLBACK PREPARED for the oldest row of pg_prepared_xacts."
+    if root is None:
+        return f"Find out who pid {pid} is, and end its transaction."
+    if root.in_transaction:
+        return (
+            f"End the root, pid {pid}: its application left a transaction open. Commit or roll back on every path "
+            "there; "
+            "lock_timeout for migrations."
+        )
+    if root.is_active:
+        return f"The root, pid {pid}, is at work: make its statement or its transaction shorter, or end it."
+    return f"The root, pid {pid}, holds the lock beyond its transaction: make it let go, or end it."
+
+
+def waiting_pids(case: Case) -> frozenset[int]:
+    """Everybody behind the head of a queue, who is held up and holds nothing up by himself."""
+    looks = case.facts.looks
+    return frozenset(pid for queue in (queues_in(looks[-1]) if looks else ()) for pid in queue.waiters)
+
+
+def is_waiting(track: Track) -> bool:
+    return track.last.wait_event_type == "Lock" or bool(track.last.blocked_by)

@@ -1,0 +1,270 @@
+"""Queues in front of PgBouncer: what holds its server connections."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from poolctl.diagnose.finding import Finding, Holder
+from poolctl.diagnose.live import sql as live_sql
+from poolctl.diagnose.live.context import Case
+from poolctl.diagnose.live.locks import is_waiting
+from poolctl.diagnose.live.pooler_limits import pooler_paused
+from poolctl.diagnose.live.pools import OTHER_CAUSES, turns_over
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
+from poolctl.diagnose.live.waits import BouncerQueue
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import plural, quote
+from poolctl.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """The backends of one PgBouncer pool's server connections, as far as they could be joined."""
+
+    pinned: tuple[Track, ...]
+    """Idle in a transaction for more than a second."""
+    parked: tuple[Track, ...]
+    """Plainly idle, and frozen for more than a second."""
+    blocked: tuple[Track, ...]
+    moving: tuple[Track, ...]
+    is_joined: bool
+    """By remote_pid; else by user and database alone."""
+
+    @property
+    def count(self) -> int:
+        return len(self.pinned) + len(self.parked) + len(self.blocked) + len(self.moving)
+
+
+def behind(case: Case, queue: BouncerQueue) -> Behind:
+    facts, name = case.facts, queue.last
+    pids = {
+        server.remote_pid
+        for server in queue.bouncer.servers
+        if (server.user, server.database) == (name.user, name.database) and server.state not in ("idle", "used")
+    }
+    tracks = [track for pid, track in facts.by_pid.items() if pid in pids]
+    is_joined = bool(tracks)
+    if not is_joined:
+        tracks = [t for t in facts.tracks if (t.last.user, t.last.database) == (name.user, queue.database)]
+    pinned = [
+        t
+        for t in tracks
+        if t.last.in_transaction and (t.age > STUCK_AFTER or (t.last.state_at is None and t.is_confirmed))
+    ]
+    parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.rests]
+    blocked = [t for t in tracks if is_waiting(t)]
+    rest = {t.pid for t in (*pinned, *parked, *blocked)}
+    moving = [t for t in tracks if t.pid not in rest]
+    return Behind(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
+
+
+def pooler_queues(case: Case) -> Iterator[Finding]:
+    """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
+
+    One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
+    cause), or where PgBouncer has no server connection at all (the server's limits are).
+    """
+    for queue in case.facts.queues:
+        if queue.is_paused and queue.waiting.sustained:
+            yield pooler_paused(queue)
+        if not queue.waiting or queue.is_paused or not queue.is_used_up:
+            continue
+        found = behind(case, queue)
+        if found.pinned:
+            yield pooler_pinned_transaction(case, queue, found)
+        elif (found.parked and 2 * len(found.parked) >= found.count) or _is_kept_idle(queue, found):
+            yield pooler_session_mode(case, queue, found)
+        elif not found.blocked and _is_too_small(case, queue, found):
+            yield pooler_undersized(case, queue, found)
+        elif not found.blocked and not _is_explained(case, found):
+            yield _unseen(case, queue, found)
+
+
+def _is_explained(case: Case, found: Behind) -> bool:
+    return bool(case.said & OTHER_CAUSES) or any(track.pid in case.taken for track in found.moving)
+
+
+def _counts(queue: BouncerQueue) -> str:
+    row = queue.last
+    size = f" of {queue.size}" if queue.size else ""
+    return (
+        f"{row.servers_active}{size} server connections of {row.user}@{row.database} in use, "
+        f"{plural(row.clients_waiting, 'client')} waiting for up to {format_duration(row.max_wait)}"
+    )
+
+
+def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
+    row = queue.last
+    late = Counter(client.application or "?" for client in queue.waiting_clients)
+    return {
+        "waiting_applications": dict(late.most_common(5)) or None,
+        "servers_active": row.servers_active,
+        "servers_idle": row.servers_idle,
+        "pool_size": queue.size or None,
+        "pool_mode": queue.mode,
+        "clients_active": row.clients_active,
+        "clients_waiting": row.clients_waiting,
+        "max_wait": row.max_wait,
+        "idle_in_transaction": len(found.pinned),
+        "idle": len(found.parked),
+        "waiting_for_locks": len(found.blocked),
+        "moving": len(found.moving),
+        "joined_by_pid": found.is_joined,
+    }
+
+
+def pooler_pinned_transaction(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients keep server connections by transactions that they do not end.
+
+    Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
+    waiting. Certain: the backends were joined by remote_pid.
+    """
+    oldest = max(track.age for track in found.pinned)
+    ends = "held-across-io" in case.said and case.taken.issuperset(track.pid for track in found.pinned)
+    kept = "kept open over work elsewhere" if ends else "that nobody ends"
+    return Finding(
+        code="pooler-pinned-transaction",
+        severity="critical",
+        confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
+        layer="pooler",
+        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the "
+        f"oldest idle for {format_duration(oldest)}; {_counts(queue)}",
+        evidence=_evidence(queue, found)
+        | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=case.holders(found.pinned),
+        remedy="End the transaction on every path of that application: commit, roll back, close. As a net, set "
+        "PgBouncer's idle_transaction_timeout; from 1.24 on KILL_CLIENT ends one client. A bigger pool_size is "
+        "pinned by the same code.",
+        frees=len(found.pinned),
+    )
+
+
+def pooler_session_mode(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
+
+    Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
+    active and clients wait; or, in session mode, plainly idle in half of the looks. Certain: the mode was read, and
+    so were the backends' states.
+    """
+    known = queue.mode is not None
+    kept = (*found.parked, *found.moving) if 2 * len(found.parked) < found.count else found.parked
+    seen = found.is_joined and not any(track.last.is_inferred for track in kept)
+    idle = "do nothing" if len(kept) == len(found.parked) else "keep them while they are idle"
+    mode = f" ({queue.mode} mode)" if known else ""
+    return Finding(
+        code="pooler-session-mode",
+        severity="critical",
+        confidence="certain" if queue.mode == "session" and seen else "likely",
+        layer="pooler",
+        summary=f"PgBouncer{mode}: {len(kept)} server connections belong to clients that {idle}; {_counts(queue)}",
+        evidence=_evidence(queue, found)
+        | {"threshold": "servers active in PgBouncer but idle in PostgreSQL, clients waiting"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=case.holders(kept),
+        remedy="Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, "
+        "advisory locks); otherwise keep the applications' pools together no larger than pool_size, and set "
+        "client_idle_timeout.",
+        frees=len(kept),
+    )
+
+
+def _is_kept_idle(queue: BouncerQueue, found: Behind) -> bool:
+    """Whether clients keep servers that they mostly do not use: in session mode a server belongs to its client also
+    while that pauses between statements."""
+    states = [row.state for track in (*found.parked, *found.moving) for _, row in track.rows]
+    return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
+
+
+def _is_too_small(case: Case, queue: BouncerQueue, found: Behind) -> bool:
+    owners = [each for each in case.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
+    filled = not queue.size or queue.last.servers >= queue.size
+    return queue.waiting.sustained and filled and bool(owners) and all(turns_over(case, owner) for owner in owners)
+
+
+def pooler_undersized(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """PgBouncer's pool is smaller than the work that comes to it, and the server has room.
+
+    Threshold: every server connection in use at the last look and clients waiting in half of the looks, four in five
+    backends move in the window, none is stuck or waits for a lock, and the database is not slow. Likely: nobody
+    measured what the server could still do. Certain: it is known that its processors are not busy.
+    """
+    cores, cpu = case.facts.cores, case.facts.server_cpu
+    has_room = cores is not None and cpu is not None and cpu < 0.9 * cores
+    return Finding(
+        code="pool-undersized",
+        severity="critical",
+        confidence="certain" if has_room and found.is_joined and len(case.facts.looks) > 1 else "likely",
+        layer="pooler",
+        summary=f"PgBouncer's pool is too small for its clients: {_counts(queue)}, and all of them come back quickly",
+        evidence=_evidence(queue, found)
+        | {
+            "cores": cores,
+            "server_cpu": cpu,
+            "threshold": "no server idle, clients waiting in half of the looks, 4 backends of 5 move, none stuck",
+        },
+        evidence_sql=run_sql.POOLER,
+        holders=case.holders(found.moving),
+        remedy="Raise pool_size (default_pool_size, max_db_connections) within the server's free slots, as long as its "
+        "processors are not busy.",
+    )
+
+
+def _unseen(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+    """Clients wait in PgBouncer, and what its backends do was not seen, or not for long enough."""
+    holders = {}
+    for client in queue.bouncer.clients:
+        if (client.user, client.database) == (queue.last.user, queue.last.database) and client.link:
+            key = (client.application or None, client.user, client.address)
+            holders[key] = Holder(application=key[0], user=key[1], client=key[2])
+    return Finding(
+        code="leak-or-long-hold",
+        severity="critical",
+        confidence="undetermined",
+        layer="pooler",
+        summary=f"PgBouncer: {_counts(queue)}; what those connections do "
+        f"{'needs a longer look' if found.count else 'could not be seen'}",
+        evidence=_evidence(queue, found) | {"threshold": "no server connection idle, clients waiting, backends unseen"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        holders=case.holders((*found.parked, *found.moving)) or tuple(holders.values()),
+        remedy="End nothing yet: transactions that never end, idle sessions in session mode and a small pool look the "
+        "same from here, and their remedies are opposite.",
+        decide_by="a longer look (--for): which of them come back"
+        if found.count
+        else "the backends in PostgreSQL behind these connections (give poolctl the server as well)",
+    )
+
+
+def pooler_refused(case: Case) -> Iterator[Finding]:
+    """A pooler kept poolctl itself waiting, or could not log in to the server, and nobody else can be asked.
+
+    Threshold: such a refusal, without a look at the server or at a pooler's console, and no other cause. Always
+    undetermined: from outside a pool that is pinned, one in session mode and one that is too small look the same.
+    """
+    facts = case.facts
+    refusal = facts.refused_by(["pooler-queue", "pooler-login"])
+    if refusal is None or facts.looks or facts.queues or case.said:
+        return
+    waiting = facts.waiting()
+    others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
+    if refusal.by == "pooler-queue":
+        code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl queued in vain"
+        remedy = (
+            "End nothing yet: transactions that never end, idle clients in session mode and a pool that is too small "
+            "look the same from here, and their remedies are opposite."
+        )
+    else:
+        code, what = "slots-exhausted", "The pooler cannot log in to the server, whose slots may be used up"
+        remedy = "Ask the server itself: the pooler repeats an answer that may be old (server_login_retry)."
+    yield Finding(
+        code=code,
+        severity="critical",
+        confidence="undetermined",
+        layer="pooler",
+        summary=f"{what} ({quote(refusal.text, 60)}){others}",
+        evidence={"refusal": refusal.text, "waiting": waiting.count, "threshold": "the pooler's own words"},
+        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        remedy=remedy,
+        decide_by="the pooler's admin console (--pgbouncer) and the server itself, past the pooler: what its "
+        "connections do",
+    )

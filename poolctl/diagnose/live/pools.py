@@ -1,0 +1,296 @@
+"""What an application's own pool says of itself, held against what the server shows: too small, starved, robbed.
+
+A bigger pool is the remedy of exactly one finding, ``pool-undersized``, and only while the server has room for more
+work and every connection comes back quickly.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live import sql as live_sql
+from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.holds import HELD_SHARE, LEAST_PAUSE, use_of
+from poolctl.diagnose.live.load import BUSY_SHARE
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
+from poolctl.diagnose.live.waits import PoolSeries
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import plural, quote
+from poolctl.units import format_duration
+
+
+def pool_undersized(case: Case) -> Iterator[Finding]:
+    """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
+
+    Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
+    sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
+    time. Certain: two looks or more and the server's processors known not to be busy.
+    """
+    facts = case.facts
+    for owner, pools in facts.pools_by_owner():
+        short = tuple(series for series in pools if series.is_short)
+        if not short or owner is None:
+            continue
+        most, waiting = sum(series.max_open for series in short), _waiting_for(short)
+        # With fewer sessions than they count they are another's pools, or have lost slots.
+        if not turns_over(case, owner) or owner.count < 0.8 * most:
+            continue
+        cores, cpu = facts.cores, facts.server_cpu
+        idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
+        confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
+        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
+        yield Finding(
+            code="pool-undersized",
+            severity="critical",
+            confidence=confidence,
+            layer="application",
+            summary=f"{_all_connections(short, pools, called(owner))} are in use and come back quickly, and still "
+            f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
+            evidence={
+                "max_open": most,
+                "in_use": _in_use(short),
+                "waiting": waiting,
+                "pools": len(short),
+                "looks_full": min(series.full for series in short),
+                "looks": len(facts.looks),
+                "moved": len(owner.moved),
+                "sessions": owner.count,
+                "typical_use": owner.typical_use,
+                "cores": cores,
+                "server_cpu": cpu,
+                "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
+                "database not the limit",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)),
+            remedy="Size the pool from the measured concurrency (poolctl recommend), within the server's free slots.",
+        )
+
+
+OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
+"""What makes every connection slow, and a pool of any size full."""
+
+
+def turns_over(case: Case, application: Application) -> bool:
+    """Whether every connection does short work and comes back: then, and only then, more of them may help."""
+    tracks = application.tracks
+    if case.said & OTHER_CAUSES:
+        return False
+    use = use_of(application)
+    busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
+    explained = any(track.pid in case.taken for track in tracks)
+    moved = sum(1 for track in tracks if track.has_moved or track.is_new)
+    return (
+        bool(tracks) and not explained and not application.stuck and not busy_elsewhere and moved >= 0.8 * len(tracks)
+    )
+
+
+def client_starved(case: Case) -> Iterator[Finding]:
+    """Acquires fail although a connection is free: the client, not the pool, has no time.
+
+    Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
+    look. Certain: the event loop's lag was measured at 100 ms or more.
+    """
+    for owner, pools in case.facts.pools_by_owner():
+        starved = tuple(series for series in pools if _times_out_beside_idle(series))
+        if not starved:
+            continue
+        timed_out = sum(series.growth("timed_out_total") or 0 for series in starved)
+        idle = sum(series.last.idle or 0 for series in starved)
+        lag = max((series.last.loop_lag for series in starved if series.last.loop_lag is not None), default=None)
+        name = called(owner) if owner else _names_of(starved)
+        yield Finding(
+            code="client-starved",
+            severity="critical",
+            confidence="certain" if lag is not None and lag >= 0.1 else "likely",
+            layer="host",
+            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {idle} connections free: "
+            f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
+            evidence={
+                "timed_out": timed_out,
+                "idle": idle,
+                "in_use": _in_use(starved),
+                "max_open": sum(series.max_open for series in starved),
+                "pools": len(starved),
+                "loop_lag": lag,
+                "threshold": "timeouts with a free connection at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            holders=case.holders(case.free(owner.tracks)) if owner else (),
+            remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
+            "pool and the database have room.",
+        )
+
+
+def _times_out_beside_idle(series: PoolSeries) -> bool:
+    figures = series.figures
+    free = all((each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in figures)
+    queues = any(each.waiting and not each.waiting_may_lie for each in figures)
+    return (series.growth("timed_out_total") or 0) >= 1 and free and not queues
+
+
+def pool_slots_lost(case: Case) -> Iterator[Finding]:
+    """The pool counts connections that the server does not have.
+
+    Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
+    more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
+    """
+    facts = case.facts
+    if (
+        not facts.samples
+        or facts.queues
+        or facts.pgpools
+        or (facts.server is not None and facts.server.is_behind_pooler)
+    ):
+        return
+    if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
+        return
+    fleets: dict[tuple[str | None, str], list[PoolSeries]] = {}
+    for series in facts.pools:
+        fleets.setdefault((series.last.application, series.last.name), []).append(series)
+    for (application, name), pools in fleets.items():
+        claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
+        sessions = _most_sessions(case, application)
+        lost, waiting = claimed - sessions, _waiting_for(pools)
+        looks = min(len(series.figures) for series in pools)
+        runs_out = any(series.waiting or series.is_full or not series.last.idle for series in pools)
+        if lost < 1 or looks < 2 or not runs_out:
+            continue
+        yield Finding(
+            code="pool-slots-lost",
+            severity="critical" if waiting else "warning",
+            confidence="certain" if facts.is_full_view else "likely",
+            layer="application",
+            summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
+            f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, the server has "
+            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
+            evidence={
+                "in_use": claimed,
+                "sessions": sessions,
+                "lost": lost,
+                "max_open": sum(series.max_open for series in pools),
+                "waiting": waiting,
+                "pools": len(pools),
+                "looks": looks,
+                "threshold": "more in use than sessions, at every look",
+            },
+            evidence_sql=run_sql.BACKENDS,
+            remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken "
+            "one. Restart this process to have the slots again. Raising the pool's limit only delays the end.",
+            frees=lost,
+        )
+
+
+def _most_sessions(case: Case, application: str | None) -> int:
+    """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
+    counts: Counter[tuple[float, str, str]] = Counter()
+    for track in case.facts.all_tracks:
+        last = track.last
+        if application is None or last.application == application:
+            for at, _ in track.rows:
+                counts[at, last.application, last.user or ""] += 1
+    return max(counts.values(), default=0)
+
+
+def unexplained_wait(case: Case) -> Iterator[Finding]:
+    """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
+
+    Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
+    its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
+    such pools. Always undetermined.
+    """
+    if case.said & EXPLAIN_WAITS:
+        return
+    unseen: list[PoolSeries] = []
+    for owner, pools in case.facts.pools_by_owner():
+        short = tuple(series for series in pools if series.is_short)
+        tracks = owner.tracks if owner is not None else ()
+        if not short or len(case.free(tracks)) < len(tracks):
+            continue
+        if not tracks:
+            unseen.extend(short)
+            continue
+        waiting = _waiting_for(short)
+        still = [track for track in tracks if track.age > STUCK_AFTER]
+        yield Finding(
+            code="leak-or-long-hold",
+            severity="critical",
+            confidence="undetermined",
+            layer="application",
+            summary=f"{_all_connections(short, pools, called(owner) if owner else _names_of(short))} are in use and "
+            f"{plural(waiting, 'client')} "
+            f"wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which explains it only in part",
+            evidence={
+                "max_open": sum(series.max_open for series in short),
+                "in_use": _in_use(short),
+                "waiting": waiting,
+                "pools": len(short),
+                "sessions": len(tracks),
+                "standing_still": len(still),
+                "moved": sum(track.has_moved for track in tracks),
+                "threshold": "full in 4 looks of 5, waiting in half of them, and no other finding explains it",
+            },
+            evidence_sql=live_sql.IDLE,
+            holders=case.holders(still or tracks),
+            remedy="Change nothing yet: a leak, a long job and a pool that is too small ask for opposite remedies.",
+            frees=len(still),
+            decide_by="a longer look (--for), with the server and the pool's figures side by side",
+        )
+    if unseen:
+        yield _unseen_wait(case, unseen)
+
+
+def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
+    """Whose connections do what, only the server could tell."""
+    waiting, refusal, several = _waiting_for(pools), case.facts.refusal, len(case.facts.programs) > 1
+    why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
+    unknown = "what the connections do was not seen on the server"
+    decide_by = "an answer of the server: a longer look (--for 20s), from another machine if this one is busy"
+    if several:
+        unknown = "which application's they are is not told"
+        decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
+    most = sum(series.max_open for series in pools)
+    return Finding(
+        code="leak-or-long-hold",
+        severity="critical",
+        confidence="undetermined",
+        layer="application",
+        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_names_of(pools)}) are in use and "
+        f"{plural(waiting, 'client')} wait; {unknown}{why}",
+        evidence={
+            "max_open": most,
+            "in_use": _in_use(pools),
+            "waiting": waiting,
+            "pools": len(pools),
+            "sessions": 0,
+            "threshold": "full in 4 looks of 5, waiting in half of them, and no session known to be theirs",
+        },
+        evidence_sql=live_sql.IDLE,
+        remedy="Change nothing yet: a leak, a slow database and a pool that is too small ask for opposite remedies. A "
+        "server that answers late is a sign of a slow database rather than of a leak.",
+        decide_by=decide_by,
+    )
+
+
+def _names_of(pools: Sequence[PoolSeries]) -> str:
+    names = dict.fromkeys(series.last.name or series.last.library for series in pools)
+    return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _all_connections(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
+    of = "" if len(short) == len(pools) else f"{len(short)} of "
+    fleet = f" in {of}{plural(len(pools), 'pool')}" if len(pools) > 1 else ""
+    return f"All {sum(series.max_open for series in short)} connections{fleet} of {name}"
+
+
+def _waiting_for(pools: Sequence[PoolSeries]) -> int:
+    return sum(series.waiting.count or 0 for series in pools)
+
+
+def _in_use(pools: Sequence[PoolSeries]) -> int:
+    return sum(series.last.in_use or 0 for series in pools)
+
+
+EXPLAIN_WAITS = frozenset(
+    {"slow-database", "lock-queue", "slots-exhausted", "role-limit", "pool-slots-lost", "client-starved"}
+)

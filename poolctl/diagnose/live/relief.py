@@ -1,0 +1,196 @@
+"""Which backends to end so that an incident is over, in which order, and which never.
+
+A plan, never an act. Only what a decided finding names is on it; a state alone never is ("idle" is what a healthy
+pool's connections are). The statement checks process id and start together: a pid is used again.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from poolctl.diagnose.diagnosis import Diagnosis
+from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.leaks import is_on_purpose
+from poolctl.diagnose.live.tracks import Track, is_tool
+from poolctl.observe.snapshot import Backend, Observation
+from poolctl.units import format_duration
+
+ENDS = (
+    "lock-queue",
+    "orphaned-backends",
+    "stuck-protocol",
+    "aborted-transaction",
+    "frozen-clients",
+    "leak-in-transaction",
+    "pooler-pinned-transaction",
+    "self-deadlock",
+    "slow-reader",
+    "leak",
+)
+"""Findings whose holders may be ended, in this order: the head of a queue first, since it frees the most, then what
+nobody works with any more, then what somebody may still miss. A slow statement, a small pool, a call elsewhere and a
+long hold come back by themselves: ending them costs work and frees nothing for long."""
+
+COME_BACK = frozenset({"held-across-io", "long-hold"})
+"""Also where a pooler's queue behind them names the same backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReliefStep:
+    """One backend to end. ``frees``: slots that come free at once, those of waiters behind it among them.
+
+    ``sql`` ends it only if pid and backend_start are still the same; to paste into psql.
+    """
+
+    pid: int
+    started_at: float
+    application: str
+    user: str | None
+    client: str | None
+    code: str
+    why: str
+    frees: int
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spared:
+    """Backends that the plan leaves alone, and why."""
+
+    pids: tuple[int, ...]
+    application: str
+    user: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReliefPlan:
+    """``undecided``: what would decide the findings that are not, and could add steps. ``may_signal`` False: the role
+    that looked may not run the plan itself."""
+
+    steps: tuple[ReliefStep, ...] = ()
+    spared: tuple[Spared, ...] = ()
+    undecided: tuple[str, ...] = ()
+    may_signal: bool = True
+
+    @property
+    def frees(self) -> int:
+        return sum(step.frees for step in self.steps)
+
+
+def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
+    """The plan for ``diagnosis``, which was made from ``observation``. Without a decided finding it has no steps."""
+    facts = LiveFacts(observation)
+    steps: dict[int, ReliefStep] = {}
+    kept: dict[int, str] = {}
+    back = {pid for f in diagnosis.findings if f.code in COME_BACK for holder in f.holders for pid in holder.pids}
+    for finding in sorted((f for f in diagnosis.findings if _ends(f)), key=lambda f: ENDS.index(f.code)):
+        for track in _oldest_first(facts, finding):
+            reason = _spared_reason(facts, track, finding)
+            if track.pid in back and finding.code != "lock-queue":
+                reason = reason or "what it does was seen to come back by itself"
+            if reason is not None:
+                kept.setdefault(track.pid, reason)
+            elif track.pid not in steps:
+                steps[track.pid] = _step(track, finding, facts)
+    undecided = [
+        f"{f.code}: {f.decide_by}"
+        for f in diagnosis.findings
+        if f.confidence == "undetermined" and f.severity != "info" and f.decide_by
+    ]
+    return ReliefPlan(
+        steps=tuple(steps.values()),
+        spared=_spared(facts, steps, kept),
+        undecided=tuple(dict.fromkeys(undecided)),
+        may_signal=facts.server is not None and (facts.server.may_signal or facts.server.is_superuser),
+    )
+
+
+def _ends(finding: Finding) -> bool:
+    return finding.code in ENDS and finding.confidence != "undetermined"
+
+
+def _oldest_first(facts: LiveFacts, finding: Finding) -> list[Track]:
+    pids = {pid for holder in finding.holders for pid in holder.pids}
+    return sorted((t for t in facts.tracks if t.pid in pids), key=lambda track: (-track.age, track.pid))
+
+
+def _spared_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None:
+    """Why a backend that a finding names stays all the same."""
+    last = track.last
+    is_root = finding.code == "lock-queue"
+    if last.started_at is None:
+        return "its start could not be seen, so nothing proves that the process id is still its own"
+    if facts.server is not None and last.user == facts.server.role:
+        return "it belongs to the role that is looking"
+    if is_tool(last.application) and not is_root:
+        return "it is an operator's tool"
+    if last.advisory_locks and not is_root:
+        return "it holds an advisory lock, which somebody relies on"
+    if last.strong_locks and not is_root:
+        return f"it holds a strong lock ({', '.join(last.strong_locks[:3])}): ending it undoes that work"
+    if is_on_purpose(track) and not is_root:
+        return "it listens or keeps a cursor on purpose"
+    return None
+
+
+def _step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
+    last = track.last
+    started_at = last.started_at or 0.0
+    state = f"{last.state or 'in an unknown state'} for {format_duration(track.age)}"
+    waiting = finding.evidence.get("waiting_pids") if finding.code == "lock-queue" else None
+    frees = 1 + (len(waiting) if isinstance(waiting, list) else 0)
+    why = f"{finding.code}: {state}" + (f", {frees - 1} backends wait behind it" if frees > 1 else "")
+    return ReliefStep(
+        pid=track.pid,
+        started_at=started_at,
+        application=last.application,
+        user=last.user,
+        client=last.client,
+        code=finding.code,
+        why=why,
+        frees=min(frees, len(facts.tracks)),
+        sql=ending_sql(track.pid, started_at),
+    )
+
+
+def ending_sql(pid: int, started_at: float) -> str:
+    """SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the epoch)."""
+    start = datetime.fromtimestamp(started_at, UTC).isoformat(sep=" ", timespec="microseconds")
+    return (
+        f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} and "
+        f"backend_start = '{start}'::timestamptz;"
+    )
+
+
+def _spared(facts: LiveFacts, steps: Iterable[int], kept: dict[int, str]) -> tuple[Spared, ...]:
+    ended = set(steps)
+    groups: dict[tuple[str, str, str], list[int]] = {}
+    for backend in facts.looks[-1].backends if facts.looks else ():
+        if backend.pid in ended:
+            continue
+        track = facts.by_pid.get(backend.pid)
+        reason = kept.get(backend.pid) or next(_reasons(facts, backend, track))
+        groups.setdefault((backend.application, backend.user or "", reason), []).append(backend.pid)
+    ordered = sorted(groups.items(), key=lambda item: (item[0][2], item[0][0], item[0][1]))
+    return tuple(Spared(tuple(sorted(pids)), name, user or None, reason) for (name, user, reason), pids in ordered)
+
+
+def _reasons(facts: LiveFacts, backend: Backend, track: Track | None) -> Iterator[str]:
+    if not backend.is_client:
+        kind = backend.backend_type or "background process"
+        yield f"it is the server's own ({kind}) and takes no client's slot"
+    if facts.server is not None and backend.user == facts.server.role:
+        yield "it belongs to the role that is looking"
+    if is_tool(backend.application):
+        yield "it is an operator's tool"
+    if track is not None and is_on_purpose(track):
+        yield "it listens, keeps a cursor or holds an advisory lock on purpose"
+    if backend.strong_locks:
+        yield "it holds a strong lock: ending it undoes that work"
+    if backend.blocked_by:
+        yield "it waits for a lock and goes on when the head of the queue is gone"
+    if backend.state == "idle":
+        yield "it is idle, as the connections of a healthy pool are"
+    yield "no finding says that ending it helps"

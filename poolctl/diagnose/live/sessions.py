@@ -1,0 +1,344 @@
+"""Backends in states that no healthy application leaves them in for long, each by its own sign; and their clients'
+processes, where this machine shows them."""
+
+from collections.abc import Iterable, Iterator
+from statistics import median
+
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live import sql as live_sql
+from poolctl.diagnose.live.context import Case, at_most_likely, called
+from poolctl.diagnose.live.locks import is_waiting
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.words import plural, quote
+from poolctl.units import format_count, format_duration
+
+STOPPED = frozenset({"stopped", "tracing-stop"})
+LOOPBACK = ("127.", "::1", "local")
+
+
+def orphaned_backends(case: Case) -> Iterator[Finding]:
+    """Backends at work for a client that no longer exists.
+
+    Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or
+    the other end of its Unix socket) that no process owns, at two looks of the host. Certain: all sockets could be
+    seen. Nothing is said of remote clients, or from another network namespace, where no owner means nothing.
+    """
+    hosts = [s.host for s in case.facts.observation.snapshots if s.host is not None][-2:]
+    if not hosts or not all(host.sees_all_sockets for host in hosts):
+        return
+    ports = frozenset.intersection(*(frozenset(host.unowned_ports) for host in hosts))
+    pids = frozenset.intersection(*(frozenset(host.unowned_backends) for host in hosts))
+    orphans = [
+        track
+        for track in case.free(case.facts.tracks)
+        if (track.last.client_port in ports or track.pid in pids)
+        and (track.last.is_active or track.last.in_transaction)
+        and (len(hosts) > 1 or _query_age(track) > STUCK_AFTER)
+        and not track.has_moved
+    ]
+    for application, tracks in _by_application(case, orphans):
+        oldest = max(_query_age(track) for track in tracks)
+        yield Finding(
+            code="orphaned-backends",
+            severity=case.severity(application),
+            confidence="certain",
+            layer="host",
+            summary=f"{plural(len(tracks), 'backend')} of {called(application)} still "
+            f"{'works' if len(tracks) == 1 else 'work'} "
+            f"for a client that is gone, for up to {format_duration(oldest)}",
+            evidence={
+                "orphans": len(tracks),
+                "ports": sorted(t.last.client_port or 0 for t in tracks)[:20],
+                "oldest_statement": oldest,
+                "client_connection_check_interval": case.facts.setting("client_connection_check_interval"),
+                "threshold": "active or in a transaction, local, and no process owns the client's port",
+            },
+            evidence_sql=live_sql.CLIENTS,
+            holders=case.holders(tracks),
+            remedy="End them. Set client_connection_check_interval = 10s (PostgreSQL 14+) so that the server "
+            "notices, and "
+            "tcp_keepalives_idle = 60 for clients that vanish without closing.",
+            frees=len(tracks),
+        )
+
+
+def frozen_clients(case: Case) -> Iterator[Finding]:
+    """The process that owns the connections is stopped: it can neither use nor release them.
+
+    Threshold: a process of this host in state T with backends that did not move. Certain: the host shows it.
+    Operators' tools in the background hold nothing unless they are in a transaction.
+    """
+    by_process: dict[int, list[Track]] = {}
+    for track in case.free(case.facts.tracks):
+        process = case.clients.of_backend(track).process
+        if process is not None and process.status in STOPPED:
+            by_process.setdefault(process.pid, []).append(track)
+    for tracks in by_process.values():
+        moved = [track for track in tracks if track.has_moved]
+        applications = _by_application(case, tracks)
+        harmless = all(application.is_tool for application, _ in applications) and not any(
+            track.last.in_transaction for track in tracks
+        )
+        # It may have been stopped within the window, so that some still moved; not most of them.
+        if harmless or 2 * len(moved) > len(tracks):
+            continue
+        yield _frozen(case, applications[0][0], tuple(tracks))
+
+
+def _frozen(case: Case, application: Application, tracks: tuple[Track, ...]) -> Finding:
+    process = case.clients.of_backend(tracks[0]).process
+    holding = sum(1 for track in tracks if not track.is_idle)
+    return Finding(
+        code="frozen-clients",
+        severity=case.severity(application),
+        confidence="certain",
+        layer="host",
+        summary=f"The process of {called(application)} (pid {process.pid if process else '?'}) is stopped and keeps "
+        f"{plural(len(tracks), 'backend')}, {holding} of them in a statement or transaction",
+        evidence={
+            "backends": len(tracks),
+            "in_use": holding,
+            "process": process.pid if process else None,
+            "status": process.status if process else None,
+            "oldest_age": max(track.age for track in tracks),
+            "threshold": "process stopped (state T), backends did not move",
+        },
+        evidence_sql=live_sql.CLIENTS,
+        holders=case.holders(tracks),
+        remedy="Let the process go on (kill -CONT) or end it: then the kernel closes its connections. "
+        "client_connection_check_interval and keepalives do not notice a stopped process; its host must.",
+        frees=len(tracks),
+    )
+
+
+def frozen_peers(case: Case) -> Iterator[Finding]:
+    """All backends of one client stand still while its peers work and others wait: frozen, or a leak in it.
+
+    Threshold: 100 % of one address's sessions of an application frozen, two at least, while sessions from other
+    addresses move, with clients waiting. Always undetermined: only that client's host can tell.
+    """
+    for application in case.facts.programs:
+        if not case.facts.waiting(application) and not case.facts.is_refusing:
+            continue
+        by_client: dict[str, list[Track]] = {}
+        for track in case.free(application.tracks):
+            if track.last.client is not None and case.clients.of_backend(track).process is None:
+                by_client.setdefault(track.last.client, []).append(track)
+        still = {client: tracks for client, tracks in by_client.items() if all(t.is_frozen for t in tracks)}
+        moving = any(t.has_moved for client, tracks in by_client.items() if client not in still for t in tracks)
+        for client, tracks in still.items():
+            if moving and len(tracks) >= 2:
+                yield _frozen_peer(case, application, client, tracks)
+
+
+def _frozen_peer(case: Case, application: Application, client: str, tracks: list[Track]) -> Finding:
+    waiting = case.facts.waiting(application)
+    return Finding(
+        code="frozen-clients",
+        severity=case.severity(application),
+        confidence="undetermined",
+        layer="host",
+        summary=f"All {len(tracks)} sessions of {called(application)} from {client} stand still while its peers "
+        "work and "
+        f"{plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
+        evidence={
+            "frozen": len(tracks),
+            "client": client,
+            "oldest_age": max(track.age for track in tracks),
+            "waiting": waiting.count,
+            "threshold": "all of one client's sessions frozen while others' move",
+        },
+        evidence_sql=live_sql.CLIENTS,
+        holders=case.holders(tracks),
+        remedy="End nothing by its state alone: a parked session of a healthy pool looks the same.",
+        frees=len(tracks),
+        decide_by=f"a look at the host {client}: whether the process is there, and not stopped",
+    )
+
+
+def aborted_transaction(case: Case) -> Iterator[Finding]:
+    """A statement failed and nobody rolled back.
+
+    Threshold: any for more than a second, by state_change (the transaction's own start is not told any more).
+    Certain. A person at a client program may leave it so on purpose; that is no finding.
+    """
+    for application in case.facts.programs:
+        failed = tuple(
+            t
+            for t in case.free(application.tracks)
+            if t.last.state == "idle in transaction (aborted)" and t.age > STUCK_AFTER
+        )
+        if not failed:
+            continue
+        yield Finding(
+            code="aborted-transaction",
+            severity=case.severity(application),
+            confidence=at_most_likely("certain", failed),
+            layer="application",
+            summary=f"{plural(len(failed), 'session')} of {called(application)} "
+            f"{'sits' if len(failed) == 1 else 'sit'} in a failed transaction that nobody rolled back, for up to "
+            f"{format_duration(max(t.age for t in failed))}",
+            evidence={
+                "aborted": len(failed),
+                "sessions": application.count,
+                "oldest_age": max(t.age for t in failed),
+                "threshold": f"idle in transaction (aborted) for more than {format_duration(STUCK_AFTER)}",
+            },
+            evidence_sql=live_sql.ABORTED,
+            holders=case.holders(failed),
+            remedy="Roll back and release where the error is caught (except, finally, with, defer): the error path "
+            "forgets "
+            "it. idle_in_transaction_session_timeout ends them meanwhile.",
+            frees=len(failed),
+        )
+
+
+SLOW_READER = 5.0
+"""Seconds that a statement is being read by its client from which it is a slow download (catalog)."""
+SURE_LOOKS = 3
+"""Looks at which the same statement waited for its client, which make up for the age in a short window: a client
+that reads lets the server go on in between."""
+
+
+def slow_reader(case: Case) -> Iterator[Finding]:
+    """Statements wait for a client that does not read their rows.
+
+    Threshold: active and waiting to write to the client for more than 5 s, the same statement at every look; or at
+    three looks and more over two seconds. Certain: the same start at two looks. COPY and dumps are slow on purpose.
+    """
+    for application in case.facts.programs:
+        reading = tuple(t for t in case.free(application.tracks) if _is_unread(t))
+        if not reading:
+            continue
+        oldest = max(_query_age(t) for t in reading)
+        confidence: Confidence = "certain" if all(len(t.rows) >= 2 for t in reading) else "likely"
+        yield Finding(
+            code="slow-reader",
+            severity=case.severity(application),
+            confidence=at_most_likely(confidence, reading),
+            layer="application",
+            summary=f"{plural(len(reading), 'statement')} of {called(application)} "
+            f"{'waits' if len(reading) == 1 else 'wait'} "
+            f"for a client that does not read the rows, for up to {format_duration(oldest)}",
+            evidence={
+                "unread": len(reading),
+                "sessions": application.count,
+                "oldest_statement": oldest,
+                "threshold": f"active, Client/ClientWrite, same statement, > {format_duration(SLOW_READER)} or at "
+                f"{SURE_LOOKS} looks",
+            },
+            evidence_sql=run_sql.UNREAD,
+            holders=case.holders(reading),
+            remedy="Read the result to its end or close it on every path (rows.Close, with cursor); fetch first "
+            "and release, "
+            "then send; for large results a server-side cursor on a pool of its own.",
+            frees=len(reading),
+        )
+
+
+def _is_unread(track: Track) -> bool:
+    last = track.last
+    if not _waits_for_client(track, "ClientWrite") or (last.query or "").lstrip()[:4].upper() == "COPY":
+        return False
+    same = all(row.query_at == last.query_at and row.wait_event == "ClientWrite" for _, row in track.rows)
+    if not same:
+        return False
+    watched = track.now - track.rows[0][0]
+    return _query_age(track) > SLOW_READER or (len(track.rows) >= SURE_LOOKS and watched >= 2.0)
+
+
+STUCK_PROTOCOL = 60.0
+"""Seconds (catalog); nothing on the server ever ends it."""
+MAYBE_STUCK = 10.0
+"""Seconds from which it is told as undetermined: a pipeline pauses, but not for that long (a proposal)."""
+
+
+def stuck_protocol(case: Case) -> Iterator[Finding]:
+    """Active, and waiting for the rest of a message that the client never sends.
+
+    Threshold: active and waiting to read from the client, not in COPY, for more than 60 s. Certain: the same
+    statement at two looks. Undetermined: 10 s and more, or the statement is hidden and may be COPY.
+    """
+    for application in case.facts.programs:
+        stuck = tuple(
+            t
+            for t in case.free(application.tracks)
+            if _waits_for_client(t, "ClientRead") and _query_age(t) > MAYBE_STUCK
+        )
+        stuck = tuple(t for t in stuck if "COPY" not in (t.last.query or "")[:200].upper())
+        if not stuck:
+            continue
+        oldest = max(_query_age(t) for t in stuck)
+        same = all(len(t.rows) >= 2 and t.rows[0][1].query_at == t.last.query_at for t in stuck)
+        known = all(t.last.query for t in stuck)
+        confidence: Confidence = "certain" if oldest > STUCK_PROTOCOL and same and known else "undetermined"
+        yield Finding(
+            code="stuck-protocol",
+            severity=case.severity(application),
+            confidence=at_most_likely(confidence, stuck),
+            layer="application",
+            summary=f"{plural(len(stuck), 'backend')} of {called(application)} "
+            f"{'is' if len(stuck) == 1 else 'are'} active and "
+            f"wait for a message that its client began and never ended, for up to {format_duration(oldest)}",
+            evidence={
+                "stuck": len(stuck),
+                "oldest_statement": oldest,
+                "threshold": f"active, Client/ClientRead, no COPY, > {format_duration(STUCK_PROTOCOL)}",
+            },
+            evidence_sql=live_sql.HALF_SENT,
+            holders=case.holders(stuck),
+            remedy="End these backends: no timeout of the server reaches them. Fix how that client cancels a "
+            "statement in "
+            "the middle of a pipeline.",
+            frees=len(stuck),
+            decide_by=None
+            if confidence == "certain"
+            else f"whether it is still so after {format_duration(STUCK_PROTOCOL)}, and that the statement is no COPY",
+        )
+
+
+def _waits_for_client(track: Track, event: str) -> bool:
+    return track.last.is_active and track.last.wait_event_type == "Client" and track.last.wait_event == event
+
+
+def _query_age(track: Track) -> float:
+    start = track.last.query_at if track.last.is_active else track.last.state_at
+    return max(0.0, track.now - start) if start is not None else 0.0
+
+
+def _by_application(case: Case, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
+    pids = {track.pid for track in tracks}
+    found = [(each, tuple(t for t in each.tracks if t.pid in pids)) for each in case.facts.applications]
+    return [(each, own) for each, own in found if own]
+
+
+def notes_of(case: Case) -> Iterator[str]:
+    """Sentences about what looks like trouble and is none, the most telling first."""
+    facts = case.facts
+    held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]
+    if held:
+        oldest = max(held, key=lambda track: track.age)
+        who = quote(oldest.last.application or oldest.last.user or "?", 40)
+        many = "one session" if len(held) == 1 else f"{format_count(len(held))} sessions"
+        yield f"{many} held a transaction open while idle, the oldest for {format_duration(oldest.age)} ({who})"
+    frozen = sum(len(each.frozen_idle) for each in facts.applications)
+    if frozen > 0.5 * len(facts.tracks):
+        known = facts.waiting()
+        asked = "nobody waits for them" if known.is_known and not known else "whether anybody waits was not to be seen"
+        share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} sessions"
+        yield f"{share} did nothing in the window: parked, {asked}"
+    listening = sum(1 for t in facts.tracks if (t.last.query or "").lstrip()[:6].upper() == "LISTEN")
+    if listening:
+        yield f"{plural(listening, 'session')} {'listens' if listening == 1 else 'listen'} for notifications"
+    locks = sum(1 for t in facts.tracks if t.last.advisory_locks)
+    if locks:
+        yield f"{plural(locks, 'session')} {'holds' if locks == 1 else 'hold'} advisory locks"
+    waiting = sum(1 for t in facts.tracks if is_waiting(t))
+    if waiting:
+        yield f"{plural(waiting, 'session')} waited for a lock for a moment"
+    long = [t for t in facts.tracks if t.last.is_active and _query_age(t) > 60.0]
+    if long:
+        ages = median(_query_age(t) for t in long)
+        run = "runs" if len(long) == 1 else "run"
+        yield f"{plural(len(long), 'statement')} {run} for long (typically {format_duration(ages)})"

@@ -1,0 +1,1 @@
+"""The diagnosis of a simulated run: a Run in, findings out."""

@@ -1,0 +1,180 @@
+"""A finished run of ``poolctl simulate`` in, findings out, worst first and a root before what it brought about.
+
+Decides which rules may speak together: a leak, a jam, a slow database and a small pool all show a full pool, and
+their remedies are opposite, so only one of them explains a queue. What each rule asks for is left to the rules.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
+from poolctl.diagnose.run.endings import endless_load, endless_queue
+from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, with_caveats
+from poolctl.diagnose.run.holds import held_across_io, lock_queue, long_hold
+from poolctl.diagnose.run.leaks import leak, pool_slots_lost
+from poolctl.diagnose.run.limits import (
+    fleet_over_budget,
+    pooler_client_limit,
+    pooler_queue,
+    role_limit,
+    slots_exhausted,
+    unbounded_pool,
+)
+from poolctl.diagnose.run.load import client_starved, connection_churn, pool_undersized, self_deadlock
+from poolctl.diagnose.run.server import full_scan, reconnect_storm, slow_database, slowed_by_event
+from poolctl.diagnose.words import plural, quote
+from poolctl.scenario.run import Run, TimelinePoint
+from poolctl.scenario.scenario import Event
+from poolctl.units import format_count, format_duration
+
+_REST_ON_TIMES = frozenset({"pool-undersized", "long-hold", "held-across-io", "healthy"})
+"""Conclusions that a load generator out of processor time, or half a run, would spoil. Counts are not spoilt."""
+
+STALL = 0.3
+"""Seconds without any acquire after an event that are worth a note; a slow load has shorter gaps anyway."""
+
+
+def diagnose_run(run: Run) -> tuple[Finding, ...]:
+    """What ``run`` shows, by codes of the catalog, each at most once.
+
+    Nothing at warning or above gives the single finding ``healthy``, whose evidence keeps the notes.
+    """
+    facts = Facts(run)
+    if endless := endless_load(facts):
+        # Rates and shares over no time at all mean nothing.
+        return (endless,)
+    lost = pool_slots_lost(facts) or leak(facts)
+    churn = _first_service(connection_churn, facts)
+    causes = [endless_queue(facts), lost, *_queue_causes(facts, lost, churn)]
+    limits = [rule(facts) for rule in (reconnect_storm, fleet_over_budget)]
+    limits += [_first_service(unbounded_pool, facts), pooler_client_limit(facts)]
+    ends = [rule(facts) for rule in (role_limit, slots_exhausted)]
+    findings = [finding for finding in (*causes, *limits, churn, *ends) if finding is not None]
+    if not findings:
+        findings = [finding for finding in (_first_service(client_starved, facts),) if finding is not None]
+    if not reaches(findings, "warning"):
+        findings = [healthy(facts)]
+    counted = bool(facts.leaked)
+    return worst_first(
+        with_caveats(finding, run) if finding.code in _REST_ON_TIMES and not (counted and finding is lost) else finding
+        for finding in findings
+    )
+
+
+def _queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
+    """What made requests queue. With connections lost, only what stands on figures of its own may join in."""
+    slow = slow_database(facts) or slowed_by_event(facts)
+    if slow is not None and churn is not None and (churn.evidence["share_of_use_time"] or 0) >= 0.5:
+        # Opening a connection forks a process: the processors are busy with that, unless a statement shows.
+        slow = slow if slow.evidence["statement"] else None
+    if lost is not None:
+        return [slow, pooler_queue(facts)]
+    service, own = facts.worst_service
+    for rule in (self_deadlock, lock_queue):
+        if found := rule(own):
+            return [_of_service(service, found)]
+    if slow is not None:
+        return [slow]
+    for rule in (pooler_queue, long_hold, held_across_io, pool_undersized):
+        if found := rule(own):
+            return [_of_service(service, found)]
+    return []
+
+
+def _first_service(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
+    """What the rule finds at the first service that it finds anything at."""
+    found = ((name, rule(own)) for name, own in facts.services)
+    return next((_of_service(name, finding) for name, finding in found if finding is not None), None)
+
+
+def _of_service(name: str, finding: Finding) -> Finding:
+    return replace(finding, summary=f"Service {name}: {finding.summary}") if name else finding
+
+
+def healthy(facts: Facts) -> Finding:
+    """Nothing at warning or above. Certain when the server was looked at (the model knows it), else likely."""
+    summary = facts.summary
+    notes = list(_notes(facts))
+    seen = facts.run.engine == "model" or facts.server.peak_connections is not None
+    confidence: Confidence = "certain" if seen and not summary.unfinished else "likely"
+    tag = ""
+    if facts.run.interrupted:
+        tag = " (interrupted)"
+    elif facts.run.generator is not None and facts.run.generator.bound_by:
+        tag = " (the load generator was the limit)"
+    served = f"all {format_count(summary.acquired)}"
+    if summary.acquired < summary.offered:
+        served = f"{format_count(summary.acquired)} of {format_count(summary.offered)}"
+    bound = "" if facts.capacity is None else f" of {format_count(facts.capacity)}"
+    wait, peak = format_duration(summary.wait_time.p99), format_count(summary.connections.peak_in_use)
+    text = f"Healthy{tag}: {served} acquires served, p99 wait {wait}, at most {peak}{bound} in use"
+    if notes:
+        text = f"Healthy{tag}: {served} acquires served; {notes[0]}"
+    if not summary.offered:
+        text, confidence = f"Nothing to judge{tag}: no connection was asked for", "undetermined"
+    return Finding(
+        code="healthy",
+        severity="info",
+        confidence=confidence,
+        layer="application",
+        summary=text,
+        evidence={
+            "offered": summary.offered,
+            "acquired": summary.acquired,
+            "wait_time_p99": summary.wait_time.p99,
+            "peak_in_use": summary.connections.peak_in_use,
+            "capacity": facts.capacity,
+            "server_cpu_share": facts.cpu_share,
+            "notes": notes,
+            "threshold": "no finding at warning or above",
+        },
+        decide_by=None if summary.offered else "a run that acquires connections",
+    )
+
+
+def _notes(facts: Facts) -> Iterable[str]:
+    """Sentences about what looks like trouble and is none, the most telling first."""
+    summary = facts.summary
+    yield from _event_notes(facts)
+    if facts.leaked and not facts.lost:
+        yield f"{plural(facts.leaked, 'dropped connection')} came back by garbage collection"
+    failed = [e for e in summary.errors if e.kind.origin != "pool" and limit_of(e.kind) is None]
+    error = main_error(failed)
+    if error is not None and not facts.scenario.events:
+        yield f"{plural(sum(e.count for e in failed), 'statement')} failed ({quote(error.kind.message, 50)})"
+    if summary.queued_count and facts.was_full and not facts.exhausted_by_event:
+        longest = format_duration(summary.wait_time.max)
+        drained = "queued still" if facts.is_stuck else f"queued for {longest} at most and the queue drained"
+        yield f"{plural(summary.queued_count, 'request')} {drained}"
+    if summary.unfinished:
+        yield f"{plural(summary.unfinished, 'acquire')} had not ended when the run did"
+    if (facts.cpu_share or 0) >= BUSY_SHARE:
+        yield "the server's processors are busy, but nobody waits for them"
+    if scan := full_scan(facts):
+        yield f"one statement reads all {format_count(scan.rows)} rows of {scan.table.name} each time"
+
+
+def _event_notes(facts: Facts) -> Iterable[str]:
+    for event in facts.scenario.events:
+        steps = facts.steps(event)
+        errors = sum(max(0, after.errors - before.errors) for before, after in steps)
+        troubled = [after for before, after in steps if after.errors > before.errors or after.waiting]
+        stalled = sum(after.at - before.at for before, after in steps if after.acquired == before.acquired)
+        when = f"the {_NOUNS.get(event.do, event.do)} at {format_duration(event.at)}"
+        if facts.is_stuck and facts.exhausted_by_event is event:
+            yield f"{when} had not been got over when the load ended at {format_duration(facts.load_until)}"
+        elif errors:
+            yield f"{when} cost {plural(errors, 'error')} and was over after {_after(event, troubled)}"
+        elif stalled >= STALL:
+            yield f"{when} held all requests up for {format_duration(stalled)} and cost no error"
+        elif troubled:
+            yield f"{when} made requests queue and was over after {_after(event, troubled)}"
+        else:
+            yield f"{when} did no harm"
+
+
+_NOUNS = {"slow": "slowdown"}
+
+
+def _after(event: Event, troubled: Sequence[TimelinePoint]) -> str:
+    return format_duration(troubled[-1].at - event.at)

@@ -1,0 +1,300 @@
+"""Limits that refused clients, and the arithmetic that led there: server slots, the fleet, roles, poolers.
+
+A refusal is never the root by itself: ``slots_exhausted`` stands after what filled the slots.
+"""
+
+from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.run.facts import Facts, main_error
+from poolctl.diagnose.words import plural, quote
+from poolctl.units import format_count, format_duration
+
+NEAR_LIMIT = 0.5
+"""Share of the usable slots at which a pool without a bound is a danger: twice the load, or one slow minute, takes
+the other half (a proposal; a bounded pool may go to 80 %, as postgres_exporter's mixin has it)."""
+
+_MEANINGS = (
+    ("sorry, too many clients already", "all max_connections slots are taken, the superusers' too"),
+    ("reserved for roles with privileges", "only reserved_connections and the superusers' slots are left"),
+    ("remaining connection slots are reserved", "only the slots reserved for superusers are left"),
+)
+
+
+def fleet_over_budget(facts: Facts) -> Finding | None:
+    """The instances together may open more than the server can give.
+
+    Threshold: instances x max_open, both generations during a deploy's overlap, above the usable slots, also when
+    quiet: the next busy minute gets there. Certain, as the maxima are configured. Per instance there is room for
+    floor((usable - headroom) / instances), headroom max(3, 3 %) for operators (sizing reference, 5.4).
+    """
+    if facts.capacity is None or facts.scenario.database.via != "none":
+        return None
+    instances, ceiling = facts.instances * facts.generations, facts.capacity * facts.generations
+    if ceiling <= facts.usable:
+        return None
+    headroom = max(3, round(0.03 * facts.usable))
+    each = max(0, (facts.usable - headroom) // instances)
+    refused = facts.refused_by_server
+    deploy = " during the deploy" if facts.generations > 1 else ""
+    outcome = f"; {plural(refused, 'connection')} refused" if refused else ", quiet so far"
+    remedy = "The fleet is larger than the server: put PgBouncer in transaction mode in front."
+    if each:
+        mean = " on average" if facts.scenario.services else ""
+        remedy = (
+            f"Set max_open to {each} per instance{mean}: ({facts.usable} - {headroom}) / {instances}. "
+            "If that is too little, put PgBouncer in transaction mode in front."
+        )
+    return Finding(
+        code="fleet-over-budget",
+        severity="critical" if refused else "warning",
+        confidence="certain",
+        layer="application",
+        summary=f"{_fleet(facts)} = {format_count(ceiling)} connections{deploy}, "
+        f"the server has {facts.usable} to give{outcome}",
+        evidence={
+            "instances": instances,
+            "max_open": None if facts.scenario.services else facts.max_open,
+            "ceiling": ceiling,
+            "usable": facts.usable,
+            "headroom": headroom,
+            "max_open_that_fits": each,
+            "peak_open": facts.summary.connections.peak_open,
+            "refused": refused,
+            "threshold": "ceiling > usable",
+        },
+        evidence_sql=run_sql.SLOTS,
+        remedy=remedy,
+        frees=ceiling - facts.usable,
+    )
+
+
+def _fleet(facts: Facts) -> str:
+    """The arithmetic of the ceiling: "6 instances x 30", or service by service."""
+    if not facts.scenario.services:
+        return f"{plural(facts.instances * facts.generations, 'instance')} x {facts.max_open}"
+    return " + ".join(
+        f"{part.name} {part.load.instances * facts.generations} x {part.pool.max_open}"
+        for part in facts.scenario.services
+    )
+
+
+def unbounded_pool(facts: Facts) -> Finding | None:
+    """A pool without a bound that came near the server's own.
+
+    Threshold: max_open 0 and a peak of at least half of the usable slots. A connection for every request has no
+    pool to bound; that is connection-churn.
+    """
+    peak = max(facts.summary.connections.peak_open, facts.server.peak_connections or 0)
+    refused = facts.refused_by_server
+    if facts.capacity is not None or facts.scenario.pool.kind == "none" or facts.scenario.database.via != "none":
+        return None
+    # What a leak took is the leak's; its remedy names the bound as well.
+    if facts.lost * 2 >= peak or (peak < NEAR_LIMIT * facts.usable and not refused):
+        return None
+    fits = max(1, (facts.usable - max(3, round(0.03 * facts.usable))) // facts.instances)
+    end = f", {plural(refused, 'connection')} refused" if refused else ""
+    return Finding(
+        code="oversized-pool",
+        severity="critical" if refused else "warning",
+        confidence="certain",
+        layer="application",
+        summary=f"Nothing bounds the pool (max_open 0): it grew to {format_count(peak)} connections of "
+        f"{facts.usable} usable{end}",
+        evidence={
+            "max_open": 0,
+            "peak_open": peak,
+            "average_in_use": round(facts.summary.connections.average_in_use, 2),
+            "usable": facts.usable,
+            "refused": refused,
+            "max_open_that_fits": fits,
+            "threshold": f"peak >= {NEAR_LIMIT:g} x usable",
+        },
+        evidence_sql=run_sql.BACKENDS,
+        remedy=f"Set {facts.native('max_open')} to {fits} at most for each of {plural(facts.instances, 'instance')}: "
+        "then requests queue in the application instead of failing at the server.",
+        frees=max(0, peak - fits * facts.instances),
+    )
+
+
+def slots_exhausted(facts: Facts) -> Finding | None:
+    """The server had no slot left for a client. Threshold: one refusal with SQLSTATE 53300.
+
+    Certain: the client's text or the server's log names the limit. Through a pooler the text is relayed, and
+    likely is the most that can be said.
+    """
+    refused = facts.refused_by_server
+    if not refused:
+        return None
+    errors = facts.refusals("server")
+    error = main_error(errors)
+    text = f" ({quote(error.kind.message)})" if error else ""
+    means = "an ordinary role finds no slot"
+    if error is not None:
+        means = next((meaning for words, meaning in _MEANINGS if words in error.kind.message), means)
+    since = f" from {format_duration(min(e.first_at for e in errors))}" if errors else ""
+    peak = facts.server.peak_connections
+    return Finding(
+        code="slots-exhausted",
+        severity="critical",
+        confidence="certain" if facts.scenario.database.via == "none" else "likely",
+        layer="database",
+        summary=f"Server refused {plural(refused, 'connection')}{since}: {means}{text}",
+        evidence={
+            "refused": refused,
+            "errors": {e.kind.message: e.count for e in errors},
+            "logged_by_server": facts.server.refused,
+            "max_connections": facts.server.max_connections or facts.scenario.database.max_connections,
+            "usable": facts.usable,
+            "peak_connections": peak,
+            "threshold": "one refusal with SQLSTATE 53300",
+        },
+        evidence_sql=run_sql.SLOTS,
+        remedy="Treat what filled the slots; raising max_connections moves the limit and costs memory for each slot.",
+    )
+
+
+def role_limit(facts: Facts) -> Finding | None:
+    """The role's or the database's own CONNECTION LIMIT refused. Threshold: one refusal that names it."""
+    errors = facts.refusals("role")
+    error = main_error(errors)
+    if error is None:
+        return None
+    count = sum(e.count for e in errors)
+    peak = facts.server.peak_connections
+    room = "" if peak is None else f" while {max(0, facts.usable - peak)} of {facts.usable} server slots were free"
+    return Finding(
+        code="role-limit",
+        severity="critical",
+        confidence="certain",
+        layer="database",
+        summary=f"{plural(count, 'connection')} refused{room}: {quote(error.kind.message)}",
+        evidence={
+            "refused": count,
+            "errors": {e.kind.message: e.count for e in errors},
+            "peak_connections": peak,
+            "usable": facts.usable,
+            "first_at": error.first_at,
+            "threshold": "one refusal that names a role or a database",
+        },
+        evidence_sql=run_sql.ROLE_LIMITS,
+        remedy="Raise that CONNECTION LIMIT (ALTER ROLE or ALTER DATABASE), or lower the max_open of its clients. "
+        "max_connections is not the limit here.",
+    )
+
+
+def pooler_client_limit(facts: Facts) -> Finding | None:
+    """The pooler's limit on clients was met.
+
+    PgBouncer says so (certain). Pgpool-II with every child busy says nothing and lets clients hang: openings that
+    never end while as many connections as children are open (likely).
+    """
+    errors = facts.refusals("pooler-clients")
+    error = main_error(errors)
+    if error is not None:
+        count, text = sum(e.count for e in errors), error.kind.message
+        return _pooler_client_limit(facts, f"Pooler refused {plural(count, 'client')}: {quote(text)}", count, text)
+    children = _number(facts.scenario.database.pgpool.get("num_init_children"), 32)
+    last = facts.load_points[-1] if facts.load_points else None
+    if facts.scenario.database.via != "pgpool" or last is None:
+        return None
+    hanging = last.opening + sum(e.count for e in facts.summary.errors if "timeout expired" in e.kind.message)
+    if not hanging:
+        return None
+    if last.open - last.opening < children - _number(facts.scenario.database.pgpool.get("reserved_connections"), 0):
+        return None
+    hang = f"{plural(hanging, 'client')} {'hangs' if hanging == 1 else 'hang'} in connect without an error"
+    return _pooler_client_limit(facts, f"Pgpool-II's {children} children are all busy: {hang}", hanging, None)
+
+
+def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | None) -> Finding:
+    is_pgpool = facts.scenario.database.via == "pgpool"
+    return Finding(
+        code="pooler-client-limit",
+        severity="critical",
+        confidence="likely" if text is None else "certain",
+        layer="pooler",
+        summary=summary,
+        evidence={
+            "clients": clients,
+            "error": text,
+            "peak_open": facts.summary.connections.peak_open,
+            "server_peak_connections": facts.server.peak_connections,
+            "usable": facts.usable,
+            "threshold": "one refusal, or one client hanging while every child is busy",
+        },
+        evidence_sql=run_sql.PGPOOL if is_pgpool else run_sql.POOLER,
+        remedy="Raise num_init_children, and set reserved_connections to 1 so that Pgpool-II refuses instead of "
+        "letting clients hang."
+        if is_pgpool
+        else "Raise max_client_conn (with the process's nofile limit above it), or open fewer connections per client.",
+    )
+
+
+def pooler_queue(facts: Facts) -> Finding | None:
+    """Clients waited inside PgBouncer for one of its server connections.
+
+    Threshold: a query_wait_timeout, or every server connection of the pooler open (the server's own count) while
+    requests did not finish. Certain in session mode, where the mode is read; otherwise likely, as SHOW POOLS was
+    not asked.
+    """
+    settings = facts.scenario.database.pgbouncer
+    errors = facts.refusals("pooler-queue")
+    if facts.scenario.database.via != "pgbouncer":
+        return None
+    sizes = [_number(settings.get("default_pool_size"), 20)]
+    sizes += [_number(settings.get(key), 0) for key in ("max_db_connections", "max_user_connections")]
+    size = min(number for number in sizes if number) if any(sizes) else 0
+    clients = facts.summary.connections.peak_open
+    starved = facts.summary.connections.in_use - facts.lost + facts.summary.unfinished
+    is_full = (facts.server.peak_connections or 0) >= size > 0
+    if not errors and not (is_full and starved > 0 and clients > size):
+        return None
+    mode = str(settings.get("pool_mode", "session"))
+    given_up = sum(e.count for e in errors)
+    ends = f"{format_count(given_up)} gave up (query_wait_timeout)" if given_up else f"{format_count(starved)} waited"
+    code, confidence, held, remedy = "pool-undersized", "likely", "busy", _MORE_SERVER_CONNECTIONS
+    if mode == "session":
+        code, confidence, held, remedy = "pooler-session-mode", "certain", "bound to a client each", _TRANSACTION_MODE
+    elif facts.leaked:
+        if facts.leak.shape not in ("in-transaction", "unread-rows"):
+            return None
+        code, held, remedy = "pooler-pinned-transaction", "pinned by an unfinished transaction", _UNPIN
+    return Finding(
+        code=code,
+        severity="critical",
+        confidence="certain" if confidence == "certain" else "likely",
+        layer="pooler",
+        summary=f"PgBouncer's {size} server connections are {held} ({mode} mode): {format_count(clients)} clients "
+        f"share them, {ends}",
+        evidence={
+            "pool_size": size,
+            "pool_mode": mode,
+            "clients": clients,
+            "query_wait_timeouts": given_up,
+            "unfinished": starved,
+            "server_peak_connections": facts.server.peak_connections,
+            "usable": facts.usable,
+            "threshold": "a query_wait_timeout, or all server connections open and requests that did not finish",
+        },
+        evidence_sql=run_sql.POOLER,
+        remedy=remedy,
+        frees=min(size, facts.lost) if code != "pool-undersized" else 0,
+    )
+
+
+_TRANSACTION_MODE = (
+    "Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, advisory "
+    "locks); otherwise keep the application's pools together no larger than PgBouncer's."
+)
+_UNPIN = "End the transaction: commit, roll back or close on every path. As a net, set idle_transaction_timeout."
+_MORE_SERVER_CONNECTIONS = (
+    "Raise default_pool_size (and max_db_connections) within the server's free slots, if its processors are not busy."
+)
+
+
+def _number(value: object, default: int) -> int:
+    """A pooler's setting, which a scenario may write as a number or as text; ``default`` where it is neither."""
+    try:
+        return default if value is None else int(str(value))
+    except ValueError:
+        return default

@@ -1,0 +1,333 @@
+"""The real pool libraries behind one small seam (``library``), each imported only when it is used.
+
+Decides how poolctl's settings are told to each library, and what its errors mean; who gets a connection, who waits
+and what is closed is the library's own doing.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from threading import get_ident
+from typing import Any, NoReturn, cast
+
+from poolctl.engines.instance.connections import Psycopg, Psycopg2
+from poolctl.engines.instance.library import BaseLibrary, Library, NotAcquired, SlotLost
+from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.live.refusals import classify
+from poolctl.engines.workload import Job
+from poolctl.errors import MissingProgram
+from poolctl.pool import PoolStats
+from poolctl.scenario.run import ErrorKind
+
+_POOL_NAME = "pool"
+
+FOR_EVER = 1e8
+"""Seconds, some three years: "off" for a library that has no such value. Python's locks take up to 9e9."""
+
+
+def open_library(job: Job, watch: Watch) -> Library:
+    """The pool that ``job`` asks for, not yet started. Raises MissingProgram when the library is not installed."""
+    kind = job.scenario.pool.kind
+    try:
+        return _LIBRARIES[kind](job, watch)
+    except ImportError as error:
+        raise MissingProgram(
+            f"a {kind} pool needs the Python package {error.name}, which is not installed",
+            hint='pip install "poolctl[pools]"',
+        ) from error
+
+
+def preload(kind: str) -> None:
+    """Import what ``kind`` needs while there is time. That something is missing is told by ``open_library``."""
+    for name in ("psycopg", *_PACKAGES.get(kind, ())):
+        with suppress(ImportError):
+            import_module(name)
+
+
+class PsycopgPool(BaseLibrary):
+    """psycopg_pool.ConnectionPool. Connections are opened by its workers, whose errors no client ever sees: they
+    are reported as hidden. The slot of a connection whose reference was dropped never comes back."""
+
+    def __init__(self, job: Job, watch: Watch) -> None:
+        super().__init__(job, watch)
+        from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+        # Without a handler of its own every failed opening would be printed.
+        logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+        settings = self.settings
+        self.driver = Psycopg(job, watch, hides_errors=True)
+        self._timeout, self._ended, self._too_many = PoolTimeout, PoolClosed, TooManyRequests
+        watch.closing_reason = _reason_in_psycopg_pool
+        self._pool = ConnectionPool(
+            self.conninfo,
+            name=_POOL_NAME,
+            connection_class=self.driver.connection_class,
+            kwargs={"autocommit": True},
+            min_size=settings.min_idle,
+            max_size=settings.max_open,
+            open=False,
+            timeout=_or_for_ever(settings.acquire_timeout),
+            max_waiting=settings.max_waiting,
+            max_lifetime=_or_for_ever(settings.max_lifetime),
+            max_idle=_or_for_ever(settings.max_idle_time),
+        )
+        # What get_stats calls pool_available, without the dictionary around it at every acquire.
+        self._idle = self._pool._pool
+
+    def start(self) -> None:
+        """Begin to fill the pool in the background."""
+        self._pool.open(wait=False)
+
+    def acquire(self, request: Request) -> Any:
+        request.queued_at = None
+        if not self._idle:
+            self.watch.queue(request)
+        try:
+            return self._pool.getconn()
+        except self._timeout as error:
+            raise NotAcquired(ErrorKind("pool", "PoolTimeout", None, str(error)), timed_out=True) from None
+        except self._too_many as error:
+            kind = ErrorKind("pool", "TooManyRequests", None, str(error))
+            raise NotAcquired(kind, timed_out=True, at_once=True) from None
+        except self._ended as error:
+            raise NotAcquired(ErrorKind("pool", "PoolClosed", None, str(error))) from None
+
+    def release(self, connection: Any, *, is_broken: bool = False) -> None:
+        if is_broken:
+            # The library drops it without a word; this does nothing to it but count.
+            connection.close()
+        self._pool.putconn(connection)
+
+    def stats(self, now: float) -> PoolStats:
+        return self.watch.stats(now, self._pool.get_stats()["pool_size"])
+
+    def close(self) -> None:
+        super().close()
+        self._pool.close(timeout=1.0)
+
+    def drop(self, connection: Any) -> None:
+        connection.is_dropped = connection.keeps_slot = True
+
+
+def _reason_in_psycopg_pool() -> str:
+    """Its workers close what has been idle for too long; what has lived for too long is closed by who releases it."""
+    return "max_idle_time" if threading.current_thread().name.startswith(_POOL_NAME) else "max_lifetime"
+
+
+class Psycopg2Pool(BaseLibrary):
+    """psycopg2.pool.ThreadedConnectionPool: nobody waits, a full pool says so at once.
+
+    Its constructor opens ``minconn`` connections and raises when one of them cannot be had. An application would
+    crash and be started again; here each acquire tries anew. A dropped reference changes nothing: the pool keeps one.
+    """
+
+    def __init__(self, job: Job, watch: Watch) -> None:
+        super().__init__(job, watch)
+        from psycopg2 import Error
+        from psycopg2.pool import PoolError, ThreadedConnectionPool
+
+        self._driver = Psycopg2(job, watch)
+        self.driver = self._driver
+        self._rejected, self._error = PoolError, Error
+        watch.has_queue = False
+        watch.closing_reason = lambda: "max_idle"
+        watch.dropped_reason = "other"
+        self._make: Callable[[], Any] = lambda: ThreadedConnectionPool(
+            self.settings.max_idle,
+            self.settings.max_open,
+            self.conninfo,
+            connection_factory=self._driver.connection_class,
+        )
+        self._pool: Any = None
+        self._making = threading.Lock()
+
+    def start(self) -> None:
+        try:
+            self._made()
+        except self._error as error:
+            self.watch.hidden_error(classify(str(error), type(error).__name__, error.pgcode))
+
+    def acquire(self, request: Request) -> Any:
+        request.queued_at = None
+        try:
+            connection = (self._pool or self._made()).getconn()
+        except self._rejected as error:
+            raise NotAcquired(ErrorKind("pool", "PoolError", None, str(error)), timed_out=True, at_once=True) from None
+        except self._error as error:
+            raise NotAcquired(classify(str(error), type(error).__name__, error.pgcode)) from None
+        if not connection.autocommit:
+            connection.autocommit = True
+        return connection
+
+    def release(self, connection: Any, *, is_broken: bool = False) -> None:
+        try:
+            self._pool.putconn(connection, close=is_broken)
+        except self._error as error:
+            # The backend died in a transaction: the rollback in putconn fails, and the slot stays taken.
+            raise SlotLost(classify(str(error), type(error).__name__, error.pgcode)) from None
+
+    def stats(self, now: float) -> PoolStats:
+        pool = self._pool
+        return self.watch.stats(now, len(pool._used) + len(pool._pool) + self.watch.opening if pool else None)
+
+    def close(self) -> None:
+        super().close()
+        self._driver.end()
+        for connection in self._pool._pool if self._pool is not None else []:
+            connection.close()
+
+    def _made(self) -> Any:
+        with self._making:
+            if self._pool is None:
+                self._pool = self._make()
+            return self._pool
+
+    def drop(self, connection: Any) -> None:
+        """Nothing: the pool's own list keeps the connection."""
+
+
+class SqlalchemyPool(BaseLibrary):
+    """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``. What the garbage
+    collector finds unreferenced goes back to the pool, or is closed when it is over pool_size."""
+
+    def __init__(self, job: Job, watch: Watch) -> None:
+        super().__init__(job, watch)
+        from psycopg import Error
+        from sqlalchemy import create_engine
+        from sqlalchemy.exc import DBAPIError
+        from sqlalchemy.exc import TimeoutError as PoolTimeout
+        from sqlalchemy.pool import QueuePool
+
+        logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
+        self.driver = Psycopg(job, watch)
+        self._timeout, self._errors = PoolTimeout, (Error, DBAPIError)
+        self._releasing: set[int] = set()
+        settings = self.settings
+        self._max_overflow = settings.max_open - settings.max_idle if settings.max_open else -1
+        connect = self.driver.connection_class.connect
+        self._engine = create_engine(
+            "postgresql+psycopg://",
+            creator=lambda: connect(self.conninfo, autocommit=True),
+            poolclass=QueuePool,
+            pool_size=settings.max_idle,
+            max_overflow=self._max_overflow,
+            pool_timeout=settings.acquire_timeout,
+            pool_recycle=-1 if settings.max_lifetime is None else settings.max_lifetime,
+        )
+        # Without overflow no release ever closes: what cannot happen is not looked for at every request.
+        self._may_close = self._max_overflow != 0
+        self._listening = threading.Lock()
+        watch.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
+        self._pool = cast(Any, self._engine.pool)
+        self._idle = self._pool._pool.queue
+
+    def acquire(self, request: Request) -> Any:
+        request.queued_at = None
+        pool = self._pool
+        # What overflow() and checkedin() tell, without a call and a lock each.
+        if not self._idle and 0 <= self._max_overflow <= pool._overflow:
+            self.watch.queue(request)
+        try:
+            connection = self._engine.raw_connection()
+        except self._timeout as error:
+            raise NotAcquired(ErrorKind("pool", "TimeoutError", None, error.args[0]), timed_out=True) from None
+        except self._errors as error:
+            _raise_not_acquired(getattr(error, "orig", None) or error)
+        raw: Any = connection.dbapi_connection
+        raw.is_dropped = False
+        return connection
+
+    def release(self, connection: Any, *, is_broken: bool = False) -> None:
+        if is_broken:
+            connection.invalidate()
+        if not self._may_close:
+            connection.close()
+            return
+        self._releasing.add(ident := get_ident())
+        connection.close()
+        self._releasing.discard(ident)
+
+    def close(self) -> None:
+        super().close()
+        self._engine.dispose()
+
+    def run(self, connection: Any, seconds: float) -> None:
+        self.driver.run(connection.dbapi_connection, seconds)
+
+    def begin(self, connection: Any) -> None:
+        self.driver.begin(connection.dbapi_connection)
+
+    def script(self, connection: Any, sql: str) -> None:
+        self.driver.script(connection.dbapi_connection, sql)
+
+    def leave_unread(self, connection: Any) -> None:
+        self.driver.leave_unread(connection.dbapi_connection)
+
+    def drop(self, connection: Any) -> None:
+        from sqlalchemy import event
+
+        connection.dbapi_connection.is_dropped = True
+        # From the first one on: a listener costs every request.
+        with self._listening:
+            if not event.contains(self._engine, "checkin", self._came_back):
+                event.listen(self._engine, "checkin", self._came_back)
+
+    def _came_back(self, connection: Any, _: Any) -> None:
+        """The pool takes a connection back, also one that was dropped."""
+        if connection is not None and connection.is_dropped:
+            self.watch.reclaimed()
+
+
+class NoPool(BaseLibrary):
+    """A new connection for every request. There is no bound but the server's, and its refusal comes at once."""
+
+    def __init__(self, job: Job, watch: Watch) -> None:
+        super().__init__(job, watch)
+        from psycopg import Error
+        from psycopg.errors import ConnectionTimeout
+
+        self.driver = Psycopg(job, watch)
+        self._timeout, self._error = ConnectionTimeout, Error
+        watch.has_queue = False
+        watch.closing_reason = lambda: "max_idle"
+        self._options: dict[str, Any] = {"autocommit": True}
+        if self.settings.acquire_timeout is not None:
+            # libpq's own rule for what is under two seconds: it takes two.
+            self._options["connect_timeout"] = max(2, round(self.settings.acquire_timeout))
+
+    def acquire(self, request: Request) -> Any:
+        request.queued_at = None
+        try:
+            return self.driver.connection_class.connect(self.conninfo, **self._options)
+        except self._timeout as error:
+            raise NotAcquired(classify(str(error), "ConnectionTimeout"), timed_out=True) from None
+        except self._error as error:
+            _raise_not_acquired(error)
+
+    def release(self, connection: Any, *, is_broken: bool = False) -> None:
+        connection.close()
+
+
+def _raise_not_acquired(error: Any) -> NoReturn:
+    """From what psycopg raised when it could not open."""
+    raise NotAcquired(classify(str(error), type(error).__name__, getattr(error, "sqlstate", None))) from None
+
+
+def _or_for_ever(time: float | None) -> float:
+    return FOR_EVER if time is None else time
+
+
+_PACKAGES = {
+    "psycopg_pool": ("psycopg_pool",),
+    "psycopg2": ("psycopg2.pool",),
+    "sqlalchemy": ("sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg"),
+}
+
+_LIBRARIES: dict[str, Callable[[Job, Watch], Library]] = {
+    "psycopg_pool": PsycopgPool,
+    "psycopg2": Psycopg2Pool,
+    "sqlalchemy": SqlalchemyPool,
+    "none": NoPool,
+}

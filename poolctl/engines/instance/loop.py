@@ -1,0 +1,362 @@
+"""The native driver of a pod, for ``database/sql``: one thread, no blocking, our Pool.
+
+Decides when requests begin, how long they hold and how they leak; who gets a connection is the pool's business.
+Times are seconds on the run's clock.
+"""
+
+from collections import deque
+from random import Random
+
+from poolctl.engines.instance.async_connection import Wire
+from poolctl.engines.instance.channel import PROGRESS_INTERVAL, Link
+from poolctl.engines.instance.native_pool import OVERDUE, NativePool
+from poolctl.engines.instance.request_counter import Books
+from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
+from poolctl.engines.instance.timers import Timers
+from poolctl.engines.workload import Job, Worker, Workload
+from poolctl.pool import Connection
+from poolctl.scenario.run import ErrorKind
+from poolctl.scenario.scenario import Distribution
+
+END_CHECK = 0.02
+"""Seconds between looks whether the run is over."""
+
+
+class Client:
+    """Who makes requests, one at a time: a closed loop (``worker``) many, an arrival one. ``due``: when the present
+    acquire was wanted; ``until``: when a closed loop begins no more, ``has_budget``: it may end before that."""
+
+    __slots__ = (
+        "attempt",
+        "counted",
+        "due",
+        "has_budget",
+        "held",
+        "hold",
+        "holds",
+        "holds_until",
+        "leaks",
+        "queued_at",
+        "random",
+        "slowed",
+        "state",
+        "thinks",
+        "ticket",
+        "until",
+        "worker",
+    )
+
+    def __init__(self, loop: "Loop", hold: Distribution, random: Random, worker: Worker | None = None) -> None:
+        self.hold, self.random, self.worker = hold, random, worker
+        self.thinks = worker is not None and worker.think.mean > 0
+        self.has_budget = worker is not None and loop.workload.is_bounded(worker)
+        until = None if worker is None else worker.until
+        self.until = loop.ends_at if until is None else min(until, loop.ends_at)
+        self.due = self.holds_until = 0.0
+        self.counted = self.leaks = self.slowed = False
+        self.held: list[tuple[Connection, float]] = []
+        self.holds = [0.0] * loop.each
+        self.state = ""
+        self.ticket = self.attempt = 0
+        self.queued_at: float | None = None
+
+
+def drive(job: Job, link: Link) -> None:
+    """Do the job, report on ``link``, and return when it is done."""
+    Loop(job, link).run()
+
+
+class Loop:
+    """Everything that one instance does in a run."""
+
+    # Instances of 30 attributes and more are slow without: the interpreter then looks each up by its name.
+    __slots__ = (
+        "_acquire",
+        "_arrival_holds",
+        "_arrivals",
+        "_begins_at",
+        "_books",
+        "_clients",
+        "_ever_leaks",
+        "_is_ever_slow",
+        "_job",
+        "_leak_shape",
+        "_link",
+        "_load",
+        "_over",
+        "_parameter",
+        "_pool",
+        "_prepared",
+        "_release",
+        "_released",
+        "_returning",
+        "_sources",
+        "_statement",
+        "_succeeded",
+        "_takes_hold",
+        "_timers",
+        "_using",
+        "_warmup",
+        "clock",
+        "each",
+        "ends_at",
+        "workload",
+    )
+
+    def __init__(self, job: Job, link: Link) -> None:
+        self._job = job
+        self._link = link
+        self._load = job.scenario.load
+        self._warmup = self._load.warmup
+        self.workload = Workload(job)
+        self._begins_at, self.ends_at = job.begins_at, self.workload.ends_at
+        self._statement = statement(job).encode()
+        self._parameter = parameter(job)
+        self._takes_hold = takes_hold(job)
+        self.each = self._load.connections_per_request
+        self._prepared = job.prepared
+        self._is_ever_slow = self.workload.is_ever_slow
+        self._ever_leaks = job.scenario.leak.every > 0
+        self._leak_shape = job.scenario.leak.shape
+        self.clock = link.wait_for_start()
+        self._timers = Timers()
+        self._books = Books(job, link, self.ends_at)
+        pool_random = self.workload.stream("pool")
+        self._pool = NativePool(job.scenario.pool, pool_random, job.conninfo, self._timers, self.clock, self)
+        # Looked up once: these are called for every request.
+        self._succeeded, self._released = self._books.acquire_succeeded, self._books.released
+        self._acquire, self._release = self._pool.acquire, self._pool.release
+        self._clients: set[Client] = set()
+        self._using = 0
+        self._sources = 0
+        self._over = False
+        self._returning: deque[Client] = deque()
+        self._arrivals = self.workload.arrivals()
+        self._arrival_holds = self.workload.stream("holds")
+
+    def run(self) -> None:
+        self._plan()
+        pool, timers, returning, clock = self._pool, self._timers, self._returning, self.clock
+        while not self._over:
+            while returning:
+                self._work(returning.popleft(), clock())
+            timers.run_due(clock())
+            pool.wait(0.0 if returning else timers.next_at() - clock())
+        for client in self._clients:
+            if client.state in ("waiting", "opening"):
+                self._books.unfinished(client.counted)
+        now = clock()
+        self._books.sample(now, self._pool.rules.stats(now))
+        self._books.close(now, self._pool.rules.stats(now))
+
+    def _plan(self) -> None:
+        begins_at, timers = self._begins_at, self._timers
+        for worker in self.workload.workers():
+            self._sources += 1
+            client = Client(self, worker.hold, worker.random, worker)
+            timers.at(max(worker.begins_at, begins_at), self._work, client)
+        if self._load.rate:
+            self._sources += 1
+            self._plan_arrival()
+        if self._load.warmup > begins_at:
+            timers.at(self._load.warmup, self._note_warm)
+        timers.at(begins_at, self._sample, 0)
+        timers.at(begins_at + PROGRESS_INTERVAL, self._report)
+        timers.at(begins_at, self._pool.watch_cleaner)
+        timers.at(begins_at, self._look_whether_over)
+
+    def _plan_arrival(self) -> None:
+        due = next(self._arrivals, None)
+        if due is None:
+            self._sources -= 1
+        else:
+            self._timers.at(due, self._arrive, due)
+
+    def _arrive(self, due: float, now: float) -> None:
+        self._plan_arrival()
+        self._begin_late(Client(self, self._load.hold, self._arrival_holds), due, now)
+
+    def _work(self, client: Client, now: float) -> None:
+        """A closed loop comes to its next request: think, then acquire."""
+        if now >= client.until or (client.has_budget and not self.workload.takes_request(_worker(client))):
+            self._sources -= 1
+        elif client.thinks:
+            due = now + _worker(client).think.sample(client.random)
+            self._timers.at(due, self._thought, (client, due))
+        else:
+            self._begin(client, now, now)
+
+    def _thought(self, thought: tuple[Client, float], now: float) -> None:
+        if now >= self.ends_at:
+            self._sources -= 1
+        else:
+            self._begin_late(*thought, now)
+
+    def _begin_late(self, client: Client, due: float, now: float) -> None:
+        if self._books.counts(due):
+            self._books.lag.record(now - due)
+        self._begin(client, due, now)
+
+    def _begin(self, client: Client, due: float, now: float) -> None:
+        client.due = due
+        client.counted = due >= self._warmup
+        client.leaks = self._ever_leaks and self.workload.next_leaks()
+        # Drawn now, not when it is served: variants of a scenario give the same request the same hold.
+        if client.hold.mean:
+            client.holds = [client.hold.sample(client.random) for _ in range(self.each)]
+        self._clients.add(client)
+        self._acquire(client, now)
+
+    def use(self, client: Client, connection: Connection, now: float) -> None:
+        """The acquire succeeded: run the statement."""
+        self._succeeded(client.counted, client.due, client.queued_at, now)
+        held = client.held
+        hold = client.holds[len(held)]
+        held.append((connection, now))
+        client.holds_until = now + hold
+        wire: Wire = connection.handle
+        text = None
+        if self._parameter is not None:
+            text = self._parameter(hold * self.workload.slow_factor(now) if self._is_ever_slow else hold)
+        self._using += 1
+        if client.leaks and self._leak_shape == "in-transaction":
+            query = self._statement if text is None else self._statement.replace(b"$1", f"'{text}'".encode())
+            wire.send_script(b"BEGIN; " + query)
+        else:
+            wire.send(self._statement, text, prepare=self._prepared)
+        if wire.dead:
+            self._timers.at(now, self.answered, wire)
+
+    def fail(self, client: Client, kind: ErrorKind, now: float) -> None:
+        """The acquire ended without a connection, and with it the request."""
+        overdue = kind is OVERDUE
+        self._books.acquire_failed(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
+        self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
+
+    def answered(self, wire: Wire, now: float) -> None:
+        """The statement on a connection in use has ended."""
+        client: Client = wire.client
+        if client.state != "using":
+            return
+        self._using -= 1
+        if wire.error is not None:
+            self._books.statement_failed(client.counted, wire.error, now)
+            self._end(client, now)
+            return
+        if not self._takes_hold:
+            if self._is_ever_slow and self._is_slowed(client, wire, now):
+                return
+            if client.holds_until > now:
+                self._using += 1
+                self._timers.at(client.holds_until, self._held, client)
+                return
+        if client.leaks or self.each > 1:
+            self._next_step(client, now)
+            return
+        self._give_back(client, now)
+        if client.worker is not None:
+            self._work(client, now)
+
+    def _is_slowed(self, client: Client, wire: Wire, now: float) -> bool:
+        """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
+        difference."""
+        factor = 1.0 if client.slowed else self.workload.slow_factor(now)
+        if factor > 1.0:
+            client.slowed = True
+            self._using += 1
+            extra = (factor - 1.0) * (now - client.held[-1][1])
+            wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
+        return factor > 1.0
+
+    def _held(self, client: Client, now: float) -> None:
+        self._using -= 1
+        self._next_step(client, now)
+
+    def _next_step(self, client: Client, now: float) -> None:
+        """One hold is over: acquire the next connection, leak, or release all."""
+        if len(client.held) < self.each:
+            client.due = now
+            client.slowed = False
+            self._pool.acquire(client, now)
+        elif client.leaks:
+            self._leak(client, now)
+        else:
+            self._end(client, now)
+
+    def _end(self, client: Client, now: float, *, pause: float = 0.0) -> None:
+        """The request is over: release what it holds; its worker goes on."""
+        self._give_back(client, now)
+        self._go_on(client, now, pause)
+
+    def _give_back(self, client: Client, now: float) -> None:
+        client.state = ""
+        client.slowed = False
+        self._clients.discard(client)
+        held = client.held
+        for connection, acquired_at in held:
+            self._released(client.counted, client.due, acquired_at, now)
+            self._release(connection, now)
+        held.clear()
+
+    def _leak(self, client: Client, now: float) -> None:
+        """The request is over, and its connections never come back; its worker goes on as another client."""
+        client.state = "leaked"
+        self._clients.discard(client)
+        self._books.leaked(client.counted, len(client.held))
+        for connection, _ in client.held:
+            wire: Wire = connection.handle
+            if self._leak_shape == "unread-rows":
+                wire.send_script(UNREAD_ROWS.encode())
+                wire.ignore()
+            elif self._leak_shape == "long-hold":
+                self._beat(wire, now)
+        self._go_on(Client(self, client.hold, client.random, client.worker), now, 0.0)
+
+    def _go_on(self, client: Client, now: float, pause: float) -> None:
+        if client.worker is None:
+            return
+        if pause:
+            self._timers.at(now + pause, self._work, client)
+        else:
+            self._returning.append(client)
+
+    def _beat(self, wire: Wire, now: float) -> None:
+        """A long hold works on, and is idle in a transaction that is never the same."""
+        if not wire.dead:
+            wire.send_script(b"COMMIT; BEGIN; SELECT 1")
+            self._timers.at(now + LONG_HOLD_BEAT, self._beat, wire)
+
+    def opened(self, connect_time: float, now: float) -> None:
+        if self._books.counts(now):
+            self._books.tally.connect_time.record(connect_time)
+
+    def _sample(self, number: int, now: float) -> None:
+        self._books.sample(now, self._pool.rules.stats(now))
+        self._timers.at(self._begins_at + (number + 1) * self._job.interval, self._sample, number + 1)
+
+    def _report(self, _: None, now: float) -> None:
+        self._books.report(now, self._pool.rules.stats(now))
+        self._timers.at(now + PROGRESS_INTERVAL, self._report)
+
+    def _note_warm(self, _: None, now: float) -> None:
+        self._books.warm(self._pool.rules.stats(now))
+
+    def _look_whether_over(self, _: None, now: float) -> None:
+        if self._link.stopping or now >= self.ends_at + self._load.drain:
+            self._over = True
+        elif not self._clients and not self._returning:
+            self._over = now >= self.ends_at or self._sources == 0
+        elif self._load.duration is None and not self._using:
+            self._over = self._is_stuck()
+        self._timers.at(now + END_CHECK, self._look_whether_over)
+
+    def _is_stuck(self) -> bool:
+        """Whether every request waits, and nothing is under way that could ever serve one."""
+        if self._pool.is_dialing or self._returning or self._pool.has_deadlines():
+            return False
+        return not self._timers.holds_any((self._work, self._thought, self._arrive))
+
+
+def _worker(client: Client) -> Worker:
+    assert client.worker is not None
+    return client.worker

@@ -1,0 +1,1 @@
+"""Live runs: instances as processes, against a real server."""

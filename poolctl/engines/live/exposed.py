@@ -1,0 +1,56 @@
+"""What the pools of a running load say of themselves, exposed as a real application would: Prometheus text in a file.
+
+``poolctl inspect --pool-stats`` reads it from a second terminal. The names are OpenTelemetry's for pools of database
+connections (semantic conventions, db.client.connection.*).
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from poolctl.engines.live.fleet import Pod
+
+NAME = "pools.prom"
+EVERY = 0.25
+"""Seconds between two versions of the file."""
+
+
+class ExposedPools:
+    """The file in ``folder``, made anew again and again: a reader sees one version or the next, never half of one."""
+
+    def __init__(self, folder: Path, *, max_open: int, application: str) -> None:
+        self._path = folder / NAME
+        self._max_open = max_open
+        self._application = application
+        self._written_at = float("-inf")
+
+    def show(self, pods: Sequence[Pod]) -> None:
+        """Write what ``pods`` told last, unless that was done a moment ago. A folder that is full loses a version."""
+        now = time.monotonic()
+        if now - self._written_at < EVERY:
+            return
+        self._written_at = now
+        fresh = self._path.with_suffix(".new")
+        try:
+            fresh.write_text("".join(self._lines(pods)), encoding="utf-8")
+            fresh.chmod(0o644)
+            fresh.replace(self._path)
+        except OSError:
+            return
+
+    def _lines(self, pods: Sequence[Pod]) -> list[str]:
+        lines = []
+        for pod in pods:
+            if pod.row is None or pod.loss:
+                continue
+            _, _, in_use, idle, _, waiting, acquired, _ = (int(value) for value in pod.row)
+            label = f'pool_name="instance {pod.number}",application_name="{self._application}"'
+            lines += [
+                f'db_client_connection_count{{{label},state="used"}} {in_use}\n',
+                f'db_client_connection_count{{{label},state="idle"}} {idle}\n',
+                f"db_client_connection_pending_requests{{{label}}} {waiting}\n",
+                f"db_client_connection_wait_time_seconds_count{{{label}}} {acquired}\n",
+            ]
+            if self._max_open:
+                lines.append(f"db_client_connection_max{{{label}}} {self._max_open}\n")
+        return lines

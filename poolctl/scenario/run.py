@@ -1,0 +1,393 @@
+"""What happened in a run, from whichever engine: counts, times, errors, a timeline.
+
+Decides what the numbers mean and that they add up. ``Tally`` is what one instance counts while it runs;
+``Summary`` is what is told afterwards, for an instance or for the fleet. Times are seconds.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from heapq import heapreplace
+from typing import Any, Self
+
+from poolctl.pool import Closed, PoolStats
+from poolctl.scenario.histogram import Histogram, Times
+from poolctl.scenario.scenario import Scenario
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """Who said no (``origin``: pool, server or pooler), and how."""
+
+    origin: str
+    name: str
+    sqlstate: str | None
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSeen:
+    kind: ErrorKind
+    count: int
+    first_at: float
+
+
+class Tally:
+    """What one instance counts while it runs. Requests due before ``warmup`` leave no trace in it.
+
+    Each acquire ends in exactly one way, so ``offered == acquired + timed_out + refused + failed + unfinished``,
+    and ``acquired == released + leaked + in use at the end``.
+    """
+
+    __slots__ = (
+        "acquired",
+        "connect_time",
+        "errors",
+        "failed",
+        "leaked",
+        "queued_count",
+        "queued_time",
+        "refused",
+        "released",
+        "released_in_time",
+        "timed_out",
+        "unfinished",
+        "use_time",
+        "wait_time",
+    )
+
+    def __init__(self) -> None:
+        self.acquired = self.released = self.leaked = 0
+        self.timed_out = self.refused = self.failed = self.unfinished = 0
+        self.released_in_time = 0
+        """Released before the load ended: drained requests do not count towards throughput."""
+        self.queued_count = 0
+        self.queued_time = 0.0
+        self.wait_time = Histogram()
+        self.use_time = Histogram()
+        self.connect_time = Histogram()
+        self.errors: dict[ErrorKind, tuple[int, float]] = {}
+
+    @property
+    def offered(self) -> int:
+        return self.acquired + self.timed_out + self.refused + self.failed + self.unfinished
+
+    def error(self, kind: ErrorKind, at: float) -> None:
+        count, first_at = self.errors.get(kind, (0, at))
+        self.errors[kind] = (count + 1, min(first_at, at))
+
+    def merge(self, other: "Tally") -> None:
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _HISTOGRAMS:
+            getattr(self, name).merge(getattr(other, name))
+        for kind, (count, first_at) in other.errors.items():
+            known, earliest = self.errors.get(kind, (0, first_at))
+            self.errors[kind] = (known + count, min(earliest, first_at))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            **{name: getattr(self, name) for name in _COUNTS},
+            **{name: getattr(self, name).to_dict() for name in _HISTOGRAMS},
+            "errors": [[asdict(kind), count, first_at] for kind, (count, first_at) in self.errors.items()],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        tally = cls()
+        for name in _COUNTS:
+            setattr(tally, name, values[name])
+        for name in _HISTOGRAMS:
+            setattr(tally, name, Histogram.from_dict(values[name]))
+        tally.errors = {ErrorKind(**kind): (count, first_at) for kind, count, first_at in values["errors"]}
+        return tally
+
+
+_COUNTS = (
+    "acquired",
+    "released",
+    "leaked",
+    "timed_out",
+    "refused",
+    "failed",
+    "unfinished",
+    "released_in_time",
+    "queued_count",
+    "queued_time",
+)
+_HISTOGRAMS = ("wait_time", "use_time", "connect_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """What became of server connections. These count the whole run, warm-up included, so that
+    ``opened - closed.total == open`` when at the end none is opening or closing; the averages leave the warm-up
+    out. For a fleet the peaks are those of the sum, as sampled in the timeline."""
+
+    opened: int
+    open_failures: int
+    closed: Closed
+    open: int
+    in_use: int
+    idle: int
+    peak_open: int
+    peak_in_use: int
+    average_open: float
+    average_in_use: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeen:
+    """What the server itself saw. None: nobody could look."""
+
+    max_connections: int | None = None
+    usable: int | None = None
+    """What an ordinary role can have."""
+    peak_connections: int | None = None
+    """Most client backends seen at once, poolctl's own observer left out."""
+    refused: int | None = None
+    """Clients refused with SQLSTATE 53300, from the server's log."""
+    version: str | None = None
+    cpu: float | None = None
+    """Processor cores that server processes kept busy, on average."""
+    cores: int | None = None
+    states: dict[str, int] = field(default_factory=dict)
+    """Backends of the workload by state and wait event, at the end of the load."""
+    scanned: tuple["ScannedTable", ...] = ()
+    statements: tuple["Statement", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScannedTable:
+    """A table that was read from end to end. Rows are those read by sequential scans during the run."""
+
+    name: str
+    rows: int
+    scans: int
+    rows_read: int
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A statement's part in the server's execution time (pg_stat_statements); ``total_time`` is seconds."""
+
+    query: str
+    calls: int
+    total_time: float
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One instance, or the fleet, in numbers that add up (see Tally)."""
+
+    offered: int
+    acquired: int
+    released: int
+    leaked: int
+    timed_out: int
+    refused: int
+    failed: int
+    unfinished: int
+    duration: float
+    """Length of the load without the warm-up; the drain is not in it."""
+    throughput: float
+    """Connections released per second before the load ended."""
+    offered_rate: float
+    wait_time: Times
+    """From wanting a connection (open loop: from the due time) to having it or giving up."""
+    queued_count: int
+    queued_time: float
+    use_time: Times
+    connections: Connections
+    connect_time: Times
+    exhausted_at: float | None
+    """When the exhaustion began that lasts at the end; where none does, when the pool was first exhausted."""
+    recovered_at: float | None
+    """When the last exhaustion ended; None: none ever began, or one lasts."""
+    errors: tuple[ErrorSeen, ...]
+    server: ServerSeen | None = None
+
+    @property
+    def exhausted_for_good(self) -> bool:
+        return self.exhausted_at is not None and self.recovered_at is None
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePoint:
+    """The fleet at one instant of the run's clock; ``acquired`` and ``errors`` count from the start.
+
+    ``server_connections``: None where the server was not looked at.
+    """
+
+    at: float
+    open: int
+    in_use: int
+    idle: int
+    opening: int
+    waiting: int
+    acquired: int
+    errors: int
+    server_connections: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """How well the load itself was made. A run whose generator was the limit says little about the pool."""
+
+    lag: Times
+    """How late requests began after they were due, for reasons that lie in poolctl."""
+    cpu: float
+    """Share of one processor core used by the busiest instance's process."""
+    ideal_wait: float | None = None
+    """Mean wait that the same arrivals and use times give in the ideal queue (Kiefer-Wolfowitz), where it applies."""
+    measured_wait: float | None = None
+    """Mean wait measured over the same requests."""
+
+    LAG_LIMIT = 0.005
+    CPU_LIMIT = 0.85
+
+    @property
+    def bound_by(self) -> tuple[str, ...]:
+        """Why the generator was the limit; empty when it was not."""
+        reasons = []
+        if self.lag.p99 > self.LAG_LIMIT:
+            reasons.append(f"requests began {self.lag.p99 * 1e3:.1f} ms late at the 99th percentile")
+        if self.cpu > self.CPU_LIMIT:
+            reasons.append(f"an instance's process used {self.cpu:.0%} of a core")
+        return tuple(reasons)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run. ``interrupted``: stopped by the user, the numbers are what was measured until then.
+
+    ``failure``: what broke so badly that the run could not go on or is incomplete, None when nothing did.
+    ``notes``: sentences about the run that are no findings, such as what could not be seen.
+    """
+
+    engine: str
+    scenario: Scenario
+    seed: int
+    summary: Summary
+    timeline: tuple[TimelinePoint, ...]
+    instances: tuple[Summary, ...] = ()
+    generator: Generator | None = None
+    interrupted: bool = False
+    failure: str | None = None
+    notes: tuple[str, ...] = ()
+    services: tuple[tuple[str, Summary], ...] = ()
+    """Of several services on one server, each with its name and the figures of all its instances."""
+    kernel: str = ""
+    """Of a model run, which of the two kernels made it: "plain" or "compiled". Their figures are the same."""
+    cut_off: str = ""
+    """Why a model run that could never have ended was: "standstill" (no time passes) or "queue" (it only grows)."""
+
+
+def summarize(
+    tallies: Iterable[Tally],
+    pools: Iterable[PoolStats],
+    *,
+    load_time: float,
+    warm: Iterable[PoolStats | None] = (),
+    warm_at: float = 0.0,
+    timeline: Iterable[TimelinePoint] = (),
+    ended_at: float | None = None,
+    server: ServerSeen | None = None,
+) -> Summary:
+    """Put instances together. ``pools`` are the snapshots at the end, ``warm`` those at the end of the warm-up.
+
+    ``load_time``: seconds of load without the warm-up. ``warm_at`` and ``ended_at``: when ``warm`` and ``pools``
+    were taken, for the averages; without ``ended_at``, at the end of the load. ``timeline``: for the peaks of a
+    fleet; one instance knows its own.
+    """
+    total = Tally()
+    for tally in tallies:
+        total.merge(tally)
+    stats = list(pools)
+    before = [snapshot for snapshot in warm if snapshot is not None]
+    span = ended_at - warm_at if ended_at is not None else load_time
+    exhausted_at, recovered_at = _exhaustion(stats)
+    return Summary(
+        offered=total.offered,
+        acquired=total.acquired,
+        released=total.released,
+        leaked=total.leaked,
+        timed_out=total.timed_out,
+        refused=total.refused,
+        failed=total.failed,
+        unfinished=total.unfinished,
+        duration=load_time,
+        throughput=total.released_in_time / load_time if load_time > 0 else 0.0,
+        offered_rate=total.offered / load_time if load_time > 0 else 0.0,
+        wait_time=Times.of(total.wait_time),
+        queued_count=total.queued_count,
+        queued_time=total.queued_time,
+        use_time=Times.of(total.use_time),
+        connections=_connections(stats, before, list(timeline), span),
+        connect_time=Times.of(total.connect_time),
+        exhausted_at=exhausted_at,
+        recovered_at=recovered_at,
+        errors=tuple(
+            ErrorSeen(kind, count, first_at)
+            for kind, (count, first_at) in sorted(total.errors.items(), key=lambda item: item[1][1])
+        ),
+        server=server,
+    )
+
+
+def _connections(
+    stats: list[PoolStats], before: list[PoolStats], points: list[TimelinePoint], span: float
+) -> Connections:
+    """Of the pools at the end; averages over the ``span`` seconds since they were as ``before``."""
+
+    def average(name: str) -> float:
+        passed = sum(getattr(s, name) for s in stats) - sum(getattr(s, name) for s in before)
+        return passed / span if span > 0 else 0.0
+
+    def peak(name: str) -> int:
+        own: list[int] = [getattr(s, f"peak_{name}") for s in stats]
+        sampled: list[int] = [] if len(own) == 1 else [getattr(point, name) for point in points]
+        return max(own + sampled, default=0)
+
+    return Connections(
+        opened=sum(s.opened for s in stats),
+        open_failures=sum(s.open_failures for s in stats),
+        closed=_add_closed(s.closed for s in stats),
+        open=sum(s.open for s in stats),
+        in_use=sum(s.in_use for s in stats),
+        idle=sum(s.idle for s in stats),
+        peak_open=peak("open"),
+        peak_in_use=peak("in_use"),
+        average_open=average("open_time"),
+        average_in_use=average("in_use_time"),
+    )
+
+
+def _exhaustion(stats: list[PoolStats]) -> tuple[float | None, float | None]:
+    """Beginning and end, as Summary has them: of the one that lasts, else from the first beginning to the last end."""
+    lasting = [s.exhausted_since for s in stats if s.exhausted_since is not None]
+    beginnings = lasting or [s.exhausted_at for s in stats if s.exhausted_at is not None]
+    ends = [] if lasting else [s.recovered_at for s in stats if s.recovered_at is not None]
+    return min(beginnings, default=None), max(ends, default=None)
+
+
+def _add_closed(parts: Iterable[Closed]) -> Closed:
+    total = Closed()
+    for part in parts:
+        total = replace(total, **{name: getattr(total, name) + getattr(part, name) for name in Closed.__slots__})
+    return total
+
+
+def ideal_waits(due: Iterable[float], use_times: Iterable[float], servers: int) -> list[float]:
+    """Waits of the same requests in the ideal first-come-first-served queue with ``servers`` connections.
+
+    ``due`` ascends. The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free
+    first. A cheap check of measured waits: what differs is the pool's and the engine's own doing.
+    """
+    free_at = [0.0] * servers
+    waits = []
+    for at, use in zip(due, use_times, strict=True):
+        start = max(at, free_at[0])
+        heapreplace(free_at, start + use)
+        waits.append(start - at)
+    return waits

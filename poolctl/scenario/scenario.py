@@ -1,0 +1,448 @@
+"""A scenario: database, pool, load, leak and events, as both engines run it.
+
+Decides what a scenario may say; the names are public (the scenario file). Times are float seconds, None where
+something is switched off.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from math import log, sqrt
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from poolctl.pool import KINDS, NOT_MODELED, PoolSettings
+from poolctl.scenario.toml import Source, Table, override, read_toml
+
+DISTRIBUTIONS = ("constant", "exponential", "lognormal")
+VIAS = ("none", "pgbouncer", "pgpool")
+LEAK_SHAPES = ("forgotten", "in-transaction", "unread-rows", "dropped-reference", "long-hold")
+EVENTS = ("restart", "failover", "pause", "slow", "deploy")
+RUN_KEYS = ("duration", "warmup", "drain", "seed")
+"""Keys of load that hold for the whole run, however many services there are."""
+BUILT_IN_QUERIES = ("sleep", "select1", "cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A random time. ``mean`` is seconds; ``cv`` (deviation over mean) is used by lognormal alone."""
+
+    kind: str
+    mean: float
+    cv: float = 1.0
+
+    def sample(self, random: Random) -> float:
+        if self.kind == "constant":
+            return self.mean
+        if self.kind == "exponential":
+            return -log(1.0 - random.random()) * self.mean
+        sigma2 = log(1.0 + self.cv * self.cv)
+        return random.lognormvariate(log(self.mean) - sigma2 / 2, sqrt(sigma2)) if self.mean else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    max_connections: int = 100
+    reserved: int = 3
+    """superuser_reserved_connections: what ordinary roles cannot use."""
+    cores: int | None = 2
+    """Model only. None: queries never slow each other down."""
+    connect_time: Distribution = Distribution("constant", 0.005)
+    """Model only; live measures it."""
+    connect_cpu: float = 0.002
+    """Model only: seconds of work that one opening costs the server, a part of connect_time."""
+    contention: float = 0.0
+    """Model only: every query is slower by this share for each other one that runs (alpha of the Universal
+    Scalability Law); 0.02 and 11 running queries make each take 1.2 times as long."""
+    coherency: float = 0.0
+    """Model only: and by this share for each ordered pair of running queries (the law's beta)."""
+    pooler_connect_time: Distribution = Distribution("constant", 0.0005)
+    """Model only: from a client to the pooler, which has its own connections to the server."""
+    via: str = "none"
+    pgbouncer: dict[str, Any] = field(default_factory=dict)
+    pgpool: dict[str, Any] = field(default_factory=dict)
+    setup: str = ""
+    """SQL that is run once on the throw-away server before the load, by its superuser."""
+
+
+@dataclass(frozen=True, slots=True)
+class Burst:
+    """Extra closed-loop workers of each instance. ``until`` None: to the end; ``requests`` 0: over and over."""
+
+    at: float
+    until: float | None
+    workers: int
+    requests: int
+    hold: Distribution
+    think: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What each instance is asked to do. ``workers`` and ``rate``: one of the two, or neither with bursts alone."""
+
+    instances: int
+    workers: int | None
+    think: Distribution
+    rate: float | None
+    hold: Distribution
+    """Acquire to release, on a server that is not busy."""
+    hold_outside: Distribution
+    """Model only: the part of hold that is spent outside the database, such as a call to another service inside the
+    transaction. It holds the connection and needs no core."""
+    query: str
+    connections_per_request: int
+    requests: int
+    """Each instance stops after so many; 0: by duration alone."""
+    duration: float | None
+    """None: until the requests are done."""
+    warmup: float
+    drain: float
+    error_pause: float
+    """What a closed-loop worker waits after an acquire that failed at once (rejected, refused). Without it a
+    full server is asked as fast as the processor allows."""
+    seed: int
+    retries: int = 0
+    """Model only: how often a request tries again after an acquire that failed. Each try is an acquire of its own."""
+    retry_backoff: float = 0.0
+    """Seconds before the first retry."""
+    retry_growth: float = 2.0
+    """What each further retry multiplies the backoff by."""
+    retry_jitter: float = 0.0
+    """Up to this share of each backoff, at random, is taken off it."""
+    bursts: tuple[Burst, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    every: int = 0
+    """Every so many requests of an instance, one never gives its connection back; 0: none leaks."""
+    shape: str = "forgotten"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happens to the server, or (deploy) to the fleet. ``duration`` is "for" in the file."""
+
+    at: float
+    do: str
+    duration: float = 0.0
+    factor: float = 1.0
+    overlap: float = 0.0
+    down: float | None = None
+    """Model only: seconds that the server is away in a restart or failover; None: 0.5 and 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """One of several applications on the same server ([[service]], model only), with a pool and load of its own.
+    How long the run lasts, its warm-up, drain and seed are the top-level load's for all of them."""
+
+    name: str
+    pool: PoolSettings
+    load: Load
+    leak: Leak
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    name: str
+    description: str
+    database: Database
+    pool: PoolSettings
+    load: Load
+    leak: Leak
+    events: tuple[Event, ...] = ()
+    services: tuple[Service, ...] = ()
+    """Empty for a single application. Otherwise ``pool``, ``load`` and ``leak`` are those of the first one."""
+
+    @property
+    def parts(self) -> tuple[Service, ...]:
+        """The services; a single application is one without a name."""
+        return self.services or (Service("", self.pool, self.load, self.leak),)
+
+    @property
+    def model_only(self) -> tuple[str, ...]:
+        """What is asked for here that only the model engine can do, by key."""
+        asked = {
+            "service": bool(self.services),
+            "database.contention": self.database.contention or self.database.coherency,
+            "load.hold_outside": self.load.hold_outside.mean,
+            "load.retries": self.load.retries,
+            "events.down": any(event.down is not None for event in self.events),
+            "pool.max_waiting": self.pool.max_waiting and self.pool.kind == "mysql2",
+        }
+        return tuple(key for key, is_asked in asked.items() if is_asked)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in the scenario file with every default filled in; times are seconds, None is "off"."""
+        plain: dict[str, Any] = _plain(self)
+        services = plain.pop("services")
+        if services:
+            plain["load"] = {key: services[0]["load"][key] for key in RUN_KEYS}
+            for service in services:
+                for key in RUN_KEYS:
+                    del service["load"][key]
+            plain["service"] = services
+            del plain["pool"], plain["leak"]
+        return plain
+
+
+def load_scenario(path: Path, assignments: Iterable[str] = ()) -> Scenario:
+    """Read a scenario file, with ``--set`` assignments on top. Raises BadInput."""
+    values, text = read_toml(path)
+    overridden = override(values, assignments)
+    return parse_scenario(values, Source(str(path), text, overridden))
+
+
+def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scenario:
+    """A scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
+    top = Table(values, source or Source())
+    name, description = top.text("name", ""), top.text("description", "")
+    sections = [top.table(section) for section in ("database", "pool", "load", "leak")]
+    event_tables, service_tables = top.tables("events"), top.tables("service")
+    # A misspelled key is told before a missing one: it is why the other is missing.
+    top.finish()
+    if not name:
+        raise top.missing("name", "is required", hint='start the file with name = "..."')
+    database_table, pool_table, load_table, leak_table = sections
+    database = _database(database_table)
+    if service_tables:
+        run = {key: load_table.peek(key) for key in RUN_KEYS if load_table.has(key)}
+        for key in RUN_KEYS:
+            load_table.skip(key)
+        for section, table in (("pool", pool_table), ("load", load_table), ("leak", leak_table)):
+            _refuse_shared(table, section, service_tables)
+        services = tuple(_service(table, run) for table in service_tables)
+        pool, load, leak = services[0].pool, services[0].load, services[0].leak
+    else:
+        services = ()
+        pool, load = _pool(pool_table), _load(load_table)
+        leak = _leak(leak_table)
+    events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
+    return Scenario(name, description, database, pool, load, leak, tuple(events), services)
+
+
+def _refuse_shared(table: Table, section: str, services: Sequence[Table]) -> None:
+    """What stands at the top although each service has its own."""
+    for key, value in table.rest().items():
+        name = services[0].peek("name") or "NAME"
+        raise table.refuse(
+            key,
+            value,
+            "is a service's own here",
+            hint=f"write it in its [[service]], or service.{name}.{section}.{key}",
+        )
+
+
+def _service(table: Table, run: dict[str, Any]) -> Service:
+    name = table.text("name", "")
+    pool_table, load_table, leak_table = (table.table(section) for section in ("pool", "load", "leak"))
+    table.finish()
+    if not name:
+        raise table.missing("name", "is required for a service")
+    for key in RUN_KEYS:
+        if load_table.has(key):
+            raise load_table.refuse(key, load_table.peek(key), "holds for the whole run", hint="write it under [load]")
+    return Service(name, _pool(pool_table), _load(load_table.extended(run)), _leak(leak_table))
+
+
+def _leak(table: Table) -> Leak:
+    leak = Leak(table.count("every", 0), table.choice("shape", "forgotten", LEAK_SHAPES))
+    table.finish()
+    return leak
+
+
+def _database(table: Table) -> Database:
+    default = Database()
+    database = Database(
+        max_connections=table.count("max_connections", default.max_connections, least=1),
+        reserved=table.count("reserved", default.reserved),
+        cores=table.count_or_unlimited("cores", default.cores, least=1),
+        connect_time=_distribution(table, "connect_time", default.connect_time),
+        connect_cpu=table.duration("connect_cpu", default.connect_cpu),
+        contention=table.share("contention", default.contention),
+        coherency=table.share("coherency", default.coherency),
+        pooler_connect_time=_distribution(table, "pooler_connect_time", default.pooler_connect_time),
+        via=table.choice("via", default.via, VIAS),
+        pgbouncer=table.table("pgbouncer").rest(),
+        pgpool=table.table("pgpool").rest(),
+        setup=table.text("setup", ""),
+    )
+    table.finish()
+    if database.reserved >= database.max_connections:
+        raise table.refuse("reserved", database.reserved, f"must be below max_connections ({database.max_connections})")
+    return database
+
+
+_POOL_COUNTS = ("max_open", "max_idle", "min_idle", "max_uses", "max_waiting")
+_POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout", "max_lifetime_jitter")
+
+
+def _pool(table: Table) -> PoolSettings:
+    named = table.peek("kind")
+    if isinstance(named, str) and named in NOT_MODELED:
+        raise table.refuse("kind", named, NOT_MODELED[named])
+    kind = KINDS[table.choice("kind", "database/sql", KINDS)]
+    written = {key: table.peek(key) for key in _POOL_COUNTS + _POOL_TIMES}
+    for ours, native in kind.native.items():
+        if table.has(native) and native not in written:
+            raise table.refuse(native, table.peek(native), f"{kind.name}'s {native} is {ours} here")
+    given: dict[str, Any] = {key: table.count(key, 0) for key in _POOL_COUNTS if table.has(key)}
+    given |= {key: table.duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
+    for key in written:
+        table.skip(key)
+    table.finish()
+    settings = kind.complete({key: value for key, value in given.items() if key in kind.keys})
+    for key in sorted(given.keys() - kind.keys):
+        # Saying of a setting that the library does not have what holds anyway is no mistake.
+        if given[key] != getattr(settings, key):
+            known = ", ".join(f"{ours} ({native})" for ours, native in kind.native.items())
+            raise table.refuse(key, written[key], f"{kind.name} has no such setting", hint=f"it has {known}")
+    for problem in kind.problems(settings):
+        raise table.refuse(problem.key, getattr(settings, problem.key), problem.rule, hint=problem.hint)
+    return settings
+
+
+def _load(table: Table) -> Load:
+    query = table.text("query", "sleep")
+    # A statement of the user's takes the time it takes; only pg_sleep has to be told.
+    hold_default = Distribution("exponential", 0.020) if query == "sleep" else Distribution("constant", 0.0)
+    hold = _distribution(table, "hold", hold_default)
+    think = _distribution(table, "think", Distribution("constant", 0.0))
+    bursts = tuple(_burst(burst, hold, think) for burst in table.tables("bursts"))
+    workers = None if table.is_off("workers") else table.count("workers", 0, least=1) or None
+    rate = None if table.is_off("rate") else table.number("rate", 0.0) or None
+    requests = table.count("requests", 0)
+    load = Load(
+        instances=table.count("instances", 1, least=1),
+        workers=workers,
+        think=think,
+        rate=rate,
+        hold=hold,
+        hold_outside=_distribution(table, "hold_outside", Distribution("constant", 0.0)),
+        query=query,
+        connections_per_request=table.count("connections_per_request", 1, least=1),
+        requests=requests,
+        duration=table.duration_or_off("duration", None if requests else 10.0),
+        warmup=table.duration("warmup", 0.0),
+        drain=table.duration("drain", 2.0),
+        error_pause=table.duration("error_pause", 0.0 if requests else 0.05),
+        seed=table.count("seed", 1),
+        retries=table.count("retries", 0),
+        retry_backoff=table.duration("retry_backoff", 0.0),
+        retry_growth=table.number("retry_growth", 2.0),
+        retry_jitter=table.share("retry_jitter", 0.0),
+        bursts=bursts,
+    )
+    table.finish()
+    if not query.strip():
+        raise table.refuse("query", query, f"must be {', '.join(BUILT_IN_QUERIES)} or an SQL statement")
+    if workers is not None and rate is not None:
+        raise table.refuse("rate", rate, "give workers (closed loop) or rate (open loop), not both")
+    if workers is None and rate is None and not bursts:
+        raise table.missing("workers", "is missing: give workers (closed loop) or rate (open loop)")
+    if load.hold_outside.mean > hold.mean:
+        raise table.refuse("hold_outside", load.hold_outside.mean, f"is a part of hold ({hold.mean:g} s)")
+    if load.duration is None and not requests:
+        raise table.refuse("duration", "off", "must be a duration unless requests is given")
+    if load.duration is None and any(burst.until is None and not burst.requests for burst in load.bursts):
+        raise table.refuse("duration", "off", "must be a duration, or a burst would go on for ever")
+    if load.duration is not None and load.duration <= load.warmup:
+        raise table.refuse("duration", load.duration, f"must be longer than warmup ({load.warmup:g} s)")
+    return load
+
+
+def _burst(table: Table, hold: Distribution, think: Distribution) -> Burst:
+    dated = "at" in table
+    burst = Burst(
+        at=table.duration("at", 0.0),
+        until=table.duration_or_off("until", None),
+        workers=table.count("workers", 1, least=1),
+        requests=table.count("requests", 0),
+        hold=_distribution(table, "hold", hold),
+        think=_distribution(table, "think", think),
+    )
+    table.finish()
+    if not dated:
+        raise table.missing("at", 'is required, such as "5s"')
+    if burst.until is not None and burst.until <= burst.at:
+        raise table.refuse("until", burst.until, f"must be after at ({burst.at:g} s)")
+    return burst
+
+
+_EVENT_KEYS: dict[str, tuple[str, ...]] = {
+    "pause": ("for",),
+    "slow": ("for", "factor"),
+    "deploy": ("overlap",),
+    "restart": ("down",),
+    "failover": ("down",),
+}
+
+
+def _event(table: Table) -> Event:
+    written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap", "down") if key in table}
+    event = Event(
+        at=table.duration("at", 0.0),
+        do=table.choice("do", "", EVENTS),
+        duration=table.duration("for", 0.0),
+        factor=table.number("factor", 1.0),
+        overlap=table.duration("overlap", 0.0),
+        down=table.duration_or_off("down", None),
+    )
+    table.finish()
+    for key in ("at", "do"):
+        if key not in written:
+            raise table.missing(key, "is required")
+    meant = _EVENT_KEYS.get(event.do, ())
+    for key in ("for", "factor", "overlap", "down"):
+        if key in written and key not in meant:
+            raise table.refuse(key, written[key], f"means nothing for {event.do}")
+        # A deploy without overlap is one; a pause of no length is none.
+        if event.do in ("pause", "slow") and key in meant and key not in written:
+            raise table.missing(key, f"is required for {event.do}")
+    if event.do in ("pause", "slow") and not event.duration:
+        raise table.refuse("for", written["for"], "must be more than 0")
+    return event
+
+
+def _distribution(table: Table, key: str, default: Distribution) -> Distribution:
+    if key not in table:
+        table.skip(key)
+        return default
+    if isinstance(table.peek(key), str | int | float):
+        return Distribution("constant", table.duration(key, 0.0))
+    inner = table.table(key)
+    kind = inner.choice("distribution", "constant", DISTRIBUTIONS)
+    measured = "mean" in inner
+    mean, cv = inner.duration("mean", 0.0), inner.number("cv", 1.0)
+    inner.finish()
+    if not measured:
+        raise inner.missing("mean", "is required")
+    if kind != "lognormal" and cv != 1.0:
+        raise inner.refuse("cv", cv, f"means nothing for a {kind} distribution")
+    return Distribution(kind, mean, cv)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Distribution):
+        plain: dict[str, Any] = {"distribution": value.kind, "mean": value.mean}
+        return plain | {"cv": value.cv} if value.kind == "lognormal" else plain
+    if isinstance(value, Event):
+        plain = {"at": value.at, "do": value.do}
+        if value.down is not None:
+            plain["down"] = value.down
+        if value.do in ("pause", "slow"):
+            plain["for"] = value.duration
+        return (
+            plain
+            | ({"factor": value.factor} if value.do == "slow" else {})
+            | ({"overlap": value.overlap} if value.do == "deploy" else {})
+        )
+    if isinstance(value, Service):
+        return {"name": value.name} | {key: _plain(getattr(value, key)) for key in ("pool", "load", "leak")}
+    if hasattr(value, "__dataclass_fields__"):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value

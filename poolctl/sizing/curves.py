@@ -1,0 +1,221 @@
+"""Throughput curves of two kinds, fitted to what was measured: the Universal Scalability Law, and a closed loop.
+
+They smooth a curve and say where to measure next. They do not say what lies outside the measured range: eight low
+points of a curve have put its peak 60 % too far out.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp, fsum, inf, log, sqrt
+from typing import Literal
+
+from poolctl.scenario.replications import CONFIDENCE, student_t
+from poolctl.sizing.least_squares import minimize, solve, standard_errors
+from poolctl.sizing.queueing import closed_throughput
+
+Point = tuple[float, float]
+"""Connections, and throughput with so many."""
+
+Residual = Literal["plain", "log"]
+"""What is squared: differences of throughput, or of its logarithm, which gives every point the same relative weight."""
+
+FEWEST_POINTS = 3
+MOST_FOLDS = 10
+"""Of a long curve several points, evenly spread, are left out at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class UslFit:
+    """X(N) = gamma N / (1 + alpha (N - 1) + beta N (N - 1)): Gunther, Guerrilla Capacity Planning (2007).
+
+    ``gamma`` is the throughput of one connection, ``alpha`` the share that queues for one another (contention),
+    ``beta`` the price of each pair keeping in step (coherency). The intervals are those of Student's t at 95 %, None
+    where the points do not bound them. ``peak_at`` None: the curve has no peak. ``left_out_error``: see ``fit_usl``.
+    """
+
+    gamma: float
+    alpha: float
+    beta: float
+    alpha_interval: tuple[float, float] | None
+    beta_interval: tuple[float, float] | None
+    peak_at: float | None
+    peak: float | None
+    relative_error: float
+    """Root of the mean squared relative difference from the points."""
+    left_out_error: float | None
+
+    def throughput(self, connections: float) -> float:
+        return _usl(self.gamma, self.alpha, self.beta, connections)
+
+    @property
+    def linear_until(self) -> float | None:
+        """Where the first straight line would meet the ceiling gamma / alpha; None without contention."""
+        return 1 / self.alpha if self.alpha > 0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedFit:
+    """The machine repair model (``queueing.closed_throughput``): times in seconds, cores whole."""
+
+    cores: int
+    work: float
+    outside: float
+    relative_error: float
+    left_out_error: float | None
+
+    def throughput(self, connections: int) -> float:
+        return closed_throughput(connections, self.cores, self.work, self.outside)
+
+
+def fit_usl(points: Sequence[Point], *, residual: Residual = "log") -> UslFit | None:
+    """The law nearest to ``points``; None with fewer than three different numbers of connections or no throughput.
+
+    Contention and coherency below 0 (points above the straight line) are held at 0. ``left_out_error`` is the root
+    of the mean squared relative error with which the other points predict each point; it needs five.
+    """
+    usable = _usable(points)
+    if usable is None:
+        return None
+    gamma, alpha, beta = _usl_parameters(usable, residual)
+    residuals = _usl_residuals(usable, residual)
+    errors = standard_errors(residuals, (gamma, alpha, beta), (1e-300, 0.0, 0.0))
+    width = student_t(CONFIDENCE, len(usable) - 3) if len(usable) > 3 else None
+
+    def interval(value: float, error: float | None) -> tuple[float, float] | None:
+        return None if width is None or error is None else (value - width * error, value + width * error)
+
+    peak_at = sqrt((1 - alpha) / beta) if beta > 0 and alpha < 1 else None
+    return UslFit(
+        gamma=gamma,
+        alpha=alpha,
+        beta=beta,
+        alpha_interval=interval(alpha, errors[1]),
+        beta_interval=interval(beta, errors[2]),
+        peak_at=peak_at,
+        peak=None if peak_at is None else _usl(gamma, alpha, beta, peak_at),
+        relative_error=_relative_error(usable, lambda n: _usl(gamma, alpha, beta, n)),
+        left_out_error=_left_out_error(usable, lambda rest: _usl_curve(rest, residual)),
+    )
+
+
+def fit_closed(points: Sequence[Point], cores: int | None = None) -> ClosedFit | None:
+    """The closed loop nearest to ``points`` in relative terms; ``cores`` None: those that fit best.
+
+    None with fewer than three different numbers of connections. It has no peak: past a curve's peak leave points out.
+    """
+    usable = _usable(points)
+    if usable is None:
+        return None
+    counts = [cores] if cores is not None else _possible_cores(usable)
+    # The start values alone tell which numbers of cores are worth a fit.
+    likely = sorted(counts, key=lambda count: _sum_of_squares(usable, count, *_closed_start(usable, count)))[:3]
+    fits = [(count, *_closed_parameters(usable, count)) for count in likely]
+    best = min(fits, key=lambda fit: fit[3])
+    count, work, outside, _ = best
+    return ClosedFit(
+        cores=count,
+        work=work,
+        outside=outside,
+        relative_error=_relative_error(usable, lambda n: closed_throughput(round(n), count, work, outside)),
+        left_out_error=_left_out_error(usable, lambda rest: _closed_curve(rest, count)),
+    )
+
+
+def _usable(points: Sequence[Point]) -> list[Point] | None:
+    usable = [(n, x) for n, x in points if n >= 1 and x > 0]
+    return usable if len({n for n, _ in usable}) >= FEWEST_POINTS else None
+
+
+def _usl(gamma: float, alpha: float, beta: float, n: float) -> float:
+    return gamma * n / (1 + alpha * (n - 1) + beta * n * (n - 1))
+
+
+def _usl_residuals(points: Sequence[Point], residual: Residual) -> Callable[[Sequence[float]], list[float]]:
+    if residual == "log":
+        return lambda at: [log(_usl(at[0], at[1], at[2], n) / x) for n, x in points]
+    scale = max(x for _, x in points)
+    return lambda at: [(_usl(at[0], at[1], at[2], n) - x) / scale for n, x in points]
+
+
+def _usl_parameters(points: Sequence[Point], residual: Residual) -> tuple[float, float, float]:
+    start = _usl_start(points)
+    at, _ = minimize(_usl_residuals(points, residual), start, (1e-9 * start[0], 0.0, 0.0))
+    return at[0], at[1], at[2]
+
+
+def _usl_start(points: Sequence[Point]) -> tuple[float, float, float]:
+    """By linear least squares of N / X on 1, N - 1 and N (N - 1), relative; without those terms that would be
+    negative."""
+    best = (max(x / n for n, x in points), 0.0, 0.0)
+    for terms in ((0, 1, 2), (0, 1), (0, 2)):
+        rows = [([1.0, n - 1, n * (n - 1)], n / x) for n, x in points]
+        normal = [[fsum(row[i] * row[j] / y**2 for row, y in rows) for j in terms] for i in terms]
+        found = solve(normal, [fsum(row[i] / y for row, y in rows) for i in terms])
+        if found is not None and found[0] > 0 and all(value >= 0 for value in found):
+            parts = dict(zip(terms, found, strict=True))
+            return 1 / parts[0], parts.get(1, 0.0) / parts[0], parts.get(2, 0.0) / parts[0]
+    return best
+
+
+def _usl_curve(points: Sequence[Point], residual: Residual) -> Callable[[float], float]:
+    gamma, alpha, beta = _usl_parameters(points, residual)
+    return lambda n: _usl(gamma, alpha, beta, n)
+
+
+def _possible_cores(points: Sequence[Point]) -> list[int]:
+    """Up to the number of connections where the curve still rises in proportion, doubling with steps between."""
+    most = max(n for n, _ in points)
+    counts, count = [], 1.0
+    while count <= most:
+        counts.append(round(count))
+        count *= 1.5 if count >= 2 else 2
+    return sorted(set(counts))
+
+
+def _closed_parameters(points: Sequence[Point], cores: int) -> tuple[float, float, float]:
+    """Work, outside, and the sum of squared relative differences. Fitted as logarithms, so that both stay positive."""
+    work, outside = _closed_start(points, cores)
+
+    def residuals(at: Sequence[float]) -> list[float]:
+        return [log(closed_throughput(round(n), cores, _time(at[0]), _time(at[1])) / x) for n, x in points]
+
+    at, left = minimize(residuals, (log(work), log(outside)), (-inf, -inf))
+    return _time(at[0]), _time(at[1]), left
+
+
+def _time(logarithm: float) -> float:
+    """Seconds; far steps of a fit stay numbers."""
+    return exp(min(max(logarithm, -50.0), 50.0))
+
+
+def _closed_start(points: Sequence[Point], cores: int) -> tuple[float, float]:
+    """Work from the ceiling, a little above the best point, and outside from the steepest one."""
+    work = cores / (1.02 * max(x for _, x in points))
+    return work, max(1 / max(x / n for n, x in points) - work, 0.02 * work)
+
+
+def _sum_of_squares(points: Sequence[Point], cores: int, work: float, outside: float) -> float:
+    return fsum(log(closed_throughput(round(n), cores, work, outside) / x) ** 2 for n, x in points)
+
+
+def _closed_curve(points: Sequence[Point], cores: int) -> Callable[[float], float]:
+    work, outside, _ = _closed_parameters(points, cores)
+    return lambda n: closed_throughput(round(n), cores, work, outside)
+
+
+def _relative_error(points: Sequence[Point], curve: Callable[[float], float]) -> float:
+    return sqrt(fsum((curve(n) / x - 1) ** 2 for n, x in points) / len(points))
+
+
+def _left_out_error(
+    points: Sequence[Point], fit: Callable[[Sequence[Point]], Callable[[float], float]]
+) -> float | None:
+    counts = sorted({n for n, _ in points})
+    if len(counts) < FEWEST_POINTS + 2:
+        return None
+    errors: list[float] = []
+    for fold in range(min(len(counts), MOST_FOLDS)):
+        left_out = set(counts[fold::MOST_FOLDS])
+        curve = fit([point for point in points if point[0] not in left_out])
+        errors.extend((curve(n) / x - 1) ** 2 for n, x in points if n in left_out)
+    return sqrt(fsum(errors) / len(errors))

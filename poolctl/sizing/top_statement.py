@@ -1,0 +1,57 @@
+"""The statement that most of the database's time goes into, and what an index would be on."""
+
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.load import statement_growth, work_of
+from poolctl.diagnose.statements import filtered_columns
+from poolctl.observe.snapshot import Observation, ServerSample
+from poolctl.sizing.figures import TopStatement
+
+
+def top_statement(observation: Observation) -> TopStatement | None:
+    """By pg_stat_statements where it is there, else by what the samples saw at work. None where neither saw any.
+
+    ``column`` is a guess from the statement's text: the first that its WHERE compares.
+    """
+    facts = LiveFacts(observation)
+    work = work_of(facts)
+    if not work.statement:
+        return None
+    table = work.table
+    calls, rows, time = _growth(facts, work.statement) if work.by_counters else (0, 0, 0.0)
+    columns = filtered_columns(work.statement) if table is not None else []
+    window = facts.window
+    return TopStatement(
+        query=work.statement,
+        share=work.share,
+        calls_per_second=calls / window if calls and window > 0 else None,
+        mean_time=time / calls if calls else None,
+        table=table.name if table is not None else None,
+        column=columns[0] if columns else None,
+        rows_read=_rows_read(observation.samples, table.name, calls) if table is not None else None,
+        rows_returned=rows / calls if calls else None,
+    )
+
+
+def _growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
+    """Calls, rows and seconds of that statement within the window."""
+    samples = [sample for sample in facts.samples if sample.statements]
+    before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
+    calls = rows = 0
+    time = 0.0
+    for row, grown in statement_growth(facts):
+        if row.query == query:
+            known = before.get((row.query_id, row.user, row.database))
+            calls += row.calls - (known.calls if known else 0)
+            rows += row.rows - (known.rows if known else 0)
+            time += grown
+    return calls, rows, time
+
+
+def _rows_read(samples: tuple[ServerSample, ...], table: str, calls: int) -> float | None:
+    """By one call: what scans from end to end read in the window, by calls of the statement, else by scans."""
+    seen = [each for sample in samples for each in sample.tables if each.name == table]
+    if len(seen) < 2:
+        return None
+    read, scans = seen[-1].rows_read - seen[0].rows_read, seen[-1].scans - seen[0].scans
+    # A statement that ended in the window was read for in part before it, and parallel workers each count a scan.
+    return read / (calls or scans) if calls or scans > 0 else float(seen[-1].live_rows)
