@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed", "interrupted"] = "failed") -> None:
     """One clear error on stderr, a line for each thing that failed, and with --json its document on stdout."""
-    from poolctl.report.neutral import neutralize
+    from poolctl.safe_text import neutralize
 
     for line in error.message.splitlines() or [""]:
         click.echo(f"poolctl: {neutralize(line)}", err=True)

@@ -6,7 +6,8 @@ cannot be told for certain to be no literal is taken for one. Lexical rules: Pos
 """
 
 import re
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
 STRING, NUMBER = "'...'", "?"
@@ -204,3 +205,98 @@ def _plain(value: str) -> str:
     for character in "%'\\*":
         value = value.replace(character, f"%{ord(character):02X}")
     return value
+
+
+REDACTION_HIDDEN = "***"
+LONGEST = 300
+"""Characters that are kept of a command line."""
+_LONGEST_READ = 4096
+_REDACTION_WORD = (
+    r"(?:pass(?:w(?:or)?d|phrase|code)?|pwd|secret|token|credentials?|api[-_.]?key|access[-_.]?key|private[-_.]?key)"
+)
+_VALUE = r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.|'')*'?|[^\s"'&]+)"""
+# Whoever runs here chooses the text: no part of a pattern may run on from each of its letters to the end.
+_USERINFO = re.compile(r"(://[^\s:@/\"']{0,100}):\S*@")
+_TOKEN_HOST = re.compile(r"(?i)(\bhttps?://)[^\s/@\"']+@")
+_ASSIGNED = re.compile(rf"(?i)({_REDACTION_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}")
+_HEADER = re.compile(rf"(?i)(authorization[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\w{{1,20}}\s{{1,4}})?){_VALUE}")
+_BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s{1,4})\S+")
+_OPTION = re.compile(rf"(?i){_REDACTION_WORD}")
+_STATEMENT = re.compile(
+    r"\b(?:select|insert\s+into|update|delete\s+from|merge\s+into|copy|call|execute|values)[\s(]", re.IGNORECASE
+)
+_SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
+
+
+def redacted(arguments: Sequence[str]) -> str:
+    """The command line as one text, at most ``LONGEST`` characters, without what may be a secret or a literal."""
+    shown: list[str] = []
+    hide_next = False
+    program = arguments[0].rpartition("/")[2] if arguments else ""
+    short = _SHORT_OPTIONS.get(program)
+    for argument in arguments:
+        if hide_next:
+            shown.append(REDACTION_HIDDEN)
+            hide_next = False
+        elif short is not None and argument.startswith(short) and argument != short:
+            shown.append(short + REDACTION_HIDDEN)
+        else:
+            hide_next = argument == short or _asks_for_secret(argument)
+            shown.append(_redacted_text(argument))
+        if sum(map(len, shown)) > LONGEST:
+            break
+    text = (
+        " ".join(part for part in shown if part).encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
+    )
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _asks_for_secret(argument: str) -> bool:
+    """Whether it is an option whose value comes as the next argument."""
+    is_option = argument.startswith("-") and len(argument) < LONGEST and not re.search(r"[=:\s]", argument)
+    return is_option and _OPTION.search(argument) is not None
+
+
+def _redacted_text(text: str) -> str:
+    if len(text) > _LONGEST_READ:
+        # What ends a password may have been cut off: then the rest of the word is one.
+        text = text[:_LONGEST_READ] + "@"
+    text = _USERINFO.sub(rf"\1:{REDACTION_HIDDEN}@", text)
+    text = _TOKEN_HOST.sub(rf"\1{REDACTION_HIDDEN}@", text)
+    text = _HEADER.sub(rf"\1{REDACTION_HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{REDACTION_HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\1{REDACTION_HIDDEN}", text)
+    statement = _STATEMENT.search(text)
+    return text if statement is None else text[: statement.start()] + hide_literals(text[statement.start() :])
+
+
+_SHOWN_AS_SPACE = frozenset("\t\n\v\f\r\x85\u2028\u2029")
+# Controls, formats (bidi overrides, zero width), surrogates, private use, unassigned.
+_UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
+
+
+def neutralize(text: str, limit: int | None = 300) -> str:
+    """``text`` on one line, with control, bidi and invisible characters written out as ``\\x1b`` or ``\\u202e``.
+
+    A text longer than ``limit`` characters is cut and says how long it was; None never cuts. White space of any
+    length becomes one space. Printable characters, brackets included, stay as they are.
+    """
+    full = len(text)
+    # Cut before the work: a client may send a name of a megabyte.
+    shown = text if limit is None else text[: 4 * limit]
+    safe = "".join(map(_safe, shown))
+    line = " ".join(safe.split())
+    if limit is None or (len(line) <= limit and full <= len(shown)):
+        return line
+    return f"{line[:limit].rstrip()}... ({full:,} characters)"
+
+
+def _safe(character: str) -> str:
+    if " " <= character <= "~":
+        return character
+    if character in _SHOWN_AS_SPACE:
+        return " "
+    if unicodedata.category(character) not in _UNSAFE:
+        return character
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 from report_parts import HOSTILE
 
-from poolctl.diagnose.diagnosis import Concurrency, Diagnosis, Group, Limit
-from poolctl.diagnose.finding import Finding, Holder
+from poolctl.diagnose.finding import Concurrency, Diagnosis, Finding, Group, Holder, Limit
 from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.observe.snapshot import (
     Backend,

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from poolctl.diagnose.diagnosis import Diagnosis
-from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,

@@ -10,8 +10,7 @@ from poolctl.observe.snapshot import Source
 from poolctl.report.recommended import Recommended
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.figures import Figures, TopStatement, Window, given, measured
-from poolctl.sizing.recommend import recommend
-from poolctl.sizing.refusal import beside_the_point, failed, refused, settled
+from poolctl.sizing.recommend import beside_the_point, failed, recommend, refused, settled
 from poolctl.sizing.sweep_table import SweepPoint
 from poolctl.sizing.verify import Outcome, Verification
 from poolctl.stacks.advice import configs_of

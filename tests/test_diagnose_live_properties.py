@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from observations import NOW, troubles
 
-from poolctl.diagnose.diagnosis import Diagnosis
+from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.relief import plan_relief
 from poolctl.observe.snapshot import (

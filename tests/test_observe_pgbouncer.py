@@ -20,8 +20,7 @@ from test_poolers import skip_without
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
 from poolctl.observe import pgbouncer
-from poolctl.observe.admin_console import Row
-from poolctl.observe.clocks import instant, learned_offset
+from poolctl.observe.admin_console import Row, instant, learned_offset
 from poolctl.observe.pgbouncer import PgBouncer, own_client, sample_of
 from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats
 

@@ -14,8 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.observe import pool_metrics as pool_stats
-from poolctl.observe.pool_figures import read_pools
-from poolctl.observe.pool_metrics import PoolStats
+from poolctl.observe.pool_metrics import PoolStats, read_pools
 from poolctl.observe.prometheus import Exposition, Series, parse
 from poolctl.observe.snapshot import PoolFigures
 

@@ -15,8 +15,7 @@ from watched import Clients, bindirs, looking, seen, speaking, started
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.connection import Connection
-from poolctl.observe.probe import refusal_of
+from poolctl.observe.connection import Connection, refusal_of
 from poolctl.observe.refusals import ServerLost, from_libpq
 from poolctl.observe.sampler import PATIENCE
 from poolctl.observe.snapshot import Refusal

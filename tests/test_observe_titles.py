@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.observe.cores import usable_cores
-from poolctl.observe.redaction import HIDDEN, LONGEST, redacted
+from poolctl.observe.processes import Names, cluster_of, parse_title, usable_cores
 from poolctl.observe.snapshot import BackendTitle
 from poolctl.observe.sockets import ESTABLISHED, LISTEN, End, TcpSocket, parse_tcp, parse_unix, waiting_by_port
-from poolctl.observe.titles import Names, cluster_of, parse_title
+from poolctl.safe_text import HIDDEN, LONGEST, redacted
 
 
 @pytest.mark.parametrize(

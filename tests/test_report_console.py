@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from poolctl.report.neutral import neutralize
 from poolctl.report.screen import ColorChoice, Screen, open_screen
+from poolctl.safe_text import neutralize
 
 
 class Terminal(io.StringIO):

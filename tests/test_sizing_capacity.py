@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 from sizing_curves import CURVES, points, share_of_best
 
 from poolctl.sizing.capacity import Capacity, capacity_of
-from poolctl.sizing.figures import Figures, Window, assumed, measured
+from poolctl.sizing.figures import Figures, Window, assumed, measured, shortest_hold
 from poolctl.sizing.figures import given as said
-from poolctl.sizing.holds import shortest_hold
 from poolctl.sizing.queueing import closed_throughput
 
 

@@ -8,9 +8,8 @@ from hypothesis import strategies as st
 
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.demand import arrivals, demand_of, index_of_dispersion
-from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.figures import Figure, Figures, Window, hold_of, measured
 from poolctl.sizing.figures import given as said
-from poolctl.sizing.holds import hold_of
 
 
 def figures(**known: Figure | int) -> Figures:

@@ -7,8 +7,7 @@ import recommendations
 
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.sizing.figures import measured
-from poolctl.sizing.recommend import recommend
-from poolctl.sizing.refusal import beside_the_point, diagnosed, failed, refused, settled
+from poolctl.sizing.recommend import beside_the_point, diagnosed, failed, recommend, refused, settled
 
 LEAK = Finding("leak", "warning", "likely", "application", "12 connections never come back", remedy="release them")
 ANSWER = recommend(recommendations.VECTOR)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.sizing.search import ENOUGH, is_precise, next_round
+from poolctl.sizing.knee import ENOUGH, is_precise, next_round
 
 Curve = Callable[[int], float]
 

@@ -18,8 +18,8 @@ from sandboxes import connect, eventually, one
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres, server_account
 from poolctl.engines.sandbox.server import free_port
+from poolctl.observe.connection import refusal_of
 from poolctl.observe.postgres import Postgres
-from poolctl.observe.probe import refusal_of
 from poolctl.observe.snapshot import Backend, ServerSample
 
 MANY = 2_000_000

@@ -245,7 +245,7 @@ def _refuses(finding: "Finding", application: str | None, figures: "Figures") ->
 
 
 def _nobody(observation: "Observation", application: str) -> CannotDo:
-    from poolctl.report.neutral import neutralize
+    from poolctl.safe_text import neutralize
 
     names = {b.application for sample in observation.samples for b in sample.clients if b.application}
     shown = ", ".join(neutralize(name, 60) for name in sorted(names)[:10]) or "nobody with a name"
@@ -283,7 +283,7 @@ _Found = tuple[str, float | None, str]
 
 def _of_sessions(asked: Asked, seen: "Seen") -> Iterator[_Found]:
     """Instances and pools as the sessions show them: by the processes behind them on this machine, else by address."""
-    from poolctl.diagnose.words import plural
+    from poolctl.units import plural
 
     given = asked.figures
     each = given.processes.count if given.processes is not None else 1
@@ -305,7 +305,7 @@ def _of_processes(asked: Asked, observation: "Observation") -> Iterator[_Found]:
     if not asked.pids and asked.process is None:
         return
     from poolctl.observe.workers import workers_of
-    from poolctl.report.neutral import neutralize
+    from poolctl.safe_text import neutralize
 
     ports = _ports(asked, observation)
     named: list[int | str] = [*asked.pids, *([asked.process] if asked.process is not None else [])]

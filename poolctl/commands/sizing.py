@@ -21,8 +21,7 @@ def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Re
     """The answer to the command line ``words``. Raises PoolctlError."""
     from poolctl.report.recommended import Recommended
     from poolctl.sizing.defaults import filled
-    from poolctl.sizing.recommend import recommend
-    from poolctl.sizing.refusal import diagnosed, failed, settled
+    from poolctl.sizing.recommend import diagnosed, failed, recommend, settled
     from poolctl.stacks.advice import configs_of
 
     seen = _measured(asked, color, quiet)

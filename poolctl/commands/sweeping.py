@@ -33,7 +33,7 @@ class Swept:
 def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
     from poolctl.engines.throughput import named_ground, sweep, throw_away_ground
-    from poolctl.sizing.search import next_round
+    from poolctl.sizing.knee import next_round
     from poolctl.sizing.sweep_table import SweepPoint
 
     load = asked.sweep
@@ -72,8 +72,7 @@ def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
 
 def scripts_of(load: Load) -> "list[Script]":
     """What the sweep runs, all alike often. Raises BadInput."""
-    from poolctl.engines.mixes import mix
-    from poolctl.engines.pgbench import Script
+    from poolctl.engines.pgbench import Script, mix
 
     if load.mix is not None:
         return list(mix(load.mix))

@@ -1,6 +1,6 @@
 """What a diagnosis says. Worst first is decided here; what is true is decided by the rules."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -53,3 +53,75 @@ def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
 def reaches(findings: Iterable[Finding], severity: Severity) -> bool:
     """Whether any finding is at or above ``severity``: what ``--fail-on`` asks."""
     return any(SEVERITIES.index(f.severity) <= SEVERITIES.index(severity) for f in findings)
+
+
+Scope = Literal["server", "role", "database", "pgbouncer", "pgpool", "pool"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Something that can refuse a client or make it wait. ``binds``: it is the nearest one that is hit or will be.
+
+    ``scope`` says whose; ``name`` is what an operator would change (max_connections, CONNECTION LIMIT of role app,
+    max_client_conn, pool_size of app@shop, num_init_children). ``exhausted_in``: seconds until it is reached at the
+    growth seen, None without growth or with one sample.
+    """
+
+    name: str
+    scope: Scope
+    limit: int
+    used: int
+    free: int
+    binds: bool = False
+    exhausted_in: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The client backends of one (user, application, database, client). Times are ages in seconds at the last sample.
+
+    ``frozen``: same backend, same state since the first sample. ``turnover``: backends whose state or transaction
+    changed between the first and the last sample. With one sample both are 0.
+    """
+
+    application: str
+    user: str | None
+    database: str | None
+    client: str | None
+    count: int
+    states: Mapping[str, int] = field(default_factory=dict)
+    oldest_idle: float | None = None
+    oldest_transaction: float | None = None
+    frozen: int = 0
+    turnover: int = 0
+    opened: int = 0
+    """Backends that started after the first sample."""
+    growth: float = 0.0
+    """Backends a second, over the window."""
+    holders: tuple[Holder, ...] = ()
+    """The processes behind it, where they could be seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Concurrency:
+    """How many client backends worked at once (active or idle in transaction), over the window."""
+
+    mean: float
+    p95: float
+    p99: float
+    max: float
+    method: str
+    """ "samples", "counters", or "samples and counters" (the larger mean is told)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Worst finding first; nothing at warning or above gives the single finding ``healthy``."""
+
+    findings: tuple[Finding, ...]
+    limits: tuple[Limit, ...] = ()
+    groups: tuple[Group, ...] = ()
+    concurrency: Concurrency | None = None
+    unseen: tuple[str, ...] = ()
+    """What could not be looked at, a sentence each."""

@@ -215,3 +215,46 @@ def _failure(output: str) -> BadInput | CannotConnect | CannotDo:
     if server or "syntax error" in text or "aborted" in text or "malformed" in text:
         return BadInput(f"the load of --sweep fails: {text}", hint="try the statement or script with psql or pgbench")
     return CannotDo(f"pgbench failed: {text}")
+
+
+SETUP = """
+CREATE TABLE account (id int PRIMARY KEY, balance int NOT NULL);
+INSERT INTO account SELECT i, 0 FROM generate_series(1, 100000) AS i;
+CREATE TABLE branch (id int PRIMARY KEY, balance int NOT NULL) WITH (fillfactor = 10);
+INSERT INTO branch SELECT i, 0 FROM generate_series(1, 10) AS i;
+ANALYZE
+"""
+
+_CPU = "SELECT sum(i) FROM generate_series(1, 3000) AS i;\n"
+
+_THINK = r"""
+\set account random(1, 100000)
+BEGIN;
+SELECT balance FROM account WHERE id = :account;
+\sleep 5 ms
+UPDATE account SET balance = balance + 1 WHERE id = :account;
+COMMIT;
+"""
+
+_HOT_ROWS = r"""
+\set account random(1, 100000)
+\set branch random(1, 10)
+BEGIN;
+UPDATE account SET balance = balance + 1 WHERE id = :account;
+UPDATE branch SET balance = balance + 1 WHERE id = :branch;
+COMMIT;
+"""
+
+MIXES: dict[str, tuple[Script, ...]] = {
+    "cpu": (Script("cpu", _CPU),),
+    "think": (Script("think", _THINK),),
+    "hot-rows": (Script("hot-rows", _HOT_ROWS),),
+    "mixed": (Script("cpu", _CPU, 4), Script("think", _THINK, 3), Script("hot-rows", _HOT_ROWS, 3)),
+}
+
+
+def mix(name: str) -> tuple[Script, ...]:
+    """The scripts of a built-in load. Raises BadInput."""
+    if name not in MIXES:
+        raise BadInput(f"--mix {name}: there is no such load", hint=f"one of {', '.join(MIXES)}")
+    return MIXES[name]

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import psycopg
 
 from poolctl.engines.live.servers import free_slots, is_behind_pooler
-from poolctl.engines.mixes import SETUP
-from poolctl.engines.pgbench import Pgbench, Script, Window
+from poolctl.engines.pgbench import SETUP, Pgbench, Script, Window
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, ServerFull
 

@@ -396,3 +396,15 @@ def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
 def _split(value: object) -> list[str]:
     return str(value).split(",") if value else []
+
+
+def refusal_of(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
+    """Why the client that ``conninfo`` describes is turned away now; None when it is let in, and leaves at once.
+
+    Takes one connection for some milliseconds where it is let in. Raises BadInput for a conninfo that cannot be read.
+    """
+    try:
+        Connection.open(conninfo, within=within).close()
+    except Refused as error:
+        return error.refusal
+    return None

@@ -15,26 +15,38 @@ from typing import Any, NamedTuple
 
 import psutil
 
-from poolctl.observe.cores import usable_cores
-from poolctl.observe.orphans import Confirmed, Orphan, held_ends, unowned
-from poolctl.observe.owners import SocketOwners, sockets_of
-from poolctl.observe.processes import Times, backend_titles, listener, members_of, parent_of, ports_of, shares_network
-from poolctl.observe.redaction import redacted
+from poolctl.observe.processes import (
+    Names,
+    Times,
+    backend_titles,
+    listener,
+    members_of,
+    parent_of,
+    ports_of,
+    shares_network,
+    usable_cores,
+)
 from poolctl.observe.snapshot import BackendTitle, ClientProcess, HostSample, ServerFacts, ServerSample, Source
 from poolctl.observe.sockets import (
     CLOSE_WAIT,
     ESTABLISHED,
     LISTEN,
+    Confirmed,
     End,
+    Orphan,
+    SocketOwners,
     TcpSocket,
     UnixSocket,
+    held_ends,
     is_loopback,
     plain_address,
+    sockets_of,
     tcp_sockets,
     unix_sockets,
+    unowned,
     waiting_by_port,
 )
-from poolctl.observe.titles import Names
+from poolctl.safe_text import redacted
 
 
 class Host:

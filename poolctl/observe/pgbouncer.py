@@ -13,8 +13,7 @@ from dataclasses import replace
 from typing import Literal
 
 from poolctl.errors import BadInput
-from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, reason_of
-from poolctl.observe.clocks import instant, learned_offset, local_offsets
+from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, instant, learned_offset, local_offsets, reason_of
 from poolctl.observe.connection import NAME
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats, Source

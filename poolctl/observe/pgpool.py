@@ -10,8 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, reason_of
-from poolctl.observe.clocks import instant, learned_offset, local_offsets
+from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, instant, learned_offset, local_offsets, reason_of
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
 from poolctl.observe.sockets import is_loopback, tcp_sockets, waiting_by_port

@@ -4,20 +4,93 @@ Others may run beside the server in question, so it is found by the ids and port
 else by who listens where poolctl connects to.
 """
 
+import math
 import os
 import re
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-from poolctl.observe.owners import hides_sockets, sockets_of
 from poolctl.observe.snapshot import Backend, BackendTitle
-from poolctl.observe.titles import PREFIX, Names, cluster_of, parse_title
+from poolctl.observe.sockets import hides_sockets, sockets_of
+
+PREFIX = "postgres: "
+_CLIENT = re.compile(r" (?P<client>\[local\]|(?P<address>[^\s()]+)\((?P<port>\d+)\))(?: (?P<state>.*))?$", re.DOTALL)
+_HELPERS = ("checkpointer", "background writer", "walwriter", "autovacuum launcher")
+"""Of every server at least one runs, behind the cluster's name."""
+_WALSENDER = "walsender "
+_LONGEST = 1000
+"""Characters: names of 63 bytes each, an address and a command."""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What is known of a server's names, which decides where a user's ends and a database's begins."""
+
+    cluster: str = ""
+    users: Collection[str] = field(default=frozenset())
+    databases: Collection[str] = field(default=frozenset())
+
+
+def cluster_of(titles: Iterable[str]) -> str:
+    """The cluster_name, by the titles of a server's helpers; "" when it has none, or no helper is seen."""
+    for title in titles:
+        for helper in _HELPERS:
+            if title.rstrip().endswith(": " + helper) and title.startswith(PREFIX):
+                return title.rstrip()[len(PREFIX) : -len(helper)].removesuffix(": ")
+    return ""
+
+
+def parse_title(
+    title: str, pid: int, started_at: float | None = None, names: Names | None = None
+) -> BackendTitle | None:
+    """The backend that ``title`` tells of; None for every other process, walsenders among them: those take none of
+    max_connections."""
+    names = names or Names()
+    start = PREFIX + (f"{names.cluster}: " if names.cluster else "")
+    if not title.startswith(start):
+        return None
+    title = title[len(start) : len(start) + _LONGEST]
+    # The last client in the title is the real one: what stands behind it is the server's.
+    at = max(title.rfind(" [local]"), _last_address(title))
+    match = _CLIENT.match(title, at) if at > 0 else None
+    if match is None or title.startswith(_WALSENDER):
+        return None
+    user, database = split_names(title[:at], names)
+    return BackendTitle(
+        pid=pid,
+        user=user,
+        database=database,
+        client="local" if match["address"] is None else match["address"],
+        client_port=int(match["port"]) if match["port"] else None,
+        state=(match["state"] or "").strip(),
+        started_at=started_at,
+    )
+
+
+def _last_address(title: str) -> int:
+    last = -1
+    for match in re.finditer(r" [^\s()]+\(\d+\)(?= |$)", title):
+        last = match.start()
+    return last
+
+
+def split_names(text: str, names: Names) -> tuple[str, str]:
+    """User and database of "user database": where both may hold spaces, the split at which both are known, else one
+    of them; a user alone when there is no space."""
+    spaces = [at for at, letter in enumerate(text) if letter == " "]
+    if not spaces:
+        return text, ""
+    splits = [(text[:at], text[at + 1 :]) for at in reversed(spaces)]
+    # The sort is stable: where nothing is known it is the last space, as databases rarely have any.
+    return max(splits, key=lambda split: (split[0] in names.users) + (split[1] in names.databases))
+
 
 _ASKED_PIDS = 30
 """Backends that are compared with the processes of the same id; a few would do."""
@@ -222,3 +295,45 @@ def backend_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle
     names = Names(cluster_of(member.title for member in family), names.users, names.databases)
     found = (parse_title(member.title, member.pid, member.started_at, names) for member in family)
     return tuple(title for title in found if title is not None)
+
+
+def usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Whole cores, a part of one counting as one; None where the machine does not say how many it has.
+
+    Quotas: cpu.max of every group above the process (cgroup v2), cpu.cfs_quota_us (v1).
+    """
+    cores = float(os.cpu_count() or 0) or None
+    if hasattr(os, "sched_getaffinity"):
+        with suppress(OSError):
+            cores = float(len(os.sched_getaffinity(pid)))
+    quotas = [quota for group in _groups_of(pid, proc, groups) if (quota := _quota(group)) is not None]
+    limits = [limit for limit in (cores, *quotas) if limit is not None]
+    return max(1, math.ceil(min(limits))) if limits else None
+
+
+def _groups_of(pid: int, proc: Path, groups: Path) -> list[Path]:
+    try:
+        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    found: list[Path] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = groups / controllers if controllers else groups
+        own = base / path.lstrip("/")
+        found += [group for group in (own, *own.parents) if group == base or base in group.parents]
+    return found
+
+
+def _quota(group: Path) -> float | None:
+    """Cores; None without a limit."""
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = (group / "cpu.max").read_text().split()[:2]
+        return None if limit == "max" else int(limit) / int(period)
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return int(limit) / int(period) if int(limit) > 0 else None
+    return None

@@ -5,14 +5,18 @@ socket without an inode is held by nobody: its process is gone, or it waits in a
 """
 
 import ipaddress
+import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+
+from poolctl.observe.snapshot import BackendTitle, ServerSample
 
 ESTABLISHED = 1
 CLOSE_WAIT = 8
@@ -162,3 +166,129 @@ def _attributes(data: bytes) -> tuple[str, int]:
             (peer,) = struct.unpack_from("=I", value)
         at += (length + 3) & ~3
     return name, peer
+
+
+_MOMENT = 0.05
+"""Seconds in which a backend that has lost its client ends, unless it is at work."""
+_OPEN = (ESTABLISHED, CLOSE_WAIT)
+
+
+class Orphan(NamedTuple):
+    """A server's end of a connection that nobody holds the other end of: by its client's port or, over a Unix socket,
+    by its backend."""
+
+    port: int | None
+    backend: int | None
+    inode: int
+
+    def is_busy(self, titles: Iterable[BackendTitle], server: ServerSample | None) -> bool:
+        """Whether the backend does anything but wait for its client: one that does sees at once that it is gone."""
+        states = [title.state for title in titles if self._is_of(title.pid, title.client_port) and title.state]
+        backends = server.backends if server is not None and not states else ()
+        states += [one.state for one in backends if self._is_of(one.pid, one.client_port) and one.state]
+        return not states or not any(state.startswith("idle") for state in states)
+
+    def _is_of(self, pid: int, port: int | None) -> bool:
+        return pid == self.backend if self.backend is not None else port == self.port
+
+
+class Confirmed:
+    """Orphans that were seen twice, from look to look."""
+
+    def __init__(self) -> None:
+        self._known: set[Orphan] = set()
+
+    def confirm(self, suspects: set[Orphan], look_again: Callable[[], set[Orphan]]) -> set[Orphan]:
+        """Those of ``suspects`` that were there at the call before, and the others if ``look_again`` finds them after
+        a moment."""
+        known, new = suspects & self._known, suspects - self._known
+        if new:
+            time.sleep(_MOMENT)
+            new &= look_again()
+        self._known = known | new
+        return self._known
+
+
+def held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports: Collection[int]) -> list[TcpSocket]:
+    """The server's ends of the connections of ``clients``; ``ports`` are the server's, empty where not known."""
+    return [
+        one
+        for one in sockets
+        if one.remote in clients and one.state in _OPEN and one.inode and (not ports or one.local.port in ports)
+    ]
+
+
+def unowned(held: Iterable[TcpSocket], sockets: Iterable[TcpSocket]) -> Iterator[TcpSocket]:
+    """The server's ends whose other end, which is on this machine, nobody holds. A connection that ends between two
+    tables is missing from both."""
+    inodes = {(one.local, one.remote): one.inode for one in sockets}
+    return (one for one in held if not inodes.get((one.remote, one.local)))
+
+
+class SocketOwners:
+    """Inodes of sockets to process ids.
+
+    A socket keeps its inode and, but for a fork, its process for life; so each is looked for once. Of several
+    processes that share a socket the first found counts.
+    """
+
+    def __init__(self) -> None:
+        self._pids: dict[int, int] = {}
+
+    def find(self, inodes: Collection[int], *, unlike: Collection[int] = ()) -> dict[int, int]:
+        """The owners of ``inodes``, of those that could be found; ``unlike`` are processes not to look into."""
+        self._pids = {inode: pid for inode, pid in self._pids.items() if inode in inodes}
+        missing = {inode for inode in inodes if inode not in self._pids}
+        # Who held one before often holds the new one.
+        known = list(dict.fromkeys(self._pids.values()))
+        for pid in _in_turn(known, unlike):
+            if not missing:
+                break
+            for inode in sockets_of(pid):
+                if inode in missing:
+                    self._pids[inode] = pid
+                    missing.discard(inode)
+        return dict(self._pids)
+
+
+def sockets_of(pid: int) -> list[int]:
+    """The inodes of the sockets a process has open; empty where that may not be seen."""
+    found: list[int] = []
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)  # noqa: PTH208 - thousands of them at each look
+    except OSError:
+        return found
+    for name in names:
+        with suppress(OSError, ValueError):
+            target = os.readlink(f"{folder}/{name}")  # noqa: PTH115 - as above
+            if target.startswith("socket:["):
+                found.append(int(target[8:-1]))
+    return found
+
+
+def hides_sockets(pid: int) -> bool:
+    """Whether the sockets of a process may not be seen; False of one that is gone."""
+    try:
+        os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - as above
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _in_turn(first: Iterable[int], unlike: Collection[int]) -> Iterable[int]:
+    done = set(unlike)
+    for pid in first:
+        if pid not in done:
+            done.add(pid)
+            yield pid
+    try:
+        pids = [int(name) for name in os.listdir("/proc") if name.isdecimal()]  # noqa: PTH208 - as above
+    except OSError:
+        return
+    # The youngest first: clients come after the system.
+    for pid in sorted(pids, reverse=True):
+        if pid not in done:
+            yield pid

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 import psutil
 
 from poolctl.errors import BadInput
-from poolctl.observe.owners import sockets_of
-from poolctl.observe.redaction import redacted
-from poolctl.observe.sockets import ESTABLISHED, tcp_sockets, unix_sockets
+from poolctl.observe.sockets import ESTABLISHED, sockets_of, tcp_sockets, unix_sockets
+from poolctl.safe_text import redacted
 
 UNKNOWN = "unknown"
 _PROGRAMS = (

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from poolctl.report.neutral import neutralize
 from poolctl.report.outcome import Batch
 from poolctl.report.screen import STYLES, Screen
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count
 
 _RANKS = ("CRITICAL", "WARNING", "INFO", "OK", "NO VERDICT")

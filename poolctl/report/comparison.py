@@ -9,7 +9,6 @@ from rich.text import Text
 
 from poolctl.diagnose.finding import SEVERITIES, worst_first
 from poolctl.report.charts import draw
-from poolctl.report.neutral import neutralize
 from poolctl.report.panels import comparison_chart_of
 from poolctl.report.rows import HEADER, comparison_row, headline
 from poolctl.report.screen import STYLES, Screen
@@ -17,6 +16,7 @@ from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import GAP, print_columns
 from poolctl.report.variant import Variant
 from poolctl.report.verdict import cautions_of, next_steps, verdict_of
+from poolctl.safe_text import neutralize
 
 
 def print_comparison(screen: Screen, variants: Sequence[Variant], *, repeat: str = "") -> None:

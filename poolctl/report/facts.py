@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from poolctl.report.neutral import neutralize
+from poolctl.safe_text import neutralize
 from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import Run, ServerSeen, Summary
 from poolctl.scenario.scenario import Distribution, Load, Scenario, Service

@@ -5,10 +5,10 @@ from rich.text import Text
 from poolctl.diagnose.finding import worst_first
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import NAME_LIMIT
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommendation import print_table
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 from poolctl.sizing.budget import Term
 from poolctl.sizing.fleet_check import FleetCheck, LimitCheck
 from poolctl.units import format_count

@@ -3,9 +3,9 @@
 from poolctl.diagnose.finding import worst_first
 from poolctl.report.fleet import tables_of
 from poolctl.report.markdown import escaped
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommendation_markdown import table_lines
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 from poolctl.sizing.fleet_check import FleetCheck
 
 

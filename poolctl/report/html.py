@@ -9,12 +9,12 @@ from html import escape
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report import json
 from poolctl.report.facts import Fact, describe, evidence_items, facts_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.panels import Chart, chart_of, comparison_chart_of
 from poolctl.report.rows import HEADER, comparison_row, error_rows, headline
 from poolctl.report.svg import svg_of
 from poolctl.report.variant import Variant
 from poolctl.report.verdict import cautions_of, next_steps, sentence_of, verdict_of, word_of
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import Run
 
 _STYLE = """

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from poolctl.diagnose.diagnosis import Diagnosis
+    from poolctl.diagnose.finding import Diagnosis
     from poolctl.diagnose.live.relief import ReliefPlan
     from poolctl.observe.snapshot import Observation
     from poolctl.observe.terminate import Ending

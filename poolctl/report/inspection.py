@@ -22,11 +22,11 @@ from poolctl.report.inspection_words import (
     sql_of,
     steps_of,
 )
-from poolctl.report.neutral import neutralize
 from poolctl.report.relief import print_relief
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns, print_facts
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 
 LONG = 10.0
 """Seconds of looking from which on a chart says more than the numbers."""

@@ -6,7 +6,7 @@ Times are seconds, instants seconds since the Unix epoch. What could not be seen
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from poolctl.diagnose.diagnosis import Limit
+from poolctl.diagnose.finding import Limit
 from poolctl.observe.snapshot import Observation
 from poolctl.report.inspected import Inspection
 from poolctl.report.json import SCHEMA_VERSION, Document, plain

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from poolctl.report.facts import Fact, Item
 from poolctl.report.inspection_words import NAME_LIMIT
-from poolctl.report.neutral import neutralize
 from poolctl.report.verdict import SENTENCE_LIMIT
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
 
 if TYPE_CHECKING:
-    from poolctl.diagnose.diagnosis import Concurrency, Group, Limit
+    from poolctl.diagnose.finding import Concurrency, Group, Limit
 
 MOST_LIMITS = 12
 MOST_GROUPS = 15

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from poolctl.diagnose.finding import Finding, Holder, worst_first
 from poolctl.report.facts import evidence_items
-from poolctl.report.neutral import neutralize
 from poolctl.report.verdict import SENTENCE_LIMIT, Verdict, sentence_of, word_of
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
 
 if TYPE_CHECKING:

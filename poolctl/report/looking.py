@@ -12,9 +12,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
-from poolctl.report.neutral import neutralize
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.verdict import Verdict
+from poolctl.safe_text import neutralize
 from poolctl.units import format_duration
 
 SILENCE = 1.0

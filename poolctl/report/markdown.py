@@ -21,9 +21,9 @@ from poolctl.report.inspection_words import (
     sql_of,
     steps_of,
 )
-from poolctl.report.neutral import neutralize
 from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 
 _SPECIAL = re.compile(r"[\\`*<>~#$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w]+;)|(?<=\])[(\[:]")
 """What could format or link. An underscore within a word and a bracket that begins no link are text everywhere,

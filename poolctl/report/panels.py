@@ -10,8 +10,8 @@ from itertools import pairwise
 from math import ceil
 
 from poolctl.report.facts import limit_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.variant import Variant
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.units import format_count, format_duration
 

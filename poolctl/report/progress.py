@@ -18,8 +18,8 @@ from rich.segment import ControlType
 from rich.text import Text
 
 from poolctl.report.charts import resample, sparkline
-from poolctl.report.neutral import neutralize
 from poolctl.report.screen import STYLES, Screen
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ErrorSeen, TimelinePoint
 from poolctl.units import format_count, format_duration
 

@@ -10,7 +10,6 @@ from rich.text import Text
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommendation_rows import (
     arithmetic_table,
     assumptions_table,
@@ -32,6 +31,7 @@ from poolctl.report.recommended import Recommended
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 from poolctl.stacks import Config
 
 _SECTION = 8

@@ -8,7 +8,6 @@ from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
 from poolctl.report.markdown import escaped
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommendation_rows import (
     arithmetic_table,
     assumptions_table,
@@ -28,6 +27,7 @@ from poolctl.report.recommendation_words import (
 )
 from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.safe_text import neutralize
 
 _LANGUAGES = {".py": "python", ".rs": "rust", ".rb": "ruby", ".exs": "elixir", ".cs": "csharp"}
 """For what a suffix does not say by itself."""

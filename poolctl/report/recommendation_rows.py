@@ -8,12 +8,11 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from poolctl.report.inspection_rows import Table
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT
-from poolctl.sizing.budget import Term
+from poolctl.safe_text import neutralize
+from poolctl.sizing.budget import UNEVEN, Binding, Term
 from poolctl.sizing.demand import pools_of
-from poolctl.sizing.division import UNEVEN, Binding
 from poolctl.sizing.figures import Figure
 from poolctl.units import format_count, format_duration
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_words import KINDS, NAME_LIMIT, TARGET_LIMIT, counted
-from poolctl.report.neutral import neutralize
 from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT
-from poolctl.sizing.division import Binding
+from poolctl.safe_text import neutralize
+from poolctl.sizing.budget import Binding
 from poolctl.units import format_count, format_duration
 
 BINDS: dict[Binding, str] = {

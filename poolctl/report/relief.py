@@ -4,10 +4,10 @@ from rich.text import Text
 
 from poolctl.diagnose.live.relief import ReliefPlan
 from poolctl.report.inspected import Relieved
-from poolctl.report.neutral import neutralize
 from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns
+from poolctl.safe_text import neutralize
 
 _LABEL = 9
 

@@ -9,8 +9,8 @@ from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.report.inspected import Relieved
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import NAME_LIMIT, counted
-from poolctl.report.neutral import neutralize
 from poolctl.report.verdict import SENTENCE_LIMIT
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count
 
 MOST_STEPS = 40

@@ -3,11 +3,11 @@
 from rich.text import Text
 
 from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.outcome import REPLICATED, Batch, Metric, without_zeros
 from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import print_columns
+from poolctl.safe_text import neutralize
 from poolctl.scenario.replications import CONFIDENCE, Estimate, estimate
 from poolctl.units import format_count
 

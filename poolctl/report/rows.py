@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from poolctl.report.neutral import neutralize
 from poolctl.report.variant import Variant
 from poolctl.report.verdict import verdict_of
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ErrorSeen
 from poolctl.units import format_count, format_duration
 

@@ -7,12 +7,12 @@ from rich.text import Text
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.charts import draw
 from poolctl.report.facts import describe, evidence_items, facts_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.panels import chart_of
 from poolctl.report.rows import error_rows
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns, print_facts
 from poolctl.report.verdict import SENTENCE_LIMIT, cautions_of, next_steps, verdict_of, word_of
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ErrorSeen, Run
 
 MOST_EVIDENCE = 8

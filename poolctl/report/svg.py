@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from html import escape
 
 from poolctl.report.charts import resample
-from poolctl.report.neutral import neutralize
 from poolctl.report.panels import Chart, Layer, Panel, ticks
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
 
 WIDTH = 860

@@ -10,11 +10,11 @@ from rich.text import Text
 from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
 from poolctl.report.charts import Line
 from poolctl.report.heat import Grid, axis_order, bars, flat, heat_map
-from poolctl.report.neutral import neutralize
 from poolctl.report.outcome import SWEPT, Batch, Metric, Point, without_zeros
 from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import print_columns
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import Summary
 from poolctl.units import format_count
 

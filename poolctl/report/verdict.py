@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Finding, Severity, worst_first
-from poolctl.report.neutral import neutralize
+from poolctl.safe_text import neutralize
 from poolctl.scenario.run import Run
 from poolctl.units import format_count, format_duration
 

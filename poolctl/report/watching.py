@@ -23,9 +23,9 @@ from poolctl.report.inspected import Inspection
 from poolctl.report.inspection import print_groups, print_limits, print_verdict
 from poolctl.report.inspection_chart import waiting_in
 from poolctl.report.inspection_words import clock, inspection_verdict, named, steps_of
-from poolctl.report.neutral import neutralize
 from poolctl.report.screen import STYLES, ColorChoice, Screen, open_screen
 from poolctl.report.verdict import word_of
+from poolctl.safe_text import neutralize
 from poolctl.units import format_count
 
 REFRESHES = 4

@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil, fsum, log
 from typing import Literal
 
-from poolctl.sizing.figures import Figure, Figures, Window
-from poolctl.sizing.holds import hold_of, shortest_hold
+from poolctl.sizing.figures import Figure, Figures, Window, hold_of, shortest_hold
 from poolctl.sizing.knee import SHARE, Confidence, Knee, find_knee
 from poolctl.sizing.queueing import closed_knee
 from poolctl.sizing.sweep_table import SweepPoint

@@ -11,8 +11,7 @@ from poolctl.diagnose.run import sql as run_sql
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
 from poolctl.sizing.doubts import CENSORED, Doubt
-from poolctl.sizing.figures import Figures, TopStatement
-from poolctl.sizing.holds import LEAST_RATE
+from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
 
 BUSY = 0.90
 """Of the database's cores. Above it throughput can grow by a ninth at most, whatever the pool."""

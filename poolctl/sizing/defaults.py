@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from poolctl.sizing.division import UNEVEN
+from poolctl.sizing.budget import UNEVEN
 from poolctl.sizing.figures import Figure, Figures, assumed
 
 WAIT_TARGET = 0.050

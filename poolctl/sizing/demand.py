@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from poolctl.sizing.figures import Figure, Figures, Origin
-from poolctl.sizing.holds import hold_of
+from poolctl.sizing.figures import Figure, Figures, Origin, hold_of
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
 

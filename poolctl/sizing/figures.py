@@ -4,11 +4,11 @@ The command line fills ``Figures`` from options, a live measurement or a recordi
 seconds, rates per second, shares 0 to 1. Everything here goes through JSON and back (``plain``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from poolctl.sizing.plain import rebuilt
+from poolctl.serialize import rebuilt
 from poolctl.sizing.sweep_table import SweepPoint
 
 Origin = Literal["measured", "given", "assumed"]
@@ -179,3 +179,35 @@ class Figures:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Figures":
         return rebuilt(cls, values)
+
+
+LEAST_RATE = 1e-6
+"""Transactions per second, one in eleven days, below which a throughput tells nothing of a hold."""
+
+
+def hold_of(figures: Figures) -> Figure | None:
+    """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
+    if figures.hold_time is not None:
+        return figures.hold_time
+    shortest = shortest_hold(figures.windows, figures.cores)
+    if shortest is not None:
+        return Figure(shortest, "measured")
+    if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
+        return Figure(figures.parallelism.value / figures.throughput.value, figures.parallelism.origin)
+    return None
+
+
+def shortest_hold(windows: Sequence[Window], cores: Figure | None) -> float | None:
+    """Mean hold in the least crowded windows (5th percentile of busy / throughput), seconds; None without any.
+
+    Where the processors were watched, only windows that left them half idle count: a hold measured under saturation
+    only echoes the number of clients. The idea is that of TCP Vegas' shortest round trip.
+    """
+    holds = sorted(
+        window.busy / window.throughput
+        for window in windows
+        if window.throughput > 0
+        and window.busy > 0
+        and (window.database_cpu is None or cores is None or window.database_cpu < 0.5 * cores.value)
+    )
+    return holds[len(holds) // 20] if holds else None

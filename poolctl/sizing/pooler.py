@@ -7,10 +7,9 @@ rounding of each; a pooler puts the parts together again.
 from dataclasses import dataclass, replace
 from math import ceil
 
-from poolctl.sizing.budget import Budget, WorstFleet
+from poolctl.sizing.budget import UNEVEN, Budget, Parts, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand, pools_of
-from poolctl.sizing.division import UNEVEN, Parts
 from poolctl.sizing.figures import Figures
 
 TOO_MANY = 3.0

@@ -5,9 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 
-from poolctl.diagnose.words import plural
 from poolctl.errors import BadInput
-from poolctl.units import parse_duration
+from poolctl.units import parse_duration, plural
 
 _NAMES = {
     "connections": ("connections", "clients", "pool", "n"),

@@ -14,8 +14,7 @@ from poolctl.pool import KINDS
 from poolctl.scenario.run import Summary
 from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.sizing.demand import pools_of
-from poolctl.sizing.figures import Figures
-from poolctl.sizing.holds import hold_of
+from poolctl.sizing.figures import Figures, hold_of
 from poolctl.sizing.recommendation import Recommendation
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)

@@ -5,7 +5,7 @@ Decides what an application's pool becomes where a pooler's block is asked for b
 
 from collections.abc import Sequence
 
-from poolctl.sizing.division import floor_of
+from poolctl.sizing.budget import floor_of
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.pooler import Pooler, with_settings
 from poolctl.sizing.recommendation import Recommendation

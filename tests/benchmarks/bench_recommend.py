@@ -14,12 +14,11 @@ import statistics
 import time
 from random import Random
 
-from poolctl.engines.mixes import MIXES, mix
-from poolctl.engines.pgbench import Pgbench
+from poolctl.engines.pgbench import MIXES, Pgbench, mix
 from poolctl.engines.throughput import sweep, throw_away_ground
 from poolctl.sizing.figures import Figures, given
+from poolctl.sizing.knee import next_round
 from poolctl.sizing.recommend import recommend
-from poolctl.sizing.search import next_round
 from poolctl.sizing.sweep_table import SweepPoint
 
 WORKERS = 48

@@ -13,8 +13,7 @@ from poolctl.diagnose.live.sessions import notes_of
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import percent, plural, quote
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
 MOST_MONITORS = 3

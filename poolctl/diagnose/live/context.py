@@ -3,8 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from poolctl.diagnose.diagnosis import Limit
-from poolctl.diagnose.finding import Confidence, Finding, Holder, Severity
+from poolctl.diagnose.finding import Confidence, Finding, Holder, Limit, Severity
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import limits_of
 from poolctl.diagnose.live.holders import Clients, holders_of

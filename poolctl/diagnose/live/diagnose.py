@@ -10,19 +10,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
-from poolctl.diagnose.diagnosis import Concurrency, Diagnosis, Group
-from poolctl.diagnose.finding import SEVERITIES, Finding, reaches
+from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
 from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
 from poolctl.diagnose.live.context import Case, Rule
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.holds import held_across_io, opening_beside_idle, standing_still
-from poolctl.diagnose.live.jams import self_deadlock
+from poolctl.diagnose.live.holds import held_across_io, opening_beside_idle, self_deadlock, standing_still
 from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction
 from poolctl.diagnose.live.limits import fleet_over_budget, handshake_pile_up, role_limit, slots_exhausted, slots_low
-from poolctl.diagnose.live.load import slow_database
+from poolctl.diagnose.live.load import connection_churn, reconnect_storm, slow_database
 from poolctl.diagnose.live.locks import lock_queue
-from poolctl.diagnose.live.pooler_limits import pooler_client_limit
-from poolctl.diagnose.live.poolers import pooler_queues, pooler_refused
+from poolctl.diagnose.live.poolers import pooler_client_limit, pooler_queues, pooler_refused
 from poolctl.diagnose.live.pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
 from poolctl.diagnose.live.sessions import (
     aborted_transaction,
@@ -33,7 +30,6 @@ from poolctl.diagnose.live.sessions import (
     stuck_protocol,
 )
 from poolctl.diagnose.live.tracks import Track
-from poolctl.diagnose.live.traffic import connection_churn, reconnect_storm
 from poolctl.observe.snapshot import Observation
 
 CAUSES: tuple[Rule, ...] = (

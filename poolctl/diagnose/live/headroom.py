@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
-from poolctl.diagnose.diagnosis import Limit
+from poolctl.diagnose.finding import Limit
 from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
 from poolctl.diagnose.live.waits import number

@@ -1,16 +1,17 @@
 """Connections that are held, and come back or could: calls elsewhere, sets that stand still."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import Case, at_most_likely, called
-from poolctl.diagnose.live.leaks import held, is_quiet, long_hold, undetermined_hold
+from poolctl.diagnose.live.leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.live.waits import Waiting
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import percent, plural
-from poolctl.units import format_duration
+from poolctl.observe.snapshot import Backend
+from poolctl.units import format_duration, percent, plural
 
 HELD_SHARE = 0.3
 """Share of the time in use that is idle in a transaction (catalog)."""
@@ -226,3 +227,181 @@ def _is_parked(track: Track) -> bool:
         and track.age > STUCK_AFTER
         and not track.last.advisory_locks
     )
+
+
+LEAST_JAM = 2
+"""Sessions that make a jam when it is known that clients wait."""
+LEAST_SILENT_JAM = 4
+"""And when nobody says whether they do: of a small pool that leaks fast, two or three are of one moment by chance."""
+SPREAD_SHARE = 0.25
+"""Share of the longest rest within which four sessions or more still came to rest together, where as many acquires
+timed out as hold: of calls that begin at random, six do so once in 200 looks."""
+SHORTEST_TIMEOUT = 0.25
+"""Seconds: a jam that ends sooner is told by its errors, not by its rests (HikariCP allows no shorter timeout)."""
+
+WHICH = (
+    "whether acquires time out whenever they come back together (the pool's figures, its application's log): then each "
+    "holder waits for a second connection; if none does, they are calls elsewhere that began together"
+)
+PAST_TIMEOUT = (
+    "watch for longer than the acquire timeout (usually 30 s): nested acquires fail together and begin anew, leaks "
+    "stay; the pool's figures (as many waiting as in use); or where the process's threads stand"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Jam:
+    """All sessions of an application at rest since one moment. ``batches``: the moments of the looks in which it
+    was so, newest last."""
+
+    tracks: tuple[Track, ...]
+    age: float
+    spread: float
+    batches: tuple[float, ...]
+    share: float
+    """Of the looks."""
+    timed_out: float | None = None
+    """Acquires meanwhile; None where nobody counts them."""
+
+    @property
+    def is_repeated(self) -> bool:
+        return len(self.batches) > 1
+
+
+def self_deadlock(case: Case) -> Iterator[Finding]:
+    """Every holder waits for a second connection, which only another holder could give back.
+
+    Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
+    leaks are spread), none active, in four looks of five, and it lasted a second; out of a transaction only where the
+    pool's figures say that it is full. Where as many acquires timed out as hold, two such moments or more may be
+    spread by a quarter of the longest rest. Certain: two such moments, with clients waiting and timeouts. Likely: one,
+    and as many wait as hold. Undetermined: nobody says whether anybody waits; or two such moments while nobody counts
+    timeouts, as calls that began together look alike (``held-across-io`` beside it). Known not to wait, or to come
+    back without a timeout, it is no jam.
+    """
+    for application in case.facts.programs:
+        jam = _jam(case, application)
+        if jam is None:
+            continue
+        waiting = case.facts.waiting(application)
+        if waiting.is_known and not _waits_enough(case, application, waiting, len(jam.tracks)):
+            continue
+        if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
+            continue
+        yield _self_deadlock(case, application, jam, waiting)
+        use = use_of(application)
+        if jam.is_repeated and jam.timed_out is None and use.share > HELD_SHARE:
+            yield held_finding(case, application, use, jam.tracks, "undetermined", WHICH)
+
+
+def _waits_enough(case: Case, application: Application, waiting: Waiting, holders: int) -> bool:
+    """Every holder waits, so there are as many waiters, of the same application where PgBouncer names those that wait.
+    Totals only say that somebody does."""
+    pools = case.facts.pools_of(application)
+    if pools and all(pool.last.waiting is not None for pool in pools):
+        return (waiting.count or 0) >= holders
+    late = [client.application for queue in case.facts.queues_of(application) for client in queue.waiting_clients]
+    if any(late):
+        names = {case.clients.of_backend(track).application for track in application.tracks}
+        return sum(name in names for name in late) >= holders
+    return bool(waiting)
+
+
+def _jam(case: Case, application: Application) -> _Jam | None:
+    if len(case.free(application.tracks)) < application.count or not application.count:
+        return None
+    if any(track.last.state_at is None or is_on_purpose(track) for track in application.tracks):
+        return None
+    pools = case.facts.pools_of(application)
+    full = any(pool.is_full for pool in pools)
+    counts = [pool.growth("timed_out_total") for pool in pools]
+    timed_out = sum(count or 0.0 for count in counts) if counts and None not in counts else None
+    looks: dict[float, list[Backend]] = {}
+    for track in (*application.tracks, *application.gone):
+        for at, backend in track.rows:
+            looks.setdefault(at, []).append(backend)
+    jam = _together(application, looks, full, SPREAD, STUCK_AFTER)
+    if jam is None and (timed_out or 0) >= application.count >= LEAST_SILENT_JAM:
+        rests = [at - row.state_at for at, rows in looks.items() for row in rows if row.state_at is not None]
+        jam = _together(application, looks, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
+        # Those that never moved are spread by a quarter of their age as a leak is.
+        jam = jam if jam is not None and jam.is_repeated else None
+    if jam is None or (jam.is_repeated and timed_out == 0):
+        return None
+    return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out)
+
+
+def _together(
+    application: Application, looks: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
+) -> _Jam | None:
+    """Its rests, if they began at one moment (within ``spread`` seconds), the longest ``least`` seconds ago or more."""
+    moments = {at: moment for at, rows in sorted(looks.items()) if (moment := _one_moment(rows, full, spread))}
+    now = application.tracks[0].now
+    if now not in moments or max(at - moment for at, moment in moments.items()) < least:
+        return None
+    # Before the first of these moments it worked.
+    first = next(iter(moments.values()))
+    share = len(moments) / max(1, sum(1 for at in looks if at >= first))
+    if share < 0.8:
+        return None
+    ends = [track.last.state_at or now for track in application.tracks]
+    batches = tuple(dict.fromkeys(round(moment, 1) for moment in moments.values()))
+    return _Jam(application.tracks, now - moments[now], max(ends) - min(ends), batches, share)
+
+
+def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
+    """When all of them came to rest, if it was at once."""
+    times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
+    if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
+        return None
+    known = [at for at in times if at is not None]
+    return min(known) if max(known) - min(known) <= spread else None
+
+
+def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
+    count = len(jam.tracks)
+    confidence = _confidence(jam, waiting)
+    batches = f", again and again ({len(jam.batches)} times seen)" if jam.is_repeated else ""
+    decide_by = None
+    if confidence == "undetermined":
+        decide_by = WHICH if jam.is_repeated else PAST_TIMEOUT
+    or_else = ""
+    if not waiting or (jam.is_repeated and jam.timed_out is None):
+        or_else = (
+            ", or all are calls that began together" if jam.is_repeated else ", or all of them were leaked at once"
+        )
+    return Finding(
+        code="self-deadlock",
+        severity=case.severity(application),
+        confidence=at_most_likely(confidence, jam.tracks),
+        layer="application",
+        summary=f"All {count} sessions of {called(application)} came to rest in the same "
+        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: "
+        f"each holder waits for a second connection{or_else}",
+        evidence={
+            "holding": count,
+            "active": 0,
+            "age": jam.age,
+            "age_spread": jam.spread,
+            "waiting": waiting.count,
+            "batches": len(jam.batches),
+            "timed_out": jam.timed_out,
+            "share_of_looks": percent(jam.share),
+            "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
+            "many waiting as hold",
+        },
+        evidence_sql=run_sql.TRANSACTIONS,
+        holders=case.holders(jam.tracks),
+        remedy="Pass the connection down instead of acquiring a second one while one is held. Until then a pool of "
+        "threads x (connections each - 1) + 1 is the least that cannot jam; below that more connections do not help.",
+        frees=count,
+        decide_by=decide_by,
+    )
+
+
+def _confidence(jam: _Jam, waiting: Waiting) -> Confidence:
+    if jam.is_repeated:
+        return "certain" if jam.timed_out and waiting else "likely" if jam.timed_out else "undetermined"
+    # Idle outside of a transaction there is less to go by: only the moment that comes back.
+    in_transaction = any(track.is_in_transaction for track in jam.tracks)
+    return "likely" if waiting and in_transaction else "undetermined"

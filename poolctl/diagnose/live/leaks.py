@@ -14,8 +14,7 @@ from poolctl.diagnose.live.context import Case, at_most_likely, called
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import percent, plural
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, percent, plural
 
 LEAST_STUCK = 2
 """Survivors in one application. One alone may be a batch, a debugger or a person: it is "held", not leaked."""

@@ -7,8 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from poolctl.diagnose.diagnosis import Limit
-from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.finding import Confidence, Finding, Limit
 from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import Case, called
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
@@ -16,9 +15,8 @@ from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import Track
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import plural, quote
 from poolctl.observe.snapshot import Backend, Refusal
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, plural, quote
 
 _MEANS = {
     "server-slots": "all max_connections slots are taken, the superusers' too",

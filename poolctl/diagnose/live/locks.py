@@ -7,9 +7,8 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import Case, called
 from poolctl.diagnose.live.tracks import Application, Look, Track
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import plural, quote
 from poolctl.observe.snapshot import Backend
-from poolctl.units import format_duration
+from poolctl.units import format_duration, plural, quote
 
 LEAST_WAITERS = 3
 DEADLOCK_TIMEOUT = 1.0

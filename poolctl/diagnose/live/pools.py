@@ -15,8 +15,7 @@ from poolctl.diagnose.live.load import BUSY_SHARE
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import plural, quote
-from poolctl.units import format_duration
+from poolctl.units import format_duration, plural, quote
 
 
 def pool_undersized(case: Case) -> Iterator[Finding]:

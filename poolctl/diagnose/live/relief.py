@@ -8,8 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from poolctl.diagnose.diagnosis import Diagnosis
-from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.leaks import is_on_purpose
 from poolctl.diagnose.live.tracks import Track, is_tool

@@ -10,8 +10,7 @@ from poolctl.diagnose.live.context import Case, at_most_likely, called
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.run import sql as run_sql
-from poolctl.diagnose.words import plural, quote
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, plural, quote
 
 STOPPED = frozenset({"stopped", "tracing-stop"})
 LOOPBACK = ("127.", "::1", "local")

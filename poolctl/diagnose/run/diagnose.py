@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
-from poolctl.diagnose.run.endings import endless_load, endless_queue
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, with_caveats
 from poolctl.diagnose.run.holds import held_across_io, lock_queue, long_hold
 from poolctl.diagnose.run.leaks import leak, pool_slots_lost
 from poolctl.diagnose.run.limits import (
+    endless_load,
+    endless_queue,
     fleet_over_budget,
     pooler_client_limit,
     pooler_queue,
@@ -22,10 +23,9 @@ from poolctl.diagnose.run.limits import (
 )
 from poolctl.diagnose.run.load import client_starved, connection_churn, pool_undersized, self_deadlock
 from poolctl.diagnose.run.server import full_scan, reconnect_storm, slow_database, slowed_by_event
-from poolctl.diagnose.words import plural, quote
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.scenario.scenario import Event
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, plural, quote
 
 _REST_ON_TIMES = frozenset({"pool-undersized", "long-hold", "held-across-io", "healthy"})
 """Conclusions that a load generator out of processor time, or half a run, would spoil. Counts are not spoilt."""

@@ -9,8 +9,7 @@ from math import ceil, inf
 from poolctl.diagnose.finding import Finding
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import Facts, waiting_severity
-from poolctl.diagnose.words import percent
-from poolctl.units import format_duration
+from poolctl.units import format_duration, percent
 
 
 def lock_queue(facts: Facts) -> Finding | None:

@@ -10,8 +10,7 @@ from poolctl.diagnose.finding import Confidence, Finding, Severity
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import Facts, held_slots, main_error
 from poolctl.diagnose.run.limits import pooler_queue
-from poolctl.diagnose.words import percent, plural, quote
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, percent, plural, quote
 
 
 class _Shape(NamedTuple):

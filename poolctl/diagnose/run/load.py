@@ -10,8 +10,7 @@ from math import ceil, sqrt
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, waiting_severity
-from poolctl.diagnose.words import plural, quote
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, plural, quote
 
 
 def self_deadlock(facts: Facts) -> Finding | None:

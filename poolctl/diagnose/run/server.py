@@ -8,9 +8,8 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts
 from poolctl.diagnose.statements import filtered_columns
-from poolctl.diagnose.words import percent, quote
 from poolctl.scenario.run import ScannedTable
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, percent, quote
 
 DOMINANT_SHARE = 0.5
 """Share of the execution time above which one statement is the workload (catalog and sizing reference, 5.6)."""
