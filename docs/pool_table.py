@@ -6,7 +6,7 @@ python docs/pool_table.py > docs/pools.md
 import sys
 from collections.abc import Iterable, Sequence
 
-from poolctl.pool import KINDS, NOT_MODELED, Kind
+from poolctl.pool import LIBRARIES, NOT_MODELED, Library
 from poolctl.units import format_count, format_duration
 
 INTRODUCTION = """\
@@ -55,7 +55,7 @@ def page() -> str:
         ("kind", "library", *COUNTS, *TIMES, "others"),
         (
             (f"`{kind.name}`", kind.library, *(setting(kind, key) for key in COUNTS + TIMES), others(kind))
-            for kind in KINDS.values()
+            for kind in LIBRARIES.values()
         ),
     )
     behavior = table(
@@ -70,7 +70,7 @@ def page() -> str:
                 loss(kind),
                 full_pool(kind),
             )
-            for kind in KINDS.values()
+            for kind in LIBRARIES.values()
         ),
     )
     refused = table(("kind", "why"), ((f"`{name}`", why) for name, why in NOT_MODELED.items()))
@@ -82,7 +82,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)
 
 
-def setting(kind: Kind, key: str) -> str:
+def setting(kind: Library, key: str) -> str:
     """What the library calls ``key``, with its default and its oddities."""
     default = getattr(kind.complete({}), key)
     if key not in kind.keys:
@@ -105,19 +105,19 @@ def setting(kind: Kind, key: str) -> str:
     return "; ".join(notes)
 
 
-def native(kind: Kind, key: str) -> str:
+def native(kind: Library, key: str) -> str:
     """The library's own name, as code, with what is said about it beside it."""
     name, space, remark = kind.native[key].partition(" (")
     return f"`{name}`{space}{remark}"
 
 
-def shown(kind: Kind, key: str, default: float | None) -> str:
+def shown(kind: Library, key: str, default: float | None) -> str:
     if key in COUNTS:
         return "unlimited (0)" if key == "max_open" and not default else str(default)
     return "off" if default is None else format_duration(default)
 
 
-def jitter(kind: Kind) -> list[str]:
+def jitter(kind: Library) -> list[str]:
     least, _ = kind.rules.jitter
     notes = [f"up to {-least:.0%} shorter at random".replace("%", " %")] if least else []
     if "max_lifetime_jitter" in kind.keys:
@@ -125,7 +125,7 @@ def jitter(kind: Kind) -> list[str]:
     return notes or ["no jitter"]
 
 
-def others(kind: Kind) -> str:
+def others(kind: Library) -> str:
     told = []
     for key in (key for key in OTHERS if key in kind.keys):
         default = getattr(kind.defaults, key)
@@ -133,7 +133,7 @@ def others(kind: Kind) -> str:
     return "; ".join(told)
 
 
-def idle_order(kind: Kind) -> str:
+def idle_order(kind: Library) -> str:
     rules = kind.rules
     if kind.name == "none":
         return "-"
@@ -143,7 +143,7 @@ def idle_order(kind: Kind) -> str:
     return f"{order}, among those released since the last sweep" if rules.generations else order
 
 
-def waiter_order(kind: Kind) -> str:
+def waiter_order(kind: Library) -> str:
     rules = kind.rules
     if rules.waiter_order == "none" or kind.name == "none":
         return "nobody waits"
@@ -156,7 +156,7 @@ def waiter_order(kind: Kind) -> str:
     return order
 
 
-def opener(kind: Kind) -> str:
+def opener(kind: Library) -> str:
     rules = kind.rules
     if kind.name == "none":
         return "the caller, each time"
@@ -175,13 +175,13 @@ def opener(kind: Kind) -> str:
     return caller
 
 
-def expiry(kind: Kind) -> str:
+def expiry(kind: Library) -> str:
     if "max_lifetime" not in kind.keys or not kind.rules.lifetime_checked:
         return "-"
     return ", ".join(LOOKED_AT[place] for place in LOOKED_AT if place in kind.rules.lifetime_checked)
 
 
-def loss(kind: Kind) -> str:
+def loss(kind: Library) -> str:
     rules = kind.rules
     if kind.name == "none":
         return "-"
@@ -196,7 +196,7 @@ def loss(kind: Kind) -> str:
     return f"{noticed}, which drops all that are idle" if rules.dead == "all" else noticed
 
 
-def full_pool(kind: Kind) -> str:
+def full_pool(kind: Library) -> str:
     """The library's words, with its default settings in them."""
     settings = kind.complete({})
     words = kind.exhausted.format(

@@ -18,7 +18,7 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
-from poolctl.observe.terminate import Ending
+from poolctl.observe.terminate import TerminationResult
 from poolctl.report.inspected import Inspection, Relieved
 
 NIGHT = 1_795_400_000.0
@@ -279,7 +279,7 @@ def hostile() -> Inspection:
             (Spared((2,), long, long, long),),
             (long,),
         ),
-        relieved=Relieved((Ending(1, "refused", long),)),
+        relieved=Relieved((TerminationResult(1, "refused", long),)),
     )
 
 
@@ -317,10 +317,10 @@ def relieved() -> Inspection:
     )
     plan = ReliefPlan(steps, spared, ("leak-or-long-hold: look for longer than the longest hold",), may_signal=False)
     endings = (
-        Ending(4700, "ended"),
-        Ending(4701, "gone"),
-        Ending(4702, "another", "the process id belongs to another backend by now"),
-        Ending(4703, "refused", "permission denied to terminate process"),
+        TerminationResult(4700, "ended"),
+        TerminationResult(4701, "gone"),
+        TerminationResult(4702, "another", "the process id belongs to another backend by now"),
+        TerminationResult(4703, "refused", "permission denied to terminate process"),
     )
     return replace(leaking(), relief=plan, relieved=Relieved(endings, 97, 95))
 

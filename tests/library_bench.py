@@ -11,8 +11,8 @@ from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
 from poolctl.engines.instance.libraries import open_library
-from poolctl.engines.instance.library import Library
-from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.instance.library import PoolDriver
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
@@ -38,8 +38,8 @@ class Bench:
         self._admin = admin
         scenario = scenario_of(pool={"kind": kind} | settings, load={"query": "select1"})
         job = Job(scenario, make_conninfo(conninfo, application_name=self.name))
-        self.watch = Watch(scenario.pool.max_open)
-        self.library: Library = open_library(job, self.watch)
+        self.watch = PoolMonitor(scenario.pool.max_open)
+        self.library: PoolDriver = open_library(job, self.watch)
         self.library.start()
         eventually(lambda: self.stats().opening == 0)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from poolctl.engines.live.engine import run_on
-from poolctl.engines.live.servers import Server, ThrowAwayServers
+from poolctl.engines.live.servers import LiveServer, ThrowAwayServers
 from poolctl.scenario.run import ErrorSeen, Run, TimelinePoint
 from poolctl.scenario.scenario import Scenario, parse_scenario
 
@@ -56,7 +56,7 @@ def run(
     *,
     view: Recorder | None = None,
     stop: Callable[[], bool] = lambda: False,
-    serve: Callable[[Scenario], Server] | None = None,
+    serve: Callable[[Scenario], LiveServer] | None = None,
 ) -> Run:
     return run_on(serve or servers.serve, scenario, view or Recorder(), interval=0.05, stop=stop)
 

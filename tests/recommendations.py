@@ -12,7 +12,7 @@ from poolctl.sizing.defaults import filled
 from poolctl.sizing.figures import Figures, TopStatement, Window, given, measured
 from poolctl.sizing.recommend import beside_the_point, failed, recommend, refused, settled
 from poolctl.sizing.sweep_table import SweepPoint
-from poolctl.sizing.verify import Outcome, Verification
+from poolctl.sizing.verify import TrialOutcome, Verification
 from poolctl.stacks.advice import configs_of
 
 VECTOR = Figures(
@@ -129,8 +129,10 @@ def hostile() -> Recommended:
 
 
 def tried() -> Verification:
-    def outcome(max_open: int, wait: float, moment: str = "steady", *, current: bool = False, lost: int = 0) -> Outcome:
-        return Outcome(f"max_open {max_open}", moment, max_open, current, 1198.2, 1201.0, wait, lost, 0, 0.31)
+    def outcome(
+        max_open: int, wait: float, moment: str = "steady", *, current: bool = False, lost: int = 0
+    ) -> TrialOutcome:
+        return TrialOutcome(f"max_open {max_open}", moment, max_open, current, 1198.2, 1201.0, wait, lost, 0, 0.31)
 
     steady = (outcome(1, 0.143), outcome(2, 0.0246), outcome(3, 0.005), outcome(4, 0.0))
     now = outcome(30, 0.0, "largest", current=True, lost=211)

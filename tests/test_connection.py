@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from poolctl.commands.connection import Named, named
+from poolctl.commands.connection import Targets, named
 from poolctl.errors import BadInput
 
 
@@ -60,7 +60,7 @@ def test_what_contradicts_itself_is_refused_without_repeating_a_secret(
 
 
 def test_with_only_poolers_named_no_postgresql_is_looked_at() -> None:
-    assert named(None, pgbouncers=("port=6432",), environ={}) == Named(None, ("port=6432",))
+    assert named(None, pgbouncers=("port=6432",), environ={}) == Targets(None, ("port=6432",))
     assert named(None, pgpools=("port=9999",), environ={"PGHOST": "db1"}).conninfo == ""
     assert named("shop", pgbouncers=("port=6432",), environ={}).conninfo == "dbname='shop'"
 

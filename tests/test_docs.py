@@ -9,7 +9,7 @@ import click
 import pytest
 
 from poolctl.cli import poolctl
-from poolctl.pool import KINDS, NOT_MODELED
+from poolctl.pool import LIBRARIES, NOT_MODELED
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, EVENTS, LEAK_SHAPES, VIAS, parse_scenario
 
 ROOT = Path(__file__).parents[1]
@@ -50,7 +50,7 @@ def test_the_page_of_pools_is_what_the_presets_say() -> None:
 def test_every_pool_has_one_full_row(heading: str) -> None:
     rows = table_rows(heading)
 
-    assert [row[0] for row in rows] == [f"`{name}`" for name in KINDS]
+    assert [row[0] for row in rows] == [f"`{name}`" for name in LIBRARIES]
     assert len({len(row) for row in rows}) == 1
     # The last column of Settings may be empty: not every library has more settings.
     assert all(cell for row in rows for cell in row[:-1])
@@ -61,7 +61,7 @@ def test_every_name_that_a_library_has_for_a_setting_is_told() -> None:
 
     missing = [
         (kind.name, native)
-        for kind in KINDS.values()
+        for kind in LIBRARIES.values()
         for native in kind.native.values()
         if f"`{native.partition(' (')[0]}`" not in told[kind.name]
     ]
@@ -123,7 +123,7 @@ def test_every_choice_that_the_scenario_in_the_readme_lists_is_one() -> None:
 
     assert listed.keys() >= {"kind", "via", "query", "do"}
     for key, choices in listed.items():
-        assert choices <= known.get(key, set(KINDS)), key
+        assert choices <= known.get(key, set(LIBRARIES)), key
 
 
 def test_what_the_readme_leaves_out_of_a_line_can_be_put_there() -> None:

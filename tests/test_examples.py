@@ -11,7 +11,7 @@ from poolctl.diagnose.run.diagnose import diagnose_run
 from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import load_scenario, parse_scenario
-from poolctl.scenario.toml import Source, override, read_toml
+from poolctl.scenario.toml import TomlSource, override, read_toml
 from poolctl.scenario.variants import parse_variants
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -30,7 +30,7 @@ def example(servers: ThrowAwayServers, name: str, *assignments: str) -> Run:
 def compared(servers: ThrowAwayServers, name: str, words: str, *assignments: str) -> list[Run]:
     values, text = read_toml(EXAMPLES / f"{name}.toml")
     override(values, assignments)
-    source = Source(name, text)
+    source = TomlSource(name, text)
     return [run(servers, parse_scenario(variant.values, source)) for variant in parse_variants(values, words)]
 
 

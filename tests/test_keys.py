@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.scenario.toml import Source, Table, override, read_toml
+from poolctl.scenario.toml import TomlSource, TomlTable, override, read_toml
 
 TEXT = """\
 name = "x"
@@ -26,8 +26,8 @@ max_open = -1
 """
 
 
-def table(**values: Any) -> Table:
-    return Table(values, Source())
+def table(**values: Any) -> TomlTable:
+    return TomlTable(values, TomlSource())
 
 
 @pytest.mark.parametrize(
@@ -47,17 +47,17 @@ def table(**values: Any) -> Table:
     ],
 )
 def test_a_key_is_found_on_its_line_or_on_that_of_the_table_it_belongs_to(key: str, place: str) -> None:
-    assert Source("leak.toml", TEXT).locate(key) == place
+    assert TomlSource("leak.toml", TEXT).locate(key) == place
 
 
 def test_keys_of_a_table_within_an_inline_array_are_found_on_the_line_of_the_array() -> None:
     text = 'name = "x"\nevents = [ { at = "1s", do = "explode" } ]\n'
 
-    assert Source("leak.toml", text).locate("events[0].do") == "leak.toml, line 2: "
+    assert TomlSource("leak.toml", text).locate("events[0].do") == "leak.toml, line 2: "
 
 
 def test_an_override_is_blamed_for_its_key_and_all_below_it_and_for_nothing_else() -> None:
-    source = Source("leak.toml", TEXT, ["load.hold", "pool.max_open"])
+    source = TomlSource("leak.toml", TEXT, ["load.hold", "pool.max_open"])
 
     assert source.locate("pool.max_open") == "--set "
     assert source.locate("load.hold.mean") == "--set "
@@ -66,7 +66,7 @@ def test_an_override_is_blamed_for_its_key_and_all_below_it_and_for_nothing_else
 
 def test_without_a_file_an_error_begins_with_the_key() -> None:
     with pytest.raises(BadInput, match=r'^pool\.max_open = "x": must be a whole number$'):
-        Table({"max_open": "x"}, Source(), "pool").count("max_open", 1)
+        TomlTable({"max_open": "x"}, TomlSource(), "pool").count("max_open", 1)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_without_a_file_an_error_begins_with_the_key() -> None:
     ],
 )
 def test_a_value_that_breaks_a_rule_is_refused_with_that_rule(
-    take: Callable[[Table], object], value: object, rule: str
+    take: Callable[[TomlTable], object], value: object, rule: str
 ) -> None:
     with pytest.raises(BadInput, match=f"^key.* = .*: .*{rule}"):
         take(table(key=value))
@@ -132,7 +132,7 @@ def test_none_is_what_is_switched_off_where_that_can_be_and_the_default_elsewher
 
 
 def test_a_key_that_nobody_took_is_refused_with_the_nearest_that_exists() -> None:
-    keys = Table({"max_opne": 5}, Source(), "pool")
+    keys = TomlTable({"max_opne": 5}, TomlSource(), "pool")
     keys.count("max_open", 0)
     keys.skip("max_idle")
 
@@ -229,7 +229,7 @@ def test_a_service_is_named_in_an_assignment_and_by_its_place_in_errors() -> Non
     assert values == {
         "service": [{"name": "api", "pool": {"kind": "pgxpool"}}, {"name": "jobs", "pool": {"max_open": 6}}]
     }
-    assert Source("x.toml", "", keys).locate("service[1].pool.max_open") == "--set "
+    assert TomlSource("x.toml", "", keys).locate("service[1].pool.max_open") == "--set "
 
 
 def test_a_service_that_is_not_there_or_no_service_at_all_is_refused_with_the_names() -> None:

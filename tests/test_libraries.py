@@ -13,10 +13,10 @@ from library_bench import ALL, ONE, SIZES, MakeBench, benches
 from live_runs import scenario_of
 from sandboxes import eventually
 
-from poolctl.engines.instance.connections import StatementFailed
+from poolctl.engines.instance.connections import RequestFailed
 from poolctl.engines.instance.libraries import open_library, preload
 from poolctl.engines.instance.library import NotAcquired, SlotLost
-from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -240,7 +240,7 @@ def test_a_backend_that_died_costs_one_error_and_is_replaced(bench: MakeBench, k
     connection = it.take()
     it.kill_backends()
 
-    with pytest.raises(StatementFailed) as failure:
+    with pytest.raises(RequestFailed) as failure:
         it.work(connection)
     assert failure.value.is_broken
     last_words = ErrorKind("server", "AdminShutdown", "57P01", "terminating connection due to administrator command")
@@ -326,7 +326,7 @@ def test_the_patience_without_a_pool_is_that_of_opening() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         conninfo = f"host=127.0.0.1 port={deaf.getsockname()[1]} user=app dbname=app sslmode=disable gssencmode=disable"
         scenario = scenario_of(pool={"kind": "none", "acquire_timeout": "1s"})
-        library, began_at = open_library(Job(scenario, conninfo), Watch()), time.monotonic()
+        library, began_at = open_library(Job(scenario, conninfo), PoolMonitor()), time.monotonic()
 
         with pytest.raises(NotAcquired) as failure:
             library.acquire(Request())
@@ -340,7 +340,7 @@ def test_a_missing_library_is_named_with_the_way_to_get_it(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, kind, None)
 
     with pytest.raises(MissingProgram) as failure:
-        open_library(Job(scenario_of(pool={"kind": kind} | SIZES[kind]), "dbname=none"), Watch())
+        open_library(Job(scenario_of(pool={"kind": kind} | SIZES[kind]), "dbname=none"), PoolMonitor())
     assert kind in failure.value.message
     assert failure.value.hint == 'pip install "poolctl[pools]"'
 
@@ -349,7 +349,7 @@ def test_a_statement_is_prepared_only_where_that_lasts(servers: ThrowAwayServers
     conninfo = servers.serve(scenario_of()).conninfo
     for prepared in (True, False):
         scenario = scenario_of(pool={"kind": "none"}, load={"query": "sleep"})
-        library = open_library(Job(scenario, conninfo, prepared=prepared), Watch())
+        library = open_library(Job(scenario, conninfo, prepared=prepared), PoolMonitor())
         connection = library.acquire(Request())
         library.run(connection, 0.01)
 
@@ -362,11 +362,11 @@ def test_a_wrong_statement_fails_with_the_servers_words_and_breaks_nothing(serve
     conninfo = servers.serve(scenario_of()).conninfo
     for kind in ALL:
         scenario = scenario_of(pool={"kind": kind} | SIZES[kind], load={"query": "SELECT nonsense"})
-        library = open_library(Job(scenario, conninfo), Watch())
+        library = open_library(Job(scenario, conninfo), PoolMonitor())
         library.start()
         connection = library.acquire(Request())
 
-        with pytest.raises(StatementFailed) as failure:
+        with pytest.raises(RequestFailed) as failure:
             library.run(connection, 0.0)
         assert failure.value.kind == ErrorKind("server", "UndefinedColumn", "42703", 'column "nonsense" does not exist')
         assert not failure.value.is_broken

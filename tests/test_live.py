@@ -15,7 +15,7 @@ from poolctl.engines.live.engine import check_scenario, run_on
 from poolctl.engines.live.exposed import NAME
 from poolctl.engines.live.servers import ThrowAwayServers, named_server
 from poolctl.errors import BadInput, ServerFull
-from poolctl.observe.pool_metrics import PoolStats
+from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures
 from poolctl.scenario.run import TimelinePoint
 from poolctl.scenario.scenario import parse_scenario
@@ -60,7 +60,7 @@ def test_while_it_runs_the_pools_tell_their_figures_to_whoever_looks(servers: Th
 
     def look(point: TimelinePoint) -> None:
         if point.at > 0.8 and servers.sandbox is not None and not seen:
-            seen.extend(PoolStats(str(servers.sandbox.directory / NAME)).look() or ())
+            seen.extend(PoolMetrics(str(servers.sandbox.directory / NAME)).look() or ())
 
     run(servers, scenario_of(leak={"every": 1}, load={"workers": 8, "instances": 2}), view=Recorder(look))
 

@@ -13,7 +13,7 @@ from modeled import exponential
 from test_model_properties import LOADS, SCENARIOS, TIMES
 
 from poolctl.engines.model import compiled, simulate
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.report.facts import describe
 from poolctl.report.json import run_document
 from poolctl.scenario.run import Run
@@ -71,7 +71,7 @@ RARE = st.fixed_dictionaries(
 """Keys of load that the other strategies leave out."""
 
 POOLS = st.fixed_dictionaries(
-    {"kind": st.sampled_from([*KINDS])},
+    {"kind": st.sampled_from([*LIBRARIES])},
     optional={
         "max_open": st.integers(1, 12),
         "max_idle": st.integers(1, 12),
@@ -88,7 +88,7 @@ POOLS = st.fixed_dictionaries(
 
 def fitting(pool: dict[str, Any]) -> dict[str, Any]:
     """What of ``pool`` its library has, and would accept."""
-    kind = KINDS[pool["kind"]]
+    kind = LIBRARIES[pool["kind"]]
     given = {key: value for key, value in pool.items() if key in kind.keys and key not in kind.least}
     while True:
         problem = next(iter(kind.problems(kind.complete(given))), None)
@@ -137,7 +137,7 @@ def test_any_services_run_the_same_in_both_kernels(values: dict[str, Any], servi
 
 @settings(max_examples=40, deadline=None)
 @given(
-    kind=st.sampled_from([*KINDS]),
+    kind=st.sampled_from([*LIBRARIES]),
     hold=TIMES,
     workers=st.integers(1, 12),
     requests=st.integers(1, 60),

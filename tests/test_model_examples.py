@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import pytest
 
 from poolctl.engines.model import simulate
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import parse_scenario
-from poolctl.scenario.toml import Source, override, read_toml
+from poolctl.scenario.toml import TomlSource, override, read_toml
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples" / "model"
@@ -110,7 +110,7 @@ def test_bursts_reopen_18_of_20_connections_with_max_idle_2_and_none_with_20(ran
     # The first burst finds nothing open in either; of the later ones two requests each find an idle connection.
     assert two["wait_time"]["total"] == pytest.approx(182 * 0.020)
     assert twenty["wait_time"]["total"] == pytest.approx(20 * 0.020)
-    assert KINDS["database/sql"].defaults.max_idle == 2
+    assert LIBRARIES["database/sql"].defaults.max_idle == 2
 
 
 def test_a_limit_that_fits_the_fleet_does_not_fit_the_deploy(ran: Runner) -> None:
@@ -145,17 +145,17 @@ def test_jitter_spreads_the_openings_that_follow_a_failover_and_not_the_failover
 
 
 def test_the_libraries_differ_in_jitter_as_the_failover_example_says() -> None:
-    assert KINDS["hikaricp"].rules.jitter == (-0.25, 0.0)
-    assert KINDS["pgxpool"].rules.jitter == (0.0, 0.0)
-    assert KINDS["pgxpool"].defaults.max_lifetime_jitter == 0.0
-    assert KINDS["database/sql"].rules.jitter == (0.0, 0.0)
-    assert "max_lifetime_jitter" not in KINDS["database/sql"].keys
+    assert LIBRARIES["hikaricp"].rules.jitter == (-0.25, 0.0)
+    assert LIBRARIES["pgxpool"].rules.jitter == (0.0, 0.0)
+    assert LIBRARIES["pgxpool"].defaults.max_lifetime_jitter == 0.0
+    assert LIBRARIES["database/sql"].rules.jitter == (0.0, 0.0)
+    assert "max_lifetime_jitter" not in LIBRARIES["database/sql"].keys
 
 
 def test_the_storm_comes_back_every_lifetime_with_database_sql() -> None:
     values, text = read_toml(EXAMPLES / "failover.toml")
     override(values, ["pool.kind=database/sql", "pool.max_idle=20", "load.duration=70s"])
-    done = simulate(parse_scenario(values, Source("failover.toml", text)))
+    done = simulate(parse_scenario(values, TomlSource("failover.toml", text)))
 
     assert max(point.opening for point in done.timeline if 59 < point.at < 63) > 40
 

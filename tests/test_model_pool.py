@@ -11,7 +11,7 @@ from virtual import VirtualTime
 
 from poolctl.engines.model import drive
 from poolctl.engines.model.clock import Kernel
-from poolctl.engines.model.plan import Part, pods
+from poolctl.engines.model.plan import ServicePlan, pods
 from poolctl.pool import Pool, PoolRules, PoolStats
 from poolctl.scenario.scenario import Scenario, parse_scenario
 
@@ -38,7 +38,7 @@ class Logged(Kernel):
 
 
 def model(scenario: Scenario, rules: PoolRules) -> tuple[Logged, PoolStats]:
-    part = Part(scenario.parts[0], scenario)
+    part = ServicePlan(scenario.parts[0], scenario)
     part.rules = rules
     kernel = Logged(scenario, [part], pods(scenario), 1.0)
     drive(kernel, lambda: False)

@@ -6,7 +6,7 @@ import pytest
 from modeled import constant, exponential, run
 
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS, NOT_MODELED
+from poolctl.pool import LIBRARIES, NOT_MODELED
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import parse_scenario
 
@@ -34,7 +34,7 @@ def open_at(done: Run, at: float) -> int:
     return next(point.open for point in done.timeline if point.at >= at)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_every_kind_serves_a_light_load_without_an_error(kind: str) -> None:
     done = run(pool={"kind": kind}, rate=20.0, hold=exponential(0.02), duration=20.0)
 
@@ -260,7 +260,7 @@ def test_rails_reopens_up_to_its_floor_when_the_reaper_comes() -> None:
 
 
 def test_a_kind_never_opens_more_than_it_was_told() -> None:
-    for kind in KINDS:
+    for kind in LIBRARIES:
         done = burst(kind, 60, "1s", database={"connect_time": exponential(0.05)})
         bound = done.scenario.pool.max_open
         assert not bound or done.summary.connections.peak_open <= bound

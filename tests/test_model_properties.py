@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from modeled import constant, exponential
 
 from poolctl.engines.model import simulate
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import Run, Summary
 from poolctl.scenario.scenario import EVENTS, LEAK_SHAPES, parse_scenario
 
@@ -81,7 +81,7 @@ def check(done: Run) -> None:
 
 
 @settings(max_examples=200, deadline=None)
-@given(values=SCENARIOS, kind=st.sampled_from([*KINDS]))
+@given(values=SCENARIOS, kind=st.sampled_from([*LIBRARIES]))
 def test_the_counters_of_any_run_add_up(values: dict[str, Any], kind: str) -> None:
     check(simulate(parse_scenario(values | {"pool": {"kind": kind}})))
 
@@ -89,7 +89,7 @@ def test_the_counters_of_any_run_add_up(values: dict[str, Any], kind: str) -> No
 @settings(max_examples=100, deadline=None)
 @given(
     values=SCENARIOS,
-    kind=st.sampled_from([*KINDS]),
+    kind=st.sampled_from([*LIBRARIES]),
     pooler=st.sampled_from(
         [
             {"via": "pgbouncer", "pgbouncer": {"pool_mode": mode, "default_pool_size": 3, "query_wait_timeout": 1}}

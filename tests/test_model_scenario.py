@@ -7,7 +7,7 @@ import pytest
 from poolctl.errors import BadInput
 from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.scenario.sweep import grid, parse_axes
-from poolctl.scenario.toml import Source
+from poolctl.scenario.toml import TomlSource
 
 SERVICES: dict[str, Any] = {
     "name": "two",
@@ -67,9 +67,9 @@ def test_a_pool_at_the_top_is_refused_where_services_have_their_own() -> None:
 def test_a_sweep_reaches_into_a_service() -> None:
     axes = parse_axes(["service.jobs.load.workers=2,4"])
 
-    cells, _ = grid(SERVICES, axes, Source("two.toml"))
+    cells, _ = grid(SERVICES, axes, TomlSource("two.toml"))
 
     assert [cell.scenario.services[1].load.workers for cell in cells] == [2, 4]
     assert [cell.scenario.services[0].pool.max_open for cell in cells] == [8, 8]
     with pytest.raises(BadInput, match=r"--sweep service\[1\]\.load\.wokers = 2: there is no such key"):
-        grid(SERVICES, parse_axes(["service.jobs.load.wokers=2"]), Source("two.toml"))
+        grid(SERVICES, parse_axes(["service.jobs.load.wokers=2"]), TomlSource("two.toml"))

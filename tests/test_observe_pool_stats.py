@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.observe import pool_metrics as pool_stats
-from poolctl.observe.pool_metrics import PoolStats, read_pools
+from poolctl.observe.pool_metrics import PoolMetrics, read_pools
 from poolctl.observe.prometheus import Exposition, Series, parse
 from poolctl.observe.snapshot import PoolFigures
 
@@ -25,14 +25,14 @@ def test_whose_pool_it_is_can_be_said_before_the_place(tmp_path: Path) -> None:
         each.write_text("go_sql_max_open_connections 4\n")
 
     def applications(place: str) -> list[str | None]:
-        return [pool.application for pool in PoolStats(place).look() or ()]
+        return [pool.application for pool in PoolMetrics(place).look() or ()]
 
     assert applications(f"shop api={file}") == ["shop api"]
     assert applications(str(file)) == [None]
     assert applications(str(odd)) == [None]
-    assert PoolStats(f"shop={file}").source.target == str(file)
-    assert PoolStats("shop=http://x:1/m?a=b").source.target == "http://x:1/m"
-    assert PoolStats("http://x:1/m?a=b").source.target == "http://x:1/m"
+    assert PoolMetrics(f"shop={file}").source.target == str(file)
+    assert PoolMetrics("shop=http://x:1/m?a=b").source.target == "http://x:1/m"
+    assert PoolMetrics("http://x:1/m?a=b").source.target == "http://x:1/m"
 
 
 @pytest.mark.parametrize(
@@ -409,7 +409,7 @@ def served() -> Iterator[Served]:
 
 
 def test_a_page_of_metrics_is_fetched_at_each_look(served: Served) -> None:
-    stats = PoolStats(served.url)
+    stats = PoolMetrics(served.url)
     first = stats.look()
     served.answers(lambda handler: handler.say(GO.replace("12", "13")))
     second = stats.look()
@@ -424,7 +424,7 @@ def test_what_lets_poolctl_in_goes_to_that_host_and_nowhere_else(served: Served)
     other = Served()
     threading.Thread(target=other.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     served.answers(lambda handler: handler.say("", 302, Location=other.url))
-    stats = PoolStats(served.url.replace("http://", "http://me:s3%63r3t@") + "?token=s3cr3t#x")
+    stats = PoolMetrics(served.url.replace("http://", "http://me:s3%63r3t@") + "?token=s3cr3t#x")
     try:
         pools = stats.look()
     finally:
@@ -456,7 +456,7 @@ def test_a_page_that_tells_of_no_pool_costs_one_line(
     served: Served, answer: Callable[[Application], None], reason: str
 ) -> None:
     served.answers(answer)
-    stats = PoolStats(served.url)
+    stats = PoolMetrics(served.url)
 
     assert not stats.look()
     assert stats.source.reason.startswith(reason)
@@ -465,7 +465,7 @@ def test_a_page_that_tells_of_no_pool_costs_one_line(
 
 def test_a_bad_line_among_good_ones_is_told_and_the_pools_are_kept(served: Served) -> None:
     served.answers(lambda handler: handler.say("go_sql_open{\n" + GO))
-    stats = PoolStats(served.url)
+    stats = PoolMetrics(served.url)
     pools = stats.look()
 
     assert pools is not None
@@ -485,7 +485,7 @@ def test_an_application_that_hangs_costs_a_look_its_patience(served: Served, dri
                 handler.wfile.write(b"# \n" if drip else b"")
 
     served.answers(hang)
-    stats = PoolStats(served.url, patience=0.3)
+    stats = PoolMetrics(served.url, patience=0.3)
     began = time.monotonic()
     pools, took = stats.look(), time.monotonic() - began
     ended.set()
@@ -500,7 +500,7 @@ def test_a_page_without_an_end_is_read_up_to_a_limit(served: Served, monkeypatch
     served.answers(
         lambda handler: handler.say(GO + "# padding\n" * 10_000 + 'go_sql_open_connections{db_name="late"} 1\n')
     )
-    stats = PoolStats(served.url)
+    stats = PoolMetrics(served.url)
     pools = stats.look()
 
     assert pools is not None
@@ -510,7 +510,7 @@ def test_a_page_without_an_end_is_read_up_to_a_limit(served: Served, monkeypatch
 
 
 def test_an_application_that_is_not_there_is_said_in_one_line() -> None:
-    stats = PoolStats("http://me:s3cr3t@127.0.0.1:1/metrics")
+    stats = PoolMetrics("http://me:s3cr3t@127.0.0.1:1/metrics")
 
     assert stats.look() is None
     assert stats.source.reason == "Connection refused"
@@ -519,7 +519,7 @@ def test_an_application_that_is_not_there_is_said_in_one_line() -> None:
 
 @pytest.mark.parametrize("url", ["http://", "http://[::1", "https://x:y@:z/", "http://a b/", "HTTP://\x00"])
 def test_a_url_that_is_none_is_said_without_repeating_it(url: str) -> None:
-    stats = PoolStats(url)
+    stats = PoolMetrics(url)
 
     assert stats.look() is None
     assert not stats.source.ok
@@ -528,7 +528,7 @@ def test_a_url_that_is_none_is_said_without_repeating_it(url: str) -> None:
 
 def test_a_file_is_read_again_at_each_look(tmp_path: Path) -> None:
     path = tmp_path / "pools.prom"
-    stats = PoolStats(str(path))
+    stats = PoolMetrics(str(path))
     missing = stats.look()
     reason = stats.source.reason
     path.write_text("\ufeff" + GO)
@@ -544,6 +544,6 @@ def test_a_file_is_read_again_at_each_look(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    assert PoolStats(str(pipe)).look() is None
-    assert PoolStats(str(tmp_path)).look() is None
-    assert PoolStats("\x00").look() is None
+    assert PoolMetrics(str(pipe)).look() is None
+    assert PoolMetrics(str(tmp_path)).look() is None
+    assert PoolMetrics("\x00").look() is None

@@ -11,7 +11,7 @@ from watched import MANY, Clients, bindirs, looking, pid_of, seen, seen_when, st
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.connection import NAME, STATEMENT_TIMEOUT, Connection
+from poolctl.observe.connection import NAME, STATEMENT_TIMEOUT, ServerConnection
 from poolctl.observe.postgres import Postgres
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, TableCounters
 
@@ -160,7 +160,7 @@ def test_a_look_leaves_no_transaction_no_lock_and_no_setting_behind(sandbox: San
         seen(server)
         query = f"SELECT state FROM pg_stat_activity WHERE application_name = '{NAME}'"
         assert one(admin, query) == "idle"
-    with closing(Connection.open(sandbox.conninfo)) as connection:
+    with closing(ServerConnection.open(sandbox.conninfo)) as connection:
         inside = connection.look("SHOW statement_timeout", "SHOW lock_timeout", "SHOW transaction_read_only")
         after = connection.ask("SHOW statement_timeout; SHOW lock_timeout")
 

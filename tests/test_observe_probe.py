@@ -15,11 +15,11 @@ from watched import Clients, bindirs, looking, seen, speaking, started
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.connection import Connection, refusal_of
+from poolctl.observe.connection import ServerConnection, refusal_of
 from poolctl.observe.refusals import ServerLost, from_libpq
 from poolctl.observe.sampler import PATIENCE
 from poolctl.observe.snapshot import Refusal
-from poolctl.observe.startup import Place, knock
+from poolctl.observe.startup import Endpoint, knock
 
 pytestmark = pytest.mark.server
 SLOTS = 8
@@ -66,9 +66,9 @@ def refused(conninfo: str, clients: Clients) -> Refusal:
     return refusal
 
 
-def place_in(conninfo: str, **changes: object) -> Place:
+def place_in(conninfo: str, **changes: object) -> Endpoint:
     given = conninfo_to_dict(conninfo)
-    return Place(str(given["host"]), int(str(given["port"])), str(given["user"]), str(given["dbname"]), **changes)  # type: ignore[arg-type]
+    return Endpoint(str(given["host"]), int(str(given["port"])), str(given["user"]), str(given["dbname"]), **changes)  # type: ignore[arg-type]
 
 
 def all_slots(sandbox: Sandbox) -> int:
@@ -342,7 +342,7 @@ def test_a_paused_server_costs_one_timeout(sandbox: Sandbox) -> None:
 def test_what_talks_nonsense_is_no_server_that_lets_in(words: bytes) -> None:
     with answering(words) as port:
         refusal = refusal_of(f"host=127.0.0.1 port={port} user=app sslmode=disable", within=2)
-        by_hand = knock(Place("127.0.0.1", port, "app", "app"), within=2)
+        by_hand = knock(Endpoint("127.0.0.1", port, "app", "app"), within=2)
 
     for each in (refusal, by_hand):
         assert each is not None
@@ -408,7 +408,7 @@ def test_a_pgbouncer_that_gives_up_first_is_quoted() -> None:
     with (
         Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer=options) as sandbox,
         Clients(sandbox.conninfo) as clients,
-        closing(Connection.open(sandbox.conninfo)) as connection,
+        closing(ServerConnection.open(sandbox.conninfo)) as connection,
     ):
         clients.in_transaction()
         with pytest.raises(ServerLost) as lost:

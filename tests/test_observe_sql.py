@@ -8,7 +8,7 @@ import pytest
 from watched import bindirs, started
 
 import poolctl.observe.sql
-from poolctl.observe.connection import Connection
+from poolctl.observe.connection import ServerConnection
 from poolctl.observe.sql import MARK, numbers, statement
 
 NAMES = sorted(file.stem for file in (Path(poolctl.observe.sql.__file__).parent / "queries").glob("*.sql"))
@@ -23,10 +23,10 @@ FILLED = {
 
 
 @pytest.fixture(scope="module", params=bindirs(), ids=lambda bindir: bindir.parent.name)
-def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
+def connection(request: pytest.FixtureRequest) -> Iterator[ServerConnection]:
     with (
         started(request.param, max_connections=10) as sandbox,
-        closing(Connection.open(sandbox.admin_conninfo)) as connection,
+        closing(ServerConnection.open(sandbox.admin_conninfo)) as connection,
     ):
         yield connection
 
@@ -35,7 +35,7 @@ def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_what_an_older_server_is_asked_a_newer_one_understands_as_well(
-    connection: Connection, name: str, version: int
+    connection: ServerConnection, name: str, version: int
 ) -> None:
     # What was only renamed is left out: pg_stat_statements.total_time until 12.
     if version > connection.server_version or (name, version) == ("statements", 120000):

@@ -17,7 +17,7 @@ from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
 from poolctl.observe.recording import Recorder, read_recording
-from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Watcher, instants
+from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Sampler, instants
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     HostSample,
@@ -97,7 +97,7 @@ def test_an_observation_begins_at_once_and_ends_in_time(sandbox: Sandbox) -> Non
     began = time.monotonic()
     with Clients(sandbox.direct_conninfo) as clients, looking(sandbox.direct_conninfo) as server:
         held = clients.in_transaction()
-        with Watcher(server) as watcher:
+        with Sampler(server) as watcher:
             observation = watcher.observe(
                 SHORT, on_snapshot=lambda snapshot: taken.append((time.monotonic() - began, snapshot))
             )
@@ -120,7 +120,7 @@ def test_an_observation_begins_at_once_and_ends_in_time(sandbox: Sandbox) -> Non
 def test_it_stops_when_it_is_told_and_keeps_what_it_has(sandbox: Sandbox) -> None:
     taken: list[Snapshot] = []
     began = time.monotonic()
-    with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+    with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
         observation = watcher.observe(None, stop=lambda: len(taken) >= 2, on_snapshot=taken.append)
 
     assert len(observation.snapshots) == 2
@@ -129,7 +129,7 @@ def test_it_stops_when_it_is_told_and_keeps_what_it_has(sandbox: Sandbox) -> Non
 
 def test_a_long_watch_keeps_only_the_newest(sandbox: Sandbox) -> None:
     taken: list[Snapshot] = []
-    with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+    with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
         observation = watcher.observe(SHORT, interval=0.2, keep=2, on_snapshot=taken.append)
 
     assert len(taken) > 3
@@ -149,7 +149,7 @@ def test_all_rounds_use_one_connection(sandbox: Sandbox) -> None:
     counter = threading.Thread(target=count)
     counter.start()
     try:
-        with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
             watcher.observe(SHORT, interval=0.1)
     finally:
         over.set()
@@ -168,7 +168,7 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
         durations.append(time.monotonic() - last)
         last = time.monotonic()
 
-    with looking(sandbox.direct_conninfo) as server, Watcher(server, bouncers=[console]) as watcher:
+    with looking(sandbox.direct_conninfo) as server, Sampler(server, bouncers=[console]) as watcher:
         watcher.observe(0.0)
         sandbox.pause()
         try:
@@ -191,7 +191,7 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
     assert len(after.snapshots) == 1
 
 
-def timed(watcher: Watcher, duration: float) -> tuple[Observation, float]:
+def timed(watcher: Sampler, duration: float) -> tuple[Observation, float]:
     began = time.monotonic()
     return watcher.observe(duration), time.monotonic() - began
 
@@ -201,7 +201,7 @@ def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox:
     back = threading.Timer(2.0, sandbox.resume)
     back.start()
     try:
-        with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
             observation, took = timed(watcher, 1.0)
     finally:
         back.join()
@@ -213,7 +213,7 @@ def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox:
 def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> None:
     sandbox.pause()
     try:
-        with looking(sandbox.direct_conninfo) as server, Watcher(server) as watcher:
+        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
             observation, took = timed(watcher, 0.5)
             awaits = watcher.awaits_server
     finally:
@@ -227,7 +227,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> No
 def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
     with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
         cut = threading.Timer(0.6, sandbox.failover)
-        with Watcher(server) as watcher:
+        with Sampler(server) as watcher:
             cut.start()
             observation = watcher.observe(3.0, interval=0.25)
         cut.join()
@@ -242,7 +242,7 @@ def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
 def test_a_server_that_dies_for_good_is_refused_from_then_on() -> None:
     with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
         cut = threading.Timer(0.5, sandbox.stop)
-        with Watcher(server) as watcher:
+        with Sampler(server) as watcher:
             cut.start()
             observation = watcher.observe(3.0)
         cut.join()
@@ -265,7 +265,7 @@ def test_the_host_is_looked_at_with_what_the_server_said(sandbox: Sandbox) -> No
     with (
         Clients(sandbox.direct_conninfo) as clients,
         looking(sandbox.direct_conninfo) as server,
-        Watcher(server, host=Host) as watcher,
+        Sampler(server, host=Host) as watcher,
     ):
         clients.idle()
         observation = watcher.observe(0.0)
@@ -283,7 +283,7 @@ class SlowHost(Host):
 
 
 def test_a_host_that_is_slow_at_first_is_waited_for_at_the_end(sandbox: Sandbox) -> None:
-    with looking(sandbox.direct_conninfo) as server, Watcher(server, host=SlowHost) as watcher:
+    with looking(sandbox.direct_conninfo) as server, Sampler(server, host=SlowHost) as watcher:
         observation, took = timed(watcher, 1.0)
 
     assert observation.last.host is not None
@@ -303,7 +303,7 @@ class Broken:
 
 
 def test_a_mistake_in_one_source_costs_one_line(sandbox: Sandbox) -> None:
-    with looking(sandbox.direct_conninfo) as server, Watcher(server, pools=[Broken()]) as watcher:
+    with looking(sandbox.direct_conninfo) as server, Sampler(server, pools=[Broken()]) as watcher:
         observation = watcher.observe(SHORT)
 
     assert len(observation.samples) == 3
@@ -314,7 +314,7 @@ def test_a_mistake_in_one_source_costs_one_line(sandbox: Sandbox) -> None:
 
 def test_without_any_server_the_other_sources_are_asked_all_the_same(sandbox: Sandbox) -> None:
     console = PgBouncer(str(sandbox.pooler_admin_conninfo))
-    with Watcher(bouncers=[console]) as watcher:
+    with Sampler(bouncers=[console]) as watcher:
         observation = watcher.observe(0.0)
 
     assert observation.first.server is None
@@ -323,7 +323,7 @@ def test_without_any_server_the_other_sources_are_asked_all_the_same(sandbox: Sa
 
 
 def test_nothing_is_asked_of_sources_that_are_only_opened_and_closed() -> None:
-    watcher = Watcher(pools=[Broken()], host=Host)
+    watcher = Sampler(pools=[Broken()], host=Host)
     watcher.close()
 
     assert [source.reason for source in watcher.observation.sources] == ["", ""]
@@ -335,7 +335,7 @@ def test_a_live_observation_reads_the_same_from_its_recording(sandbox: Sandbox, 
     with (
         Clients(sandbox.direct_conninfo) as clients,
         looking(sandbox.direct_conninfo) as server,
-        Watcher(server, bouncers=[PgBouncer(str(sandbox.pooler_admin_conninfo))]) as watcher,
+        Sampler(server, bouncers=[PgBouncer(str(sandbox.pooler_admin_conninfo))]) as watcher,
         Recorder(path, show_literals=True) as recorder,
     ):
         clients.in_transaction()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from poolctl.pool import (
-    KINDS,
+    LIBRARIES,
     Action,
     Close,
     Connection,
@@ -29,7 +29,10 @@ from poolctl.pool import (
     Wait,
 )
 
-RULES = [kind.rules for kind in KINDS.values()] + [PoolRules("fifo", "random"), PoolRules("lifo", "fifo", "background")]
+RULES = [kind.rules for kind in LIBRARIES.values()] + [
+    PoolRules("fifo", "random"),
+    PoolRules("lifo", "fifo", "background"),
+]
 TIMES = st.sampled_from([None, 0.5, 1.0, 2.5])
 
 

@@ -6,17 +6,17 @@ import pytest
 import report_runs as runs
 
 from poolctl.report.charts import Piece, draw, plain, resample, sparkline
-from poolctl.report.panels import Chart, Layer, Limit, Mark, Panel, chart_of, comparison_chart_of, ticks
+from poolctl.report.panels import Chart, Layer, LimitLine, Mark, Panel, chart_of, comparison_chart_of, ticks
 from poolctl.report.variant import Variant
 
 
-def chart(*values: float | None, top: float = 4.0, limit: Limit | None = None, rows: int = 1) -> Chart:
+def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = None, rows: int = 1) -> Chart:
     panel = Panel("pool", (Layer("in use", "in_use", values),), top, limit, rows)
     return Chart("t", tuple(float(at) for at in range(len(values))), (panel,), 0.0, float(len(values) - 1))
 
 
 def test_a_chart_in_ascii_reads_as_text() -> None:
-    drawn = chart(0, 1, 2, 3, 4, 4, 4, 4, limit=Limit("max_open 4", 4), rows=4)
+    drawn = chart(0, 1, 2, 3, 4, 4, 4, 4, limit=LimitLine("max_open 4", 4), rows=4)
 
     lines = plain(draw(drawn, 24, ascii_only=True))
 
@@ -32,8 +32,8 @@ def test_a_chart_in_ascii_reads_as_text() -> None:
 
 
 def test_the_topmost_row_is_full_only_when_the_limit_is_reached() -> None:
-    near = plain(draw(chart(*[99.0] * 9, top=100.0, limit=Limit("max_open 100", 100), rows=3), 40))
-    full = plain(draw(chart(*[100.0] * 9, top=100.0, limit=Limit("max_open 100", 100), rows=3), 40))
+    near = plain(draw(chart(*[99.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
+    full = plain(draw(chart(*[100.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
 
     assert "⣿" not in near[1]
     assert set(full[1].split("┤")[1]) == {"⣿"}
@@ -118,7 +118,7 @@ def test_a_limit_far_above_the_data_is_told_and_does_not_press_it_flat() -> None
 
     pool, server, waiting = drawn.panels
 
-    assert (pool.limit, pool.top) == (Limit("max_open 10", 10), 10)
+    assert (pool.limit, pool.top) == (LimitLine("max_open 10", 10), 10)
     assert (server.title, server.limit, server.top) == ("server (usable 97 is above the chart)", None, 10)
     assert waiting.top == 50
 
@@ -150,7 +150,7 @@ def test_variants_are_compared_on_common_axes_and_a_shorter_run_ends_early() -> 
 
 
 def test_pieces_of_a_line_carry_the_role_that_colors_them() -> None:
-    line = draw(chart(*[2.0] * 9, top=4.0, limit=Limit("max_open 4", 4), rows=2), 30)[1]
+    line = draw(chart(*[2.0] * 9, top=4.0, limit=LimitLine("max_open 4", 4), rows=2), 30)[1]
 
     assert line[0] == Piece("4 ", "axis")
     assert line[-1].role == "limit"

@@ -23,7 +23,7 @@ from poolctl.report.csv import COLUMNS, csv_of
 from poolctl.report.files import BATCH_FORMATS, check_output, write_batch
 from poolctl.report.heat import Grid, bars, heat_map
 from poolctl.report.json import dumps, replications_document, sweep_document
-from poolctl.report.outcome import RELEASED, WAIT_P99, Batch, Outcome, Point, reopened_rate
+from poolctl.report.outcome import RELEASED, WAIT_P99, Batch, Point, RunOutcome, reopened_rate
 from poolctl.report.replications import print_replications
 from poolctl.report.screen import open_screen
 from poolctl.report.sweep import print_sweep
@@ -38,14 +38,14 @@ SMALL = Finding("pool-undersized", "warning", "likely", "application", "a third 
 SLOTS = Finding("slots-exhausted", "critical", "certain", "database", "the server was full")
 
 
-def outcome(size: int, instances: int, findings: Sequence[Finding] | None = None) -> Outcome:
+def outcome(size: int, instances: int, findings: Sequence[Finding] | None = None) -> RunOutcome:
     """A database that carries 960/s, and 97 slots."""
     open_at_once = size * instances
     throughput = min(20.0 * open_at_once, 960.0)
     refused = max(0, open_at_once - 97) * 40
     wait = 2.0 / open_at_once**1.5
     short = 20.0 * open_at_once < 900
-    return Outcome(
+    return RunOutcome(
         replace(
             QUIET,
             throughput=throughput,
@@ -58,7 +58,7 @@ def outcome(size: int, instances: int, findings: Sequence[Finding] | None = None
     )
 
 
-def sweep(*options: str, build: Callable[..., Outcome] = outcome) -> Batch:
+def sweep(*options: str, build: Callable[..., RunOutcome] = outcome) -> Batch:
     axes = parse_axes(options)
     rows = list(product(*(axis.words for axis in axes)))
     points = tuple(Point(row, 1, build(*(int(word) for word in row[:2]))) for row in rows)

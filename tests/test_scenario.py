@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS, PoolSettings
+from poolctl.pool import LIBRARIES, PoolSettings
 from poolctl.scenario.scenario import (
     Burst,
     Database,
@@ -16,7 +16,7 @@ from poolctl.scenario.scenario import (
     load_scenario,
     parse_scenario,
 )
-from poolctl.scenario.toml import Source
+from poolctl.scenario.toml import TomlSource
 
 EVERY_KEY = """\
 name = "leaky checkout"            # required
@@ -77,7 +77,7 @@ SMALLEST: dict[str, Any] = {"name": "x", "load": {"workers": 1}}
 
 
 def scenario_of(text: str) -> Scenario:
-    return parse_scenario(tomllib.loads(text), Source("file.toml", text))
+    return parse_scenario(tomllib.loads(text), TomlSource("file.toml", text))
 
 
 def test_every_documented_key_is_accepted_and_means_what_is_documented() -> None:
@@ -107,18 +107,18 @@ def test_a_name_and_a_load_are_enough_and_the_rest_has_defaults() -> None:
     scenario = parse_scenario(SMALLEST)
 
     assert scenario.database == Database()
-    assert scenario.pool == KINDS["database/sql"].defaults
+    assert scenario.pool == LIBRARIES["database/sql"].defaults
     assert scenario.leak == Leak()
     assert (scenario.events, scenario.load.bursts) == ((), ())
     assert scenario.load.hold == Distribution("exponential", 0.02)
     assert (scenario.load.duration, scenario.load.drain, scenario.load.instances) == (10.0, 2.0, 1)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_a_kind_alone_takes_its_library_s_own_defaults(kind: str) -> None:
     scenario = parse_scenario({**SMALLEST, "pool": {"kind": kind}})
 
-    assert scenario.pool == KINDS[kind].defaults
+    assert scenario.pool == LIBRARIES[kind].defaults
 
 
 def test_a_statement_of_the_user_s_takes_the_time_it_takes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import DISTRIBUTIONS, LEAK_SHAPES, VIAS, Distribution, parse_scenario
 
 
@@ -45,7 +45,7 @@ POOLS = st.one_of(
             st.just(kind.name),
             optional(**{key: SIZE if key in COUNTS else OFF_OR_SECONDS for key in kind.keys - kind.least.keys()}),
         )
-        for kind in KINDS.values()
+        for kind in LIBRARIES.values()
     ]
 ).filter(lambda pool: pool["kind"] not in ("psycopg_pool", "django") or pool.get("max_idle_time") != 0)
 BURST = st.builds(

@@ -5,14 +5,14 @@ import tomllib
 import pytest
 
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import LEAK_SHAPES, parse_scenario
-from poolctl.scenario.toml import Source
+from poolctl.scenario.toml import TomlSource
 
 
 def refusal(text: str) -> BadInput:
     with pytest.raises(BadInput) as refused:
-        parse_scenario(tomllib.loads(text), Source("file.toml", text))
+        parse_scenario(tomllib.loads(text), TomlSource("file.toml", text))
     return refused.value
 
 
@@ -102,11 +102,11 @@ LOAD = "\n[load]\nworkers = 1\n"
         ),
         (
             'name = "x"\n[pool]\nkind = "wildfly"' + LOAD,
-            f'file.toml, line 3: pool.kind = "wildfly": must be one of {", ".join(KINDS)}',
+            f'file.toml, line 3: pool.kind = "wildfly": must be one of {", ".join(LIBRARIES)}',
         ),
         (
             'name = "x"\n[pool]\nkind = []' + LOAD,
-            f"file.toml, line 3: pool.kind = []: must be one of {', '.join(KINDS)}",
+            f"file.toml, line 3: pool.kind = []: must be one of {', '.join(LIBRARIES)}",
         ),
         ('name = "x"\n[pool]\nmax_open = -1' + LOAD, "file.toml, line 3: pool.max_open = -1: must be 0 or more"),
         (
@@ -175,7 +175,7 @@ def test_a_setting_that_the_library_does_not_have_is_refused_with_those_it_has(
     error = refusal(f'name = "x"\n[pool]\nkind = "{kind}"\n{key} = {value}{LOAD}')
 
     assert error.message == f"file.toml, line 4: pool.{key} = {value}: {kind} has no such setting"
-    for ours, native in KINDS[kind].native.items():
+    for ours, native in LIBRARIES[kind].native.items():
         assert f"{ours} ({native})" in error.hint
 
 
@@ -184,7 +184,7 @@ def test_saying_that_a_limit_is_off_is_accepted_where_the_library_has_no_such_li
 
     scenario = parse_scenario(tomllib.loads(f'name = "x"\n[pool]\n{pool}{LOAD}'))
 
-    assert scenario.pool == KINDS["psycopg2"].defaults
+    assert scenario.pool == LIBRARIES["psycopg2"].defaults
 
 
 @pytest.mark.parametrize(

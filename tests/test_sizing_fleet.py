@@ -11,15 +11,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.scenario.toml import Source
-from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, NamedLimit, Server, Service, load_fleet, parse_fleet
+from poolctl.scenario.toml import TomlSource
+from poolctl.sizing.fleet import (
+    Extra,
+    Fleet,
+    FleetPooler,
+    FleetService,
+    NamedLimit,
+    ServerLimits,
+    load_fleet,
+    parse_fleet,
+)
 from poolctl.sizing.fleet_check import Change, FleetCheck, LimitCheck, check, moments, server_connections
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def fleet(text: str) -> Fleet:
-    return parse_fleet(tomllib.loads(text), Source("fleet.toml", text))
+    return parse_fleet(tomllib.loads(text), TomlSource("fleet.toml", text))
 
 
 def limit(checked: FleetCheck, kind: str) -> LimitCheck:
@@ -117,10 +126,10 @@ def test_migrations_count_during_deploys_and_monitors_always() -> None:
 
 POOLED = FleetPooler("bouncer", processes=2, max_client_conn=50, default_pool_size=20, reserve_pool_size=5)
 CLIENTS = (
-    Service("a", 10, user="u", database="x", via="bouncer"),
-    Service("b", 10, user="u", database="y", via="bouncer"),
-    Service("c", 10, user="v", database="y", via="bouncer"),
-    Service("same", 10, user="v", database="y", via="bouncer"),
+    FleetService("a", 10, user="u", database="x", via="bouncer"),
+    FleetService("b", 10, user="u", database="y", via="bouncer"),
+    FleetService("c", 10, user="v", database="y", via="bouncer"),
+    FleetService("same", 10, user="v", database="y", via="bouncer"),
 )
 
 
@@ -135,7 +144,7 @@ CLIENTS = (
 )
 def test_a_pooler_multiplies_its_pool_size_by_pairs_and_processes(changes: dict[str, Any], opened: int) -> None:
     pooler = replace(POOLED, **changes)
-    plain = Fleet("", Server(1000), CLIENTS, poolers=(pooler,))
+    plain = Fleet("", ServerLimits(1000), CLIENTS, poolers=(pooler,))
 
     assert server_connections(plain, pooler) == opened
     assert limit(check(plain), "server").worst == opened
@@ -144,7 +153,7 @@ def test_a_pooler_multiplies_its_pool_size_by_pairs_and_processes(changes: dict[
 
 
 def test_clients_of_a_pooler_meet_its_own_limit() -> None:
-    plain = Fleet("", Server(1000), (Service("a", 30, 4, 4, via="bouncer"),), poolers=(POOLED,))
+    plain = Fleet("", ServerLimits(1000), (FleetService("a", 30, 4, 4, via="bouncer"),), poolers=(POOLED,))
     checked = check(plain)
 
     assert [(f.code, f.layer) for f in checked.findings] == [("pooler-client-limit", "pooler")]
@@ -152,8 +161,11 @@ def test_clients_of_a_pooler_meet_its_own_limit() -> None:
 
 
 def test_limits_of_roles_and_databases_count_those_who_use_them() -> None:
-    services = (Service("a", 10, 2, 2, user="u", database="x"), Service("b", 10, 1, 1, user="v", database="x"))
-    plain = Fleet("", Server(1000), services, roles=(NamedLimit("u", 15),), databases=(NamedLimit("x", 30),))
+    services = (
+        FleetService("a", 10, 2, 2, user="u", database="x"),
+        FleetService("b", 10, 1, 1, user="v", database="x"),
+    )
+    plain = Fleet("", ServerLimits(1000), services, roles=(NamedLimit("u", 15),), databases=(NamedLimit("x", 30),))
     checked = check(plain)
 
     assert (limit(checked, "role").worst, limit(checked, "database").worst) == (20, 30)
@@ -163,10 +175,10 @@ def test_limits_of_roles_and_databases_count_those_who_use_them() -> None:
 
 
 def test_only_the_headroom_used_up_is_a_warning() -> None:
-    plain = Fleet("", Server(100, headroom=10), (Service("a", 90),))
+    plain = Fleet("", ServerLimits(100, headroom=10), (FleetService("a", 90),))
 
     assert [finding.severity for finding in check(plain).findings] == ["warning"]
-    assert [f.severity for f in check(replace(plain, server=Server(92, headroom=10))).findings] == ["critical"]
+    assert [f.severity for f in check(replace(plain, server=ServerLimits(92, headroom=10))).findings] == ["critical"]
 
 
 def test_a_pool_without_a_bound_exceeds_every_limit_and_is_given_one() -> None:
@@ -182,8 +194,10 @@ def test_a_pool_without_a_bound_exceeds_every_limit_and_is_given_one() -> None:
 
 
 def test_the_largest_service_gives_way_alone_where_half_of_its_pool_is_left_and_all_do_otherwise() -> None:
-    alone = Fleet("", Server(100), (Service("big", 80), Service("small", 30)))
-    shared = Fleet("", Server(100), (Service("big", 80), Service("other", 70), Service("small", 10)))
+    alone = Fleet("", ServerLimits(100), (FleetService("big", 80), FleetService("small", 30)))
+    shared = Fleet(
+        "", ServerLimits(100), (FleetService("big", 80), FleetService("other", 70), FleetService("small", 10))
+    )
 
     assert check(alone).changes == (Change("big", "max_open", 80, 64),)
     assert check(shared).changes == (
@@ -194,7 +208,7 @@ def test_the_largest_service_gives_way_alone_where_half_of_its_pool_is_left_and_
 
 
 def test_more_pools_than_slots_need_a_pooler_and_no_size_is_pretended() -> None:
-    checked = check(Fleet("", Server(100), (Service("api", 5, 300, 300),)))
+    checked = check(Fleet("", ServerLimits(100), (FleetService("api", 5, 300, 300),)))
 
     assert checked.changes is None
     assert checked.findings[0].remedy == (
@@ -204,7 +218,7 @@ def test_more_pools_than_slots_need_a_pooler_and_no_size_is_pretended() -> None:
 
 SERVICES = st.lists(
     st.builds(
-        Service,
+        FleetService,
         name=st.uuids().map(str),
         max_open=st.none() | st.integers(1, 60),
         replicas=st.integers(0, 10),
@@ -231,11 +245,11 @@ SERVICES = st.lists(
     deploys=st.sampled_from(["together", "one-by-one"]),
 )
 def test_what_is_advised_keeps_every_limit_and_changes_nothing_that_fits(
-    services: list[Service], most: int, role: int, extra: int, deploys: Any
+    services: list[FleetService], most: int, role: int, extra: int, deploys: Any
 ) -> None:
     plain = Fleet(
         "any",
-        Server(most),
+        ServerLimits(most),
         tuple(services),
         extras=(Extra("job", "nightly", extra),),
         poolers=(replace(POOLED, max_client_conn=500),),

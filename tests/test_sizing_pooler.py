@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.figures import given as said
-from poolctl.sizing.pooler import PgBouncer, Pooler, spread
+from poolctl.sizing.pooler import PgBouncerSettings, PoolerPlan, spread
 from poolctl.sizing.recommend import recommend
 
 VECTOR = Figures(
@@ -30,7 +30,7 @@ VECTOR = Figures(
 )
 
 
-def pooler(figures: Figures) -> Pooler:
+def pooler(figures: Figures) -> PoolerPlan:
     return recommend(figures).pooler
 
 
@@ -48,7 +48,7 @@ def test_pools_that_do_not_fit_need_one_with_the_settings_of_the_worked_division
     assert found.recommended
     assert found.why == "36 processes at worst x 4 wanted = 144, of 82 slots; one shared pool needs 16"
     assert found.app_max_open == 4
-    assert found.pgbouncer == PgBouncer(
+    assert found.pgbouncer == PgBouncerSettings(
         processes=1,
         pool_mode="transaction",
         default_pool_size=16,
@@ -129,7 +129,7 @@ def test_spread_over_processes_users_and_databases_the_sum_stays_what_it_was(
     size: int, reserve: int, spare: int, clients: int, processes: int, users: int, databases: int
 ) -> None:
     most = size + reserve + spare
-    one = PgBouncer(1, "transaction", size, 0, reserve, 2.0, most, clients, 5.0, 1800.0, 600.0, 1000)
+    one = PgBouncerSettings(1, "transaction", size, 0, reserve, 2.0, most, clients, 5.0, 1800.0, 600.0, 1000)
     each = spread(one, processes, users=users, databases=databases)
 
     parts = processes * users * databases
@@ -141,7 +141,7 @@ def test_spread_over_processes_users_and_databases_the_sum_stays_what_it_was(
 
 
 def test_there_is_at_least_one_of_everything() -> None:
-    one = PgBouncer(1, "transaction", 20, 0, 4, 2.0, 50, 100, 5.0, 1800.0, 600.0, 1000)
+    one = PgBouncerSettings(1, "transaction", 20, 0, 4, 2.0, 50, 100, 5.0, 1800.0, 600.0, 1000)
 
     assert spread(one, 1) == one.__class__(1, "transaction", 20, 0, 4, 2.0, 50, 100, 5.0, 1800.0, 600.0, 250)
     with pytest.raises(ValueError, match="at least one process"):

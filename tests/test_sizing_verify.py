@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from poolctl.engines.model import simulate
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import Summary
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.figures import Figures, given
@@ -102,7 +102,7 @@ def test_a_verification_without_runs_has_not_passed() -> None:
     assert not judge(answer, [], wait_target=0.05).passed
 
 
-@examples(st.sampled_from(sorted(KINDS)), st.floats(1, 2000), st.floats(0.0005, 2), st.floats(0, 4))
+@examples(st.sampled_from(sorted(LIBRARIES)), st.floats(1, 2000), st.floats(0.0005, 2), st.floats(0, 4))
 @settings(max_examples=40, deadline=None)
 def test_every_pool_and_load_makes_scenarios_that_are_accepted(
     kind: str, rate: float, hold: float, variation: float

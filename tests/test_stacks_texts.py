@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from stack_parts import OFF, ORDINARY, POOLER, POOLER_OFF, off, ordinary
 
 from poolctl.errors import BadInput
-from poolctl.pool.libraries import KINDS, NOT_MODELED
+from poolctl.pool.libraries import LIBRARIES, NOT_MODELED
 from poolctl.stacks import STACKS, PoolAdvice, PoolerAdvice, Stack, find_stack, render
 
 TEXTS = Path(__file__).parent / "stacks"
@@ -46,7 +46,7 @@ def test_no_reviewed_text_is_left_of_a_stack_that_is_gone() -> None:
 
 
 def test_every_library_that_can_be_simulated_can_be_written() -> None:
-    assert KINDS.keys() - STACKS.keys() == {"none", "mysql2"}  # neither is a pool of PostgreSQL connections
+    assert LIBRARIES.keys() - STACKS.keys() == {"none", "mysql2"}  # neither is a pool of PostgreSQL connections
 
 
 def test_every_pool_that_is_known_by_name_only_can_be_written() -> None:

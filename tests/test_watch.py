@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.pool import Closed, PoolStats
 
 
@@ -22,7 +22,7 @@ class Pool:
 
     def __init__(self, max_open: int = 2) -> None:
         self.clock = Clock()
-        self.watch = Watch(max_open)
+        self.watch = PoolMonitor(max_open)
         self.watch.clock = self.clock
 
     def open(self, at: float, count: int = 1) -> None:
@@ -198,7 +198,7 @@ def test_who_waits_unseen_by_the_queue_is_seen_when_the_pool_is_full(pool: Pool)
 class Closing:
     """A connection that only the cycle collector can find, and that closes itself then."""
 
-    def __init__(self, watch: Watch) -> None:
+    def __init__(self, watch: PoolMonitor) -> None:
         self.watch = watch
         self.itself = self
 

@@ -12,9 +12,9 @@ from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
 from poolctl.engines.instance import libraries, threads
-from poolctl.engines.instance.channel import Link, Progress
-from poolctl.engines.instance.library import Library
-from poolctl.engines.instance.pool_monitor import Watch
+from poolctl.engines.instance.channel import InstanceChannel, Progress
+from poolctl.engines.instance.library import PoolDriver
+from poolctl.engines.instance.pool_monitor import PoolMonitor
 from poolctl.engines.live.servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class MemoryLink(Link):
+class MemoryLink(InstanceChannel):
     """Keeps what a pod reports. ``on_sample`` is called with each, after ``stop_at`` the user has enough."""
 
     def __init__(self, on_sample: Callable[[float], None], stop_at: float) -> None:
@@ -75,7 +75,7 @@ class Driver:
         self.conninfo = servers.serve(scenario_of()).conninfo
         assert servers.sandbox is not None
         self.sandbox = servers.sandbox
-        self._opened: list[Library] = []
+        self._opened: list[PoolDriver] = []
 
     def run(
         self,
@@ -104,7 +104,7 @@ class Driver:
         with psycopg.connect(self.sandbox.admin_conninfo, autocommit=True) as connection:
             yield connection
 
-    def open_library(self, job: Job, watch: Watch) -> Library:
+    def open_library(self, job: Job, watch: PoolMonitor) -> PoolDriver:
         library = libraries.open_library(job, watch)
         self._opened.append(library)
         return library

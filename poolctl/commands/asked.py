@@ -11,14 +11,14 @@ from poolctl.errors import BadInput
 if TYPE_CHECKING:
     from poolctl.scenario.scenario import Scenario
     from poolctl.scenario.sweep import Axis, Cell
-    from poolctl.scenario.toml import Source
+    from poolctl.scenario.toml import TomlSource
     from poolctl.scenario.variants import NamedValues
 
 ENGINES = ("live", "model", "both")
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class SimulateRequest:
     """The command line, as far as it is not about output."""
 
     scenario: Path | None
@@ -48,7 +48,7 @@ class Asked:
         return self.engine or ("model" if self.is_batch else "live")
 
 
-def check_together(asked: Asked) -> None:
+def check_together(asked: SimulateRequest) -> None:
     """Refuse options that contradict each other. Raises BadInput."""
     many = "--sweep" if asked.sweeps else "--replications"
     if asked.is_batch and asked.chosen_engine != "model":
@@ -74,9 +74,9 @@ def check_together(asked: Asked) -> None:
             raise BadInput(f"{option} is about a server, and --engine model needs none", hint="--engine live, or both")
 
 
-def read_values(asked: Asked) -> "tuple[dict[str, Any], Source]":
+def read_values(asked: SimulateRequest) -> "tuple[dict[str, Any], TomlSource]":
     """The scenario file's values with what the options change in them. Raises BadInput."""
-    from poolctl.scenario.toml import Source, override, read_toml
+    from poolctl.scenario.toml import TomlSource, override, read_toml
     from poolctl.scenario.variants import with_leak, without_leak
 
     path = asked.scenario or Path(__file__).parent.parent / "default.toml"
@@ -86,10 +86,10 @@ def read_values(asked: Asked) -> "tuple[dict[str, Any], Source]":
         values = with_leak(values, every=asked.leak_every, shape=asked.leak_shape)
     elif asked.leak is False:
         values = without_leak(values)
-    return values, Source(str(path), text, overridden)
+    return values, TomlSource(str(path), text, overridden)
 
 
-def read_scenarios(asked: Asked) -> "list[tuple[NamedValues, Scenario]]":
+def read_scenarios(asked: SimulateRequest) -> "list[tuple[NamedValues, Scenario]]":
     """The scenarios to run, each with its name, checked before anything is started. Raises BadInput."""
     from poolctl.scenario.scenario import parse_scenario
     from poolctl.scenario.variants import NamedValues, parse_variants
@@ -105,7 +105,7 @@ def read_scenarios(asked: Asked) -> "list[tuple[NamedValues, Scenario]]":
     return scenarios
 
 
-def read_sweep(asked: Asked) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]":
+def read_sweep(asked: SimulateRequest) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]":
     """The axes of the sweep, its cells, and what had to be left out of some. Raises BadInput."""
     from poolctl.scenario.sweep import grid, parse_axes
 
@@ -117,7 +117,7 @@ def read_sweep(asked: Asked) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]"
     return axes, cells, notes
 
 
-def read_replications(asked: Asked) -> "list[Scenario]":
+def read_replications(asked: SimulateRequest) -> "list[Scenario]":
     """The scenario once for each derived seed. Raises BadInput."""
     from poolctl.scenario.replications import derived_seed
     from poolctl.scenario.scenario import parse_scenario
@@ -133,7 +133,7 @@ def read_replications(asked: Asked) -> "list[Scenario]":
     return scenarios
 
 
-def repeat_command(words: Sequence[str], asked: Asked, seed: int) -> str:
+def repeat_command(words: Sequence[str], asked: SimulateRequest, seed: int) -> str:
     """The command that does the same again: what was typed, with the seed, and without a password."""
     said = list(words)
     if asked.seed is None:
@@ -157,7 +157,7 @@ def _check_engine(scenario: "Scenario", engine: str) -> None:
         check(scenario)
 
 
-def _assignments(asked: Asked) -> list[str]:
+def _assignments(asked: SimulateRequest) -> list[str]:
     own = list(asked.assignments)
     if asked.duration is not None:
         own.append(f"load.duration={asked.duration}")

@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poolctl.commands.asked import Asked, read_replications, read_sweep
+from poolctl.commands.asked import SimulateRequest, read_replications, read_sweep
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 from poolctl.commands.runs import SILENCE
 
 if TYPE_CHECKING:
-    from poolctl.report.outcome import Batch, Outcome
+    from poolctl.report.outcome import Batch, RunOutcome
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
     from poolctl.scenario.sweep import Axis
 
 
-def run_batch(asked: Asked, color: str, quiet: bool) -> "Batch":
+def run_batch(asked: SimulateRequest, color: str, quiet: bool) -> "Batch":
     """Run what was asked for. What is done when the user has enough is in the batch, which then says so."""
     axes: tuple[Axis, ...] = ()
     if asked.sweeps:
@@ -33,12 +33,12 @@ def run_batch(asked: Asked, color: str, quiet: bool) -> "Batch":
     return _run(axes, words, scenarios, asked.interval, color, quiet)
 
 
-def outcome_of(run: "Run") -> "Outcome":
+def outcome_of(run: "Run") -> "RunOutcome":
     """What is kept of a run, made in the process that ran it."""
     from poolctl.diagnose.run.diagnose import diagnose_run
-    from poolctl.report.outcome import Outcome
+    from poolctl.report.outcome import RunOutcome
 
-    return Outcome(run.summary, diagnose_run(run), run.failure, run.kernel)
+    return RunOutcome(run.summary, diagnose_run(run), run.failure, run.kernel)
 
 
 def _run(
@@ -50,9 +50,9 @@ def _run(
     quiet: bool,
 ) -> "Batch":
     from poolctl.engines.batch import run_many
-    from poolctl.report.outcome import Batch, Outcome, Point
+    from poolctl.report.outcome import Batch, Point, RunOutcome
 
-    outcomes: dict[int, Outcome] = {}
+    outcomes: dict[int, RunOutcome] = {}
     losses: list[str] = []
     with catch_interrupts() as interrupts, ExitStack() as stack:
         stop = _Watch(stack, interrupts, len(scenarios), color, quiet)

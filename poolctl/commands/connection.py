@@ -21,7 +21,7 @@ _NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE")
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Targets:
     """What was named. ``conninfo`` None: no PostgreSQL is looked at; "": the one that libpq finds by itself."""
 
     conninfo: str | None
@@ -77,7 +77,7 @@ def named(
     pgpools: tuple[str, ...] = (),
     pool_stats: tuple[str, ...] = (),
     environ: Mapping[str, str] | None = None,
-) -> Named:
+) -> Targets:
     """What the options name. With nothing but poolers named, PostgreSQL is not looked at.
 
     Raises BadInput, without repeating a connection string: it may hold a password.
@@ -86,8 +86,8 @@ def named(
     given = {"host": host, "port": port, "user": user, "dbname": dbname}
     options = {name: str(value) for name, value in given.items() if value is not None}
     if conninfo is None and not options and (pgbouncers or pgpools) and not names_server(known):
-        return Named(None, pgbouncers, pgpools, pool_stats)
-    return Named(_joined(conninfo, options), pgbouncers, pgpools, pool_stats)
+        return Targets(None, pgbouncers, pgpools, pool_stats)
+    return Targets(_joined(conninfo, options), pgbouncers, pgpools, pool_stats)
 
 
 def names_server(environ: Mapping[str, str]) -> bool:

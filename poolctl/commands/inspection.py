@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from poolctl.commands.connection import Named, named
+from poolctl.commands.connection import Targets, named
 from poolctl.commands.relief import check_terminal
 from poolctl.errors import BadInput
 
@@ -23,10 +23,10 @@ _LIVE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class InspectRequest:
     """The command line, as far as it is not about output. ``duration`` None: until the user has had enough."""
 
-    named: Named
+    named: Targets
     was_named: bool
     """Whether anything on the command line said which server."""
     duration: float | None
@@ -41,7 +41,7 @@ class Asked:
     emergency: bool
 
 
-def asked_of(options: dict[str, Any]) -> Asked:
+def asked_of(options: dict[str, Any]) -> InspectRequest:
     """Raises BadInput for options that contradict each other."""
     connection = {name: options[name] for name in _CONNECTION}
     if options["replay"] is not None:
@@ -53,7 +53,7 @@ def asked_of(options: dict[str, Any]) -> Asked:
     if options["execute"]:
         check_terminal()
     duration = options["duration"]
-    return Asked(
+    return InspectRequest(
         named=named(connection.pop("conninfo"), **connection),
         was_named=any(options[name] for name in _CONNECTION),
         duration=duration if duration is not None else None if options["watch"] else DURATION,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import click
 
 from poolctl import BEGAN
-from poolctl.commands.connection import Named
-from poolctl.commands.inspection import Asked
+from poolctl.commands.connection import Targets
+from poolctl.commands.inspection import InspectRequest
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 from poolctl.commands.unanswered import check_answered, has_answered
 from poolctl.errors import CannotDo
@@ -25,7 +25,7 @@ from poolctl.errors import CannotDo
 if TYPE_CHECKING:
     from poolctl.observe.host import Host
     from poolctl.observe.postgres import Postgres
-    from poolctl.observe.sampler import Watcher
+    from poolctl.observe.sampler import Sampler
     from poolctl.observe.snapshot import Observation, Snapshot
     from poolctl.report.inspected import Inspection
     from poolctl.report.screen import Screen
@@ -66,8 +66,8 @@ WANTED_AFTERWARDS = (
 
 @contextmanager
 def live_systems(
-    named: Named, *, emergency: bool = False, host_every: float = 0.0
-) -> Iterator[tuple["Watcher", "Postgres | None"]]:
+    named: Targets, *, emergency: bool = False, host_every: float = 0.0
+) -> Iterator[tuple["Sampler", "Postgres | None"]]:
     """What was named, to be looked at within the ``with``; the host at most once in ``host_every`` seconds.
 
     Raises BadInput.
@@ -75,20 +75,20 @@ def live_systems(
     from poolctl.observe.connection import place_of
     from poolctl.observe.pgbouncer import PgBouncer
     from poolctl.observe.pgpool import Pgpool
-    from poolctl.observe.pool_metrics import PoolStats
+    from poolctl.observe.pool_metrics import PoolMetrics
     from poolctl.observe.postgres import Postgres
-    from poolctl.observe.sampler import Watcher
+    from poolctl.observe.sampler import Sampler
 
     address, port = place_of(named.conninfo) if named.conninfo is not None else ("", None)
     postgres = Postgres(named.conninfo, emergency=emergency) if named.conninfo is not None else None
     bouncers = [PgBouncer(conninfo) for conninfo in named.pgbouncers]
     pgpools = [Pgpool(conninfo) for conninfo in named.pgpools]
     poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
-    with Watcher(
+    with Sampler(
         postgres,
         bouncers=bouncers,
         pgpools=pgpools,
-        pools=[PoolStats(place) for place in named.pool_stats],
+        pools=[PoolMetrics(place) for place in named.pool_stats],
         host=partial(_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None], host_every),
     ) as watcher:
         yield watcher, postgres
@@ -101,7 +101,7 @@ def _host(address: str, port: int | None, pooler_ports: list[int], every: float)
     return Host(address, port, pooler_ports=pooler_ports, every=every)
 
 
-def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspection":
+def looked(asked: InspectRequest, watcher: "Sampler", color: str, quiet: bool) -> "Inspection":
     """What was seen for as long as was asked, or until the user had enough.
 
     Raises CannotDo when nobody answered, or the recording cannot be begun.
@@ -116,7 +116,7 @@ def looked(asked: Asked, watcher: "Watcher", color: str, quiet: bool) -> "Inspec
         return look(asked, watcher, keep, interrupts, screen, quiet)
 
 
-def replayed(asked: Asked) -> "Inspection":
+def replayed(asked: InspectRequest) -> "Inspection":
     """The diagnosis of a recording, as it was made live. Raises BadInput, CannotDo."""
     from poolctl.observe.recording import read_recording
 
@@ -128,7 +128,7 @@ def replayed(asked: Asked) -> "Inspection":
 
 
 def _glance(
-    asked: Asked, watcher: "Watcher", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
+    asked: InspectRequest, watcher: "Sampler", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
 ) -> "Inspection":
     from poolctl.report.looking import looking_view
 
@@ -157,7 +157,7 @@ def _glance(
 
 
 def _watch(
-    asked: Asked, watcher: "Watcher", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
+    asked: InspectRequest, watcher: "Sampler", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
 ) -> "Inspection":
     from poolctl.report.watching import watch_view
 
@@ -181,7 +181,7 @@ def _watch(
     return _ended(observation, asked, interrupts)
 
 
-def _enough(watcher: "Watcher", stop: "Callable[[], bool]") -> "Callable[[], bool]":
+def _enough(watcher: "Sampler", stop: "Callable[[], bool]") -> "Callable[[], bool]":
     """Ends the look when ``stop`` says so, or when nobody is there or may still answer: more knocking is no better
     answer."""
 
@@ -194,7 +194,7 @@ def _enough(watcher: "Watcher", stop: "Callable[[], bool]") -> "Callable[[], boo
     return is_enough
 
 
-def _ended(observation: "Observation", asked: Asked, interrupts: Interrupts) -> "Inspection":
+def _ended(observation: "Observation", asked: InspectRequest, interrupts: Interrupts) -> "Inspection":
     """Raises CannotDo when nobody answered, KeyboardInterrupt when there was no time for anybody to."""
     interrupts.run_is_over()
     if interrupts.asked and not observation.snapshots:
@@ -203,7 +203,7 @@ def _ended(observation: "Observation", asked: Asked, interrupts: Interrupts) -> 
     return _inspection(observation, asked, interrupted=interrupts.asked)
 
 
-def _certain_already(observation: "Observation", asked: Asked) -> "Verdict | None":
+def _certain_already(observation: "Observation", asked: InspectRequest) -> "Verdict | None":
     """A verdict that more looking will not change."""
     from poolctl.report.inspection_words import inspection_verdict
 
@@ -214,7 +214,7 @@ def _certain_already(observation: "Observation", asked: Asked) -> "Verdict | Non
 
 
 def _inspection(
-    observation: "Observation", asked: Asked, *, interrupted: bool = False, replayed: str = ""
+    observation: "Observation", asked: InspectRequest, *, interrupted: bool = False, replayed: str = ""
 ) -> "Inspection":
     from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import without_literals
@@ -233,7 +233,7 @@ def planned(inspection: "Inspection") -> "Inspection":
 
 
 @contextmanager
-def _kept(asked: Asked, watcher: "Watcher") -> Iterator["Keep"]:
+def _kept(asked: InspectRequest, watcher: "Sampler") -> Iterator["Keep"]:
     """A function that writes each snapshot into the file of --record, or does nothing without one.
 
     A disk that is full costs the recording, not the diagnosis.

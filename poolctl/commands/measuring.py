@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from poolctl.commands.interrupts import catch_interrupts
-from poolctl.commands.recommendation import Asked
+from poolctl.commands.recommendation import RecommendRequest
 from poolctl.errors import CannotConnect, CannotDo
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ MOST_ROUND_TRIP = 0.002
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """``refusing``: findings with which no size of a pool is the answer; ``findings``: the others worth telling."""
 
     figures: "Figures"
@@ -56,7 +56,7 @@ class Measured:
     interrupted: bool = False
 
 
-def measured(asked: Asked, *, color: str, quiet: bool) -> Measured:
+def measured(asked: RecommendRequest, *, color: str, quiet: bool) -> Measurement:
     """What was seen. Raises BadInput, CannotConnect and CannotDo."""
     if asked.recording is not None:
         return _of_recording(asked)
@@ -73,7 +73,7 @@ def measured(asked: Asked, *, color: str, quiet: bool) -> Measured:
     return replace(found, planned=planned, interrupted=interrupts.asked)
 
 
-def _with_connects(found: Measured, connects: "_Connects") -> Measured:
+def _with_connects(found: Measurement, connects: "_Connects") -> Measurement:
     """With what a connection costs, and with a round trip in each hold, of which the server sees nothing."""
     from poolctl.sizing.figures import measured as figure
     from poolctl.sizing.measure import with_round_trip
@@ -89,7 +89,7 @@ def _with_connects(found: Measured, connects: "_Connects") -> Measured:
     return replace(found, figures=figures, notes=(*found.notes, note))
 
 
-def _of_recording(asked: Asked) -> Measured:
+def _of_recording(asked: RecommendRequest) -> Measurement:
     from poolctl.observe.recording import read_recording
 
     assert asked.recording is not None
@@ -100,7 +100,7 @@ def _of_recording(asked: Asked) -> Measured:
 
 
 def _looked(
-    asked: Asked, planned: float, interrupts: "Interrupts", color: str, quiet: bool
+    asked: RecommendRequest, planned: float, interrupts: "Interrupts", color: str, quiet: bool
 ) -> tuple["Observation", "_Connects"]:
     from poolctl.commands.look import live_systems
     from poolctl.commands.unanswered import has_answered
@@ -154,11 +154,11 @@ class _Connects:
         if observation.server.usable - len(snapshot.server.clients) - 1 < SPARE:
             return
         from poolctl.errors import PoolctlError
-        from poolctl.observe.connection import Connection
+        from poolctl.observe.connection import ServerConnection
 
         began = time.monotonic()
         try:
-            connection = Connection.open(self._conninfo, within=1.0)
+            connection = ServerConnection.open(self._conninfo, within=1.0)
             opened = time.monotonic()
             # The first statement of a backend fills its caches.
             connection.ask("", within=1.0)
@@ -173,7 +173,7 @@ class _Connects:
         self.round_trips.append(answered - asked)
 
 
-def _check_answered(observation: "Observation", asked: Asked, interrupts: "Interrupts") -> None:
+def _check_answered(observation: "Observation", asked: RecommendRequest, interrupts: "Interrupts") -> None:
     """Raise CannotDo when there is nothing to measure from, KeyboardInterrupt when there was no time for it."""
     from poolctl.commands.unanswered import check_answered
 
@@ -192,7 +192,7 @@ def _check_answered(observation: "Observation", asked: Asked, interrupts: "Inter
         )
 
 
-def _seen(asked: Asked, observation: "Observation") -> Measured:
+def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
     from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import without_literals
     from poolctl.sizing.measure import measure
@@ -212,7 +212,7 @@ def _seen(asked: Asked, observation: "Observation") -> Measured:
         figures = figures.with_(observed_at=_instant(observation.first.at))
     findings = [each for each in diagnose(observation).findings if each.severity != "info"]
     refusing = tuple(each for each in findings if _refuses(each, seen.application, figures))
-    return Measured(
+    return Measurement(
         figures,
         seen.application,
         tuple(notes),
@@ -254,7 +254,7 @@ def _nobody(observation: "Observation", application: str) -> CannotDo:
     )
 
 
-def _counted(asked: Asked, seen: "Seen", observation: "Observation") -> tuple["Figures", list[str]]:
+def _counted(asked: RecommendRequest, seen: "Seen", observation: "Observation") -> tuple["Figures", list[str]]:
     """The figures with what can be told of the fleet, and how that was told."""
     from poolctl.sizing.figures import measured as figure
 
@@ -281,7 +281,7 @@ _Found = tuple[str, float | None, str]
 """A field of Figures ("" for none), its value, and a sentence about it ("" for none)."""
 
 
-def _of_sessions(asked: Asked, seen: "Seen") -> Iterator[_Found]:
+def _of_sessions(asked: RecommendRequest, seen: "Seen") -> Iterator[_Found]:
     """Instances and pools as the sessions show them: by the processes behind them on this machine, else by address."""
     from poolctl.units import plural
 
@@ -300,7 +300,7 @@ def _of_sessions(asked: Asked, seen: "Seen") -> Iterator[_Found]:
         yield "current_max_open", seen.sessions_each, ""
 
 
-def _of_processes(asked: Asked, observation: "Observation") -> Iterator[_Found]:
+def _of_processes(asked: RecommendRequest, observation: "Observation") -> Iterator[_Found]:
     """Processes and threads of the application on this machine (--pid, --process)."""
     if not asked.pids and asked.process is None:
         return
@@ -339,7 +339,7 @@ def threads_of(kind: str, command: str, configured: Mapping[str, int]) -> int | 
     return configured.get("threads", _BY_THREAD.get(kind))
 
 
-def _ports(asked: Asked, observation: "Observation") -> tuple[int, ...]:
+def _ports(asked: RecommendRequest, observation: "Observation") -> tuple[int, ...]:
     from poolctl.observe.connection import place_of
 
     conninfos = []

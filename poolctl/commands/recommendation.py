@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from poolctl.commands.connection import Named, named, names_server
+from poolctl.commands.connection import Targets, named, names_server
 from poolctl.commands.figure_options import LOAD, figures_of, has_figures
 from poolctl.errors import BadInput
 
@@ -28,7 +28,7 @@ Verify = Literal["model", "live", "none", "unasked"]
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class SweepLoad:
     """What a sweep runs. ``seconds``: it ends by then, whatever it knows."""
 
     queries: tuple[str, ...]
@@ -38,21 +38,21 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RecommendRequest:
     """The command line, as far as it is not about output or a fleet file.
 
     ``named`` None: no server is looked at. ``duration``: of looking at it; None: only at its limits, before a sweep.
     """
 
     figures: "Figures"
-    named: Named | None
+    named: Targets | None
     was_named: bool
     duration: float | None
     application: str | None
     pids: tuple[int, ...]
     process: str | None
     recording: Path | None
-    sweep: Load | None
+    sweep: SweepLoad | None
     verify: Verify
     stacks: tuple[str, ...]
     seed: int
@@ -62,7 +62,7 @@ class Asked:
         return self.named is not None or self.recording is not None
 
 
-def asked_of(options: dict[str, Any]) -> Asked:
+def asked_of(options: dict[str, Any]) -> RecommendRequest:
     """Raises BadInput for options that contradict each other, and where there is nothing to stand on."""
     connection = {name: options[name] for name in _CONNECTION}
     was_named = any(connection.values())
@@ -75,7 +75,7 @@ def asked_of(options: dict[str, Any]) -> Asked:
     duration = options["duration"]
     if duration is None and not options["sweep"]:
         duration = DURATION
-    return Asked(
+    return RecommendRequest(
         figures=figures,
         named=named(connection.pop("conninfo"), **connection) if is_measuring else None,
         was_named=was_named,
@@ -145,13 +145,13 @@ def _nothing() -> BadInput:
     )
 
 
-def _load(options: dict[str, Any]) -> Load:
+def _load(options: dict[str, Any]) -> SweepLoad:
     seconds = SWEEP_TIME if options["sweep_for"] is None else options["sweep_for"]
     mix = options["mix"] or (None if options["queries"] or options["scripts"] else "mixed")
     for path in options["scripts"]:
         if not path.is_file():
             raise BadInput(f"--script {path}: there is no such file", hint="a script in pgbench's language")
-    return Load(options["queries"], options["scripts"], mix, seconds)
+    return SweepLoad(options["queries"], options["scripts"], mix, seconds)
 
 
 def _stack(name: str) -> str:

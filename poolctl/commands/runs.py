@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolctl.commands.asked import Asked
+from poolctl.commands.asked import SimulateRequest
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 
 if TYPE_CHECKING:
-    from poolctl.engines.live.engine import View
-    from poolctl.engines.live.servers import Server, ThrowAwayServers
+    from poolctl.engines.live.engine import RunView
+    from poolctl.engines.live.servers import LiveServer, ThrowAwayServers
     from poolctl.report.variant import Variant
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
@@ -30,7 +30,7 @@ SILENCE = 1.0
 
 
 def run_all(
-    asked: Asked, scenarios: "Sequence[tuple[NamedValues, Scenario]]", color: str, quiet: bool
+    asked: SimulateRequest, scenarios: "Sequence[tuple[NamedValues, Scenario]]", color: str, quiet: bool
 ) -> "tuple[list[Variant], bool]":
     """What was run, and whether the user had enough."""
     with catch_interrupts() as interrupts:
@@ -44,7 +44,7 @@ def run_all(
 
 
 def _run_in_model(
-    asked: Asked,
+    asked: SimulateRequest,
     scenarios: "Sequence[tuple[NamedValues, Scenario]]",
     color: str,
     quiet: bool,
@@ -92,7 +92,7 @@ def run_model(
 
 
 def _run_both(
-    asked: Asked, scenario: "Scenario", live: "Run", color: str, quiet: bool, interrupts: Interrupts
+    asked: SimulateRequest, scenario: "Scenario", live: "Run", color: str, quiet: bool, interrupts: Interrupts
 ) -> "Variant":
     """The model's run of what ran live, told what the live run measured."""
     from dataclasses import replace
@@ -124,7 +124,7 @@ def _run_live(
 
 
 @contextmanager
-def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) -> Iterator[Any]:
+def _live_runs(asked: SimulateRequest, color: str, quiet: bool, interrupts: Interrupts) -> Iterator[Any]:
     """A function that runs a scenario live, with the servers that stay up between one and the next."""
     from poolctl.engines.live.engine import run_on
     from poolctl.engines.live.servers import ThrowAwayServers
@@ -147,7 +147,7 @@ def _live_runs(asked: Asked, color: str, quiet: bool, interrupts: Interrupts) ->
             errors.print(f"Stop it with: {servers.sandbox.stop_command}")
 
 
-def _serve(asked: Asked, servers: "ThrowAwayServers", view: "View", scenario: "Scenario") -> "Server":
+def _serve(asked: SimulateRequest, servers: "ThrowAwayServers", view: "RunView", scenario: "Scenario") -> "LiveServer":
     from poolctl.engines.live.exposed import NAME
     from poolctl.engines.live.servers import address_of, named_server
 

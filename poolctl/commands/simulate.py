@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from poolctl.commands.asked import ENGINES, Asked, check_together, read_scenarios, repeat_command
+from poolctl.commands.asked import ENGINES, SimulateRequest, check_together, read_scenarios, repeat_command
 from poolctl.commands.options import Duration, output_options
 
 EPILOG = """\b
@@ -86,7 +86,7 @@ def simulate(
 
         stop_kept(stop)
         return 0
-    asked = Asked(**options)
+    asked = SimulateRequest(**options)
     check_together(asked)
     _check_outputs(outputs, asked)
     if asked.is_batch:
@@ -94,14 +94,16 @@ def simulate(
     return _runs(asked, as_json, outputs, color, quiet, fail_on)
 
 
-def _check_outputs(outputs: tuple[Path, ...], asked: Asked) -> None:
+def _check_outputs(outputs: tuple[Path, ...], asked: SimulateRequest) -> None:
     from poolctl.report.files import BATCH_FORMATS, FORMATS, check_output
 
     for path in outputs:
         check_output(path, BATCH_FORMATS if asked.is_batch else FORMATS)
 
 
-def _runs(asked: Asked, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None) -> int:
+def _runs(
+    asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
+) -> int:
     from poolctl.commands.answers import exit_code, tell_both, tell_runs, write_runs
     from poolctl.commands.runs import run_all
 
@@ -117,7 +119,9 @@ def _runs(asked: Asked, as_json: bool, outputs: tuple[Path, ...], color: str, qu
     return exit_code(variants, interrupted, fail_on)
 
 
-def _batch(asked: Asked, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None) -> int:
+def _batch(
+    asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
+) -> int:
     from poolctl.commands.answers import batch_exit_code, tell_batch
     from poolctl.commands.batches import run_batch
     from poolctl.report.files import write_batch

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from poolctl.commands.recommendation import Asked
+from poolctl.commands.recommendation import RecommendRequest
 
 if TYPE_CHECKING:
-    from poolctl.commands.measuring import Measured
+    from poolctl.commands.measuring import Measurement
     from poolctl.commands.sweeping import Swept
     from poolctl.report.recommended import Recommended
     from poolctl.sizing.figures import Figures
 
 
-def sized(asked: Asked, *, color: str, quiet: bool, words: Sequence[str]) -> "Recommended":
+def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[str]) -> "Recommended":
     """The answer to the command line ``words``. Raises PoolctlError."""
     from poolctl.report.recommended import Recommended
     from poolctl.sizing.defaults import filled
@@ -85,7 +85,7 @@ def repeat_command(words: Sequence[str]) -> str:
     return shlex.join(["poolctl", *map(hide_secrets, words)])
 
 
-def _measured(asked: Asked, color: str, quiet: bool) -> "Measured | None":
+def _measured(asked: RecommendRequest, color: str, quiet: bool) -> "Measurement | None":
     if not asked.is_measuring:
         return None
     from poolctl.commands.measuring import measured
@@ -93,7 +93,7 @@ def _measured(asked: Asked, color: str, quiet: bool) -> "Measured | None":
     return measured(asked, color=color, quiet=quiet)
 
 
-def _swept(asked: Asked, color: str, quiet: bool) -> "Swept | None":
+def _swept(asked: RecommendRequest, color: str, quiet: bool) -> "Swept | None":
     if asked.sweep is None:
         return None
     from poolctl.commands.sweeping import swept

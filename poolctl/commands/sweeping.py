@@ -12,12 +12,12 @@ from random import Random
 from typing import TYPE_CHECKING
 
 from poolctl.commands.interrupts import catch_interrupts
-from poolctl.commands.recommendation import Asked, Load
+from poolctl.commands.recommendation import RecommendRequest, SweepLoad
 from poolctl.errors import BadInput, CannotDo
 
 if TYPE_CHECKING:
-    from poolctl.engines.pgbench import Script, Window
-    from poolctl.engines.throughput import Ground, Sweep
+    from poolctl.engines.pgbench import BenchWindow, Script
+    from poolctl.engines.throughput import Sweep, SweepTarget
     from poolctl.sizing.sweep_table import SweepPoint
 
 
@@ -30,7 +30,7 @@ class Swept:
     interrupted: bool = False
 
 
-def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
+def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
     from poolctl.engines.throughput import named_ground, sweep, throw_away_ground
     from poolctl.sizing.knee import next_round
@@ -41,7 +41,7 @@ def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
     scripts = scripts_of(load)
     conninfo = asked.named.conninfo if asked.named is not None else None
     random = Random(asked.seed)
-    ground: AbstractContextManager[Ground]
+    ground: AbstractContextManager[SweepTarget]
     ground = throw_away_ground() if conninfo is None else nullcontext(named_ground(conninfo))
     tell = _teller(color, quiet)
     with catch_interrupts() as interrupts, ground as place:
@@ -70,7 +70,7 @@ def swept(asked: Asked, *, color: str, quiet: bool) -> Swept:
     return Swept(points, tuple(_notes(found, place, load, conninfo)), found.interrupted)
 
 
-def scripts_of(load: Load) -> "list[Script]":
+def scripts_of(load: SweepLoad) -> "list[Script]":
     """What the sweep runs, all alike often. Raises BadInput."""
     from poolctl.engines.pgbench import Script, mix
 
@@ -98,7 +98,7 @@ def _explained(error: BadInput, *, has_tables: bool) -> BadInput:
     return BadInput(error.message, hint=hint)
 
 
-def _teller(color: str, quiet: bool) -> "Callable[[Window], None]":
+def _teller(color: str, quiet: bool) -> "Callable[[BenchWindow], None]":
     """A line on standard error for each window."""
     if quiet:
         return lambda window: None
@@ -108,7 +108,7 @@ def _teller(color: str, quiet: bool) -> "Callable[[Window], None]":
     screen = open_screen(sys.stderr, color)  # type: ignore[arg-type]
     began = time.monotonic()
 
-    def tell(window: "Window") -> None:
+    def tell(window: "BenchWindow") -> None:
         passed = format_duration(round(time.monotonic() - began))
         rate = format_count(round(window.throughput, 1))
         screen.print(f"sweep: {format_count(window.connections)} connections: {rate}/s (after {passed})")
@@ -116,7 +116,7 @@ def _teller(color: str, quiet: bool) -> "Callable[[Window], None]":
     return tell
 
 
-def _notes(found: "Sweep", place: "Ground", load: Load, conninfo: str | None) -> list[str]:
+def _notes(found: "Sweep", place: "SweepTarget", load: SweepLoad, conninfo: str | None) -> list[str]:
     from poolctl.units import format_duration
 
     what = f"the built-in load {load.mix}" if load.mix is not None else "your own statements"

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poolctl.commands.interrupts import catch_interrupts
-from poolctl.commands.recommendation import Asked
+from poolctl.commands.recommendation import RecommendRequest
 from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ MOST_LIVE_RATE, MOST_LIVE_CONNECTIONS, MOST_LIVE_PODS = 2_000.0, 200, 16
 
 
 def verified(
-    asked: Asked, answer: "Recommendation", figures: "Figures", *, color: str, quiet: bool
+    asked: RecommendRequest, answer: "Recommendation", figures: "Figures", *, color: str, quiet: bool
 ) -> tuple["Verification | None", str]:
     """What the runs say, or why there are none. ``figures``: with their defaults filled in. Raises PoolctlError."""
     if answer.is_refused:

@@ -43,7 +43,7 @@ class Script:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class BenchWindow:
     """Throughput (transactions a second) and mean latency (seconds) at so many connections, in one window.
 
     ``other_cpu``: processors that this machine spent on neither the load nor a server of ours meanwhile.
@@ -99,7 +99,7 @@ class Pgbench:
         self._server_cpu = server_cpu
         self._runs = 0
 
-    def measure(self, connections: int, seconds: float, *, stop: Callable[[], bool]) -> Window | None:
+    def measure(self, connections: int, seconds: float, *, stop: Callable[[], bool]) -> BenchWindow | None:
         """One window; None when ``stop`` asked for the end of it.
 
         Raises BadInput when a statement fails, CannotConnect and CannotDo when pgbench cannot do its work.
@@ -186,7 +186,7 @@ def _run(
     return output
 
 
-def _read(output: str, connections: int) -> Window:
+def _read(output: str, connections: int) -> BenchWindow:
     """The lines of progress after the settling, each the mean of one second."""
     seconds, transactions, time_in_them, last = 0.0, 0.0, 0.0, 0.0
     for at, rate, latency, _ in _PROGRESS.findall(output):
@@ -201,7 +201,7 @@ def _read(output: str, connections: int) -> Window:
             f"no transaction ended within a window at {connections} connections",
             hint="a transaction of the load takes longer than a window: give it less to do",
         )
-    return Window(connections, transactions / seconds, time_in_them / transactions, seconds)
+    return BenchWindow(connections, transactions / seconds, time_in_them / transactions, seconds)
 
 
 def _failure(output: str) -> BadInput | CannotConnect | CannotDo:

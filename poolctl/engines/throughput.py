@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psycopg
 
 from poolctl.engines.live.servers import free_slots, is_behind_pooler
-from poolctl.engines.pgbench import SETUP, Pgbench, Script, Window
+from poolctl.engines.pgbench import SETUP, BenchWindow, Pgbench, Script
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, ServerFull
 
@@ -30,7 +30,7 @@ STATEMENT_TIMEOUT = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class SweepTarget:
     """Where a sweep runs. ``limit``: most connections that it may open; ``arithmetic``: why so many."""
 
     conninfo: str
@@ -49,7 +49,7 @@ class Sweep:
     and ``is_noisy``.
     """
 
-    windows: tuple[Window, ...]
+    windows: tuple[BenchWindow, ...]
     limit: int
     seconds: float
     out_of_time: bool = False
@@ -68,17 +68,17 @@ Plan = Callable[[Mapping[int, Sequence[float]]], Sequence[int]]
 
 
 @contextmanager
-def throw_away_ground(*, limit: int = MOST_CONNECTIONS) -> Iterator[Ground]:
+def throw_away_ground(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]:
     """A server with the tables of the built-in loads, which ends with the block. Raises PoolctlError."""
     with Sandbox.start(max_connections=limit + 10, reserved=3, settings={"synchronous_commit": False}) as sandbox:
         with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as connection:
             connection.execute("SET ROLE app")
             connection.execute(SETUP)
         conninfo = f"{sandbox.conninfo} application_name='poolctl sweep'"
-        yield Ground(conninfo, limit, True, f"a throw-away server with room for {limit}", sandbox)
+        yield SweepTarget(conninfo, limit, True, f"a throw-away server with room for {limit}", sandbox)
 
 
-def named_ground(conninfo: str) -> Ground:
+def named_ground(conninfo: str) -> SweepTarget:
     """A server of the user's, within its free slots less a margin.
 
     Raises BadInput, CannotConnect, and ServerFull when not even one connection can be spared.
@@ -92,7 +92,7 @@ def named_ground(conninfo: str) -> Ground:
             hint="sweep when it is less busy, or on a copy of it",
         )
     options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s"
-    return Ground(
+    return SweepTarget(
         psycopg.conninfo.make_conninfo(conninfo, application_name="poolctl sweep", options=options),
         limit,
         not is_behind_pooler(conninfo),
@@ -101,14 +101,14 @@ def named_ground(conninfo: str) -> Ground:
 
 
 def sweep(
-    ground: Ground,
+    ground: SweepTarget,
     scripts: Sequence[Script],
     plan: Plan,
     *,
     seed: int,
     budget: float,
     stop: Callable[[], bool],
-    on_window: Callable[[Window], None] = lambda window: None,
+    on_window: Callable[[BenchWindow], None] = lambda window: None,
 ) -> Sweep:
     """Measure until ``plan`` has enough, ``budget`` seconds are over, or ``stop`` says so.
 
@@ -135,12 +135,12 @@ class _Seen:
     """The windows that count. On a machine that is never quiet, leaving windows out would leave none."""
 
     def __init__(self) -> None:
-        self.windows: list[Window] = []
+        self.windows: list[BenchWindow] = []
         self.measured: dict[int, list[float]] = {}
         self._disturbed = 0
         self._is_noisy = False
 
-    def takes(self, window: Window) -> bool:
+    def takes(self, window: BenchWindow) -> bool:
         if window.other_cpu > CLEAN and not self._is_noisy:
             self._disturbed += 1
             self._is_noisy = self._disturbed >= 4 and self._disturbed > len(self.windows) / 2

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from poolctl.observe.connection import Connection
+from poolctl.observe.connection import ServerConnection
 from poolctl.observe.refusals import StatementFailed
 from poolctl.observe.snapshot import IN_TRANSACTION, Backend, LockWait, StatementCounters, TableCounters
 from poolctl.observe.sql import MARK, numbers, statement
@@ -133,7 +133,7 @@ class Extras:
         self._next_at = 0.0
 
     def look(
-        self, connection: Connection, version: int, running: set[int]
+        self, connection: ServerConnection, version: int, running: set[int]
     ) -> tuple[tuple[StatementCounters, ...], tuple[TableCounters, ...]]:
         """Both, or nothing where it is not time yet; ``running``: the query ids of what runs now. Raises ServerLost."""
         began = time.monotonic()
@@ -144,7 +144,9 @@ class Extras:
         self._next_at = began + max(EVERY, SHARE_OF_TIME * took)
         return found
 
-    def _statements(self, connection: Connection, version: int, running: set[int]) -> tuple[StatementCounters, ...]:
+    def _statements(
+        self, connection: ServerConnection, version: int, running: set[int]
+    ) -> tuple[StatementCounters, ...]:
         if self._schema is None:
             return ()
         known = numbers(running.union(tuple(self._texts)[-_MOST_TEXTS:]))
@@ -176,7 +178,7 @@ class Extras:
             if MARK not in (self._texts.get(row["query_id"]) or "")
         )
 
-    def _tables(self, connection: Connection) -> tuple[TableCounters, ...]:
+    def _tables(self, connection: ServerConnection) -> tuple[TableCounters, ...]:
         if not self._asks_tables:
             return ()
         try:

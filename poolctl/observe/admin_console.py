@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
-from poolctl.observe.connection import Connection, parameters_of, place_of, target_of
+from poolctl.observe.connection import ServerConnection, parameters_of, place_of, target_of
 from poolctl.observe.refusals import Refused, ServerLost
 
 ANSWER_WITHIN = 1.2
@@ -58,7 +58,7 @@ class Console:
             defaults = {key: value for key, value in defaults.items() if key != "port"}
         parameters = {**defaults, **given, **_FIXED}
         self._conninfo = make_conninfo("", **parameters)
-        self._connection: Connection | None = None
+        self._connection: ServerConnection | None = None
         self.database = str(parameters.get("dbname", ""))
         self.target = target_of(self._conninfo)
         self.host, self.port = place_of(self._conninfo)
@@ -96,12 +96,12 @@ class Console:
         if connection is not None:
             connection.close()
 
-    def _connect(self, deadline: float) -> Connection:
-        connection = Connection.open(self._conninfo, within=max(deadline - time.monotonic(), 0.05))
+    def _connect(self, deadline: float) -> ServerConnection:
+        connection = ServerConnection.open(self._conninfo, within=max(deadline - time.monotonic(), 0.05))
         self._connection, self.connected_at = connection, time.time()
         return connection
 
-    def _ask(self, connection: Connection, command: str, deadline: float) -> list[Row]:
+    def _ask(self, connection: ServerConnection, command: str, deadline: float) -> list[Row]:
         try:
             tables = connection.ask(command, within=max(deadline - time.monotonic(), 0.0))
         except ServerLost:

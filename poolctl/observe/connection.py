@@ -28,7 +28,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from poolctl.errors import BadInput
 from poolctl.observe.refusals import HIDDEN_BY_TLS, Refused, ServerLost, StatementFailed, classify, from_libpq
 from poolctl.observe.snapshot import Refusal
-from poolctl.observe.startup import Place, knock
+from poolctl.observe.startup import Endpoint, knock
 
 NAME = "poolctl"
 """The application_name of every connection that looks."""
@@ -107,7 +107,7 @@ def place_of(conninfo: str) -> tuple[str, int | None]:
     return (hosts[0] if hosts else ""), int(ports[0]) if ports[0].isdecimal() else None
 
 
-class Connection:
+class ServerConnection:
     """Open until ``close``, or until it raises ServerLost. For one thread at a time."""
 
     def __init__(self, pgconn: "pq.abc.PGconn", target: str) -> None:
@@ -313,7 +313,7 @@ def _refusal_in(pgconn: "pq.abc.PGconn", target: str, within: float) -> Refusal:
     message = _text(pgconn.error_message)
     if HIDDEN_BY_TLS in message:
         address = _text(pgconn.hostaddr) or _text(pgconn.host)
-        place = Place(address, int(pgconn.port), _text(pgconn.user), _text(pgconn.db), NAME)
+        place = Endpoint(address, int(pgconn.port), _text(pgconn.user), _text(pgconn.db), NAME)
         said = knock(place, within=max(within, 0.1))
         if said is not None and said.sqlstate is not None:
             return replace(said, target=target)
@@ -404,7 +404,7 @@ def refusal_of(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
     Takes one connection for some milliseconds where it is let in. Raises BadInput for a conninfo that cannot be read.
     """
     try:
-        Connection.open(conninfo, within=within).close()
+        ServerConnection.open(conninfo, within=within).close()
     except Refused as error:
         return error.refusal
     return None

@@ -17,7 +17,7 @@ import psutil
 
 from poolctl.observe.processes import (
     Names,
-    Times,
+    ProcessorTimes,
     backend_titles,
     listener,
     members_of,
@@ -73,7 +73,7 @@ class Host:
         self._owners = SocketOwners()
         self._commands: dict[psutil.Process, str] = {}
         self._unix_ends: dict[tuple[int, float | None], tuple[int, ...]] = {}
-        self._before: Times | None = None
+        self._before: ProcessorTimes | None = None
         self._orphans = Confirmed()
         self._every = every
         self._next_at = 0.0
@@ -118,7 +118,7 @@ class Host:
         reached = self._reached(table)
         wanted = [one for one in table.tcp if self._is_client_end(one, ports, here, reached)]
         owners = table.owners({one.inode for one in wanted} | set(unix), {member.pid for member in family})
-        times = Times.read(postmaster, family)
+        times = ProcessorTimes.read(postmaster, family)
         cpu_share, server_cpu = times.since(self._before)
         self._before = times
         ours = {client for client in clients if sees_all and here.has(client.address)}

@@ -223,7 +223,7 @@ class _CannotFetch(Exception):
     """Why there is nothing to read, in words that hold no secret."""
 
 
-class PoolStats:
+class PoolMetrics:
     """One place that tells of pools, as URL or file; ``APPLICATION=`` before it says whose they are.
 
     ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.

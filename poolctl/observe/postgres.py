@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from poolctl.errors import PoolctlError
 from poolctl.observe.activity import Extras, read_backends, relations_of
-from poolctl.observe.connection import PATIENCE, Connection, Row, target_of
+from poolctl.observe.connection import PATIENCE, Row, ServerConnection, target_of
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import (
     Backend,
@@ -25,7 +25,7 @@ from poolctl.observe.snapshot import (
     Source,
 )
 from poolctl.observe.sql import numbers, statement
-from poolctl.observe.terminate import Ending, end_backend
+from poolctl.observe.terminate import TerminationResult, end_backend
 
 _UNITS = {
     "ms": 1e-3,
@@ -48,7 +48,7 @@ _TELLING = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track
 """Settings of roles and databases that say something about sessions. Applications keep secrets in others."""
 
 
-def read_facts(connection: Connection, within: float = PATIENCE) -> tuple[ServerFacts, int, int, str | None]:
+def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[ServerFacts, int, int, str | None]:
     """The facts, the oid of the database looked at, how many clients hold a slot (this one among them), and where
     pg_stat_statements is: a schema's name, quoted, or None.
 
@@ -111,7 +111,7 @@ def _settings(rows: Iterable[Row]) -> dict[str, float]:
     return found
 
 
-def _is_behind_pooler(connection: Connection, row: Mapping[str, object]) -> bool:
+def _is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -> bool:
     if row["pid"] != connection.login_pid:
         return True
     # Pgpool-II gives the backend's own process id. Another port at the other end may also be a router's work, but not
@@ -171,7 +171,7 @@ class Postgres:
         self._conninfo = conninfo
         self._emergency = emergency
         self._within = within
-        self._connection: Connection | None = None
+        self._connection: ServerConnection | None = None
         self._using = threading.Lock()
         self._failure = ""
         self._refused_at = -KNOCK_EVERY
@@ -210,18 +210,18 @@ class Postgres:
             self._failure = ""
             return sample
 
-    def end_backend(self, pid: int, started_at: float) -> Ending:
+    def end_backend(self, pid: int, started_at: float) -> TerminationResult:
         """End one client's backend, if it is still the one that began at ``started_at``, and wait a second for it."""
         with self._using:
             if self._connection is None:
-                return Ending(pid, "refused", self._failure or "not connected")
+                return TerminationResult(pid, "refused", self._failure or "not connected")
             try:
                 return end_backend(self._connection, pid, started_at)
             except StatementFailed as error:
-                return Ending(pid, "refused", error.message)
+                return TerminationResult(pid, "refused", error.message)
             except ServerLost as error:
                 self._forget(error)
-                return Ending(pid, "refused", error.message)
+                return TerminationResult(pid, "refused", error.message)
 
     def close(self) -> None:
         with self._using:
@@ -229,14 +229,14 @@ class Postgres:
                 self._connection.close()
                 self._connection = None
 
-    def _connect(self) -> Connection | None:
+    def _connect(self) -> ServerConnection | None:
         """Connect and learn what does not change; None when it may not be tried now. Raises PoolctlError."""
         now = time.monotonic()
         if self._gave_up or now - self._refused_at < KNOCK_EVERY:
             return None
         self._refused_at = now
         try:
-            connection = Connection.open(self._conninfo, within=self._within)
+            connection = ServerConnection.open(self._conninfo, within=self._within)
         except Refused as error:
             self._gave_up = error.refusal.by in _INCURABLE
             raise
@@ -276,7 +276,7 @@ class Postgres:
             self._connection.close()
             self._connection = None
 
-    def _sample(self, connection: Connection) -> ServerSample:
+    def _sample(self, connection: ServerConnection) -> ServerSample:
         assert self.facts is not None
         version = self.facts.version_number
         parts = ("clock", "backends", "locks", "databases")
@@ -292,7 +292,7 @@ class Postgres:
         counters = tuple(DatabaseCounters(**row) for row in databases)
         return ServerSample(clock["at"], clock["started_at"], kept, counters, statements, tables)
 
-    def _learn_names(self, connection: Connection, relations: set[int]) -> None:
+    def _learn_names(self, connection: ServerConnection, relations: set[int]) -> None:
         unknown = sorted(relations - self._names.keys())[:_MOST_NAMES]
         if not unknown:
             return

@@ -236,7 +236,7 @@ def title_of(process: psutil.Process) -> str:
     return ""
 
 
-class Times(NamedTuple):
+class ProcessorTimes(NamedTuple):
     """Processor seconds since the beginning, at ``at`` on the monotonic clock; ``server`` None where it is not here."""
 
     at: float
@@ -245,7 +245,7 @@ class Times(NamedTuple):
     server: float | None
 
     @classmethod
-    def read(cls, postmaster: psutil.Process | None, family: Iterable[Member]) -> "Times":
+    def read(cls, postmaster: psutil.Process | None, family: Iterable[Member]) -> "ProcessorTimes":
         all_cores = psutil.cpu_times()
         # The time of guests is in that of users already.
         total = sum(all_cores) - getattr(all_cores, "guest", 0.0) - getattr(all_cores, "guest_nice", 0.0)
@@ -260,7 +260,7 @@ class Times(NamedTuple):
                 server += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return cls(time.monotonic(), total - idle, total, server)
 
-    def since(self, before: "Times | None") -> tuple[float | None, float | None]:
+    def since(self, before: "ProcessorTimes | None") -> tuple[float | None, float | None]:
         """The share of all cores that was busy, and the cores that the server kept busy; None without a before."""
         if before is None or self.total <= before.total or self.at <= before.at:
             return None, None

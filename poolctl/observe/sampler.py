@@ -38,7 +38,7 @@ _STOP_CHECK = 0.05
 _CLOSED_WITHIN = 0.2
 
 
-class Asked(Protocol):
+class SampledSource(Protocol):
     """A source. ``look`` never raises for what the world does, and may return None; ``source`` says why."""
 
     @property
@@ -49,7 +49,7 @@ class Asked(Protocol):
     def close(self) -> None: ...
 
 
-class AskedServer(Asked, Protocol):
+class SampledServer(SampledSource, Protocol):
     @property
     def facts(self) -> ServerFacts | None: ...
 
@@ -57,7 +57,7 @@ class AskedServer(Asked, Protocol):
     def refusal(self) -> Refusal | None: ...
 
 
-class AskedHost(Protocol):
+class SampledHost(Protocol):
     @property
     def source(self) -> Source: ...
 
@@ -66,7 +66,7 @@ class AskedHost(Protocol):
     def close(self) -> None: ...
 
 
-class Watcher:
+class Sampler:
     """Holds the sources of one observation. ``with Watcher(...) as watcher`` closes them.
 
     ``host`` is made when it is first needed, in its own thread: what it imports takes a while.
@@ -74,12 +74,12 @@ class Watcher:
 
     def __init__(
         self,
-        server: AskedServer | None = None,
+        server: SampledServer | None = None,
         *,
-        bouncers: Sequence[Asked] = (),
-        pgpools: Sequence[Asked] = (),
-        pools: Sequence[Asked] = (),
-        host: Callable[[], AskedHost] | None = None,
+        bouncers: Sequence[SampledSource] = (),
+        pgpools: Sequence[SampledSource] = (),
+        pools: Sequence[SampledSource] = (),
+        host: Callable[[], SampledHost] | None = None,
     ) -> None:
         self._server = _Lane(server.source, _look_at_server, made=server) if server is not None else None
         self._bouncers = [_lane(each) for each in bouncers]
@@ -90,7 +90,7 @@ class Watcher:
         self._snapshots: deque[Snapshot] = deque()
         self._interval = 0.0
 
-    def __enter__(self) -> "Watcher":
+    def __enter__(self) -> "Sampler":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -309,15 +309,15 @@ class _Lane:
             return None, replace(self._last, ok=False, reason=f"{type(error).__name__}: {error}")
 
 
-def _lane(source: Asked) -> _Lane:
+def _lane(source: SampledSource) -> _Lane:
     return _Lane(source.source, lambda asked: asked.look(), made=source)
 
 
-def _look_at_server(server: AskedServer) -> tuple[ServerSample | None, Refusal | None, ServerFacts | None]:
+def _look_at_server(server: SampledServer) -> tuple[ServerSample | None, Refusal | None, ServerFacts | None]:
     return server.look(), server.refusal, server.facts
 
 
-def _look_at_host(host: AskedHost, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+def _look_at_host(host: SampledHost, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
     return host.look(server, facts)
 
 

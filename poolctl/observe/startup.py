@@ -24,7 +24,7 @@ _PASSED_OVER = b"SKNv"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """Where to knock: an address, or a folder of Unix sockets (beginning with a slash), and as whom."""
 
     address: str
@@ -40,7 +40,7 @@ class Place:
         return f"{self.address}:{self.port}/{self.database}"
 
 
-def knock(place: Place, *, within: float) -> Refusal | None:
+def knock(place: Endpoint, *, within: float) -> Refusal | None:
     """What is said to a client that comes in; None when it would be let in, or is asked for a password."""
     deadline = time.monotonic() + within
     try:
@@ -114,7 +114,7 @@ class _Line:
         return classify(fields.get(b"M", ""), fields.get(b"C"), fields.get(b"R"), target)
 
 
-def _connected(place: Place, deadline: float) -> _Line:
+def _connected(place: Endpoint, deadline: float) -> _Line:
     if place.address.startswith(("/", "@")):
         end = socket.socket(socket.AF_UNIX)
         path = f"{place.address}/.s.PGSQL.{place.port}"
@@ -130,7 +130,7 @@ def _connected(place: Place, deadline: float) -> _Line:
     return _Line(socket.create_connection((place.address, place.port), within), deadline)
 
 
-def _asked_in(line: _Line, place: Place) -> Refusal | None:
+def _asked_in(line: _Line, place: Endpoint) -> Refusal | None:
     """Send who we are, encrypted if that is asked for. A refusal may come before."""
     if place.is_encrypted:
         line.send(struct.pack("!ii", 8, _SSL_REQUEST))

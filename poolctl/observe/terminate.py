@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from poolctl.observe.connection import Connection
+from poolctl.observe.connection import ServerConnection
 from poolctl.observe.sql import statement
 
 _WITHIN = 1.0
@@ -14,7 +14,7 @@ _PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class TerminationResult:
     """What became of the wish to end a backend.
 
     ``ended``: it is gone. ``signalled``: it was told to end and is still there. ``gone``: it had ended before.
@@ -27,7 +27,7 @@ class Ending:
     reason: str = ""
 
 
-def end_backend(connection: Connection, pid: int, started_at: float) -> Ending:
+def end_backend(connection: ServerConnection, pid: int, started_at: float) -> TerminationResult:
     """End the client's backend ``pid`` if it is the one that began at ``started_at`` (``Backend.started_at``).
 
     Raises StatementFailed where the role may not, ServerLost.
@@ -35,15 +35,15 @@ def end_backend(connection: Connection, pid: int, started_at: float) -> Ending:
     identity = {"pid": int(pid), "started_at": repr(float(started_at))}
     (found,) = connection.look(statement("end_backend").format(**identity))
     if not found:
-        return Ending(pid, "gone")
+        return TerminationResult(pid, "gone")
     if not found[0]["is_it"]:
-        return Ending(pid, "another", "the process id belongs to another backend by now")
+        return TerminationResult(pid, "another", "the process id belongs to another backend by now")
     if not found[0]["was_signalled"]:
-        return Ending(pid, "gone")
+        return TerminationResult(pid, "gone")
     still_there = statement("is_there").format(**identity)
     deadline = time.monotonic() + _WITHIN
     while time.monotonic() < deadline:
         if not connection.look(still_there)[0]:
-            return Ending(pid, "ended")
+            return TerminationResult(pid, "ended")
         time.sleep(_PAUSE)
-    return Ending(pid, "signalled", f"it was told to end and is still there after {_WITHIN:g} s")
+    return TerminationResult(pid, "signalled", f"it was told to end and is still there after {_WITHIN:g} s")

@@ -17,14 +17,14 @@ from poolctl.pool.answers import (
     Use,
     Wait,
 )
-from poolctl.pool.libraries import KINDS, NOT_MODELED
-from poolctl.pool.library import Kind, Problem
+from poolctl.pool.libraries import LIBRARIES, NOT_MODELED
+from poolctl.pool.library import Library, Problem
 from poolctl.pool.pool import Pool
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
 
 __all__ = [
-    "KINDS",
+    "LIBRARIES",
     "NOT_MODELED",
     "Action",
     "Answer",
@@ -33,7 +33,7 @@ __all__ = [
     "Connection",
     "Fail",
     "HandOver",
-    "Kind",
+    "Library",
     "Open",
     "Pool",
     "PoolRules",

@@ -4,10 +4,10 @@ Presets differ in data, not in code. Defaults and rules are those of the librari
 stand at each kind. Which engine can drive which kind is not decided here.
 """
 
-from poolctl.pool.libraries_jvm import JVM_KINDS
-from poolctl.pool.libraries_node import NODE_KINDS
-from poolctl.pool.libraries_python import PYTHON_KINDS
-from poolctl.pool.library import Kind
+from poolctl.pool.libraries_jvm import JVM_LIBRARIES
+from poolctl.pool.libraries_node import NODE_LIBRARIES
+from poolctl.pool.libraries_python import PYTHON_LIBRARIES
+from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings
 
 NOT_MODELED: dict[str, str] = {
@@ -20,7 +20,7 @@ NOT_MODELED: dict[str, str] = {
 """Pools that are known by name and refused, with the reason."""
 
 _OTHERS = (
-    Kind(
+    Library(
         "database/sql",
         library="Go 1.27.3 database/sql",
         defaults=PoolSettings("database/sql", max_open=0, max_idle=2),
@@ -34,7 +34,7 @@ _OTHERS = (
         zero_is_off=frozenset({"max_lifetime", "max_idle_time"}),
         is_unlimited_at_0=True,
     ),
-    Kind(
+    Library(
         "pgxpool",
         library="pgx 5.10 pgxpool on puddle 2",
         # max(4, number of processors): 4 stands for a small pod. 0 as lifetime would be "always expired".
@@ -64,7 +64,7 @@ _OTHERS = (
             abandoned_opening="kept",
         ),
     ),
-    Kind(
+    Library(
         "npgsql",
         library="Npgsql 10.0.3",
         defaults=PoolSettings("npgsql", 100, 100, 0, max_lifetime=3600.0, max_idle_time=300.0, acquire_timeout=15.0),
@@ -91,7 +91,7 @@ _OTHERS = (
         ),
         exhausted="The connection pool has been exhausted, either raise 'Max Pool Size' or 'Timeout'",
     ),
-    Kind(
+    Library(
         "rails",
         library="ActiveRecord 8.1",
         defaults=PoolSettings("rails", 5, 5, max_idle_time=300.0, acquire_timeout=5.0),
@@ -123,7 +123,7 @@ _OTHERS = (
         ),
         exhausted="could not obtain a connection from the pool within {acquire_timeout:.3f} seconds",
     ),
-    Kind(
+    Library(
         "ecto",
         library="DBConnection 2.10.2",
         defaults=PoolSettings("ecto", 10, 10, 10),
@@ -154,7 +154,7 @@ _OTHERS = (
         ),
         exhausted="connection not available and request was dropped from queue",
     ),
-    Kind(
+    Library(
         "sqlx",
         library="sqlx (Rust)",
         defaults=PoolSettings("sqlx", 10, 10, max_lifetime=1800.0, max_idle_time=600.0, acquire_timeout=30.0),
@@ -180,7 +180,7 @@ _OTHERS = (
         ),
         exhausted="pool timed out while waiting for an open connection",
     ),
-    Kind(
+    Library(
         "deadpool",
         library="deadpool 0.12.3",
         # Twice the number of logical processors: 8 stands for 4 of them.
@@ -199,7 +199,7 @@ _OTHERS = (
         ),
         exhausted="Timeout occurred while waiting for a slot to become available",
     ),
-    Kind(
+    Library(
         "r2d2",
         library="r2d2",
         defaults=PoolSettings("r2d2", 10, 10, 10, max_lifetime=1800.0, max_idle_time=600.0, acquire_timeout=30.0),
@@ -231,7 +231,7 @@ _OTHERS = (
         exhausted="timed out waiting for connection",
     ),
 )
-_NONE = Kind(
+_NONE = Library(
     "none",
     library="a new connection for every request",
     defaults=PoolSettings("none", max_open=0, max_idle=0),
@@ -240,4 +240,6 @@ _NONE = Kind(
     exhausted="connection attempt timed out",
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*_OTHERS, *PYTHON_KINDS, *JVM_KINDS, *NODE_KINDS, _NONE)}
+LIBRARIES: dict[str, Library] = {
+    kind.name: kind for kind in (*_OTHERS, *PYTHON_LIBRARIES, *JVM_LIBRARIES, *NODE_LIBRARIES, _NONE)
+}

@@ -1,10 +1,10 @@
 """The pools of the Java world. See ``kinds``."""
 
-from poolctl.pool.library import Kind
+from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings
 
-JVM_KINDS = (
-    Kind(
+JVM_LIBRARIES = (
+    Library(
         "hikaricp",
         library="HikariCP 7.0.2",
         defaults=PoolSettings("hikaricp", 10, 10, 10, max_lifetime=1800.0, max_idle_time=600.0, acquire_timeout=30.0),
@@ -40,7 +40,7 @@ JVM_KINDS = (
         ),
         exhausted="Connection is not available, request timed out",
     ),
-    Kind(
+    Library(
         "tomcat",
         library="Tomcat JDBC pool",
         # max_idle is no key: with its idle sweep on, as it is by default, the library does not look at maxIdle.
@@ -70,7 +70,7 @@ JVM_KINDS = (
         ),
         exhausted="Timeout: Pool empty. Unable to fetch a connection",
     ),
-    Kind(
+    Library(
         "dbcp2",
         library="commons-dbcp2 on commons-pool 2.13.1",
         # Without timeBetweenEvictionRunsMillis, off by default, minIdle and the idle time are never enforced.
@@ -94,7 +94,7 @@ JVM_KINDS = (
         ),
         exhausted="Cannot get a connection, pool error Timeout waiting for idle object",
     ),
-    Kind(
+    Library(
         "c3p0",
         library="c3p0",
         # Its ages and idle times are off by default, and how often it looks at them is not known well enough.

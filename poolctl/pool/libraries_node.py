@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from poolctl.pool.library import Kind
+from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings
 
-_NODE_PG = Kind(
+_NODE_PG = Library(
     "node-pg",
     library="pg-pool 3.14.0",
     defaults=PoolSettings("node-pg", 10, 10, max_idle_time=10.0),
@@ -34,7 +34,7 @@ _NODE_PG = Kind(
     exhausted="timeout exceeded when trying to connect",
 )
 
-NODE_KINDS = (
+NODE_LIBRARIES = (
     _NODE_PG,
     replace(
         _NODE_PG,
@@ -49,7 +49,7 @@ NODE_KINDS = (
         library="@prisma/adapter-pg 7.10.1 on pg-pool 3.14.0",
         defaults=replace(_NODE_PG.defaults, kind="prisma"),
     ),
-    Kind(
+    Library(
         "knex",
         library="knex 3.3.0 on tarn 3.1.2",
         defaults=PoolSettings("knex", 10, 10, 2, max_idle_time=30.0, acquire_timeout=60.0),
@@ -76,7 +76,7 @@ NODE_KINDS = (
         ),
         exhausted="Timeout acquiring a connection. The pool is probably full.",
     ),
-    Kind(
+    Library(
         "mysql2",
         library="mysql2 3.24.6",
         defaults=PoolSettings("mysql2", 10, 10, max_idle_time=60.0),

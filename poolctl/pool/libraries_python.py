@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from poolctl.pool.library import Kind
+from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings
 
 _RULES_OF_PSYCOPG = PoolRules(
@@ -23,7 +23,7 @@ _RULES_OF_PSYCOPG = PoolRules(
     timed_out_waiter="ghost",
     dropped_reference="closed",
 )
-_PSYCOPG_POOL = Kind(
+_PSYCOPG_POOL = Library(
     "psycopg_pool",
     library="psycopg_pool 3.3.3 ConnectionPool",
     # max_size=None is min_size: a fixed pool. max_idle is the count kept, which this library does not
@@ -42,7 +42,7 @@ _PSYCOPG_POOL = Kind(
     exhausted="couldn't get a connection after {acquire_timeout:.2f} sec",
 )
 
-PYTHON_KINDS = (
+PYTHON_LIBRARIES = (
     _PSYCOPG_POOL,
     replace(
         _PSYCOPG_POOL,
@@ -50,7 +50,7 @@ PYTHON_KINDS = (
         library='Django 5.2 OPTIONS["pool"], which is psycopg_pool',
         defaults=replace(_PSYCOPG_POOL.defaults, kind="django"),
     ),
-    Kind(
+    Library(
         "psycopg2",
         library="psycopg2 2.9.13 pool.ThreadedConnectionPool",
         # Both numbers are required arguments; 1 and 10 are poolctl's stand-ins.
@@ -70,7 +70,7 @@ PYTHON_KINDS = (
         ),
         exhausted="connection pool exhausted",
     ),
-    Kind(
+    Library(
         "sqlalchemy",
         library="SQLAlchemy 2.1.9 QueuePool",
         defaults=PoolSettings("sqlalchemy", max_open=15, max_idle=5, acquire_timeout=30.0),
@@ -99,7 +99,7 @@ PYTHON_KINDS = (
         ),
         exhausted="QueuePool limit of size {max_idle} overflow {max_overflow} reached, connection timed out",
     ),
-    Kind(
+    Library(
         "asyncpg",
         library="asyncpg 0.32.0",
         defaults=PoolSettings("asyncpg", 10, 10, 10, max_idle_time=300.0, max_uses=50_000),

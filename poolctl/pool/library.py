@@ -16,7 +16,7 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class Library:
     """A pool library: what its settings default to, which ones it has, and how it behaves."""
 
     name: str

@@ -15,6 +15,7 @@ from collections import OrderedDict, deque
 from random import Random
 
 from poolctl.pool.answers import Action, Answer, Close, Connection, Fail, HandOver, Open, Reject, Request, Stale, Wait
+from poolctl.pool.libraries import LIBRARIES
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
 
@@ -70,7 +71,7 @@ class Pool:
 
     def __init__(self, settings: PoolSettings, random: Random, rules: PoolRules | None = None) -> None:
         self.settings = settings
-        self.rules = rules or settings.rules
+        self.rules = rules or LIBRARIES[settings.kind].rules
         self._random = random
         self._max_open = settings.max_open
         self._max_idle = settings.max_idle if not settings.max_open else min(settings.max_idle, settings.max_open)

@@ -1,4 +1,4 @@
-"""What a pool is told (PoolSettings) and how its library behaves (PoolRules). The presets are in ``kinds``."""
+"""What a pool is told (PoolSettings) and how its library behaves (PoolRules). The presets are in ``libraries``."""
 
 from dataclasses import dataclass
 from math import inf
@@ -118,9 +118,3 @@ class PoolSettings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < inf:
                 raise ValueError(f"{name} is a time that cannot be negative or infinite, and is {value}")
-
-    @property
-    def rules(self) -> PoolRules:
-        from poolctl.pool.libraries import KINDS
-
-        return KINDS[self.kind].rules

@@ -7,14 +7,14 @@ if TYPE_CHECKING:
     from poolctl.diagnose.finding import Diagnosis
     from poolctl.diagnose.live.relief import ReliefPlan
     from poolctl.observe.snapshot import Observation
-    from poolctl.observe.terminate import Ending
+    from poolctl.observe.terminate import TerminationResult
 
 
 @dataclass(frozen=True, slots=True)
 class Relieved:
     """What carrying out a plan came to. ``used_before`` and ``used_after``: client backends, None where not seen."""
 
-    endings: "tuple[Ending, ...]"
+    endings: "tuple[TerminationResult, ...]"
     used_before: int | None = None
     used_after: int | None = None
 

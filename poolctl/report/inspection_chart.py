@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from poolctl.observe.snapshot import Observation, ServerSample, Snapshot
-from poolctl.report.panels import Chart, Layer, Limit, Panel
+from poolctl.report.panels import Chart, Layer, LimitLine, Panel
 from poolctl.units import format_count
 
 
@@ -40,9 +40,9 @@ def _connections(observation: Observation) -> Panel:
         Layer("active or in a transaction", "in_use", tuple(None if s is None else busy_in(s) for s in samples)),
     ]
     usable = observation.server.usable if observation.server else None
-    return _panel("server", layers, Limit(f"usable {format_count(usable)}", usable) if usable else None, rows=5)
+    return _panel("server", layers, LimitLine(f"usable {format_count(usable)}", usable) if usable else None, rows=5)
 
 
-def _panel(title: str, layers: Sequence[Layer], limit: Limit | None = None, rows: int = 3) -> Panel:
+def _panel(title: str, layers: Sequence[Layer], limit: LimitLine | None = None, rows: int = 3) -> Panel:
     peak = max((value for layer in layers for value in layer.values if value is not None), default=0.0)
     return Panel(title, tuple(layers), max(peak, limit.value if limit else 1.0, 1.0), limit, rows)

@@ -15,7 +15,7 @@ from poolctl.units import format_count, format_duration
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RunOutcome:
     """What is kept of one of many runs: its numbers and findings, not its timeline. ``failure``, ``kernel``: as in
     Run."""
 
@@ -39,7 +39,7 @@ class Point:
 
     words: tuple[str, ...]
     seed: int
-    outcome: Outcome
+    outcome: RunOutcome
 
 
 @dataclass(frozen=True, slots=True)

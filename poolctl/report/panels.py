@@ -31,7 +31,7 @@ class Layer:
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
+class LimitLine:
     name: str
     value: float
 
@@ -43,7 +43,7 @@ class Panel:
     title: str
     layers: tuple[Layer, ...]
     top: float
-    limit: Limit | None = None
+    limit: LimitLine | None = None
     rows: int = 3
 
 
@@ -118,7 +118,7 @@ def _pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) ->
     most, parts = limit_of(run.scenario), run.scenario.parts
     terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
     sum_of = f"{' + '.join(terms)} = " if len(parts) > 1 or parts[0].load.instances > 1 else ""
-    return _panel(title, layers, Limit(f"max_open {sum_of}{format_count(most)}", most) if most else None)
+    return _panel(title, layers, LimitLine(f"max_open {sum_of}{format_count(most)}", most) if most else None)
 
 
 def _server_panel(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
@@ -127,10 +127,10 @@ def _server_panel(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
     seen = run.summary.server
     usable = seen.usable if seen and seen.usable else None
     layer = _layer("server connections", "server", [point.server_connections for point in points])
-    return _panel("server", [layer], Limit(f"usable {format_count(usable)}", usable) if usable else None)
+    return _panel("server", [layer], LimitLine(f"usable {format_count(usable)}", usable) if usable else None)
 
 
-def _panel(title: str, layers: Sequence[Layer], limit: Limit | None = None) -> Panel:
+def _panel(title: str, layers: Sequence[Layer], limit: LimitLine | None = None) -> Panel:
     peak = max((value for layer in layers for value in layer.values if value is not None), default=0.0)
     # A limit far above the data would press the data flat; the reader is told where it is instead.
     if limit and limit.value > 4 * max(peak, 1.0):

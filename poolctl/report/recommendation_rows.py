@@ -17,7 +17,7 @@ from poolctl.sizing.figures import Figure
 from poolctl.units import format_count, format_duration
 
 if TYPE_CHECKING:
-    from poolctl.sizing.verify import Outcome
+    from poolctl.sizing.verify import TrialOutcome
 
 _TIMES = frozenset(
     {
@@ -145,7 +145,7 @@ def verification_table(recommended: Recommended) -> Table | None:
     return Table("Tried", header, tuple(rows))
 
 
-def _outcome(outcome: "Outcome", mark: str) -> tuple[str, ...]:
+def _outcome(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
     moment = {"largest": "largest fleet", "live": "on a real server"}.get(outcome.moment, outcome.moment)
     return (
         format_count(outcome.max_open),

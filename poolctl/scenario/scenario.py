@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from poolctl.pool import KINDS, NOT_MODELED, PoolSettings
-from poolctl.scenario.toml import Source, Table, override, read_toml
+from poolctl.pool import LIBRARIES, NOT_MODELED, PoolSettings
+from poolctl.scenario.toml import TomlSource, TomlTable, override, read_toml
 
 DISTRIBUTIONS = ("constant", "exponential", "lognormal")
 VIAS = ("none", "pgbouncer", "pgpool")
@@ -192,12 +192,12 @@ def load_scenario(path: Path, assignments: Iterable[str] = ()) -> Scenario:
     """Read a scenario file, with ``--set`` assignments on top. Raises BadInput."""
     values, text = read_toml(path)
     overridden = override(values, assignments)
-    return parse_scenario(values, Source(str(path), text, overridden))
+    return parse_scenario(values, TomlSource(str(path), text, overridden))
 
 
-def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scenario:
+def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> Scenario:
     """A scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
-    top = Table(values, source or Source())
+    top = TomlTable(values, source or TomlSource())
     name, description = top.text("name", ""), top.text("description", "")
     sections = [top.table(section) for section in ("database", "pool", "load", "leak")]
     event_tables, service_tables = top.tables("events"), top.tables("service")
@@ -223,7 +223,7 @@ def parse_scenario(values: dict[str, Any], source: Source | None = None) -> Scen
     return Scenario(name, description, database, pool, load, leak, tuple(events), services)
 
 
-def _refuse_shared(table: Table, section: str, services: Sequence[Table]) -> None:
+def _refuse_shared(table: TomlTable, section: str, services: Sequence[TomlTable]) -> None:
     """What stands at the top although each service has its own."""
     for key, value in table.rest().items():
         name = services[0].peek("name") or "NAME"
@@ -235,7 +235,7 @@ def _refuse_shared(table: Table, section: str, services: Sequence[Table]) -> Non
         )
 
 
-def _service(table: Table, run: dict[str, Any]) -> Service:
+def _service(table: TomlTable, run: dict[str, Any]) -> Service:
     name = table.text("name", "")
     pool_table, load_table, leak_table = (table.table(section) for section in ("pool", "load", "leak"))
     table.finish()
@@ -247,13 +247,13 @@ def _service(table: Table, run: dict[str, Any]) -> Service:
     return Service(name, _pool(pool_table), _load(load_table.extended(run)), _leak(leak_table))
 
 
-def _leak(table: Table) -> Leak:
+def _leak(table: TomlTable) -> Leak:
     leak = Leak(table.count("every", 0), table.choice("shape", "forgotten", LEAK_SHAPES))
     table.finish()
     return leak
 
 
-def _database(table: Table) -> Database:
+def _database(table: TomlTable) -> Database:
     default = Database()
     database = Database(
         max_connections=table.count("max_connections", default.max_connections, least=1),
@@ -279,11 +279,11 @@ _POOL_COUNTS = ("max_open", "max_idle", "min_idle", "max_uses", "max_waiting")
 _POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout", "max_lifetime_jitter")
 
 
-def _pool(table: Table) -> PoolSettings:
+def _pool(table: TomlTable) -> PoolSettings:
     named = table.peek("kind")
     if isinstance(named, str) and named in NOT_MODELED:
         raise table.refuse("kind", named, NOT_MODELED[named])
-    kind = KINDS[table.choice("kind", "database/sql", KINDS)]
+    kind = LIBRARIES[table.choice("kind", "database/sql", LIBRARIES)]
     written = {key: table.peek(key) for key in _POOL_COUNTS + _POOL_TIMES}
     for ours, native in kind.native.items():
         if table.has(native) and native not in written:
@@ -304,7 +304,7 @@ def _pool(table: Table) -> PoolSettings:
     return settings
 
 
-def _load(table: Table) -> Load:
+def _load(table: TomlTable) -> Load:
     query = table.text("query", "sleep")
     # A statement of the user's takes the time it takes; only pg_sleep has to be told.
     hold_default = Distribution("exponential", 0.020) if query == "sleep" else Distribution("constant", 0.0)
@@ -353,7 +353,7 @@ def _load(table: Table) -> Load:
     return load
 
 
-def _burst(table: Table, hold: Distribution, think: Distribution) -> Burst:
+def _burst(table: TomlTable, hold: Distribution, think: Distribution) -> Burst:
     dated = "at" in table
     burst = Burst(
         at=table.duration("at", 0.0),
@@ -380,7 +380,7 @@ _EVENT_KEYS: dict[str, tuple[str, ...]] = {
 }
 
 
-def _event(table: Table) -> Event:
+def _event(table: TomlTable) -> Event:
     written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap", "down") if key in table}
     event = Event(
         at=table.duration("at", 0.0),
@@ -406,7 +406,7 @@ def _event(table: Table) -> Event:
     return event
 
 
-def _distribution(table: Table, key: str, default: Distribution) -> Distribution:
+def _distribution(table: TomlTable, key: str, default: Distribution) -> Distribution:
     if key not in table:
         table.skip(key)
         return default

@@ -13,9 +13,9 @@ from math import prod
 from typing import Any
 
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import Scenario, parse_scenario
-from poolctl.scenario.toml import Source, override
+from poolctl.scenario.toml import TomlSource, override
 from poolctl.scenario.variants import SECTION_OF, with_kind
 from poolctl.units import parse_duration
 
@@ -50,10 +50,10 @@ class Cell:
     scenario: Scenario
 
 
-class _SweptSource(Source):
+class _SweptSource(TomlSource):
     """Points at the option for keys that the sweep sets, and at the file for all others."""
 
-    def __init__(self, source: Source, keys: Sequence[str]) -> None:
+    def __init__(self, source: TomlSource, keys: Sequence[str]) -> None:
         super().__init__(source.name)
         self._source, self._keys = source, keys
 
@@ -85,7 +85,7 @@ def parse_axes(options: Sequence[str]) -> tuple[Axis, ...]:
     return axes
 
 
-def grid(values: Mapping[str, Any], axes: Sequence[Axis], source: Source) -> tuple[list[Cell], list[str]]:
+def grid(values: Mapping[str, Any], axes: Sequence[Axis], source: TomlSource) -> tuple[list[Cell], list[str]]:
     """Every combination, the last axis changing fastest, and what had to be left out of some. Raises BadInput."""
     probe = copy.deepcopy(dict(values))
     swept = _SweptSource(source, [key for axis in axes for key in _assign(probe, f"{axis.key}={axis.words[0]}")])
@@ -94,7 +94,7 @@ def grid(values: Mapping[str, Any], axes: Sequence[Axis], source: Source) -> tup
         changed: dict[str, Any] = copy.deepcopy(dict(values))
         # The kind first: it drops settings that the library does not have, and must not drop those set here.
         for axis, word in sorted(zip(axes, words, strict=True), key=lambda pair: pair[0].key != "pool.kind"):
-            if axis.key == "pool.kind" and word in KINDS:
+            if axis.key == "pool.kind" and word in LIBRARIES:
                 changed, dropped = with_kind(changed, word)[1:]
                 notes.update(dict.fromkeys(dropped))
             else:

@@ -17,7 +17,7 @@ from poolctl.units import parse_duration
 T = TypeVar("T")
 
 
-class Source:
+class TomlSource:
     """Where a table came from, so that an error can point at it."""
 
     def __init__(self, name: str = "", text: str = "", overridden: Iterable[str] = ()) -> None:
@@ -36,10 +36,10 @@ class Source:
         return f"{self.name}: " if self.name else ""
 
 
-class Table:
+class TomlTable:
     """One table, from which each key is taken once. ``path`` is its full name, "" for the top."""
 
-    def __init__(self, values: Mapping[str, Any], source: Source, path: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], source: TomlSource, path: str = "") -> None:
         if not isinstance(values, Mapping):
             raise BadInput(f"{source.locate(path)}{path} = {_shown(values)}: must be a table")
         self._values = dict(values)
@@ -73,9 +73,9 @@ class Table:
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name}: {rule}", hint=hint)
 
-    def extended(self, values: Mapping[str, Any]) -> "Table":
+    def extended(self, values: Mapping[str, Any]) -> "TomlTable":
         """This table with ``values`` that were written elsewhere."""
-        return Table(self._values | dict(values), self._source, self._path)
+        return TomlTable(self._values | dict(values), self._source, self._path)
 
     def duration(self, key: str, default: float) -> float:
         return self._take(key, default, parse_duration)
@@ -138,16 +138,16 @@ class Table:
 
         return self._take(key, default, check)
 
-    def table(self, key: str) -> "Table":
+    def table(self, key: str) -> "TomlTable":
         """The table under ``key``, empty when it is absent."""
-        return Table(self._take(key, {}, lambda value: value), self._source, self._name(key))
+        return TomlTable(self._take(key, {}, lambda value: value), self._source, self._name(key))
 
-    def tables(self, key: str) -> list["Table"]:
+    def tables(self, key: str) -> list["TomlTable"]:
         """The array of tables under ``key`` ([[key]])."""
         values: Any = self._take(key, [], lambda value: value)
         if not isinstance(values, list):
             raise self.refuse(key, values, f"must be an array of tables, written [[{self._name(key)}]]")
-        return [Table(value, self._source, f"{self._name(key)}[{at}]") for at, value in enumerate(values)]
+        return [TomlTable(value, self._source, f"{self._name(key)}[{at}]") for at, value in enumerate(values)]
 
     def rest(self) -> dict[str, Any]:
         """Every key not yet taken, for a table whose keys belong to somebody else."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import VIAS
 from poolctl.scenario.toml import override
 
@@ -60,7 +60,7 @@ def with_kind(values: Values, kind: str) -> NamedValues:
     changed = copy.deepcopy(values)
     pool = changed.setdefault("pool", {})
     pool["kind"] = kind
-    dropped = [key for key in pool if key != "kind" and key not in KINDS[kind].keys]
+    dropped = [key for key in pool if key != "kind" and key not in LIBRARIES[kind].keys]
     for key in dropped:
         del pool[key]
     notes = (f"{kind}: {', '.join(dropped)} left out, the library has no such setting",) if dropped else ()
@@ -81,14 +81,14 @@ def parse_variants(values: Values, words: str) -> list[NamedValues]:
             variants.append(NamedValues("leak", with_leak(values)))
         elif word == "correct":
             variants.append(NamedValues("correct", without_leak(values)))
-        elif word in KINDS:
+        elif word in LIBRARIES:
             variants.append(with_kind(values, word))
         elif word in VIAS:
             changed = copy.deepcopy(values)
             changed.setdefault("database", {})["via"] = word
             variants.append(NamedValues(word, changed))
         else:
-            known = ["leak", "correct", *KINDS, *(via for via in VIAS if via != "none")]
+            known = ["leak", "correct", *LIBRARIES, *(via for via in VIAS if via != "none")]
             raise BadInput(f"--compare {word!r}: is no variant", hint=f"{', '.join(known)}, or key=value,value,...")
     _refuse_twins(variants)
     return variants

@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from poolctl.scenario.toml import Source, Table, read_toml
+from poolctl.scenario.toml import TomlSource, TomlTable, read_toml
 from poolctl.sizing.defaults import SURGE_SHARE, default_headroom
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
@@ -18,7 +18,7 @@ TOGETHER = ("together", "one-by-one")
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ServerLimits:
     max_connections: int = 100
     superuser_reserved: int = 3
     reserved: int = 0
@@ -32,7 +32,7 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class FleetService:
     """An application. ``max_open`` is of each pool, None: unlimited, as Go's 0. Counts of instances are resolved:
     ``surge`` more during a deploy, while ``terminating`` old ones have not yet gone. ``via``: a pooler's name, "" for
     the server itself. ``user`` and ``database`` "": the same for all that do not say."""
@@ -120,8 +120,8 @@ class Fleet:
     """``deploys``: whether all services may be deployed at the same moment."""
 
     name: str
-    server: Server
-    services: tuple[Service, ...]
+    server: ServerLimits
+    services: tuple[FleetService, ...]
     extras: tuple[Extra, ...] = ()
     poolers: tuple[FleetPooler, ...] = ()
     roles: tuple[NamedLimit, ...] = ()
@@ -132,12 +132,12 @@ class Fleet:
 def load_fleet(path: Path) -> Fleet:
     """Read a fleet file. Raises BadInput."""
     values, text = read_toml(path)
-    return parse_fleet(values, Source(str(path), text))
+    return parse_fleet(values, TomlSource(str(path), text))
 
 
-def parse_fleet(values: Mapping[str, Any], source: Source | None = None) -> Fleet:
+def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> Fleet:
     """A fleet from the values of a file. Raises BadInput, which names the key, the value and the rule."""
-    top = Table(values, source or Source())
+    top = TomlTable(values, source or TomlSource())
     name = top.text("name", "")
     deploys = top.choice("deploys", "together", TOGETHER)
     server, roles, databases = top.table("server"), top.table("roles"), top.table("databases")
@@ -170,9 +170,9 @@ def parse_fleet(values: Mapping[str, Any], source: Source | None = None) -> Flee
     return fleet
 
 
-def _server(table: Table) -> Server:
+def _server(table: TomlTable) -> ServerLimits:
     most = table.count("max_connections", 100, least=1)
-    server = Server(
+    server = ServerLimits(
         max_connections=most,
         superuser_reserved=table.count("superuser_reserved", 3),
         reserved=table.count("reserved", 0),
@@ -185,7 +185,7 @@ def _server(table: Table) -> Server:
     return server
 
 
-def _service(table: Table, poolers: frozenset[str]) -> Service:
+def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
     name = _name(table)
     deploy = table.choice("deploy", "rolling", DEPLOYS)
     if deploy == "serverless":
@@ -207,7 +207,7 @@ def _service(table: Table, poolers: frozenset[str]) -> Service:
     if "max_open" not in table:
         raise table.missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
     max_open = table.count_or_unlimited("max_open", None) or None
-    service = Service(
+    service = FleetService(
         name=name,
         max_open=max_open,
         replicas=replicas,
@@ -225,7 +225,7 @@ def _service(table: Table, poolers: frozenset[str]) -> Service:
     return service
 
 
-def _rollout(table: Table, deploy: str, most: int) -> tuple[int, int]:
+def _rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
     """Surge and terminating instances. maxSurge rounds up and maxUnavailable down, as Kubernetes has it."""
     if deploy != "rolling":
         for key in ("surge", "max_unavailable"):
@@ -239,7 +239,7 @@ def _rollout(table: Table, deploy: str, most: int) -> tuple[int, int]:
     return surge, table.count("terminating", leaving)
 
 
-def _instances(table: Table, key: str, most: int, *, up: bool) -> int:
+def _instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
     value = table.peek(key)
     if isinstance(value, str):
         text = table.text(key, "").strip()
@@ -255,7 +255,7 @@ def _instances(table: Table, key: str, most: int, *, up: bool) -> int:
     return ceil(share * most - 1e-9) if up else int(share * most + 1e-9)
 
 
-def _extra(table: Table, kind: Literal["job", "monitor"], poolers: frozenset[str]) -> Extra:
+def _extra(table: TomlTable, kind: Literal["job", "monitor"], poolers: frozenset[str]) -> Extra:
     name = _name(table)
     when = table.choice("during", "always", ("always", "deploy"))
     extra = Extra(
@@ -272,7 +272,7 @@ def _extra(table: Table, kind: Literal["job", "monitor"], poolers: frozenset[str
     return extra
 
 
-def _pooler(table: Table) -> FleetPooler:
+def _pooler(table: TomlTable) -> FleetPooler:
     name = _name(table)
     if table.choice("kind", "pgbouncer", ("pgbouncer", "pgpool")) == "pgpool":
         children = table.count("num_init_children", 32, least=1)
@@ -300,13 +300,13 @@ def _pooler(table: Table) -> FleetPooler:
     return pooler
 
 
-def _pool_size(table: Table) -> PoolSize:
+def _pool_size(table: TomlTable) -> PoolSize:
     size = PoolSize(table.text("user", ""), table.text("database", ""), table.count("pool_size", 20, least=1))
     table.finish()
     return size
 
 
-def _limits(table: Table) -> tuple[NamedLimit, ...]:
+def _limits(table: TomlTable) -> tuple[NamedLimit, ...]:
     limits = []
     for name, value in table.rest().items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
@@ -315,14 +315,14 @@ def _limits(table: Table) -> tuple[NamedLimit, ...]:
     return tuple(limits)
 
 
-def _name(table: Table) -> str:
+def _name(table: TomlTable) -> str:
     name = table.text("name", "")
     if not name:
         raise table.missing("name", "is required")
     return name
 
 
-def _via(table: Table, poolers: frozenset[str]) -> str:
+def _via(table: TomlTable, poolers: frozenset[str]) -> str:
     via = table.text("via", "")
     if via and via not in poolers:
         known = ", ".join(sorted(poolers)) or "there is none"

@@ -10,7 +10,7 @@ from typing import Literal
 from poolctl.diagnose.finding import Finding, Layer, Severity
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.sizing.budget import Term
-from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, Service
+from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, FleetService
 
 Kind = Literal["server", "role", "database", "pooler-clients"]
 Phase = Literal["usual", "peak", "deploy"]
@@ -23,14 +23,14 @@ class Moment:
     name: str
     deploying: tuple[str, ...] = ()
 
-    def phase(self, service: Service) -> Phase:
+    def phase(self, service: FleetService) -> Phase:
         if self.name == "usual":
             return "usual"
         return "deploy" if service.name in self.deploying else "peak"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class SlotShare:
     """What one service, job, monitor or pooler takes of a limit. ``connections`` None: unlimited. ``pools``: over how
     many pools that is divided, 0 for what has none."""
 
@@ -52,7 +52,7 @@ class LimitCheck:
     peak: int | None
     worst: int | None
     worst_moment: str
-    parts: tuple[Part, ...]
+    parts: tuple[SlotShare, ...]
     """At the worst moment, largest first."""
 
     @property
@@ -137,20 +137,20 @@ def _checked(fleet: Fleet, kind: Kind, name: str, limit: int, hard: int) -> Limi
     )
 
 
-def _parts(fleet: Fleet, kind: Kind, name: str, moment: Moment) -> Iterator[Part]:
+def _parts(fleet: Fleet, kind: Kind, name: str, moment: Moment) -> Iterator[SlotShare]:
     for service in fleet.services:
         if _counts(service, kind, name):
             phase = moment.phase(service)
-            yield Part(service.name, service.connections(phase), service.pools_at(phase))
+            yield SlotShare(service.name, service.connections(phase), service.pools_at(phase))
     for extra in fleet.extras:
         if _counts(extra, kind, name) and (moment.deploying or not extra.during_deploy):
-            yield Part(extra.name, extra.total)
+            yield SlotShare(extra.name, extra.total)
     if kind != "pooler-clients":
         for pooler in fleet.poolers:
-            yield Part(pooler.name, server_connections(fleet, pooler, kind, name))
+            yield SlotShare(pooler.name, server_connections(fleet, pooler, kind, name))
 
 
-def _counts(client: Service | Extra, kind: Kind, name: str) -> bool:
+def _counts(client: FleetService | Extra, kind: Kind, name: str) -> bool:
     if kind == "pooler-clients":
         return client.via == name
     if client.via:
@@ -164,7 +164,7 @@ def server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server",
     PgBouncer has a pool for each pair of user and database, with its reserve, within max_db_connections for each
     database and max_user_connections for each user. Pgpool-II: num_init_children x max_pool.
     """
-    clients: tuple[Service | Extra, ...] = (*fleet.services, *fleet.extras)
+    clients: tuple[FleetService | Extra, ...] = (*fleet.services, *fleet.extras)
     pairs = dict.fromkeys((client.user, client.database) for client in clients if client.via == pooler.name)
     wanted = [pair for pair in pairs if kind == "server" or name == (pair[0] if kind == "role" else pair[1])]
     if pooler.kind == "pgpool":
@@ -183,7 +183,7 @@ def _capped(sizes: Mapping[tuple[str, str], int], place: int, cap: int) -> int:
     return sum(min(total, cap) if cap else total for total in sums.values())
 
 
-def _total(parts: tuple[Part, ...]) -> int | None:
+def _total(parts: tuple[SlotShare, ...]) -> int | None:
     known = [part.connections for part in parts if part.connections is not None]
     return sum(known) if len(known) == len(parts) else None
 

@@ -21,7 +21,7 @@ QUERY_WAIT = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class PgBouncer:
+class PgBouncerSettings:
     """Settings by PgBouncer's names, times in seconds, for each of ``processes`` PgBouncer processes.
 
     ``default_pool_size`` is for one pair of user and database. ``nofile`` is the limit of open files it needs.
@@ -42,7 +42,7 @@ class PgBouncer:
 
 
 @dataclass(frozen=True, slots=True)
-class Pgpool:
+class PgpoolSettings:
     """Settings by Pgpool-II's names. Each child serves one client for as long as it stays connected, and keeps up to
     max_pool server connections: it bounds them, and shares them only among clients that come and go."""
 
@@ -54,7 +54,7 @@ class Pgpool:
 
 
 @dataclass(frozen=True, slots=True)
-class Pooler:
+class PoolerPlan:
     """``app_max_open``: of each process's own pool behind it. ``partition_cost``: connections that the split into
     pools costs, None where the demand is not known. ``cautions``: what must hold for a pooler to help."""
 
@@ -62,8 +62,8 @@ class Pooler:
     why: str
     partition_cost: int | None
     app_max_open: int | None
-    pgbouncer: PgBouncer | None
-    pgpool: Pgpool | None
+    pgbouncer: PgBouncerSettings | None
+    pgpool: PgpoolSettings | None
     cautions: tuple[str, ...] = ()
 
 
@@ -83,7 +83,7 @@ def pooler_of(
     parts: Parts,
     *,
     max_open: int,
-) -> Pooler:
+) -> PoolerPlan:
     """``max_open``: what each process would get without a pooler; 0 where there is no room for it."""
     worst = fleet.worst_case_processes
     partition = None if demand.partitioned is None or demand.shared is None else demand.partitioned - demand.shared
@@ -109,13 +109,19 @@ def pooler_of(
         why += f"; one shared pool needs {demand.shared}"
     elif partition is not None and partition > 0:
         why += f"; the split costs {partition} connections ({demand.partitioned} instead of {demand.shared})"
-    found = Pooler(recommended, why, partition, None, None, None)
+    found = PoolerPlan(recommended, why, partition, None, None, None)
     return with_settings(found, figures, fleet, budget, demand, capacity, parts.floor) if recommended else found
 
 
 def with_settings(
-    pooler: Pooler, figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, floor: int
-) -> Pooler:
+    pooler: PoolerPlan,
+    figures: Figures,
+    fleet: WorstFleet,
+    budget: Budget,
+    demand: Demand,
+    capacity: Capacity,
+    floor: int,
+) -> PoolerPlan:
     """``pooler`` with its settings: for whoever has one already, too, though none is needed."""
     app = _behind(figures, demand, floor)
     return replace(
@@ -144,7 +150,7 @@ def _behind(figures: Figures, demand: Demand, floor: int) -> int:
 
 def _pgbouncer(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, app: int
-) -> PgBouncer | None:
+) -> PgBouncerSettings | None:
     """One PgBouncer process, one pair of user and database. None where there is no slot at all."""
     if budget.total < 1:
         return None
@@ -156,7 +162,7 @@ def _pgbouncer(
     wait = QUERY_WAIT
     if figures.request_timeout is not None:
         wait = min(wait, 0.5 * figures.request_timeout.value)
-    return PgBouncer(
+    return PgBouncerSettings(
         processes=1,
         pool_mode="transaction",
         default_pool_size=size,
@@ -173,7 +179,7 @@ def _pgbouncer(
     )
 
 
-def spread(bouncer: PgBouncer, processes: int, *, users: int = 1, databases: int = 1) -> PgBouncer:
+def spread(bouncer: PgBouncerSettings, processes: int, *, users: int = 1, databases: int = 1) -> PgBouncerSettings:
     """The same in total over several PgBouncer processes (so_reuseport, or hosts), users and databases.
 
     Pools are per process, user and database, and what is not divided multiplies; max_db_connections is per process
@@ -187,7 +193,7 @@ def spread(bouncer: PgBouncer, processes: int, *, users: int = 1, databases: int
     size = max(1, min(ceil(bouncer.default_pool_size / parts), most // users))
     reserve = max(0, min(bouncer.reserve_pool_size // parts, most // users - size))
     clients = ceil(bouncer.max_client_conn / processes)
-    return PgBouncer(
+    return PgBouncerSettings(
         processes=processes,
         pool_mode=bouncer.pool_mode,
         default_pool_size=size,
@@ -203,11 +209,11 @@ def spread(bouncer: PgBouncer, processes: int, *, users: int = 1, databases: int
     )
 
 
-def _pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int) -> Pgpool | None:
+def _pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int) -> PgpoolSettings | None:
     if budget.total < 1:
         return None
     children = min(budget.total, max(1, fleet.worst_case_processes * app))
     # A refusal in place of a client that hangs in the listen queue, where nothing sees it.
     reserved = 1 if children > 1 else 0
     idle = figures.network_idle_limit
-    return Pgpool(children, 1, reserved, 300.0, 0.0 if idle is None else 0.9 * idle.value)
+    return PgpoolSettings(children, 1, reserved, 300.0, 0.0 if idle is None else 0.9 * idle.value)

@@ -11,7 +11,7 @@ from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.defaults import Assumption
 from poolctl.sizing.demand import Demand
 from poolctl.sizing.lifetimes import Reason
-from poolctl.sizing.pooler import Pooler
+from poolctl.sizing.pooler import PoolerPlan
 
 Trust = Literal["high", "medium", "low", "refused"]
 
@@ -83,7 +83,7 @@ class Recommendation:
     next_binding: Binding | None
     verdict: Verdict
     worst_case_connections: int | None
-    pooler: Pooler
+    pooler: PoolerPlan
     reasons: tuple[Reason, ...]
     assumptions: tuple[Assumption, ...]
     findings: tuple[Finding, ...]

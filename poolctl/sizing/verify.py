@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import Any
 
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import Summary
 from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.sizing.demand import pools_of
@@ -44,7 +44,7 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class TrialOutcome:
     """What a trial came to. ``reopened_rate``: connections a second that were opened again."""
 
     name: str
@@ -63,8 +63,8 @@ class Outcome:
 class Verification:
     """``passed`` False: the recommendation must not be printed as one; ``failures`` say why, a sentence each."""
 
-    swept: tuple[Outcome, ...]
-    moments: tuple[Outcome, ...]
+    swept: tuple[TrialOutcome, ...]
+    moments: tuple[TrialOutcome, ...]
     throughput_share_of_best: float | None
     passed: bool
     failures: tuple[str, ...] = ()
@@ -126,7 +126,7 @@ def trials(figures: Figures, answer: Recommendation, kind: str = "database/sql")
     max_open, rate, hold = answer.recommendation.max_open, _fleet_rate(figures), hold_of(figures)
     if max_open is None or rate is None or hold is None or rate <= 0 or hold.value <= 0:
         return ()
-    setting = _Setting(figures, answer, kind if kind in KINDS else "database/sql", rate, hold.value)
+    setting = _Setting(figures, answer, kind if kind in LIBRARIES else "database/sql", rate, hold.value)
     steady, worst = pools_of(figures), answer.fleet.worst_case_processes
     least = _count(figures, "connections_per_request", 1)
     sizes = sorted({max(least, round(max_open * times)) for times in SWEPT} | {max_open})
@@ -172,9 +172,9 @@ def judge(
     return Verification(swept, moments, share, not failures, failures, tuple(notes), engine)
 
 
-def outcome_of(trial: Trial, summary: Summary) -> Outcome:
+def outcome_of(trial: Trial, summary: Summary) -> TrialOutcome:
     again = max(0, summary.connections.opened - summary.connections.peak_open)
-    return Outcome(
+    return TrialOutcome(
         trial.name,
         trial.moment,
         trial.max_open,
@@ -189,7 +189,11 @@ def outcome_of(trial: Trial, summary: Summary) -> Outcome:
 
 
 def _failures(
-    answer: Recommendation, chosen: Outcome, share: float | None, outcomes: Sequence[Outcome], wait_target: float
+    answer: Recommendation,
+    chosen: TrialOutcome,
+    share: float | None,
+    outcomes: Sequence[TrialOutcome],
+    wait_target: float,
 ) -> list[str]:
     found = []
     if share is not None and share < BEST_SHARE:
@@ -234,7 +238,7 @@ def _pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
         "max_idle_time": sizes.max_idle_time,
         "acquire_timeout": sizes.acquire_timeout,
     }
-    return {"kind": kind} | {key: value for key, value in wanted.items() if key in KINDS[kind].keys}
+    return {"kind": kind} | {key: value for key, value in wanted.items() if key in LIBRARIES[kind].keys}
 
 
 def _is_bound_by_cores(figures: Figures) -> bool:
@@ -276,5 +280,5 @@ def _count(figures: Figures, name: str, default: int) -> int:
     return default if figure is None else int(figure.value)
 
 
-def _plain(outcome: Outcome) -> dict[str, Any]:
-    return {name: getattr(outcome, name) for name in Outcome.__slots__}
+def _plain(outcome: TrialOutcome) -> dict[str, Any]:
+    return {name: getattr(outcome, name) for name in TrialOutcome.__slots__}

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from poolctl.sizing.budget import floor_of
 from poolctl.sizing.figures import Figures
-from poolctl.sizing.pooler import Pooler, with_settings
+from poolctl.sizing.pooler import PoolerPlan, with_settings
 from poolctl.sizing.recommendation import Recommendation
 from poolctl.stacks.registry import find_stack, render
 from poolctl.stacks.settings import PoolAdvice, PoolerAdvice
@@ -60,7 +60,7 @@ def pool_advice(answer: Recommendation, *, max_open: int | None = None) -> PoolA
     )
 
 
-def pooler_advice(pooler: Pooler, figures: Figures) -> PoolerAdvice | None:
+def pooler_advice(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
     """None where there is no slot for a pooler at all."""
     bouncer, pgpool = pooler.pgbouncer, pooler.pgpool
     if bouncer is None:
@@ -81,7 +81,7 @@ def pooler_advice(pooler: Pooler, figures: Figures) -> PoolerAdvice | None:
     )
 
 
-def _pooler(answer: Recommendation, figures: Figures) -> Pooler:
+def _pooler(answer: Recommendation, figures: Figures) -> PoolerPlan:
     if answer.pooler.pgbouncer is not None:
         return answer.pooler
     parts = (answer.fleet, answer.budget, answer.demand, answer.capacity)

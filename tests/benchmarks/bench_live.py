@@ -17,7 +17,7 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from poolctl.engines.instance.async_connection import Wire
+from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.native_pool import NativePool
 from poolctl.engines.instance.timers import Timers
 from poolctl.engines.live.engine import run_on
@@ -127,7 +127,7 @@ class Taker:
     def fail(self, client: "Taker", kind: ErrorKind, now: float) -> None:
         raise SystemExit(kind.message)
 
-    def answered(self, wire: Wire, now: float) -> None: ...
+    def answered(self, wire: AsyncConnection, now: float) -> None: ...
     def opened(self, connect_time: float, now: float) -> None: ...
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.sessions import notes_of
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
@@ -19,7 +19,7 @@ TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_ti
 MOST_MONITORS = 3
 
 
-def no_safety_net(case: Case) -> Iterator[Finding]:
+def no_safety_net(case: RuleContext) -> Iterator[Finding]:
     """Something that would have kept a mistake small is not there. Advice only.
 
     Threshold: an application logs in as a superuser; no slot is kept back for operators; more than three sessions
@@ -59,12 +59,12 @@ def no_safety_net(case: Case) -> Iterator[Finding]:
     )
 
 
-def _is_superuser(case: Case, user: str | None) -> bool:
+def _is_superuser(case: RuleContext, user: str | None) -> bool:
     role = case.facts.roles.get(user or "")
     return role is not None and role.is_superuser
 
 
-def _no_timeout(case: Case) -> bool:
+def _no_timeout(case: RuleContext) -> bool:
     """Off everywhere, as far as settings were told at all."""
     facts = case.facts
     if not facts.server or not any(name in facts.server.settings for name in TIMEOUTS):
@@ -90,7 +90,7 @@ def _gap_words(gaps: dict[str, Any]) -> Iterator[str]:
         yield "every timeout is off"
 
 
-def partial_view(case: Case) -> Iterator[Finding]:
+def partial_view(case: RuleContext) -> Iterator[Finding]:
     """Not everything could be seen, which makes every other finding less sure.
 
     Threshold: one backend of which only its own role may see the state; or process titles instead of rows.
@@ -125,7 +125,7 @@ def partial_view(case: Case) -> Iterator[Finding]:
     )
 
 
-def _missing(case: Case) -> int:
+def _missing(case: RuleContext) -> int:
     """Backends that the databases count and nobody showed. numbackends also counts walsenders and workers, hence all
     rows; a few come and go between the two questions."""
     samples = case.facts.samples
@@ -142,7 +142,7 @@ BUDGET_SHARE = 0.2
 """Share of the usable slots from which an idle pool is worth a word although nobody said whether anybody waits."""
 
 
-def oversized_pool(case: Case) -> Iterator[Finding]:
+def oversized_pool(case: RuleContext) -> Iterator[Finding]:
     """A pool holds many more connections than its work needs. Advice only, and a fixed size may be meant.
 
     Threshold: ten sessions or more, more than half of them frozen idle over the window, none opened, and nobody
@@ -202,7 +202,7 @@ def _most_in_use(application: Application) -> int:
 WHO_WAITS = "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
 
 
-def healthy(case: Case) -> Finding:
+def healthy(case: RuleContext) -> Finding:
     """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
     Undetermined: what was seen says too little, or that something is the matter: see ``_doubts``."""
     facts = case.facts
@@ -246,7 +246,7 @@ def healthy(case: Case) -> Finding:
     )
 
 
-def _doubts(case: Case, counts: str, working: int) -> Iterator[tuple[str, str]]:
+def _doubts(case: RuleContext, counts: str, working: int) -> Iterator[tuple[str, str]]:
     """What keeps from a claim of health although no rule found anything, and what would decide it; the worst first."""
     facts = case.facts
     waiting = facts.waiting()
@@ -310,7 +310,7 @@ def _waiting_words(waiting: Waiting) -> str:
     return f"{plural(waiting.count or 0, 'client')} waited for a moment"
 
 
-def _standing_still(case: Case) -> list[Application]:
+def _standing_still(case: RuleContext) -> list[Application]:
     """Applications of which every session did nothing in the window, and nobody says whether anybody waits."""
     return [
         each
@@ -337,7 +337,7 @@ def _lock_words(facts: LiveFacts) -> str:
     )
 
 
-def _rest_words(case: Case, still: list[Application]) -> str:
+def _rest_words(case: RuleContext, still: list[Application]) -> str:
     """What the server alone cannot tell apart: a quiet pool, and one whose connections never come back."""
     facts = case.facts
     resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)

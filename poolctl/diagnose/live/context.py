@@ -11,7 +11,7 @@ from poolctl.diagnose.live.tracks import Application, Track
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleContext:
     """``taken``: pids that a finding before explains. A backend has one cause, and its remedy is that cause's.
 
     ``said``: the codes of those findings.
@@ -24,10 +24,10 @@ class Case:
     said: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, facts: LiveFacts) -> "Case":
+    def of(cls, facts: LiveFacts) -> "RuleContext":
         return cls(facts, Clients.of(facts), limits_of(facts))
 
-    def after(self, finding: Finding) -> "Case":
+    def after(self, finding: Finding) -> "RuleContext":
         taken = self.taken.union(*(holder.pids for holder in finding.holders))
         return replace(self, taken=taken, said=self.said | {finding.code})
 
@@ -49,7 +49,7 @@ class Case:
         return "critical" if refused or self.facts.waiting(application) else "warning"
 
 
-Rule = Callable[[Case], Iterator[Finding]]
+Rule = Callable[[RuleContext], Iterator[Finding]]
 
 
 def at_most_likely(confidence: Confidence, tracks: Iterable[Track]) -> Confidence:

@@ -12,7 +12,7 @@ from math import ceil
 
 from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
 from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
-from poolctl.diagnose.live.context import Case, Rule
+from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.holds import held_across_io, opening_beside_idle, self_deadlock, standing_still
 from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction
@@ -79,7 +79,7 @@ def diagnose(observation: Observation) -> Diagnosis:
     they are in the observation: hide their literals before.
     """
     facts = LiveFacts(observation)
-    case = Case.of(facts)
+    case = RuleContext.of(facts)
     findings: list[Finding] = []
     for rule in (*CAUSES, *EFFECTS, *ADVICE):
         for finding in rule(case):
@@ -126,7 +126,7 @@ def _with_roots_raised(findings: Sequence[Finding]) -> list[Finding]:
     return raised
 
 
-def groups_of(case: Case) -> tuple[Group, ...]:
+def groups_of(case: RuleContext) -> tuple[Group, ...]:
     """The client backends of the last look by application, user, database and address, the most first."""
     facts = case.facts
     members: dict[tuple[str, str, str, str], list[Track]] = {}
@@ -150,7 +150,7 @@ def groups_of(case: Case) -> tuple[Group, ...]:
 
 
 def _group(
-    case: Case, key: tuple[str, str, str, str], tracks: Sequence[Track], states: dict[str, int], growth: float
+    case: RuleContext, key: tuple[str, str, str, str], tracks: Sequence[Track], states: dict[str, int], growth: float
 ) -> Group:
     idle = [t.age for t in tracks if t.is_idle and t.last.state_at is not None]
     begun = [t.now - t.last.transaction_at for t in tracks if t.last.transaction_at is not None]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from poolctl.diagnose.live.tracks import Application, Look, Track, applications_of, look_of, tracks_of
+from poolctl.diagnose.live.tracks import Application, Sample, Track, applications_of, look_of, tracks_of
 from poolctl.diagnose.live.waits import BouncerQueue, PoolSeries, Waiting, bouncer_queues, last_pgpools, pool_series
 from poolctl.observe.snapshot import (
     DatabaseCounters,
@@ -55,14 +55,14 @@ class LiveFacts:
         return tuple((then, now) for then, now in pairs if then is not None and then.reset_at == now.reset_at)
 
     @cached_property
-    def looks(self) -> tuple[Look, ...]:
+    def looks(self) -> tuple[Sample, ...]:
         """Looks at backends of one kind: the server's own rows where it let us in last, titles where it did not."""
         found = [(snapshot, look) for snapshot in self.observation.snapshots if (look := look_of(snapshot))]
         if not found:
             return ()
         by_titles = found[-1][0].server is None
         started = None if by_titles else self.samples[-1].started_at
-        looks: dict[float, Look] = {}
+        looks: dict[float, Sample] = {}
         for snapshot, look in found:
             if (snapshot.server is None) == by_titles and (
                 not snapshot.server or snapshot.server.started_at == started

@@ -19,7 +19,7 @@ from poolctl.safe_text import route_of
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost", "local"})
 
 
-class Client(NamedTuple):
+class BackendClient(NamedTuple):
     """The thing that asks, at the far end of a backend's connection."""
 
     application: str | None
@@ -69,20 +69,20 @@ class Clients:
         own = LOOPBACK.union(address for address, used in ports.items() if used <= processes.keys())
         return cls(facts, processes, local, links, pgpool, own)
 
-    def of_backend(self, track: Track) -> Client:
+    def of_backend(self, track: Track) -> BackendClient:
         backend, pid = track.last, track.pid
         link = self.links.get(pid)
         if link is not None:
             application = link.application or backend.application
             process = self._process(link.address, link.port)
-            return Client(application, link.user or backend.user, link.address, link.port, process, True)
+            return BackendClient(application, link.user or backend.user, link.address, link.port, process, True)
         if pid in self.pgpool:
             address, port = self.pgpool[pid]
-            return Client(backend.application, backend.user, address, port, self._process(address, port), True)
+            return BackendClient(backend.application, backend.user, address, port, self._process(address, port), True)
         process = self.local.get(pid) or self._process(backend.client, backend.client_port)
         if process is not None and is_pooler(process):
-            return Client(backend.application, backend.user, None, None, None, True)
-        return Client(backend.application, backend.user, backend.client, backend.client_port, process, False)
+            return BackendClient(backend.application, backend.user, None, None, None, True)
+        return BackendClient(backend.application, backend.user, backend.client, backend.client_port, process, False)
 
     def _process(self, address: str | None, port: int | None) -> ClientProcess | None:
         if port is None or port <= 0:
@@ -100,7 +100,7 @@ def holders_of(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
 
     ``client`` has the port where one client holds all of a group. ``last_query`` is the one most of them ran last.
     """
-    groups: dict[tuple[object, ...], list[tuple[Track, Client]]] = {}
+    groups: dict[tuple[object, ...], list[tuple[Track, BackendClient]]] = {}
     for track in sorted(tracks, key=lambda track: track.pid):
         client = clients.of_backend(track)
         pid = client.process.pid if client.process else None
@@ -110,7 +110,7 @@ def holders_of(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
     return tuple(_holder(members) for members in ordered)
 
 
-def _holder(members: Sequence[tuple[Track, Client]]) -> Holder:
+def _holder(members: Sequence[tuple[Track, BackendClient]]) -> Holder:
     track, client = members[0]
     queries = Counter(each.last.query for each, _ in members if each.last.query and not each.last.is_hidden)
     ports = {each.port for _, each in members}

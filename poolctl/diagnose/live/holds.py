@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import Case, at_most_likely, called
+from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.live.waits import Waiting
@@ -30,7 +30,7 @@ USED_UP_SHARE = 0.9
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class HoldPattern:
     """How an application used its connections, over all looks."""
 
     active: int = 0
@@ -48,7 +48,7 @@ class Use:
         return self.paused / max(1, self.active + self.paused + self.stuck)
 
 
-def use_of(application: Application) -> Use:
+def use_of(application: Application) -> HoldPattern:
     stuck = {track.pid for track in application.stuck}
     if stuck:
         # Beside a leak, what rests for as long is rather its newest than a pause.
@@ -71,10 +71,10 @@ def use_of(application: Application) -> Use:
     full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
     looks = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return Use(active, paused, lost, pause, full / looks, paused / looks)
+    return HoldPattern(active, paused, lost, pause, full / looks, paused / looks)
 
 
-def held_across_io(case: Case) -> Iterator[Finding]:
+def held_across_io(case: RuleContext) -> Iterator[Finding]:
     """Transactions are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions of which two or more are seen to end, typically for
@@ -116,9 +116,9 @@ def held_across_io(case: Case) -> Iterator[Finding]:
 
 
 def held_finding(
-    case: Case,
+    case: RuleContext,
     application: Application,
-    use: Use,
+    use: HoldPattern,
     holding: tuple[Track, ...],
     confidence: Confidence,
     decide_by: str | None = None,
@@ -159,7 +159,7 @@ STILL_SHARE = 0.5
 clients are refused."""
 
 
-def standing_still(case: Case) -> Iterator[Finding]:
+def standing_still(case: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
 
     Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
@@ -180,14 +180,14 @@ def standing_still(case: Case) -> Iterator[Finding]:
             yield undetermined_hold(case, application, still, of)
 
 
-def _is_used_up(case: Case, application: Application) -> bool:
+def _is_used_up(case: RuleContext, application: Application) -> bool:
     pools, queues = case.facts.pools_of(application), case.facts.queues_of(application)
     return any(pool.is_full for pool in pools) or any(
         queue.is_used_up and queue.last.clients_waiting for queue in queues
     )
 
 
-def opening_beside_idle(case: Case) -> Iterator[Finding]:
+def opening_beside_idle(case: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
 
     Threshold: in one process of this host, three sessions that did something and then stood still for the whole
@@ -268,7 +268,7 @@ class _Jam:
         return len(self.batches) > 1
 
 
-def self_deadlock(case: Case) -> Iterator[Finding]:
+def self_deadlock(case: RuleContext) -> Iterator[Finding]:
     """Every holder waits for a second connection, which only another holder could give back.
 
     Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
@@ -294,7 +294,7 @@ def self_deadlock(case: Case) -> Iterator[Finding]:
             yield held_finding(case, application, use, jam.tracks, "undetermined", WHICH)
 
 
-def _waits_enough(case: Case, application: Application, waiting: Waiting, holders: int) -> bool:
+def _waits_enough(case: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
     """Every holder waits, so there are as many waiters, of the same application where PgBouncer names those that wait.
     Totals only say that somebody does."""
     pools = case.facts.pools_of(application)
@@ -307,7 +307,7 @@ def _waits_enough(case: Case, application: Application, waiting: Waiting, holder
     return bool(waiting)
 
 
-def _jam(case: Case, application: Application) -> _Jam | None:
+def _jam(case: RuleContext, application: Application) -> _Jam | None:
     if len(case.free(application.tracks)) < application.count or not application.count:
         return None
     if any(track.last.state_at is None or is_on_purpose(track) for track in application.tracks):
@@ -358,7 +358,7 @@ def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | N
     return min(known) if max(known) - min(known) <= spread else None
 
 
-def _self_deadlock(case: Case, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
+def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count = len(jam.tracks)
     confidence = _confidence(jam, waiting)
     batches = f", again and again ({len(jam.batches)} times seen)" if jam.is_repeated else ""

@@ -10,7 +10,7 @@ from statistics import median
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, at_most_likely, called
+from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.run import sql as run_sql
@@ -27,7 +27,7 @@ SPREAD = 0.06
 within it on idle and on loaded machines (5 to 32 ms seen), leaks come one by one."""
 
 
-def leak_in_transaction(case: Case) -> Iterator[Finding]:
+def leak_in_transaction(case: RuleContext) -> Iterator[Finding]:
     """Transactions that the application began and left open.
 
     Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest that
@@ -49,7 +49,7 @@ def _least(application: Application) -> float:
     return LEAST_BY_HAND if is_interactive(application.name) else inf
 
 
-def _leak_in_transaction(case: Case, application: Application, stuck: tuple[Track, ...]) -> Finding:
+def _leak_in_transaction(case: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Finding:
     ages = sorted(track.age for track in stuck)
     waiting = case.facts.waiting(application)
     confidence = _confidence(application, stuck, waiting.is_known)
@@ -111,7 +111,7 @@ def _confidence(application: Application, stuck: tuple[Track, ...], knows_waitin
     return at_most_likely("certain" if sure else "likely", stuck)
 
 
-def _locks_lost(case: Case, application: Application) -> str:
+def _locks_lost(case: RuleContext, application: Application) -> str:
     """What that timeout would break: session-level advisory locks go with their session."""
     locks = sum(t.last.advisory_locks for t in case.facts.tracks if t.last.user == application.user)
     return f" (it would also drop {plural(locks, 'advisory lock')} of sessions that idle in one)" if locks else ""
@@ -131,7 +131,7 @@ def held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ..
     )
 
 
-def idle_holds(case: Case) -> Iterator[Finding]:
+def idle_holds(case: RuleContext) -> Iterator[Finding]:
     """Idle sessions that their own pool says are in use: ``leak``, ``long-hold`` or ``leak-or-long-hold``.
 
     Needs the pool's figures. A pool says how many are in use and how many lie idle; idle sessions on the server
@@ -171,7 +171,7 @@ def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
 
 
 def idle_hold(
-    case: Case, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
+    case: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
 ) -> Finding:
     """One of three codes, by what happened to such holds before.
 
@@ -229,7 +229,7 @@ def _longest_rest(track: Track) -> float:
 
 
 def long_hold(
-    case: Case,
+    case: RuleContext,
     application: Application,
     suspects: tuple[Track, ...],
     returned: tuple[Track, ...],
@@ -269,7 +269,7 @@ def long_hold(
 
 
 def _leak(
-    case: Case,
+    case: RuleContext,
     application: Application,
     pools: tuple[PoolSeries, ...],
     suspects: tuple[Track, ...],
@@ -314,7 +314,7 @@ def _leak(
     )
 
 
-def undetermined_hold(case: Case, application: Application, suspects: tuple[Track, ...], of: str) -> Finding:
+def undetermined_hold(case: RuleContext, application: Application, suspects: tuple[Track, ...], of: str) -> Finding:
     """``leak-or-long-hold``: a set that stands still while clients wait, and no such hold was seen to end yet."""
     ages = [track.age for track in suspects]
     waiting = case.facts.waiting(application)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from poolctl.diagnose.finding import Confidence, Finding, Limit
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
 from poolctl.diagnose.live.locks import is_waiting
@@ -29,7 +29,7 @@ HALF_USED = 0.5
 """Share of a limit in use from which its growth is looked at: a fleet that starts up also grows."""
 
 
-def slots_exhausted(case: Case) -> Iterator[Finding]:
+def slots_exhausted(case: RuleContext) -> Iterator[Finding]:
     """An ordinary role finds no slot on the server.
 
     Threshold: no slot free, or a probe refused for want of one. Certain: the refusal names its routine, or the
@@ -80,11 +80,11 @@ def slots_exhausted(case: Case) -> Iterator[Finding]:
     )
 
 
-def _largest(case: Case) -> list[tuple[str, int]]:
+def _largest(case: RuleContext) -> list[tuple[str, int]]:
     return [(called(each), each.count) for each in case.facts.applications[:3] if each.count]
 
 
-def slots_low(case: Case) -> Iterator[Finding]:
+def slots_low(case: RuleContext) -> Iterator[Finding]:
     """The nearest limit of the server, a role or a database is about to be reached.
 
     Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes
@@ -100,7 +100,7 @@ def slots_low(case: Case) -> Iterator[Finding]:
         return
 
 
-def _slots_low(case: Case, limit: Limit) -> Finding:
+def _slots_low(case: RuleContext, limit: Limit) -> Finding:
     facts = case.facts
     looks = len(facts.looks)
     confidence: Confidence = "undetermined" if looks < 2 else "certain" if facts.is_full_view else "likely"
@@ -139,7 +139,7 @@ def _slots_low(case: Case, limit: Limit) -> Finding:
     )
 
 
-def role_limit(case: Case) -> Iterator[Finding]:
+def role_limit(case: RuleContext) -> Iterator[Finding]:
     """A role or database is at its own CONNECTION LIMIT while the server has slots.
 
     Threshold: nothing left of it, and a slot free on the server. Certain: the counts, or the server's refusal.
@@ -160,7 +160,7 @@ def role_limit(case: Case) -> Iterator[Finding]:
         )
 
 
-def _role_limit(case: Case, summary: str, limit: Limit | None) -> Finding:
+def _role_limit(case: RuleContext, summary: str, limit: Limit | None) -> Finding:
     facts = case.facts
     refused = facts.refusal is not None and facts.refusal.by in ("role-limit", "database-limit")
     name = limit.name.rpartition(" ")[2] if limit else ""
@@ -195,7 +195,7 @@ def _is_named(track: Track, refusal: Refusal) -> bool:
     return name is not None and re.search(rf"[^\w\s]{re.escape(name)}[^\w\s]", refusal.text) is not None
 
 
-def fleet_over_budget(case: Case) -> Iterator[Finding]:
+def fleet_over_budget(case: RuleContext) -> Iterator[Finding]:
     """The instances together may open more than the server can give.
 
     Threshold: the sum of ceilings above the usable slots, also when quiet now. Certain: the ceilings are configured
@@ -231,7 +231,7 @@ def fleet_over_budget(case: Case) -> Iterator[Finding]:
             yield _fleet(case, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
 
 
-def _instances(case: Case) -> Counter[tuple[str | None, str | int | None]]:
+def _instances(case: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
     """Sessions of each instance: by process where it is seen, else by address; tools are none."""
     tools = {track.pid for each in case.facts.applications if each.is_tool for track in each.tracks}
     counts: Counter[tuple[str | None, str | int | None]] = Counter()
@@ -243,7 +243,7 @@ def _instances(case: Case) -> Counter[tuple[str | None, str | int | None]]:
     return counts
 
 
-def _fleet(case: Case, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence) -> Finding:
+def _fleet(case: RuleContext, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence) -> Finding:
     refused = case.is_full or case.facts.is_refusing
     headroom = max(3, round(0.03 * usable))
     each = max(0, (usable - headroom) // max(1, instances))
@@ -275,7 +275,7 @@ LEAST_STARTING = 3
 """Sessions that have not said who they are (catalog); one or two are just connecting."""
 
 
-def handshake_pile_up(case: Case) -> Iterator[Finding]:
+def handshake_pile_up(case: RuleContext) -> Iterator[Finding]:
     """Connections that were opened and never finish logging in take slots.
 
     Threshold: three that are at it for more than a second, or at two looks; or a server refuses while its visible
@@ -312,7 +312,7 @@ def handshake_pile_up(case: Case) -> Iterator[Finding]:
     )
 
 
-def _starting(case: Case) -> list[tuple[Track, float]]:
+def _starting(case: RuleContext) -> list[tuple[Track, float]]:
     """Backends that have been logging in for more than a second, with their age."""
     found = []
     for track in case.facts.tracks:

@@ -8,7 +8,7 @@ from statistics import mean, median
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, at_most_likely
+from poolctl.diagnose.live.context import RuleContext, at_most_likely
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
 from poolctl.diagnose.run import sql as run_sql
@@ -133,7 +133,7 @@ def _scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]
     return best, most
 
 
-def slow_database(case: Case) -> Iterator[Finding]:
+def slow_database(case: RuleContext) -> Iterator[Finding]:
     """The database is the limit: more connections would wait there instead of here.
 
     Threshold: twice as many statements at work as there are cores, and they take long (median age 20 ms: sixteen quick
@@ -193,7 +193,7 @@ UNKNOWN_CORES = 32
 """Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
 
 
-def _slow_holders(case: Case) -> tuple[tuple[Track, ...], float]:
+def _slow_holders(case: RuleContext) -> tuple[tuple[Track, ...], float]:
     """Sessions whose statements keep a pool full that clients wait for, long ones and not for a lock, and the seconds
     that each takes."""
     found: list[Track] = []
@@ -213,7 +213,7 @@ def _slow_holders(case: Case) -> tuple[tuple[Track, ...], float]:
     return tuple(found), longest
 
 
-def _statement_time(case: Case, application: Application, tracks: Sequence[Track]) -> float:
+def _statement_time(case: RuleContext, application: Application, tracks: Sequence[Track]) -> float:
     """Seconds that one takes: twice the typical age, as caught at random it is half done. Of a full pool whose figures
     count acquires, a hold by Little's law (connections x window / acquires) less what other statements of the same
     transaction take: on average half of them are done."""
@@ -311,7 +311,7 @@ def sessions_of(facts: LiveFacts) -> Sessions | None:
     return Sessions(facts.window, opened, abandoned, transactions, grown) if known else None
 
 
-def connection_churn(case: Case) -> Iterator[Finding]:
+def connection_churn(case: RuleContext) -> Iterator[Finding]:
     """Sessions are opened for so little work that opening them is the work.
 
     Threshold: a new session a second and for every ten transactions, five at least, most of which are gone again (a
@@ -361,7 +361,7 @@ def _per_second(rate: float) -> str:
     return f"{format_count(rate)} a second"
 
 
-def passing_tracks(case: Case) -> tuple[Track, ...]:
+def passing_tracks(case: RuleContext) -> tuple[Track, ...]:
     """Sessions that came while one looked, also those that are gone again, for the names of who opens them."""
     came = case.free(t for t in case.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user)
     there = tuple(track for track in came if track.is_there)
@@ -372,7 +372,7 @@ MOST_PASSING = 50
 """Of those that are gone, more names nobody new."""
 
 
-def _by_looks(case: Case) -> Iterator[Finding]:
+def _by_looks(case: RuleContext) -> Iterator[Finding]:
     facts = case.facts
     if len(facts.looks) < 3 or any(track.last.started_at is None for track in facts.all_tracks):
         return
@@ -404,7 +404,7 @@ LEAST_LOGGING_IN = 3
 """A login takes milliseconds: of a fleet that has all its connections, looks catch none."""
 
 
-def reconnect_storm(case: Case) -> Iterator[Finding]:
+def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
     """After a restart or failover everybody connects at once, and is refused for it.
 
     Threshold: the server was seen to be away or starting, or began less than two minutes ago; ten backends began

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import Case, called
-from poolctl.diagnose.live.tracks import Application, Look, Track
+from poolctl.diagnose.live.context import RuleContext, called
+from poolctl.diagnose.live.tracks import Application, Sample, Track
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, plural, quote
@@ -28,7 +28,7 @@ class Queue:
     """Seconds that the longest of them has waited."""
 
 
-def queues_in(look: Look) -> tuple[Queue, ...]:
+def queues_in(look: Sample) -> tuple[Queue, ...]:
     """Each root with everybody behind it, the longest queue first. A waiter with two blockers is in both queues; a
     deadlock's circle has no root."""
     rows = {backend.pid: backend for backend in look.backends}
@@ -64,7 +64,7 @@ def _waited(backend: Backend, now: float) -> float:
     return max(0.0, now - since) if since is not None else 0.0
 
 
-def lock_queue(case: Case) -> Iterator[Finding]:
+def lock_queue(case: RuleContext) -> Iterator[Finding]:
     """Statements wait for a lock, and all of them for one session in the end.
 
     Threshold: three behind the same root in two looks half a second apart, or a wait of more than deadlock_timeout
@@ -85,7 +85,7 @@ def lock_queue(case: Case) -> Iterator[Finding]:
             yield _lock_queue(case, queue)
 
 
-def _is_trouble(case: Case, queue: Queue) -> bool:
+def _is_trouble(case: RuleContext, queue: Queue) -> bool:
     looks = case.facts.looks
     rows = {backend.pid: backend for backend in looks[-1].backends}
     clients = [pid for pid in queue.waiters if rows[pid].is_client]
@@ -110,12 +110,12 @@ TURN = 2.0
 """Seconds for which one holder of an advisory lock is at the head, from which it is no worker whose turn it is."""
 
 
-def _heads_all(looks: Sequence[Look], root: int) -> bool:
+def _heads_all(looks: Sequence[Sample], root: int) -> bool:
     roots = [{queue.root for queue in queues_in(look)} for look in looks if looks[-1].at - look.at <= TURN]
     return all(root in each for each in roots if each)
 
 
-def _root_lasts(case: Case, root: int) -> bool:
+def _root_lasts(case: RuleContext, root: int) -> bool:
     """Whether the root is in the same transaction as half a second before."""
     track = case.facts.by_pid.get(root)
     if track is None:
@@ -130,7 +130,7 @@ def _is_advisory(backend: Backend) -> bool:
     return backend.wait_event == "advisory"
 
 
-def _lock_queue(case: Case, queue: Queue) -> Finding:
+def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
     look = case.facts.looks[-1]
     rows = {backend.pid: backend for backend in look.backends}
     root, track = rows.get(queue.root), case.facts.by_pid.get(queue.root)
@@ -172,7 +172,7 @@ def _lock_queue(case: Case, queue: Queue) -> Finding:
     )
 
 
-def _by_titles(case: Case) -> Iterator[Finding]:
+def _by_titles(case: RuleContext) -> Iterator[Finding]:
     """Of a server that refuses, the titles say who waits for a lock, and not for whom. Likely: exactly one backend
     idles in a transaction meanwhile. Undetermined: the root is at work, or one of several."""
     waiters = [track for track in case.facts.tracks if _waits_by_title(track)]
@@ -210,7 +210,7 @@ def _waits_by_title(track: Track) -> bool:
     return len(track.rows) >= 2 and all(row.wait_event_type == "Lock" for _, row in track.rows[-3:])
 
 
-def _root_words(case: Case, pid: int, root: Backend | None, now: float) -> str:
+def _root_words(case: RuleContext, pid: int, root: Backend | None, now: float) -> str:
     if pid == 0:
         return "a prepared transaction"
     if root is None:
@@ -239,7 +239,7 @@ def _remedy(pid: int, root: Backend | None) -> str:
     return f"The root, pid {pid}, holds the lock beyond its transaction: make it let go, or end it."
 
 
-def waiting_pids(case: Case) -> frozenset[int]:
+def waiting_pids(case: RuleContext) -> frozenset[int]:
     """Everybody behind the head of a queue, who is held up and holds nothing up by himself."""
     looks = case.facts.looks
     return frozenset(pid for queue in (queues_in(looks[-1]) if looks else ()) for pid in queue.waiters)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case
+from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import busy_children
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.pools import OTHER_CAUSES, turns_over
@@ -17,7 +17,7 @@ from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
 from poolctl.units import format_duration, plural, quote
 
 
-def pooler_client_limit(case: Case) -> Iterator[Finding]:
+def pooler_client_limit(case: RuleContext) -> Iterator[Finding]:
     """The pooler takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
 
     Threshold: PgBouncer's refusal, or as many clients as max_client_conn; of Pgpool-II, clients in its listen queue
@@ -87,7 +87,7 @@ PGPOOL_REMEDY = (
 )
 
 
-def _silent_pgpool(case: Case) -> Iterator[Finding]:
+def _silent_pgpool(case: RuleContext) -> Iterator[Finding]:
     """Pgpool-II did not answer at all: with every child busy SHOW hangs as well, and only the queue tells."""
     failed = [each for each in case.facts.observation.sources if each.kind == "pgpool" and not each.ok]
     host = case.facts.host
@@ -103,7 +103,7 @@ def _silent_pgpool(case: Case) -> Iterator[Finding]:
         )
 
 
-def _silent_listener(case: Case) -> Iterator[Finding]:
+def _silent_listener(case: RuleContext) -> Iterator[Finding]:
     """Something on this machine listens where the server was named, is none, and accepts nobody: as a Pgpool-II does
     with every child busy. Always undetermined: what it is was not told."""
     host, refusal = case.facts.host, case.facts.refused_by(["unreachable"])
@@ -194,7 +194,7 @@ class Behind:
         return len(self.pinned) + len(self.parked) + len(self.blocked) + len(self.moving)
 
 
-def behind(case: Case, queue: BouncerQueue) -> Behind:
+def behind(case: RuleContext, queue: BouncerQueue) -> Behind:
     facts, name = case.facts, queue.last
     pids = {
         server.remote_pid
@@ -217,7 +217,7 @@ def behind(case: Case, queue: BouncerQueue) -> Behind:
     return Behind(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
 
 
-def pooler_queues(case: Case) -> Iterator[Finding]:
+def pooler_queues(case: RuleContext) -> Iterator[Finding]:
     """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
 
     One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
@@ -239,7 +239,7 @@ def pooler_queues(case: Case) -> Iterator[Finding]:
             yield _unseen(case, queue, found)
 
 
-def _is_explained(case: Case, found: Behind) -> bool:
+def _is_explained(case: RuleContext, found: Behind) -> bool:
     return bool(case.said & OTHER_CAUSES) or any(track.pid in case.taken for track in found.moving)
 
 
@@ -272,7 +272,7 @@ def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
     }
 
 
-def pooler_pinned_transaction(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+def pooler_pinned_transaction(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
     """Clients keep server connections by transactions that they do not end.
 
     Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
@@ -299,7 +299,7 @@ def pooler_pinned_transaction(case: Case, queue: BouncerQueue, found: Behind) ->
     )
 
 
-def pooler_session_mode(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+def pooler_session_mode(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
     """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
 
     Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
@@ -335,13 +335,13 @@ def _is_kept_idle(queue: BouncerQueue, found: Behind) -> bool:
     return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
 
 
-def _is_too_small(case: Case, queue: BouncerQueue, found: Behind) -> bool:
+def _is_too_small(case: RuleContext, queue: BouncerQueue, found: Behind) -> bool:
     owners = [each for each in case.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
     filled = not queue.size or queue.last.servers >= queue.size
     return queue.waiting.sustained and filled and bool(owners) and all(turns_over(case, owner) for owner in owners)
 
 
-def pooler_undersized(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+def pooler_undersized(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
     """PgBouncer's pool is smaller than the work that comes to it, and the server has room.
 
     Threshold: every server connection in use at the last look and clients waiting in half of the looks, four in five
@@ -369,7 +369,7 @@ def pooler_undersized(case: Case, queue: BouncerQueue, found: Behind) -> Finding
     )
 
 
-def _unseen(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
+def _unseen(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
     """Clients wait in PgBouncer, and what its backends do was not seen, or not for long enough."""
     holders = {}
     for client in queue.bouncer.clients:
@@ -394,7 +394,7 @@ def _unseen(case: Case, queue: BouncerQueue, found: Behind) -> Finding:
     )
 
 
-def pooler_refused(case: Case) -> Iterator[Finding]:
+def pooler_refused(case: RuleContext) -> Iterator[Finding]:
     """A pooler kept poolctl itself waiting, or could not log in to the server, and nobody else can be asked.
 
     Threshold: such a refusal, without a look at the server or at a pooler's console, and no other cause. Always

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, called
+from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.holds import HELD_SHARE, LEAST_PAUSE, use_of
 from poolctl.diagnose.live.load import BUSY_SHARE
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
@@ -18,7 +18,7 @@ from poolctl.diagnose.run import sql as run_sql
 from poolctl.units import format_duration, plural, quote
 
 
-def pool_undersized(case: Case) -> Iterator[Finding]:
+def pool_undersized(case: RuleContext) -> Iterator[Finding]:
     """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
 
     Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
@@ -70,7 +70,7 @@ OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
 """What makes every connection slow, and a pool of any size full."""
 
 
-def turns_over(case: Case, application: Application) -> bool:
+def turns_over(case: RuleContext, application: Application) -> bool:
     """Whether every connection does short work and comes back: then, and only then, more of them may help."""
     tracks = application.tracks
     if case.said & OTHER_CAUSES:
@@ -84,7 +84,7 @@ def turns_over(case: Case, application: Application) -> bool:
     )
 
 
-def client_starved(case: Case) -> Iterator[Finding]:
+def client_starved(case: RuleContext) -> Iterator[Finding]:
     """Acquires fail although a connection is free: the client, not the pool, has no time.
 
     Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
@@ -128,7 +128,7 @@ def _times_out_beside_idle(series: PoolSeries) -> bool:
     return (series.growth("timed_out_total") or 0) >= 1 and free and not queues
 
 
-def pool_slots_lost(case: Case) -> Iterator[Finding]:
+def pool_slots_lost(case: RuleContext) -> Iterator[Finding]:
     """The pool counts connections that the server does not have.
 
     Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
@@ -180,7 +180,7 @@ def pool_slots_lost(case: Case) -> Iterator[Finding]:
         )
 
 
-def _most_sessions(case: Case, application: str | None) -> int:
+def _most_sessions(case: RuleContext, application: str | None) -> int:
     """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
     counts: Counter[tuple[float, str, str]] = Counter()
     for track in case.facts.all_tracks:
@@ -191,7 +191,7 @@ def _most_sessions(case: Case, application: str | None) -> int:
     return max(counts.values(), default=0)
 
 
-def unexplained_wait(case: Case) -> Iterator[Finding]:
+def unexplained_wait(case: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
 
     Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
@@ -239,7 +239,7 @@ def unexplained_wait(case: Case) -> Iterator[Finding]:
         yield _unseen_wait(case, unseen)
 
 
-def _unseen_wait(case: Case, pools: list[PoolSeries]) -> Finding:
+def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
     """Whose connections do what, only the server could tell."""
     waiting, refusal, several = _waiting_for(pools), case.facts.refusal, len(case.facts.programs) > 1
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""

@@ -6,7 +6,7 @@ from statistics import median
 
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live import sql as live_sql
-from poolctl.diagnose.live.context import Case, at_most_likely, called
+from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.run import sql as run_sql
@@ -16,7 +16,7 @@ STOPPED = frozenset({"stopped", "tracing-stop"})
 LOOPBACK = ("127.", "::1", "local")
 
 
-def orphaned_backends(case: Case) -> Iterator[Finding]:
+def orphaned_backends(case: RuleContext) -> Iterator[Finding]:
     """Backends at work for a client that no longer exists.
 
     Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or
@@ -62,7 +62,7 @@ def orphaned_backends(case: Case) -> Iterator[Finding]:
         )
 
 
-def frozen_clients(case: Case) -> Iterator[Finding]:
+def frozen_clients(case: RuleContext) -> Iterator[Finding]:
     """The process that owns the connections is stopped: it can neither use nor release them.
 
     Threshold: a process of this host in state T with backends that did not move. Certain: the host shows it.
@@ -85,7 +85,7 @@ def frozen_clients(case: Case) -> Iterator[Finding]:
         yield _frozen(case, applications[0][0], tuple(tracks))
 
 
-def _frozen(case: Case, application: Application, tracks: tuple[Track, ...]) -> Finding:
+def _frozen(case: RuleContext, application: Application, tracks: tuple[Track, ...]) -> Finding:
     process = case.clients.of_backend(tracks[0]).process
     holding = sum(1 for track in tracks if not track.is_idle)
     return Finding(
@@ -111,7 +111,7 @@ def _frozen(case: Case, application: Application, tracks: tuple[Track, ...]) -> 
     )
 
 
-def frozen_peers(case: Case) -> Iterator[Finding]:
+def frozen_peers(case: RuleContext) -> Iterator[Finding]:
     """All backends of one client stand still while its peers work and others wait: frozen, or a leak in it.
 
     Threshold: 100 % of one address's sessions of an application frozen, two at least, while sessions from other
@@ -131,7 +131,7 @@ def frozen_peers(case: Case) -> Iterator[Finding]:
                 yield _frozen_peer(case, application, client, tracks)
 
 
-def _frozen_peer(case: Case, application: Application, client: str, tracks: list[Track]) -> Finding:
+def _frozen_peer(case: RuleContext, application: Application, client: str, tracks: list[Track]) -> Finding:
     waiting = case.facts.waiting(application)
     return Finding(
         code="frozen-clients",
@@ -156,7 +156,7 @@ def _frozen_peer(case: Case, application: Application, client: str, tracks: list
     )
 
 
-def aborted_transaction(case: Case) -> Iterator[Finding]:
+def aborted_transaction(case: RuleContext) -> Iterator[Finding]:
     """A statement failed and nobody rolled back.
 
     Threshold: any for more than a second, by state_change (the transaction's own start is not told any more).
@@ -200,7 +200,7 @@ SURE_LOOKS = 3
 that reads lets the server go on in between."""
 
 
-def slow_reader(case: Case) -> Iterator[Finding]:
+def slow_reader(case: RuleContext) -> Iterator[Finding]:
     """Statements wait for a client that does not read their rows.
 
     Threshold: active and waiting to write to the client for more than 5 s, the same statement at every look; or at
@@ -253,7 +253,7 @@ MAYBE_STUCK = 10.0
 """Seconds from which it is told as undetermined: a pipeline pauses, but not for that long (a proposal)."""
 
 
-def stuck_protocol(case: Case) -> Iterator[Finding]:
+def stuck_protocol(case: RuleContext) -> Iterator[Finding]:
     """Active, and waiting for the rest of a message that the client never sends.
 
     Threshold: active and waiting to read from the client, not in COPY, for more than 60 s. Certain: the same
@@ -306,13 +306,13 @@ def _query_age(track: Track) -> float:
     return max(0.0, track.now - start) if start is not None else 0.0
 
 
-def _by_application(case: Case, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
+def _by_application(case: RuleContext, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
     pids = {track.pid for track in tracks}
     found = [(each, tuple(t for t in each.tracks if t.pid in pids)) for each in case.facts.applications]
     return [(each, own) for each, own in found if own]
 
 
-def notes_of(case: Case) -> Iterator[str]:
+def notes_of(case: RuleContext) -> Iterator[str]:
     """Sentences about what looks like trouble and is none, the most telling first."""
     facts = case.facts
     held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]

@@ -57,22 +57,22 @@ def is_monitor(application: str) -> bool:
     return _MONITORS.search(application) is not None
 
 
-class Look(NamedTuple):
+class Sample(NamedTuple):
     """The backends at one instant of the server's clock (this machine's, where only process titles were seen)."""
 
     at: float
     backends: tuple[Backend, ...]
 
 
-def look_of(snapshot: Snapshot) -> Look | None:
+def look_of(snapshot: Snapshot) -> Sample | None:
     """The server's own sample; while it refuses, what its process titles say. None where neither was seen."""
     if snapshot.server is not None:
         titles = {title.pid: title for title in snapshot.host.titles} if snapshot.host is not None else {}
         backends = snapshot.server.backends
-        return Look(snapshot.server.at, tuple(_with_title(each, titles.get(each.pid)) for each in backends))
+        return Sample(snapshot.server.at, tuple(_with_title(each, titles.get(each.pid)) for each in backends))
     if snapshot.host is None or not snapshot.host.titles:
         return None
-    return Look(snapshot.at, tuple(_of_title(title) for title in snapshot.host.titles))
+    return Sample(snapshot.at, tuple(_of_title(title) for title in snapshot.host.titles))
 
 
 def _with_title(backend: Backend, title: BackendTitle | None) -> Backend:
@@ -218,7 +218,7 @@ def _differs(a: Backend, b: Backend) -> bool:
     return a.state != b.state or a.virtual_transaction != b.virtual_transaction
 
 
-def tracks_of(looks: Sequence[Look]) -> tuple[Track, ...]:
+def tracks_of(looks: Sequence[Sample]) -> tuple[Track, ...]:
     """Every client backend that was ever seen, in the order of its pid; a pid used again is another backend."""
     if not looks:
         return ()

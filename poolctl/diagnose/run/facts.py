@@ -10,7 +10,7 @@ from math import inf
 from typing import Literal
 
 from poolctl.diagnose.finding import Finding, Severity
-from poolctl.pool import KINDS
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import ErrorKind, ErrorSeen, Run, ServerSeen, Summary, TimelinePoint
 from poolctl.scenario.scenario import Event, Leak, Scenario, Service
 
@@ -218,7 +218,7 @@ class Facts:
     @property
     def queues(self) -> bool:
         """Whether this pool lets requests wait; the others reject them at once."""
-        return KINDS[self.scenario.pool.kind].rules.waiter_order != "none"
+        return LIBRARIES[self.scenario.pool.kind].rules.waiter_order != "none"
 
     @property
     def was_full(self) -> bool:
@@ -316,7 +316,7 @@ class Facts:
 
     def native(self, key: str) -> str:
         """A pool setting with the library's own name for it: "max_idle (SetMaxIdleConns)"."""
-        name = KINDS[self.scenario.pool.kind].native.get(key)
+        name = LIBRARIES[self.scenario.pool.kind].native.get(key)
         return key if name in (None, key) else f"{key} ({name})"
 
     def backends(self, *words: str) -> int:

@@ -7,7 +7,7 @@ Started by the live engine as ``python -m poolctl.engines.instance KIND``, with 
 import os
 import sys
 
-from poolctl.engines.instance.channel import Link
+from poolctl.engines.instance.channel import InstanceChannel
 from poolctl.errors import PoolctlError
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         from poolctl.engines.instance.threads import drive
 
         preload(kind)
-    link = Link(sys.stdin, sys.stdout)
+    link = InstanceChannel(sys.stdin, sys.stdout)
     try:
         drive(link.read_job(), link)
         link.wait_to_leave()

@@ -18,7 +18,7 @@ _NAME = b"poolctl"
 _FATAL_ERROR = int(pq.ExecStatus.FATAL_ERROR)
 
 
-class Wire:
+class AsyncConnection:
     """``client`` is who uses it now. ``dead``: the server closed it, and whoever acquires it next will notice."""
 
     __slots__ = (
@@ -36,7 +36,9 @@ class Wire:
         "fd",
     )
 
-    def __init__(self, conninfo: bytes, poller: "Poller[Wire]", connection: Connection, began_at: float) -> None:
+    def __init__(
+        self, conninfo: bytes, poller: "Poller[AsyncConnection]", connection: Connection, began_at: float
+    ) -> None:
         self._poller = poller
         self.connection = connection
         self.began_at = began_at

@@ -64,7 +64,7 @@ class Progress:
         )
 
 
-class Link:
+class InstanceChannel:
     """The pod's end of the line to the live engine."""
 
     def __init__(self, source: TextIO, sink: TextIO) -> None:

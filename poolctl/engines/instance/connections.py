@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from poolctl.engines.instance.pool_monitor import Watch
+from poolctl.engines.instance.pool_monitor import PoolMonitor
 from poolctl.engines.instance.statements import UNREAD_ROWS, parameter, statement
 from poolctl.engines.live.refusals import classify
 from poolctl.engines.workload import Job
@@ -19,7 +19,7 @@ _NAME = b"poolctl"
 _SQLSTATE = ord("C")
 
 
-class StatementFailed(Exception):
+class RequestFailed(Exception):
     """A statement ended in an error. ``is_broken``: and the connection with it."""
 
     def __init__(self, kind: ErrorKind, *, is_broken: bool) -> None:
@@ -51,7 +51,7 @@ class Psycopg:
     many threads in a process that is time under the interpreter's lock, in which each delays the others. One call
     lets go of the lock once; psycopg's way around it, to see a Ctrl-C that no pod gets, at every step."""
 
-    def __init__(self, job: Job, watch: Watch, *, hides_errors: bool = False) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor, *, hides_errors: bool = False) -> None:
         from psycopg import Error
         from psycopg.pq import ConnStatus, ExecStatus
 
@@ -104,7 +104,7 @@ class Psycopg:
         state = (result.error_field(_SQLSTATE) or b"").decode() or None
         raise self._failure(pgconn, result.error_message.decode(errors="replace"), state)
 
-    def _failure(self, pgconn: Any, message: str, sqlstate: str | None) -> StatementFailed:
+    def _failure(self, pgconn: Any, message: str, sqlstate: str | None) -> RequestFailed:
         from psycopg.errors import lookup
 
         sqlstate = sqlstate or classify(message).sqlstate
@@ -112,13 +112,13 @@ class Psycopg:
             name = lookup(sqlstate).__name__ if sqlstate else "OperationalError"
         except KeyError:
             name = "DatabaseError"
-        return StatementFailed(classify(message, name, sqlstate), is_broken=pgconn.status == self._bad)
+        return RequestFailed(classify(message, name, sqlstate), is_broken=pgconn.status == self._bad)
 
 
 class Psycopg2:
     """psycopg2 sends every statement as text; it cannot prepare."""
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         import psycopg2
 
         self.connection_class = _psycopg2_class(watch)
@@ -142,7 +142,7 @@ class Psycopg2:
             connection.cursor().execute(sql)
         except self._error as error:
             kind = classify(str(error), type(error).__name__, error.pgcode)
-            raise StatementFailed(kind, is_broken=bool(connection.closed)) from None
+            raise RequestFailed(kind, is_broken=bool(connection.closed)) from None
 
     def leave_unread(self, connection: Any) -> None:
         """psycopg2 has no call that sends without reading: a thread of its own is stuck in the midst of a COPY."""
@@ -172,7 +172,7 @@ class _Blocked:
         raise OSError("these rows are never read")
 
 
-def _psycopg_class(watch: Watch, hides_errors: bool) -> Any:
+def _psycopg_class(watch: PoolMonitor, hides_errors: bool) -> Any:
     import psycopg
     from psycopg.pq import ConnStatus
 
@@ -218,7 +218,7 @@ def _psycopg_class(watch: Watch, hides_errors: bool) -> Any:
     return WatchedConnection
 
 
-def _psycopg2_class(watch: Watch) -> Any:
+def _psycopg2_class(watch: PoolMonitor) -> Any:
     import psycopg2.extensions
 
     class WatchedConnection(psycopg2.extensions.connection):
@@ -244,7 +244,7 @@ def _psycopg2_class(watch: Watch) -> Any:
     return WatchedConnection
 
 
-def _reason(watch: Watch, is_broken: bool, is_dropped: bool) -> str:
+def _reason(watch: PoolMonitor, is_broken: bool, is_dropped: bool) -> str:
     if is_broken:
         return "error"
     if is_dropped:

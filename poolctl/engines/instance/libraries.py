@@ -13,8 +13,8 @@ from threading import get_ident
 from typing import Any, NoReturn, cast
 
 from poolctl.engines.instance.connections import Psycopg, Psycopg2
-from poolctl.engines.instance.library import BaseLibrary, Library, NotAcquired, SlotLost
-from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.instance.library import BaseLibrary, NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.live.refusals import classify
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -27,7 +27,7 @@ FOR_EVER = 1e8
 """Seconds, some three years: "off" for a library that has no such value. Python's locks take up to 9e9."""
 
 
-def open_library(job: Job, watch: Watch) -> Library:
+def open_library(job: Job, watch: PoolMonitor) -> PoolDriver:
     """The pool that ``job`` asks for, not yet started. Raises MissingProgram when the library is not installed."""
     kind = job.scenario.pool.kind
     try:
@@ -50,7 +50,7 @@ class PsycopgPool(BaseLibrary):
     """psycopg_pool.ConnectionPool. Connections are opened by its workers, whose errors no client ever sees: they
     are reported as hidden. The slot of a connection whose reference was dropped never comes back."""
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         super().__init__(job, watch)
         from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
@@ -123,7 +123,7 @@ class Psycopg2Pool(BaseLibrary):
     crash and be started again; here each acquire tries anew. A dropped reference changes nothing: the pool keeps one.
     """
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         super().__init__(job, watch)
         from psycopg2 import Error
         from psycopg2.pool import PoolError, ThreadedConnectionPool
@@ -192,7 +192,7 @@ class SqlalchemyPool(BaseLibrary):
     """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``. What the garbage
     collector finds unreferenced goes back to the pool, or is closed when it is over pool_size."""
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         super().__init__(job, watch)
         from psycopg import Error
         from sqlalchemy import create_engine
@@ -283,7 +283,7 @@ class SqlalchemyPool(BaseLibrary):
 class NoPool(BaseLibrary):
     """A new connection for every request. There is no bound but the server's, and its refusal comes at once."""
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         super().__init__(job, watch)
         from psycopg import Error
         from psycopg.errors import ConnectionTimeout
@@ -325,7 +325,7 @@ _PACKAGES = {
     "sqlalchemy": ("sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg"),
 }
 
-_LIBRARIES: dict[str, Callable[[Job, Watch], Library]] = {
+_LIBRARIES: dict[str, Callable[[Job, PoolMonitor], PoolDriver]] = {
     "psycopg_pool": PsycopgPool,
     "psycopg2": Psycopg2Pool,
     "sqlalchemy": SqlalchemyPool,

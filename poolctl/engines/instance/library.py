@@ -8,8 +8,8 @@ counted of it; likewise after ``release``.
 import threading
 from typing import Any, Protocol
 
-from poolctl.engines.instance.connections import Driver, StatementFailed
-from poolctl.engines.instance.pool_monitor import Request, Watch
+from poolctl.engines.instance.connections import Driver, RequestFailed
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT
 from poolctl.engines.live.refusals import is_refusal
 from poolctl.engines.workload import Job
@@ -32,10 +32,10 @@ class NotAcquired(Exception):
         return self.timed_out or is_refusal(self.kind)
 
 
-class Library(Protocol):
+class PoolDriver(Protocol):
     """A pool with its driver. A connection is whatever the library gives; only its own library looks into it."""
 
-    watch: Watch
+    watch: PoolMonitor
     driver: Driver
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class BaseLibrary:
 
     driver: Driver
 
-    def __init__(self, job: Job, watch: Watch) -> None:
+    def __init__(self, job: Job, watch: PoolMonitor) -> None:
         self.watch = watch
         self.settings = job.scenario.pool
         self.conninfo = job.conninfo
@@ -137,5 +137,5 @@ class BaseLibrary:
             for connection in list(self._long_holds):
                 try:
                     self.script(connection, "COMMIT; BEGIN; SELECT 1")
-                except StatementFailed:
+                except RequestFailed:
                     self._long_holds.remove(connection)

@@ -7,10 +7,10 @@ Times are seconds on the run's clock.
 from collections import deque
 from random import Random
 
-from poolctl.engines.instance.async_connection import Wire
-from poolctl.engines.instance.channel import PROGRESS_INTERVAL, Link
+from poolctl.engines.instance.async_connection import AsyncConnection
+from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
 from poolctl.engines.instance.native_pool import OVERDUE, NativePool
-from poolctl.engines.instance.request_counter import Books
+from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
 from poolctl.engines.instance.timers import Timers
 from poolctl.engines.workload import Job, Worker, Workload
@@ -22,7 +22,7 @@ END_CHECK = 0.02
 """Seconds between looks whether the run is over."""
 
 
-class Client:
+class LoadClient:
     """Who makes requests, one at a time: a closed loop (``worker``) many, an arrival one. ``due``: when the present
     acquire was wanted; ``until``: when a closed loop begins no more, ``has_budget``: it may end before that."""
 
@@ -46,7 +46,7 @@ class Client:
         "worker",
     )
 
-    def __init__(self, loop: "Loop", hold: Distribution, random: Random, worker: Worker | None = None) -> None:
+    def __init__(self, loop: "InstanceLoop", hold: Distribution, random: Random, worker: Worker | None = None) -> None:
         self.hold, self.random, self.worker = hold, random, worker
         self.thinks = worker is not None and worker.think.mean > 0
         self.has_budget = worker is not None and loop.workload.is_bounded(worker)
@@ -61,12 +61,12 @@ class Client:
         self.queued_at: float | None = None
 
 
-def drive(job: Job, link: Link) -> None:
+def drive(job: Job, link: InstanceChannel) -> None:
     """Do the job, report on ``link``, and return when it is done."""
-    Loop(job, link).run()
+    InstanceLoop(job, link).run()
 
 
-class Loop:
+class InstanceLoop:
     """Everything that one instance does in a run."""
 
     # Instances of 30 attributes and more are slow without: the interpreter then looks each up by its name.
@@ -103,7 +103,7 @@ class Loop:
         "workload",
     )
 
-    def __init__(self, job: Job, link: Link) -> None:
+    def __init__(self, job: Job, link: InstanceChannel) -> None:
         self._job = job
         self._link = link
         self._load = job.scenario.load
@@ -120,17 +120,17 @@ class Loop:
         self._leak_shape = job.scenario.leak.shape
         self.clock = link.wait_for_start()
         self._timers = Timers()
-        self._books = Books(job, link, self.ends_at)
+        self._books = RequestCounter(job, link, self.ends_at)
         pool_random = self.workload.stream("pool")
         self._pool = NativePool(job.scenario.pool, pool_random, job.conninfo, self._timers, self.clock, self)
         # Looked up once: these are called for every request.
         self._succeeded, self._released = self._books.acquire_succeeded, self._books.released
         self._acquire, self._release = self._pool.acquire, self._pool.release
-        self._clients: set[Client] = set()
+        self._clients: set[LoadClient] = set()
         self._using = 0
         self._sources = 0
         self._over = False
-        self._returning: deque[Client] = deque()
+        self._returning: deque[LoadClient] = deque()
         self._arrivals = self.workload.arrivals()
         self._arrival_holds = self.workload.stream("holds")
 
@@ -153,7 +153,7 @@ class Loop:
         begins_at, timers = self._begins_at, self._timers
         for worker in self.workload.workers():
             self._sources += 1
-            client = Client(self, worker.hold, worker.random, worker)
+            client = LoadClient(self, worker.hold, worker.random, worker)
             timers.at(max(worker.begins_at, begins_at), self._work, client)
         if self._load.rate:
             self._sources += 1
@@ -174,9 +174,9 @@ class Loop:
 
     def _arrive(self, due: float, now: float) -> None:
         self._plan_arrival()
-        self._begin_late(Client(self, self._load.hold, self._arrival_holds), due, now)
+        self._begin_late(LoadClient(self, self._load.hold, self._arrival_holds), due, now)
 
-    def _work(self, client: Client, now: float) -> None:
+    def _work(self, client: LoadClient, now: float) -> None:
         """A closed loop comes to its next request: think, then acquire."""
         if now >= client.until or (client.has_budget and not self.workload.takes_request(_worker(client))):
             self._sources -= 1
@@ -186,18 +186,18 @@ class Loop:
         else:
             self._begin(client, now, now)
 
-    def _thought(self, thought: tuple[Client, float], now: float) -> None:
+    def _thought(self, thought: tuple[LoadClient, float], now: float) -> None:
         if now >= self.ends_at:
             self._sources -= 1
         else:
             self._begin_late(*thought, now)
 
-    def _begin_late(self, client: Client, due: float, now: float) -> None:
+    def _begin_late(self, client: LoadClient, due: float, now: float) -> None:
         if self._books.counts(due):
             self._books.lag.record(now - due)
         self._begin(client, due, now)
 
-    def _begin(self, client: Client, due: float, now: float) -> None:
+    def _begin(self, client: LoadClient, due: float, now: float) -> None:
         client.due = due
         client.counted = due >= self._warmup
         client.leaks = self._ever_leaks and self.workload.next_leaks()
@@ -207,14 +207,14 @@ class Loop:
         self._clients.add(client)
         self._acquire(client, now)
 
-    def use(self, client: Client, connection: Connection, now: float) -> None:
+    def use(self, client: LoadClient, connection: Connection, now: float) -> None:
         """The acquire succeeded: run the statement."""
         self._succeeded(client.counted, client.due, client.queued_at, now)
         held = client.held
         hold = client.holds[len(held)]
         held.append((connection, now))
         client.holds_until = now + hold
-        wire: Wire = connection.handle
+        wire: AsyncConnection = connection.handle
         text = None
         if self._parameter is not None:
             text = self._parameter(hold * self.workload.slow_factor(now) if self._is_ever_slow else hold)
@@ -227,15 +227,15 @@ class Loop:
         if wire.dead:
             self._timers.at(now, self.answered, wire)
 
-    def fail(self, client: Client, kind: ErrorKind, now: float) -> None:
+    def fail(self, client: LoadClient, kind: ErrorKind, now: float) -> None:
         """The acquire ended without a connection, and with it the request."""
         overdue = kind is OVERDUE
         self._books.acquire_failed(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
         self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
 
-    def answered(self, wire: Wire, now: float) -> None:
+    def answered(self, wire: AsyncConnection, now: float) -> None:
         """The statement on a connection in use has ended."""
-        client: Client = wire.client
+        client: LoadClient = wire.client
         if client.state != "using":
             return
         self._using -= 1
@@ -257,7 +257,7 @@ class Loop:
         if client.worker is not None:
             self._work(client, now)
 
-    def _is_slowed(self, client: Client, wire: Wire, now: float) -> bool:
+    def _is_slowed(self, client: LoadClient, wire: AsyncConnection, now: float) -> bool:
         """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
         difference."""
         factor = 1.0 if client.slowed else self.workload.slow_factor(now)
@@ -268,11 +268,11 @@ class Loop:
             wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
         return factor > 1.0
 
-    def _held(self, client: Client, now: float) -> None:
+    def _held(self, client: LoadClient, now: float) -> None:
         self._using -= 1
         self._next_step(client, now)
 
-    def _next_step(self, client: Client, now: float) -> None:
+    def _next_step(self, client: LoadClient, now: float) -> None:
         """One hold is over: acquire the next connection, leak, or release all."""
         if len(client.held) < self.each:
             client.due = now
@@ -283,12 +283,12 @@ class Loop:
         else:
             self._end(client, now)
 
-    def _end(self, client: Client, now: float, *, pause: float = 0.0) -> None:
+    def _end(self, client: LoadClient, now: float, *, pause: float = 0.0) -> None:
         """The request is over: release what it holds; its worker goes on."""
         self._give_back(client, now)
         self._go_on(client, now, pause)
 
-    def _give_back(self, client: Client, now: float) -> None:
+    def _give_back(self, client: LoadClient, now: float) -> None:
         client.state = ""
         client.slowed = False
         self._clients.discard(client)
@@ -298,21 +298,21 @@ class Loop:
             self._release(connection, now)
         held.clear()
 
-    def _leak(self, client: Client, now: float) -> None:
+    def _leak(self, client: LoadClient, now: float) -> None:
         """The request is over, and its connections never come back; its worker goes on as another client."""
         client.state = "leaked"
         self._clients.discard(client)
         self._books.leaked(client.counted, len(client.held))
         for connection, _ in client.held:
-            wire: Wire = connection.handle
+            wire: AsyncConnection = connection.handle
             if self._leak_shape == "unread-rows":
                 wire.send_script(UNREAD_ROWS.encode())
                 wire.ignore()
             elif self._leak_shape == "long-hold":
                 self._beat(wire, now)
-        self._go_on(Client(self, client.hold, client.random, client.worker), now, 0.0)
+        self._go_on(LoadClient(self, client.hold, client.random, client.worker), now, 0.0)
 
-    def _go_on(self, client: Client, now: float, pause: float) -> None:
+    def _go_on(self, client: LoadClient, now: float, pause: float) -> None:
         if client.worker is None:
             return
         if pause:
@@ -320,7 +320,7 @@ class Loop:
         else:
             self._returning.append(client)
 
-    def _beat(self, wire: Wire, now: float) -> None:
+    def _beat(self, wire: AsyncConnection, now: float) -> None:
         """A long hold works on, and is idle in a transaction that is never the same."""
         if not wire.dead:
             wire.send_script(b"COMMIT; BEGIN; SELECT 1")
@@ -357,6 +357,6 @@ class Loop:
         return not self._timers.holds_any((self._work, self._thought, self._arrive))
 
 
-def _worker(client: Client) -> Worker:
+def _worker(client: LoadClient) -> Worker:
     assert client.worker is not None
     return client.worker

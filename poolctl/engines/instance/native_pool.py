@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from random import Random
 from typing import Generic, Protocol, TypeVar, cast
 
-from poolctl.engines.instance.async_connection import Wire
+from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.poller import Poller, new_poller
 from poolctl.engines.instance.timers import Timers
 from poolctl.pool import Action, Answer, Close, Connection, Fail, HandOver, Open, Pool, PoolSettings, Stale, Use, Wait
@@ -50,7 +50,7 @@ class Owner(Protocol[Client_contra]):
     def fail(self, client: Client_contra, kind: ErrorKind, now: float) -> None:
         """An acquire ended without a connection."""
 
-    def answered(self, wire: Wire, now: float) -> None:
+    def answered(self, wire: AsyncConnection, now: float) -> None:
         """The statement on a connection in use has ended."""
 
     def opened(self, connect_time: float, now: float) -> None:
@@ -75,10 +75,10 @@ class NativePool(Generic[Client]):
         # Looked up once: these are called for every request.
         self._use, self._fail, self._answered = owner.use, owner.fail, owner.answered
         self._count_opened = owner.opened
-        self._poller: Poller[Wire] = new_poller()
-        self._dialing: dict[Wire, None] = {}
+        self._poller: Poller[AsyncConnection] = new_poller()
+        self._dialing: dict[AsyncConnection, None] = {}
         self._deadlines: deque[tuple[float, Client, int]] = deque()
-        self._stillborn: deque[Wire] = deque()
+        self._stillborn: deque[AsyncConnection] = deque()
         self._clean_at: float | None = None
 
     def acquire(self, client: Client, now: float) -> None:
@@ -94,7 +94,7 @@ class NativePool(Generic[Client]):
             self._obey(client, answer, now)
 
     def release(self, connection: Connection, now: float) -> None:
-        wire: Wire = connection.handle
+        wire: AsyncConnection = connection.handle
         wire.client = None
         actions = self.rules.release(connection, now, broken=wire.dead)
         if actions:
@@ -206,7 +206,7 @@ class NativePool(Generic[Client]):
                 self._refused(wire, now)
 
     def _dial(self, connection: Connection, client: Client | None, now: float) -> None:
-        wire = Wire(self._conninfo, self._poller, connection, now)
+        wire = AsyncConnection(self._conninfo, self._poller, connection, now)
         connection.handle = wire
         wire.client = client
         self._dialing[wire] = None
@@ -216,19 +216,19 @@ class NativePool(Generic[Client]):
             # Not at once: the Pool is in the middle of a call.
             self._stillborn.append(wire)
 
-    def _dialed_too_long(self, wire: Wire, now: float) -> None:
+    def _dialed_too_long(self, wire: AsyncConnection, now: float) -> None:
         if wire.dialing and not wire.dead:
             wire.error = ErrorKind("server", "ConnectionTimeout", None, "connection timeout expired")
             self._refused(wire, now)
 
-    def _go_on_dialing(self, wire: Wire, now: float) -> None:
+    def _go_on_dialing(self, wire: AsyncConnection, now: float) -> None:
         is_open = wire.dial()
         if is_open:
             self._opened(wire, now)
         elif is_open is None:
             self._refused(wire, now)
 
-    def _opened(self, wire: Wire, now: float) -> None:
+    def _opened(self, wire: AsyncConnection, now: float) -> None:
         del self._dialing[wire]
         self._count_opened(now - wire.began_at, now)
         client, wire.client = wire.client, None
@@ -237,7 +237,7 @@ class NativePool(Generic[Client]):
             self._give(client, wire.connection, now)
         self._carry_out(actions)
 
-    def _refused(self, wire: Wire, now: float) -> None:
+    def _refused(self, wire: AsyncConnection, now: float) -> None:
         del self._dialing[wire]
         client, wire.client = wire.client, None
         kind = wire.error or ErrorKind("server", "OperationalError", None, "the connection could not be opened")
@@ -248,7 +248,7 @@ class NativePool(Generic[Client]):
             self._fail(client, kind, now)
 
     def _close(self, connection: Connection) -> None:
-        wire: Wire = connection.handle
+        wire: AsyncConnection = connection.handle
         wire.close()
         self._carry_out(self.rules.closed(connection, self._clock()))
 

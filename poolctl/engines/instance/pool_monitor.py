@@ -41,7 +41,7 @@ class _Closing(NamedTuple):
     ends_use: bool
 
 
-class Watch:
+class PoolMonitor:
     """``lock`` guards everything here; methods that say so are called with it held.
 
     Closings are only noted and counted later: the garbage collector may close a connection in the middle of any

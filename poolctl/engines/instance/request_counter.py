@@ -2,7 +2,7 @@
 
 import time
 
-from poolctl.engines.instance.channel import Link, Progress
+from poolctl.engines.instance.channel import InstanceChannel, Progress
 from poolctl.engines.live.refusals import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
@@ -13,10 +13,10 @@ REPLAY_LIMIT = 200_000
 """Requests remembered for the replay through the ideal queue."""
 
 
-class Books:
+class RequestCounter:
     """Counts acquires of the requests that are ``counted``, those due after the warm-up, and all for the timeline."""
 
-    def __init__(self, job: Job, link: Link, ends_at: float) -> None:
+    def __init__(self, job: Job, link: InstanceChannel, ends_at: float) -> None:
         self.tally = Tally()
         self._waits, self._uses = Backlog(self.tally.wait_time), Backlog(self.tally.use_time)
         self._record_wait, self._record_use = self._waits.values.append, self._uses.values.append

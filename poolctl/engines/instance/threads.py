@@ -14,12 +14,12 @@ from math import inf
 from queue import SimpleQueue
 from typing import Any
 
-from poolctl.engines.instance.channel import PROGRESS_INTERVAL, Link
-from poolctl.engines.instance.connections import StatementFailed
+from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
+from poolctl.engines.instance.connections import RequestFailed
 from poolctl.engines.instance.libraries import open_library
-from poolctl.engines.instance.library import Library, NotAcquired, SlotLost
-from poolctl.engines.instance.pool_monitor import Request, Watch
-from poolctl.engines.instance.request_counter import Books
+from poolctl.engines.instance.library import NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import takes_hold
 from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.scenario.run import ErrorKind
@@ -34,12 +34,12 @@ STUCK_AFTER = 0.5
 """Seconds without any change after which a run without a duration, in which everybody waits, is given up."""
 
 
-def drive(job: Job, link: Link) -> None:
+def drive(job: Job, link: InstanceChannel) -> None:
     """Do the job, report on ``link``, and return when it is done. Raises MissingProgram."""
     if job.scenario.pool.kind != "none":
         _stay_on_one_core(job.instance, job.scenario.load.instances)
-    library = open_library(job, Watch(job.scenario.pool.max_open))
-    run = Run(job, link, library)
+    library = open_library(job, PoolMonitor(job.scenario.pool.max_open))
+    run = ThreadedInstance(job, link, library)
     is_first = job.begins_at <= 0
     if is_first:
         # As an application does that is started before it is sent requests.
@@ -65,11 +65,11 @@ def _stay_on_one_core(instance: int, instances: int) -> None:
             os.sched_setaffinity(0, {cores[instance % len(cores)]})
 
 
-class Run:
+class ThreadedInstance:
     """Everything that one instance does in a run. Started threads are daemons: whoever still waits in the library at
     the end goes with the process."""
 
-    def __init__(self, job: Job, link: Link, library: Library) -> None:
+    def __init__(self, job: Job, link: InstanceChannel, library: PoolDriver) -> None:
         self._job = job
         self._link = link
         self._load = job.scenario.load
@@ -80,7 +80,7 @@ class Run:
         """Of the run once it has begun."""
         self._workload = Workload(job)
         self._ends_at = self._workload.ends_at
-        self._books = Books(job, link, self._ends_at)
+        self._books = RequestCounter(job, link, self._ends_at)
         self._takes_hold = takes_hold(job)
         self._is_ever_slow = self._workload.is_ever_slow
         self._leaks = bool(job.scenario.leak.every)
@@ -239,7 +239,7 @@ class Run:
                 self._leak(request, held)
         except NotAcquired as error:
             pause = self._load.error_pause if error.at_once or not error.timed_out else 0.0
-        except StatementFailed as error:
+        except RequestFailed as error:
             is_broken = error.is_broken
             with self._lock:
                 self._fail(request, error.kind)
@@ -299,7 +299,7 @@ class Run:
             connection, acquired_at = held.pop()
             try:
                 self._library.leak(connection, self._leak_shape)
-            except StatementFailed:
+            except RequestFailed:
                 held.append((connection, acquired_at))
                 raise
             del connection

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from poolctl.engines.live.exposed import ExposedPools
-from poolctl.engines.live.fleet import Fleet, Pod
+from poolctl.engines.live.fleet import InstanceFleet, InstanceProcess
 from poolctl.engines.live.observer import Observer
-from poolctl.engines.live.servers import SIMULATION, Server, check_query, cpu_rows_per_second
+from poolctl.engines.live.servers import SIMULATION, LiveServer, check_query, cpu_rows_per_second
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.workload import Job, jobs
 from poolctl.errors import BadInput, PoolctlError
@@ -40,7 +40,7 @@ SUSPEND_LIMIT = 2.0
 """Seconds by which wall time may run ahead of the run's clock before the machine must have slept."""
 
 
-class View(Protocol):
+class RunView(Protocol):
     """Who watches the run while it goes on."""
 
     def phase(self, text: str) -> None: ...
@@ -67,25 +67,25 @@ def pods_of(scenario: Scenario) -> int:
 
 
 def run_on(
-    serve: Callable[[Scenario], Server],
+    serve: Callable[[Scenario], LiveServer],
     scenario: Scenario,
-    view: View,
+    view: RunView,
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
     wall_clock: Callable[[], float] = time.time,
 ) -> Run:
     """Start the pods, let ``serve`` start the server while they load their libraries, and run ``scenario``."""
-    with Fleet(scenario.pool.kind, pods_of(scenario)) as fleet:
+    with InstanceFleet(scenario.pool.kind, pods_of(scenario)) as fleet:
         view.phase("starting the server")
         return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop, wall_clock=wall_clock)
 
 
 def run_live(
     scenario: Scenario,
-    server: Server,
-    fleet: Fleet,
-    view: View,
+    server: LiveServer,
+    fleet: InstanceFleet,
+    view: RunView,
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
@@ -110,9 +110,9 @@ class _LiveRun:
     def __init__(
         self,
         scenario: Scenario,
-        server: Server,
-        fleet: Fleet,
-        view: View,
+        server: LiveServer,
+        fleet: InstanceFleet,
+        view: RunView,
         interval: float,
         wall_clock: Callable[[], float],
     ) -> None:
@@ -271,7 +271,7 @@ class _LiveRun:
         self._notes.append(text)
         self._view.note(text)
 
-    def _summarize(self, pods: Sequence[Pod], server: ServerSeen | None) -> Summary:
+    def _summarize(self, pods: Sequence[InstanceProcess], server: ServerSeen | None) -> Summary:
         warmup = self._scenario.load.warmup
         spans = [(_begins_at(pod, warmup), _ends_at(pod), pod.progress.at) for pod in pods if pod.progress]
         begin = min((begin for begin, _, _ in spans), default=0.0)
@@ -285,7 +285,7 @@ class _LiveRun:
             server=server,
         )
 
-    def _generator(self, pods: Sequence[Pod]) -> Generator:
+    def _generator(self, pods: Sequence[InstanceProcess]) -> Generator:
         lag = Histogram()
         cpu = 0.0
         ideal: list[tuple[float, float]] = []
@@ -349,16 +349,16 @@ class _Events(threading.Thread):
                 sandbox.resume()
 
 
-def _job(pod: Pod) -> Job:
+def _job(pod: InstanceProcess) -> Job:
     assert pod.job is not None
     return pod.job
 
 
-def _begins_at(pod: Pod, warmup: float) -> float:
+def _begins_at(pod: InstanceProcess, warmup: float) -> float:
     return max(_job(pod).begins_at, warmup)
 
 
-def _ends_at(pod: Pod) -> float:
+def _ends_at(pod: InstanceProcess) -> float:
     told = pod.progress.at if pod.progress else 0.0
     ends_at = _job(pod).ends_at
     return told if ends_at is None else min(told, ends_at)

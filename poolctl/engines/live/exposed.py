@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from poolctl.engines.live.fleet import Pod
+from poolctl.engines.live.fleet import InstanceProcess
 
 NAME = "pools.prom"
 EVERY = 0.25
@@ -24,7 +24,7 @@ class ExposedPools:
         self._application = application
         self._written_at = float("-inf")
 
-    def show(self, pods: Sequence[Pod]) -> None:
+    def show(self, pods: Sequence[InstanceProcess]) -> None:
         """Write what ``pods`` told last, unless that was done a moment ago. A folder that is full loses a version."""
         now = time.monotonic()
         if now - self._written_at < EVERY:
@@ -38,7 +38,7 @@ class ExposedPools:
         except OSError:
             return
 
-    def _lines(self, pods: Sequence[Pod]) -> list[str]:
+    def _lines(self, pods: Sequence[InstanceProcess]) -> list[str]:
         lines = []
         for pod in pods:
             if pod.row is None or pod.loss:

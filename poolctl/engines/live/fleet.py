@@ -25,7 +25,7 @@ LATE_TICKS = 5
 """Rows of the timeline wait for the slowest pod for so many intervals."""
 
 
-class Pod:
+class InstanceProcess:
     """One process and what is known of it. ``loss``: how it ended, when it ended before it was done."""
 
     def __init__(self, kind: str, number: int) -> None:
@@ -86,11 +86,11 @@ class Pod:
                 stream.close()
 
 
-class Fleet:
+class InstanceFleet:
     """Pods are started at once, so that they load their libraries while the server starts."""
 
     def __init__(self, kind: str, pods: int) -> None:
-        self.pods: list[Pod] = []
+        self.pods: list[InstanceProcess] = []
         self._selector = selectors.DefaultSelector()
         self._rows: dict[int, dict[int, Sequence[float]]] = {}
         self._next_tick = 0
@@ -98,7 +98,7 @@ class Fleet:
         self._start_at = 0.0
         try:
             for number in range(pods):
-                pod = Pod(kind, number)
+                pod = InstanceProcess(kind, number)
                 self.pods.append(pod)
                 assert pod.process.stdout is not None
                 self._selector.register(pod.process.stdout, selectors.EVENT_READ, pod)
@@ -106,7 +106,7 @@ class Fleet:
             self.close()
             raise CannotDo(f"could not start {pods} instances: {error.strerror}") from None
 
-    def __enter__(self) -> "Fleet":
+    def __enter__(self) -> "InstanceFleet":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,7 +147,7 @@ class Fleet:
     def gather(self, timeout: float) -> None:
         """Take in what the pods report within ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
-            pod: Pod = key.data
+            pod: InstanceProcess = key.data
             messages = pod.read()
             if messages is None:
                 self._selector.unregister(key.fileobj)
@@ -179,11 +179,11 @@ class Fleet:
             pod.end()
         self._selector.close()
 
-    def _is_running(self, pod: Pod, tick: int) -> bool:
+    def _is_running(self, pod: InstanceProcess, tick: int) -> bool:
         begins_at = pod.job.begins_at if pod.job else 0.0
         return not pod.is_done and not pod.loss and begins_at <= tick * self._interval
 
-    def _take(self, pod: Pod, message: dict[str, Any]) -> None:
+    def _take(self, pod: InstanceProcess, message: dict[str, Any]) -> None:
         if "sample" in message:
             row = message["sample"]
             tick = max(round(row[0] / self._interval), self._next_tick)

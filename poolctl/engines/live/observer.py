@@ -44,7 +44,7 @@ ORDER BY 3 DESC LIMIT 5
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class ObserverSample:
     """What was seen at one instant of the run's clock: client backends, in all and by state."""
 
     at: float
@@ -59,7 +59,7 @@ class Observer:
     """
 
     def __init__(self, conninfo: str, interval: float, *, has_server_to_itself: bool) -> None:
-        self.latest: Look | None = None
+        self.latest: ObserverSample | None = None
         self.peak: int | None = None
         self.blind_since: float | None = None
         self._conninfo = conninfo
@@ -151,7 +151,7 @@ class Observer:
         for state, wait_event, count in self._connection.execute(_BACKENDS):
             total += count
             states[_described(state, wait_event)] = states.get(_described(state, wait_event), 0) + count
-        self.latest = Look(at, total, states)
+        self.latest = ObserverSample(at, total, states)
         self.peak = max(self.peak or 0, total)
         self.blind_since = None
 

@@ -34,7 +34,7 @@ SELECT current_setting('max_connections')::int,
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class LiveServer:
     """Where the pods connect (``conninfo``) and where the observer looks. ``sandbox`` None: a named server, which is
     neither restarted nor paused nor measured from the host."""
 
@@ -65,7 +65,7 @@ class ThrowAwayServers:
     def __exit__(self, *_: object) -> None:
         self._stop()
 
-    def serve(self, scenario: Scenario) -> Server:
+    def serve(self, scenario: Scenario) -> LiveServer:
         """A server as fresh as the scenario needs it, with the setup SQL run. Raises PoolctlError."""
         database = scenario.database
         if self.sandbox is None or database != self._serves or database.setup:
@@ -90,9 +90,9 @@ class ThrowAwayServers:
             self.sandbox = None
 
 
-def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
+def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> LiveServer:
     database = scenario.database
-    return Server(
+    return LiveServer(
         conninfo=make_conninfo(sandbox.conninfo, application_name=SIMULATION),
         observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name="poolctl observer"),
         max_connections=database.max_connections,
@@ -104,7 +104,7 @@ def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> Server:
     )
 
 
-def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> Server:
+def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> LiveServer:
     """A server that the user named.
 
     Raises ServerFull, with the arithmetic, when the run could take more than the free slots less a margin, and
@@ -123,7 +123,7 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
         )
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
     given = conninfo_to_dict(own).get("options", "")
-    return Server(
+    return LiveServer(
         conninfo=make_conninfo(own, options=f"{given} {safe}".strip()),
         observer_conninfo=make_conninfo(own, application_name="poolctl observer"),
         max_connections=slots.max_connections,
@@ -232,7 +232,7 @@ def _run_setup(conninfo: str, setup: str) -> None:
         raise BadInput(f"database.setup failed: {message}", hint="it is run once, as SQL, before the load") from None
 
 
-def check_query(server: Server, query: str) -> None:
+def check_query(server: LiveServer, query: str) -> None:
     """Raise BadInput when the server does not understand a statement of the user's, before it does so a thousand
     times."""
     with psycopg.connect(server.conninfo, autocommit=True, connect_timeout=10) as connection:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from poolctl.engines.model import compiled
 from poolctl.engines.model.clock import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
 from poolctl.engines.model.loop import CHUNK
-from poolctl.engines.model.plan import Part, check, pods
+from poolctl.engines.model.plan import ServicePlan, check, pods
 from poolctl.engines.model.result import result
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import Scenario
@@ -31,7 +31,7 @@ def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bo
     one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
     """
     check(scenario)
-    parts, instances = [Part(part, scenario) for part in scenario.parts], pods(scenario)
+    parts, instances = [ServicePlan(part, scenario) for part in scenario.parts], pods(scenario)
     if compiled.can_run(scenario):
         fast = compiled.Compiled(scenario, parts, instances, interval)
         interrupted = drive_compiled(fast, stop)

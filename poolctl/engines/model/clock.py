@@ -20,7 +20,7 @@ from heapq import heappop
 from math import inf
 
 from poolctl.engines.model.loop import Loop
-from poolctl.engines.model.plan import Part, Pod
+from poolctl.engines.model.plan import ModelInstance, ServicePlan
 from poolctl.engines.model.state import (
     BEGIN,
     CLEAN,
@@ -67,7 +67,9 @@ class Kernel(Loop):
         "why_cut_off",
     )
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod], interval: float) -> None:
+    def __init__(
+        self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance], interval: float
+    ) -> None:
         super().__init__(scenario, parts, pods)
         self.interval = interval
         self.timeline: list[TimelinePoint] = []

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model import clock as limits
-from poolctl.engines.model.plan import RESTART_TIME, Part, Pod, Times, times
+from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, Times, times
 from poolctl.engines.model.queues import WAKE_TIME, overdue_kind, rejected_kind
 from poolctl.engines.model.server import RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
 from poolctl.engines.model.state import FULL_HISTOGRAMS, STREAMS
@@ -72,7 +72,9 @@ def can_run(scenario: Scenario) -> bool:
 class Compiled:
     """A run in the compiled kernel, with the figures of a plain ``Kernel`` under the same names once it is over."""
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod], interval: float) -> None:
+    def __init__(
+        self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance], interval: float
+    ) -> None:
         self.scenario, self.parts, self.pods = scenario, parts, pods
         self.warmup = scenario.load.warmup
         shared = len(pods) > FULL_HISTOGRAMS
@@ -147,7 +149,7 @@ class Compiled:
         return kinds
 
 
-def _fields(part: Part) -> list[float]:
+def _fields(part: ServicePlan) -> list[float]:
     """The numbers of a service, in the order of FIELDS."""
     settings, rules, load = part.settings, part.rules, part.load
     codel = rules.codel or (NONE, NONE)

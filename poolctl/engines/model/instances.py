@@ -6,7 +6,7 @@ Decides nothing about who gets which connection, nor about what a request does.
 from math import inf, log
 
 from poolctl.engines.model.clients import ANONYMOUS, LEAKED, Requests
-from poolctl.engines.model.plan import Part, Pod, Times, times
+from poolctl.engines.model.plan import ModelInstance, ServicePlan, Times, times
 from poolctl.engines.model.state import IDLE, IN_USE, OPENING, ORPHAN, OUT, POD_BEGINS, POD_ENDS, QUEUED, WORK, ZOMBIE
 from poolctl.scenario.scenario import Scenario
 
@@ -14,7 +14,7 @@ from poolctl.scenario.scenario import Scenario
 class Instances(Requests):
     __slots__ = ("active_pods", "arrivals", "next_arrival", "pods_left")
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         super().__init__(scenario, parts, pods)
         self.active_pods: list[list[int]] = [[] for _ in parts]
         """Of each part, the pods that arrivals go to."""

@@ -10,7 +10,7 @@ from math import inf, log
 
 from poolctl.engines.model.clients import ANONYMOUS, UNCOUNTED
 from poolctl.engines.model.instances import Instances
-from poolctl.engines.model.plan import EXPONENTIAL, Part, Pod
+from poolctl.engines.model.plan import EXPONENTIAL, ModelInstance, ServicePlan
 from poolctl.engines.model.state import BEGIN, IDLE, IN_USE, OUT, QUEUED, USING
 from poolctl.scenario.scenario import Scenario
 
@@ -32,7 +32,7 @@ class Loop(Instances):
 
     inlines = True
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         super().__init__(scenario, parts, pods)
         part = parts[0]
         self.is_alone = self.inlines and len(parts) == 1 and part.is_simple and not (part.rate and part.load.requests)

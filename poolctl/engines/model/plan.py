@@ -5,7 +5,7 @@ from math import inf, log, sqrt
 
 from poolctl.engines.workload import jobs
 from poolctl.errors import BadInput
-from poolctl.pool import KINDS, PoolRules
+from poolctl.pool import LIBRARIES, PoolRules
 from poolctl.scenario.scenario import Burst, Database, Distribution, Scenario, Service
 
 CONSTANT, EXPONENTIAL, LOGNORMAL = 0, 1, 2
@@ -49,7 +49,7 @@ def times(distribution: Distribution) -> Times:
     return CONSTANT, distribution.mean, 0.0, 0.0
 
 
-class Part:
+class ServicePlan:
     """One service in numbers: its pool's settings and rules, its load and its leak. No limit is inf."""
 
     __slots__ = (
@@ -80,7 +80,7 @@ class Part:
     def __init__(self, service: Service, scenario: Scenario) -> None:
         self.service, self.settings, self.load = service, service.pool, service.load
         settings, load = self.settings, self.load
-        self.rules: PoolRules = settings.rules
+        self.rules: PoolRules = LIBRARIES[settings.kind].rules
         self.max_open = float(settings.max_open or inf)
         # Go lowers max_idle to max_open (sql.go, SetMaxOpenConns).
         self.keeps = min(float(settings.max_idle), self.max_open) if self.rules.idle_kept == "max_idle" else inf
@@ -96,7 +96,7 @@ class Part:
         self.every, self.shape = service.leak.every, service.leak.shape
         self.sweep = self.rules.sweep or min(self.lifetime, settings.max_idle_time or inf)
         names = {"acquire_timeout": settings.acquire_timeout or 0.0, "max_idle": settings.max_idle}
-        self.exhausted = KINDS[settings.kind].exhausted.format(
+        self.exhausted = LIBRARIES[settings.kind].exhausted.format(
             **names, max_overflow=settings.max_open - settings.max_idle
         )
         rules = self.rules
@@ -119,7 +119,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Pod:
+class ModelInstance:
     """An instance of a service for its part of the run; ``ends_at`` inf: until its requests are done."""
 
     part: int
@@ -127,7 +127,7 @@ class Pod:
     ends_at: float
 
 
-def pods(scenario: Scenario) -> list[Pod]:
+def pods(scenario: Scenario) -> list[ModelInstance]:
     found = []
     for number, service in enumerate(scenario.parts):
         alone = Scenario(
@@ -139,7 +139,9 @@ def pods(scenario: Scenario) -> list[Pod]:
             service.leak,
             scenario.events,
         )
-        found += [Pod(number, job.begins_at, inf if job.ends_at is None else job.ends_at) for job in jobs(alone, "")]
+        found += [
+            ModelInstance(number, job.begins_at, inf if job.ends_at is None else job.ends_at) for job in jobs(alone, "")
+        ]
     return found
 
 

@@ -10,8 +10,8 @@ from collections import deque
 from math import inf
 from typing import Any
 
-from poolctl.engines.model.plan import Part, Pod, times
-from poolctl.engines.model.server import CUT, SERVER_AWAY, Server
+from poolctl.engines.model.plan import ModelInstance, ServicePlan, times
+from poolctl.engines.model.server import CUT, SERVER_AWAY, ModelServer
 from poolctl.engines.model.state import ALIVE, DEAD, EVENT, IN_USE, OPENED, ZOMBIE
 from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import Scenario
@@ -48,12 +48,12 @@ _PGPOOL = {
 }
 
 
-class Poolers(Server):
+class Poolers(ModelServer):
     """Connections of the application end at the pooler; its own to the server are numbered g."""
 
     __slots__ = ()
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         super().__init__(scenario, parts, pods)
         database, n = scenario.database, len(parts)
         self.via = database.via

@@ -8,7 +8,7 @@ from collections import deque
 from math import inf
 
 from poolctl.engines.model.openings import Openings
-from poolctl.engines.model.plan import Part, Pod
+from poolctl.engines.model.plan import ModelInstance, ServicePlan
 from poolctl.engines.model.state import (
     ALIVE,
     CLEAN,
@@ -44,7 +44,7 @@ class Queues(Openings):
         "rejected",
     )
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         super().__init__(scenario, parts, pods)
         self.deadlines: list[deque[tuple[float, int, int]]] = [deque() for _ in parts]
         """Of each part, in order, because a part's patience is constant: (when, client, serial)."""
@@ -344,7 +344,7 @@ class Queues(Openings):
         if not self.p_waiting[p] and (self.p_idle[p] or self.p_open[p] < self.p_part[p].max_open):
             self.recover(p, now)
 
-    def shortest_life(self, part: Part) -> float:
+    def shortest_life(self, part: ServicePlan) -> float:
         """What the cleaner goes by; inf: there is none."""
         lifetime = part.lifetime if "cleaner" in part.rules.lifetime_checked else inf
         return min(lifetime, inf if part.settings.max_idle_time is None else part.settings.max_idle_time)
@@ -377,9 +377,9 @@ class Queues(Openings):
         raise NotImplementedError
 
 
-def overdue_kind(part: Part) -> ErrorKind:
+def overdue_kind(part: ServicePlan) -> ErrorKind:
     return ErrorKind("pool", DEADLINE_NAMES.get(part.settings.kind, "PoolTimeout"), None, part.exhausted)
 
 
-def rejected_kind(part: Part) -> ErrorKind:
+def rejected_kind(part: ServicePlan) -> ErrorKind:
     return ErrorKind("pool", "TooManyRequests", None, f"{part.max_queue} requests are waiting already")

@@ -10,7 +10,7 @@ from heapq import heapify, heappop, heappush
 from math import inf
 
 from poolctl.engines.model.counts import Counts
-from poolctl.engines.model.plan import RESTART_TIME, Part, Pod, times
+from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, times
 from poolctl.engines.model.state import (
     ALIVE,
     DEAD,
@@ -37,7 +37,7 @@ STARTING = ErrorKind("server", "OperationalError", "57P03", "the database system
 TERMINATED = ErrorKind("server", "AdminShutdown", "57P01", "terminating connection due to administrator command")
 
 
-class Server(Counts):
+class ModelServer(Counts):
     """What stands behind the pools. ``opened``, ``open_failed``, ``work_done`` and ``cut`` belong to them."""
 
     __slots__ = (
@@ -65,7 +65,7 @@ class Server(Counts):
         "work_done_total",
     )
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         super().__init__(scenario, parts, pods)
         database = scenario.database
         self.max_connections = database.max_connections

@@ -10,7 +10,7 @@ from math import cos, exp, inf, log, pi, sqrt
 from random import Random
 from typing import Any
 
-from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, Part, Pod, Times
+from poolctl.engines.model.plan import EXPONENTIAL, LOGNORMAL, ModelInstance, ServicePlan, Times
 from poolctl.pool import PoolStats
 from poolctl.scenario.histogram import Backlog
 from poolctl.scenario.run import Tally
@@ -198,7 +198,7 @@ class State:
         "zero_waits",
     )
 
-    def __init__(self, scenario: Scenario, parts: list[Part], pods: list[Pod]) -> None:
+    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
         self.scenario, self.parts, self.pods = scenario, parts, pods
         seed, n = scenario.load.seed, len(pods)
         streams: list[Callable[[], float]] = [Random(f"{seed}/{stream}").random for stream in STREAMS]
@@ -229,7 +229,7 @@ class State:
         self.n_acquired = self.n_errors = 0
         """From the start, warm-up included."""
 
-    def _init_pods(self, n: int, parts: list[Part]) -> None:
+    def _init_pods(self, n: int, parts: list[ServicePlan]) -> None:
         self.p_part = parts
         self.p_idle: list[list[int]] = [[] for _ in range(n)]
         self.p_open, self.p_opening, self.p_waiting = [0] * n, [0] * n, [0] * n

@@ -27,7 +27,7 @@ _PORT_TRIES = 5
 ADMIN = "admin"
 
 
-class Pooler(ABC):
+class PoolerServer(ABC):
     """One pooler process, started through the guardian. Raises BadInput for a key that it refuses."""
 
     program: str
@@ -107,7 +107,7 @@ class Pooler(ABC):
         raise SandboxFailed(f"{self.title} did not start:\n{_indented(said)}", hint=f"the program is {self.executable}")
 
 
-class PgBouncer(Pooler):
+class PgBouncerServer(PoolerServer):
     program = "pgbouncer"
     title = "PgBouncer"
     # It holds nothing that a kill would leak, and how long SIGTERM takes depends on its version.
@@ -159,7 +159,7 @@ class PgBouncer(Pooler):
         return None
 
 
-class Pgpool(Pooler):
+class PgpoolServer(PoolerServer):
     program = "pgpool"
     title = "Pgpool-II"
     # SIGQUIT ends it at once; SIGKILL would leave its shared memory behind.
@@ -242,7 +242,7 @@ class Pgpool(Pooler):
         return BadInput(f"database.pgpool.{bad[2] or bad[3]}: Pgpool-II refuses the value: {bad[1]}")
 
 
-def make_pooler(via: str, pgbouncer: Mapping[str, object], pgpool: Mapping[str, object]) -> Pooler | None:
+def make_pooler(via: str, pgbouncer: Mapping[str, object], pgpool: Mapping[str, object]) -> PoolerServer | None:
     """The pooler that ``via`` names, not started; None for "none".
 
     Raises BadInput for another name or a bad key, MissingProgram when the pooler is not installed.
@@ -251,9 +251,9 @@ def make_pooler(via: str, pgbouncer: Mapping[str, object], pgpool: Mapping[str, 
         case "none":
             return None
         case "pgbouncer":
-            return PgBouncer(pgbouncer)
+            return PgBouncerServer(pgbouncer)
         case "pgpool":
-            return Pgpool(pgpool)
+            return PgpoolServer(pgpool)
     raise BadInput(f"database.via is {via!r}; it must be none, pgbouncer or pgpool")
 
 

@@ -17,7 +17,7 @@ import psutil
 
 from poolctl.engines.sandbox.binaries import find_postgres, reachable_bindir, server_account
 from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
-from poolctl.engines.sandbox.poolers import ADMIN, PgBouncer, Pooler, make_pooler
+from poolctl.engines.sandbox.poolers import ADMIN, PgBouncerServer, PoolerServer, make_pooler
 from poolctl.engines.sandbox.processes import CpuMeter, Guard, family, freeze, thaw
 from poolctl.engines.sandbox.server import (
     HOST,
@@ -41,7 +41,7 @@ class Sandbox:
     """
 
     def __init__(
-        self, guard: Guard, server: PostgresServer, pooler: Pooler | None, directory: Path, *, keep: bool
+        self, guard: Guard, server: PostgresServer, pooler: PoolerServer | None, directory: Path, *, keep: bool
     ) -> None:
         self._guard = guard
         self._server = server
@@ -144,7 +144,7 @@ class Sandbox:
     @property
     def pooler_admin_conninfo(self) -> str | None:
         """PgBouncer's admin console (simple protocol, autocommit); None without a PgBouncer."""
-        if not isinstance(self._pooler, PgBouncer):
+        if not isinstance(self._pooler, PgBouncerServer):
             return None
         return f"host={HOST} port={self._pooler.port} user={ADMIN} dbname=pgbouncer {PLAIN}"
 

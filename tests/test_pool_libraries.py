@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from virtual import VirtualTime, fill, new_pool
 
-from poolctl.pool import KINDS, Close, PoolSettings, Stale, Use, Wait
+from poolctl.pool import LIBRARIES, Close, PoolSettings, Stale, Use, Wait
 
 
 def test_a_lifetime_that_only_the_release_looks_at_hands_out_what_is_older() -> None:
@@ -97,31 +97,31 @@ def test_a_time_that_is_no_time_is_refused(value: float) -> None:
         PoolSettings(acquire_timeout=value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_the_defaults_of_every_kind_are_accepted_by_that_kind(kind: str) -> None:
-    settings = KINDS[kind].complete({})
+    settings = LIBRARIES[kind].complete({})
 
-    assert list(KINDS[kind].problems(settings)) == []
+    assert list(LIBRARIES[kind].problems(settings)) == []
     assert settings.kind == kind
-    assert settings == KINDS[kind].defaults
+    assert settings == LIBRARIES[kind].defaults
 
 
 def test_psycopg_pool_without_max_open_is_fixed_at_min_idle_and_keeps_all_it_opened() -> None:
-    settings = KINDS["psycopg_pool"].complete({"min_idle": 7})
+    settings = LIBRARIES["psycopg_pool"].complete({"min_idle": 7})
 
     assert (settings.max_open, settings.min_idle, settings.max_idle) == (7, 7, 7)
 
 
 def test_a_small_max_open_lowers_the_defaults_below_it_and_leaves_alone_what_was_given() -> None:
-    lowered = KINDS["sqlalchemy"].complete({"max_open": 3})
-    given = KINDS["database/sql"].complete({"max_open": 1, "max_idle": 9})
+    lowered = LIBRARIES["sqlalchemy"].complete({"max_open": 3})
+    given = LIBRARIES["database/sql"].complete({"max_open": 1, "max_idle": 9})
 
     assert (lowered.max_open, lowered.max_idle) == (3, 3)
     assert given.max_idle == 9
 
 
 def test_a_time_of_0_is_no_limit_for_go_and_use_once_for_psycopg_pool() -> None:
-    go, psycopg = (KINDS[kind].complete({"max_lifetime": 0.0}) for kind in ("database/sql", "psycopg_pool"))
+    go, psycopg = (LIBRARIES[kind].complete({"max_lifetime": 0.0}) for kind in ("database/sql", "psycopg_pool"))
 
     assert go.max_lifetime is None
     assert psycopg.max_lifetime == 0.0
