@@ -1,11 +1,11 @@
-"""Shows, explains and prevents database connection-pool exhaustion."""
+"""Show, explain and prevent database connection-pool exhaustion."""
 
 import time
 
 __all__ = ["BEGAN", "__version__"]
 
 BEGAN = time.monotonic()
-"""When this process began, but for the interpreter's own start: whoever ran it waits since then."""
+"""When this process began, on the monotonic clock. The user has waited since then, and a little longer."""
 
 
 def __getattr__(name: str) -> str:
