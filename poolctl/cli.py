@@ -110,7 +110,7 @@ def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed"
     if error.hint:
         click.echo(f"  {neutralize(error.hint)}", err=True)
     if "--json" in words:
-        from poolctl.report.json import dumps, failed_document
+        from poolctl.api.documents import dumps, failed_document
 
         command = next((word for word in words if word in poolctl.commands), "")
         click.echo(dumps(failed_document(command, error, status=status)))

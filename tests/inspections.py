@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from report_parts import HOSTILE
 
+from poolctl.api.results import InspectResult, ReliefResult
 from poolctl.diagnose.finding import Concurrency, Diagnosis, Finding, Group, Holder, Limit
 from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.observe.snapshot import (
@@ -19,7 +20,6 @@ from poolctl.observe.snapshot import (
     Source,
 )
 from poolctl.observe.terminate import TerminationResult
-from poolctl.report.inspected import Inspection, Relieved
 
 NIGHT = 1_795_400_000.0
 """When everything here happened."""
@@ -50,7 +50,7 @@ def seen(samples: int, *clients: tuple[Backend, ...], **parts: object) -> tuple[
     )
 
 
-def leaking() -> Inspection:
+def leaking() -> InspectResult:
     """30 leaked transactions of one application, and nothing left for the others."""
     holder = Holder(
         "shop-api",
@@ -91,7 +91,7 @@ def leaking() -> Inspection:
         Group("shop-api", "app", "shop", "10.0.0.8", 50, {"idle in transaction": 50}, None, 398.4, 50, 0),
         Group("nightly-report", "reports", "shop", "local", 13, {"idle": 12, "active": 1}, 3720.0, 61.2, 12, 1),
     )
-    return Inspection(
+    return InspectResult(
         Observation(
             seen(
                 4,
@@ -117,7 +117,7 @@ def leaking() -> Inspection:
     )
 
 
-def healthy() -> Inspection:
+def healthy() -> InspectResult:
     found = Finding(
         "healthy",
         "info",
@@ -127,7 +127,7 @@ def healthy() -> Inspection:
         {"used": 14, "usable": 97},
     )
     groups = (Group("web", "app", "shop", "10.0.0.7", 14, {"idle": 12, "active": 2}, 4.1, 0.02, 3, 11),)
-    return Inspection(
+    return InspectResult(
         Observation(seen(4, backends(12, "idle"), backends(2, "active", first=4800)), facts(), (SERVER,), 1.0),
         Diagnosis(
             (found,),
@@ -139,7 +139,7 @@ def healthy() -> Inspection:
     )
 
 
-def refused() -> Inspection:
+def refused() -> InspectResult:
     """The server lets nobody in; what its process titles say is all there is."""
     found = Finding(
         "slots-exhausted",
@@ -154,7 +154,7 @@ def refused() -> Inspection:
         decide_by="poolctl inspect once a slot is free, or through the PgBouncer console (--pgbouncer)",
     )
     refusal = Refusal("server-slots", "sorry, too many clients already", "53300", "InitProcess", "db1.test:5432")
-    return Inspection(
+    return InspectResult(
         Observation(
             (Snapshot(NIGHT, None, refusal), Snapshot(NIGHT + 3, None, refusal)),
             None,
@@ -178,7 +178,7 @@ def refused() -> Inspection:
     )
 
 
-def undetermined() -> Inspection:
+def undetermined() -> InspectResult:
     """PgBouncer's clients wait and the servers are frozen: a leak, or a long hold."""
     found = Finding(
         "leak-or-long-hold",
@@ -202,7 +202,7 @@ def undetermined() -> Inspection:
         remedy="GRANT pg_read_all_stats TO inspector",
     )
     bouncer = BouncerSample("pg1:6432", "1.23.1", (BouncerPool("shop", "app", 20, 31, 20, max_wait=17.4),))
-    return Inspection(
+    return InspectResult(
         Observation(
             seen(13, backends(20, "idle"), bouncers=(bouncer,)),
             facts(can_see_all=False, is_behind_pooler=True),
@@ -228,16 +228,16 @@ def undetermined() -> Inspection:
     )
 
 
-def interrupted() -> Inspection:
+def interrupted() -> InspectResult:
     return replace(healthy(), planned=60.0, interrupted=True)
 
 
-def single() -> Inspection:
+def single() -> InspectResult:
     whole = healthy()
     return replace(whole, observation=replace(whole.observation, snapshots=whole.observation.snapshots[:1]), planned=0)
 
 
-def doubtful() -> Inspection:
+def doubtful() -> InspectResult:
     """Nobody is seen to wait, and yet nothing moves: an oversized pool, or a leak."""
     whole = healthy()
     found = Finding(
@@ -252,12 +252,12 @@ def doubtful() -> Inspection:
     return replace(whole, diagnosis=replace(whole.diagnosis, findings=(*whole.diagnosis.findings, found)))
 
 
-def nothing() -> Inspection:
+def nothing() -> InspectResult:
     down = replace(SERVER, ok=False, reason="connection refused")
-    return Inspection(Observation((), None, (down,)), Diagnosis(()))
+    return InspectResult(Observation((), None, (down,)), Diagnosis(()))
 
 
-def hostile() -> Inspection:
+def hostile() -> InspectResult:
     """Everything that a client or a server names is an attack on the terminal, the page or the channel."""
     long = HOSTILE + " | `code` *bold* @here <!channel> [x](https://evil.test) " + "x" * 5000
     whole = leaking()
@@ -279,11 +279,11 @@ def hostile() -> Inspection:
             (Spared((2,), long, long, long),),
             (long,),
         ),
-        relieved=Relieved((TerminationResult(1, "refused", long),)),
+        relieved=ReliefResult((TerminationResult(1, "refused", long),)),
     )
 
 
-def many() -> Inspection:
+def many() -> InspectResult:
     """More of everything than a screen should hold."""
     whole = leaking()
     holders = tuple(Holder(f"service-{number}", "app", f"10.0.0.{number}", (number,)) for number in range(40))
@@ -295,7 +295,7 @@ def many() -> Inspection:
     return replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,), groups=groups, limits=limits))
 
 
-def relieved() -> Inspection:
+def relieved() -> InspectResult:
     """A plan that was carried out, and that did not go as planned everywhere."""
     steps = tuple(
         ReliefStep(
@@ -322,10 +322,10 @@ def relieved() -> Inspection:
         TerminationResult(4702, "another", "the process id belongs to another backend by now"),
         TerminationResult(4703, "refused", "permission denied to terminate process"),
     )
-    return replace(leaking(), relief=plan, relieved=Relieved(endings, 97, 95))
+    return replace(leaking(), relief=plan, relieved=ReliefResult(endings, 97, 95))
 
 
-ALL: tuple[Callable[[], Inspection], ...] = (
+ALL: tuple[Callable[[], InspectResult], ...] = (
     leaking,
     healthy,
     refused,

@@ -5,9 +5,9 @@ from typing import Any
 
 from report_parts import HOSTILE
 
+from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.observe.snapshot import Source
-from poolctl.report.recommended import Recommended
 from poolctl.sizing.defaults import filled
 from poolctl.sizing.figures import Figures, TopStatement, Window, given, measured
 from poolctl.sizing.recommend import beside_the_point, failed, recommend, refused, settled
@@ -45,46 +45,46 @@ STATEMENT = TopStatement(
 )
 
 
-def of(figures: Figures, *stacks: str, **more: Any) -> Recommended:
+def of(figures: Figures, *stacks: str, **more: Any) -> RecommendResult:
     """What ``recommend`` tells of ``figures``, with the blocks for ``stacks``."""
     answer = settled(recommend(figures))
     known, _ = filled(figures)
     configs, note = configs_of(answer, known, stacks)
     values: dict[str, Any] = {"notes": tuple(filter(None, [note])), "repeat": "poolctl recommend --arrival-rate 150"}
-    return Recommended(answer, known, configs, **(values | more))
+    return RecommendResult(answer, known, configs, **(values | more))
 
 
-def balanced() -> Recommended:
+def balanced() -> RecommendResult:
     return of(VECTOR, "pgxpool", "sqlalchemy", verification=tried())
 
 
-def starved() -> Recommended:
+def starved() -> RecommendResult:
     """The slots bind, and a pooler would help."""
     return of(VECTOR.with_(wait_target=given(0.005)), "hikaricp", "pgbouncer", unverified="Not tried: --no-verify")
 
 
-def infeasible() -> Recommended:
+def infeasible() -> RecommendResult:
     return of(VECTOR.with_(max_connections=given(40)), "pgxpool")
 
 
-def bare() -> Recommended:
+def bare() -> RecommendResult:
     """Next to nothing is known."""
     return of(Figures(instances=given(3)))
 
 
-def swept() -> Recommended:
+def swept() -> RecommendResult:
     rows = ((1, 179), (2, 349), (4, 696), (8, 1375), (16, 2437), (32, 5306), (64, 7356), (128, 4100))
     points = tuple(SweepPoint(connections, float(rate)) for connections, rate in rows)
     return of(Figures(instances=given(4), max_connections=given(300), sweep=points))
 
 
-def slow() -> Recommended:
+def slow() -> RecommendResult:
     """The second story: a missing index."""
     sources = (Source("postgres", "db1.test:5432/shop"), Source("host", "this machine"))
     return of(MEASURED.with_(top_statement=STATEMENT), "pgxpool", application="shop-api", sources=sources, planned=60.0)
 
 
-def leaking() -> Recommended:
+def leaking() -> RecommendResult:
     """A leak that the diagnosis of the same look found."""
     whole = of(MEASURED.with_(database_cpu=measured(0.2)), application="shop-api", planned=60.0)
     finding = Finding(
@@ -98,24 +98,24 @@ def leaking() -> Recommended:
         remedy="Release on every path of that code: finally, with, defer",
         frees=12,
     )
-    answer = refused(whole.answer, [beside_the_point(finding, whole.figures, whole.answer)])
-    return replace(whole, answer=settled(answer))
+    answer = refused(whole.recommendation, [beside_the_point(finding, whole.figures, whole.recommendation)])
+    return replace(whole, recommendation=settled(answer))
 
 
-def unproven() -> Recommended:
+def unproven() -> RecommendResult:
     """A size that failed its own verification."""
     whole = balanced()
     bad = replace(tried(), passed=False, failures=("its p99 wait is 212 ms, of 50 ms asked for",))
-    return replace(whole, answer=failed(whole.answer, bad), verification=bad, configs=())
+    return replace(whole, recommendation=failed(whole.recommendation, bad), verification=bad, configs=())
 
 
-def interrupted() -> Recommended:
+def interrupted() -> RecommendResult:
     sources = (Source("postgres", "db1.test:5432/shop"), Source("pgbouncer", "pgb1:6432", False, "no answer for 3.0 s"))
     figures = MEASURED.with_(window=12.0, samples=55, effective_samples=40.0, database_cpu=measured(0.3))
     return of(figures, interrupted=True, planned=60.0, sources=sources, application="shop-api")
 
 
-def hostile() -> Recommended:
+def hostile() -> RecommendResult:
     statement = replace(STATEMENT, query=HOSTILE, table=HOSTILE, column=HOSTILE)
     sources = (Source("postgres", HOSTILE, False, HOSTILE),)
     return of(

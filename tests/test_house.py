@@ -19,9 +19,10 @@ ROOMS: dict[str, set[str]] = {
     **{room: GROUND.union(PURE[:at]) for at, room in enumerate(PURE)},
     "observe": GROUND.union(PURE[: PURE.index("diagnose")]),
     "engines": GROUND.union(PURE[: PURE.index("diagnose")]) | {"observe"},
-    "report": GROUND.union(PURE) | {"observe"},
-    "commands": GROUND.union(PURE) | {"observe", "engines", "report", ""},
-    "cli": GROUND | {"commands", "report", ""},
+    "api": GROUND.union(PURE) | {"observe", "engines", ""},
+    "report": GROUND.union(PURE) | {"observe", "api"},
+    "commands": GROUND.union(PURE) | {"observe", "engines", "api", "report", ""},
+    "cli": GROUND | {"commands", "api", "report", ""},
     "__main__": {"cli"},
     "": set(),
 }
@@ -42,7 +43,7 @@ GUESTS: dict[str, tuple[str, ...]] = {
 }
 """Where each library may be imported: a room or one file. Everything else is the standard library's."""
 
-SLOW_TO_IMPORT = {"engines", "observe", "report"}
+SLOW_TO_IMPORT = {"engines", "observe", "api", "report"}
 """Rooms that a command imports in its callback, so that --help need not wait for them."""
 
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from modeled import exponential
 from test_model_properties import LOADS, SCENARIOS, TIMES
 
+from poolctl.api.documents import run_document
 from poolctl.engines.model import compiled, simulate
 from poolctl.pool import LIBRARIES
 from poolctl.report.facts import describe
-from poolctl.report.json import run_document
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import LEAK_SHAPES, parse_scenario
 

@@ -12,14 +12,14 @@ from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
+from poolctl.api.differences import differences, trust
+from poolctl.api.documents import both_document, dumps
+from poolctl.api.results import Variant
 from poolctl.engines.live.calibration import calibrated
 from poolctl.engines.model import simulate
 from poolctl.report.both import print_both
-from poolctl.report.differences import differences, trust
 from poolctl.report.files import write_both
-from poolctl.report.json import both_document, dumps
 from poolctl.report.screen import open_screen
-from poolctl.report.variant import Variant
 from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import Generator, Run, ServerSeen, Summary
 from poolctl.scenario.scenario import Distribution, Scenario

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import report_runs as runs
 
+from poolctl.api.results import Variant
 from poolctl.report.charts import Piece, draw, plain, resample, sparkline
 from poolctl.report.panels import Chart, Layer, LimitLine, Mark, Panel, chart_of, comparison_chart_of, ticks
-from poolctl.report.variant import Variant
 
 
 def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = None, rows: int = 1) -> Chart:

@@ -10,13 +10,13 @@ import pytest
 import report_runs as runs
 from report_parts import HOSTILE, timeline
 
+from poolctl.api.documents import compare_document, dumps, simulate_document
+from poolctl.api.results import Variant
 from poolctl.errors import BadInput, CannotDo
 from poolctl.report.files import check_output, write_output, write_text
 from poolctl.report.html import comparison_page_of, page_of
-from poolctl.report.json import compare_document, dumps, simulate_document
 from poolctl.report.panels import chart_of, comparison_chart_of
 from poolctl.report.svg import svg_of
-from poolctl.report.variant import Variant
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "br", "rect", "path"}

@@ -10,16 +10,16 @@ import pytest
 from report_parts import check_screen
 from rich.cells import cell_len
 
-from poolctl.report.inspected import Inspection
+from poolctl.api.results import InspectResult
 from poolctl.report.inspection import print_inspection
 from poolctl.report.relief_rows import relieved_lines
 from poolctl.report.screen import open_screen
 
-Build = Callable[[], Inspection]
+Build = Callable[[], InspectResult]
 REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, inspections.hostile)
 
 
-def report(inspection: Inspection, width: int | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
+def report(inspection: InspectResult, width: int | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     print_inspection(open_screen(stream, "always" if color else "never", width=width, environ={}), inspection)
     stream.flush()

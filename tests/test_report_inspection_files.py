@@ -11,15 +11,14 @@ import pytest
 from report_parts import HOSTILE, check_screen
 from test_report_files import SVG, Page
 
+from poolctl.api.documents import dumps, inspect_document
+from poolctl.api.results import InspectResult
 from poolctl.errors import BadInput, CannotDo
 from poolctl.report.files import INSPECT_FORMATS, check_output, write_inspection
-from poolctl.report.inspected import Inspection
 from poolctl.report.inspection_html import inspection_page
-from poolctl.report.inspection_json import inspect_document
-from poolctl.report.json import dumps
 from poolctl.report.markdown import escaped, markdown_of
 
-Build = Callable[[], Inspection]
+Build = Callable[[], InspectResult]
 
 
 def outside_code(text: str) -> str:

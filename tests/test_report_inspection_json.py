@@ -11,16 +11,15 @@ import pytest
 from report_parts import HOSTILE
 from schema_check import problems
 
-import poolctl.report
+import poolctl.api
+from poolctl.api.documents import dumps, failed_document, inspect_document
+from poolctl.api.results import InspectResult
 from poolctl.errors import CannotConnect
-from poolctl.report.inspected import Inspection
-from poolctl.report.inspection_json import inspect_document
-from poolctl.report.json import dumps, failed_document
 
-SCHEMA = json.loads((Path(poolctl.report.__file__).parent / "inspect.schema.json").read_text())
+SCHEMA = json.loads((Path(poolctl.api.__file__).parent / "inspect.schema.json").read_text())
 SECTIONS = ("observed", "server", "limits", "groups", "concurrency", "findings")
 
-Build = Callable[[], Inspection]
+Build = Callable[[], InspectResult]
 
 
 def written(document: dict[str, Any]) -> Any:

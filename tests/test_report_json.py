@@ -12,13 +12,13 @@ import report_runs as runs
 from report_parts import HOSTILE
 from schema_check import problems
 
-import poolctl.report
+import poolctl.api
+from poolctl.api.documents import compare_document, dumps, failed_document, run_document, simulate_document
+from poolctl.api.results import Variant
 from poolctl.errors import ServerFull
-from poolctl.report.json import compare_document, dumps, failed_document, run_document, simulate_document
-from poolctl.report.variant import Variant
 from poolctl.scenario.histogram import Times
 
-SCHEMA = json.loads((Path(poolctl.report.__file__).parent / "simulate.schema.json").read_text())
+SCHEMA = json.loads((Path(poolctl.api.__file__).parent / "simulate.schema.json").read_text())
 
 
 def written(document: dict[str, Any]) -> Any:
@@ -204,7 +204,7 @@ def test_no_password_of_a_pooler_is_written() -> None:
 
 def test_json_charts_svg_and_html_do_not_import_rich() -> None:
     program = (
-        "import sys, poolctl.report.json, poolctl.report.charts, poolctl.report.svg, poolctl.report.html, "
+        "import sys, poolctl.api.documents, poolctl.report.charts, poolctl.report.svg, poolctl.report.html, "
         "poolctl.report.files; sys.exit('rich' in sys.modules or 'psycopg' in sys.modules)"
     )
 

@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 from report_parts import check_screen
 from rich.cells import cell_len
 
-from poolctl.report.json import dumps
+from poolctl.api.documents import dumps, recommend_document
+from poolctl.api.results import RecommendResult
 from poolctl.report.recommendation import print_recommendation
-from poolctl.report.recommendation_json import recommend_document
 from poolctl.report.recommendation_markdown import recommendation_markdown
-from poolctl.report.recommended import Recommended
 from poolctl.report.screen import open_screen
 from poolctl.sizing.figures import Figure, Figures, Origin, TopStatement
 from poolctl.stacks import STACKS
 
-Build = Callable[[], Recommended]
+Build = Callable[[], RecommendResult]
 
 
-def report(recommended: Recommended, width: int | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
+def report(
+    recommended: RecommendResult, width: int | None = None, *, color: bool = False, encoding: str = "utf-8"
+) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     print_recommendation(open_screen(stream, "always" if color else "never", width=width, environ={}), recommended)
     stream.flush()

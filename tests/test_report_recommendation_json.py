@@ -11,23 +11,21 @@ import recommendations
 from report_parts import HOSTILE
 from schema_check import problems
 
-import poolctl.report
+import poolctl.api
+from poolctl.api.documents import dumps, failed_document, fleet_document, recommend_document
+from poolctl.api.results import RecommendResult
 from poolctl.errors import CannotConnect
-from poolctl.report.fleet_json import fleet_document
-from poolctl.report.json import dumps, failed_document
-from poolctl.report.recommendation_json import recommend_document
-from poolctl.report.recommended import Recommended
 from poolctl.sizing.fleet import load_fleet
 from poolctl.sizing.fleet_check import check
 
-SCHEMA = json.loads((Path(poolctl.report.__file__).parent / "recommend.schema.json").read_text())
+SCHEMA = json.loads((Path(poolctl.api.__file__).parent / "recommend.schema.json").read_text())
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SECTIONS = (
     *("measured", "capacity", "demand", "budget", "fleet", "recommendation", "binding", "next_binding", "pooler"),
     *("config", "verification", "findings"),
 )
 
-Build = Callable[[], Recommended]
+Build = Callable[[], RecommendResult]
 
 
 def written(document: dict[str, Any]) -> Any:
@@ -134,8 +132,10 @@ def test_a_failed_document_follows_the_schema_too() -> None:
 
 def test_numbers_that_json_does_not_have_become_null() -> None:
     whole = recommendations.slow()
-    finding = replace(whole.answer.findings[0], evidence={"gain": float("inf")})
-    document = written(recommend_document(replace(whole, answer=replace(whole.answer, findings=(finding,)))))
+    finding = replace(whole.recommendation.findings[0], evidence={"gain": float("inf")})
+    document = written(
+        recommend_document(replace(whole, recommendation=replace(whole.recommendation, findings=(finding,))))
+    )
 
     assert document["findings"][0]["evidence"] == {"gain": None}
 

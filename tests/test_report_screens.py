@@ -10,11 +10,11 @@ import report_runs as runs
 from report_parts import check_screen
 from rich.cells import cell_len
 
+from poolctl.api.results import Variant
 from poolctl.diagnose.finding import Finding
 from poolctl.report.comparison import print_comparison
 from poolctl.report.screen import open_screen
 from poolctl.report.simulation import print_simulation
-from poolctl.report.variant import Variant
 from poolctl.scenario.run import Run
 
 Build = Callable[[], tuple[Run, tuple[Finding, ...]]]

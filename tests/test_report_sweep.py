@@ -15,6 +15,8 @@ from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
+from poolctl.api.documents import dumps, replications_document, sweep_document
+from poolctl.api.results import Batch, Point, RunOutcome, reopened_rate
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import BadInput
 from poolctl.report.charts import plain
@@ -22,8 +24,7 @@ from poolctl.report.counting import counting
 from poolctl.report.csv import COLUMNS, csv_of
 from poolctl.report.files import BATCH_FORMATS, check_output, write_batch
 from poolctl.report.heat import Grid, bars, heat_map
-from poolctl.report.json import dumps, replications_document, sweep_document
-from poolctl.report.outcome import RELEASED, WAIT_P99, Batch, Point, RunOutcome, reopened_rate
+from poolctl.report.outcome import RELEASED, WAIT_P99
 from poolctl.report.replications import print_replications
 from poolctl.report.screen import open_screen
 from poolctl.report.sweep import print_sweep

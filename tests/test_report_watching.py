@@ -11,11 +11,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from test_report_console import Terminal
 
-from poolctl.report.inspected import Inspection
+from poolctl.api.results import InspectResult
 from poolctl.report.screen import open_screen
 from poolctl.report.watching import WatchPage, watch_view
 
-Build = Callable[[], Inspection]
+Build = Callable[[], InspectResult]
 
 
 def page_of(build: Build) -> WatchPage:

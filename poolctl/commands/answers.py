@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from poolctl.api.results import Batch, Variant
     from poolctl.diagnose.finding import Finding
-    from poolctl.report.outcome import Batch
-    from poolctl.report.variant import Variant
 
 FOUND, FAILED, INTERRUPTED = 1, 3, 130
 
 
 def tell_runs(variants: "Sequence[Variant]", *, compared: bool, as_json: bool, color: str, repeat: str) -> None:
     """One run, or several beside each other, on standard output."""
-    from poolctl.report.json import compare_document, dumps, simulate_document
+    from poolctl.api.documents import compare_document, dumps, simulate_document
 
     first = variants[0]
     if as_json:
@@ -37,7 +36,7 @@ def tell_runs(variants: "Sequence[Variant]", *, compared: bool, as_json: bool, c
 
 def tell_both(variants: "Sequence[Variant]", *, as_json: bool, color: str, repeat: str) -> None:
     """The live run, and the model's beside it when there was time for one."""
-    from poolctl.report.json import both_document, dumps
+    from poolctl.api.documents import both_document, dumps
 
     live, model = variants[0], variants[1] if len(variants) > 1 else None
     if as_json:
@@ -56,7 +55,7 @@ def tell_both(variants: "Sequence[Variant]", *, as_json: bool, color: str, repea
 
 def tell_batch(batch: "Batch", *, as_json: bool, color: str, repeat: str) -> None:
     """A sweep, or replications."""
-    from poolctl.report.json import dumps, replications_document, sweep_document
+    from poolctl.api.documents import dumps, replications_document, sweep_document
 
     if as_json:
         click.echo(dumps(sweep_document(batch) if batch.axes else replications_document(batch)))

@@ -13,7 +13,7 @@ from poolctl.commands.interrupts import Interrupts, catch_interrupts
 from poolctl.commands.runs import SILENCE
 
 if TYPE_CHECKING:
-    from poolctl.report.outcome import Batch, RunOutcome
+    from poolctl.api.results import Batch, RunOutcome
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
     from poolctl.scenario.sweep import Axis
@@ -35,8 +35,8 @@ def run_batch(asked: SimulateRequest, color: str, quiet: bool) -> "Batch":
 
 def outcome_of(run: "Run") -> "RunOutcome":
     """What is kept of a run, made in the process that ran it."""
+    from poolctl.api.results import RunOutcome
     from poolctl.diagnose.run.diagnose import diagnose_run
-    from poolctl.report.outcome import RunOutcome
 
     return RunOutcome(run.summary, diagnose_run(run), run.failure, run.kernel)
 
@@ -49,8 +49,8 @@ def _run(
     color: str,
     quiet: bool,
 ) -> "Batch":
+    from poolctl.api.results import Batch, Point, RunOutcome
     from poolctl.engines.batch import run_many
-    from poolctl.report.outcome import Batch, Point, RunOutcome
 
     outcomes: dict[int, RunOutcome] = {}
     losses: list[str] = []

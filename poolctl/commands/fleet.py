@@ -16,8 +16,7 @@ def fleet_answer(file: Path, as_json: bool, outputs: tuple[Path, ...], color: st
 
     checked = check(load_fleet(file))
     if as_json:
-        from poolctl.report.fleet_json import fleet_document
-        from poolctl.report.json import dumps
+        from poolctl.api.documents import dumps, fleet_document
 
         click.echo(dumps(fleet_document(checked)))
     else:

@@ -12,8 +12,8 @@ from poolctl.commands.inspection import asked_of
 from poolctl.commands.options import Duration, output_options
 
 if TYPE_CHECKING:
+    from poolctl.api.results import InspectResult
     from poolctl.observe.postgres import Postgres
-    from poolctl.report.inspected import Inspection
 
 FOUND, INTERRUPTED = 1, 130
 
@@ -107,7 +107,7 @@ class Answer:
     color: str
     is_told: bool = False
 
-    def show(self, inspection: "Inspection") -> None:
+    def show(self, inspection: "InspectResult") -> None:
         """The report, for somebody who is about to be asked something. JSON can only be told in the end."""
         if self.as_json or self.is_told:
             return
@@ -117,12 +117,11 @@ class Answer:
 
         print_inspection(open_screen(sys.stdout, self.color), inspection)  # type: ignore[arg-type]
 
-    def tell(self, inspection: "Inspection") -> None:
+    def tell(self, inspection: "InspectResult") -> None:
         """All of it. Raises CannotDo."""
         self.show(inspection)
         if self.as_json:
-            from poolctl.report.inspection_json import inspect_document
-            from poolctl.report.json import dumps
+            from poolctl.api.documents import dumps, inspect_document
 
             click.echo(dumps(inspect_document(inspection)))
         elif inspection.relieved is not None:
@@ -137,7 +136,7 @@ class Answer:
                 write_inspection(path, inspection)
 
 
-def _relieved(inspection: "Inspection", postgres: "Postgres | None", answer: Answer) -> "Inspection":
+def _relieved(inspection: "InspectResult", postgres: "Postgres | None", answer: Answer) -> "InspectResult":
     """Shown, asked about, and carried out."""
     from poolctl.commands.relief import relieve
 
@@ -147,7 +146,7 @@ def _relieved(inspection: "Inspection", postgres: "Postgres | None", answer: Ans
     return replace(inspection, relieved=relieved, interrupted=inspection.interrupted or was_cut_short)
 
 
-def _exit_code(inspection: "Inspection", fail_on: str | None) -> int:
+def _exit_code(inspection: "InspectResult", fail_on: str | None) -> int:
     from poolctl.diagnose.finding import reaches
 
     if inspection.interrupted:

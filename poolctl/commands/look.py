@@ -23,11 +23,11 @@ from poolctl.commands.unanswered import check_answered, has_answered
 from poolctl.errors import CannotDo
 
 if TYPE_CHECKING:
+    from poolctl.api.results import InspectResult
     from poolctl.observe.host import Host
     from poolctl.observe.postgres import Postgres
     from poolctl.observe.sampler import Sampler
     from poolctl.observe.snapshot import Observation, Snapshot
-    from poolctl.report.inspected import Inspection
     from poolctl.report.screen import Screen
     from poolctl.report.verdict import Verdict
 
@@ -59,7 +59,7 @@ WANTED_AFTERWARDS = (
     "poolctl.observe.recording",
     "poolctl.report.screen",
     "poolctl.report.inspection",
-    "poolctl.report.inspection_json",
+    "poolctl.api.documents",
 )
 """Modules that the answer needs."""
 
@@ -101,7 +101,7 @@ def _host(address: str, port: int | None, pooler_ports: list[int], every: float)
     return Host(address, port, pooler_ports=pooler_ports, every=every)
 
 
-def looked(asked: InspectRequest, watcher: "Sampler", color: str, quiet: bool) -> "Inspection":
+def looked(asked: InspectRequest, watcher: "Sampler", color: str, quiet: bool) -> "InspectResult":
     """What was seen for as long as was asked, or until the user had enough.
 
     Raises CannotDo when nobody answered, or the recording cannot be begun.
@@ -116,7 +116,7 @@ def looked(asked: InspectRequest, watcher: "Sampler", color: str, quiet: bool) -
         return look(asked, watcher, keep, interrupts, screen, quiet)
 
 
-def replayed(asked: InspectRequest) -> "Inspection":
+def replayed(asked: InspectRequest) -> "InspectResult":
     """The diagnosis of a recording, as it was made live. Raises BadInput, CannotDo."""
     from poolctl.observe.recording import read_recording
 
@@ -129,7 +129,7 @@ def replayed(asked: InspectRequest) -> "Inspection":
 
 def _glance(
     asked: InspectRequest, watcher: "Sampler", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
-) -> "Inspection":
+) -> "InspectResult":
     from poolctl.report.looking import looking_view
 
     assert asked.duration is not None
@@ -158,7 +158,7 @@ def _glance(
 
 def _watch(
     asked: InspectRequest, watcher: "Sampler", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
-) -> "Inspection":
+) -> "InspectResult":
     from poolctl.report.watching import watch_view
 
     due = 0.0
@@ -194,7 +194,7 @@ def _enough(watcher: "Sampler", stop: "Callable[[], bool]") -> "Callable[[], boo
     return is_enough
 
 
-def _ended(observation: "Observation", asked: InspectRequest, interrupts: Interrupts) -> "Inspection":
+def _ended(observation: "Observation", asked: InspectRequest, interrupts: Interrupts) -> "InspectResult":
     """Raises CannotDo when nobody answered, KeyboardInterrupt when there was no time for anybody to."""
     interrupts.run_is_over()
     if interrupts.asked and not observation.snapshots:
@@ -215,17 +215,17 @@ def _certain_already(observation: "Observation", asked: InspectRequest) -> "Verd
 
 def _inspection(
     observation: "Observation", asked: InspectRequest, *, interrupted: bool = False, replayed: str = ""
-) -> "Inspection":
+) -> "InspectResult":
+    from poolctl.api.results import InspectResult
     from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import without_literals
-    from poolctl.report.inspected import Inspection
 
     known = observation if asked.show_literals else without_literals(observation)
     duration = None if asked.replay else asked.duration
-    return Inspection(known, diagnose(known), duration, interrupted, replayed)
+    return InspectResult(known, diagnose(known), duration, interrupted, replayed)
 
 
-def planned(inspection: "Inspection") -> "Inspection":
+def planned(inspection: "InspectResult") -> "InspectResult":
     """With the relief plan for it."""
     from poolctl.diagnose.live.relief import plan_relief
 

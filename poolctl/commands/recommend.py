@@ -12,7 +12,7 @@ from poolctl.commands.options import Duration, output_options
 from poolctl.commands.recommendation import asked_of, check_fleet
 
 if TYPE_CHECKING:
-    from poolctl.report.recommended import Recommended
+    from poolctl.api.results import RecommendResult
 
 FOUND, INTERRUPTED = 1, 130
 
@@ -126,11 +126,10 @@ def recommend(
     return _exit_code(recommended, fail_on)
 
 
-def _tell(recommended: "Recommended", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
+def _tell(recommended: "RecommendResult", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
     """On standard output, and into the files of --output. Raises CannotDo."""
     if as_json:
-        from poolctl.report.json import dumps
-        from poolctl.report.recommendation_json import recommend_document
+        from poolctl.api.documents import dumps, recommend_document
 
         click.echo(dumps(recommend_document(recommended)))
     else:
@@ -145,12 +144,12 @@ def _tell(recommended: "Recommended", as_json: bool, outputs: tuple[Path, ...], 
             write_recommendation(path, recommended)
 
 
-def _exit_code(recommended: "Recommended", fail_on: str | None) -> int:
+def _exit_code(recommended: "RecommendResult", fail_on: str | None) -> int:
     from poolctl.diagnose.finding import reaches
 
     if recommended.interrupted:
         return INTERRUPTED
-    return FOUND if fail_on and reaches(recommended.answer.findings, fail_on) else 0  # type: ignore[arg-type]
+    return FOUND if fail_on and reaches(recommended.recommendation.findings, fail_on) else 0  # type: ignore[arg-type]
 
 
 def _check_outputs(outputs: tuple[Path, ...]) -> None:

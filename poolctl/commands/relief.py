@@ -9,9 +9,9 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.errors import BadInput, NoPrivilege
 
 if TYPE_CHECKING:
+    from poolctl.api.results import ReliefResult
     from poolctl.diagnose.live.relief import ReliefPlan
     from poolctl.observe.postgres import Postgres
-    from poolctl.report.inspected import Relieved
 
 
 def check_terminal() -> None:
@@ -23,12 +23,12 @@ def check_terminal() -> None:
         )
 
 
-def relieve(plan: "ReliefPlan", postgres: "Postgres | None") -> "tuple[Relieved | None, bool]":
+def relieve(plan: "ReliefPlan", postgres: "Postgres | None") -> "tuple[ReliefResult | None, bool]":
     """What came of it, and whether it was cut short; None when there was nothing to end, or the answer was no.
 
     Each backend's identity is looked at again just before it is ended. Raises NoPrivilege.
     """
-    from poolctl.report.inspected import Relieved
+    from poolctl.api.results import ReliefResult
     from poolctl.report.relief_rows import NOT_ALLOWED
 
     if not plan.steps or postgres is None:
@@ -45,7 +45,7 @@ def relieve(plan: "ReliefPlan", postgres: "Postgres | None") -> "tuple[Relieved 
             if interrupts():
                 break
             endings.append(postgres.end_backend(step.pid, step.started_at))
-    return Relieved(tuple(endings), before, _used(postgres)), interrupts.asked
+    return ReliefResult(tuple(endings), before, _used(postgres)), interrupts.asked
 
 
 def _used(postgres: "Postgres") -> int | None:

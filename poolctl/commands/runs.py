@@ -18,9 +18,9 @@ from poolctl.commands.asked import SimulateRequest
 from poolctl.commands.interrupts import Interrupts, catch_interrupts
 
 if TYPE_CHECKING:
+    from poolctl.api.results import Variant
     from poolctl.engines.live.engine import RunView
     from poolctl.engines.live.servers import LiveServer, ThrowAwayServers
-    from poolctl.report.variant import Variant
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
     from poolctl.scenario.variants import NamedValues
@@ -50,8 +50,8 @@ def _run_in_model(
     quiet: bool,
     interrupts: Interrupts,
 ) -> "list[Variant]":
+    from poolctl.api.results import Variant
     from poolctl.diagnose.run.diagnose import diagnose_run
-    from poolctl.report.variant import Variant
 
     variants: list[Variant] = []
     for named, scenario in scenarios:
@@ -97,9 +97,9 @@ def _run_both(
     """The model's run of what ran live, told what the live run measured."""
     from dataclasses import replace
 
+    from poolctl.api.results import Variant
     from poolctl.diagnose.run.diagnose import diagnose_run
     from poolctl.engines.live.calibration import calibrated
-    from poolctl.report.variant import Variant
 
     informed, notes = calibrated(scenario, live)
     run = run_model(informed, scenario.name, asked.interval, color, quiet, interrupts)
@@ -110,8 +110,8 @@ def _run_both(
 def _run_live(
     scenarios: "Sequence[tuple[NamedValues, Scenario]]", run_live: Any, interrupts: Interrupts
 ) -> "list[Variant]":
+    from poolctl.api.results import Variant
     from poolctl.diagnose.run.diagnose import diagnose_run
-    from poolctl.report.variant import Variant
 
     variants: list[Variant] = []
     for named, scenario in scenarios:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 from poolctl.commands.recommendation import RecommendRequest
 
 if TYPE_CHECKING:
+    from poolctl.api.results import RecommendResult
     from poolctl.commands.measuring import Measurement
     from poolctl.commands.sweeping import Swept
-    from poolctl.report.recommended import Recommended
     from poolctl.sizing.figures import Figures
 
 
-def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[str]) -> "Recommended":
+def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[str]) -> "RecommendResult":
     """The answer to the command line ``words``. Raises PoolctlError."""
-    from poolctl.report.recommended import Recommended
+    from poolctl.api.results import RecommendResult
     from poolctl.sizing.defaults import filled
     from poolctl.sizing.recommend import diagnosed, failed, recommend, settled
     from poolctl.stacks.advice import configs_of
@@ -43,8 +43,8 @@ def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[s
         answer = failed(answer, verification)
     answer = settled(answer)
     configs, note = configs_of(answer, figures, asked.stacks)
-    return Recommended(
-        answer=answer,
+    return RecommendResult(
+        recommendation=answer,
         figures=figures,
         configs=configs,
         verification=verification,

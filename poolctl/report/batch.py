@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from rich.text import Text
 
-from poolctl.report.outcome import Batch
+from poolctl.api.results import Batch
 from poolctl.report.screen import STYLES, Screen
 from poolctl.safe_text import neutralize
 from poolctl.units import format_count

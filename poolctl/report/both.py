@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
-from poolctl.report.differences import Difference, differences, shown_relative, trust
+from poolctl.api.differences import Difference, differences, shown_relative, trust
+from poolctl.api.results import Variant
 from poolctl.report.facts import describe
 from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_reasons, print_repeat, print_verdict
 from poolctl.report.terminal import print_columns
-from poolctl.report.variant import Variant
 from poolctl.report.verdict import verdict_of
 from poolctl.safe_text import neutralize
 

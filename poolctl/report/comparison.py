@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from poolctl.api.results import Variant
 from poolctl.diagnose.finding import SEVERITIES, worst_first
 from poolctl.report.charts import draw
 from poolctl.report.panels import comparison_chart_of
@@ -14,7 +15,6 @@ from poolctl.report.rows import HEADER, comparison_row, headline
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import GAP, print_columns
-from poolctl.report.variant import Variant
 from poolctl.report.verdict import cautions_of, next_steps, verdict_of
 from poolctl.safe_text import neutralize
 

@@ -6,7 +6,7 @@ Decides the columns, which are public: the swept keys, then the seed, then names
 import csv
 import io
 
-from poolctl.report.outcome import Batch, Point, reopened_rate
+from poolctl.api.results import Batch, Point, reopened_rate
 
 COLUMNS = (
     "seed",

@@ -8,10 +8,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from poolctl.api.results import Batch, InspectResult, Variant
 from poolctl.errors import BadInput, CannotDo
-from poolctl.report.inspected import Inspection
-from poolctl.report.outcome import Batch
-from poolctl.report.variant import Variant
 
 FORMATS = (".json", ".svg", ".html")
 BATCH_FORMATS = (".json", ".csv")
@@ -42,11 +40,11 @@ def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> 
     """Write a live run and the model's of the same scenario, which may be missing. Raises CannotDo."""
     from dataclasses import replace
 
-    from poolctl.report import json
+    from poolctl.api import documents
 
     if path.suffix.lower() == ".json":
-        document = json.both_document(variants[0], variants[1] if len(variants) > 1 else None)
-        write_text(path, json.dumps(document) + "\n")
+        document = documents.both_document(variants[0], variants[1] if len(variants) > 1 else None)
+        write_text(path, documents.dumps(document) + "\n")
     else:
         named = [replace(variant, name=variant.run.engine) for variant in variants]
         write_output(path, named, compared=True, repeat=repeat)
@@ -54,16 +52,17 @@ def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> 
 
 def write_batch(path: Path, batch: Batch) -> None:
     """Write a sweep or replications as the file's name asks. Raises CannotDo."""
-    from poolctl.report import csv, json
+    from poolctl.api import documents
+    from poolctl.report import csv
 
     if path.suffix.lower() == ".csv":
         write_text(path, csv.csv_of(batch))
     else:
-        document = json.sweep_document(batch) if batch.axes else json.replications_document(batch)
-        write_text(path, json.dumps(document) + "\n")
+        document = documents.sweep_document(batch) if batch.axes else documents.replications_document(batch)
+        write_text(path, documents.dumps(document) + "\n")
 
 
-def write_inspection(path: Path, inspection: Inspection) -> None:
+def write_inspection(path: Path, inspection: InspectResult) -> None:
     """Write what ``inspect`` saw as the file's name asks. Raises CannotDo."""
     suffix = path.suffix.lower()
     if suffix == ".md":
@@ -71,8 +70,7 @@ def write_inspection(path: Path, inspection: Inspection) -> None:
 
         write_text(path, markdown_of(inspection))
     elif suffix == ".json":
-        from poolctl.report.inspection_json import inspect_document
-        from poolctl.report.json import dumps
+        from poolctl.api.documents import dumps, inspect_document
 
         write_text(path, dumps(inspect_document(inspection)) + "\n")
     elif suffix == ".html":
@@ -103,7 +101,7 @@ def _elsewhere(path: Path, formats: Sequence[str]) -> str:
     return {".csv": ".csv is for --sweep", ".md": ".md is for inspect"}.get(suffix, "")
 
 
-def _inspection_picture(inspection: Inspection) -> str:
+def _inspection_picture(inspection: InspectResult) -> str:
     from poolctl.report import svg
     from poolctl.report.inspection_chart import chart_of_observation
     from poolctl.report.inspection_words import inspection_verdict
@@ -116,15 +114,18 @@ def _inspection_picture(inspection: Inspection) -> str:
 
 
 def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:
-    from poolctl.report import html, json, svg
+    from poolctl.api import documents
+    from poolctl.report import html, svg
     from poolctl.report.panels import chart_of, comparison_chart_of
     from poolctl.report.rows import headline
     from poolctl.report.verdict import verdict_of
 
     first = variants[0]
     if suffix == ".json":
-        document = json.compare_document(variants) if compared else json.simulate_document(first.run, first.findings)
-        return json.dumps(document) + "\n"
+        document = (
+            documents.compare_document(variants) if compared else documents.simulate_document(first.run, first.findings)
+        )
+        return documents.dumps(document) + "\n"
     if suffix == ".html":
         if compared:
             return html.comparison_page_of(variants, repeat=repeat)

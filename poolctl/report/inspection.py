@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from rich.text import Text
 
+from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.charts import draw
-from poolctl.report.inspected import Inspection
 from poolctl.report.inspection_chart import chart_of_observation
 from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
 from poolctl.report.inspection_words import (
@@ -37,7 +37,7 @@ _SECTION = 8
 LEGEND = "frozen: in the same state since the first sample; moved: state or transaction changed meanwhile"
 
 
-def print_inspection(screen: Screen, inspection: Inspection) -> None:
+def print_inspection(screen: Screen, inspection: InspectResult) -> None:
     print_verdict(screen, inspection)
     findings = worst_first(inspection.diagnosis.findings)
     pressing = [finding for finding in findings[1:] if finding.severity != "info"]
@@ -58,7 +58,7 @@ def print_inspection(screen: Screen, inspection: Inspection) -> None:
     _print_sql(screen, [*findings[:1], *pressing])
 
 
-def print_verdict(screen: Screen, inspection: Inspection) -> None:
+def print_verdict(screen: Screen, inspection: InspectResult) -> None:
     """How bad it is, in one sentence, and what to know before believing it."""
     verdict = inspection_verdict(inspection)
     word = Text(f"{verdict.word}  ", style=STYLES[verdict.word])
@@ -69,7 +69,7 @@ def print_verdict(screen: Screen, inspection: Inspection) -> None:
         screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
 
 
-def print_limits(screen: Screen, inspection: Inspection) -> None:
+def print_limits(screen: Screen, inspection: InspectResult) -> None:
     limits = inspection.diagnosis.limits
     if not limits:
         return
@@ -79,7 +79,7 @@ def print_limits(screen: Screen, inspection: Inspection) -> None:
     _print_table(screen, (with_bars, plain), as_list=plain)
 
 
-def print_groups(screen: Screen, inspection: Inspection) -> None:
+def print_groups(screen: Screen, inspection: InspectResult) -> None:
     diagnosis = inspection.diagnosis
     if diagnosis.groups:
         screen.print()
@@ -151,7 +151,7 @@ def _print_list(screen: Screen, table: Table) -> None:
         screen.paragraph("    ", ", ".join(told))
 
 
-def _print_chart(screen: Screen, inspection: Inspection) -> None:
+def _print_chart(screen: Screen, inspection: InspectResult) -> None:
     if inspection.observation.window < LONG:
         return
     chart = chart_of_observation(inspection.observation)
@@ -160,7 +160,7 @@ def _print_chart(screen: Screen, inspection: Inspection) -> None:
         screen.chart(draw(chart, screen.chart_width, ascii_only=screen.ascii_only))
 
 
-def _print_seen(screen: Screen, inspection: Inspection) -> None:
+def _print_seen(screen: Screen, inspection: InspectResult) -> None:
     lines = seen_lines(inspection)
     if lines:
         screen.print()

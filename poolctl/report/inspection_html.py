@@ -5,11 +5,11 @@ Decides the page's order. Nothing in it is fetched from anywhere.
 
 from collections.abc import Iterator
 
+from poolctl.api.documents import inspect_document
+from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.html import bullets, code, drawn, paragraph, table, text, wrapped
-from poolctl.report.inspected import Inspection
 from poolctl.report.inspection_chart import chart_of_observation
-from poolctl.report.inspection_json import inspect_document
 from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
 from poolctl.report.inspection_words import (
     about,
@@ -24,7 +24,7 @@ from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_l
 from poolctl.report.verdict import sentence_of, word_of
 
 
-def inspection_page(inspection: Inspection) -> str:
+def inspection_page(inspection: InspectResult) -> str:
     verdict = inspection_verdict(inspection)
     told = f"{verdict.word}: {verdict.sentence}"
     body = [f'<h1 class="{verdict.severity or "info"}">{text(told)}</h1>']
@@ -61,7 +61,7 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield code(finding.evidence_sql)
 
 
-def _relief(inspection: Inspection) -> Iterator[str]:
+def _relief(inspection: InspectResult) -> Iterator[str]:
     plan, relieved = inspection.relief, inspection.relieved
     if plan is None:
         return
@@ -78,7 +78,7 @@ def _relief(inspection: Inspection) -> Iterator[str]:
         yield "<h3>Done</h3>" + bullets(relieved_lines(relieved))
 
 
-def _tables(inspection: Inspection) -> Iterator[str]:
+def _tables(inspection: InspectResult) -> Iterator[str]:
     diagnosis = inspection.diagnosis
     if diagnosis.limits:
         yield from _titled(limit_table(diagnosis.limits))

@@ -17,8 +17,8 @@ from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
 
 if TYPE_CHECKING:
+    from poolctl.api.results import InspectResult
     from poolctl.observe.snapshot import Source
-    from poolctl.report.inspected import Inspection
 
 MOST_HOLDERS = 5
 MOST_PIDS = 8
@@ -40,7 +40,7 @@ KINDS = {
 }
 
 
-def inspection_verdict(inspection: "Inspection") -> Verdict:
+def inspection_verdict(inspection: "InspectResult") -> Verdict:
     """The worst finding's verdict. Without any finding nothing is claimed."""
     findings = inspection.diagnosis.findings
     if not findings:
@@ -100,7 +100,7 @@ def pids_of(pids: Sequence[int]) -> str:
     return f"{counted(len(pids), 'backend')} ({', '.join(map(str, pids[:MOST_PIDS]))}{more})"
 
 
-def cautions_of(inspection: "Inspection") -> tuple[str, ...]:
+def cautions_of(inspection: "InspectResult") -> tuple[str, ...]:
     """What a reader has to know before believing the verdict."""
     observation = inspection.observation
     cautions = []
@@ -121,7 +121,7 @@ def cautions_of(inspection: "Inspection") -> tuple[str, ...]:
     return tuple(cautions)
 
 
-def _doubts(inspection: "Inspection") -> list[Finding]:
+def _doubts(inspection: "InspectResult") -> list[Finding]:
     """What may be wrong although the verdict is that nothing is."""
     findings = worst_first(inspection.diagnosis.findings)
     if not findings or findings[0].code != "healthy":
@@ -134,7 +134,7 @@ def _doubt(finding: Finding) -> str:
     return f"UNDETERMINED: {neutralize(finding.summary, SENTENCE_LIMIT)}{decide}"
 
 
-def seen_lines(inspection: "Inspection") -> tuple[tuple[str, str], ...]:
+def seen_lines(inspection: "InspectResult") -> tuple[tuple[str, str], ...]:
     """How it was observed: a label and a sentence a line."""
     return tuple(_seen(inspection))
 
@@ -209,7 +209,7 @@ def _command(command: str) -> str:
     return short if len(short) <= NAME_LIMIT else f"{short[: NAME_LIMIT - 3].rstrip()}..."
 
 
-def _seen(inspection: "Inspection") -> Iterator[tuple[str, str]]:
+def _seen(inspection: "InspectResult") -> Iterator[tuple[str, str]]:
     observation = inspection.observation
     if observation.snapshots:
         samples = counted(len(observation.snapshots), "sample")
@@ -233,7 +233,7 @@ def _source(source: "Source") -> str:
     return KINDS[source.kind] if source.kind == "host" or not target else f"{KINDS[source.kind]} {target}"
 
 
-def _version(inspection: "Inspection", source: "Source") -> str:
+def _version(inspection: "InspectResult", source: "Source") -> str:
     server = inspection.observation.server
     if source.kind != "postgres" or server is None:
         return ""

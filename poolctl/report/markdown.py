@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from unicodedata import east_asian_width
 
+from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.inspected import Inspection
 from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
 from poolctl.report.inspection_words import (
     about,
@@ -32,7 +32,7 @@ _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _LINK = re.compile(r":(?=//)|(?<=\bwww)\.")
 
 
-def markdown_of(inspection: Inspection) -> str:
+def markdown_of(inspection: InspectResult) -> str:
     """The report in the order of the terminal's."""
     verdict = inspection_verdict(inspection)
     findings = worst_first(inspection.diagnosis.findings)
@@ -70,7 +70,7 @@ def _finding(finding: Finding) -> Iterator[str]:
         yield from ("", f"**Why** {escaped(evidence)}")
 
 
-def _relief(inspection: Inspection) -> Iterator[str]:
+def _relief(inspection: InspectResult) -> Iterator[str]:
     plan, relieved = inspection.relief, inspection.relieved
     if plan is None:
         return
@@ -87,7 +87,7 @@ def _relief(inspection: Inspection) -> Iterator[str]:
         yield from _listed("Done", [escaped(line) for line in relieved_lines(relieved)])
 
 
-def _tables(inspection: Inspection) -> Iterator[str]:
+def _tables(inspection: InspectResult) -> Iterator[str]:
     diagnosis = inspection.diagnosis
     if diagnosis.limits:
         yield from _table(limit_table(diagnosis.limits))

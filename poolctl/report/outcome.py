@@ -1,4 +1,4 @@
-"""Many runs of one scenario, and the numbers that they are compared by. Pure: no layout, no color.
+"""The numbers that many runs of one scenario are compared by. Pure: no layout, no color.
 
 Decides which numbers a sweep or a series of replications shows, and in which words.
 """
@@ -6,65 +6,9 @@ Decides which numbers a sweep or a series of replications shows, and in which wo
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.verdict import word_of
+from poolctl.api.results import reopened_rate
 from poolctl.scenario.run import Summary
-from poolctl.scenario.scenario import Scenario
-from poolctl.scenario.sweep import Axis
 from poolctl.units import format_count, format_duration
-
-
-@dataclass(frozen=True, slots=True)
-class RunOutcome:
-    """What is kept of one of many runs: its numbers and findings, not its timeline. ``failure``, ``kernel``: as in
-    Run."""
-
-    summary: Summary
-    findings: tuple[Finding, ...]
-    failure: str | None = None
-    kernel: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """The word and code of the worst finding: "CRITICAL leak", "OK"."""
-        if not self.findings:
-            return "NO VERDICT"
-        worst = worst_first(self.findings)[0]
-        return "OK" if worst.code == "healthy" else f"{word_of(worst)} {worst.code}"
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """One of the runs: the word of each axis (none in replications), its seed, and its outcome."""
-
-    words: tuple[str, ...]
-    seed: int
-    outcome: RunOutcome
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """The runs of a sweep (``axes``) or of replications (no axes), in order.
-
-    ``planned``: how many were asked for; fewer ``points`` mean that the user had enough, or that processes were lost
-    (``losses``: how). ``scenario`` is that of the first run; the others differ in their words or their seed.
-    """
-
-    scenario: Scenario
-    points: tuple[Point, ...]
-    planned: int
-    axes: tuple[Axis, ...] = ()
-    interrupted: bool = False
-    losses: tuple[str, ...] = ()
-
-    @property
-    def kernels(self) -> list[str]:
-        """Which kernels made the runs, where that is known."""
-        return sorted({point.outcome.kernel for point in self.points} - {""})
-
-    @property
-    def summaries(self) -> list[Summary]:
-        return [point.outcome.summary for point in self.points]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +20,6 @@ class Metric:
     show: Callable[[float], str]
     role: str = ""
     """Which color it has in a chart."""
-
-
-def reopened_rate(summary: Summary) -> float:
-    """Connections per second that were opened again: (opened - peak_open) / duration, never below 0.
-
-    A pool that keeps what it has opens no more than its peak. What lifetimes close counts too.
-    """
-    again = summary.connections.opened - summary.connections.peak_open
-    return max(again, 0) / summary.duration if summary.duration > 0 else 0.0
 
 
 RELEASED = Metric("released/s", lambda summary: summary.throughput, format_count, "in_use")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil
 
+from poolctl.api.results import Variant
 from poolctl.report.facts import limit_of
-from poolctl.report.variant import Variant
 from poolctl.safe_text import neutralize
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.units import format_count, format_duration

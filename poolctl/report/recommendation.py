@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
@@ -27,7 +28,6 @@ from poolctl.report.recommendation_words import (
     stands_on,
     verification_sentence,
 )
-from poolctl.report.recommended import Recommended
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
@@ -39,8 +39,8 @@ _SECTION = 8
 TAB = 4
 
 
-def print_recommendation(screen: Screen, recommended: Recommended) -> None:
-    answer = recommended.answer
+def print_recommendation(screen: Screen, recommended: RecommendResult) -> None:
+    answer = recommended.recommendation
     style = STYLES["WARNING"] if answer.is_refused else "bold"
     screen.paragraph("", Text(headline(recommended), style=style), hang=2)
     screen.paragraph("", binding_sentence(recommended), hang=2)
@@ -138,8 +138,8 @@ def _print_list(screen: Screen, table: Table) -> None:
         screen.paragraph("    ", ", ".join(told))
 
 
-def _print_pooler(screen: Screen, recommended: Recommended) -> None:
-    pooler = recommended.answer.pooler
+def _print_pooler(screen: Screen, recommended: RecommendResult) -> None:
+    pooler = recommended.recommendation.pooler
     screen.print()
     word = "Pooler: recommended" if pooler.recommended else "Pooler"
     screen.print(Text(word, style="bold"))
@@ -155,7 +155,7 @@ def _print_pooler(screen: Screen, recommended: Recommended) -> None:
         screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
 
 
-def _print_verification(screen: Screen, recommended: Recommended) -> None:
+def _print_verification(screen: Screen, recommended: RecommendResult) -> None:
     sentence = verification_sentence(recommended)
     table = verification_table(recommended)
     if table is not None:
@@ -169,7 +169,7 @@ def _print_verification(screen: Screen, recommended: Recommended) -> None:
             screen.paragraph("", neutralize(note, SENTENCE_LIMIT), hang=2)
 
 
-def _print_end(screen: Screen, recommended: Recommended) -> None:
+def _print_end(screen: Screen, recommended: RecommendResult) -> None:
     lines: list[tuple[str, str]] = [("Seen", sentence) for sentence in stands_on(recommended)]
     if recommended.repeat:
         lines.append(("Again", recommended.repeat))

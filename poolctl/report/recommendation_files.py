@@ -2,16 +2,15 @@
 
 from pathlib import Path
 
+from poolctl.api.documents import dumps, recommend_document
+from poolctl.api.results import RecommendResult
 from poolctl.report.files import write_text
-from poolctl.report.json import dumps
-from poolctl.report.recommendation_json import recommend_document
-from poolctl.report.recommended import Recommended
 from poolctl.sizing.fleet_check import FleetCheck
 
 FORMATS = (".md", ".json")
 
 
-def write_recommendation(path: Path, recommended: Recommended) -> None:
+def write_recommendation(path: Path, recommended: RecommendResult) -> None:
     """As the file's name asks. Raises CannotDo."""
     if path.suffix.lower() == ".json":
         write_text(path, dumps(recommend_document(recommended)) + "\n")
@@ -24,7 +23,7 @@ def write_recommendation(path: Path, recommended: Recommended) -> None:
 def write_fleet(path: Path, check: FleetCheck) -> None:
     """As the file's name asks. Raises CannotDo."""
     if path.suffix.lower() == ".json":
-        from poolctl.report.fleet_json import fleet_document
+        from poolctl.api.documents import fleet_document
 
         write_text(path, dumps(fleet_document(check)) + "\n")
     else:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import PurePath
 
+from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
@@ -25,7 +26,6 @@ from poolctl.report.recommendation_words import (
     stands_on,
     verification_sentence,
 )
-from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 from poolctl.safe_text import neutralize
 
@@ -33,13 +33,13 @@ _LANGUAGES = {".py": "python", ".rs": "rust", ".rb": "ruby", ".exs": "elixir", "
 """For what a suffix does not say by itself."""
 
 
-def recommendation_markdown(recommended: Recommended) -> str:
+def recommendation_markdown(recommended: RecommendResult) -> str:
     """The report in the order of the terminal's."""
     return re.sub(r"\n{3,}", "\n\n", "\n".join(_lines(recommended))).strip() + "\n"
 
 
-def _lines(recommended: Recommended) -> Iterator[str]:
-    answer = recommended.answer
+def _lines(recommended: RecommendResult) -> Iterator[str]:
+    answer = recommended.recommendation
     findings = worst_first(answer.findings)
     yield f"**{escaped(headline(recommended))}**"
     yield from ("", escaped(binding_sentence(recommended)))
@@ -91,8 +91,8 @@ def _advice(finding: Finding) -> Iterator[str]:
         yield from ("", escaped(evidence))
 
 
-def _pooler(recommended: Recommended) -> Iterator[str]:
-    pooler = recommended.answer.pooler
+def _pooler(recommended: RecommendResult) -> Iterator[str]:
+    pooler = recommended.recommendation.pooler
     yield from ("", f"**Pooler** {escaped(neutralize(pooler.why, SENTENCE_LIMIT))}")
     if not pooler.recommended:
         return
@@ -101,7 +101,7 @@ def _pooler(recommended: Recommended) -> Iterator[str]:
     yield from (f"- {escaped(caution)}" for caution in pooler.cautions)
 
 
-def _verification(recommended: Recommended) -> Iterator[str]:
+def _verification(recommended: RecommendResult) -> Iterator[str]:
     table = verification_table(recommended)
     if table is not None:
         yield from table_lines(table)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from poolctl.api.results import RecommendResult
 from poolctl.report.inspection_rows import Table
-from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.safe_text import neutralize
 from poolctl.sizing.budget import UNEVEN, Binding, Term
@@ -50,9 +50,9 @@ _IN_TERMS = frozenset(
 """Shown by the arithmetic of the slots already."""
 
 
-def settings_table(recommended: Recommended) -> Table:
+def settings_table(recommended: RecommendResult) -> Table:
     """Each setting with its value and its reason."""
-    sizes = recommended.answer.recommendation
+    sizes = recommended.recommendation.recommendation
     values = {
         "max_open": format_count(sizes.max_open or 0),
         "max_idle": format_count(sizes.max_idle or 0),
@@ -62,16 +62,16 @@ def settings_table(recommended: Recommended) -> Table:
         "max_idle_time": format_duration(sizes.max_idle_time),
         "acquire_timeout": format_duration(sizes.acquire_timeout),
     }
-    reasons = {reason.setting: reason.why for reason in recommended.answer.reasons}
-    binding = recommended.answer.binding
+    reasons = {reason.setting: reason.why for reason in recommended.recommendation.reasons}
+    binding = recommended.recommendation.binding
     reasons["max_open"] = "" if binding is None else f"{binding} decides: see the terms below"
     rows = tuple((name, value, reasons.get(name, "")) for name, value in values.items())
     return Table("Settings of each process", ("setting", "value", "why"), rows)
 
 
-def bounds_table(recommended: Recommended) -> Table:
+def bounds_table(recommended: RecommendResult) -> Table:
     """The terms of the clamp, for each process."""
-    answer = recommended.answer
+    answer = recommended.recommendation
     rows = []
     for bound in answer.bounds:
         if bound.value is None and bound.term == "workers":
@@ -82,11 +82,11 @@ def bounds_table(recommended: Recommended) -> Table:
     return Table("How many connections, for each process", ("term", "value", "", "because"), tuple(rows))
 
 
-def arithmetic_table(recommended: Recommended) -> Table:
+def arithmetic_table(recommended: RecommendResult) -> Table:
     """The slots there are, divided by the worst fleet, term by term."""
     rows = tuple(
         (_sign(term), format_count(abs(term.value)), term.term, term.source)
-        for term in recommended.answer.budget.arithmetic
+        for term in recommended.recommendation.budget.arithmetic
     )
     return Table("Slots, and who shares them at worst", ("", "value", "term", "source"), rows)
 
@@ -99,7 +99,7 @@ def _sign(term: Term) -> str:
     return _SIGNS.get(term.term, "")
 
 
-def figures_table(recommended: Recommended) -> Table:
+def figures_table(recommended: RecommendResult) -> Table:
     """What else it stands on, but for what is assumed."""
     rows = []
     for name in recommended.figures.__dataclass_fields__:
@@ -112,17 +112,17 @@ def figures_table(recommended: Recommended) -> Table:
     return Table("Figures", ("figure", "value", "source"), tuple(rows))
 
 
-def assumptions_table(recommended: Recommended) -> Table:
+def assumptions_table(recommended: RecommendResult) -> Table:
     rows = tuple(
         (assumption.name.replace("_", " "), _shown(assumption.name, assumption.value), assumption.why)
-        for assumption in recommended.answer.assumptions
+        for assumption in recommended.recommendation.assumptions
     )
     return Table("Assumed", ("figure", "value", "because"), rows)
 
 
-def pooler_rows(recommended: Recommended) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
+def pooler_rows(recommended: RecommendResult) -> tuple[tuple[str, tuple[tuple[str, str], ...]], ...]:
     """The settings of each pooler, by its own names, seconds as numbers."""
-    pooler = recommended.answer.pooler
+    pooler = recommended.recommendation.pooler
     found = []
     for title, settings in (("PgBouncer", pooler.pgbouncer), ("Pgpool-II", pooler.pgpool)):
         if settings is not None:
@@ -130,12 +130,12 @@ def pooler_rows(recommended: Recommended) -> tuple[tuple[str, tuple[tuple[str, s
     return tuple(found)
 
 
-def verification_table(recommended: Recommended) -> Table | None:
+def verification_table(recommended: RecommendResult) -> Table | None:
     """The sizes that were tried beside the recommended one, then the moments, then what there is now."""
     tried = recommended.verification
     if tried is None or not (tried.swept or tried.moments):
         return None
-    chosen = recommended.answer.recommendation.max_open
+    chosen = recommended.recommendation.recommendation.max_open
     rows = [
         _outcome(outcome, "advised" if outcome.max_open == chosen else "")
         for outcome in sorted(tried.swept, key=lambda each: each.max_open)
@@ -158,7 +158,7 @@ def _outcome(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
     )
 
 
-def _explained(recommended: Recommended, term: Binding) -> str:
+def _explained(recommended: RecommendResult, term: Binding) -> str:
     explain = {
         "demand": _demand,
         "capacity": _capacity,
@@ -169,8 +169,8 @@ def _explained(recommended: Recommended, term: Binding) -> str:
     return neutralize("; ".join(explain(recommended)), SENTENCE_LIMIT)
 
 
-def _demand(recommended: Recommended) -> Iterator[str]:
-    demand, figures = recommended.answer.demand, recommended.figures
+def _demand(recommended: RecommendResult) -> Iterator[str]:
+    demand, figures = recommended.recommendation.demand, recommended.figures
     yield demand.method
     if demand.load is not None:
         yield f"{format_count(demand.load)} in use on average"
@@ -182,13 +182,13 @@ def _demand(recommended: Recommended) -> Iterator[str]:
         yield "99 of 100 acquires do not wait"
 
 
-def _capacity(recommended: Recommended) -> Iterator[str]:
-    capacity = recommended.answer.capacity
+def _capacity(recommended: RecommendResult) -> Iterator[str]:
+    capacity = recommended.recommendation.capacity
     if capacity.value is None:
         yield from capacity.notes
         return
     least = "at least " if capacity.at_least else ""
-    share = next(bound.value for bound in recommended.answer.bounds if bound.term == "capacity")
+    share = next(bound.value for bound in recommended.recommendation.bounds if bound.term == "capacity")
     pools = pools_of(recommended.figures)
     yield f"the database can use {least}{format_count(capacity.value)} ({capacity.method}, {capacity.confidence})"
     if share is None:
@@ -198,21 +198,21 @@ def _capacity(recommended: Recommended) -> Iterator[str]:
     yield from capacity.notes
 
 
-def _budget(recommended: Recommended) -> Iterator[str]:
-    budget, fleet = recommended.answer.budget, recommended.answer.fleet
+def _budget(recommended: RecommendResult) -> Iterator[str]:
+    budget, fleet = recommended.recommendation.budget, recommended.recommendation.fleet
     yield f"{format_count(budget.total)} slots / {format_count(fleet.worst_case_processes)} processes at worst"
     if budget.limited_by != "max_connections":
         yield f"the {budget.limited_by} leaves the least"
 
 
-def _workers(recommended: Recommended) -> Iterator[str]:
+def _workers(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     workers = figures.workers.count if figures.workers is not None else 1
     yield f"{format_count(workers)} workers x {format_count(each)} at once; more would never be used"
 
 
-def _floor(recommended: Recommended) -> Iterator[str]:
+def _floor(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     if figures.workers is None or each <= 1:

@@ -6,9 +6,9 @@ foreign name in it is neutralized here.
 
 from collections.abc import Iterator
 
+from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_words import KINDS, NAME_LIMIT, TARGET_LIMIT, counted
-from poolctl.report.recommended import Recommended
 from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.safe_text import neutralize
 from poolctl.sizing.budget import Binding
@@ -23,9 +23,9 @@ BINDS: dict[Binding, str] = {
 }
 
 
-def headline(recommended: Recommended) -> str:
+def headline(recommended: RecommendResult) -> str:
     """The answer in one sentence."""
-    answer = recommended.answer
+    answer = recommended.recommendation
     sizes = answer.recommendation
     if sizes.max_open is None:
         return f"Refused: {refusal_of(recommended)}"
@@ -36,15 +36,15 @@ def headline(recommended: Recommended) -> str:
     )
 
 
-def lifetime(recommended: Recommended) -> str:
-    sizes = recommended.answer.recommendation
+def lifetime(recommended: RecommendResult) -> str:
+    sizes = recommended.recommendation.recommendation
     share = sizes.max_lifetime_jitter / sizes.max_lifetime if sizes.max_lifetime > 0 else 0.0
     return f"{format_duration(sizes.max_lifetime)} with {share * 100:.0f} % jitter"
 
 
-def where(recommended: Recommended) -> str:
+def where(recommended: RecommendResult) -> str:
     """Whose pools, and how many of them there are at worst."""
-    fleet = recommended.answer.fleet
+    fleet = recommended.recommendation.fleet
     instances = f"{format_count(fleet.worst_case_instances)} worst-case instances"
     if fleet.worst_case_processes == 1:
         return "in its only process"
@@ -55,12 +55,12 @@ def where(recommended: Recommended) -> str:
     return f"in each of {format_count(fleet.processes_per_instance)} processes of {instances}"
 
 
-def refusing_of(recommended: Recommended) -> Finding | None:
+def refusing_of(recommended: RecommendResult) -> Finding | None:
     """The finding that a refusal is about."""
-    return next(iter(worst_first(recommended.answer.findings)), None)
+    return next(iter(worst_first(recommended.recommendation.findings)), None)
 
 
-def refusal_of(recommended: Recommended) -> str:
+def refusal_of(recommended: RecommendResult) -> str:
     finding = refusing_of(recommended)
     if finding is None:
         return "what is known allows no number"
@@ -70,9 +70,9 @@ def refusal_of(recommended: Recommended) -> str:
     return summary if first[1:] != first[1:].lower() else summary[:1].lower() + summary[1:]
 
 
-def binding_sentence(recommended: Recommended) -> str:
+def binding_sentence(recommended: RecommendResult) -> str:
     """What decides, what would decide next, and how sure it is; of a refusal which finding it is about."""
-    answer = recommended.answer
+    answer = recommended.recommendation
     sizes = answer.recommendation
     if sizes.max_open is None:
         finding = refusing_of(recommended)
@@ -92,7 +92,7 @@ def binding_sentence(recommended: Recommended) -> str:
     return ". ".join(told)
 
 
-def cautions_of(recommended: Recommended) -> tuple[str, ...]:
+def cautions_of(recommended: RecommendResult) -> tuple[str, ...]:
     """What a reader has to know before believing the answer."""
     cautions = []
     if recommended.interrupted:
@@ -107,12 +107,12 @@ def cautions_of(recommended: Recommended) -> tuple[str, ...]:
     return tuple(cautions)
 
 
-def stands_on(recommended: Recommended) -> tuple[str, ...]:
+def stands_on(recommended: RecommendResult) -> tuple[str, ...]:
     """How the figures came about, a sentence each."""
     return tuple(_stands_on(recommended))
 
 
-def verification_sentence(recommended: Recommended) -> str:
+def verification_sentence(recommended: RecommendResult) -> str:
     """How it was tried, and what came of it; "" when there is nothing to say."""
     tried = recommended.verification
     if tried is None:
@@ -135,7 +135,7 @@ def _at(value: int | None) -> str:
     return "" if value is None else f", at {format_count(value)}"
 
 
-def _stands_on(recommended: Recommended) -> Iterator[str]:
+def _stands_on(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     if figures.window is not None:
         whose = "every client" if recommended.application is None else neutralize(recommended.application, NAME_LIMIT)

@@ -2,8 +2,8 @@
 
 from rich.text import Text
 
+from poolctl.api.results import ReliefResult
 from poolctl.diagnose.live.relief import ReliefPlan
-from poolctl.report.inspected import Relieved
 from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
 from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns
@@ -33,7 +33,7 @@ def print_relief(screen: Screen, plan: ReliefPlan) -> None:
         screen.print(neutralize(statement, None))
 
 
-def print_relieved(screen: Screen, relieved: Relieved) -> None:
+def print_relieved(screen: Screen, relieved: ReliefResult) -> None:
     """What came of it, after it was carried out."""
     screen.print()
     for number, line in enumerate(relieved_lines(relieved)):

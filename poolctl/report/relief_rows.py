@@ -5,8 +5,8 @@ Decides what a person reads before ending somebody's work. Every foreign name in
 
 from collections.abc import Iterator
 
+from poolctl.api.results import ReliefResult
 from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
-from poolctl.report.inspected import Relieved
 from poolctl.report.inspection_rows import Table
 from poolctl.report.inspection_words import NAME_LIMIT, counted
 from poolctl.report.verdict import SENTENCE_LIMIT
@@ -18,7 +18,7 @@ MOST_SPARED = 6
 NOT_ALLOWED = "the role that looked may not end other roles' backends: GRANT pg_signal_backend to it, or use another"
 
 
-def relief_headline(plan: ReliefPlan, relieved: Relieved | None = None) -> str:
+def relief_headline(plan: ReliefPlan, relieved: ReliefResult | None = None) -> str:
     """What the plan comes to, in one sentence."""
     if not plan.steps:
         return "Relief: no backend should be ended"
@@ -54,7 +54,7 @@ def statements_of(plan: ReliefPlan) -> tuple[str, ...]:
     return tuple(step.sql for step in plan.steps)
 
 
-def relieved_lines(relieved: Relieved) -> tuple[str, ...]:
+def relieved_lines(relieved: ReliefResult) -> tuple[str, ...]:
     """What really came of it."""
     ended = sum(ending.outcome == "ended" for ending in relieved.endings)
     lines = [f"{format_count(ended)} of {counted(len(relieved.endings), 'backend')} ended"]

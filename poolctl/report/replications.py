@@ -2,8 +2,9 @@
 
 from rich.text import Text
 
+from poolctl.api.results import Batch
 from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
-from poolctl.report.outcome import REPLICATED, Batch, Metric, without_zeros
+from poolctl.report.outcome import REPLICATED, Metric, without_zeros
 from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import print_columns

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from poolctl.report.variant import Variant
+from poolctl.api.results import Variant
 from poolctl.report.verdict import verdict_of
 from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ErrorSeen

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 
 from rich.text import Text
 
+from poolctl.api.results import Batch, Point
 from poolctl.report.batch import kernels_of, print_cautions, verdicts_of
 from poolctl.report.charts import Line
 from poolctl.report.heat import Grid, axis_order, bars, flat, heat_map
-from poolctl.report.outcome import SWEPT, Batch, Metric, Point, without_zeros
+from poolctl.report.outcome import SWEPT, Metric, without_zeros
 from poolctl.report.screen import Screen
 from poolctl.report.simulation import print_repeat
 from poolctl.report.terminal import print_columns

@@ -17,9 +17,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import worst_first
 from poolctl.report.charts import sparkline
-from poolctl.report.inspected import Inspection
 from poolctl.report.inspection import print_groups, print_limits, print_verdict
 from poolctl.report.inspection_chart import waiting_in
 from poolctl.report.inspection_words import clock, inspection_verdict, named, steps_of
@@ -41,7 +41,7 @@ class WatchView(Protocol):
     def phase(self, text: str) -> None:
         """What is going on before there is anything to show."""
 
-    def show(self, inspection: Inspection) -> None:
+    def show(self, inspection: InspectResult) -> None:
         """The newest state of what is seen."""
 
     def wants_to_end(self) -> bool:
@@ -67,7 +67,7 @@ class _Silence:
     def phase(self, text: str) -> None:
         """Nothing is shown."""
 
-    def show(self, inspection: Inspection) -> None:
+    def show(self, inspection: InspectResult) -> None:
         """Nothing is shown."""
 
     def wants_to_end(self) -> bool:
@@ -82,7 +82,7 @@ class _Lines(_Silence):
     def phase(self, text: str) -> None:
         self._screen.print(neutralize(text, 600))
 
-    def show(self, inspection: Inspection) -> None:
+    def show(self, inspection: InspectResult) -> None:
         if not inspection.observation.snapshots:
             return
         verdict, at = inspection_verdict(inspection), inspection.observation.last.at
@@ -100,13 +100,13 @@ class WatchPage:
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._phase = "connecting"
-        self._inspection: Inspection | None = None
+        self._inspection: InspectResult | None = None
         self.pressed: Callable[[], str] = lambda: ""
 
     def phase(self, text: str) -> None:
         self._phase = neutralize(text, 200)
 
-    def show(self, inspection: Inspection) -> None:
+    def show(self, inspection: InspectResult) -> None:
         self._inspection = inspection
 
     def wants_to_end(self) -> bool:
@@ -153,7 +153,7 @@ class WatchPage:
         print_groups(screen, inspection)
 
 
-def _print_head(screen: Screen, inspection: Inspection) -> None:
+def _print_head(screen: Screen, inspection: InspectResult) -> None:
     observation = inspection.observation
     target = next((source.target for source in observation.sources if source.target), "")
     at = f"  {clock(observation.last.at)}" if observation.snapshots else ""
@@ -162,7 +162,7 @@ def _print_head(screen: Screen, inspection: Inspection) -> None:
     screen.print(head)
 
 
-def _print_course(screen: Screen, inspection: Inspection) -> None:
+def _print_course(screen: Screen, inspection: InspectResult) -> None:
     """Connections and waiting clients over time, the newest at the right."""
     observation, label = inspection.observation, 9
     room = max((screen.width or 80) - label - 22, 8)
@@ -181,7 +181,7 @@ def _print_course(screen: Screen, inspection: Inspection) -> None:
         screen.print(Text.assemble((f"{'waiting':<{label}}", "bold"), (bars, STYLES["waiting"]), f"  {told}"))
 
 
-def _gauges(inspection: Inspection) -> list[str]:
+def _gauges(inspection: InspectResult) -> list[str]:
     """The limit that binds and the waiting clients, for a line in a log."""
     bound = next((limit for limit in inspection.diagnosis.limits if limit.binds), None)
     told = []

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from poolctl.diagnose.finding import Finding
+from poolctl.api.differences import differences, trust
+from poolctl.api.results import Batch, InspectResult, Point, RecommendResult, Variant, reopened_rate
+from poolctl.diagnose.finding import Finding, Limit
 from poolctl.errors import CannotDo, PoolctlError
-from poolctl.report.differences import differences, trust
-from poolctl.report.outcome import Batch, Point, reopened_rate
-from poolctl.report.variant import Variant
+from poolctl.observe.snapshot import Observation
 from poolctl.scenario.histogram import Times
 from poolctl.scenario.replications import Estimate, estimates
 from poolctl.scenario.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint
+from poolctl.sizing.fleet_check import FleetCheck
 
 SCHEMA_VERSION = 1
 
@@ -94,6 +95,78 @@ def replications_document(batch: Batch) -> Document:
         "reopened_rates": [point["reopened_rate"] for point in replications],
         "failures": [point["failure"] for point in replications],
         "findings": [point["findings"] for point in replications],
+    }
+
+
+def inspect_document(inspection: InspectResult) -> Document:
+    """What ``inspect --json`` prints."""
+    observation, diagnosis = inspection.observation, inspection.diagnosis
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "inspect",
+        "status": "interrupted" if inspection.interrupted else "ok",
+        "error": None,
+        "observed": observed_document(observation),
+        "server": _server_document(observation, diagnosis.limits),
+        "limits": [plain(asdict(limit)) for limit in diagnosis.limits],
+        "groups": [plain(asdict(group)) for group in diagnosis.groups],
+        "concurrency": plain(asdict(diagnosis.concurrency)) if diagnosis.concurrency else None,
+        "findings": [plain(asdict(finding)) for finding in diagnosis.findings],
+        "unseen": plain(diagnosis.unseen),
+        "relief": _relief_document(inspection),
+    }
+
+
+def observed_document(observation: Observation) -> Document:
+    """When it was looked at, how often, and who answered."""
+    snapshots = observation.snapshots
+    return {
+        "from": plain(snapshots[0].at) if snapshots else None,
+        "to": plain(snapshots[-1].at) if snapshots else None,
+        "samples": len(snapshots),
+        "sources": [plain(asdict(source)) for source in observation.sources],
+    }
+
+
+def recommend_document(recommended: RecommendResult) -> Document:
+    """What ``recommend --json`` prints."""
+    document: Document = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "recommend",
+        "status": "interrupted" if recommended.interrupted else "ok",
+        "error": None,
+    }
+    document |= {key: plain(value) for key, value in recommended.recommendation.to_dict().items()}
+    # What decides comes with what it decided; the rest of the document explains it.
+    document["config"] = [plain(asdict(config)) for config in recommended.configs]
+    tried = recommended.verification
+    document["verification"] = None if tried is None else plain(tried.to_dict())
+    document["findings"] = document.pop("findings")
+    return document | {
+        "unverified": plain(recommended.unverified),
+        "application": plain(recommended.application),
+        "sources": [plain(asdict(source)) for source in recommended.sources],
+        "notes": plain(recommended.notes),
+        "seed": recommended.seed,
+        "repeat": plain(recommended.repeat),
+    }
+
+
+def fleet_document(check: FleetCheck) -> Document:
+    """``limits``: tightest first, null is unlimited. ``changes`` null: no size of the pools is small enough."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "recommend",
+        "status": "ok",
+        "error": None,
+        "fleet": plain(asdict(check.fleet)),
+        "budget": {"arithmetic": [asdict(term) | {"term": plain(term.term)} for term in check.arithmetic]},
+        "limits": [
+            plain(asdict(limit)) | {"kept": limit.is_kept, "refuses": limit.is_refusing} for limit in check.limits
+        ],
+        "within": check.is_within,
+        "changes": None if check.changes is None else [plain(asdict(change)) for change in check.changes],
+        "findings": [plain(asdict(finding)) for finding in check.findings],
     }
 
 
@@ -200,6 +273,44 @@ def _summary(summary: Summary) -> Document:
         "recovered_at": _number(summary.recovered_at),
         "errors": [_error(error) for error in summary.errors],
         "server": _record(summary.server) if summary.server else None,
+    }
+
+
+def _relief_document(inspection: InspectResult) -> Document | None:
+    """None where it was not asked for; ``executed`` null where nothing was ended."""
+    plan, relieved = inspection.relief, inspection.relieved
+    if plan is None:
+        return None
+    return {
+        **plain(asdict(plan)),
+        "frees": plan.frees,
+        "executed": plain([asdict(ending) for ending in relieved.endings]) if relieved else None,
+        "used_before": relieved.used_before if relieved else None,
+        "used_after": relieved.used_after if relieved else None,
+        "freed": relieved.freed if relieved else None,
+    }
+
+
+def _server_document(observation: Observation, limits: Sequence[Limit]) -> Document:
+    """The server as an ordinary role meets it: ``used`` and ``free`` are of the slots that such a role can use.
+
+    A server that refused every client has told nothing of itself; what was counted from outside is in its limit.
+    """
+    facts, samples = observation.server, observation.samples
+    limit = next((limit for limit in limits if limit.scope == "server"), None)
+    used = limit.used if limit else len(samples[-1].clients) if samples else None
+    usable = facts.usable if facts else None
+    free = limit.free if limit else max(usable - used, 0) if usable is not None and used is not None else None
+    return {
+        "version": plain(facts.version) if facts else None,
+        "max_connections": facts.max_connections if facts else None,
+        "reserved": facts.reserved if facts else None,
+        "superuser_reserved": facts.superuser_reserved if facts else None,
+        "usable": usable,
+        "used": used,
+        "free": free,
+        "role": plain(facts.role) if facts else None,
+        "can_see_all": facts.can_see_all if facts else None,
     }
 
 
