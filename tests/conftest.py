@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 
 DEMANDED = os.environ.get("POOLCTL_REQUIRE_SERVERS") == "1"
 """In CI every server has to be there: a test that skips for want of one has not been run."""

@@ -13,11 +13,11 @@ from poolctl.scenario.histogram import Histogram, Times
 from poolctl.scenario.run import (
     Connections,
     ErrorKind,
-    ErrorSeen,
     Generator,
+    ObservedError,
+    ObservedServer,
     Run,
     ScannedTable,
-    ServerSeen,
     Summary,
     TimelinePoint,
 )
@@ -38,8 +38,8 @@ def times(*groups: tuple[int, float]) -> Times:
     return Times.of(histogram)
 
 
-def error(count: int, origin: str, message: str, first_at: float = 1.0, sqlstate: str | None = None) -> ErrorSeen:
-    return ErrorSeen(ErrorKind(origin, "Error", sqlstate, message), count, first_at)
+def error(count: int, origin: str, message: str, first_at: float = 1.0, sqlstate: str | None = None) -> ObservedError:
+    return ObservedError(ErrorKind(origin, "Error", sqlstate, message), count, first_at)
 
 
 def scenario(**tables: Any) -> Scenario:
@@ -51,10 +51,10 @@ def scenario(**tables: Any) -> Scenario:
     return parse_scenario({"name": "test", "pool": pool, "load": load, **tables})
 
 
-def server(**changed: Any) -> ServerSeen:
+def server(**changed: Any) -> ObservedServer:
     """A server that is mostly idle: 0.2 of 2 cores."""
     values: dict[str, Any] = {"max_connections": 100, "usable": 97, "peak_connections": 12, "refused": 0}
-    return ServerSeen(**(values | {"version": "18.6", "cpu": 0.2, "cores": 2, "states": {"idle": 12}} | changed))
+    return ObservedServer(**(values | {"version": "18.6", "cpu": 0.2, "cores": 2, "states": {"idle": 12}} | changed))
 
 
 def connections(**changed: Any) -> Connections:
@@ -179,7 +179,7 @@ def leaky(lost: int = 30, **changed: Any) -> dict[str, Any]:
     return figures | changed
 
 
-def busy(cpu: float = 1.98, **changed: Any) -> ServerSeen:
+def busy(cpu: float = 1.98, **changed: Any) -> ObservedServer:
     return server(usable=197, peak_connections=180, cpu=cpu, **changed)
 
 

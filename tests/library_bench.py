@@ -10,10 +10,10 @@ from live_runs import scenario_of
 from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
-from poolctl.engines.instance.libraries import open_library
-from poolctl.engines.instance.library import PoolDriver
+from poolctl.engines.instance.library_drivers import open_library
+from poolctl.engines.instance.pool_driver import PoolDriver
 from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from poolctl.engines.live.engine import run_on
-from poolctl.engines.live.servers import LiveServer, ThrowAwayServers
-from poolctl.scenario.run import ErrorSeen, Run, TimelinePoint
+from poolctl.engines.live.live_servers import LiveServer, ThrowAwayServers
+from poolctl.scenario.run import ObservedError, Run, TimelinePoint
 from poolctl.scenario.scenario import Scenario, parse_scenario
 
 
@@ -20,7 +20,7 @@ class Recorder:
     def phase(self, text: str) -> None:
         self.notes.append(text)
 
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen]) -> None:
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError]) -> None:
         self.points.append(point)
         if self._on_point is not None:
             self._on_point(point)

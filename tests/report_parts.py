@@ -7,7 +7,7 @@ from typing import Any
 
 from poolctl.pool import Closed
 from poolctl.scenario.histogram import Histogram, Times
-from poolctl.scenario.run import Connections, ServerSeen, Summary, TimelinePoint
+from poolctl.scenario.run import Connections, ObservedServer, Summary, TimelinePoint
 from poolctl.scenario.scenario import Scenario, parse_scenario
 
 SCREENS = Path(__file__).parent / "screens"
@@ -87,7 +87,7 @@ def summary(**changed: Any) -> Summary:
         "exhausted_at": None,
         "recovered_at": None,
         "errors": (),
-        "server": ServerSeen(100, 97, 8, 0, "18.6", 0.31, 2, {"idle": 8}),
+        "server": ObservedServer(100, 97, 8, 0, "18.6", 0.31, 2, {"idle": 8}),
     }
     return Summary(**(values | changed))
 

@@ -8,7 +8,16 @@ from report_parts import HOSTILE, connections, scenario, spread, summary, timeli
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.pool import Closed
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import ErrorKind, ErrorSeen, Generator, Run, ScannedTable, ServerSeen, Statement, Summary
+from poolctl.scenario.run import (
+    ErrorKind,
+    Generator,
+    ObservedError,
+    ObservedServer,
+    Run,
+    ScannedTable,
+    Statement,
+    Summary,
+)
 
 
 def healthy() -> tuple[Run, tuple[Finding, ...]]:
@@ -66,8 +75,8 @@ def _leaking_summary() -> Summary:
         ),
         connect_time=spread(10, 0.0021, 0.0043),
         exhausted_at=12.0,
-        errors=(ErrorSeen(ErrorKind("pool", "AcquireTimeout", None, "context deadline exceeded"), 2382, 13.04),),
-        server=ServerSeen(100, 97, 10, 0, "18.6", 0.06, 2, {"idle": 10}),
+        errors=(ObservedError(ErrorKind("pool", "AcquireTimeout", None, "context deadline exceeded"), 2382, 13.04),),
+        server=ObservedServer(100, 97, 10, 0, "18.6", 0.06, 2, {"idle": 10}),
     )
 
 
@@ -145,12 +154,12 @@ def _refused_summary() -> Summary:
         exhausted_at=0.8,
         recovered_at=9.1,
         errors=(
-            ErrorSeen(
+            ObservedError(
                 ErrorKind("server", "TooManyConnections", "53300", "FATAL:  sorry, too many clients already"),
                 4021,
                 0.61,
             ),
-            ErrorSeen(
+            ObservedError(
                 ErrorKind(
                     "server",
                     "TooManyConnections",
@@ -160,13 +169,13 @@ def _refused_summary() -> Summary:
                 7967,
                 0.64,
             ),
-            ErrorSeen(
+            ObservedError(
                 ErrorKind("server", "AdminShutdown", "57P01", "terminating connection due to administrator command\n"),
                 12,
                 5.02,
             ),
         ),
-        server=ServerSeen(
+        server=ObservedServer(
             100,
             97,
             97,
@@ -292,9 +301,11 @@ def unlimited() -> tuple[Run, tuple[Finding, ...]]:
 def hostile() -> tuple[Run, tuple[Finding, ...]]:
     run, findings = healthy()
     errors = (
-        ErrorSeen(ErrorKind("server", "Weird", "XX000", HOSTILE), 3, 1.0),
-        ErrorSeen(ErrorKind("server", "Huge", "XX001", "A" * 1_000_000), 1, 2.0),
-        ErrorSeen(ErrorKind("po\x1b[31moler", "Odd", "\x9b1;31m", "日本語のエラー and \ud800, half a pair"), 2, 3.0),
+        ObservedError(ErrorKind("server", "Weird", "XX000", HOSTILE), 3, 1.0),
+        ObservedError(ErrorKind("server", "Huge", "XX001", "A" * 1_000_000), 1, 2.0),
+        ObservedError(
+            ErrorKind("po\x1b[31moler", "Odd", "\x9b1;31m", "日本語のエラー and \ud800, half a pair"), 2, 3.0
+        ),
     )
     seen = replace(
         run.summary,
@@ -302,7 +313,7 @@ def hostile() -> tuple[Run, tuple[Finding, ...]]:
         offered=4818,
         wait_time=spread(4818, 0.00002, 0.0041),
         errors=errors,
-        server=ServerSeen(
+        server=ObservedServer(
             100,
             97,
             8,

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 
 from poolctl.diagnose.finding import SEVERITIES
 from poolctl.diagnose.run.diagnose import diagnose_run
-from poolctl.scenario.run import ErrorSeen, Run, ServerSeen
+from poolctl.scenario.run import ObservedError, ObservedServer, Run
 from poolctl.scenario.scenario import EVENTS, LEAK_SHAPES, VIAS
 
 
@@ -152,7 +152,7 @@ def consistent_runs(draw: st.DrawFn) -> Run:
     leaked, released, unfinished, timed_out, refused = (draw(small) for _ in range(5))
     held = draw(small)
     in_use = leaked + held
-    errors: tuple[ErrorSeen, ...] = tuple(
+    errors: tuple[ObservedError, ...] = tuple(
         error(draw(st.integers(1, 40)), draw(st.sampled_from(["pool", "server", "pooler"])), message, draw(small) / 4)
         for message in draw(st.lists(st.sampled_from(MESSAGES), unique=True))
     )
@@ -174,7 +174,7 @@ def consistent_runs(draw: st.DrawFn) -> Run:
         "connections": connections(in_use=in_use, open=in_use, idle=0, peak_in_use=in_use, peak_open=in_use)
         if draw(st.booleans())
         else connections(opened=draw(st.integers(0, 900)), open_failures=draw(st.integers(0, 9000))),
-        "server": draw(st.sampled_from([None, ServerSeen(), server(), busy(scanned=(ORDERS,)), server(refused=9)])),
+        "server": draw(st.sampled_from([None, ObservedServer(), server(), busy(scanned=(ORDERS,)), server(refused=9)])),
     }
     points = draw(st.sampled_from([(), timeline(), exhausted(max(1, size)), outage(500), timeline(2.0, 1.0)]))
     instances = (summary(),) * draw(st.integers(0, 2))

@@ -8,7 +8,7 @@ import pytest
 from live_runs import assert_adds_up, run
 
 from poolctl.diagnose.run.diagnose import diagnose_run
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import load_scenario, parse_scenario
 from poolctl.scenario.toml import TomlSource, override, read_toml

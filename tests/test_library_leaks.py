@@ -7,8 +7,8 @@ import pytest
 from library_bench import ALL, ONE, Bench, MakeBench, benches
 from sandboxes import eventually
 
-from poolctl.engines.instance.library import NotAcquired
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.instance.pool_driver import NotAcquired
+from poolctl.engines.live.live_servers import ThrowAwayServers
 
 pytestmark = pytest.mark.server
 

@@ -12,8 +12,8 @@ import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
 from poolctl.engines.live.engine import check_scenario, run_on
-from poolctl.engines.live.exposed import NAME
-from poolctl.engines.live.servers import ThrowAwayServers, named_server
+from poolctl.engines.live.live_servers import ThrowAwayServers, named_server
+from poolctl.engines.live.pool_figures_file import NAME
 from poolctl.errors import BadInput, ServerFull
 from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures

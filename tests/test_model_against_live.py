@@ -14,8 +14,8 @@ import pytest
 from live_runs import assert_adds_up, run, scenario_of
 from sqlalchemy.pool import QueuePool
 
-from poolctl.engines.live.calibration import calibrated
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.calibration import calibrate
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.model import simulate
 from poolctl.engines.model.queues import WAKE_TIME
 from poolctl.scenario.run import Run
@@ -177,7 +177,7 @@ def test_waiters_served_in_another_order_would_be_noticed(servers: ThrowAwayServ
 
 
 def disagreements(case: Case, live: Run) -> list[str]:
-    taught = calibrated(live.scenario, live)[0]
+    taught = calibrate(live.scenario, live)[0]
     if case.is_hold_measured:
         taught = with_measured_hold(taught, live)
     runs = [simulate(replace(taught, load=replace(taught.load, seed=seed))) for seed in range(SEEDS)]

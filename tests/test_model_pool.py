@@ -38,7 +38,7 @@ class Logged(Kernel):
 
 
 def model(scenario: Scenario, rules: PoolRules) -> tuple[Logged, PoolStats]:
-    part = ServicePlan(scenario.parts[0], scenario)
+    part = ServicePlan(scenario.all_services[0], scenario)
     part.rules = rules
     kernel = Logged(scenario, [part], pods(scenario), 1.0)
     drive(kernel, lambda: False)

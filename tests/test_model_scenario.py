@@ -6,7 +6,7 @@ import pytest
 
 from poolctl.errors import BadInput
 from poolctl.scenario.scenario import Scenario, parse_scenario
-from poolctl.scenario.sweep import grid, parse_axes
+from poolctl.scenario.sweep import make_grid, parse_axes
 from poolctl.scenario.toml import TomlSource
 
 SERVICES: dict[str, Any] = {
@@ -28,7 +28,7 @@ def refusal(values: dict[str, object]) -> str:
 def test_services_share_the_duration_and_seed_of_the_run_and_read_back_as_they_were() -> None:
     scenario = parse_scenario(SERVICES)
 
-    assert [(part.name, part.load.duration, part.load.seed) for part in scenario.parts] == [
+    assert [(part.name, part.load.duration, part.load.seed) for part in scenario.all_services] == [
         ("api", 20.0, 7),
         ("jobs", 20.0, 7),
     ]
@@ -67,9 +67,9 @@ def test_a_pool_at_the_top_is_refused_where_services_have_their_own() -> None:
 def test_a_sweep_reaches_into_a_service() -> None:
     axes = parse_axes(["service.jobs.load.workers=2,4"])
 
-    cells, _ = grid(SERVICES, axes, TomlSource("two.toml"))
+    cells, _ = make_grid(SERVICES, axes, TomlSource("two.toml"))
 
     assert [cell.scenario.services[1].load.workers for cell in cells] == [2, 4]
     assert [cell.scenario.services[0].pool.max_open for cell in cells] == [8, 8]
     with pytest.raises(BadInput, match=r"--sweep service\[1\]\.load\.wokers = 2: there is no such key"):
-        grid(SERVICES, parse_axes(["service.jobs.load.wokers=2"]), TomlSource("two.toml"))
+        make_grid(SERVICES, parse_axes(["service.jobs.load.wokers=2"]), TomlSource("two.toml"))

@@ -14,7 +14,7 @@ import pytest
 from virtual import VirtualTime, new_pool
 
 from poolctl.pool import PoolRules
-from poolctl.scenario.run import ideal_waits
+from poolctl.scenario.run import compute_ideal_waits
 
 CONNECTIONS = 10
 
@@ -66,7 +66,7 @@ def test_a_fifo_pool_of_10_warm_connections_waits_exactly_as_the_ideal_queue() -
     virtual.feed(due, iter(holds).__next__)
     virtual.run()
 
-    ideal = ideal_waits(due, holds, CONNECTIONS)
+    ideal = compute_ideal_waits(due, holds, CONNECTIONS)
     assert max(abs(virtual.served[at].waited - ideal[at]) for at in range(number)) == 0.0
     assert sum(wait > 0 for wait in ideal) > number / 2
     assert pool.stats(virtual.now).opened == CONNECTIONS

@@ -15,13 +15,13 @@ from test_report_json import SCHEMA
 from poolctl.api.differences import differences, trust
 from poolctl.api.documents import both_document, dumps
 from poolctl.api.results import Variant
-from poolctl.engines.live.calibration import calibrated
+from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.model import simulate
 from poolctl.report.both import print_both
 from poolctl.report.files import write_both
 from poolctl.report.screen import open_screen
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import Generator, Run, ServerSeen, Summary
+from poolctl.scenario.run import Generator, ObservedServer, Run, Summary
 from poolctl.scenario.scenario import Distribution, Scenario
 
 REPEAT = "poolctl simulate --engine both --seed 1"
@@ -156,7 +156,7 @@ def test_both_are_written_as_the_files_name_asks(tmp_path: Any) -> None:
 
 def taught(base: Scenario, **changed: Any) -> Scenario:
     seen: Summary = summary(**{"connect_time": Times(100, 0.8, 0.008, 0.0064, 0, 0, 0.02, 0.03)} | changed)
-    return calibrated(base, Run("live", base, 1, seen, ()))[0]
+    return calibrate(base, Run("live", base, 1, seen, ()))[0]
 
 
 def test_the_model_opens_as_long_as_the_live_run_did_with_the_scatter_of_mean_over_median() -> None:
@@ -192,13 +192,13 @@ def test_behind_a_pooler_it_is_the_connection_to_the_pooler_that_was_measured() 
 def test_the_cores_are_the_machines_and_no_limit_for_a_load_that_sleeps(query: str, cores: int | None) -> None:
     base = scenario("x", load={"workers": 3, "query": query, "hold": "5ms"})
 
-    assert taught(base, server=ServerSeen(cores=6)).database.cores == cores
+    assert taught(base, server=ObservedServer(cores=6)).database.cores == cores
 
 
 def test_the_cores_of_a_server_elsewhere_are_not_known_and_stay_the_scenarios() -> None:
     base = scenario("x", database={"cores": 4}, load={"workers": 3, "query": "cpu", "hold": "5ms"})
 
-    assert taught(base, server=ServerSeen()).database.cores == 4
+    assert taught(base, server=ObservedServer()).database.cores == 4
 
 
 def test_an_opening_costs_the_server_no_more_than_it_takes() -> None:
@@ -213,6 +213,6 @@ def test_a_model_that_is_taught_by_a_model_agrees_with_it() -> None:
     )
     first = simulate(base)
 
-    second = simulate(calibrated(base, first)[0])
+    second = simulate(calibrate(base, first)[0])
 
     assert trust(replace(first, engine="live", generator=Generator(Times(), 0.1)), second)[0] == "close"

@@ -17,7 +17,7 @@ from report_parts import check_screen
 
 from poolctl.report.progress import Bounds, View, live_view
 from poolctl.report.screen import Screen, open_screen
-from poolctl.scenario.run import ErrorSeen, TimelinePoint
+from poolctl.scenario.run import ObservedError, TimelinePoint
 
 BOUNDS = Bounds(duration=60.0, max_open=10, usable=97)
 
@@ -82,7 +82,9 @@ def test_a_stalled_run_gives_one_line_and_not_one_for_each_interval_missed() -> 
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["7.3", "8.1"]
 
 
-def block(width: int, bounds: Bounds = BOUNDS, *, ascii_only: bool = False, errors: tuple[ErrorSeen, ...] = ()) -> str:
+def block(
+    width: int, bounds: Bounds = BOUNDS, *, ascii_only: bool = False, errors: tuple[ObservedError, ...] = ()
+) -> str:
     """The live block after 30 s, as drawn once for a terminal of ``width`` columns."""
     from poolctl.report.progress import LiveBlock
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.scenario.run import ideal_waits
+from poolctl.scenario.run import compute_ideal_waits
 from poolctl.sizing.queueing import (
     closed_knee,
     closed_throughput,
@@ -112,7 +112,7 @@ def test_the_servers_for_a_wait_target_are_those_that_a_simulation_finds(
     holds = [varied(hold_c2, random) for _ in due]
 
     def late(servers: int) -> float:
-        return sum(wait > target for wait in ideal_waits(due, holds, servers)) / len(due)
+        return sum(wait > target for wait in compute_ideal_waits(due, holds, servers)) / len(due)
 
     servers = servers_for_wait(load, 1.0, target, arrival_c2=arrival_c2, hold_c2=hold_c2)
     assert late(servers) <= 0.01
@@ -154,7 +154,7 @@ def test_a_pool_for_the_mean_queues_through_bursts_and_one_for_the_peak_does_not
     holds = [random.expovariate(1.0) for _ in due]
     mean, peak = servers_for_wait(10, 1.0, 1.0), servers_for_wait(30, 1.0, 1.0)
 
-    waits = {servers: sorted(ideal_waits(due, holds, servers)) for servers in (mean, peak)}
+    waits = {servers: sorted(compute_ideal_waits(due, holds, servers)) for servers in (mean, peak)}
     assert waits[mean][int(0.99 * len(due))] > 50
     assert waits[peak][int(0.99 * len(due))] <= 1.0
 

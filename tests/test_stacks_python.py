@@ -10,7 +10,7 @@ from live_runs import scenario_of
 from psycopg.conninfo import conninfo_to_dict
 from stack_parts import OFF, ORDINARY
 
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.stacks import PoolAdvice, render
 
 pytestmark = pytest.mark.server

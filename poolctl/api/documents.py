@@ -16,8 +16,8 @@ from poolctl.diagnose.finding import Finding, Limit
 from poolctl.errors import CannotDo, PoolctlError
 from poolctl.observe.snapshot import Observation
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.replications import Estimate, estimates
-from poolctl.scenario.run import Connections, ErrorSeen, Generator, Run, ServerSeen, Summary, TimelinePoint
+from poolctl.scenario.replications import Estimate, estimate_all
+from poolctl.scenario.run import Connections, Generator, ObservedError, ObservedServer, Run, Summary, TimelinePoint
 from poolctl.sizing.fleet_check import FleetCheck
 
 SCHEMA_VERSION = 1
@@ -84,7 +84,7 @@ def replications_document(batch: Batch) -> Document:
     """What ``simulate --replications N --json`` prints. ``mean`` and ``interval`` (95 %) have the summary's shape,
     with null for what not every replication has; with one replication there is no interval."""
     replications = [_point(point) for point in batch.points]
-    found = estimates([point["summary"] for point in replications]) if replications else {}
+    found = estimate_all([point["summary"] for point in replications]) if replications else {}
     return _batch_head(batch) | {
         "seeds": [point.seed for point in batch.points],
         "replications": [point["summary"] for point in replications],
@@ -314,11 +314,11 @@ def _server_document(observation: Observation, limits: Sequence[Limit]) -> Docum
     }
 
 
-def _record(record: Times | Connections | ServerSeen | TimelinePoint | Finding) -> Document:
+def _record(record: Times | Connections | ObservedServer | TimelinePoint | Finding) -> Document:
     return {name: plain(value) for name, value in asdict(record).items()}
 
 
-def _error(error: ErrorSeen) -> Document:
+def _error(error: ObservedError) -> Document:
     return {
         "from": error.kind.origin,
         "class": plain(error.kind.name),

@@ -107,11 +107,11 @@ def read_scenarios(asked: SimulateRequest) -> "list[tuple[NamedValues, Scenario]
 
 def read_sweep(asked: SimulateRequest) -> "tuple[tuple[Axis, ...], list[Cell], list[str]]":
     """The axes of the sweep, its cells, and what had to be left out of some. Raises BadInput."""
-    from poolctl.scenario.sweep import grid, parse_axes
+    from poolctl.scenario.sweep import make_grid, parse_axes
 
     values, source = read_values(asked)
     axes = parse_axes(asked.sweeps)
-    cells, notes = grid(values, axes, source)
+    cells, notes = make_grid(values, axes, source)
     for cell in cells:
         _check_engine(cell.scenario, "model")
     return axes, cells, notes
@@ -119,7 +119,7 @@ def read_sweep(asked: SimulateRequest) -> "tuple[tuple[Axis, ...], list[Cell], l
 
 def read_replications(asked: SimulateRequest) -> "list[Scenario]":
     """The scenario once for each derived seed. Raises BadInput."""
-    from poolctl.scenario.replications import derived_seed
+    from poolctl.scenario.replications import derive_seed
     from poolctl.scenario.scenario import parse_scenario
     from poolctl.scenario.toml import override
 
@@ -128,7 +128,7 @@ def read_replications(asked: SimulateRequest) -> "list[Scenario]":
     _check_engine(first, "model")
     scenarios = [first]
     for number in range(1, asked.replications or 0):
-        override(values, [f"load.seed={derived_seed(first.load.seed, number)}"])
+        override(values, [f"load.seed={derive_seed(first.load.seed, number)}"])
         scenarios.append(parse_scenario(values, source))
     return scenarios
 
@@ -139,9 +139,9 @@ def repeat_command(words: Sequence[str], asked: SimulateRequest, seed: int) -> s
     if asked.seed is None:
         said += ["--seed", str(seed)]
     if asked.target is not None:
-        from poolctl.engines.live.servers import without_password
+        from poolctl.engines.live.live_servers import hide_password
 
-        said = [word.replace(asked.target, without_password(asked.target)) for word in said]
+        said = [word.replace(asked.target, hide_password(asked.target)) for word in said]
     return shlex.join(["poolctl", *said])
 
 

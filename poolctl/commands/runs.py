@@ -20,7 +20,7 @@ from poolctl.commands.interrupts import Interrupts, catch_interrupts
 if TYPE_CHECKING:
     from poolctl.api.results import Variant
     from poolctl.engines.live.engine import RunView
-    from poolctl.engines.live.servers import LiveServer, ThrowAwayServers
+    from poolctl.engines.live.live_servers import LiveServer, ThrowAwayServers
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
     from poolctl.scenario.variants import NamedValues
@@ -99,9 +99,9 @@ def _run_both(
 
     from poolctl.api.results import Variant
     from poolctl.diagnose.run.diagnose import diagnose_run
-    from poolctl.engines.live.calibration import calibrated
+    from poolctl.engines.live.calibration import calibrate
 
-    informed, notes = calibrated(scenario, live)
+    informed, notes = calibrate(scenario, live)
     run = run_model(informed, scenario.name, asked.interval, color, quiet, interrupts)
     run = replace(run, notes=(*run.notes, *notes))
     return Variant("model", run, diagnose_run(run))
@@ -127,7 +127,7 @@ def _run_live(
 def _live_runs(asked: SimulateRequest, color: str, quiet: bool, interrupts: Interrupts) -> Iterator[Any]:
     """A function that runs a scenario live, with the servers that stay up between one and the next."""
     from poolctl.engines.live.engine import run_on
-    from poolctl.engines.live.servers import ThrowAwayServers
+    from poolctl.engines.live.live_servers import ThrowAwayServers
     from poolctl.report.progress import live_view
     from poolctl.report.screen import open_screen
 
@@ -148,14 +148,14 @@ def _live_runs(asked: SimulateRequest, color: str, quiet: bool, interrupts: Inte
 
 
 def _serve(asked: SimulateRequest, servers: "ThrowAwayServers", view: "RunView", scenario: "Scenario") -> "LiveServer":
-    from poolctl.engines.live.exposed import NAME
-    from poolctl.engines.live.servers import address_of, named_server
+    from poolctl.engines.live.live_servers import format_address, named_server
+    from poolctl.engines.live.pool_figures_file import NAME
 
     if asked.target is None:
         server = servers.serve(scenario)
     else:
         server = named_server(asked.target, scenario, allow_exhaustion=asked.allow_exhaustion)
-    words = ["poolctl", "inspect", address_of(server.conninfo)]
+    words = ["poolctl", "inspect", format_address(server.conninfo)]
     if server.sandbox is not None:
         words += ["--pool-stats", str(server.sandbox.directory / NAME)]
     view.note(f"PostgreSQL {server.version}; from a second terminal: {shlex.join(words)}")

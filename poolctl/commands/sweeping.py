@@ -32,7 +32,7 @@ class Swept:
 
 def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
-    from poolctl.engines.throughput import named_ground, sweep, throw_away_ground
+    from poolctl.engines.throughput import check_sweep_target, start_sweep_server, sweep
     from poolctl.sizing.knee import next_round
     from poolctl.sizing.sweep_table import SweepPoint
 
@@ -42,7 +42,7 @@ def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     conninfo = asked.named.conninfo if asked.named is not None else None
     random = Random(asked.seed)
     ground: AbstractContextManager[SweepTarget]
-    ground = throw_away_ground() if conninfo is None else nullcontext(named_ground(conninfo))
+    ground = start_sweep_server() if conninfo is None else nullcontext(check_sweep_target(conninfo))
     tell = _teller(color, quiet)
     with catch_interrupts() as interrupts, ground as place:
         try:

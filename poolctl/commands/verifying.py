@@ -126,7 +126,7 @@ def _live(
 ) -> tuple["Summary | None", str]:
     """The recommended size on a throw-away server, if this machine can play the fleet; else None, and why not."""
     from poolctl.engines.live.engine import check_scenario, run_on
-    from poolctl.engines.live.servers import ThrowAwayServers
+    from poolctl.engines.live.live_servers import ThrowAwayServers
     from poolctl.report.progress import Bounds, live_view
     from poolctl.report.screen import open_screen
     from poolctl.scenario.scenario import Distribution

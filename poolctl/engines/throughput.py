@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import psycopg
 
-from poolctl.engines.live.servers import free_slots, is_behind_pooler
+from poolctl.engines.live.live_servers import free_slots, is_behind_pooler
 from poolctl.engines.pgbench import SETUP, BenchWindow, Pgbench, Script
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, ServerFull
@@ -68,7 +68,7 @@ Plan = Callable[[Mapping[int, Sequence[float]]], Sequence[int]]
 
 
 @contextmanager
-def throw_away_ground(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]:
+def start_sweep_server(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]:
     """A server with the tables of the built-in loads, which ends with the block. Raises PoolctlError."""
     with Sandbox.start(max_connections=limit + 10, reserved=3, settings={"synchronous_commit": False}) as sandbox:
         with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as connection:
@@ -78,7 +78,7 @@ def throw_away_ground(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]
         yield SweepTarget(conninfo, limit, True, f"a throw-away server with room for {limit}", sandbox)
 
 
-def named_ground(conninfo: str) -> SweepTarget:
+def check_sweep_target(conninfo: str) -> SweepTarget:
     """A server of the user's, within its free slots less a margin.
 
     Raises BadInput, CannotConnect, and ServerFull when not even one connection can be spared.

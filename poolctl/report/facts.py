@@ -11,7 +11,7 @@ from typing import Any
 
 from poolctl.safe_text import neutralize
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import Run, ServerSeen, Summary
+from poolctl.scenario.run import ObservedServer, Run, Summary
 from poolctl.scenario.scenario import Distribution, Load, Scenario, Service
 from poolctl.units import format_count, format_duration
 
@@ -51,7 +51,7 @@ def facts_of(run: Run) -> tuple[Fact, ...]:
 
 def limit_of(scenario: Scenario) -> int:
     """Most connections that the pools of all services may open together; 0: unlimited."""
-    limits = [part.pool.max_open * part.load.instances for part in scenario.parts]
+    limits = [part.pool.max_open * part.load.instances for part in scenario.all_services]
     return sum(limits) if all(limits) else 0
 
 
@@ -62,7 +62,7 @@ def describe(run: Run) -> str:
     head = f"{neutralize(scenario.name, 80)}: {run.engine} run{kernel}"
     pooler = f" through {scenario.database.via}" if scenario.database.via != "none" else ""
     if not scenario.services:
-        return ", ".join([head, *_describe_part(scenario.parts[0], pooler), f"seed {run.seed}"])
+        return ", ".join([head, *_describe_part(scenario.all_services[0], pooler), f"seed {run.seed}"])
     told = [f"{neutralize(part.name, 40)}: {', '.join(_describe_part(part, pooler))}" for part in scenario.services]
     return f"{head}, {_counted(len(told), 'service')}; {'; '.join(told)}; seed {run.seed}"
 
@@ -142,7 +142,7 @@ def _connections(summary: Summary, limit: int) -> Iterable[Fact]:
     yield Fact("peak", items, "" if limit else "max_open is unlimited")
 
 
-def _server(server: ServerSeen, query: str) -> Iterable[Fact]:
+def _server(server: ObservedServer, query: str) -> Iterable[Fact]:
     items = []
     if server.peak_connections is not None:
         bound = f" of {format_count(server.usable)} usable" if server.usable is not None else ""

@@ -72,7 +72,7 @@ def chart_of(run: Run) -> Chart | None:
     points = run.timeline
     if len(points) < 2:
         return None
-    instances = sum(part.load.instances for part in run.scenario.parts)
+    instances = sum(part.load.instances for part in run.scenario.all_services)
     pool = _pool_panel("pool" if instances == 1 else "pools", run, points)
     panels = [replace(pool, rows=5)]
     server = _server_panel(run, points)
@@ -115,7 +115,7 @@ def _pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) ->
         _layer("open", "open", [point.open if point else None for point in points]),
         _layer("in use", "in_use", [point.in_use if point else None for point in points]),
     ]
-    most, parts = limit_of(run.scenario), run.scenario.parts
+    most, parts = limit_of(run.scenario), run.scenario.all_services
     terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
     sum_of = f"{' + '.join(terms)} = " if len(parts) > 1 or parts[0].load.instances > 1 else ""
     return _panel(title, layers, LimitLine(f"max_open {sum_of}{format_count(most)}", most) if most else None)

@@ -20,7 +20,7 @@ from rich.text import Text
 from poolctl.report.charts import resample, sparkline
 from poolctl.report.screen import STYLES, Screen
 from poolctl.safe_text import neutralize
-from poolctl.scenario.run import ErrorSeen, TimelinePoint
+from poolctl.scenario.run import ObservedError, TimelinePoint
 from poolctl.units import format_count, format_duration
 
 REFRESHES = 8
@@ -35,7 +35,7 @@ class View(Protocol):
     def phase(self, text: str) -> None:
         """What is going on now, before there are numbers: "starting PostgreSQL 18"."""
 
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen] = ()) -> None:
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         """The newest row of the timeline, and every kind of error seen so far."""
 
     def note(self, text: str) -> None:
@@ -87,7 +87,7 @@ class _Silence:
     def phase(self, text: str) -> None:
         """Nothing is shown."""
 
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen] = ()) -> None:
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         """Nothing is shown."""
 
     def note(self, text: str) -> None:
@@ -108,7 +108,7 @@ class _Lines:
 
     note = phase
 
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen] = ()) -> None:
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         for error in errors:
             key = (error.kind.origin, error.kind.sqlstate, error.kind.message)
             if key not in self._known:
@@ -138,14 +138,14 @@ class LiveBlock:
         self._lock = threading.Lock()
         """The block is drawn by rich's thread and told by the engine's."""
         self._points: deque[TimelinePoint] = deque(maxlen=6000)
-        self._errors: tuple[ErrorSeen, ...] = ()
+        self._errors: tuple[ObservedError, ...] = ()
         self.drawn: list[int] = []
         """Widths of the lines on the screen."""
 
     def phase(self, text: str) -> None:
         self._phase, self._began = neutralize(text, 200), self._now()
 
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen] = ()) -> None:
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         with self._lock:
             self._points.append(point)
             self._errors = tuple(errors)
@@ -169,7 +169,7 @@ class LiveBlock:
         passed = format_duration(round(self._now() - self._began, 1))
         return Text.assemble((self._name, "bold"), f"  {self._phase or 'starting'} ... {passed}")
 
-    def _lines(self, width: int, points: Sequence[TimelinePoint], errors: Sequence[ErrorSeen]) -> list[Text]:
+    def _lines(self, width: int, points: Sequence[TimelinePoint], errors: Sequence[ObservedError]) -> list[Text]:
         recent = sorted(errors, key=lambda error: -error.first_at)[:ERRORS_SHOWN]
         return [
             *self._course(width, points),
@@ -248,7 +248,7 @@ class _Live(Live):
         return processed
 
 
-def _told(error: ErrorSeen) -> str:
+def _told(error: ObservedError) -> str:
     code = f" {neutralize(error.kind.sqlstate, 10)}" if error.kind.sqlstate else ""
     text = neutralize(error.kind.message or error.kind.name)
     return f"{neutralize(error.kind.origin, 20)}{code}: {text} (first at {format_duration(error.first_at)})"

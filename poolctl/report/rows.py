@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from poolctl.api.results import Variant
 from poolctl.report.verdict import verdict_of
 from poolctl.safe_text import neutralize
-from poolctl.scenario.run import ErrorSeen
+from poolctl.scenario.run import ObservedError
 from poolctl.units import format_count, format_duration
 
 MOST_ERRORS = 12
@@ -25,7 +25,7 @@ HEADER = (
 )
 
 
-def error_rows(errors: Sequence[ErrorSeen]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+def error_rows(errors: Sequence[ObservedError]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """Header and rows of the kinds of error, the earliest first, at most ``MOST_ERRORS`` of them."""
     rows: list[tuple[str, ...]] = [
         (

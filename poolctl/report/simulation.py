@@ -13,7 +13,7 @@ from poolctl.report.screen import STYLES, Screen
 from poolctl.report.terminal import print_columns, print_facts
 from poolctl.report.verdict import SENTENCE_LIMIT, cautions_of, next_steps, verdict_of, word_of
 from poolctl.safe_text import neutralize
-from poolctl.scenario.run import ErrorSeen, Run
+from poolctl.scenario.run import ObservedError, Run
 
 MOST_EVIDENCE = 8
 _SECTION = 6
@@ -77,7 +77,7 @@ def print_reasons(screen: Screen, findings: Sequence[Finding]) -> None:
         screen.paragraph(lead, step)
 
 
-def _print_errors(screen: Screen, errors: Sequence[ErrorSeen]) -> None:
+def _print_errors(screen: Screen, errors: Sequence[ObservedError]) -> None:
     if not errors:
         return
     screen.print()

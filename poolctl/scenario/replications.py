@@ -25,7 +25,7 @@ class Estimate:
     count: int
 
 
-def derived_seed(seed: int, number: int) -> int:
+def derive_seed(seed: int, number: int) -> int:
     """The seed of replication ``number`` (from 0) of a scenario with ``seed``: the same for ever.
 
     Number 0 is the scenario's own, so that the run already seen is one of them, and more replications contain fewer.
@@ -56,7 +56,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, low, high, min(values), max(values), count)
 
 
-def estimates(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def estimate_all(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """An estimate for every number that all ``records`` have, in tables nested as theirs.
 
     None stands where some have a number and some have none (a pool that was exhausted in one run alone has no mean
@@ -66,7 +66,7 @@ def estimates(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for key in records[0]:
         values = [record.get(key) for record in records]
         if all(isinstance(value, Mapping) for value in values):
-            found[key] = estimates([value for value in values if isinstance(value, Mapping)])
+            found[key] = estimate_all([value for value in values if isinstance(value, Mapping)])
         elif all(_is_number(value) for value in values):
             found[key] = estimate([float(value) for value in values if value is not None])
         elif all(value is None or _is_number(value) for value in values):

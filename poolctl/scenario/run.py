@@ -25,7 +25,7 @@ class ErrorKind:
 
 
 @dataclass(frozen=True, slots=True)
-class ErrorSeen:
+class ObservedError:
     kind: ErrorKind
     count: int
     first_at: float
@@ -136,7 +136,7 @@ class Connections:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerSeen:
+class ObservedServer:
     """What the server itself saw. None: nobody could look."""
 
     max_connections: int | None = None
@@ -204,8 +204,8 @@ class Summary:
     """When the exhaustion began that lasts at the end; where none does, when the pool was first exhausted."""
     recovered_at: float | None
     """When the last exhaustion ended; None: none ever began, or one lasts."""
-    errors: tuple[ErrorSeen, ...]
-    server: ServerSeen | None = None
+    errors: tuple[ObservedError, ...]
+    server: ObservedServer | None = None
 
     @property
     def exhausted_for_good(self) -> bool:
@@ -292,7 +292,7 @@ def summarize(
     warm_at: float = 0.0,
     timeline: Iterable[TimelinePoint] = (),
     ended_at: float | None = None,
-    server: ServerSeen | None = None,
+    server: ObservedServer | None = None,
 ) -> Summary:
     """Put instances together. ``pools`` are the snapshots at the end, ``warm`` those at the end of the warm-up.
 
@@ -328,7 +328,7 @@ def summarize(
         exhausted_at=exhausted_at,
         recovered_at=recovered_at,
         errors=tuple(
-            ErrorSeen(kind, count, first_at)
+            ObservedError(kind, count, first_at)
             for kind, (count, first_at) in sorted(total.errors.items(), key=lambda item: item[1][1])
         ),
         server=server,
@@ -378,7 +378,7 @@ def _add_closed(parts: Iterable[Closed]) -> Closed:
     return total
 
 
-def ideal_waits(due: Iterable[float], use_times: Iterable[float], servers: int) -> list[float]:
+def compute_ideal_waits(due: Iterable[float], use_times: Iterable[float], servers: int) -> list[float]:
     """Waits of the same requests in the ideal first-come-first-served queue with ``servers`` connections.
 
     ``due`` ascends. The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free

@@ -157,7 +157,7 @@ class Scenario:
     """Empty for a single application. Otherwise ``pool``, ``load`` and ``leak`` are those of the first one."""
 
     @property
-    def parts(self) -> tuple[Service, ...]:
+    def all_services(self) -> tuple[Service, ...]:
         """The services; a single application is one without a name."""
         return self.services or (Service("", self.pool, self.load, self.leak),)
 
@@ -198,13 +198,13 @@ def load_scenario(path: Path, assignments: Iterable[str] = ()) -> Scenario:
 def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> Scenario:
     """A scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
     top = TomlTable(values, source or TomlSource())
-    name, description = top.text("name", ""), top.text("description", "")
-    sections = [top.table(section) for section in ("database", "pool", "load", "leak")]
-    event_tables, service_tables = top.tables("events"), top.tables("service")
+    name, description = top.take_text("name", ""), top.take_text("description", "")
+    sections = [top.take_table(section) for section in ("database", "pool", "load", "leak")]
+    event_tables, service_tables = top.take_tables("events"), top.take_tables("service")
     # A misspelled key is told before a missing one: it is why the other is missing.
     top.finish()
     if not name:
-        raise top.missing("name", "is required", hint='start the file with name = "..."')
+        raise top.refuse_missing("name", "is required", hint='start the file with name = "..."')
     database_table, pool_table, load_table, leak_table = sections
     database = _database(database_table)
     if service_tables:
@@ -225,7 +225,7 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
 
 def _refuse_shared(table: TomlTable, section: str, services: Sequence[TomlTable]) -> None:
     """What stands at the top although each service has its own."""
-    for key, value in table.rest().items():
+    for key, value in table.take_rest().items():
         name = services[0].peek("name") or "NAME"
         raise table.refuse(
             key,
@@ -236,19 +236,19 @@ def _refuse_shared(table: TomlTable, section: str, services: Sequence[TomlTable]
 
 
 def _service(table: TomlTable, run: dict[str, Any]) -> Service:
-    name = table.text("name", "")
-    pool_table, load_table, leak_table = (table.table(section) for section in ("pool", "load", "leak"))
+    name = table.take_text("name", "")
+    pool_table, load_table, leak_table = (table.take_table(section) for section in ("pool", "load", "leak"))
     table.finish()
     if not name:
-        raise table.missing("name", "is required for a service")
+        raise table.refuse_missing("name", "is required for a service")
     for key in RUN_KEYS:
         if load_table.has(key):
             raise load_table.refuse(key, load_table.peek(key), "holds for the whole run", hint="write it under [load]")
-    return Service(name, _pool(pool_table), _load(load_table.extended(run)), _leak(leak_table))
+    return Service(name, _pool(pool_table), _load(load_table.with_values(run)), _leak(leak_table))
 
 
 def _leak(table: TomlTable) -> Leak:
-    leak = Leak(table.count("every", 0), table.choice("shape", "forgotten", LEAK_SHAPES))
+    leak = Leak(table.take_count("every", 0), table.take_choice("shape", "forgotten", LEAK_SHAPES))
     table.finish()
     return leak
 
@@ -256,18 +256,18 @@ def _leak(table: TomlTable) -> Leak:
 def _database(table: TomlTable) -> Database:
     default = Database()
     database = Database(
-        max_connections=table.count("max_connections", default.max_connections, least=1),
-        reserved=table.count("reserved", default.reserved),
-        cores=table.count_or_unlimited("cores", default.cores, least=1),
+        max_connections=table.take_count("max_connections", default.max_connections, least=1),
+        reserved=table.take_count("reserved", default.reserved),
+        cores=table.take_count_or_unlimited("cores", default.cores, least=1),
         connect_time=_distribution(table, "connect_time", default.connect_time),
-        connect_cpu=table.duration("connect_cpu", default.connect_cpu),
-        contention=table.share("contention", default.contention),
-        coherency=table.share("coherency", default.coherency),
+        connect_cpu=table.take_duration("connect_cpu", default.connect_cpu),
+        contention=table.take_share("contention", default.contention),
+        coherency=table.take_share("coherency", default.coherency),
         pooler_connect_time=_distribution(table, "pooler_connect_time", default.pooler_connect_time),
-        via=table.choice("via", default.via, VIAS),
-        pgbouncer=table.table("pgbouncer").rest(),
-        pgpool=table.table("pgpool").rest(),
-        setup=table.text("setup", ""),
+        via=table.take_choice("via", default.via, VIAS),
+        pgbouncer=table.take_table("pgbouncer").take_rest(),
+        pgpool=table.take_table("pgpool").take_rest(),
+        setup=table.take_text("setup", ""),
     )
     table.finish()
     if database.reserved >= database.max_connections:
@@ -283,13 +283,13 @@ def _pool(table: TomlTable) -> PoolSettings:
     named = table.peek("kind")
     if isinstance(named, str) and named in NOT_MODELED:
         raise table.refuse("kind", named, NOT_MODELED[named])
-    kind = LIBRARIES[table.choice("kind", "database/sql", LIBRARIES)]
+    kind = LIBRARIES[table.take_choice("kind", "database/sql", LIBRARIES)]
     written = {key: table.peek(key) for key in _POOL_COUNTS + _POOL_TIMES}
     for ours, native in kind.native.items():
         if table.has(native) and native not in written:
             raise table.refuse(native, table.peek(native), f"{kind.name}'s {native} is {ours} here")
-    given: dict[str, Any] = {key: table.count(key, 0) for key in _POOL_COUNTS if table.has(key)}
-    given |= {key: table.duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
+    given: dict[str, Any] = {key: table.take_count(key, 0) for key in _POOL_COUNTS if table.has(key)}
+    given |= {key: table.take_duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
     for key in written:
         table.skip(key)
     table.finish()
@@ -305,34 +305,34 @@ def _pool(table: TomlTable) -> PoolSettings:
 
 
 def _load(table: TomlTable) -> Load:
-    query = table.text("query", "sleep")
+    query = table.take_text("query", "sleep")
     # A statement of the user's takes the time it takes; only pg_sleep has to be told.
     hold_default = Distribution("exponential", 0.020) if query == "sleep" else Distribution("constant", 0.0)
     hold = _distribution(table, "hold", hold_default)
     think = _distribution(table, "think", Distribution("constant", 0.0))
-    bursts = tuple(_burst(burst, hold, think) for burst in table.tables("bursts"))
-    workers = None if table.is_off("workers") else table.count("workers", 0, least=1) or None
-    rate = None if table.is_off("rate") else table.number("rate", 0.0) or None
-    requests = table.count("requests", 0)
+    bursts = tuple(_burst(burst, hold, think) for burst in table.take_tables("bursts"))
+    workers = None if table.is_off("workers") else table.take_count("workers", 0, least=1) or None
+    rate = None if table.is_off("rate") else table.take_number("rate", 0.0) or None
+    requests = table.take_count("requests", 0)
     load = Load(
-        instances=table.count("instances", 1, least=1),
+        instances=table.take_count("instances", 1, least=1),
         workers=workers,
         think=think,
         rate=rate,
         hold=hold,
         hold_outside=_distribution(table, "hold_outside", Distribution("constant", 0.0)),
         query=query,
-        connections_per_request=table.count("connections_per_request", 1, least=1),
+        connections_per_request=table.take_count("connections_per_request", 1, least=1),
         requests=requests,
-        duration=table.duration_or_off("duration", None if requests else 10.0),
-        warmup=table.duration("warmup", 0.0),
-        drain=table.duration("drain", 2.0),
-        error_pause=table.duration("error_pause", 0.0 if requests else 0.05),
-        seed=table.count("seed", 1),
-        retries=table.count("retries", 0),
-        retry_backoff=table.duration("retry_backoff", 0.0),
-        retry_growth=table.number("retry_growth", 2.0),
-        retry_jitter=table.share("retry_jitter", 0.0),
+        duration=table.take_duration_or_off("duration", None if requests else 10.0),
+        warmup=table.take_duration("warmup", 0.0),
+        drain=table.take_duration("drain", 2.0),
+        error_pause=table.take_duration("error_pause", 0.0 if requests else 0.05),
+        seed=table.take_count("seed", 1),
+        retries=table.take_count("retries", 0),
+        retry_backoff=table.take_duration("retry_backoff", 0.0),
+        retry_growth=table.take_number("retry_growth", 2.0),
+        retry_jitter=table.take_share("retry_jitter", 0.0),
         bursts=bursts,
     )
     table.finish()
@@ -341,7 +341,7 @@ def _load(table: TomlTable) -> Load:
     if workers is not None and rate is not None:
         raise table.refuse("rate", rate, "give workers (closed loop) or rate (open loop), not both")
     if workers is None and rate is None and not bursts:
-        raise table.missing("workers", "is missing: give workers (closed loop) or rate (open loop)")
+        raise table.refuse_missing("workers", "is missing: give workers (closed loop) or rate (open loop)")
     if load.hold_outside.mean > hold.mean:
         raise table.refuse("hold_outside", load.hold_outside.mean, f"is a part of hold ({hold.mean:g} s)")
     if load.duration is None and not requests:
@@ -356,16 +356,16 @@ def _load(table: TomlTable) -> Load:
 def _burst(table: TomlTable, hold: Distribution, think: Distribution) -> Burst:
     dated = "at" in table
     burst = Burst(
-        at=table.duration("at", 0.0),
-        until=table.duration_or_off("until", None),
-        workers=table.count("workers", 1, least=1),
-        requests=table.count("requests", 0),
+        at=table.take_duration("at", 0.0),
+        until=table.take_duration_or_off("until", None),
+        workers=table.take_count("workers", 1, least=1),
+        requests=table.take_count("requests", 0),
         hold=_distribution(table, "hold", hold),
         think=_distribution(table, "think", think),
     )
     table.finish()
     if not dated:
-        raise table.missing("at", 'is required, such as "5s"')
+        raise table.refuse_missing("at", 'is required, such as "5s"')
     if burst.until is not None and burst.until <= burst.at:
         raise table.refuse("until", burst.until, f"must be after at ({burst.at:g} s)")
     return burst
@@ -383,24 +383,24 @@ _EVENT_KEYS: dict[str, tuple[str, ...]] = {
 def _event(table: TomlTable) -> Event:
     written = {key: table.peek(key) for key in ("at", "do", "for", "factor", "overlap", "down") if key in table}
     event = Event(
-        at=table.duration("at", 0.0),
-        do=table.choice("do", "", EVENTS),
-        duration=table.duration("for", 0.0),
-        factor=table.number("factor", 1.0),
-        overlap=table.duration("overlap", 0.0),
-        down=table.duration_or_off("down", None),
+        at=table.take_duration("at", 0.0),
+        do=table.take_choice("do", "", EVENTS),
+        duration=table.take_duration("for", 0.0),
+        factor=table.take_number("factor", 1.0),
+        overlap=table.take_duration("overlap", 0.0),
+        down=table.take_duration_or_off("down", None),
     )
     table.finish()
     for key in ("at", "do"):
         if key not in written:
-            raise table.missing(key, "is required")
+            raise table.refuse_missing(key, "is required")
     meant = _EVENT_KEYS.get(event.do, ())
     for key in ("for", "factor", "overlap", "down"):
         if key in written and key not in meant:
             raise table.refuse(key, written[key], f"means nothing for {event.do}")
         # A deploy without overlap is one; a pause of no length is none.
         if event.do in ("pause", "slow") and key in meant and key not in written:
-            raise table.missing(key, f"is required for {event.do}")
+            raise table.refuse_missing(key, f"is required for {event.do}")
     if event.do in ("pause", "slow") and not event.duration:
         raise table.refuse("for", written["for"], "must be more than 0")
     return event
@@ -411,14 +411,14 @@ def _distribution(table: TomlTable, key: str, default: Distribution) -> Distribu
         table.skip(key)
         return default
     if isinstance(table.peek(key), str | int | float):
-        return Distribution("constant", table.duration(key, 0.0))
-    inner = table.table(key)
-    kind = inner.choice("distribution", "constant", DISTRIBUTIONS)
+        return Distribution("constant", table.take_duration(key, 0.0))
+    inner = table.take_table(key)
+    kind = inner.take_choice("distribution", "constant", DISTRIBUTIONS)
     measured = "mean" in inner
-    mean, cv = inner.duration("mean", 0.0), inner.number("cv", 1.0)
+    mean, cv = inner.take_duration("mean", 0.0), inner.take_number("cv", 1.0)
     inner.finish()
     if not measured:
-        raise inner.missing("mean", "is required")
+        raise inner.refuse_missing("mean", "is required")
     if kind != "lognormal" and cv != 1.0:
         raise inner.refuse("cv", cv, f"means nothing for a {kind} distribution")
     return Distribution(kind, mean, cv)

@@ -85,7 +85,7 @@ def parse_axes(options: Sequence[str]) -> tuple[Axis, ...]:
     return axes
 
 
-def grid(values: Mapping[str, Any], axes: Sequence[Axis], source: TomlSource) -> tuple[list[Cell], list[str]]:
+def make_grid(values: Mapping[str, Any], axes: Sequence[Axis], source: TomlSource) -> tuple[list[Cell], list[str]]:
     """Every combination, the last axis changing fastest, and what had to be left out of some. Raises BadInput."""
     probe = copy.deepcopy(dict(values))
     swept = _SweptSource(source, [key for axis in axes for key in _assign(probe, f"{axis.key}={axis.words[0]}")])

@@ -68,31 +68,31 @@ class TomlTable:
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name} = {_shown(value)}: {rule}", hint=hint)
 
-    def missing(self, key: str, rule: str, *, hint: str = "") -> BadInput:
+    def refuse_missing(self, key: str, rule: str, *, hint: str = "") -> BadInput:
         """The error for a key that has to be given; the caller raises it."""
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name}: {rule}", hint=hint)
 
-    def extended(self, values: Mapping[str, Any]) -> "TomlTable":
+    def with_values(self, values: Mapping[str, Any]) -> "TomlTable":
         """This table with ``values`` that were written elsewhere."""
         return TomlTable(self._values | dict(values), self._source, self._path)
 
-    def duration(self, key: str, default: float) -> float:
+    def take_duration(self, key: str, default: float) -> float:
         return self._take(key, default, parse_duration)
 
-    def duration_or_off(self, key: str, default: float | None) -> float | None:
+    def take_duration_or_off(self, key: str, default: float | None) -> float | None:
         """Seconds, or None for "off"."""
         if self.is_off(key):
             return None
         return self._take(key, default, parse_duration)
 
-    def count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
+    def take_count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
         """A count, or None for "unlimited"."""
         if self.is_off(key, "unlimited"):
             return None
-        return self.count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
+        return self.take_count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
 
-    def count(self, key: str, default: int, *, least: int = 0) -> int:
+    def take_count(self, key: str, default: int, *, least: int = 0) -> int:
         def check(value: object) -> int:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError("must be a whole number")
@@ -102,7 +102,7 @@ class TomlTable:
 
         return self._take(key, default, check)
 
-    def number(self, key: str, default: float, *, above: float = 0.0) -> float:
+    def take_number(self, key: str, default: float, *, above: float = 0.0) -> float:
         def check(value: object) -> float:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError("must be a number")
@@ -112,7 +112,7 @@ class TomlTable:
 
         return self._take(key, default, check)
 
-    def share(self, key: str, default: float) -> float:
+    def take_share(self, key: str, default: float) -> float:
         """A number from 0 to 1."""
 
         def check(value: object) -> float:
@@ -122,7 +122,7 @@ class TomlTable:
 
         return self._take(key, default, check)
 
-    def text(self, key: str, default: str) -> str:
+    def take_text(self, key: str, default: str) -> str:
         def check(value: object) -> str:
             if not isinstance(value, str):
                 raise ValueError("must be text in quotes")
@@ -130,7 +130,7 @@ class TomlTable:
 
         return self._take(key, default, check)
 
-    def choice(self, key: str, default: str, choices: Collection[str]) -> str:
+    def take_choice(self, key: str, default: str, choices: Collection[str]) -> str:
         def check(value: object) -> str:
             if not isinstance(value, str) or value not in choices:
                 raise ValueError(f"must be one of {', '.join(choices)}{_meant(str(value), choices)}")
@@ -138,18 +138,18 @@ class TomlTable:
 
         return self._take(key, default, check)
 
-    def table(self, key: str) -> "TomlTable":
+    def take_table(self, key: str) -> "TomlTable":
         """The table under ``key``, empty when it is absent."""
         return TomlTable(self._take(key, {}, lambda value: value), self._source, self._name(key))
 
-    def tables(self, key: str) -> list["TomlTable"]:
+    def take_tables(self, key: str) -> list["TomlTable"]:
         """The array of tables under ``key`` ([[key]])."""
         values: Any = self._take(key, [], lambda value: value)
         if not isinstance(values, list):
             raise self.refuse(key, values, f"must be an array of tables, written [[{self._name(key)}]]")
         return [TomlTable(value, self._source, f"{self._name(key)}[{at}]") for at, value in enumerate(values)]
 
-    def rest(self) -> dict[str, Any]:
+    def take_rest(self) -> dict[str, Any]:
         """Every key not yet taken, for a table whose keys belong to somebody else."""
         values, self._values = self._values, {}
         return values

@@ -138,14 +138,14 @@ def load_fleet(path: Path) -> Fleet:
 def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> Fleet:
     """A fleet from the values of a file. Raises BadInput, which names the key, the value and the rule."""
     top = TomlTable(values, source or TomlSource())
-    name = top.text("name", "")
-    deploys = top.choice("deploys", "together", TOGETHER)
-    server, roles, databases = top.table("server"), top.table("roles"), top.table("databases")
-    services, poolers = top.tables("service"), top.tables("pooler")
-    jobs, monitors = top.tables("job"), top.tables("monitor")
+    name = top.take_text("name", "")
+    deploys = top.take_choice("deploys", "together", TOGETHER)
+    server, roles, databases = top.take_table("server"), top.take_table("roles"), top.take_table("databases")
+    services, poolers = top.take_tables("service"), top.take_tables("pooler")
+    jobs, monitors = top.take_tables("job"), top.take_tables("monitor")
     top.finish()
     if not services:
-        raise top.missing(
+        raise top.refuse_missing(
             "service", "is required", hint="describe each application in a table [[service]] with its name"
         )
     parsed_poolers = tuple(_pooler(table) for table in poolers)
@@ -171,12 +171,12 @@ def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> 
 
 
 def _server(table: TomlTable) -> ServerLimits:
-    most = table.count("max_connections", 100, least=1)
+    most = table.take_count("max_connections", 100, least=1)
     server = ServerLimits(
         max_connections=most,
-        superuser_reserved=table.count("superuser_reserved", 3),
-        reserved=table.count("reserved", 0),
-        headroom=table.count("headroom", default_headroom(most)),
+        superuser_reserved=table.take_count("superuser_reserved", 3),
+        reserved=table.take_count("reserved", 0),
+        headroom=table.take_count("headroom", default_headroom(most)),
     )
     table.finish()
     if server.usable <= 0:
@@ -187,38 +187,38 @@ def _server(table: TomlTable) -> ServerLimits:
 
 def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
     name = _name(table)
-    deploy = table.choice("deploy", "rolling", DEPLOYS)
+    deploy = table.take_choice("deploy", "rolling", DEPLOYS)
     if deploy == "serverless":
         for key in ("replicas", "max_replicas", "surge", "max_unavailable", "terminating"):
             if key in table:
                 raise table.refuse(key, table.peek(key), "a serverless platform has concurrency instead")
         if "concurrency" not in table:
-            raise table.missing("concurrency", "is required: how many environments the platform may run at once")
-        replicas = most = table.count("concurrency", 1, least=1)
+            raise table.refuse_missing("concurrency", "is required: how many environments the platform may run at once")
+        replicas = most = table.take_count("concurrency", 1, least=1)
         surge = terminating = 0
     else:
         if "concurrency" in table:
             raise table.refuse("concurrency", table.peek("concurrency"), 'needs deploy = "serverless"')
-        replicas = table.count("replicas", 1)
-        most = table.count("max_replicas", replicas)
+        replicas = table.take_count("replicas", 1)
+        most = table.take_count("max_replicas", replicas)
         if most < replicas:
             raise table.refuse("max_replicas", most, f"must not be below replicas ({replicas})")
         surge, terminating = _rollout(table, deploy, most)
     if "max_open" not in table:
-        raise table.missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
-    max_open = table.count_or_unlimited("max_open", None) or None
+        raise table.refuse_missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
+    max_open = table.take_count_or_unlimited("max_open", None) or None
     service = FleetService(
         name=name,
         max_open=max_open,
         replicas=replicas,
         max_replicas=most,
-        processes=table.count("processes", 1, least=1),
-        pools=table.count("pools", 1, least=1),
+        processes=table.take_count("processes", 1, least=1),
+        pools=table.take_count("pools", 1, least=1),
         deploy=next(known for known in DEPLOYS if known == deploy),
         surge=surge,
         terminating=terminating,
-        user=table.text("user", ""),
-        database=table.text("database", ""),
+        user=table.take_text("user", ""),
+        database=table.take_text("database", ""),
         via=_via(table, poolers),
     )
     table.finish()
@@ -231,24 +231,24 @@ def _rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
         for key in ("surge", "max_unavailable"):
             if key in table:
                 raise table.refuse(key, table.peek(key), 'needs deploy = "rolling"')
-        return (most if deploy == "blue-green" else 0), table.count("terminating", 0)
+        return (most if deploy == "blue-green" else 0), table.take_count("terminating", 0)
     surge = _instances(table, "surge", most, up=True)
     unavailable = _instances(table, "max_unavailable", most, up=False)
     # Not more than the old generation and the new one together, unless somebody says so.
     leaving = min(max(surge, unavailable), max(0, most - surge))
-    return surge, table.count("terminating", leaving)
+    return surge, table.take_count("terminating", leaving)
 
 
 def _instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
     value = table.peek(key)
     if isinstance(value, str):
-        text = table.text(key, "").strip()
+        text = table.take_text(key, "").strip()
         number = text.removesuffix("%").strip()
         if not text.endswith("%") or not number.isdecimal():
             raise table.refuse(key, value, 'must be a whole number, or a percentage such as "25%"')
         share = int(number) / 100
     elif value is not None:
-        return table.count(key, 0)
+        return table.take_count(key, 0)
     else:
         table.skip(key)
         share = SURGE_SHARE
@@ -257,15 +257,15 @@ def _instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
 
 def _extra(table: TomlTable, kind: Literal["job", "monitor"], poolers: frozenset[str]) -> Extra:
     name = _name(table)
-    when = table.choice("during", "always", ("always", "deploy"))
+    when = table.take_choice("during", "always", ("always", "deploy"))
     extra = Extra(
         kind=kind,
         name=name,
-        connections=table.count("connections", 1),
-        at_once=table.count("at_once", 1),
+        connections=table.take_count("connections", 1),
+        at_once=table.take_count("at_once", 1),
         during_deploy=when == "deploy",
-        user=table.text("user", ""),
-        database=table.text("database", ""),
+        user=table.take_text("user", ""),
+        database=table.take_text("database", ""),
         via=_via(table, poolers),
     )
     table.finish()
@@ -274,26 +274,26 @@ def _extra(table: TomlTable, kind: Literal["job", "monitor"], poolers: frozenset
 
 def _pooler(table: TomlTable) -> FleetPooler:
     name = _name(table)
-    if table.choice("kind", "pgbouncer", ("pgbouncer", "pgpool")) == "pgpool":
-        children = table.count("num_init_children", 32, least=1)
+    if table.take_choice("kind", "pgbouncer", ("pgbouncer", "pgpool")) == "pgpool":
+        children = table.take_count("num_init_children", 32, least=1)
         pooler = FleetPooler(
             name,
             "pgpool",
-            processes=table.count("processes", 1, least=1),
+            processes=table.take_count("processes", 1, least=1),
             max_client_conn=children,
-            default_pool_size=children * table.count("max_pool", 4, least=1),
+            default_pool_size=children * table.take_count("max_pool", 4, least=1),
         )
         table.finish()
         return pooler
-    sizes = tuple(_pool_size(size) for size in table.tables("pool"))
+    sizes = tuple(_pool_size(size) for size in table.take_tables("pool"))
     pooler = FleetPooler(
         name=name,
-        processes=table.count("processes", 1, least=1),
-        max_client_conn=table.count("max_client_conn", 100, least=1),
-        default_pool_size=table.count("default_pool_size", 20, least=1),
-        reserve_pool_size=table.count("reserve_pool_size", 0),
-        max_db_connections=table.count("max_db_connections", 0),
-        max_user_connections=table.count("max_user_connections", 0),
+        processes=table.take_count("processes", 1, least=1),
+        max_client_conn=table.take_count("max_client_conn", 100, least=1),
+        default_pool_size=table.take_count("default_pool_size", 20, least=1),
+        reserve_pool_size=table.take_count("reserve_pool_size", 0),
+        max_db_connections=table.take_count("max_db_connections", 0),
+        max_user_connections=table.take_count("max_user_connections", 0),
         sizes=sizes,
     )
     table.finish()
@@ -301,14 +301,16 @@ def _pooler(table: TomlTable) -> FleetPooler:
 
 
 def _pool_size(table: TomlTable) -> PoolSize:
-    size = PoolSize(table.text("user", ""), table.text("database", ""), table.count("pool_size", 20, least=1))
+    size = PoolSize(
+        table.take_text("user", ""), table.take_text("database", ""), table.take_count("pool_size", 20, least=1)
+    )
     table.finish()
     return size
 
 
 def _limits(table: TomlTable) -> tuple[NamedLimit, ...]:
     limits = []
-    for name, value in table.rest().items():
+    for name, value in table.take_rest().items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
             raise table.refuse(name, value, "must be a whole number, 0 or more: its CONNECTION LIMIT")
         limits.append(NamedLimit(name, value))
@@ -316,14 +318,14 @@ def _limits(table: TomlTable) -> tuple[NamedLimit, ...]:
 
 
 def _name(table: TomlTable) -> str:
-    name = table.text("name", "")
+    name = table.take_text("name", "")
     if not name:
-        raise table.missing("name", "is required")
+        raise table.refuse_missing("name", "is required")
     return name
 
 
 def _via(table: TomlTable, poolers: frozenset[str]) -> str:
-    via = table.text("via", "")
+    via = table.take_text("via", "")
     if via and via not in poolers:
         known = ", ".join(sorted(poolers)) or "there is none"
         raise table.refuse("via", via, f"must be the name of a [[pooler]] ({known})")

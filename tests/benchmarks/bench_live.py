@@ -21,7 +21,7 @@ from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.native_pool import NativePool
 from poolctl.engines.instance.timers import Timers
 from poolctl.engines.live.engine import run_on
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.sandbox import Sandbox
 from poolctl.pool import Connection, PoolSettings
 from poolctl.scenario.run import ErrorKind, Run

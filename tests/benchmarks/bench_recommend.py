@@ -15,7 +15,7 @@ import time
 from random import Random
 
 from poolctl.engines.pgbench import MIXES, Pgbench, mix
-from poolctl.engines.throughput import sweep, throw_away_ground
+from poolctl.engines.throughput import start_sweep_server, sweep
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.knee import next_round
 from poolctl.sizing.recommend import recommend
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def bench(name: str, chosen: argparse.Namespace) -> None:
-    with throw_away_ground(limit=chosen.most) as ground:
+    with start_sweep_server(limit=chosen.most) as ground:
         random = Random(1)
         began = time.monotonic()
         found = sweep(

@@ -11,7 +11,7 @@ from typing import Literal
 
 from poolctl.diagnose.finding import Finding, Severity
 from poolctl.pool import LIBRARIES
-from poolctl.scenario.run import ErrorKind, ErrorSeen, Run, ServerSeen, Summary, TimelinePoint
+from poolctl.scenario.run import ErrorKind, ObservedError, ObservedServer, Run, Summary, TimelinePoint
 from poolctl.scenario.scenario import Event, Leak, Scenario, Service
 
 Limit = Literal["server", "role", "pooler-clients", "pooler-queue"]
@@ -71,9 +71,9 @@ class Facts:
         return self.run.scenario
 
     @property
-    def server(self) -> ServerSeen:
+    def server(self) -> ObservedServer:
         """What the server saw; all None where nobody looked."""
-        return self.summary.server or ServerSeen()
+        return self.summary.server or ObservedServer()
 
     @property
     def usable(self) -> int:
@@ -84,7 +84,7 @@ class Facts:
     @property
     def leak(self) -> Leak:
         """What leaks; of several services, the first that does."""
-        return next((part.leak for part in self.scenario.parts if part.leak.every), self.scenario.leak)
+        return next((part.leak for part in self.scenario.all_services if part.leak.every), self.scenario.leak)
 
     @property
     def max_open(self) -> int:
@@ -94,13 +94,13 @@ class Facts:
     @property
     def sizes(self) -> list[int]:
         """The bound of every pool of one generation, service by service."""
-        return [part.pool.max_open for part in self.scenario.parts for _ in range(part.load.instances)]
+        return [part.pool.max_open for part in self.scenario.all_services for _ in range(part.load.instances)]
 
     @property
     def owners(self) -> list[Service]:
         """Whose each of ``Run.instances`` is: service by service, and of each one generation after the other."""
         generations = 1 + sum(1 for event in self.scenario.events if event.do == "deploy")
-        return [part for part in self.scenario.parts for _ in range(part.load.instances * generations)]
+        return [part for part in self.scenario.all_services for _ in range(part.load.instances * generations)]
 
     @property
     def instances(self) -> int:
@@ -261,7 +261,7 @@ class Facts:
         summary = self.summary
         return bool(summary.timed_out or summary.refused or summary.unfinished or self.waits_sustained)
 
-    def refusals(self, *limits: Limit) -> list[ErrorSeen]:
+    def refusals(self, *limits: Limit) -> list[ObservedError]:
         return [error for error in self.summary.errors if limit_of(error.kind) in limits]
 
     @property
@@ -335,7 +335,7 @@ def waiting_severity(facts: Facts) -> Severity:
     return "critical" if never or summary.timed_out > 0.01 * summary.offered else "warning"
 
 
-def main_error(errors: Iterable[ErrorSeen]) -> ErrorSeen | None:
+def main_error(errors: Iterable[ObservedError]) -> ObservedError | None:
     """The one that was met most often."""
     return max(errors, key=lambda error: error.count, default=None)
 

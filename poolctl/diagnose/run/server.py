@@ -152,7 +152,7 @@ def _stretch(facts: Facts) -> float | None:
 
     Only where the statement itself takes the hold, and more of it when the processors are shared: in the model and
     for the built-in query "cpu"."""
-    loads = [part.load for part in facts.scenario.parts]
+    loads = [part.load for part in facts.scenario.all_services]
     asked = max(hold.mean for load in loads for hold in (load.hold, *(burst.hold for burst in load.bursts)))
     takes_hold = facts.run.engine == "model" or facts.scenario.load.query == "cpu"
     if not takes_hold or asked <= 0 or any(load.connections_per_request > 1 for load in loads):

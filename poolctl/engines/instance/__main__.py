@@ -16,9 +16,9 @@ def main() -> None:
     _allow_many_sockets()
     # The driver is chosen before the job is known, so that its libraries load while the server still starts.
     if kind == "database/sql":
-        from poolctl.engines.instance.loop import drive
+        from poolctl.engines.instance.event_loop import drive
     else:
-        from poolctl.engines.instance.libraries import preload
+        from poolctl.engines.instance.library_drivers import preload
         from poolctl.engines.instance.threads import drive
 
         preload(kind)

@@ -10,7 +10,7 @@ import psycopg
 from psycopg import pq
 
 from poolctl.engines.instance.poller import Poller
-from poolctl.engines.live.refusals import classify
+from poolctl.engines.live.error_origin import classify
 from poolctl.pool import Connection
 from poolctl.scenario.run import ErrorKind
 

@@ -3,11 +3,11 @@
 import time
 
 from poolctl.engines.instance.channel import InstanceChannel, Progress
-from poolctl.engines.live.refusals import is_refusal
+from poolctl.engines.live.error_origin import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.scenario.histogram import Backlog, Histogram
-from poolctl.scenario.run import ErrorKind, Tally, ideal_waits
+from poolctl.scenario.run import ErrorKind, Tally, compute_ideal_waits
 
 REPLAY_LIMIT = 200_000
 """Requests remembered for the replay through the ideal queue."""
@@ -120,7 +120,7 @@ class RequestCounter:
         if not self._servers or not self._replay:
             return None
         rows = sorted(self._replay)
-        ideal = ideal_waits((due for due, _, _ in rows), (end - begin for _, begin, end in rows), self._servers)
+        ideal = compute_ideal_waits((due for due, _, _ in rows), (end - begin for _, begin, end in rows), self._servers)
         return sum(ideal) / len(rows), sum(begin - due for due, begin, _ in rows) / len(rows)
 
 

@@ -15,9 +15,9 @@ from queue import SimpleQueue
 from typing import Any
 
 from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
-from poolctl.engines.instance.connections import RequestFailed
-from poolctl.engines.instance.libraries import open_library
-from poolctl.engines.instance.library import NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.library_drivers import open_library
+from poolctl.engines.instance.monitored_connections import RequestFailed
+from poolctl.engines.instance.pool_driver import NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import takes_hold

@@ -19,7 +19,7 @@ WIDEST = 3.0
 """Largest coefficient of variation: one opening that met a restart must not make all others short."""
 
 
-def calibrated(scenario: Scenario, live: Run) -> tuple[Scenario, tuple[str, ...]]:
+def calibrate(scenario: Scenario, live: Run) -> tuple[Scenario, tuple[str, ...]]:
     """``scenario`` with what ``live`` measured, and sentences that say what was changed.
 
     Openings take what they took live, to the pooler where one stands between. Cores are those of the machine, for a

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from poolctl.engines.live.exposed import ExposedPools
-from poolctl.engines.live.fleet import InstanceFleet, InstanceProcess
+from poolctl.engines.live.instance_fleet import InstanceFleet, InstanceProcess
+from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_query, cpu_rows_per_second
 from poolctl.engines.live.observer import Observer
-from poolctl.engines.live.servers import SIMULATION, LiveServer, check_query, cpu_rows_per_second
+from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.workload import Job, jobs
 from poolctl.errors import BadInput, PoolctlError
 from poolctl.scenario.histogram import Histogram, Times
-from poolctl.scenario.run import ErrorSeen, Generator, Run, ServerSeen, Summary, Tally, TimelinePoint, summarize
+from poolctl.scenario.run import Generator, ObservedError, ObservedServer, Run, Summary, Tally, TimelinePoint, summarize
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Event, Scenario
 
 KINDS = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")
@@ -44,7 +44,7 @@ class RunView(Protocol):
     """Who watches the run while it goes on."""
 
     def phase(self, text: str) -> None: ...
-    def update(self, point: TimelinePoint, errors: Sequence[ErrorSeen]) -> None: ...
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError]) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -184,7 +184,7 @@ class _LiveRun:
     def result(self) -> Run:
         pods = [pod for pod in self._fleet.pods if pod.progress is not None]
         self._observer.stop()
-        server = ServerSeen(
+        server = ObservedServer(
             max_connections=self._server.max_connections,
             usable=self._server.usable,
             peak_connections=self._observer.peak,
@@ -242,14 +242,14 @@ class _LiveRun:
                 return
             time.sleep(GATHER / 5)
 
-    def _errors(self) -> list[ErrorSeen]:
+    def _errors(self) -> list[ObservedError]:
         total = Tally()
         for pod in self._fleet.pods:
             if pod.progress is not None:
                 for kind, (count, first_at) in pod.progress.tally.errors.items():
                     known, earliest = total.errors.get(kind, (0, first_at))
                     total.errors[kind] = (known + count, min(earliest, first_at))
-        return [ErrorSeen(kind, count, first_at) for kind, (count, first_at) in total.errors.items()]
+        return [ObservedError(kind, count, first_at) for kind, (count, first_at) in total.errors.items()]
 
     def _end_of_watch(self, slept: float) -> None:
         self._show()
@@ -271,7 +271,7 @@ class _LiveRun:
         self._notes.append(text)
         self._view.note(text)
 
-    def _summarize(self, pods: Sequence[InstanceProcess], server: ServerSeen | None) -> Summary:
+    def _summarize(self, pods: Sequence[InstanceProcess], server: ObservedServer | None) -> Summary:
         warmup = self._scenario.load.warmup
         spans = [(_begins_at(pod, warmup), _ends_at(pod), pod.progress.at) for pod in pods if pod.progress]
         begin = min((begin for begin, _, _ in spans), default=0.0)

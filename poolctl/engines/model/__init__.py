@@ -31,7 +31,7 @@ def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bo
     one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
     """
     check(scenario)
-    parts, instances = [ServicePlan(part, scenario) for part in scenario.parts], pods(scenario)
+    parts, instances = [ServicePlan(part, scenario) for part in scenario.all_services], pods(scenario)
     if compiled.can_run(scenario):
         fast = compiled.Compiled(scenario, parts, instances, interval)
         interrupted = drive_compiled(fast, stop)

@@ -129,7 +129,7 @@ class ModelInstance:
 
 def pods(scenario: Scenario) -> list[ModelInstance]:
     found = []
-    for number, service in enumerate(scenario.parts):
+    for number, service in enumerate(scenario.all_services):
         alone = Scenario(
             scenario.name,
             "",
@@ -150,7 +150,7 @@ def check(scenario: Scenario) -> None:
     database = scenario.database
     if database.via != "none":
         _check_pooler(database)
-    for service in scenario.parts:
+    for service in scenario.all_services:
         if service.load.query not in ("sleep", "select1", "cpu"):
             raise BadInput(
                 f"load.query = {service.load.query!r}: the model runs no SQL",

@@ -7,7 +7,7 @@ from math import inf
 from poolctl.engines.model.clock import Kernel
 from poolctl.engines.model.compiled import Compiled
 from poolctl.engines.model.state import FULL_HISTOGRAMS
-from poolctl.scenario.run import Run, ServerSeen, Summary, TimelinePoint, summarize
+from poolctl.scenario.run import ObservedServer, Run, Summary, TimelinePoint, summarize
 
 
 def result(kernel: Kernel | Compiled, interrupted: bool) -> Run:
@@ -49,9 +49,9 @@ def _services(kernel: Kernel | Compiled) -> tuple[tuple[str, Summary], ...]:
     return tuple(found)
 
 
-def _server(kernel: Kernel | Compiled) -> ServerSeen:
+def _server(kernel: Kernel | Compiled) -> ObservedServer:
     database = kernel.scenario.database
-    return ServerSeen(
+    return ObservedServer(
         max_connections=database.max_connections,
         usable=database.max_connections - database.reserved,
         peak_connections=kernel.peak_slots,
@@ -62,7 +62,10 @@ def _server(kernel: Kernel | Compiled) -> ServerSeen:
 
 
 def _summary(
-    kernel: Kernel | Compiled, chosen: Iterable[int], server: ServerSeen | None, peaks: tuple[int, int] | None = None
+    kernel: Kernel | Compiled,
+    chosen: Iterable[int],
+    server: ObservedServer | None,
+    peaks: tuple[int, int] | None = None,
 ) -> Summary:
     """``peaks``: most open and in use at once of the ``chosen`` pods; None: as in the timeline."""
     pods = list(chosen)

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.scenario.replications import Estimate, derived_seed, estimate, estimates, student_t
+from poolctl.scenario.replications import Estimate, derive_seed, estimate, estimate_all, student_t
 
 
 def test_the_first_replication_has_the_seed_itself_and_the_others_never_change() -> None:
-    assert [derived_seed(1, number) for number in range(4)] == [1, 193617707957979, 153789642320264, 31952616513686]
-    assert [derived_seed(2, number) for number in range(2)] == [2, 85741021236874]
+    assert [derive_seed(1, number) for number in range(4)] == [1, 193617707957979, 153789642320264, 31952616513686]
+    assert [derive_seed(2, number) for number in range(2)] == [2, 85741021236874]
 
 
 def test_seeds_of_neighbors_have_nothing_in_common_and_pass_through_json() -> None:
-    seeds = {derived_seed(seed, number) for seed in range(20) for number in range(1, 200)}
+    seeds = {derive_seed(seed, number) for seed in range(20) for number in range(1, 200)}
 
     assert len(seeds) == 20 * 199
     assert max(seeds) < 2**53
@@ -99,7 +99,7 @@ def test_estimates_keep_the_tables_and_leave_out_what_has_no_mean() -> None:
         {"count": 4, "wait": {"mean": 2.0}, "at": 3.0, "errors": [], "name": "x", "late": None},
     ]
 
-    found = estimates(records)
+    found = estimate_all(records)
 
     assert found["count"].mean == 3.0
     assert found["wait"]["mean"].mean == 1.5

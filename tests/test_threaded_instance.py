@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from thread_runs import KINDS, SIZES, Done, Driver
+from threaded_runs import KINDS, SIZES, Done, Driver
 
 from poolctl.engines.instance import threads
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.pool import Closed
 
 pytestmark = pytest.mark.server

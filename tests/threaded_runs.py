@@ -11,11 +11,11 @@ from live_runs import scenario_of
 from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
-from poolctl.engines.instance import libraries, threads
+from poolctl.engines.instance import library_drivers, threads
 from poolctl.engines.instance.channel import InstanceChannel, Progress
-from poolctl.engines.instance.library import PoolDriver
+from poolctl.engines.instance.pool_driver import PoolDriver
 from poolctl.engines.instance.pool_monitor import PoolMonitor
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 
@@ -105,7 +105,7 @@ class Driver:
             yield connection
 
     def open_library(self, job: Job, watch: PoolMonitor) -> PoolDriver:
-        library = libraries.open_library(job, watch)
+        library = library_drivers.open_library(job, watch)
         self._opened.append(library)
         return library
 

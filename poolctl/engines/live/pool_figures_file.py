@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from poolctl.engines.live.fleet import InstanceProcess
+from poolctl.engines.live.instance_fleet import InstanceProcess
 
 NAME = "pools.prom"
 EVERY = 0.25

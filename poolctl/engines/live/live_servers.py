@@ -181,7 +181,7 @@ def is_behind_pooler(conninfo: str) -> bool:
         return row is not None and row[0] != connection.info.backend_pid
 
 
-def without_password(conninfo: str) -> str:
+def hide_password(conninfo: str) -> str:
     """``conninfo`` as it may be shown."""
     try:
         values = conninfo_to_dict(conninfo)
@@ -192,7 +192,7 @@ def without_password(conninfo: str) -> str:
     return make_conninfo("", **values)
 
 
-def address_of(conninfo: str) -> str:
+def format_address(conninfo: str) -> str:
     """What a person needs to connect to the same place: neither the password nor the options of our sessions."""
     shown = ("service", "host", "hostaddr", "port", "user", "dbname")
     values = conninfo_to_dict(conninfo)

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 
 from poolctl.pool import Closed, PoolStats
 from poolctl.scenario.histogram import Backlog, Histogram, Times
-from poolctl.scenario.run import ErrorKind, ErrorSeen, Generator, Tally, TimelinePoint, ideal_waits, summarize
+from poolctl.scenario.run import (
+    ErrorKind,
+    Generator,
+    ObservedError,
+    Tally,
+    TimelinePoint,
+    compute_ideal_waits,
+    summarize,
+)
 
 SECONDS = st.lists(st.floats(0.0, 1e5, allow_subnormal=False), max_size=60)
 
@@ -186,7 +194,7 @@ def test_a_summary_of_two_instances_adds_their_counts_and_weighs_their_times() -
     assert (connections.open, connections.in_use, connections.idle) == (5, 2, 3)
     assert connections.opened - connections.closed.total == connections.open
     # In the order in which they began.
-    assert summary.errors == (ErrorSeen(REFUSED, 1, 1.0), ErrorSeen(FULL, 1, 2.0))
+    assert summary.errors == (ObservedError(REFUSED, 1, 1.0), ObservedError(FULL, 1, 2.0))
 
 
 def test_averages_are_areas_divided_by_the_time_since_the_warm_up() -> None:
@@ -254,13 +262,13 @@ def test_a_generator_says_why_it_was_the_limit() -> None:
 
 
 def test_ideal_waits_of_one_server_are_those_of_a_queue_worked_by_hand() -> None:
-    assert ideal_waits([0.0, 1.0, 2.0, 10.0], [3.0, 1.0, 1.0, 1.0], 1) == [0.0, 2.0, 2.0, 0.0]
+    assert compute_ideal_waits([0.0, 1.0, 2.0, 10.0], [3.0, 1.0, 1.0, 1.0], 1) == [0.0, 2.0, 2.0, 0.0]
 
 
 def test_ideal_waits_of_two_servers_take_the_one_that_is_free_first() -> None:
-    assert ideal_waits([0.0, 0.0, 1.0, 1.0], [5.0, 2.0, 4.0, 1.0], 2) == [0.0, 0.0, 1.0, 4.0]
+    assert compute_ideal_waits([0.0, 0.0, 1.0, 1.0], [5.0, 2.0, 4.0, 1.0], 2) == [0.0, 0.0, 1.0, 4.0]
 
 
 def test_ideal_waits_need_as_many_use_times_as_requests() -> None:
     with pytest.raises(ValueError, match="zip"):
-        ideal_waits([0.0, 1.0], [1.0], 1)
+        compute_ideal_waits([0.0, 1.0], [1.0], 1)

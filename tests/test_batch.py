@@ -113,7 +113,7 @@ def test_processes_do_not_outlive_a_killed_poolctl(tmp_path: Path) -> None:
     program = (
         f"import sys; sys.path[:] = {sys.path!r}\n"
         "from operator import attrgetter\n"
-        "from test_many import hour_long\n"
+        "from test_batch import hour_long\n"
         "from poolctl.engines.batch import run_many\n"
         "print(*run_many([hour_long()] * 2, attrgetter('summary'), processes=2))\n"
     )

@@ -8,10 +8,10 @@ counted of it; likewise after ``release``.
 import threading
 from typing import Any, Protocol
 
-from poolctl.engines.instance.connections import Driver, RequestFailed
+from poolctl.engines.instance.monitored_connections import Driver, RequestFailed
 from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT
-from poolctl.engines.live.refusals import is_refusal
+from poolctl.engines.live.error_origin import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.scenario.run import ErrorKind

@@ -66,33 +66,33 @@ def test_an_override_is_blamed_for_its_key_and_all_below_it_and_for_nothing_else
 
 def test_without_a_file_an_error_begins_with_the_key() -> None:
     with pytest.raises(BadInput, match=r'^pool\.max_open = "x": must be a whole number$'):
-        TomlTable({"max_open": "x"}, TomlSource(), "pool").count("max_open", 1)
+        TomlTable({"max_open": "x"}, TomlSource(), "pool").take_count("max_open", 1)
 
 
 @pytest.mark.parametrize(
     ("take", "value", "rule"),
     [
-        (lambda t: t.count("key", 0), True, "must be a whole number"),
-        (lambda t: t.count("key", 0), 1.0, "must be a whole number"),
-        (lambda t: t.count("key", 0), -1, "must be 0 or more"),
-        (lambda t: t.count("key", 1, least=1), 0, "must be 1 or more"),
-        (lambda t: t.count_or_unlimited("key", 2, least=1), 0, "must be 1 or more"),
-        (lambda t: t.count_or_unlimited("key", 2), "infinite", "must be a whole number"),
-        (lambda t: t.number("key", 1.0), "1", "must be a number"),
-        (lambda t: t.number("key", 1.0), False, "must be a number"),
-        (lambda t: t.number("key", 1.0), 0, "must be more than 0, and finite"),
-        (lambda t: t.number("key", 1.0), float("inf"), "must be more than 0, and finite"),
-        (lambda t: t.number("key", 1.0), float("nan"), "must be more than 0, and finite"),
-        (lambda t: t.text("key", ""), 5, "must be text in quotes"),
-        (lambda t: t.duration("key", 0.0), "soon", "a duration is a number with a unit"),
-        (lambda t: t.duration("key", 0.0), [1], "a duration is a number with a unit"),
-        (lambda t: t.duration("key", 0.0), "off", "a duration is a number with a unit"),
-        (lambda t: t.duration_or_off("key", 0.0), -1, "cannot be negative"),
-        (lambda t: t.choice("key", "a", ("a", "b")), "c", "must be one of a, b"),
-        (lambda t: t.choice("key", "a", {"a": 1}), ["a"], "must be one of a"),
-        (lambda t: t.table("key"), 5, "must be a table"),
-        (lambda t: t.tables("key"), {"a": 1}, r"must be an array of tables, written \[\[key\]\]"),
-        (lambda t: t.tables("key"), [1], "must be a table"),
+        (lambda t: t.take_count("key", 0), True, "must be a whole number"),
+        (lambda t: t.take_count("key", 0), 1.0, "must be a whole number"),
+        (lambda t: t.take_count("key", 0), -1, "must be 0 or more"),
+        (lambda t: t.take_count("key", 1, least=1), 0, "must be 1 or more"),
+        (lambda t: t.take_count_or_unlimited("key", 2, least=1), 0, "must be 1 or more"),
+        (lambda t: t.take_count_or_unlimited("key", 2), "infinite", "must be a whole number"),
+        (lambda t: t.take_number("key", 1.0), "1", "must be a number"),
+        (lambda t: t.take_number("key", 1.0), False, "must be a number"),
+        (lambda t: t.take_number("key", 1.0), 0, "must be more than 0, and finite"),
+        (lambda t: t.take_number("key", 1.0), float("inf"), "must be more than 0, and finite"),
+        (lambda t: t.take_number("key", 1.0), float("nan"), "must be more than 0, and finite"),
+        (lambda t: t.take_text("key", ""), 5, "must be text in quotes"),
+        (lambda t: t.take_duration("key", 0.0), "soon", "a duration is a number with a unit"),
+        (lambda t: t.take_duration("key", 0.0), [1], "a duration is a number with a unit"),
+        (lambda t: t.take_duration("key", 0.0), "off", "a duration is a number with a unit"),
+        (lambda t: t.take_duration_or_off("key", 0.0), -1, "cannot be negative"),
+        (lambda t: t.take_choice("key", "a", ("a", "b")), "c", "must be one of a, b"),
+        (lambda t: t.take_choice("key", "a", {"a": 1}), ["a"], "must be one of a"),
+        (lambda t: t.take_table("key"), 5, "must be a table"),
+        (lambda t: t.take_tables("key"), {"a": 1}, r"must be an array of tables, written \[\[key\]\]"),
+        (lambda t: t.take_tables("key"), [1], "must be a table"),
     ],
 )
 def test_a_value_that_breaks_a_rule_is_refused_with_that_rule(
@@ -105,18 +105,18 @@ def test_a_value_that_breaks_a_rule_is_refused_with_that_rule(
 def test_an_absent_key_takes_its_default_and_a_written_one_its_value() -> None:
     empty, written = table(), table(a=3, b="5ms", c="off", d="unlimited", e="x", f=2, g=[{}, {}])
 
-    assert empty.count("a", 1) == 1
-    assert empty.duration_or_off("c", 7.0) == 7.0
-    assert empty.count_or_unlimited("d", 2) == 2
-    assert empty.count_or_unlimited("d", None) is None
-    assert empty.tables("g") == []
-    assert written.count("a", 1) == 3
-    assert written.duration("b", 1.0) == 0.005
-    assert written.duration_or_off("c", 7.0) is None
-    assert written.count_or_unlimited("d", 2) is None
-    assert written.text("e", "") == "x"
-    assert written.number("f", 1.0) == 2.0
-    assert len(written.tables("g")) == 2
+    assert empty.take_count("a", 1) == 1
+    assert empty.take_duration_or_off("c", 7.0) == 7.0
+    assert empty.take_count_or_unlimited("d", 2) == 2
+    assert empty.take_count_or_unlimited("d", None) is None
+    assert empty.take_tables("g") == []
+    assert written.take_count("a", 1) == 3
+    assert written.take_duration("b", 1.0) == 0.005
+    assert written.take_duration_or_off("c", 7.0) is None
+    assert written.take_count_or_unlimited("d", 2) is None
+    assert written.take_text("e", "") == "x"
+    assert written.take_number("f", 1.0) == 2.0
+    assert len(written.take_tables("g")) == 2
     written.finish()
 
 
@@ -125,15 +125,15 @@ def test_none_is_what_is_switched_off_where_that_can_be_and_the_default_elsewher
 
     assert nothing.has("a")
     assert "a" not in nothing
-    assert nothing.duration_or_off("a", 7.0) is None
-    assert nothing.count_or_unlimited("b", 2) is None
-    assert nothing.count("c", 9) == 9
+    assert nothing.take_duration_or_off("a", 7.0) is None
+    assert nothing.take_count_or_unlimited("b", 2) is None
+    assert nothing.take_count("c", 9) == 9
     nothing.finish()
 
 
 def test_a_key_that_nobody_took_is_refused_with_the_nearest_that_exists() -> None:
     keys = TomlTable({"max_opne": 5}, TomlSource(), "pool")
-    keys.count("max_open", 0)
+    keys.take_count("max_open", 0)
     keys.skip("max_idle")
 
     with pytest.raises(
@@ -146,12 +146,12 @@ def test_a_key_that_nobody_took_is_refused_with_the_nearest_that_exists() -> Non
 
 def test_a_choice_that_does_not_exist_is_refused_with_the_nearest_that_does() -> None:
     with pytest.raises(BadInput, match="did you mean lognormal"):
-        table(key="log-normal").choice("key", "constant", ("constant", "exponential", "lognormal"))
+        table(key="log-normal").take_choice("key", "constant", ("constant", "exponential", "lognormal"))
 
 
 def test_a_long_value_is_cut_in_the_message() -> None:
     with pytest.raises(BadInput) as refused:
-        table(key="x" * 500).count("key", 0)
+        table(key="x" * 500).take_count("key", 0)
 
     assert len(refused.value.message) < 100
 
@@ -159,7 +159,7 @@ def test_a_long_value_is_cut_in_the_message() -> None:
 def test_the_rest_of_a_table_is_handed_over_whole() -> None:
     keys = table(pool_mode="transaction", default_pool_size=20)
 
-    assert keys.rest() == {"pool_mode": "transaction", "default_pool_size": 20}
+    assert keys.take_rest() == {"pool_mode": "transaction", "default_pool_size": 20}
     keys.finish()
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.scenario.sweep import Axis, grid, parse_axes
+from poolctl.scenario.sweep import Axis, make_grid, parse_axes
 from poolctl.scenario.toml import TomlSource
 
 
@@ -113,7 +113,7 @@ def test_axes_that_contradict_each_other_or_are_too_many_are_refused(options: li
 
 
 def test_the_grid_holds_every_combination_and_the_last_axis_changes_fastest() -> None:
-    cells, notes = grid(values(), parse_axes(["pool.max_open=8,9", "load.instances=1..3"]), TomlSource())
+    cells, notes = make_grid(values(), parse_axes(["pool.max_open=8,9", "load.instances=1..3"]), TomlSource())
 
     assert [cell.words for cell in cells] == [("8", "1"), ("8", "2"), ("8", "3"), ("9", "1"), ("9", "2"), ("9", "3")]
     assert [(cell.scenario.pool.max_open, cell.scenario.load.instances) for cell in cells] == [
@@ -130,13 +130,13 @@ def test_the_grid_holds_every_combination_and_the_last_axis_changes_fastest() ->
 def test_the_values_that_were_given_are_left_as_they_are() -> None:
     given = values()
 
-    grid(given, parse_axes(["pool.max_open=8,9", "load.hold.mean=1ms,2ms"]), TomlSource())
+    make_grid(given, parse_axes(["pool.max_open=8,9", "load.hold.mean=1ms,2ms"]), TomlSource())
 
     assert given == values()
 
 
 def test_a_swept_pool_library_drops_what_it_has_no_setting_for_and_says_so() -> None:
-    cells, notes = grid(values(), parse_axes(["pool.max_open=7", "pool.kind=database/sql,hikaricp"]), TomlSource())
+    cells, notes = make_grid(values(), parse_axes(["pool.max_open=7", "pool.kind=database/sql,hikaricp"]), TomlSource())
 
     assert [(cell.scenario.pool.kind, cell.scenario.pool.max_open) for cell in cells] == [
         ("database/sql", 7),
@@ -158,7 +158,7 @@ def test_a_swept_pool_library_drops_what_it_has_no_setting_for_and_says_so() -> 
 )
 def test_a_value_that_no_scenario_may_have_is_refused_as_the_sweeps(options: list[str], said: str) -> None:
     with pytest.raises(BadInput) as refused:
-        grid(values(), parse_axes(options), TomlSource("run.toml", "[pool]\nmax_open = 10\n"))
+        make_grid(values(), parse_axes(options), TomlSource("run.toml", "[pool]\nmax_open = 10\n"))
 
     assert refused.value.message.startswith(said)
 
@@ -167,6 +167,6 @@ def test_a_mistake_in_the_file_is_told_as_the_files() -> None:
     text = 'name = "swept"\n[load]\nworkers = -1\n'
 
     with pytest.raises(BadInput) as refused:
-        grid(values(load={"workers": -1}), parse_axes(["pool.max_open=1,2"]), TomlSource("run.toml", text))
+        make_grid(values(load={"workers": -1}), parse_axes(["pool.max_open=1,2"]), TomlSource("run.toml", text))
 
     assert refused.value.message == "run.toml, line 3: load.workers = -1: must be 1 or more"

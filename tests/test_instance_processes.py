@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from live_runs import scenario_of
 from sandboxes import eventually
-from thread_runs import SIZES, Driver
+from threaded_runs import SIZES, Driver
 
 from poolctl.engines.instance.channel import Progress
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 
 pytestmark = pytest.mark.server

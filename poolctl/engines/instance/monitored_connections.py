@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from poolctl.engines.instance.pool_monitor import PoolMonitor
 from poolctl.engines.instance.statements import UNREAD_ROWS, parameter, statement
-from poolctl.engines.live.refusals import classify
+from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
 from poolctl.scenario.run import ErrorKind
 

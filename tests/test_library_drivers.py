@@ -13,11 +13,11 @@ from library_bench import ALL, ONE, SIZES, MakeBench, benches
 from live_runs import scenario_of
 from sandboxes import eventually
 
-from poolctl.engines.instance.connections import RequestFailed
-from poolctl.engines.instance.libraries import open_library, preload
-from poolctl.engines.instance.library import NotAcquired, SlotLost
+from poolctl.engines.instance.library_drivers import open_library, preload
+from poolctl.engines.instance.monitored_connections import RequestFailed
+from poolctl.engines.instance.pool_driver import NotAcquired, SlotLost
 from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
-from poolctl.engines.live.servers import ThrowAwayServers
+from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
 from poolctl.scenario.run import ErrorKind
