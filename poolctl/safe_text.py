@@ -62,7 +62,7 @@ def hide_secrets(text: str) -> str:
     return text
 
 
-def route_of(query: str | None) -> str | None:
+def find_route(query: str | None) -> str | None:
     """The place in the program that a statement's tags name: a route, else controller#action, else a job or function.
 
     None without tags, and where the server cut them off.
@@ -228,7 +228,7 @@ _STATEMENT = re.compile(
 _SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
 
 
-def redacted(arguments: Sequence[str]) -> str:
+def redact_command(arguments: Sequence[str]) -> str:
     """The command line as one text, at most ``LONGEST`` characters, without what may be a secret or a literal."""
     shown: list[str] = []
     hide_next = False

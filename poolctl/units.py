@@ -48,26 +48,26 @@ def format_duration(seconds: float | None) -> str:
     if size == 0:
         return "0 s"
     if size < 0.9995e-3:
-        return f"{_digits(seconds * 1e6)} µs"
+        return f"{_format_digits(seconds * 1e6)} µs"
     if size < 0.9995:
-        return f"{_digits(seconds * 1e3)} ms"
+        return f"{_format_digits(seconds * 1e3)} ms"
     if size < 180:
-        return f"{_digits(seconds)} s"
+        return f"{_format_digits(seconds)} s"
     if size < 3 * 3600:
-        return f"{_digits(seconds / 60)} min"
+        return f"{_format_digits(seconds / 60)} min"
     if size < 3 * 86400:
-        return f"{_digits(seconds / 3600)} h"
-    return f"{_digits(seconds / 86400)} d"
+        return f"{_format_digits(seconds / 3600)} h"
+    return f"{_format_digits(seconds / 86400)} d"
 
 
 def format_count(value: float) -> str:
     """An amount with thousands separated by commas, and three significant digits below 100 ("1,674", "9.07")."""
     if value == int(value) or abs(value) >= 100:
         return f"{round(value):,}"
-    return _digits(value)
+    return _format_digits(value)
 
 
-def _digits(value: float) -> str:
+def _format_digits(value: float) -> str:
     size = abs(value)
     if size >= 99.95:
         return f"{value:,.0f}"

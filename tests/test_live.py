@@ -60,7 +60,7 @@ def test_while_it_runs_the_pools_tell_their_figures_to_whoever_looks(servers: Th
 
     def look(point: TimelinePoint) -> None:
         if point.at > 0.8 and servers.sandbox is not None and not seen:
-            seen.extend(PoolMetrics(str(servers.sandbox.directory / NAME)).look() or ())
+            seen.extend(PoolMetrics(str(servers.sandbox.directory / NAME)).sample() or ())
 
     run(servers, scenario_of(leak={"every": 1}, load={"workers": 8, "instances": 2}), view=Recorder(look))
 
@@ -278,7 +278,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_what_was_measured() -> None:
 
         def kill_server(point: TimelinePoint) -> None:
             if point.at > 0.5 and servers.sandbox is not None:
-                for pid in servers.sandbox.process_ids():
+                for pid in servers.sandbox.list_process_ids():
                     _kill(pid)
 
         done = run(servers, scenario_of(load={"duration": "20s"}), view=Recorder(kill_server))

@@ -79,7 +79,7 @@ def port_of(sandbox: Sandbox) -> int:
 
 
 def sample_of(server: Postgres) -> ServerSample:
-    sample = server.look()
+    sample = server.sample()
     assert sample is not None, server.source
     return sample
 
@@ -89,7 +89,7 @@ def clients_of(sample: ServerSample) -> list[Backend]:
 
 
 def look(host: Host, server: Postgres | None = None) -> HostSample:
-    sample = host.look(sample_of(server), server.facts) if server is not None else host.look(None, None)
+    sample = host.sample(sample_of(server), server.facts) if server is not None else host.sample(None, None)
     assert sample is not None, host.source
     return sample
 
@@ -249,7 +249,7 @@ def test_backends_of_another_machine_are_not_taken_for_processes_of_this_one(
             ),
         )
         host = Host("192.0.2.7", 5432)
-        seen = host.look(elsewhere, None)
+        seen = host.sample(elsewhere, None)
 
     assert seen is not None
     assert not seen.has_server
@@ -297,8 +297,8 @@ def test_a_client_of_pgbouncer_is_found_by_its_port(tmp_path_factory: pytest.Tem
     ):
         assert console.port is not None
         host = Host("127.0.0.1", port_of(pooled), pooler_ports=[console.port])
-        eventually(lambda: [link.link for link in (console.look() or ServerSample).clients] != [""])  # type: ignore[union-attr]
-        bouncer = console.look()
+        eventually(lambda: [link.link for link in (console.sample() or ServerSample).clients] != [""])  # type: ignore[union-attr]
+        bouncer = console.sample()
         sample = look(host, server)
 
     assert bouncer is not None
@@ -379,7 +379,7 @@ if IS_ROOT and psutil.LINUX:
 
             def act() -> Any:
                 host = host_of(sandbox)
-                sample = host.look(backends, facts)
+                sample = host.sample(backends, facts)
                 assert sample is not None
                 return len(sample.titles), len(sample.processes), sample.unowned_ports, host.source.reason
 
@@ -402,7 +402,7 @@ if IS_ROOT and psutil.LINUX:
             (orphan,) = clients_of(backends)
 
             def act() -> Any:
-                sample = host_of(sandbox).look(backends, facts)
+                sample = host_of(sandbox).sample(backends, facts)
                 assert sample is not None
                 return sample.has_server, sample.sees_all_sockets, sample.unowned_ports, len(sample.titles)
 
@@ -422,7 +422,7 @@ def test_a_server_that_only_begins_to_start_is_not_taken_for_what_listens(tmp_pa
     try:
         eventually(lambda: psutil.Process(starting.pid).name() == "postgres")
         with socket.create_server(("127.0.0.1", 0)) as other:
-            sample = Host("127.0.0.1", other.getsockname()[1]).look(None, None)
+            sample = Host("127.0.0.1", other.getsockname()[1]).sample(None, None)
     finally:
         starting.kill()
         starting.wait()

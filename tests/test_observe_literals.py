@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.safe_text import hide_literals, hide_secrets, route_of
+from poolctl.safe_text import find_route, hide_literals, hide_secrets
 
 TAGS = "/*controller='orders',action='index'*/"
 
@@ -80,7 +80,7 @@ def test_any_text_at_all_is_taken_and_hiding_twice_changes_nothing(text: str) ->
     assert hide_literals(shown) == shown
     outside_names = re.sub(r'"[^"]*"?|\$\d+|[^\W\d][\w$]*', "", shown)
     assert not re.search(r"\d", outside_names)
-    route_of(text)
+    find_route(text)
 
 
 @pytest.mark.parametrize("part", ["'", "a", "/*", "*/", "$a", "$a$", "'\\'", "1 ", "a='b',", "''", '"', "--", "\\"])
@@ -112,7 +112,7 @@ def test_a_very_long_text_of_anything_is_read_in_one_pass(part: str) -> None:
     ],
 )
 def test_a_route_is_what_complete_tags_say_it_is(query: str | None, route: str | None) -> None:
-    assert route_of(query) == route
+    assert find_route(query) == route
 
 
 @pytest.mark.parametrize(

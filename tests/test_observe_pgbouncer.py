@@ -20,8 +20,8 @@ from test_poolers import skip_without
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
 from poolctl.observe import pgbouncer
-from poolctl.observe.admin_console import Row, instant, learned_offset
-from poolctl.observe.pgbouncer import PgBouncer, own_client, sample_of
+from poolctl.observe.admin_console import Row, learn_offset, parse_instant
+from poolctl.observe.pgbouncer import PgBouncer, find_own_client, read_sample
 from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats
 
 NOON = 1_700_000_000.0
@@ -159,7 +159,7 @@ def test_every_version_is_read_by_the_names_of_its_columns(version: str) -> None
         servers=tuple(replace(one, application="web" if has_application else "") for one in EXPECTED.servers),
     )
 
-    assert sample_of(tables_of(version), target="here", own_port=40999, connected_at=NOON) == expected
+    assert read_sample(tables_of(version), target="here", own_port=40999, connected_at=NOON) == expected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -172,7 +172,7 @@ def test_columns_of_versions_to_come_change_nothing(chance: random.Random, new: 
 
     tables = {name: [shuffled(row) for row in rows] for name, rows in tables_of("1.18.0").items()}
 
-    assert sample_of(tables, target="here", own_port=40999, connected_at=NOON) == EXPECTED
+    assert read_sample(tables, target="here", own_port=40999, connected_at=NOON) == EXPECTED
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -188,7 +188,7 @@ def test_columns_of_versions_to_come_change_nothing(chance: random.Random, new: 
     )
 )
 def test_a_console_that_answers_nonsense_gives_a_sample_all_the_same(tables: dict[str, list[Row]]) -> None:
-    assert sample_of(tables, target="here").target == "here"
+    assert read_sample(tables, target="here").target == "here"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_console_that_answers_nonsense_gives_a_sample_all_the_same(tables: dic
 def test_settings_that_name_or_hold_secrets_are_left_out(key: str) -> None:
     rows = [Row(key=key, value="/etc/secret", default=None), Row(key="pool_mode", value="session", default="session")]
 
-    assert pgbouncer.config_of(rows) == {"pool_mode": "session"}
+    assert pgbouncer.parse_config(rows) == {"pool_mode": "session"}
 
 
 def test_the_own_client_is_told_by_its_port_over_a_unix_socket_by_its_process_else_if_it_is_the_only_one() -> None:
@@ -213,12 +213,12 @@ def test_the_own_client_is_told_by_its_port_over_a_unix_socket_by_its_process_el
     another = Row(mine | {"remote_pid": os.getpid() + 1, "port": 6433})
     operator = Row(mine | {"application_name": "psql", "port": 6434})
 
-    assert own_client([operator, another, mine], None) is mine
-    assert own_client([operator, another, mine], 6433) is another
-    assert own_client([operator, mine], 9999) is mine
-    assert own_client([mine, another], 9999) is None
-    assert own_client([operator], 9999) is None
-    assert pgbouncer.link_of(mine, "client", {}).address == "local"
+    assert find_own_client([operator, another, mine], None) is mine
+    assert find_own_client([operator, another, mine], 6433) is another
+    assert find_own_client([operator, mine], 9999) is mine
+    assert find_own_client([mine, another], 9999) is None
+    assert find_own_client([operator], 9999) is None
+    assert pgbouncer.parse_link(mine, "client", {}).address == "local"
 
 
 @pytest.mark.parametrize(
@@ -239,13 +239,13 @@ def test_the_own_client_is_told_by_its_port_over_a_unix_socket_by_its_process_el
 def test_a_pooler_s_clock_is_read_in_the_zone_that_is_known(
     text: str | None, offsets: dict[str, float], expected: float | None
 ) -> None:
-    assert instant(text, offsets) == expected
+    assert parse_instant(text, offsets) == expected
 
 
 def test_the_zone_is_learned_from_when_poolctl_itself_connected() -> None:
-    assert learned_offset("2023-11-15 03:43:19 IST", NOON + 0.4) == {"IST": 19800.0}
-    assert learned_offset("2023-11-15 03:43:19", NOON) == {"": 19800.0}
-    assert learned_offset(None, NOON) == {}
+    assert learn_offset("2023-11-15 03:43:19 IST", NOON + 0.4) == {"IST": 19800.0}
+    assert learn_offset("2023-11-15 03:43:19", NOON) == {"": 19800.0}
+    assert learn_offset(None, NOON) == {}
 
 
 @pytest.mark.parametrize("conninfo", ["host=127.0.0.1 dbname=app", "postgresql://app:s3cr3t@127.0.0.1/app"])
@@ -265,7 +265,7 @@ def test_nobody_there_is_said_in_one_line_and_asked_again_at_the_next_look() -> 
     with closing(socket.socket()) as unused:
         unused.bind(("127.0.0.1", 0))
         bouncer = PgBouncer(f"host=127.0.0.1 port={unused.getsockname()[1]} user=admin password=s3cr3t")
-        seen = [bouncer.look(), bouncer.look()]
+        seen = [bouncer.sample(), bouncer.sample()]
 
     assert seen == [None, None]
     assert not bouncer.source.ok
@@ -294,7 +294,7 @@ def console(pooled: Sandbox) -> Iterator[PgBouncer]:
 
 
 def seen(bouncer: PgBouncer) -> BouncerSample:
-    sample = bouncer.look()
+    sample = bouncer.sample()
     assert sample is not None, bouncer.source
     return sample
 
@@ -408,7 +408,7 @@ def test_a_user_of_stats_users_sees_the_same_as_an_administrator(pooled: Sandbox
 def test_another_user_is_told_which_setting_lets_him_in(pooled: Sandbox) -> None:
     assert pooled.pooler_admin_conninfo is not None
     with closing(PgBouncer(pooled.pooler_admin_conninfo.replace("user=admin", "user=stranger"))) as stranger:
-        assert stranger.look() is None
+        assert stranger.sample() is None
 
     assert not stranger.source.ok
     assert stranger.source.reason != ""
@@ -430,7 +430,7 @@ def test_a_lost_connection_is_made_once_more_in_the_same_look(pooled: Sandbox, c
     seen(console)
     cut(console.port)
 
-    assert console.look() is not None
+    assert console.sample() is not None
     assert console.source.ok
 
 
@@ -439,12 +439,12 @@ def test_a_pgbouncer_that_hangs_costs_one_look_its_patience_and_is_seen_again(
     pooled: Sandbox, console: PgBouncer
 ) -> None:
     (process,) = (
-        process for pid in pooled.process_ids() if (process := psutil.Process(pid)).name().startswith("pgbouncer")
+        process for pid in pooled.list_process_ids() if (process := psutil.Process(pid)).name().startswith("pgbouncer")
     )
     process.send_signal(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        first, took = console.look(), time.monotonic() - began
+        first, took = console.sample(), time.monotonic() - began
         reason = console.source.reason
     finally:
         process.send_signal(signal.SIGCONT)
@@ -452,7 +452,7 @@ def test_a_pgbouncer_that_hangs_costs_one_look_its_patience_and_is_seen_again(
     assert first is None
     assert 1.0 < took < 3.0
     assert reason == "it took the connection and then said nothing"
-    assert console.look() is not None
+    assert console.sample() is not None
 
 
 def cut(port: int | None) -> None:

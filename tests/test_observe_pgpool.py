@@ -19,13 +19,13 @@ from poolctl.observe.admin_console import Row
 from poolctl.observe.host import Host
 from poolctl.observe.pgpool import (
     Pgpool,
-    children_of,
-    connections_of,
-    limits_of,
-    offsets_of,
-    own_child,
-    version_of,
-    waiting_at,
+    count_waiting,
+    find_own_child,
+    learn_offsets,
+    parse_children,
+    parse_connections,
+    parse_limits,
+    parse_version,
 )
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample
 
@@ -53,7 +53,7 @@ def test_processes_of_4_2_have_neither_status_nor_the_new_name_of_the_time() -> 
         "12 2023-11-15~03:43:20 - - - -",
     )
 
-    assert children_of(table, OFFSETS) == (
+    assert parse_children(table, OFFSETS) == (
         PgpoolChild(11, "shop", "app", None, NOON, NOON + 5),
         PgpoolChild(12, "", "", None, NOON, None),
     )
@@ -66,7 +66,7 @@ def test_processes_of_4_3_and_later_tell_what_they_do() -> None:
         "12 2023-11-15~03:43:20 0 - - - - Wait~for~connection",
     )
 
-    assert children_of(table, OFFSETS, own=12) == (
+    assert parse_children(table, OFFSETS, own=12) == (
         PgpoolChild(11, "shop", "app", "Idle in transaction", NOON, NOON + 5),
         PgpoolChild(12, "", "", "Wait for connection", NOON, None, is_own=True),
     )
@@ -97,10 +97,10 @@ def test_pools_of_every_version_give_the_cached_connections_but_poolctl_s_own(
     table = rows(names, *(line + more for line in lines))
     table += rows(POOLS, OWN)
 
-    assert connections_of(table, own_pid=4712) == (
+    assert parse_connections(table, own_pid=4712) == (
         PgpoolConnection(11, 4711, "shop", "app", is_connected=True, client=client, client_port=port),
     )
-    assert own_child(table, 4712) == 12
+    assert find_own_child(table, 4712) == 12
 
 
 def test_pools_of_4_2_give_the_cached_connections_too() -> None:
@@ -111,12 +111,12 @@ def test_pools_of_4_2_give_the_cached_connections_too() -> None:
         "11 2023-11-15~03:43:20 1 0 - - - 0 0 0 0 0",
     )
 
-    assert connections_of(table) == (PgpoolConnection(11, 4711, "shop", "app", is_connected=False),)
-    assert offsets_of(table, 4711, NOON)[""] == 19800.0
+    assert parse_connections(table) == (PgpoolConnection(11, 4711, "shop", "app", is_connected=False),)
+    assert learn_offsets(table, 4711, NOON)[""] == 19800.0
 
 
 def test_the_zone_comes_from_poolctl_s_own_connection() -> None:
-    assert offsets_of(rows(POOLS, BUSY, OWN), 4712, NOON)[""] == 19800.0
+    assert learn_offsets(rows(POOLS, BUSY, OWN), 4712, NOON)[""] == 19800.0
 
 
 def test_of_the_status_only_the_sizes_are_kept() -> None:
@@ -128,9 +128,9 @@ def test_of_the_status_only_the_sizes_are_kept() -> None:
         "reserved_connections 1 -",
     )
 
-    assert limits_of(table) == {"num_init_children": 32, "max_pool": 4, "reserved_connections": 1}
-    assert version_of(rows("pool_version", "4.3.5~(tamahomeboshi)")) == "4.3.5"
-    assert version_of([]) == ""
+    assert parse_limits(table) == {"num_init_children": 32, "max_pool": 4, "reserved_connections": 1}
+    assert parse_version(rows("pool_version", "4.3.5~(tamahomeboshi)")) == "4.3.5"
+    assert parse_version([]) == ""
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -143,12 +143,12 @@ def test_of_the_status_only_the_sizes_are_kept() -> None:
     )
 )
 def test_a_pgpool_that_answers_nonsense_is_read_all_the_same(table: list[Row]) -> None:
-    offsets = offsets_of(table, 4711, NOON)
+    offsets = learn_offsets(table, 4711, NOON)
 
-    assert len(children_of(table, offsets, own=own_child(table, 4711))) == len(table)
-    assert len(connections_of(table)) <= len(table)
-    assert limits_of(table).keys() <= {"num_init_children", "max_pool", "reserved_connections"}
-    version_of(table)
+    assert len(parse_children(table, offsets, own=find_own_child(table, 4711))) == len(table)
+    assert len(parse_connections(table)) <= len(table)
+    assert parse_limits(table).keys() <= {"num_init_children", "max_pool", "reserved_connections"}
+    parse_version(table)
 
 
 @pytest.fixture(scope="module")
@@ -165,12 +165,12 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 @pytest.fixture
 def console(pooled: Sandbox) -> Iterator[Pgpool]:
     with closing(Pgpool(pooled.conninfo)) as looking:
-        eventually(lambda: looking.look() is not None and busy(seen(looking)) == [])
+        eventually(lambda: looking.sample() is not None and busy(seen(looking)) == [])
         yield looking
 
 
 def seen(pgpool: Pgpool) -> PgpoolSample:
-    sample = pgpool.look()
+    sample = pgpool.sample()
     assert sample is not None, pgpool.source
     return sample
 
@@ -211,10 +211,10 @@ def test_the_children_of_a_real_pgpool_and_their_backends_are_seen(pooled: Sandb
 def test_with_every_child_busy_a_look_ends_in_time_and_says_that_it_hangs(pooled: Sandbox) -> None:
     with closing(Pgpool(pooled.conninfo)) as latecomer, all_children_busy(pooled):
         began = time.monotonic()
-        first, took = latecomer.look(), time.monotonic() - began
+        first, took = latecomer.sample(), time.monotonic() - began
         source = latecomer.source
         began = time.monotonic()
-        again, took_again = latecomer.look(), time.monotonic() - began
+        again, took_again = latecomer.sample(), time.monotonic() - began
 
     assert first == again == PgpoolSample(source.target, waiting=0, hangs=True)
     assert 1.0 < took < 3.0
@@ -252,7 +252,7 @@ def test_those_who_wait_are_counted_by_the_host_and_those_who_gave_up_are_not(po
         host = Host("127.0.0.1", pooler_ports=[port])
 
         def waiting() -> int | None:
-            sample = host.look(None, None)
+            sample = host.sample(None, None)
             assert sample is not None
             return sample.listen_queues.get(port)
 
@@ -260,7 +260,7 @@ def test_those_who_wait_are_counted_by_the_host_and_those_who_gave_up_are_not(po
         held.enter_context(all_children_busy(pooled))
         for _ in range(4):
             held.enter_context(closing(socket.create_connection(("127.0.0.1", port))))
-        assert latecomer.look() == PgpoolSample(latecomer.source.target, waiting=4, hangs=True)
+        assert latecomer.sample() == PgpoolSample(latecomer.source.target, waiting=4, hangs=True)
         waited = waiting()
 
     assert waited == 4
@@ -270,10 +270,10 @@ def test_the_queue_of_another_machine_is_not_taken_for_one_of_this() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as here:
         port = here.getsockname()[1]
 
-        assert waiting_at("127.0.0.1", port) == 0
-        assert waiting_at("192.0.2.7", port) is None
-        assert waiting_at("db.example.com", port) is None
-        assert waiting_at("localhost", None) is None
+        assert count_waiting("127.0.0.1", port) == 0
+        assert count_waiting("192.0.2.7", port) is None
+        assert count_waiting("db.example.com", port) is None
+        assert count_waiting("localhost", None) is None
 
 
 @pytest.mark.server
@@ -292,7 +292,7 @@ def test_looking_often_leaves_no_more_than_one_connection_to_postgresql(pooled: 
 @pytest.mark.server
 def test_a_postgresql_is_no_pgpool(pooled: Sandbox) -> None:
     with closing(Pgpool(pooled.direct_conninfo)) as looking:
-        assert looking.look() is None
+        assert looking.sample() is None
 
     assert looking.source.reason.startswith("it is no Pgpool-II: unrecognized configuration parameter")
 
@@ -307,6 +307,6 @@ def test_a_full_pgpool_that_refuses_is_quoted(tmp_path_factory: pytest.TempPathF
         closing(connect(running.conninfo)),
         closing(Pgpool(running.conninfo)) as looking,
     ):
-        assert looking.look() is None
+        assert looking.sample() is None
 
     assert "Sorry, too many clients already" in looking.source.reason

@@ -25,7 +25,7 @@ def test_whose_pool_it_is_can_be_said_before_the_place(tmp_path: Path) -> None:
         each.write_text("go_sql_max_open_connections 4\n")
 
     def applications(place: str) -> list[str | None]:
-        return [pool.application for pool in PoolMetrics(place).look() or ()]
+        return [pool.application for pool in PoolMetrics(place).sample() or ()]
 
     assert applications(f"shop api={file}") == ["shop api"]
     assert applications(str(file)) == [None]
@@ -410,9 +410,9 @@ def served() -> Iterator[Served]:
 
 def test_a_page_of_metrics_is_fetched_at_each_look(served: Served) -> None:
     stats = PoolMetrics(served.url)
-    first = stats.look()
+    first = stats.sample()
     served.answers(lambda handler: handler.say(GO.replace("12", "13")))
-    second = stats.look()
+    second = stats.sample()
 
     assert first is not None
     assert second is not None
@@ -426,7 +426,7 @@ def test_what_lets_poolctl_in_goes_to_that_host_and_nowhere_else(served: Served)
     served.answers(lambda handler: handler.say("", 302, Location=other.url))
     stats = PoolMetrics(served.url.replace("http://", "http://me:s3%63r3t@") + "?token=s3cr3t#x")
     try:
-        pools = stats.look()
+        pools = stats.sample()
     finally:
         other.server.shutdown()
         other.server.server_close()
@@ -458,7 +458,7 @@ def test_a_page_that_tells_of_no_pool_costs_one_line(
     served.answers(answer)
     stats = PoolMetrics(served.url)
 
-    assert not stats.look()
+    assert not stats.sample()
     assert stats.source.reason.startswith(reason)
     assert "\n" not in stats.source.reason
 
@@ -466,7 +466,7 @@ def test_a_page_that_tells_of_no_pool_costs_one_line(
 def test_a_bad_line_among_good_ones_is_told_and_the_pools_are_kept(served: Served) -> None:
     served.answers(lambda handler: handler.say("go_sql_open{\n" + GO))
     stats = PoolMetrics(served.url)
-    pools = stats.look()
+    pools = stats.sample()
 
     assert pools is not None
     assert [pool.open for pool in pools] == [12]
@@ -487,7 +487,7 @@ def test_an_application_that_hangs_costs_a_look_its_patience(served: Served, dri
     served.answers(hang)
     stats = PoolMetrics(served.url, patience=0.3)
     began = time.monotonic()
-    pools, took = stats.look(), time.monotonic() - began
+    pools, took = stats.sample(), time.monotonic() - began
     ended.set()
 
     assert pools is None
@@ -501,7 +501,7 @@ def test_a_page_without_an_end_is_read_up_to_a_limit(served: Served, monkeypatch
         lambda handler: handler.say(GO + "# padding\n" * 10_000 + 'go_sql_open_connections{db_name="late"} 1\n')
     )
     stats = PoolMetrics(served.url)
-    pools = stats.look()
+    pools = stats.sample()
 
     assert pools is not None
     assert [pool.name for pool in pools] == ["shop"]
@@ -512,7 +512,7 @@ def test_a_page_without_an_end_is_read_up_to_a_limit(served: Served, monkeypatch
 def test_an_application_that_is_not_there_is_said_in_one_line() -> None:
     stats = PoolMetrics("http://me:s3cr3t@127.0.0.1:1/metrics")
 
-    assert stats.look() is None
+    assert stats.sample() is None
     assert stats.source.reason == "Connection refused"
     assert "s3cr3t" not in repr(stats.source)
 
@@ -521,7 +521,7 @@ def test_an_application_that_is_not_there_is_said_in_one_line() -> None:
 def test_a_url_that_is_none_is_said_without_repeating_it(url: str) -> None:
     stats = PoolMetrics(url)
 
-    assert stats.look() is None
+    assert stats.sample() is None
     assert not stats.source.ok
     assert stats.source.reason != ""
 
@@ -529,10 +529,10 @@ def test_a_url_that_is_none_is_said_without_repeating_it(url: str) -> None:
 def test_a_file_is_read_again_at_each_look(tmp_path: Path) -> None:
     path = tmp_path / "pools.prom"
     stats = PoolMetrics(str(path))
-    missing = stats.look()
+    missing = stats.sample()
     reason = stats.source.reason
     path.write_text("\ufeff" + GO)
-    pools = stats.look()
+    pools = stats.sample()
 
     assert missing is None
     assert reason == "No such file or directory"
@@ -544,6 +544,6 @@ def test_a_file_is_read_again_at_each_look(tmp_path: Path) -> None:
 def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    assert PoolMetrics(str(pipe)).look() is None
-    assert PoolMetrics(str(tmp_path)).look() is None
-    assert PoolMetrics("\x00").look() is None
+    assert PoolMetrics(str(pipe)).sample() is None
+    assert PoolMetrics(str(tmp_path)).sample() is None
+    assert PoolMetrics("\x00").sample() is None

@@ -161,8 +161,8 @@ def test_a_look_leaves_no_transaction_no_lock_and_no_setting_behind(sandbox: San
         query = f"SELECT state FROM pg_stat_activity WHERE application_name = '{NAME}'"
         assert one(admin, query) == "idle"
     with closing(ServerConnection.open(sandbox.conninfo)) as connection:
-        inside = connection.look("SHOW statement_timeout", "SHOW lock_timeout", "SHOW transaction_read_only")
-        after = connection.ask("SHOW statement_timeout; SHOW lock_timeout")
+        inside = connection.read("SHOW statement_timeout", "SHOW lock_timeout", "SHOW transaction_read_only")
+        after = connection.execute("SHOW statement_timeout; SHOW lock_timeout")
 
     milliseconds = f"{STATEMENT_TIMEOUT:.0f}s"
     assert [next(iter(rows[0].values())) for rows in inside] == [milliseconds, milliseconds, "on"]

@@ -15,11 +15,11 @@ from watched import Clients, bindirs, looking, seen, speaking, started
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.connection import ServerConnection, refusal_of
-from poolctl.observe.refusals import ServerLost, from_libpq
+from poolctl.observe.connection import ServerConnection, find_refusal
+from poolctl.observe.refusals import ServerLost, parse_libpq_message
 from poolctl.observe.sampler import PATIENCE
 from poolctl.observe.snapshot import Refusal
-from poolctl.observe.startup import Endpoint, knock
+from poolctl.observe.startup import Endpoint, probe_login
 
 pytestmark = pytest.mark.server
 SLOTS = 8
@@ -60,7 +60,7 @@ def fill_up(superusers: Clients) -> None:
 
 def refused(conninfo: str, clients: Clients) -> Refusal:
     """Open sessions until one more is refused. The slot of one that has just left is taken for a moment longer."""
-    while (refusal := refusal_of(conninfo)) is None:
+    while (refusal := find_refusal(conninfo)) is None:
         with suppress(psycopg.OperationalError):
             clients.open()
     return refusal
@@ -80,15 +80,15 @@ def all_slots(sandbox: Sandbox) -> int:
 
 
 def test_a_server_with_room_refuses_nobody(sandbox: Sandbox) -> None:
-    assert refusal_of(sandbox.conninfo) is None
-    assert knock(place_in(sandbox.conninfo), within=3) is None
+    assert find_refusal(sandbox.conninfo) is None
+    assert probe_login(place_in(sandbox.conninfo), within=3) is None
 
 
 def test_the_last_slots_are_for_superusers(sandbox: Sandbox) -> None:
     with filled(sandbox.conninfo, all_slots(sandbox)):
-        refusal = refusal_of(sandbox.conninfo)
-        by_hand = knock(place_in(sandbox.conninfo), within=3)
-        assert refusal_of(sandbox.admin_conninfo) is None
+        refusal = find_refusal(sandbox.conninfo)
+        by_hand = probe_login(place_in(sandbox.conninfo), within=3)
+        assert find_refusal(sandbox.admin_conninfo) is None
 
     assert refusal is not None
     assert (refusal.by, refusal.sqlstate, refusal.routine) == ("superuser-slots", "53300", "InitPostgres")
@@ -98,8 +98,8 @@ def test_the_last_slots_are_for_superusers(sandbox: Sandbox) -> None:
 
 def test_when_all_slots_are_gone_superusers_are_refused_too(sandbox: Sandbox) -> None:
     with filled(sandbox.conninfo, all_slots(sandbox), by_superuser=sandbox.admin_conninfo):
-        found = [refusal_of(sandbox.conninfo), refusal_of(sandbox.admin_conninfo)]
-        by_hand = knock(place_in(sandbox.admin_conninfo), within=3)
+        found = [find_refusal(sandbox.conninfo), find_refusal(sandbox.admin_conninfo)]
+        by_hand = probe_login(place_in(sandbox.admin_conninfo), within=3)
 
     assert {(each.by, each.sqlstate, each.routine, each.text) for each in found if each is not None} == {
         ("server-slots", "53300", "InitProcess", "sorry, too many clients already")
@@ -123,8 +123,8 @@ def test_a_limit_of_a_role_or_database_is_told_from_the_servers(
         admin.execute(f"ALTER {limit}".encode())
         try:
             with filled(sandbox.conninfo, 1):
-                refusal = refusal_of(sandbox.conninfo)
-                by_hand = knock(place_in(sandbox.conninfo), within=3)
+                refusal = find_refusal(sandbox.conninfo)
+                by_hand = probe_login(place_in(sandbox.conninfo), within=3)
         finally:
             admin.execute(f"ALTER {limit[:-1]}-1".encode())
 
@@ -137,7 +137,7 @@ def test_a_wrong_password_is_told_and_never_repeated(sandbox: Sandbox) -> None:
     place = place_in(sandbox.conninfo)
     conninfo = f"host={place.address} port={place.port} user=postgres dbname=app password=hunter2 sslmode=prefer"
 
-    refusal = refusal_of(conninfo)
+    refusal = find_refusal(conninfo)
 
     assert refusal is not None
     assert (refusal.by, refusal.sqlstate, refusal.routine) == ("authentication", "28P01", "auth_failed")
@@ -149,14 +149,14 @@ def test_no_password_at_all_is_a_matter_of_authentication(sandbox: Sandbox, monk
     monkeypatch.setenv("PGPASSFILE", "/dev/null")
     place = place_in(sandbox.conninfo)
 
-    refusal = refusal_of(f"host={place.address} port={place.port} user=postgres dbname=app")
+    refusal = find_refusal(f"host={place.address} port={place.port} user=postgres dbname=app")
 
     assert refusal is not None
     assert (refusal.by, refusal.sqlstate) == ("authentication", None)
 
 
 def test_a_database_that_is_not_there_is_no_limit(sandbox: Sandbox) -> None:
-    refusal = refusal_of(sandbox.conninfo.replace("dbname=app", "dbname=none"))
+    refusal = find_refusal(sandbox.conninfo.replace("dbname=app", "dbname=none"))
 
     assert refusal is not None
     assert (refusal.by, refusal.sqlstate) == ("unknown", "3D000")
@@ -167,11 +167,11 @@ def test_slots_reserved_for_a_role_are_told_from_those_for_superusers() -> None:
         Sandbox.start(max_connections=SLOTS, reserved=2, settings={"reserved_connections": 2}) as sandbox,
         filled(sandbox.conninfo, SLOTS - 4),
     ):
-        refusal = refusal_of(sandbox.conninfo)
+        refusal = find_refusal(sandbox.conninfo)
         with connect(sandbox.admin_conninfo) as admin:
             admin.execute("GRANT pg_use_reserved_connections TO app")
         with looking(sandbox.conninfo) as careful, looking(sandbox.conninfo, emergency=True) as bold:
-            assert careful.look() is None
+            assert careful.sample() is None
             seen(bold)
             bold_facts = bold.facts
 
@@ -187,9 +187,9 @@ def test_slots_reserved_for_a_role_are_told_from_those_for_superusers() -> None:
 def test_a_superuser_takes_no_reserved_slot_unless_it_is_an_emergency(sandbox: Sandbox) -> None:
     usable = all_slots(sandbox)
     with filled(sandbox.conninfo, usable), looking(sandbox.admin_conninfo) as careful:
-        assert careful.look() is None
-        assert careful.look() is None
-        left = refusal_of(sandbox.admin_conninfo)
+        assert careful.sample() is None
+        assert careful.sample() is None
+        left = find_refusal(sandbox.admin_conninfo)
         with looking(sandbox.admin_conninfo, emergency=True) as bold:
             assert len(seen(bold).clients) == usable
 
@@ -227,8 +227,8 @@ def test_the_language_of_the_server_does_not_matter(language: str, tmp_path_fact
         with Clients(ordinary) as clients:
             reserved = refused(ordinary, clients)
             with filled(superuser, 0, by_superuser=superuser):
-                full = refusal_of(ordinary)
-                by_hand = knock(place_in(ordinary), within=3)
+                full = find_refusal(ordinary)
+                by_hand = probe_login(place_in(ordinary), within=3)
 
     assert full is not None
     assert (reserved.by, full.by) == ("superuser-slots", "server-slots")
@@ -290,14 +290,14 @@ def test_the_language_of_the_server_does_not_matter(language: str, tmp_path_fact
     ],
 )  # fmt: skip
 def test_the_words_of_libpq_are_read_whatever_language_it_speaks(message: str, refusal: Refusal) -> None:
-    assert from_libpq(message) == refusal
+    assert parse_libpq_message(message) == refusal
 
 
 def test_nobody_who_listens_and_no_such_host_are_unreachable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        nobody = refusal_of(f"host=127.0.0.1 port={unused.getsockname()[1]} user=app")
-    unknown = refusal_of("host=no-such-host.invalid user=app")
+        nobody = find_refusal(f"host=127.0.0.1 port={unused.getsockname()[1]} user=app")
+    unknown = find_refusal("host=no-such-host.invalid user=app")
 
     assert nobody is not None
     assert (nobody.by, nobody.text) == ("unreachable", "Connection refused")
@@ -312,14 +312,14 @@ def test_the_first_of_several_hosts_that_answers_is_taken(sandbox: Sandbox) -> N
         dead = unused.getsockname()[1]
         hosts = f"host=127.0.0.1,no-such-host.invalid,127.0.0.1 port={dead},5432,{port} user=app dbname=app"
 
-        assert refusal_of(hosts) is None
+        assert find_refusal(hosts) is None
 
 
 def test_a_paused_server_costs_one_timeout(sandbox: Sandbox) -> None:
     sandbox.pause()
     try:
-        refusal = refusal_of(sandbox.conninfo, within=0.3)
-        by_hand = knock(place_in(sandbox.conninfo), within=0.3)
+        refusal = find_refusal(sandbox.conninfo, within=0.3)
+        by_hand = probe_login(place_in(sandbox.conninfo), within=0.3)
     finally:
         sandbox.resume()
 
@@ -341,8 +341,8 @@ def test_a_paused_server_costs_one_timeout(sandbox: Sandbox) -> None:
 )
 def test_what_talks_nonsense_is_no_server_that_lets_in(words: bytes) -> None:
     with answering(words) as port:
-        refusal = refusal_of(f"host=127.0.0.1 port={port} user=app sslmode=disable", within=2)
-        by_hand = knock(Endpoint("127.0.0.1", port, "app", "app"), within=2)
+        refusal = find_refusal(f"host=127.0.0.1 port={port} user=app sslmode=disable", within=2)
+        by_hand = probe_login(Endpoint("127.0.0.1", port, "app", "app"), within=2)
 
     for each in (refusal, by_hand):
         assert each is not None
@@ -378,8 +378,8 @@ def test_pgbouncer_that_is_full_of_clients_is_told_from_the_server() -> None:
         Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer=options) as sandbox,
         filled(sandbox.conninfo, 3),
     ):
-        refusal = refusal_of(sandbox.conninfo)
-        by_hand = knock(place_in(sandbox.conninfo), within=3)
+        refusal = find_refusal(sandbox.conninfo)
+        by_hand = probe_login(place_in(sandbox.conninfo), within=3)
 
     assert refusal is not None
     assert (refusal.by, refusal.sqlstate, refusal.routine) == ("pooler-clients", "08P01", None)
@@ -395,7 +395,7 @@ def test_a_pgbouncer_that_lets_in_and_has_no_server_connection_is_told_to_be_one
     ):
         clients.in_transaction()
         began = time.monotonic()
-        assert server.look() is None
+        assert server.sample() is None
         took = time.monotonic() - began
 
     assert server.refusal is not None
@@ -412,7 +412,7 @@ def test_a_pgbouncer_that_gives_up_first_is_quoted() -> None:
     ):
         clients.in_transaction()
         with pytest.raises(ServerLost) as lost:
-            connection.ask("SELECT 1")
+            connection.execute("SELECT 1")
 
     refusal = lost.value.refusal
     assert refusal is not None
@@ -425,7 +425,7 @@ def test_a_server_that_is_full_behind_pgbouncer_is_the_poolers_login() -> None:
         Sandbox.start(max_connections=5, reserved=3, via="pgbouncer", pgbouncer=options) as sandbox,
         filled(sandbox.direct_conninfo, 2),
     ):
-        refusal = refusal_of(sandbox.conninfo)
+        refusal = find_refusal(sandbox.conninfo)
 
     assert refusal is not None
     assert refusal.by in ("pooler-login", "pooler-queue")
@@ -435,9 +435,9 @@ def test_a_server_that_is_full_behind_pgbouncer_is_the_poolers_login() -> None:
 def test_what_pgpool_says_is_heard_although_libpq_hides_it() -> None:
     options = {"num_init_children": 2, "reserved_connections": 1, "max_pool": 1}
     with Sandbox.start(max_connections=20, via="pgpool", pgpool=options) as sandbox, filled(sandbox.conninfo, 1):
-        plain = refusal_of(sandbox.conninfo)
-        encrypted = refusal_of(sandbox.conninfo.replace("sslmode=disable", "sslmode=prefer"))
-        by_hand = knock(place_in(sandbox.conninfo, is_encrypted=True), within=3)
+        plain = find_refusal(sandbox.conninfo)
+        encrypted = find_refusal(sandbox.conninfo.replace("sslmode=disable", "sslmode=prefer"))
+        by_hand = probe_login(place_in(sandbox.conninfo, is_encrypted=True), within=3)
 
     assert plain is not None
     assert (plain.by, plain.sqlstate, plain.routine) == ("pooler-clients", "53300", None)
@@ -449,7 +449,7 @@ def test_the_admin_console_is_not_mistaken_for_a_database() -> None:
         Sandbox.start(max_connections=10, via="pgbouncer") as sandbox,
         looking(str(sandbox.pooler_admin_conninfo)) as server,
     ):
-        assert server.look() is None
+        assert server.sample() is None
 
     assert server.refusal is not None
     assert "--pgbouncer" in server.refusal.text
@@ -459,7 +459,7 @@ def test_the_admin_console_is_not_mistaken_for_a_database() -> None:
 def test_a_server_that_takes_only_encrypted_clients_is_probed_encrypted() -> None:
     # A server that speaks no TLS says so at once.
     with Sandbox.start(max_connections=10) as sandbox:
-        refusal = knock(place_in(sandbox.conninfo, is_encrypted=True), within=3)
+        refusal = probe_login(place_in(sandbox.conninfo, is_encrypted=True), within=3)
 
     assert refusal is not None
     assert (refusal.by, refusal.text) == ("unreachable", "the server does not support SSL")
@@ -467,4 +467,4 @@ def test_a_server_that_takes_only_encrypted_clients_is_probed_encrypted() -> Non
 
 def test_a_conninfo_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(BadInput):
-        refusal_of("this is none")
+        find_refusal("this is none")

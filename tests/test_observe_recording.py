@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.recording import Recorder, read_recording, without_literals
+from poolctl.observe.recording import Recorder, hide_all_literals, read_recording
 from poolctl.observe.snapshot import (
     Backend,
     ClientProcess,
@@ -88,11 +88,11 @@ def test_a_gauge_that_is_no_number_was_not_seen() -> None:
 
 
 def test_a_recording_reads_as_what_was_observed(path: Path) -> None:
-    lines = recorded(path, without_literals(OBSERVATION))
+    lines = recorded(path, hide_all_literals(OBSERVATION))
 
     observation, note = read_recording(path)
 
-    hidden = without_literals(OBSERVATION)
+    hidden = hide_all_literals(OBSERVATION)
     assert observation.server == hidden.server
     assert observation.sources == hidden.sources
     assert observation.interval == 1.0

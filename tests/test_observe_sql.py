@@ -9,7 +9,7 @@ from watched import bindirs, started
 
 import poolctl.observe.sql
 from poolctl.observe.connection import ServerConnection
-from poolctl.observe.sql import MARK, numbers, statement
+from poolctl.observe.sql import MARK, format_numbers, load_statement
 
 NAMES = sorted(file.stem for file in (Path(poolctl.observe.sql.__file__).parent / "queries").glob("*.sql"))
 VERSIONS = [version * 10000 for version in range(12, 19)]
@@ -41,7 +41,7 @@ def test_what_an_older_server_is_asked_a_newer_one_understands_as_well(
     if version > connection.server_version or (name, version) == ("statements", 120000):
         version = connection.server_version // 10000 * 10000
 
-    (rows,) = connection.look(statement(name, version).format(**FILLED))
+    (rows,) = connection.read(load_statement(name, version).format(**FILLED))
 
     assert isinstance(rows, list)
 
@@ -59,19 +59,19 @@ def test_what_an_older_server_is_asked_a_newer_one_understands_as_well(
     ],
 )
 def test_a_column_is_asked_for_from_the_version_on_that_has_it(name: str, column: str, since: int) -> None:
-    asked = [version // 10000 for version in VERSIONS if column in statement(name, version)]
+    asked = [version // 10000 for version in VERSIONS if column in load_statement(name, version)]
 
     assert asked == list(range(since, 19))
 
 
 def test_what_a_version_calls_otherwise_is_asked_for_by_its_name() -> None:
-    assert "s.total_time" in statement("statements", 120022)
-    assert "s.total_time" not in statement("statements", 130000)
+    assert "s.total_time" in load_statement("statements", 120022)
+    assert "s.total_time" not in load_statement("statements", 130000)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_statement_says_whose_it_is_and_touches_no_size_and_no_user_table(name: str) -> None:
-    text = statement(name)
+    text = load_statement(name)
 
     assert text.split(maxsplit=1)[1].startswith(MARK)
     for harmful in ("_size(", "regclass", "pg_relation", "pg_total"):
@@ -79,5 +79,5 @@ def test_every_statement_says_whose_it_is_and_touches_no_size_and_no_user_table(
 
 
 def test_a_list_of_numbers_is_never_empty() -> None:
-    assert numbers({3, 1, -2}) == "-2, 1, 3"
-    assert numbers(set()) == "NULL"
+    assert format_numbers({3, 1, -2}) == "-2, 1, 3"
+    assert format_numbers(set()) == "NULL"

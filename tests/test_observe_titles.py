@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.observe.processes import Names, cluster_of, parse_title, usable_cores
+from poolctl.observe.processes import Names, count_usable_cores, find_cluster_name, parse_title
 from poolctl.observe.snapshot import BackendTitle
-from poolctl.observe.sockets import ESTABLISHED, LISTEN, End, TcpSocket, parse_tcp, parse_unix, waiting_by_port
-from poolctl.safe_text import HIDDEN, LONGEST, redacted
+from poolctl.observe.sockets import ESTABLISHED, LISTEN, End, TcpSocket, count_waiting_by_port, parse_tcp, parse_unix
+from poolctl.safe_text import HIDDEN, LONGEST, redact_command
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_the_name_of_the_cluster_is_known_by_the_helpers_and_left_out() -> None:
         "postgres: west: 1: checkpointer ",
         "postgres: west: 1: walwriter",
     ]
-    names = Names(cluster_of(titles))
+    names = Names(find_cluster_name(titles))
 
     assert names.cluster == "west: 1"
     assert parse_title(titles[0], 7, names=names) == BackendTitle(7, "app", "shop", "local", None, "idle")
-    assert cluster_of(["postgres: checkpointer"]) == ""
-    assert cluster_of(["postgres: app shop [local] idle"]) == ""
+    assert find_cluster_name(["postgres: checkpointer"]) == ""
+    assert find_cluster_name(["postgres: app shop [local] idle"]) == ""
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_known_names_decide_where_a_user_ends(names: Names, user: str, database:
 
 @given(st.text(), st.text())
 def test_no_title_stops_the_reading(title: str, cluster: str) -> None:
-    parse_title(title, 1, names=Names(cluster_of([title, cluster]) or cluster))
+    parse_title(title, 1, names=Names(find_cluster_name([title, cluster]) or cluster))
     parse_title(f"postgres: {title}", 1)
 
 
@@ -121,7 +121,7 @@ def test_no_title_stops_the_reading(title: str, cluster: str) -> None:
     ],
 )  # fmt: skip
 def test_a_command_line_is_shown_without_what_may_be_a_secret(arguments: list[str], shown: str) -> None:
-    assert redacted(arguments) == shown
+    assert redact_command(arguments) == shown
 
 
 SECRET = "s3cr3tXYZ"
@@ -145,7 +145,7 @@ SECRET = "s3cr3tXYZ"
 def test_whatever_stands_around_a_secret_it_is_not_shown(
     before: list[str], secret: list[str], after: list[str]
 ) -> None:
-    text = redacted([*before, *(part.format(SECRET) for part in secret), *after])
+    text = redact_command([*before, *(part.format(SECRET) for part in secret), *after])
 
     assert SECRET not in text
     assert HIDDEN in text
@@ -158,18 +158,18 @@ def test_whatever_stands_around_a_secret_it_is_not_shown(
 )
 def test_a_megabyte_of_command_line_is_cut_at_once(piece: str) -> None:
     began = time.process_time()
-    text = redacted([piece * (1_000_000 // len(piece)), "y"])
+    text = redact_command([piece * (1_000_000 // len(piece)), "y"])
 
     assert len(text) <= LONGEST
     assert time.process_time() - began < 0.5
 
 
 def test_a_password_longer_than_what_is_read_is_hidden_too() -> None:
-    assert redacted(["psql", f"postgres://app:{'p' * 9000}@db/shop"]) == "psql postgres://app:***@"
+    assert redact_command(["psql", f"postgres://app:{'p' * 9000}@db/shop"]) == "psql postgres://app:***@"
 
 
 def test_bytes_that_are_no_text_are_replaced() -> None:
-    assert redacted(["a\udcff", "\ud800"]) == "a\ufffd \ufffd"
+    assert redact_command(["a\udcff", "\ud800"]) == "a\ufffd \ufffd"
 
 
 TCP = """\
@@ -201,7 +201,7 @@ def test_ipv4_inside_of_ipv6_is_the_address_that_postgresql_writes() -> None:
 
 
 def test_of_the_listen_queue_those_count_who_have_not_given_up() -> None:
-    assert waiting_by_port(list(parse_tcp(TCP)), {5432, 6432}) == {5432: 1}
+    assert count_waiting_by_port(list(parse_tcp(TCP)), {5432, 6432}) == {5432: 1}
 
 
 @given(st.text(), st.binary())
@@ -237,6 +237,6 @@ def test_the_cores_are_those_that_every_control_group_leaves(
     group(tmp_path, f"proc/{pid}", cgroup=membership)
     for path, files in groups.items():
         group(tmp_path / "groups", path, **files)
-    unlimited = usable_cores(pid, proc=tmp_path / "none", groups=tmp_path / "none")
+    unlimited = count_usable_cores(pid, proc=tmp_path / "none", groups=tmp_path / "none")
 
-    assert usable_cores(pid, proc=tmp_path / "proc", groups=tmp_path / "groups") == (cores or unlimited)
+    assert count_usable_cores(pid, proc=tmp_path / "proc", groups=tmp_path / "groups") == (cores or unlimited)

@@ -17,7 +17,7 @@ from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
 from poolctl.observe.recording import Recorder, read_recording
-from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Sampler, instants
+from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Sampler, plan_instants
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     HostSample,
@@ -42,7 +42,7 @@ def planned(duration: float | None, interval: float, *, takes: float = 0.0, coun
     """The instants at which one looks, if every look takes so long."""
     clock = [0.0]
     found: list[float] = []
-    for instant in islice(instants(lambda: clock[0], duration, interval), count):
+    for instant in islice(plan_instants(lambda: clock[0], duration, interval), count):
         began = max(clock[0], instant)
         found.append(round(began, 6))
         clock[0] = began + takes
@@ -226,7 +226,7 @@ def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> No
 
 def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
     with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
-        cut = threading.Timer(0.6, sandbox.failover)
+        cut = threading.Timer(0.6, sandbox.fail_over)
         with Sampler(server) as watcher:
             cut.start()
             observation = watcher.observe(3.0, interval=0.25)
@@ -277,9 +277,9 @@ def test_the_host_is_looked_at_with_what_the_server_said(sandbox: Sandbox) -> No
 class SlowHost(Host):
     """A machine without a core to spare."""
 
-    def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+    def sample(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
         time.sleep(2.0)
-        return super().look(server, facts)
+        return super().sample(server, facts)
 
 
 def test_a_host_that_is_slow_at_first_is_waited_for_at_the_end(sandbox: Sandbox) -> None:
@@ -295,7 +295,7 @@ class Broken:
 
     source = Source("pool-stats", "http://shop/metrics")
 
-    def look(self) -> None:
+    def sample(self) -> None:
         raise ZeroDivisionError("division by zero")
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from sandboxes import own_temporary_directory
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.workers import WorkerProcess, WorkerView, configured_of, kind_of, workers_of
+from poolctl.observe.workers import WorkerProcess, WorkerView, find_workers, identify_software, read_configured
 
 MASTER = """
 import multiprocessing, sys, time
@@ -60,13 +60,13 @@ if __name__ == "__main__":
     ],
 )
 def test_the_kind_of_an_application_is_told_by_its_command_line(command: str, name: str, kind: str) -> None:
-    assert kind_of(command.split(), name) == kind
+    assert identify_software(command.split(), name) == kind
 
 
 def test_a_go_program_is_known_by_the_note_that_its_linker_leaves() -> None:
     note = b"\x7fELF" + bytes(900) + b"\x04\0\0\0\x53\0\0\0\x04\0\0\0Go\0\0"
 
-    assert kind_of(["/srv/shop"], "shop", note) == "go"
+    assert identify_software(["/srv/shop"], "shop", note) == "go"
 
 
 @pytest.mark.parametrize(
@@ -85,12 +85,12 @@ def test_a_go_program_is_known_by_the_note_that_its_linker_leaves() -> None:
 def test_the_command_line_says_how_many_workers_and_threads_were_asked_for(
     kind: str, command: str, configured: dict[str, int]
 ) -> None:
-    assert configured_of(kind, command.split()) == configured
+    assert read_configured(kind, command.split()) == configured
 
 
 @given(st.lists(st.text()), st.text(), st.binary())
 def test_no_command_line_stops_the_guess(arguments: list[str], name: str, program: bytes) -> None:
-    configured_of(kind_of(arguments, name, program), arguments)
+    read_configured(identify_software(arguments, name, program), arguments)
 
 
 def test_workers_are_those_with_connections_and_their_like() -> None:
@@ -132,9 +132,9 @@ def application(folder: Path, conninfo: str, *counts: int, name: str = "shop.py"
 def test_the_processes_and_connections_of_a_real_application_are_counted(sandbox: Sandbox, tmp_path: Path) -> None:
     port = int(sandbox.direct_conninfo.split("port=")[1].split()[0])
     with application(tmp_path, sandbox.direct_conninfo, 3, 2, 0) as process:
-        by_pid = workers_of(process.pid, ports=[port])
-        by_name = workers_of("shop", ports=[port])
-        without_ports = workers_of(process.pid)
+        by_pid = find_workers(process.pid, ports=[port])
+        by_name = find_workers("shop", ports=[port])
+        without_ports = find_workers(process.pid)
 
     assert by_pid.root.pid == by_name.root.pid == process.pid
     assert (by_pid.kind, by_pid.root.connections) == ("python", 0)
@@ -152,7 +152,7 @@ def test_a_name_that_several_applications_have_asks_for_a_process_id(sandbox: Sa
         application(tmp_path, sandbox.direct_conninfo, name="twice.py") as second,
         pytest.raises(BadInput, match="2 applications are named 'twice'") as raised,
     ):
-        workers_of("twice")
+        find_workers("twice")
 
     assert str(first.pid) in raised.value.hint
     assert str(second.pid) in raised.value.hint
@@ -161,13 +161,13 @@ def test_a_name_that_several_applications_have_asks_for_a_process_id(sandbox: Sa
 @pytest.mark.parametrize("who", ["no such application", 2**22 + 1, -1])
 def test_a_process_that_is_not_there_is_said(who: str | int) -> None:
     with pytest.raises(BadInput, match="there is no process"):
-        workers_of(who)
+        find_workers(who)
 
 
 def test_poolctl_does_not_take_itself_for_the_application_of_that_name() -> None:
-    own = workers_of(os.getpid())
+    own = find_workers(os.getpid())
 
     assert own.root.pid == os.getpid()
     assert own.root.threads >= 1
     with contextlib.suppress(BadInput):
-        assert workers_of("pytest").root.pid != os.getpid()
+        assert find_workers("pytest").root.pid != os.getpid()

@@ -95,12 +95,12 @@ def test_pgbouncer_has_the_keys_that_were_given_and_its_own_defaults_for_the_res
 def test_pgbouncer_counts_as_a_process_and_goes_on_through_a_failover_of_the_server(bouncer: Sandbox) -> None:
     with connect(bouncer.conninfo) as application:
         one(application, "SELECT 1")
-        bouncer.failover()
+        bouncer.fail_over()
         with pytest.raises(psycopg.OperationalError):
             application.execute("SELECT 1")
 
     assert bouncer.is_alive()
-    assert len(bouncer.process_ids()) > 2
+    assert len(bouncer.list_process_ids()) > 2
     with connect(bouncer.conninfo) as application:
         assert one(application, "SELECT 1") == 1
 

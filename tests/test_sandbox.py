@@ -16,7 +16,7 @@ import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory, wait_until_alone
 
 from poolctl.engines.sandbox import Sandbox, binaries, directory
-from poolctl.engines.sandbox.binaries import Account, can_reach, find_postgres, reachable_bindir
+from poolctl.engines.sandbox.binaries import Account, find_postgres, is_reachable, make_reachable
 from poolctl.engines.sandbox.directory import create_directory, remove
 from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, MissingProgram, SandboxFailed
@@ -76,7 +76,7 @@ def test_a_superuser_needs_the_password_file_of_the_user_who_started_the_server(
 
 
 def test_the_reserved_slots_refuse_applications_and_never_the_observer(sandbox: Sandbox) -> None:
-    refused_before = sandbox.refusals()
+    refused_before = sandbox.count_refusals()
     with ExitStack() as held, connect(sandbox.observer_conninfo) as observer:
         wait_until_alone(observer)
         for _ in range(9):
@@ -94,11 +94,11 @@ def test_the_reserved_slots_refuse_applications_and_never_the_observer(sandbox: 
             )
 
     assert counted == 12
-    assert sandbox.refusals() - refused_before == 3
+    assert sandbox.count_refusals() - refused_before == 3
 
 
 def test_errors_that_are_no_refusals_are_not_counted_as_such(sandbox: Sandbox) -> None:
-    refused_before = sandbox.refusals()
+    refused_before = sandbox.count_refusals()
     with connect(f"{sandbox.conninfo} application_name='FATAL:  53300'") as application:
         for statement in ("SELECT 1/0", "DO $$ BEGIN RAISE 'full' USING ERRCODE = '53300'; END $$"):
             with pytest.raises(psycopg.Error):
@@ -106,7 +106,7 @@ def test_errors_that_are_no_refusals_are_not_counted_as_such(sandbox: Sandbox) -
     with pytest.raises(psycopg.OperationalError, match="does not exist"):
         connect(sandbox.conninfo.replace("dbname=app", "dbname=other"))
 
-    assert sandbox.refusals() == refused_before
+    assert sandbox.count_refusals() == refused_before
 
 
 @pytest.mark.parametrize("change", ["restart", "failover"])
@@ -130,7 +130,7 @@ def test_clients_of_a_paused_server_wait_and_are_answered_once_it_goes_on(sandbo
     with closing(connect(sandbox.conninfo)) as application:
         connection = application.pgconn
         sandbox.pause()
-        states = {psutil.Process(pid).status() for pid in sandbox.process_ids() if not is_gone(pid)}
+        states = {psutil.Process(pid).status() for pid in sandbox.list_process_ids() if not is_gone(pid)}
         connection.send_query(b"SELECT 1")
         answered_while_paused, _, _ = select.select([connection.socket], [], [], 0.3)
 
@@ -145,7 +145,7 @@ def test_clients_of_a_paused_server_wait_and_are_answered_once_it_goes_on(sandbo
 def test_processor_time_is_counted_for_backends_that_have_ended(sandbox: Sandbox) -> None:
     with connect(sandbox.observer_conninfo) as observer:
         wait_until_alone(observer)
-        before = sandbox.cpu_time()
+        before = sandbox.measure_cpu_time()
         with connect(sandbox.conninfo) as application:
             pid = application.info.backend_pid
             application.execute("SELECT sum(i) FROM generate_series(1, 2000000) AS i")
@@ -156,8 +156,8 @@ def test_processor_time_is_counted_for_backends_that_have_ended(sandbox: Sandbox
     eventually(lambda: not psutil.pid_exists(pid))
 
     assert used > 0.05
-    assert sandbox.cpu_time() - before >= used - 0.02
-    assert pid not in sandbox.process_ids()
+    assert sandbox.measure_cpu_time() - before >= used - 0.02
+    assert pid not in sandbox.list_process_ids()
 
 
 def test_a_port_that_is_taken_is_named_and_nothing_is_left(sandbox: Sandbox, own_tmp: Path) -> None:
@@ -219,7 +219,7 @@ def test_two_sandboxes_at_once_have_nothing_in_common() -> None:
 
 def test_a_server_that_died_is_told_with_the_end_of_its_log(own_tmp: Path) -> None:
     with Sandbox.start() as sandbox:
-        postmaster, *backends = (psutil.Process(pid) for pid in sandbox.process_ids())
+        postmaster, *backends = (psutil.Process(pid) for pid in sandbox.list_process_ids())
         with connect(sandbox.conninfo) as application:
             postmaster.send_signal(signal.SIGQUIT)
             psutil.wait_procs([postmaster, *backends], timeout=5)
@@ -256,7 +256,7 @@ def test_binaries_that_the_unprivileged_user_cannot_reach_are_copied(
     bindir = hidden / find_postgres().relative_to(site)
     (bindir.parent / "share" / "postgres.bki").chmod(0o600)
 
-    copied = reachable_bindir(bindir, Account("nobody", 65534, 65534), own_tmp / "copy")
+    copied = make_reachable(bindir, Account("nobody", 65534, 65534), own_tmp / "copy")
 
     assert copied.is_relative_to(own_tmp / "copy")
     assert (copied / "postgres").exists()
@@ -277,7 +277,7 @@ def test_where_the_servers_user_cannot_enter_the_temporary_directory_another_is_
 
     try:
         assert made.path.parent != own_tmp
-        assert can_reach(made.path.parent)
+        assert is_reachable(made.path.parent)
     finally:
         os.close(made.lock)
         remove(made.path)

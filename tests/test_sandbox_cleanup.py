@@ -132,7 +132,7 @@ def test_what_is_left_when_the_guardian_is_killed_too_goes_with_the_next_run_and
 
 def test_a_sandbox_whose_guardian_was_killed_still_ends_with_its_owner(own_tmp: Path) -> None:
     with Sandbox.start() as sandbox:
-        servers = sandbox.process_ids()
+        servers = sandbox.list_process_ids()
         kill(sandbox.guardian_pid)
         with connect(sandbox.conninfo) as application:
             assert one(application, "SELECT 1") == 1
@@ -143,7 +143,7 @@ def test_a_sandbox_whose_guardian_was_killed_still_ends_with_its_owner(own_tmp: 
 
 def test_a_backend_that_outlives_its_killed_postmaster_is_ended_all_the_same(own_tmp: Path) -> None:
     with Sandbox.start() as sandbox:
-        servers = sandbox.process_ids()
+        servers = sandbox.list_process_ids()
         with closing(connect(sandbox.conninfo)) as application:
             busy = application.info.backend_pid
             # Nothing in this statement looks whether the postmaster is still there.
@@ -162,7 +162,7 @@ def test_an_error_in_the_middle_ends_the_servers_too(own_tmp: Path) -> None:
 
     def be_interrupted() -> None:
         with Sandbox.start() as sandbox:
-            servers.extend(sandbox.process_ids())
+            servers.extend(sandbox.list_process_ids())
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -192,7 +192,7 @@ def test_a_kept_sandbox_outlives_its_poolctl_until_it_is_stopped(own_tmp: Path) 
 
 def test_a_kept_sandbox_whose_server_was_ended_by_hand_is_removed_by_the_next_run(own_tmp: Path) -> None:
     with Sandbox.start(keep=True) as sandbox:
-        servers = sandbox.process_ids()
+        servers = sandbox.list_process_ids()
     psutil.Process(servers[0]).send_signal(signal.SIGQUIT)
     eventually(lambda: all_gone(servers))
 
@@ -202,7 +202,7 @@ def test_a_kept_sandbox_whose_server_was_ended_by_hand_is_removed_by_the_next_ru
 
 def test_a_sandbox_that_died_is_not_kept(own_tmp: Path) -> None:
     with Sandbox.start(keep=True) as sandbox:
-        servers = sandbox.process_ids()
+        servers = sandbox.list_process_ids()
         psutil.Process(servers[0]).send_signal(signal.SIGQUIT)
         eventually(lambda: all_gone(servers))
 

@@ -13,7 +13,7 @@ from sandboxes import connect, eventually, own_temporary_directory
 from stack_parts import POOLER, POOLER_OFF
 
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.sandbox.binaries import find_pooler, server_account
+from poolctl.engines.sandbox.binaries import find_pooler, find_server_account
 from poolctl.errors import MissingProgram
 from poolctl.stacks import PoolerAdvice, render
 
@@ -41,7 +41,7 @@ def free_port() -> int:
 @contextmanager
 def pgbouncer(advice: PoolerAdvice, folder: Path) -> Iterator[psycopg.Connection]:
     """The admin console of a PgBouncer that was started with the text, and with no more than where to listen."""
-    executable, account, port = program("pgbouncer"), server_account(), free_port()
+    executable, account, port = program("pgbouncer"), find_server_account(), free_port()
     user = account.name if account is not None else getpass.getuser()
     file = folder / "pgbouncer.ini"
     place = f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\nauth_type = any\nadmin_users = admin\n"

@@ -16,9 +16,9 @@ from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect, eventually, one
 
 from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres, server_account
+from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_postgres, find_server_account
 from poolctl.engines.sandbox.server import free_port
-from poolctl.observe.connection import refusal_of
+from poolctl.observe.connection import find_refusal
 from poolctl.observe.postgres import Postgres
 from poolctl.observe.snapshot import Backend, ServerSample
 
@@ -46,7 +46,7 @@ def speaking(language: str, folder: Path, *, slots: int) -> Iterator[str]:
 
     A sandbox always speaks English: this one is started by hand.
     """
-    bindir, port, account = bindirs()[-1], free_port(), server_account()
+    bindir, port, account = bindirs()[-1], free_port(), find_server_account()
     run_as: dict[str, Any] = {} if account is None else {"user": account.uid, "group": account.gid}
     if account is not None:
         os.chown(folder, account.uid, account.gid)
@@ -85,7 +85,7 @@ def speaking(language: str, folder: Path, *, slots: int) -> Iterator[str]:
     )
     conninfo = f"host=127.0.0.1 port={port} user=postgres dbname=postgres sslmode=disable"
     try:
-        eventually(lambda: refusal_of(conninfo) is None, within=30)
+        eventually(lambda: find_refusal(conninfo) is None, within=30)
         yield conninfo
     finally:
         process.send_signal(signal.SIGQUIT)
@@ -172,7 +172,7 @@ def looking(conninfo: str, **options: Any) -> Iterator[Postgres]:
 
 
 def seen(server: Postgres) -> ServerSample:
-    sample = server.look()
+    sample = server.sample()
     assert sample is not None, server.source
     return sample
 

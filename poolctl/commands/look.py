@@ -72,14 +72,14 @@ def live_systems(
 
     Raises BadInput.
     """
-    from poolctl.observe.connection import place_of
+    from poolctl.observe.connection import find_address
     from poolctl.observe.pgbouncer import PgBouncer
     from poolctl.observe.pgpool import Pgpool
     from poolctl.observe.pool_metrics import PoolMetrics
     from poolctl.observe.postgres import Postgres
     from poolctl.observe.sampler import Sampler
 
-    address, port = place_of(named.conninfo) if named.conninfo is not None else ("", None)
+    address, port = find_address(named.conninfo) if named.conninfo is not None else ("", None)
     postgres = Postgres(named.conninfo, emergency=emergency) if named.conninfo is not None else None
     bouncers = [PgBouncer(conninfo) for conninfo in named.pgbouncers]
     pgpools = [Pgpool(conninfo) for conninfo in named.pgpools]
@@ -218,9 +218,9 @@ def _inspection(
 ) -> "InspectResult":
     from poolctl.api.results import InspectResult
     from poolctl.diagnose.live.diagnose import diagnose
-    from poolctl.observe.recording import without_literals
+    from poolctl.observe.recording import hide_all_literals
 
-    known = observation if asked.show_literals else without_literals(observation)
+    known = observation if asked.show_literals else hide_all_literals(observation)
     duration = None if asked.replay else asked.duration
     return InspectResult(known, diagnose(known), duration, interrupted, replayed)
 

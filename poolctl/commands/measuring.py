@@ -161,9 +161,9 @@ class _Connects:
             connection = ServerConnection.open(self._conninfo, within=1.0)
             opened = time.monotonic()
             # The first statement of a backend fills its caches.
-            connection.ask("", within=1.0)
+            connection.execute("", within=1.0)
             asked = time.monotonic()
-            connection.ask("", within=1.0)
+            connection.execute("", within=1.0)
             answered = time.monotonic()
         except PoolctlError:
             self._due.clear()
@@ -194,11 +194,11 @@ def _check_answered(observation: "Observation", asked: RecommendRequest, interru
 
 def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
     from poolctl.diagnose.live.diagnose import diagnose
-    from poolctl.observe.recording import without_literals
+    from poolctl.observe.recording import hide_all_literals
     from poolctl.sizing.measure import measure
     from poolctl.sizing.top_statement import top_statement
 
-    observation = without_literals(observation)
+    observation = hide_all_literals(observation)
     seen = measure(observation, asked.application)
     if asked.application is not None and seen.sessions == 0:
         raise _nobody(observation, asked.application)
@@ -304,12 +304,12 @@ def _of_processes(asked: RecommendRequest, observation: "Observation") -> Iterat
     """Processes and threads of the application on this machine (--pid, --process)."""
     if not asked.pids and asked.process is None:
         return
-    from poolctl.observe.workers import workers_of
+    from poolctl.observe.workers import find_workers
     from poolctl.safe_text import neutralize
 
     ports = _ports(asked, observation)
     named: list[int | str] = [*asked.pids, *([asked.process] if asked.process is not None else [])]
-    views = [workers_of(who, ports=ports) for who in named]
+    views = [find_workers(who, ports=ports) for who in named]
     most = max(len(view.workers) for view in views)
     yield "processes", most, ""
     if len(views) > 1:
@@ -340,12 +340,12 @@ def threads_of(kind: str, command: str, configured: Mapping[str, int]) -> int | 
 
 
 def _ports(asked: RecommendRequest, observation: "Observation") -> tuple[int, ...]:
-    from poolctl.observe.connection import place_of
+    from poolctl.observe.connection import find_address
 
     conninfos = []
     if asked.named is not None:
         conninfos = [*filter(None, [asked.named.conninfo]), *asked.named.pgbouncers, *asked.named.pgpools]
-    return tuple(port for conninfo in conninfos if (port := place_of(conninfo)[1]) is not None)
+    return tuple(port for conninfo in conninfos if (port := find_address(conninfo)[1]) is not None)
 
 
 def _instant(at: float) -> str:

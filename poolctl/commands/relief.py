@@ -49,5 +49,5 @@ def relieve(plan: "ReliefPlan", postgres: "Postgres | None") -> "tuple[ReliefRes
 
 
 def _used(postgres: "Postgres") -> int | None:
-    sample = postgres.look()
+    sample = postgres.sample()
     return None if sample is None else len(sample.clients)

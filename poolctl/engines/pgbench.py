@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, program_beside_postgres
+from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_client_program
 from poolctl.errors import BadInput, CannotConnect, CannotDo, MissingProgram
 
 SETTLING = 1.0
@@ -58,7 +58,7 @@ class BenchWindow:
 
 def find_pgbench() -> Path:
     """pgbench beside the PostgreSQL that a sandbox would start, or in PATH. Raises MissingProgram."""
-    found = program_beside_postgres("pgbench")
+    found = find_client_program("pgbench")
     if found is None:
         raise MissingProgram(
             "pgbench, which makes the load of --sweep, was not found",

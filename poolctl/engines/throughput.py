@@ -116,7 +116,7 @@ def sweep(
     """
     if not scripts:
         raise BadInput("--sweep has nothing to run", hint="--query, --script or --mix says what")
-    server_cpu = ground.sandbox.cpu_time if ground.sandbox is not None else lambda: 0.0
+    server_cpu = ground.sandbox.measure_cpu_time if ground.sandbox is not None else lambda: 0.0
     load = Pgbench(ground.conninfo, scripts, prepared=ground.prepared, seed=seed, server_cpu=server_cpu)
     began = time.monotonic()
     seen = _Seen()

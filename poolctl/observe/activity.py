@@ -13,7 +13,7 @@ from typing import Any
 from poolctl.observe.connection import ServerConnection
 from poolctl.observe.refusals import StatementFailed
 from poolctl.observe.snapshot import IN_TRANSACTION, Backend, LockWait, StatementCounters, TableCounters
-from poolctl.observe.sql import MARK, numbers, statement
+from poolctl.observe.sql import MARK, format_numbers, load_statement
 
 Row = Mapping[str, Any]
 
@@ -29,20 +29,20 @@ def read_backends(
     ``names`` are those of relations, by oid, of the database looked at, whose oid is ``database``.
     """
     held = {row["pid"]: row for row in locks}
-    return tuple(_backend(row, held.get(row["pid"], {}), names, database) for row in rows)
+    return tuple(_read_backend(row, held.get(row["pid"], {}), names, database) for row in rows)
 
 
-def relations_of(locks: Iterable[Row], database: int) -> set[int]:
+def list_relations(locks: Iterable[Row], database: int) -> set[int]:
     """The oids of the relations in ``locks`` that have a name in the database looked at."""
     found: set[int] = set()
     for row in locks:
         if row["waits_relation"] is not None and row["waits_database"] == database:
             found.add(row["waits_relation"])
-        found.update(relation for where, relation in _strong(row) if where == database)
+        found.update(relation for where, relation in _parse_strong_locks(row) if where == database)
     return found
 
 
-def _backend(row: Row, locks: Row, names: Mapping[int, str], database: int) -> Backend:
+def _read_backend(row: Row, locks: Row, names: Mapping[int, str], database: int) -> Backend:
     is_hidden = row["backend_type"] is None
     backend_type, state, wait = row["backend_type"], row["state"], row["wait_event_type"]
     is_inferred = False
@@ -51,7 +51,7 @@ def _backend(row: Row, locks: Row, names: Mapping[int, str], database: int) -> B
         if row["user"] is None:
             backend_type = "autovacuum worker"
         else:
-            state, wait = _inferred(row, locks)
+            state, wait = _infer_state(row, locks)
     return Backend(
         pid=row["pid"],
         user=row["user"],
@@ -75,13 +75,15 @@ def _backend(row: Row, locks: Row, names: Mapping[int, str], database: int) -> B
         is_inferred=is_inferred,
         virtual_transaction=locks.get("virtual_transaction"),
         blocked_by=tuple(dict.fromkeys(locks.get("blocked_by") or ())),
-        waits_for=_waits_for(locks, names, database),
+        waits_for=_read_lock_wait(locks, names, database),
         advisory_locks=locks.get("advisory_locks", 0),
-        strong_locks=tuple(sorted(_name(relation, where, names, database) for where, relation in _strong(locks))),
+        strong_locks=tuple(
+            sorted(_name_relation(relation, where, names, database) for where, relation in _parse_strong_locks(locks))
+        ),
     )
 
 
-def _inferred(row: Row, locks: Row) -> tuple[str, str | None]:
+def _infer_state(row: Row, locks: Row) -> tuple[str, str | None]:
     """State and kind of wait of a client's backend whose row is hidden."""
     if locks.get("waits_kind") is not None:
         return "active", "Lock"
@@ -90,26 +92,26 @@ def _inferred(row: Row, locks: Row) -> tuple[str, str | None]:
     return ("active", None) if row["has_xmin"] else (IN_TRANSACTION, None)
 
 
-def _waits_for(locks: Row, names: Mapping[int, str], database: int) -> LockWait | None:
+def _read_lock_wait(locks: Row, names: Mapping[int, str], database: int) -> LockWait | None:
     if locks.get("waits_kind") is None:
         return None
     relation = locks["waits_relation"]
-    name = None if relation is None else _name(relation, locks["waits_database"], names, database)
+    name = None if relation is None else _name_relation(relation, locks["waits_database"], names, database)
     return LockWait(locks["waits_kind"], locks["waits_mode"], name, locks.get("waits_since"))
 
 
-def _strong(locks: Row) -> list[tuple[int, int]]:
+def _parse_strong_locks(locks: Row) -> list[tuple[int, int]]:
     """(database, relation) of each."""
     pairs = (entry.split(":") for entry in locks.get("strong") or ())
     return [(int(where), int(relation)) for where, relation in pairs]
 
 
-def _name(relation: int, where: int | None, names: Mapping[int, str], database: int) -> str:
+def _name_relation(relation: int, where: int | None, names: Mapping[int, str], database: int) -> str:
     # 0: a catalog that all databases share.
     return names.get(relation, UNNAMED) if where in (database, 0) else UNNAMED
 
 
-EVERY = 0.9
+READ_EVERY = 0.9
 """Seconds at least between two looks at them."""
 
 SHARE_OF_TIME = 10
@@ -118,7 +120,7 @@ SHARE_OF_TIME = 10
 _MOST_TEXTS = 500
 
 
-class Extras:
+class CounterReader:
     """Asks one server, over the connection of its owner. ``schema`` is pg_stat_statements' own, None without it.
 
     A part that fails once is not asked for again on this connection; ``reasons`` says so.
@@ -132,29 +134,29 @@ class Extras:
         self._texts: dict[int, str | None] = {}
         self._next_at = 0.0
 
-    def look(
+    def read(
         self, connection: ServerConnection, version: int, running: set[int]
     ) -> tuple[tuple[StatementCounters, ...], tuple[TableCounters, ...]]:
         """Both, or nothing where it is not time yet; ``running``: the query ids of what runs now. Raises ServerLost."""
         began = time.monotonic()
         if began < self._next_at:
             return (), ()
-        found = self._statements(connection, version, running), self._tables(connection)
+        found = self._read_statements(connection, version, running), self._read_tables(connection)
         took = time.monotonic() - began
-        self._next_at = began + max(EVERY, SHARE_OF_TIME * took)
+        self._next_at = began + max(READ_EVERY, SHARE_OF_TIME * took)
         return found
 
-    def _statements(
+    def _read_statements(
         self, connection: ServerConnection, version: int, running: set[int]
     ) -> tuple[StatementCounters, ...]:
         if self._schema is None:
             return ()
-        known = numbers(running.union(tuple(self._texts)[-_MOST_TEXTS:]))
+        known = format_numbers(running.union(tuple(self._texts)[-_MOST_TEXTS:]))
         try:
-            (rows,) = connection.look(statement("statements", version).format(schema=self._schema, known=known))
+            (rows,) = connection.read(load_statement("statements", version).format(schema=self._schema, known=known))
             new = [row["query_id"] for row in rows if row["query_id"] not in self._texts]
-            texts = statement("statement_texts").format(schema=self._schema, known=numbers(new))
-            for row in connection.look(texts)[0] if new else ():
+            texts = load_statement("statement_texts").format(schema=self._schema, known=format_numbers(new))
+            for row in connection.read(texts)[0] if new else ():
                 self._texts[row["query_id"]] = row["query"]
         except StatementFailed as error:
             self._schema, self.has_statements = None, False
@@ -178,11 +180,11 @@ class Extras:
             if MARK not in (self._texts.get(row["query_id"]) or "")
         )
 
-    def _tables(self, connection: ServerConnection) -> tuple[TableCounters, ...]:
+    def _read_tables(self, connection: ServerConnection) -> tuple[TableCounters, ...]:
         if not self._asks_tables:
             return ()
         try:
-            (rows,) = connection.look(statement("tables"))
+            (rows,) = connection.read(load_statement("tables"))
         except StatementFailed as error:
             self._asks_tables = False
             self.reasons.append(f"no counters of tables: {error.message}")

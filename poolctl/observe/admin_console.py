@@ -14,7 +14,7 @@ from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
-from poolctl.observe.connection import ServerConnection, parameters_of, place_of, target_of
+from poolctl.observe.connection import ServerConnection, describe_target, find_address, parse_conninfo
 from poolctl.observe.refusals import Refused, ServerLost
 
 ANSWER_WITHIN = 1.2
@@ -53,15 +53,15 @@ class Console:
     meant for PostgreSQL. Raises BadInput for a connection string that cannot be read."""
 
     def __init__(self, conninfo: str, defaults: Mapping[str, str]) -> None:
-        given = parameters_of(conninfo)
+        given = parse_conninfo(conninfo)
         if "service" in given:
             defaults = {key: value for key, value in defaults.items() if key != "port"}
         parameters = {**defaults, **given, **_FIXED}
         self._conninfo = make_conninfo("", **parameters)
         self._connection: ServerConnection | None = None
         self.database = str(parameters.get("dbname", ""))
-        self.target = target_of(self._conninfo)
-        self.host, self.port = place_of(self._conninfo)
+        self.target = describe_target(self._conninfo)
+        self.host, self.port = find_address(self._conninfo)
         self.connected_at: float | None = None
         """When poolctl's connection was made, on this machine's clock; None while there is none."""
 
@@ -75,7 +75,7 @@ class Console:
         """The process id that was told at login; None while not connected."""
         return self._connection.login_pid if self._connection is not None else None
 
-    def ask(self, command: str, deadline: float, *, may_connect: bool = True) -> list[Row]:
+    def query(self, command: str, deadline: float, *, may_connect: bool = True) -> list[Row]:
         """The rows that ``command`` gives, by ``deadline`` on the monotonic clock.
 
         With ``may_connect`` it connects where there is no connection, or where it is found to be gone: once. Raises
@@ -85,11 +85,11 @@ class Console:
             raise ServerLost("the connection is gone")
         if self._connection is not None:
             try:
-                return self._ask(self._connection, command, deadline)
+                return self._query(self._connection, command, deadline)
             except ServerLost as error:
                 if error.hung or not may_connect:
                     raise
-        return self._ask(self._connect(deadline), command, deadline)
+        return self._query(self._connect(deadline), command, deadline)
 
     def close(self) -> None:
         connection, self._connection, self.connected_at = self._connection, None, None
@@ -101,9 +101,9 @@ class Console:
         self._connection, self.connected_at = connection, time.time()
         return connection
 
-    def _ask(self, connection: ServerConnection, command: str, deadline: float) -> list[Row]:
+    def _query(self, connection: ServerConnection, command: str, deadline: float) -> list[Row]:
         try:
-            tables = connection.ask(command, within=max(deadline - time.monotonic(), 0.0))
+            tables = connection.execute(command, within=max(deadline - time.monotonic(), 0.0))
         except ServerLost:
             self.close()
             raise
@@ -111,7 +111,7 @@ class Console:
         return [Row(row) for row in tables[-1]] if tables else []
 
 
-def reason_of(error: Refused | ServerLost) -> str:
+def explain_failure(error: Refused | ServerLost) -> str:
     """Why there was no answer, for a source's status."""
     if error.hung:
         return "it took the connection and then said nothing"
@@ -122,33 +122,33 @@ _OFFSET_STEP = 900
 """Every time zone is a multiple of a quarter of an hour away from UTC."""
 
 
-def instant(text: str | None, offsets: Mapping[str, float]) -> float | None:
+def parse_instant(text: str | None, offsets: Mapping[str, float]) -> float | None:
     """Seconds since the epoch of a wall clock's text: "2026-11-25 01:25:16", with or without a zone behind it.
 
     ``offsets``: seconds east of UTC by the zone's name ("" for none). None where the zone is not known.
     """
-    parts = _clock(text)
+    parts = _parse_clock(text)
     if parts is None:
         return None
     wall, zone = parts
-    offset = offsets.get(zone, _numeric_offset(zone))
+    offset = offsets.get(zone, _parse_offset(zone))
     return None if offset is None else wall - offset
 
 
-def learned_offset(text: str | None, at: float | None) -> dict[str, float]:
+def learn_offset(text: str | None, at: float | None) -> dict[str, float]:
     """What a text that was written at the instant ``at`` says of the offset of its zone; nothing without either.
 
     A zone's name ("IST") does not say which one it is, and some poolers write none: but each shows when poolctl's
     own connection was made.
     """
-    parts = _clock(text)
+    parts = _parse_clock(text)
     if parts is None or at is None:
         return {}
     wall, zone = parts
     return {zone: round((wall - at) / _OFFSET_STEP) * float(_OFFSET_STEP)}
 
 
-def local_offsets() -> dict[str, float]:
+def read_local_offsets() -> dict[str, float]:
     """Of this machine's own zone, by its names in winter and summer."""
     return {
         time.tzname[0]: -float(time.timezone),
@@ -158,7 +158,7 @@ def local_offsets() -> dict[str, float]:
     }
 
 
-def _clock(text: str | None) -> tuple[float, str] | None:
+def _parse_clock(text: str | None) -> tuple[float, str] | None:
     """The instant as if the clock ran on UTC, and the zone's name."""
     if not text:
         return None
@@ -170,7 +170,7 @@ def _clock(text: str | None) -> tuple[float, str] | None:
     return wall, zone if re.fullmatch(r"[A-Za-z]+|[+-]\d{2,4}", zone) else ""
 
 
-def _numeric_offset(zone: str) -> float | None:
+def _parse_offset(zone: str) -> float | None:
     match = re.fullmatch(r"([+-])(\d\d)(\d\d)?", zone)
     if match is None:
         return None

@@ -26,9 +26,9 @@ from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from poolctl.errors import BadInput
-from poolctl.observe.refusals import HIDDEN_BY_TLS, Refused, ServerLost, StatementFailed, classify, from_libpq
+from poolctl.observe.refusals import HIDDEN_BY_TLS, Refused, ServerLost, StatementFailed, classify, parse_libpq_message
 from poolctl.observe.snapshot import Refusal
-from poolctl.observe.startup import Endpoint, knock
+from poolctl.observe.startup import Endpoint, probe_login
 
 NAME = "poolctl"
 """The application_name of every connection that looks."""
@@ -58,7 +58,7 @@ _VERBOSE = 2
 _ROWS, _EMPTY = pq.ExecStatus.TUPLES_OK, (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
 
-def parameters_of(conninfo: str) -> dict[str, Any]:
+def parse_conninfo(conninfo: str) -> dict[str, Any]:
     """The parts of a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
     if _is_misread(conninfo):
         raise BadInput(
@@ -84,9 +84,9 @@ def _is_misread(conninfo: str) -> bool:
     return authority.count("@") > 1 or "@" in behind
 
 
-def target_of(conninfo: str) -> str:
+def describe_target(conninfo: str) -> str:
     """What a connection string leads to, as it may be shown: "db.example.com:5432/app". Raises BadInput."""
-    given = _with_defaults(parameters_of(conninfo))
+    given = _add_defaults(parse_conninfo(conninfo))
     host = given.get("host") or given.get("hostaddr")
     if host is None and given.get("service"):
         return f"service {given['service']}"
@@ -95,12 +95,12 @@ def target_of(conninfo: str) -> str:
     return f"{where}/{name}" if name else where
 
 
-def place_of(conninfo: str) -> tuple[str, int | None]:
+def find_address(conninfo: str) -> tuple[str, int | None]:
     """The first address and port that a connection string leads to; ("", None) where only a service file knows.
 
     An address "" is libpq's own default, a folder of Unix sockets. Raises BadInput.
     """
-    given = _with_defaults(parameters_of(conninfo))
+    given = _add_defaults(parse_conninfo(conninfo))
     hosts, ports = _split(given.get("hostaddr")) or _split(given.get("host")), _split(given.get("port")) or ["5432"]
     if not hosts and given.get("service"):
         return "", None
@@ -126,15 +126,15 @@ class ServerConnection:
         Hosts and addresses are tried one after the other as long as nobody answers; the first one that does decides.
         """
         deadline = time.monotonic() + within
-        given = parameters_of(conninfo)
-        target = target_of(conninfo)
-        attempts = _attempts(_with_defaults(given), deadline, target)
+        given = parse_conninfo(conninfo)
+        target = describe_target(conninfo)
+        attempts = _list_attempts(_add_defaults(given), deadline, target)
         refused: Refused | None = None
         for at, place in enumerate(attempts):
             left = (deadline - time.monotonic()) / (len(attempts) - at)
             settings = given | place | {"application_name": application, "client_encoding": "SQL_ASCII"}
             try:
-                return cls(_dialled(make_conninfo("", **settings), max(left, 0.1), target), target)
+                return cls(_dial(make_conninfo("", **settings), max(left, 0.1), target), target)
             except Refused as error:
                 # "localhost" is two addresses: if nobody listens on one and the other hangs, the server is there.
                 refused = error if refused is None or error.hung else refused
@@ -176,14 +176,14 @@ class ServerConnection:
     @property
     def is_local(self) -> bool:
         """Whether it leads to this machine: by a Unix socket or a loopback address."""
-        address = _text(self._pgconn.hostaddr)
+        address = _decode(self._pgconn.hostaddr)
         if not address:
-            return _text(self._pgconn.host).startswith(("/", "@"))
+            return _decode(self._pgconn.host).startswith(("/", "@"))
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(address.partition("%")[0]).is_loopback
         return False
 
-    def look(self, *statements: str, before_limits: str = "", within: float = PATIENCE) -> list[list[Row]]:
+    def read(self, *statements: str, before_limits: str = "", within: float = PATIENCE) -> list[list[Row]]:
         """Run statements in one read-only transaction under timeouts, in one round trip; the rows of each.
 
         ``before_limits`` is one more, run first, before the timeouts are set. Raises StatementFailed (nothing is left
@@ -192,34 +192,34 @@ class ServerConnection:
         first = [before_limits] if before_limits else []
         script = ";\n".join([*_BEGIN, *first, *_LIMITS, *statements, "COMMIT"])
         try:
-            return self.ask(script, within=within)
+            return self.execute(script, within=within)
         except StatementFailed:
-            self.ask("ROLLBACK", within=within)
+            self.execute("ROLLBACK", within=within)
             raise
 
-    def ask(self, script: str, *, within: float = PATIENCE) -> list[list[Row]]:
+    def execute(self, script: str, *, within: float = PATIENCE) -> list[list[Row]]:
         """Run a script as it is; the rows of every statement that has any. Raises StatementFailed, ServerLost."""
         deadline = time.monotonic() + within
         failure: StatementFailed | None = None
         found: list[list[Row]] = []
         try:
             self._pgconn.send_query(script.encode())
-            while (result := self._next_result(deadline, within)) is not None:
+            while (result := self._fetch_result(deadline, within)) is not None:
                 if result.status == _ROWS:
-                    found.append(_rows(result))
+                    found.append(_read_rows(result))
                 elif result.status not in _EMPTY:
-                    failure = failure or _failure(result)
+                    failure = failure or _read_failure(result)
         except psycopg.Error as error:
-            raise self._lost(failure.message if failure else _own_line(error), failure) from None
+            raise self._break_off(failure.message if failure else _take_first_line(error), failure) from None
         except (ValueError, ArithmeticError) as error:
-            raise self._lost(f"the server's answer makes no sense ({type(error).__name__})") from None
+            raise self._break_off(f"the server's answer makes no sense ({type(error).__name__})") from None
         if failure is None:
             return found
         if self._pgconn.status != pq.ConnStatus.OK:
-            raise self._lost(failure.message, failure)
+            raise self._break_off(failure.message, failure)
         raise failure
 
-    def _next_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
+    def _fetch_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
         pgconn = self._pgconn
         while pgconn.flush():
             self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, deadline, within)
@@ -230,20 +230,20 @@ class ServerConnection:
         return pgconn.get_result()
 
     def _wait(self, events: int, deadline: float, within: float) -> None:
-        if not _ready(self._pgconn.socket, events, deadline):
-            raise self._lost(f"no answer within {within:g} s", hung=True)
+        if not _wait_until_ready(self._pgconn.socket, events, deadline):
+            raise self._break_off(f"no answer within {within:g} s", hung=True)
 
-    def _lost(self, reason: str, failure: StatementFailed | None = None, *, hung: bool = False) -> ServerLost:
+    def _break_off(self, reason: str, failure: StatementFailed | None = None, *, hung: bool = False) -> ServerLost:
         self._pgconn.finish()
         refusal = None if failure is None else classify(reason, failure.sqlstate, failure.routine, self.target)
         return ServerLost(reason, hung=hung, refusal=refusal)
 
     def _note(self, result: "pq.abc.PGresult") -> None:
-        self.notices.append(_text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)))
+        self.notices.append(_decode(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)))
         del self.notices[:-10]
 
 
-def _attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[str, str]]:
+def _list_attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[str, str]]:
     """Where to try, one place after the other: libpq's own order, but with a timeout for names and dead hosts."""
     hosts, addresses = _split(given.get("host")), _split(given.get("hostaddr"))
     ports = _split(given.get("port")) or ["5432"]
@@ -259,7 +259,7 @@ def _attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[
         if addresses or host == "" or host.startswith(("/", "@")):
             known: list[str] = addresses[at : at + 1]
         else:
-            known = _resolved(host, deadline)
+            known = _resolve(host, deadline)
             if not known:
                 unknown.append(host)
                 continue
@@ -269,7 +269,7 @@ def _attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[
     return places
 
 
-def _resolved(host: str, deadline: float) -> list[str]:
+def _resolve(host: str, deadline: float) -> list[str]:
     """Its addresses, none if it has none or nobody says so in time. A name server that hangs keeps its thread."""
     with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
@@ -288,18 +288,18 @@ def _resolved(host: str, deadline: float) -> list[str]:
         return []
 
 
-def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
+def _dial(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
     deadline = time.monotonic() + within
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     try:
         if pgconn.status == pq.ConnStatus.BAD:
-            raise Refused(from_libpq(pgconn.get_error_message(), target))
-        _say_everything(pgconn)
+            raise Refused(parse_libpq_message(pgconn.get_error_message(), target))
+        _keep_details(pgconn)
         while (state := pgconn.connect_poll()) != pq.PollingStatus.OK:
             if state == pq.PollingStatus.FAILED:
-                raise Refused(_refusal_in(pgconn, target, deadline - time.monotonic()))
+                raise Refused(_read_refusal(pgconn, target, deadline - time.monotonic()))
             events = selectors.EVENT_READ if state == pq.PollingStatus.READING else selectors.EVENT_WRITE
-            if not _ready(pgconn.socket, events, deadline):
+            if not _wait_until_ready(pgconn.socket, events, deadline):
                 hung = pgconn.status != pq.ConnStatus.STARTED
                 raise Refused(classify(f"no answer within {within:.2g} s", None, None, target), hung=hung)
         pgconn.nonblocking = 1
@@ -309,18 +309,18 @@ def _dialled(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
     return pgconn
 
 
-def _refusal_in(pgconn: "pq.abc.PGconn", target: str, within: float) -> Refusal:
-    message = _text(pgconn.error_message)
+def _read_refusal(pgconn: "pq.abc.PGconn", target: str, within: float) -> Refusal:
+    message = _decode(pgconn.error_message)
     if HIDDEN_BY_TLS in message:
-        address = _text(pgconn.hostaddr) or _text(pgconn.host)
-        place = Endpoint(address, int(pgconn.port), _text(pgconn.user), _text(pgconn.db), NAME)
-        said = knock(place, within=max(within, 0.1))
+        address = _decode(pgconn.hostaddr) or _decode(pgconn.host)
+        place = Endpoint(address, int(pgconn.port), _decode(pgconn.user), _decode(pgconn.db), NAME)
+        said = probe_login(place, within=max(within, 0.1))
         if said is not None and said.sqlstate is not None:
             return replace(said, target=target)
-    return from_libpq(message, target)
+    return parse_libpq_message(message, target)
 
 
-def _say_everything(pgconn: "pq.abc.PGconn") -> None:
+def _keep_details(pgconn: "pq.abc.PGconn") -> None:
     """Make libpq keep the SQLSTATE and the routine of a refusal: by itself it keeps the text alone."""
     with contextlib.suppress(OSError, AttributeError, ImportError):
         pointer: Any = pgconn
@@ -335,14 +335,14 @@ def _set_verbosity() -> Callable[..., int]:
     return ctypes.CDLL(library.__file__).PQsetErrorVerbosity
 
 
-def _ready(descriptor: int, events: int, deadline: float) -> bool:
+def _wait_until_ready(descriptor: int, events: int, deadline: float) -> bool:
     with selectors.DefaultSelector() as selector:
         selector.register(descriptor, events)
         return bool(selector.select(max(deadline - time.monotonic(), 0.0)))
 
 
-def _rows(result: "pq.abc.PGresult") -> list[Row]:
-    columns = [(at, _text(result.fname(at)), _READERS.get(result.ftype(at), _text)) for at in range(result.nfields)]
+def _read_rows(result: "pq.abc.PGresult") -> list[Row]:
+    columns = [(at, _decode(result.fname(at)), _READERS.get(result.ftype(at), _decode)) for at in range(result.nfields)]
     value = result.get_value
     return [
         {name: None if (raw := value(row, at)) is None else read(raw) for at, name, read in columns}
@@ -350,7 +350,7 @@ def _rows(result: "pq.abc.PGresult") -> list[Row]:
     ]
 
 
-def _text(raw: bytes | None) -> str:
+def _decode(raw: bytes | None) -> str:
     """The server's bytes as they came: mostly UTF-8, else something of an older age that must not stop us."""
     if raw is None:
         return ""
@@ -360,12 +360,12 @@ def _text(raw: bytes | None) -> str:
         return raw.decode("latin-1")
 
 
-def _boolean(raw: bytes) -> bool:
+def _read_boolean(raw: bytes) -> bool:
     return raw == b"t"
 
 
 _READERS: dict[int, Callable[[bytes], Any]] = {
-    16: _boolean,
+    16: _read_boolean,
     **dict.fromkeys((20, 21, 23, 26), int),
     **dict.fromkeys((700, 701, 1700), float),
     **dict.fromkeys((114, 3802), json.loads),
@@ -373,18 +373,20 @@ _READERS: dict[int, Callable[[bytes], Any]] = {
 """By the oid of a column's type (pg_type.dat): bool; int8, int2, int4, oid; float4, float8, numeric; json, jsonb."""
 
 
-def _failure(result: "pq.abc.PGresult") -> StatementFailed:
-    text = _text(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)) or _own_line(_text(result.error_message))
+def _read_failure(result: "pq.abc.PGresult") -> StatementFailed:
+    text = _decode(result.error_field(pq.DiagnosticField.MESSAGE_PRIMARY)) or _take_first_line(
+        _decode(result.error_message)
+    )
     routine = result.error_field(pq.DiagnosticField.SOURCE_FUNCTION)
-    return StatementFailed(text, _text(result.error_field(pq.DiagnosticField.SQLSTATE)), _text(routine) or None)
+    return StatementFailed(text, _decode(result.error_field(pq.DiagnosticField.SQLSTATE)), _decode(routine) or None)
 
 
-def _own_line(error: object) -> str:
+def _take_first_line(error: object) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].removeprefix("consuming input failed: ") if lines else "the connection broke"
 
 
-def _with_defaults(given: dict[str, Any]) -> dict[str, Any]:
+def _add_defaults(given: dict[str, Any]) -> dict[str, Any]:
     """``given`` with what the environment says of where to connect."""
     found = {
         option.keyword.decode(): option.val.decode()
@@ -398,7 +400,7 @@ def _split(value: object) -> list[str]:
     return str(value).split(",") if value else []
 
 
-def refusal_of(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
+def find_refusal(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
     """Why the client that ``conninfo`` describes is turned away now; None when it is let in, and leaves at once.
 
     Takes one connection for some milliseconds where it is let in. Raises BadInput for a conninfo that cannot be read.

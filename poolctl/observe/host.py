@@ -18,35 +18,35 @@ import psutil
 from poolctl.observe.processes import (
     Names,
     ProcessorTimes,
-    backend_titles,
-    listener,
-    members_of,
-    parent_of,
-    ports_of,
-    shares_network,
-    usable_cores,
+    count_usable_cores,
+    find_listener,
+    find_parent,
+    has_same_network,
+    list_members,
+    list_ports,
+    parse_titles,
 )
 from poolctl.observe.snapshot import BackendTitle, ClientProcess, HostSample, ServerFacts, ServerSample, Source
 from poolctl.observe.sockets import (
     CLOSE_WAIT,
     ESTABLISHED,
     LISTEN,
-    Confirmed,
     End,
     Orphan,
+    OrphanTracker,
     SocketOwners,
     TcpSocket,
     UnixSocket,
-    held_ends,
+    count_waiting_by_port,
+    find_held_ends,
+    find_unowned,
     is_loopback,
-    plain_address,
-    sockets_of,
-    tcp_sockets,
-    unix_sockets,
-    unowned,
-    waiting_by_port,
+    list_sockets,
+    normalize_address,
+    read_tcp_sockets,
+    read_unix_sockets,
 )
-from poolctl.safe_text import redacted
+from poolctl.safe_text import redact_command
 
 
 class Host:
@@ -74,20 +74,20 @@ class Host:
         self._commands: dict[psutil.Process, str] = {}
         self._unix_ends: dict[tuple[int, float | None], tuple[int, ...]] = {}
         self._before: ProcessorTimes | None = None
-        self._orphans = Confirmed()
+        self._orphans = OrphanTracker()
         self._every = every
         self._next_at = 0.0
         self.source = Source("host", "this machine")
 
-    def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+    def sample(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
         """The state now. Backends of ``server`` decide which processes are its own; without it titles alone do."""
         if time.monotonic() < self._next_at:
             return None
         self._next_at = time.monotonic() + self._every
         try:
-            sample, reason = self._look(server, facts)
+            sample, reason = self._take_sample(server, facts)
         except (OSError, psutil.Error) as error:
-            self.source = replace(self.source, ok=False, reason=f"the process list cannot be read: {_why(error)}")
+            self.source = replace(self.source, ok=False, reason=f"the process list cannot be read: {_explain(error)}")
             return None
         self.source = replace(self.source, ok=True, reason=reason)
         return sample
@@ -95,60 +95,60 @@ class Host:
     def close(self) -> None:
         """Nothing is kept open between looks."""
 
-    def _look(self, server: ServerSample | None, facts: ServerFacts | None) -> tuple[HostSample, str]:
+    def _take_sample(self, server: ServerSample | None, facts: ServerFacts | None) -> tuple[HostSample, str]:
         here = _Addresses.read()
         is_here = here.has(self._address) if self._address is not None else facts is not None and facts.is_local
         table = _Sockets.read(self._owners)
         postmaster = self._find_postmaster(server, table, is_here)
-        family = members_of(postmaster)
-        titles = backend_titles(family, _names(server, facts))
-        clients = _clients(titles, server)
-        own_ports = ports_of(postmaster, table.listening)
-        held = held_ends(table.tcp, clients, own_ports)
+        family = list_members(postmaster)
+        titles = parse_titles(family, _collect_names(server, facts))
+        clients = _collect_clients(titles, server)
+        own_ports = list_ports(postmaster, table.listening)
+        held = find_held_ends(table.tcp, clients, own_ports)
         ports = own_ports | {one.local.port for one in held} | self._pooler_ports
         if self._port is not None:
             ports.add(self._port)
         sees_all = (
             table.is_complete
             and postmaster is not None
-            and shares_network(postmaster)
+            and has_same_network(postmaster)
             and (bool(held) or not any(here.has(client.address) for client in clients))
         )
-        unix = self._unix_clients(titles, unix_sockets() if psutil.LINUX else {})
-        reached = self._reached(table)
+        unix = self._find_unix_clients(titles, read_unix_sockets() if psutil.LINUX else {})
+        reached = self._find_server_addresses(table)
         wanted = [one for one in table.tcp if self._is_client_end(one, ports, here, reached)]
         owners = table.owners({one.inode for one in wanted} | set(unix), {member.pid for member in family})
         times = ProcessorTimes.read(postmaster, family)
-        cpu_share, server_cpu = times.since(self._before)
+        cpu_share, server_cpu = times.compare(self._before)
         self._before = times
         ours = {client for client in clients if sees_all and here.has(client.address)}
         orphans = self._find_orphans(table, titles, server, ours, own_ports, unix)
         sample = HostSample(
             has_server=postmaster is not None,
-            titles=_without_own(titles, server, wanted, unix, owners),
-            processes=self._client_processes(wanted, unix, owners),
+            titles=_exclude_own(titles, server, wanted, unix, owners),
+            processes=self._list_client_processes(wanted, unix, owners),
             unowned_ports=tuple(sorted(one.port for one in orphans if one.port is not None)),
             unowned_backends=tuple(sorted(one.backend for one in orphans if one.backend is not None)),
             sees_all_sockets=sees_all,
-            cores=usable_cores(postmaster.pid) if postmaster is not None else None,
+            cores=count_usable_cores(postmaster.pid) if postmaster is not None else None,
             cpu_share=cpu_share,
             server_cpu=server_cpu,
             listen_queues=table.waiting(ports if is_here or postmaster is not None else self._pooler_ports),
         )
         unnamed = sum(one.inode not in owners for one in wanted)
         is_asked = self._port is not None or server is not None
-        return sample, _what_is_missing(postmaster is not None or not is_asked, is_here, unnamed)
+        return sample, _explain_missing(postmaster is not None or not is_asked, is_here, unnamed)
 
     def _find_postmaster(self, server: ServerSample | None, table: "_Sockets", is_here: bool) -> psutil.Process | None:
         if self._postmaster is not None and not self._postmaster.is_running():
             self._postmaster = None
         if server is not None and server.backends:
-            self._postmaster = parent_of(server.backends)
+            self._postmaster = find_parent(server.backends)
         elif self._postmaster is None and is_here:
             folder = self._address if self._address is not None and self._address.startswith(("/", "@")) else None
             folder = "" if self._address == "" else folder
             inodes = [inode for inode, port in table.listening.items() if port == self._port]
-            self._postmaster = listener(folder, self._port, inodes)
+            self._postmaster = find_listener(folder, self._port, inodes)
         return self._postmaster
 
     def _find_orphans(
@@ -162,18 +162,23 @@ class Host:
     ) -> set[Orphan]:
         """Among the connections of ``clients`` to the server's ``ports``, and those over its Unix socket."""
 
-        def suspects(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
-            found = {Orphan(one.remote.port, None, one.inode) for one in unowned(held_ends(tcp, clients, ports), tcp)}
+        def find_suspects(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
+            found = {
+                Orphan(one.remote.port, None, one.inode)
+                for one in find_unowned(find_held_ends(tcp, clients, ports), tcp)
+            }
             return found | {Orphan(None, pid, -inode) for inode, pid in ends.items() if inode < 0}
 
         return self._orphans.confirm(
-            {one for one in suspects(table.tcp, unix) if one.is_busy(titles, server)},
-            lambda: suspects(_Sockets.read(self._owners).tcp, self._unix_clients(titles, unix_sockets())),
+            {one for one in find_suspects(table.tcp, unix) if one.is_busy(titles, server)},
+            lambda: find_suspects(
+                _Sockets.read(self._owners).tcp, self._find_unix_clients(titles, read_unix_sockets())
+            ),
         )
 
-    def _reached(self, table: "_Sockets") -> set[str]:
+    def _find_server_addresses(self, table: "_Sockets") -> set[str]:
         """The addresses of the server: as it was named, and as poolctl's own connection has it."""
-        own = set(sockets_of(os.getpid())) if psutil.LINUX else {os.getpid()}
+        own = set(list_sockets(os.getpid())) if psutil.LINUX else {os.getpid()}
         return {one.remote.address for one in table.tcp if one.inode in own and one.remote.port == self._port} | {
             self._address or ""
         }
@@ -186,7 +191,9 @@ class Host:
             return False
         return one.remote.address in reached or here.has(one.remote.address)
 
-    def _unix_clients(self, titles: Iterable[BackendTitle], known: Mapping[int, UnixSocket]) -> dict[int, int | None]:
+    def _find_unix_clients(
+        self, titles: Iterable[BackendTitle], known: Mapping[int, UnixSocket]
+    ) -> dict[int, int | None]:
         """Backends by the inode of their client's end of a Unix socket, a negative one where nobody holds it; None
         for a client of a pooler."""
         local = [title for title in titles if title.client == "local"]
@@ -199,14 +206,14 @@ class Host:
         for title in local:
             key = (title.pid, title.started_at)
             if key not in self._unix_ends:
-                held = (inode for inode in sockets_of(title.pid) if inode in known)
+                held = (inode for inode in list_sockets(title.pid) if inode in known)
                 self._unix_ends[key] = tuple(inode for inode in held if _SOCKET in known[inode].path)
             for inode in self._unix_ends[key]:
                 if inode in known:
                     found[known[inode].peer or -inode] = title.pid
         return found
 
-    def _client_processes(
+    def _list_client_processes(
         self, ends: Iterable[TcpSocket], unix: dict[int, int | None], owners: dict[int, int]
     ) -> tuple[ClientProcess, ...]:
         connections: list[tuple[int, int | None, int | None]]
@@ -230,7 +237,7 @@ class Host:
             process = psutil.Process(pid)
             with process.oneshot():
                 if process not in self._commands:
-                    self._commands[process] = redacted(process.cmdline()) or process.name()
+                    self._commands[process] = redact_command(process.cmdline()) or process.name()
                 return ClientProcess(
                     port=0,
                     pid=pid,
@@ -255,7 +262,7 @@ class _Addresses(NamedTuple):
     def read(cls) -> "_Addresses":
         interfaces = psutil.net_if_addrs().values()
         families = (socket.AF_INET, socket.AF_INET6)
-        own = {plain_address(one.address) for ones in interfaces for one in ones if one.family in families}
+        own = {normalize_address(one.address) for ones in interfaces for one in ones if one.family in families}
         return cls(frozenset(own | {"local", socket.gethostname()}))
 
     def has(self, address: str) -> bool:
@@ -279,18 +286,18 @@ class _Sockets(NamedTuple):
     @classmethod
     def read(cls, owners: SocketOwners) -> "_Sockets":
         if psutil.LINUX:
-            tcp = tcp_sockets()
+            tcp = read_tcp_sockets()
             return cls(
                 tcp,
                 lambda inodes, unlike: owners.find([inode for inode in inodes if inode > 0], unlike=unlike),
-                lambda ports: waiting_by_port(tcp, set(ports)),
+                lambda ports: count_waiting_by_port(tcp, set(ports)),
                 bool(tcp),
             )
-        portable, is_complete = _portable_sockets()
+        portable, is_complete = _read_portable_sockets()
         return cls(portable, lambda inodes, _: {pid: pid for pid in inodes}, lambda _: {}, is_complete)
 
 
-def _portable_sockets() -> tuple[list[TcpSocket], bool]:
+def _read_portable_sockets() -> tuple[list[TcpSocket], bool]:
     """What psutil finds, and whether that is all: on macOS only root sees other users' sockets."""
     states = {psutil.CONN_ESTABLISHED: ESTABLISHED, psutil.CONN_CLOSE_WAIT: CLOSE_WAIT, psutil.CONN_LISTEN: LISTEN}
     is_complete = True
@@ -304,17 +311,17 @@ def _portable_sockets() -> tuple[list[TcpSocket], bool]:
                 own = process.net_connections("tcp")
                 connections += [(one.laddr, one.raddr, one.status, process.pid) for one in own]
     return [
-        TcpSocket(_end(local), _end(remote), states[status], pid or 0)
+        TcpSocket(_make_end(local), _make_end(remote), states[status], pid or 0)
         for local, remote, status, pid in connections
         if status in states and local
     ], is_complete
 
 
-def _end(address: Any) -> End:
-    return End(plain_address(address[0]), address[1]) if address else End("", 0)
+def _make_end(address: Any) -> End:
+    return End(normalize_address(address[0]), address[1]) if address else End("", 0)
 
 
-def _names(server: ServerSample | None, facts: ServerFacts | None) -> Names:
+def _collect_names(server: ServerSample | None, facts: ServerFacts | None) -> Names:
     backends = server.backends if server is not None else ()
     users = {backend.user for backend in backends if backend.user}
     databases = {backend.database for backend in backends if backend.database}
@@ -324,14 +331,14 @@ def _names(server: ServerSample | None, facts: ServerFacts | None) -> Names:
     return Names(users=users, databases=databases)
 
 
-def _clients(titles: Iterable[BackendTitle], server: ServerSample | None) -> set[End]:
+def _collect_clients(titles: Iterable[BackendTitle], server: ServerSample | None) -> set[End]:
     """The clients' ends of all backends' connections over TCP."""
     ends = [(title.client, title.client_port) for title in titles]
     ends += [(backend.client, backend.client_port) for backend in (server.backends if server is not None else ())]
-    return {End(plain_address(address), port) for address, port in ends if address and port and address != "local"}
+    return {End(normalize_address(address), port) for address, port in ends if address and port and address != "local"}
 
 
-def _without_own(
+def _exclude_own(
     titles: Iterable[BackendTitle],
     server: ServerSample | None,
     ends: Iterable[TcpSocket],
@@ -350,7 +357,7 @@ def _without_own(
     )
 
 
-def _what_is_missing(has_server: bool, is_here: bool, unnamed: int) -> str:
+def _explain_missing(has_server: bool, is_here: bool, unnamed: int) -> str:
     missing = []
     if not has_server:
         where = (
@@ -362,5 +369,5 @@ def _what_is_missing(has_server: bool, is_here: bool, unnamed: int) -> str:
     return "; ".join(missing)
 
 
-def _why(error: BaseException) -> str:
+def _explain(error: BaseException) -> str:
     return getattr(error, "strerror", None) or type(error).__name__

@@ -19,7 +19,7 @@ class Meaning(NamedTuple):
     scale: float = 1.0
 
 
-def _meanings(library: str, prefix: str, names: Mapping[str, str | tuple[str, float]]) -> dict[str, Meaning]:
+def _add_prefix(library: str, prefix: str, names: Mapping[str, str | tuple[str, float]]) -> dict[str, Meaning]:
     return {
         prefix + name: Meaning(library, what) if isinstance(what, str) else Meaning(library, *what)
         for name, what in names.items()
@@ -46,7 +46,7 @@ _OTEL: dict[str, str | tuple[str, float]] = {
 }
 
 MEANINGS: dict[str, Meaning] = {
-    **_meanings(
+    **_add_prefix(
         "database/sql",
         "go_sql_",
         {
@@ -61,7 +61,7 @@ MEANINGS: dict[str, Meaning] = {
             "max_lifetime_closed": "closed_lifetime_total",
         },
     ),
-    **_meanings(
+    **_add_prefix(
         "database/sql",
         "go_sql_stats_connections_",
         {
@@ -76,7 +76,7 @@ MEANINGS: dict[str, Meaning] = {
             "closed_max_lifetime": "closed_lifetime_total",
         },
     ),
-    **_meanings(
+    **_add_prefix(
         "database/sql",
         "gorm_dbstats_",
         {
@@ -91,7 +91,7 @@ MEANINGS: dict[str, Meaning] = {
             "max_lifetime_closed": "closed_lifetime_total",
         },
     ),
-    **_meanings(
+    **_add_prefix(
         "hikaricp",
         "hikaricp_",
         {
@@ -120,17 +120,17 @@ MEANINGS: dict[str, Meaning] = {
         },
     ),
     # Times without a unit: the newer convention is in seconds, the older one in milliseconds.
-    **_meanings(
+    **_add_prefix(
         "opentelemetry",
         "db_client_connection_",
         _OTEL | {"count": "", "wait_time_sum": "wait_time_total", "use_time_sum": "use_time_total"},
     ),
-    **_meanings(
+    **_add_prefix(
         "opentelemetry",
         "db_client_connections_",
         _OTEL | {"usage": "", "wait_time_sum": ("wait_time_total", _MS), "use_time_sum": ("use_time_total", _MS)},
     ),
-    **_meanings(
+    **_add_prefix(
         "pgxpool",
         "pgxpool_",
         {
@@ -155,7 +155,7 @@ MEANINGS: dict[str, Meaning] = {
 """By the name without ``_total``, which not every exporter writes."""
 
 JSON_KEYS: dict[str, Meaning] = {
-    **_meanings(
+    **_add_prefix(
         "psycopg_pool",
         "",
         {
@@ -172,7 +172,7 @@ JSON_KEYS: dict[str, Meaning] = {
             "connections_errors": "open_errors_total",
         },
     ),
-    **_meanings(
+    **_add_prefix(
         "database/sql",
         "",
         {
@@ -187,9 +187,9 @@ JSON_KEYS: dict[str, Meaning] = {
             "MaxLifetimeClosed": "closed_lifetime_total",
         },
     ),
-    **_meanings("node-pg", "", {"totalCount": "open", "idleCount": "idle", "waitingCount": "waiting"}),
-    **_meanings("tarn", "", {"numUsed": "in_use", "numFree": "idle", "numPendingAcquires": "waiting"}),
-    **_meanings(
+    **_add_prefix("node-pg", "", {"totalCount": "open", "idleCount": "idle", "waitingCount": "waiting"}),
+    **_add_prefix("tarn", "", {"numUsed": "in_use", "numFree": "idle", "numPendingAcquires": "waiting"}),
+    **_add_prefix(
         "hikaricp",
         "",
         {

@@ -13,7 +13,15 @@ from dataclasses import replace
 from typing import Literal
 
 from poolctl.errors import BadInput
-from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, instant, learned_offset, local_offsets, reason_of
+from poolctl.observe.admin_console import (
+    ANSWER_WITHIN,
+    Console,
+    Row,
+    explain_failure,
+    learn_offset,
+    parse_instant,
+    read_local_offsets,
+)
 from poolctl.observe.connection import NAME
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats, Source
@@ -46,7 +54,7 @@ class PgBouncer:
         """That PgBouncer listens on, for the host's view of its clients."""
         return self._console.port
 
-    def look(self) -> BouncerSample | None:
+    def sample(self) -> BouncerSample | None:
         """The state now; None when the console did not answer. Tables that could not be read are empty, and named in
         ``source.reason``."""
         deadline = time.monotonic() + self._patience
@@ -55,22 +63,22 @@ class PgBouncer:
         silence = ""
         for table in _TABLES:
             try:
-                tables[table] = self._console.ask(f"SHOW {table}", deadline, may_connect=table == _TABLES[0])
+                tables[table] = self._console.query(f"SHOW {table}", deadline, may_connect=table == _TABLES[0])
             except StatementFailed as error:
                 refused[table] = error.message
             except (Refused, ServerLost) as error:
-                silence = reason_of(error)
+                silence = explain_failure(error)
                 break
-        self.source = replace(self.source, ok="POOLS" in tables, reason=_reason(tables, refused, silence))
+        self.source = replace(self.source, ok="POOLS" in tables, reason=_explain_missing(tables, refused, silence))
         if "POOLS" not in tables:
             return None
-        sample = sample_of(
+        sample = read_sample(
             tables,
             target=self._console.target,
             own_port=self._console.own_port,
             connected_at=self._console.connected_at,
         )
-        if takes_a_needed_place(sample):
+        if is_place_needed(sample):
             self._console.close()
         return sample
 
@@ -78,13 +86,13 @@ class PgBouncer:
         self._console.close()
 
 
-def takes_a_needed_place(sample: BouncerSample) -> bool:
+def is_place_needed(sample: BouncerSample) -> bool:
     """Whether an application would be let in if poolctl were not there, or might soon be."""
     limit, used = sample.config.get("max_client_conn", ""), sample.lists.get("used_clients")
     return limit.isdecimal() and used is not None and used + 1 >= int(limit)
 
 
-def _reason(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence: str) -> str:
+def _explain_missing(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence: str) -> str:
     if "POOLS" in refused:
         return f"it is no console of PgBouncer: {refused['POOLS']}"
     if not tables:
@@ -95,7 +103,7 @@ def _reason(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence
     return f"SHOW {', '.join(missing)} not seen: {silence or next(iter(refused.values()))}"
 
 
-def own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
+def find_own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
     """poolctl's own row of SHOW CLIENTS: by its port, over a Unix socket (``own_port`` None) by its process id; behind
     an address translation the only one on the console that may be it."""
     candidates = [
@@ -109,7 +117,7 @@ def own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
     return candidates[0] if len(candidates) == 1 else None
 
 
-def sample_of(
+def read_sample(
     tables: Mapping[str, list[Row]], *, target: str, own_port: int | None = None, connected_at: float | None = None
 ) -> BouncerSample:
     """The sample that the SHOW tables make, by their names; those that are missing leave their part empty.
@@ -117,22 +125,22 @@ def sample_of(
     ``own_port`` and ``connected_at`` are of poolctl's connection, which is left out.
     """
     clients = tables.get("CLIENTS", [])
-    own = own_client(clients, own_port)
-    offsets = local_offsets() | learned_offset(own.text("connect_time") if own else None, connected_at)
+    own = find_own_client(clients, own_port)
+    offsets = read_local_offsets() | learn_offset(own.text("connect_time") if own else None, connected_at)
     return BouncerSample(
         target=target,
-        version=version_of(tables.get("VERSION", [])),
-        pools=pools_of(tables.get("POOLS", [])),
-        clients=tuple(link_of(row, "client", offsets) for row in clients if row is not own),
-        servers=tuple(link_of(row, "server", offsets) for row in tables.get("SERVERS", [])),
-        databases=databases_of(tables.get("DATABASES", [])),
-        stats=stats_of(tables.get("STATS", [])),
-        config=config_of(tables.get("CONFIG", [])),
-        lists=lists_of(tables.get("LISTS", []), own=1 if own is not None else 0),
+        version=parse_version(tables.get("VERSION", [])),
+        pools=parse_pools(tables.get("POOLS", [])),
+        clients=tuple(parse_link(row, "client", offsets) for row in clients if row is not own),
+        servers=tuple(parse_link(row, "server", offsets) for row in tables.get("SERVERS", [])),
+        databases=parse_databases(tables.get("DATABASES", [])),
+        stats=parse_stats(tables.get("STATS", [])),
+        config=parse_config(tables.get("CONFIG", [])),
+        lists=parse_lists(tables.get("LISTS", []), own=1 if own is not None else 0),
     )
 
 
-def pools_of(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
+def parse_pools(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
     """SHOW POOLS without the console's own, which has no server."""
     return tuple(
         BouncerPool(
@@ -153,7 +161,7 @@ def pools_of(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
     )
 
 
-def link_of(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, float]) -> BouncerLink:
+def parse_link(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, float]) -> BouncerLink:
     """A row of SHOW CLIENTS or SHOW SERVERS. ``offsets``: of the zones that PgBouncer writes its times in."""
     address = row.text("addr")
     return BouncerLink(
@@ -166,14 +174,14 @@ def link_of(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, f
         pointer=row.text("ptr"),
         link=row.text("link"),
         application=row.text("application_name"),
-        connected_at=instant(row.text("connect_time"), offsets),
-        requested_at=instant(row.text("request_time"), offsets),
+        connected_at=parse_instant(row.text("connect_time"), offsets),
+        requested_at=parse_instant(row.text("request_time"), offsets),
         wait=row.seconds("wait", "wait_us"),
         remote_pid=row.count("remote_pid") or None,
     )
 
 
-def databases_of(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
+def parse_databases(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
     """SHOW DATABASES without the console's own. ``reserve_pool`` was renamed in 1.24."""
     return tuple(
         BouncerDatabase(
@@ -193,7 +201,7 @@ def databases_of(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
     )
 
 
-def stats_of(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
+def parse_stats(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
     """SHOW STATS without the console's own; times become seconds."""
     return tuple(
         BouncerStats(
@@ -209,12 +217,12 @@ def stats_of(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
     )
 
 
-def config_of(rows: Iterable[Row]) -> dict[str, str]:
+def parse_config(rows: Iterable[Row]) -> dict[str, str]:
     """SHOW CONFIG without what names or holds secrets: passwords, key files, the file and the query of users."""
     return {row.text("key"): row.text("value") for row in rows if not _SECRET_KEYS.search(row.text("key"))}
 
 
-def lists_of(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
+def parse_lists(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
     """SHOW LISTS; ``own`` of the used clients are poolctl's."""
     lists = {row.text("list"): row.count("items") for row in rows}
     if "used_clients" in lists:
@@ -222,7 +230,7 @@ def lists_of(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
     return lists
 
 
-def version_of(rows: Iterable[Row]) -> str:
+def parse_version(rows: Iterable[Row]) -> str:
     """ "1.18.0" of "PgBouncer 1.18.0"; "" where there is none."""
     for row in rows:
         match = re.search(r"\d+(?:\.\d+)+\S*", row.text("version"))

@@ -10,10 +10,18 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from poolctl.observe.admin_console import ANSWER_WITHIN, Console, Row, instant, learned_offset, local_offsets, reason_of
+from poolctl.observe.admin_console import (
+    ANSWER_WITHIN,
+    Console,
+    Row,
+    explain_failure,
+    learn_offset,
+    parse_instant,
+    read_local_offsets,
+)
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
-from poolctl.observe.sockets import is_loopback, tcp_sockets, waiting_by_port
+from poolctl.observe.sockets import count_waiting_by_port, is_loopback, read_tcp_sockets
 
 _NOTICED = 0.5
 """Seconds to wait for one that hung at the look before: it then only has to show that it serves again."""
@@ -54,15 +62,15 @@ class Pgpool:
         there is none."""
         return self._console.login_pid
 
-    def look(self) -> PgpoolSample | None:
+    def sample(self) -> PgpoolSample | None:
         """The state now; with ``hangs`` and what is known from before when it took the connection and said nothing;
         None when it was not there or let nobody in."""
         patience = min(self._patience, _NOTICED) if self._hung else self._patience
         deadline = time.monotonic() + patience
         self._hung = False
         try:
-            processes = self._console.ask("SHOW pool_processes", deadline)
-            pools = self._console.ask("SHOW pool_pools", deadline, may_connect=False)
+            processes = self._console.query("SHOW pool_processes", deadline)
+            pools = self._console.query("SHOW pool_pools", deadline, may_connect=False)
             if self._fixed.num_init_children is None:
                 self._fixed = self._read_fixed(deadline)
         except StatementFailed as error:
@@ -71,21 +79,21 @@ class Pgpool:
             return None
         except (Refused, ServerLost) as error:
             self._hung = error.hung
-            self.source = replace(self.source, ok=False, reason=_why(error))
+            self.source = replace(self.source, ok=False, reason=_explain_silence(error))
             return self._sample((), (), hangs=True) if error.hung else None
         self.source = replace(self.source, ok=True, reason="")
         backend_pid = self._console.login_pid
-        offsets = offsets_of(pools, backend_pid, self._console.connected_at)
-        children = children_of(processes, offsets, own=own_child(pools, backend_pid))
-        return self._sample(children, connections_of(pools, own_pid=backend_pid))
+        offsets = learn_offsets(pools, backend_pid, self._console.connected_at)
+        children = parse_children(processes, offsets, own=find_own_child(pools, backend_pid))
+        return self._sample(children, parse_connections(pools, own_pid=backend_pid))
 
     def close(self) -> None:
         self._console.close()
 
     def _read_fixed(self, deadline: float) -> _Fixed:
-        status = limits_of(self._console.ask("SHOW pool_status", deadline, may_connect=False))
-        version = self._console.ask("SHOW pool_version", deadline, may_connect=False)
-        return _Fixed(version_of(version), *(status.get(name) for name in _LIMITS))
+        status = parse_limits(self._console.query("SHOW pool_status", deadline, may_connect=False))
+        version = self._console.query("SHOW pool_version", deadline, may_connect=False)
+        return _Fixed(parse_version(version), *(status.get(name) for name in _LIMITS))
 
     def _sample(
         self, children: tuple[PgpoolChild, ...], connections: tuple[PgpoolConnection, ...], *, hangs: bool = False
@@ -98,21 +106,21 @@ class Pgpool:
             num_init_children=self._fixed.num_init_children,
             max_pool=self._fixed.max_pool,
             reserved_connections=self._fixed.reserved_connections,
-            waiting=waiting_at(self._console.host, self._console.port),
+            waiting=count_waiting(self._console.host, self._console.port),
             hangs=hangs,
         )
 
 
-def waiting_at(host: str, port: int | None) -> int | None:
+def count_waiting(host: str, port: int | None) -> int | None:
     """Clients in the listen queue of a Pgpool-II on this machine; None where it is on another, or cannot be seen."""
-    sockets = tcp_sockets()
+    sockets = read_tcp_sockets()
     if port is None or not (is_loopback(host) or host in {one.local.address for one in sockets}):
         return None
-    return waiting_by_port(sockets, {port}).get(port)
+    return count_waiting_by_port(sockets, {port}).get(port)
 
 
-def _why(error: Refused | ServerLost) -> str:
-    words = reason_of(error)
+def _explain_silence(error: Refused | ServerLost) -> str:
+    words = explain_failure(error)
     if error.hung:
         return f"{words}: every child is busy, or it is stuck"
     # libpq 17 and newer ask for encryption first, and do not repeat an answer to that which is an error.
@@ -121,30 +129,30 @@ def _why(error: Refused | ServerLost) -> str:
     return words
 
 
-def own_child(pools: Sequence[Row], backend_pid: int | None) -> int | None:
+def find_own_child(pools: Sequence[Row], backend_pid: int | None) -> int | None:
     """The pid of the child that serves poolctl, by the backend that poolctl was given."""
-    own = _own(pools, backend_pid)
+    own = _find_own(pools, backend_pid)
     return own.count("pool_pid") or None if own is not None else None
 
 
-def offsets_of(pools: Sequence[Row], backend_pid: int | None, connected_at: float | None) -> dict[str, float]:
+def learn_offsets(pools: Sequence[Row], backend_pid: int | None, connected_at: float | None) -> dict[str, float]:
     """How far Pgpool-II's clock, which it writes without a zone, is east of UTC: from when poolctl's own connection
     was made; else as this machine's clock is."""
-    own = _own(pools, backend_pid)
-    local = local_offsets()
+    own = _find_own(pools, backend_pid)
+    local = read_local_offsets()
     here = local[time.tzname[time.localtime().tm_isdst > 0]]
     if own is None:
         return local | {"": here}
     # Before 4.3 only the backend's age is shown, which is poolctl's own when nobody used it before.
     written = own.text("client_connection_time") or (own.text("create_time") if own.count("pool_counter") == 1 else "")
-    return local | {"": here} | learned_offset(written, connected_at)
+    return local | {"": here} | learn_offset(written, connected_at)
 
 
-def _own(pools: Sequence[Row], backend_pid: int | None) -> Row | None:
+def _find_own(pools: Sequence[Row], backend_pid: int | None) -> Row | None:
     return next((row for row in pools if backend_pid and row.count("pool_backendpid") == backend_pid), None)
 
 
-def children_of(
+def parse_children(
     rows: Sequence[Row], offsets: Mapping[str, float], *, own: int | None = None
 ) -> tuple[PgpoolChild, ...]:
     """SHOW pool_processes: a row each child. ``own``: the child that serves poolctl."""
@@ -154,15 +162,15 @@ def children_of(
             database=row.text("database"),
             user=row.text("username"),
             status=row.text("status") or None,
-            started_at=instant(row.text("start_time"), offsets),
-            connected_at=instant(row.text("backend_connection_time") or row.text("create_time"), offsets),
+            started_at=parse_instant(row.text("start_time"), offsets),
+            connected_at=parse_instant(row.text("backend_connection_time") or row.text("create_time"), offsets),
             is_own=own is not None and row.count("pool_pid") == own,
         )
         for row in rows
     )
 
 
-def connections_of(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[PgpoolConnection, ...]:
+def parse_connections(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[PgpoolConnection, ...]:
     """SHOW pool_pools: the slots with a backend in them. ``own_pid``: the backend that serves poolctl."""
     return tuple(
         PgpoolConnection(
@@ -179,12 +187,12 @@ def connections_of(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[
     )
 
 
-def limits_of(rows: Sequence[Row]) -> dict[str, int]:
+def parse_limits(rows: Sequence[Row]) -> dict[str, int]:
     """The sizes among what SHOW pool_status lists; nothing else of it is kept, for passwords stand in it, too."""
     return {row.text("item"): row.count("value") for row in rows if row.text("item") in _LIMITS}
 
 
-def version_of(rows: Sequence[Row]) -> str:
+def parse_version(rows: Sequence[Row]) -> str:
     """ "4.3.5" of "4.3.5 (tamahomeboshi)"; "" where there is none."""
     for row in rows:
         match = re.match(r"\d+(?:\.\d+)+\S*", row.text("pool_version"))

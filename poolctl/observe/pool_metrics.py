@@ -57,14 +57,14 @@ class _Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ParsedPools:
     """Pools, and what was wrong with the text: "" when nothing was."""
 
     pools: tuple[PoolFigures, ...]
     complaint: str = ""
 
 
-def read_pools(text: str, source: str) -> Read:
+def read_pools(text: str, source: str) -> ParsedPools:
     """The pools in ``text``, whichever of the formats it is; never raises. ``source`` is where it came from."""
     document = None
     if text.lstrip()[:1] in ("{", "["):
@@ -72,33 +72,33 @@ def read_pools(text: str, source: str) -> Read:
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(text)
     if document is not None:
-        return _verdict(list(_from_json(document)), source, "no pool in this JSON")
+        return _conclude(list(_read_json(document)), source, "no pool in this JSON")
     statuses = list(_STATUS.finditer(text))
     if statuses:
-        return _verdict([_from_status(text, one) for one in statuses], source, "")
-    exposition = parse(text, _is_of_a_pool)
-    pools = list(_from_series(exposition.series))
+        return _conclude([_read_status(text, one) for one in statuses], source, "")
+    exposition = parse(text, _is_pool_metric)
+    pools = list(_read_series(exposition.series))
     lag = [series.value for series in exposition.series if series.name == _LOOP_LAG and math.isfinite(series.value)]
     for pool in pools:
         if lag:
             pool.numbers["loop_lag"] = max(lag)
     if not exposition.unreadable:
-        return _verdict(pools, source, "no figures of a pool among its metrics")
+        return _conclude(pools, source, "no figures of a pool among its metrics")
     first, more = exposition.unreadable[0], len(exposition.unreadable) - 1
     complaint = f"line {first} is no Prometheus text" + (f", nor are {more} more" if more else "")
-    return Read(_verdict(pools, source, "").pools, complaint)
+    return ParsedPools(_conclude(pools, source, "").pools, complaint)
 
 
-def _verdict(pools: Iterable[_Pool], source: str, complaint: str) -> Read:
-    figures = tuple(_figures(pool, source) for pool in pools)
-    return Read(figures, "" if figures else complaint)
+def _conclude(pools: Iterable[_Pool], source: str, complaint: str) -> ParsedPools:
+    figures = tuple(_complete_figures(pool, source) for pool in pools)
+    return ParsedPools(figures, "" if figures else complaint)
 
 
-def _is_of_a_pool(name: str) -> bool:
+def _is_pool_metric(name: str) -> bool:
     return name.removesuffix("_total") in MEANINGS or name == _LOOP_LAG
 
 
-def _from_series(series: Iterable[Series]) -> Iterator[_Pool]:
+def _read_series(series: Iterable[Series]) -> Iterator[_Pool]:
     pools: dict[tuple[str, frozenset[tuple[str, str]]], _Pool] = {}
     for one in series:
         meaning = MEANINGS.get(one.name.removesuffix("_total"))
@@ -113,12 +113,12 @@ def _from_series(series: Iterable[Series]) -> Iterator[_Pool]:
         labels = {key: value for key, value in one.labels.items() if key not in _NO_IDENTITY}
         identity = (meaning.library, frozenset(labels.items()))
         if identity not in pools:
-            pools[identity] = _new_pool(meaning.library, labels)
+            pools[identity] = _make_pool(meaning.library, labels)
         pools[identity].add(what, one.value * meaning.scale)
     yield from pools.values()
 
 
-def _new_pool(library: str, labels: Mapping[str, str]) -> _Pool:
+def _make_pool(library: str, labels: Mapping[str, str]) -> _Pool:
     named_by = next((key for key in _NAME_LABELS if key in labels), None)
     return _Pool(
         library,
@@ -128,24 +128,24 @@ def _new_pool(library: str, labels: Mapping[str, str]) -> _Pool:
     )
 
 
-def _from_json(document: Any, name: str = "default", depth: int = 0) -> Iterator[_Pool]:
+def _read_json(document: Any, name: str = "default", depth: int = 0) -> Iterator[_Pool]:
     """A pool, a list of pools, or pools by their names, however they are nested."""
     if depth > _DEEPEST:
         return
     if isinstance(document, list):
         for one in document:
-            yield from _from_json(one, name, depth + 1)
+            yield from _read_json(one, name, depth + 1)
     elif isinstance(document, dict):
-        pool = _pool_of(document, name)
+        pool = _read_pool(document, name)
         if pool is not None:
             yield pool
             return
         for key, value in document.items():
-            yield from _from_json(value, str(key), depth + 1)
+            yield from _read_json(value, str(key), depth + 1)
 
 
-def _pool_of(document: Mapping[str, Any], name: str) -> _Pool | None:
-    numbers = {key: number for key, value in document.items() if (number := _finite(value)) is not None}
+def _read_pool(document: Mapping[str, Any], name: str) -> _Pool | None:
+    numbers = {key: number for key, value in document.items() if (number := _read_number(value)) is not None}
     libraries = {JSON_KEYS[key].library for key in numbers if key in JSON_KEYS}
     own = {key: numbers[key] for key in _NUMBERS if key in numbers}
     if not libraries and not own.keys() & {"open", "in_use", "idle", "waiting", "max_open"}:
@@ -169,7 +169,7 @@ def _pool_of(document: Mapping[str, Any], name: str) -> _Pool | None:
     return pool
 
 
-def _finite(value: object) -> float | None:
+def _read_number(value: object) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     with contextlib.suppress(OverflowError):
@@ -178,7 +178,7 @@ def _finite(value: object) -> float | None:
     return None
 
 
-def _from_status(text: str, status: "re.Match[str]") -> _Pool:
+def _read_status(text: str, status: "re.Match[str]") -> _Pool:
     # A name may stand before it in the same line: "orders: Pool size: 5 ...".
     before = text[text.rfind("\n", 0, status.start()) + 1 : status.start()].strip().rstrip(":").strip()
     pool = _Pool("sqlalchemy", before or "default", {})
@@ -187,7 +187,7 @@ def _from_status(text: str, status: "re.Match[str]") -> _Pool:
     return pool
 
 
-def _figures(pool: _Pool, source: str) -> PoolFigures:
+def _complete_figures(pool: _Pool, source: str) -> PoolFigures:
     numbers = dict(pool.numbers)
     known = numbers.keys() & {"open", "in_use", "idle"}
     if known == {"in_use", "idle"}:
@@ -231,15 +231,15 @@ class PoolMetrics:
 
     def __init__(self, place: str, *, patience: float = FETCH_WITHIN) -> None:
         self._patience = patience
-        self._application, place = _named(place)
+        self._application, place = _split_application(place)
         self._is_url = re.match(r"https?://", place, re.IGNORECASE) is not None
         self._place = place
-        self.source = Source("pool-stats", _without_secrets(place) if self._is_url else place)
+        self.source = Source("pool-stats", _strip_secrets(place) if self._is_url else place)
 
-    def look(self) -> tuple[PoolFigures, ...] | None:
+    def sample(self) -> tuple[PoolFigures, ...] | None:
         """The pools now, those that could be read; None when the place could not be read at all."""
         try:
-            text, is_whole = _within(self._patience, self._fetch if self._is_url else self._read)
+            text, is_whole = _run_within(self._patience, self._fetch if self._is_url else self._read_place)
         except _CannotFetch as error:
             self.source = replace(self.source, ok=False, reason=str(error))
             return None
@@ -256,7 +256,7 @@ class PoolMetrics:
     def close(self) -> None:
         """Nothing is kept open between looks."""
 
-    def _read(self) -> tuple[str, bool]:
+    def _read_place(self) -> tuple[str, bool]:
         path = Path(self._place)
         try:
             if path.exists() and not path.is_file():
@@ -271,7 +271,7 @@ class PoolMetrics:
         deadline = time.monotonic() + self._patience
         content = bytearray()
         try:
-            with _OPENER.open(_request(self._place), timeout=self._patience) as response:
+            with _OPENER.open(_make_request(self._place), timeout=self._patience) as response:
                 while len(content) <= LARGEST and time.monotonic() < deadline:
                     chunk = response.read1(_CHUNK)
                     if not chunk:
@@ -281,13 +281,13 @@ class PoolMetrics:
             error.close()
             raise _CannotFetch(f"it answered HTTP {error.code} {http.client.responses.get(error.code, '')}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _CannotFetch(_words(error)) from None
+            raise _CannotFetch(_explain(error)) from None
         if len(content) > LARGEST:
             return bytes(content[:LARGEST]).decode("utf-8-sig", errors="replace"), False
         raise _CannotFetch(f"not read to its end within {self._patience:g} s")
 
 
-def _opener() -> urllib.request.OpenerDirector:
+def _make_opener() -> urllib.request.OpenerDirector:
     """Without the handlers for files and FTP, where a redirect could lead."""
     opener = urllib.request.OpenerDirector()
     for handler in (
@@ -302,10 +302,10 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
-_OPENER = _opener()
+_OPENER = _make_opener()
 
 
-def _request(url: str) -> urllib.request.Request:
+def _make_request(url: str) -> urllib.request.Request:
     parts = urllib.parse.urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     request = urllib.request.Request(
@@ -319,7 +319,7 @@ def _request(url: str) -> urllib.request.Request:
     return request
 
 
-def _named(place: str) -> tuple[str | None, str]:
+def _split_application(place: str) -> tuple[str | None, str]:
     """The application's name, None where ``place`` has none before it, and the URL or file."""
     name, equals, rest = place.partition("=")
     if not equals or not name or not rest or re.search(r"[/:?]", name) or Path(place).exists():
@@ -327,7 +327,7 @@ def _named(place: str) -> tuple[str | None, str]:
     return name, rest
 
 
-def _without_secrets(url: str) -> str:
+def _strip_secrets(url: str) -> str:
     """The URL as far as it may be shown: its query and what stands before the host can hold a token."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -336,7 +336,7 @@ def _without_secrets(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _words(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
         return "no answer in time"
@@ -346,7 +346,7 @@ def _words(error: Exception) -> str:
     return f"no HTTP answer that could be read ({type(reason).__name__})"
 
 
-def _within(seconds: float, fetch: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
+def _run_within(seconds: float, fetch: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
     """What ``fetch`` returns; raises _CannotFetch when it takes longer. A name server or a network file system can
     hold a thread for minutes, so it is left behind."""
     outcome: list[tuple[str, bool] | _CannotFetch] = []

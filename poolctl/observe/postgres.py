@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from poolctl.errors import PoolctlError
-from poolctl.observe.activity import Extras, read_backends, relations_of
-from poolctl.observe.connection import PATIENCE, Row, ServerConnection, target_of
+from poolctl.observe.activity import CounterReader, list_relations, read_backends
+from poolctl.observe.connection import PATIENCE, Row, ServerConnection, describe_target
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import (
     Backend,
@@ -24,7 +24,7 @@ from poolctl.observe.snapshot import (
     ServerSample,
     Source,
 )
-from poolctl.observe.sql import numbers, statement
+from poolctl.observe.sql import format_numbers, load_statement
 from poolctl.observe.terminate import TerminationResult, end_backend
 
 _UNITS = {
@@ -44,7 +44,7 @@ QUEUED_AFTER = 1.0
 """Seconds: behind a pooler that has already let us in the first answer takes milliseconds, unless we stand in its
 queue; there its own limit is minutes (query_wait_timeout, 120 s)."""
 
-_TELLING = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track_|^work_mem$|^max_parallel_")
+_SESSION_SETTINGS = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track_|^work_mem$|^max_parallel_")
 """Settings of roles and databases that say something about sessions. Applications keep secrets in others."""
 
 
@@ -58,12 +58,12 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
         text = "this is PgBouncer's admin console, and no database; --pgbouncer reads it"
         raise Refused(Refusal("unknown", text, target=connection.target))
     version = connection.server_version
-    settings_first = statement("settings", version)
+    settings_first = load_statement("settings", version)
     parts = ("facts", "roles", "database_limits")
     within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
     try:
-        settings, facts, roles, databases = connection.look(
-            *(statement(part, version) for part in parts), before_limits=settings_first, within=within
+        settings, facts, roles, databases = connection.read(
+            *(load_statement(part, version) for part in parts), before_limits=settings_first, within=within
         )
     except ServerLost as lost:
         if lost.hung and connection.has_pooler_pid:
@@ -73,7 +73,7 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
     if not facts:
         raise StatementFailed("the server says nothing about the role that we are", "")
     row = facts[0]
-    values = _settings(settings)
+    values = _read_settings(settings)
     server = ServerFacts(
         target=connection.target,
         version=row["version"].split(" ")[0],
@@ -90,16 +90,16 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
         is_behind_pooler=_is_behind_pooler(connection, row),
         is_local=connection.is_local,
         settings=values,
-        roles=tuple(_role(role) for role in roles),
+        roles=tuple(_read_role(role) for role in roles),
         databases=tuple(
-            DatabaseFacts(each["name"], _limit(each["connection_limit"]), _role_settings(each["settings"]))
+            DatabaseFacts(each["name"], _read_limit(each["connection_limit"]), _read_role_settings(each["settings"]))
             for each in databases
         ),
     )
     return server, row["database_oid"], row["clients"], row["statements_schema"]
 
 
-def _settings(rows: Iterable[Row]) -> dict[str, float]:
+def _read_settings(rows: Iterable[Row]) -> dict[str, float]:
     """Times in seconds, memory in bytes, a switch as 1 or 0. What only this session has is left out."""
     found: dict[str, float] = {}
     for row in rows:
@@ -121,33 +121,33 @@ def _is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -
     if connection.is_local:
         return True
     try:
-        return bool(connection.ask("SHOW pool_version"))
+        return bool(connection.execute("SHOW pool_version"))
     except StatementFailed:
         return False
 
 
-def _role(row: Row) -> RoleFacts:
+def _read_role(row: Row) -> RoleFacts:
     return RoleFacts(
         row["name"],
-        _limit(row["connection_limit"]),
+        _read_limit(row["connection_limit"]),
         row["is_superuser"],
         row.get("uses_reserved", False),
-        _role_settings(row["settings"]),
+        _read_role_settings(row["settings"]),
     )
 
 
-def _limit(value: int) -> int | None:
+def _read_limit(value: int) -> int | None:
     """-1 is no limit, -2 a database that was half dropped (16+)."""
     return value if value >= 0 else None
 
 
-def _role_settings(entries: Iterable[str] | None) -> dict[str, str]:
+def _read_role_settings(entries: Iterable[str] | None) -> dict[str, str]:
     """ "name=value" of pg_db_role_setting; what is set for one database comes after what is set for all."""
     pairs = (entry.partition("=") for entry in entries or ())
-    return {name: value for name, _, value in pairs if _TELLING.search(name)}
+    return {name: value for name, _, value in pairs if _SESSION_SETTINGS.search(name)}
 
 
-KNOCK_EVERY = 1.0
+RETRY_EVERY = 1.0
 """Seconds at least after an attempt that failed. A refusal that time does not cure is not tried again at all."""
 
 _INCURABLE = ("authentication", "unknown")
@@ -163,7 +163,7 @@ class Postgres:
     """
 
     def __init__(self, conninfo: str, *, emergency: bool = False, within: float = PATIENCE) -> None:
-        self.target = target_of(conninfo)
+        self.target = describe_target(conninfo)
         self.facts: ServerFacts | None = None
         """Of the last connection; None as long as there was none."""
         self.refusal: Refusal | None = None
@@ -174,20 +174,20 @@ class Postgres:
         self._connection: ServerConnection | None = None
         self._using = threading.Lock()
         self._failure = ""
-        self._refused_at = -KNOCK_EVERY
+        self._refused_at = -RETRY_EVERY
         self._gave_up = False
         self._names: dict[int, str] = {}
         self._database = 0
         self._known: dict[int, Backend] = {}
-        self._extras = Extras()
+        self._counters = CounterReader()
 
     @property
     def source(self) -> Source:
         """How it stands after the last look."""
-        missing = "; ".join(self._extras.reasons)
+        missing = "; ".join(self._counters.reasons)
         return Source("postgres", self.target, ok=not self._failure, reason=self._failure or missing)
 
-    def look(self) -> ServerSample | None:
+    def sample(self) -> ServerSample | None:
         """The server now; None, with ``source.reason`` and maybe ``refusal``, when it cannot be seen.
 
         Takes at most about ``within`` seconds for each of connecting and asking.
@@ -198,12 +198,12 @@ class Postgres:
                 if connection is None:
                     return None
                 try:
-                    sample = self._sample(connection)
+                    sample = self._take_sample(connection)
                 except ServerLost as lost:
                     self._forget(lost)
                     if lost.hung or self.refusal is not None or (connection := self._connect()) is None:
                         return None
-                    sample = self._sample(connection)
+                    sample = self._take_sample(connection)
             except (PoolctlError, LookupError, TypeError, ValueError) as error:
                 self._forget(error)
                 return None
@@ -232,7 +232,7 @@ class Postgres:
     def _connect(self) -> ServerConnection | None:
         """Connect and learn what does not change; None when it may not be tried now. Raises PoolctlError."""
         now = time.monotonic()
-        if self._gave_up or now - self._refused_at < KNOCK_EVERY:
+        if self._gave_up or now - self._refused_at < RETRY_EVERY:
             return None
         self._refused_at = now
         try:
@@ -248,9 +248,9 @@ class Postgres:
             connection.close()
             raise
         self._names, self._known = {}, {}
-        self._extras = Extras(schema)
+        self._counters = CounterReader(schema)
         self._connection, self.refusal = connection, None
-        self._refused_at = -KNOCK_EVERY
+        self._refused_at = -RETRY_EVERY
         return connection
 
     def _check_slot(self, facts: ServerFacts, clients: int) -> None:
@@ -276,19 +276,19 @@ class Postgres:
             self._connection.close()
             self._connection = None
 
-    def _sample(self, connection: ServerConnection) -> ServerSample:
+    def _take_sample(self, connection: ServerConnection) -> ServerSample:
         assert self.facts is not None
         version = self.facts.version_number
         parts = ("clock", "backends", "locks", "databases")
-        (clock,), backends, locks, databases = connection.look(*(statement(part, version) for part in parts))
-        self._learn_names(connection, relations_of(locks, self._database))
+        (clock,), backends, locks, databases = connection.read(*(load_statement(part, version) for part in parts))
+        self._learn_names(connection, list_relations(locks, self._database))
         read = read_backends(backends, locks, self._names, self._database)
         # Most sessions are as they were: one object for the same row keeps a long watch small.
         kept = tuple(self._known[each.pid] if self._known.get(each.pid) == each else each for each in read)
         self._known = {each.pid: each for each in kept}
         running = {each.query_id for each in kept if each.query_id is not None and each.is_active}
-        statements, tables = self._extras.look(connection, version, running)
-        self.facts = replace(self.facts, has_statements=self._extras.has_statements)
+        statements, tables = self._counters.read(connection, version, running)
+        self.facts = replace(self.facts, has_statements=self._counters.has_statements)
         counters = tuple(DatabaseCounters(**row) for row in databases)
         return ServerSample(clock["at"], clock["started_at"], kept, counters, statements, tables)
 
@@ -297,7 +297,7 @@ class Postgres:
         if not unknown:
             return
         try:
-            (rows,) = connection.look(statement("relations").format(oids=numbers(unknown)))
+            (rows,) = connection.read(load_statement("relations").format(oids=format_numbers(unknown)))
         except StatementFailed:
             return
         self._names.update({row["oid"]: row["name"] for row in rows})

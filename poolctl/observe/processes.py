@@ -18,7 +18,7 @@ from typing import NamedTuple
 import psutil
 
 from poolctl.observe.snapshot import Backend, BackendTitle
-from poolctl.observe.sockets import hides_sockets, sockets_of
+from poolctl.observe.sockets import has_hidden_sockets, list_sockets
 
 PREFIX = "postgres: "
 _CLIENT = re.compile(r" (?P<client>\[local\]|(?P<address>[^\s()]+)\((?P<port>\d+)\))(?: (?P<state>.*))?$", re.DOTALL)
@@ -38,7 +38,7 @@ class Names:
     databases: Collection[str] = field(default=frozenset())
 
 
-def cluster_of(titles: Iterable[str]) -> str:
+def find_cluster_name(titles: Iterable[str]) -> str:
     """The cluster_name, by the titles of a server's helpers; "" when it has none, or no helper is seen."""
     for title in titles:
         for helper in _HELPERS:
@@ -58,7 +58,7 @@ def parse_title(
         return None
     title = title[len(start) : len(start) + _LONGEST]
     # The last client in the title is the real one: what stands behind it is the server's.
-    at = max(title.rfind(" [local]"), _last_address(title))
+    at = max(title.rfind(" [local]"), _find_last_address(title))
     match = _CLIENT.match(title, at) if at > 0 else None
     if match is None or title.startswith(_WALSENDER):
         return None
@@ -74,7 +74,7 @@ def parse_title(
     )
 
 
-def _last_address(title: str) -> int:
+def _find_last_address(title: str) -> int:
     last = -1
     for match in re.finditer(r" [^\s()]+\(\d+\)(?= |$)", title):
         last = match.start()
@@ -92,18 +92,18 @@ def split_names(text: str, names: Names) -> tuple[str, str]:
     return max(splits, key=lambda split: (split[0] in names.users) + (split[1] in names.databases))
 
 
-_ASKED_PIDS = 30
+_COMPARED_BACKENDS = 30
 """Backends that are compared with the processes of the same id; a few would do."""
 _SAME_START = 2.0
 """Seconds between a process's start and the backend_start that it reports: authentication lies between."""
 
 
-def parent_of(backends: Iterable[Backend]) -> psutil.Process | None:
+def find_parent(backends: Iterable[Backend]) -> psutil.Process | None:
     """The process whose children these backends are; None when most of them are not to be found here."""
     parents: Counter[int] = Counter()
     strangers = 0
     telling = [one for one in backends if one.client_port is not None or one.started_at is not None or one.user]
-    for backend in sorted(telling, key=lambda one: not one.is_client)[:_ASKED_PIDS]:
+    for backend in sorted(telling, key=lambda one: not one.is_client)[:_COMPARED_BACKENDS]:
         try:
             process = psutil.Process(backend.pid)
             if _is_backend(process, backend):
@@ -120,7 +120,7 @@ def parent_of(backends: Iterable[Backend]) -> psutil.Process | None:
 
 def _is_backend(process: psutil.Process, backend: Backend) -> bool:
     """Whether the process of that id is this backend: elsewhere the same number is another process."""
-    title = title_of(process)
+    title = read_title(process)
     if title.startswith(PREFIX) and backend.client_port is not None:
         return f"({backend.client_port})" in title
     if backend.started_at is not None:
@@ -128,7 +128,7 @@ def _is_backend(process: psutil.Process, backend: Backend) -> bool:
     return title.startswith(PREFIX) and f" {backend.user} " in f" {title} "
 
 
-def listener(folder: str | None, port: int | None, inodes: Collection[int]) -> psutil.Process | None:
+def find_listener(folder: str | None, port: int | None, inodes: Collection[int]) -> psutil.Process | None:
     """The postmaster that listens on ``port``, of which nothing else is known.
 
     ``folder`` is that of its Unix socket ("" for the usual ones), None where it is reached over TCP; ``inodes`` are of
@@ -138,18 +138,18 @@ def listener(folder: str | None, port: int | None, inodes: Collection[int]) -> p
         return None
     candidates = [process for process in psutil.process_iter() if _is_postmaster(process)]
     if folder is not None:
-        pid = _pid_in_lock_file(folder, port)
+        pid = _read_lock_file(folder, port)
         if pid is not None:
             return next((process for process in candidates if process.pid == pid), None)
     unreadable: list[psutil.Process] = []
     for process in candidates:
-        own = set(sockets_of(process.pid)) if psutil.LINUX else {process.pid}
+        own = set(list_sockets(process.pid)) if psutil.LINUX else {process.pid}
         if own & set(inodes):
             return process
         # One that has none at all is just starting, and not the one that listens.
-        if not own and hides_sockets(process.pid):
+        if not own and has_hidden_sockets(process.pid):
             unreadable.append(process)
-    named = [process for process in unreadable if _names_port(process, port)]
+    named = [process for process in unreadable if _has_port_argument(process, port)]
     fitting = named or (unreadable if inodes else [])
     return fitting[0] if len(fitting) == 1 else None
 
@@ -166,13 +166,13 @@ def _is_postgres(name: str) -> bool:
     return name.startswith(("postgres", "postmaster"))
 
 
-def _names_port(process: psutil.Process, port: int) -> bool:
+def _has_port_argument(process: psutil.Process, port: int) -> bool:
     with suppress(psutil.Error):
         return re.search(rf"(?:-p ?|port[= ]){port}(?!\d)", " ".join(process.cmdline())) is not None
     return False
 
 
-def _pid_in_lock_file(folder: str, port: int) -> int | None:
+def _read_lock_file(folder: str, port: int) -> int | None:
     """PostgreSQL writes the postmaster's pid beside its Unix socket."""
     for place in [folder] if folder else ["/var/run/postgresql", "/tmp"]:
         with suppress(OSError, ValueError, IndexError):
@@ -189,23 +189,23 @@ class Member(NamedTuple):
     used: float
 
 
-def members_of(postmaster: psutil.Process | None) -> list[Member]:
+def list_members(postmaster: psutil.Process | None) -> list[Member]:
     """The children of a postmaster; none without one."""
     if postmaster is None:
         return []
     if psutil.LINUX:
-        return list(_linux_members(postmaster.pid))
+        return list(_list_linux_members(postmaster.pid))
     found: list[Member] = []
     with suppress(psutil.Error):
         for process in postmaster.children():
             with suppress(psutil.Error), process.oneshot():
                 times = process.cpu_times()
-                member = Member(process.pid, title_of(process), process.create_time(), times.user + times.system)
+                member = Member(process.pid, read_title(process), process.create_time(), times.user + times.system)
                 found.append(member)
     return found
 
 
-def _linux_members(parent: int) -> Iterator[Member]:
+def _list_linux_members(parent: int) -> Iterator[Member]:
     """As psutil would find them, with each file read once: four times as fast for 500 backends."""
     ticks, booted_at = os.sysconf("SC_CLK_TCK"), psutil.boot_time()
     for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand of them at each look
@@ -213,14 +213,14 @@ def _linux_members(parent: int) -> Iterator[Member]:
             continue
         with suppress(OSError, ValueError, IndexError):
             # The name of the program, between brackets, may hold anything, brackets too.
-            fields = _content(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            fields = _read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()
             if int(fields[1]) == parent:
-                title = _content(f"/proc/{name}/cmdline").replace(b"\0", b" ").rstrip().decode(errors="replace")
+                title = _read_file(f"/proc/{name}/cmdline").replace(b"\0", b" ").rstrip().decode(errors="replace")
                 used = (int(fields[11]) + int(fields[12])) / ticks
                 yield Member(int(name), title, booted_at + int(fields[19]) / ticks, used)
 
 
-def _content(path: str) -> bytes:
+def _read_file(path: str) -> bytes:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.read(descriptor, 65536)
@@ -228,7 +228,7 @@ def _content(path: str) -> bytes:
         os.close(descriptor)
 
 
-def title_of(process: psutil.Process) -> str:
+def read_title(process: psutil.Process) -> str:
     """The command line as one text; "" where it may not be seen."""
     with suppress(psutil.Error):
         text = " ".join(process.cmdline()).rstrip()
@@ -260,7 +260,7 @@ class ProcessorTimes(NamedTuple):
                 server += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return cls(time.monotonic(), total - idle, total, server)
 
-    def since(self, before: "ProcessorTimes | None") -> tuple[float | None, float | None]:
+    def compare(self, before: "ProcessorTimes | None") -> tuple[float | None, float | None]:
         """The share of all cores that was busy, and the cores that the server kept busy; None without a before."""
         if before is None or self.total <= before.total or self.at <= before.at:
             return None, None
@@ -270,16 +270,16 @@ class ProcessorTimes(NamedTuple):
         return share, max(0.0, (self.server - before.server) / (self.at - before.at))
 
 
-def ports_of(postmaster: psutil.Process | None, listening: Mapping[int, int]) -> set[int]:
+def list_ports(postmaster: psutil.Process | None, listening: Mapping[int, int]) -> set[int]:
     """The TCP ports that a server listens on, of those in ``listening`` by their inode (off Linux: by their process);
     empty where its open files may not be seen."""
     if postmaster is None:
         return set()
-    own = sockets_of(postmaster.pid) if psutil.LINUX else [postmaster.pid]
+    own = list_sockets(postmaster.pid) if psutil.LINUX else [postmaster.pid]
     return {listening[inode] for inode in own if inode in listening}
 
 
-def shares_network(postmaster: psutil.Process) -> bool:
+def has_same_network(postmaster: psutil.Process) -> bool:
     """Whether the server has the network that poolctl sees; true also where that may not be read."""
     if not psutil.LINUX:
         return True
@@ -290,14 +290,14 @@ def shares_network(postmaster: psutil.Process) -> bool:
     return own == its
 
 
-def backend_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle, ...]:
+def parse_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle, ...]:
     """The backends among the children of a postmaster. ``names``: the users and databases that are known."""
-    names = Names(cluster_of(member.title for member in family), names.users, names.databases)
+    names = Names(find_cluster_name(member.title for member in family), names.users, names.databases)
     found = (parse_title(member.title, member.pid, member.started_at, names) for member in family)
     return tuple(title for title in found if title is not None)
 
 
-def usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
+def count_usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
     """Whole cores, a part of one counting as one; None where the machine does not say how many it has.
 
     Quotas: cpu.max of every group above the process (cgroup v2), cpu.cfs_quota_us (v1).
@@ -306,12 +306,12 @@ def usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/
     if hasattr(os, "sched_getaffinity"):
         with suppress(OSError):
             cores = float(len(os.sched_getaffinity(pid)))
-    quotas = [quota for group in _groups_of(pid, proc, groups) if (quota := _quota(group)) is not None]
+    quotas = [quota for group in _list_groups(pid, proc, groups) if (quota := _read_quota(group)) is not None]
     limits = [limit for limit in (cores, *quotas) if limit is not None]
     return max(1, math.ceil(min(limits))) if limits else None
 
 
-def _groups_of(pid: int, proc: Path, groups: Path) -> list[Path]:
+def _list_groups(pid: int, proc: Path, groups: Path) -> list[Path]:
     try:
         lines = (proc / str(pid) / "cgroup").read_text().splitlines()
     except (OSError, UnicodeDecodeError):
@@ -328,7 +328,7 @@ def _groups_of(pid: int, proc: Path, groups: Path) -> list[Path]:
     return found
 
 
-def _quota(group: Path) -> float | None:
+def _read_quota(group: Path) -> float | None:
     """Cores; None without a limit."""
     with suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = (group / "cpu.max").read_text().split()[:2]

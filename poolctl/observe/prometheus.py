@@ -82,7 +82,7 @@ def _parse_line(line: str) -> Series | None:
     number = _NUMBER.match(line, at)
     if not name or number is None or _REST.fullmatch(line, number.end()) is None:
         return None
-    return Series(_underscored(name), labels, float(number[0]))
+    return Series(_replace_dots(name), labels, float(number[0]))
 
 
 def _parse_labels(line: str, at: int) -> tuple[str, dict[str, str], int] | None:
@@ -99,17 +99,17 @@ def _parse_labels(line: str, at: int) -> tuple[str, dict[str, str], int] | None:
             return None
         plain, quoted, assigned, value, _ = match.groups()
         if assigned:
-            labels[_underscored(plain or _unescaped(quoted))] = _unescaped(value)
+            labels[_replace_dots(plain or _unescape(quoted))] = _unescape(value)
         elif quoted is not None and not name:
-            name = _unescaped(quoted)
+            name = _unescape(quoted)
         else:
             return None
         at = match.end()
 
 
-def _unescaped(text: str) -> str:
+def _unescape(text: str) -> str:
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[0]), text) if "\\" in text else text
 
 
-def _underscored(name: str) -> str:
+def _replace_dots(name: str) -> str:
     return name.replace(".", "_")

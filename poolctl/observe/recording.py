@@ -47,7 +47,7 @@ class Recorder:
         try:
             self._file: IO[str] = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._make_error(error) from error
         self._write({_KEY: FORMAT, "literals": "shown" if show_literals else "hidden"})
 
     def __enter__(self) -> Self:
@@ -59,14 +59,14 @@ class Recorder:
     def write(self, snapshot: Snapshot, observation: Observation) -> None:
         """Add ``snapshot``; of ``observation``, the one so far, what has changed beside it. Raises CannotDo."""
         self.note(observation)
-        self._write({"snapshot": self._cleaned(to_dict(snapshot))})
+        self._write({"snapshot": self._clean(to_dict(snapshot))})
 
     def note(self, observation: Observation) -> None:
         """Write down facts and sources, if they are others than before. Raises CannotDo."""
         about = About(observation.interval, observation.server, observation.sources)
         if about != self._about:
             self._about = about
-            self._write({"about": self._cleaned(to_dict(about))})
+            self._write({"about": self._clean(to_dict(about))})
 
     def close(self) -> None:
         self._file.close()
@@ -76,22 +76,22 @@ class Recorder:
             self._file.write(json.dumps(line, ensure_ascii=True, separators=(",", ":")) + "\n")
             self._file.flush()
         except OSError as error:
-            raise self._failure(error) from error
+            raise self._make_error(error) from error
 
-    def _failure(self, error: OSError) -> CannotDo:
+    def _make_error(self, error: OSError) -> CannotDo:
         return CannotDo(f"cannot write the recording {self._path}: {error.strerror or error}")
 
-    def _cleaned(self, value: Any) -> Any:
+    def _clean(self, value: Any) -> Any:
         if isinstance(value, dict):
             return {
-                key: self._text(key, each) if isinstance(each, str) else self._cleaned(each)
+                key: self._clean_text(key, each) if isinstance(each, str) else self._clean(each)
                 for key, each in value.items()
             }
         if isinstance(value, list):
-            return [self._cleaned(each) for each in value]
+            return [self._clean(each) for each in value]
         return value
 
-    def _text(self, key: str, text: str) -> str:
+    def _clean_text(self, key: str, text: str) -> str:
         if key in ("command", "reason", "text"):
             return hide_secrets(text)
         if key != "query" or self._show_literals:
@@ -128,7 +128,7 @@ def read_recording(path: Path) -> tuple[Observation, str]:
 
 def _read_line(number: int, line: str, about: About, snapshots: list[Snapshot]) -> About:
     """Add what one line says to ``snapshots``, or return it as the new ``about``. Raises ValueError."""
-    entry = _entry(line)
+    entry = _parse_entry(line)
     if number == 1:
         _check_header(entry)
     elif "about" in entry:
@@ -147,7 +147,7 @@ def _is_whole(line: str) -> bool:
     return True
 
 
-def _entry(line: str) -> dict[str, Any]:
+def _parse_entry(line: str) -> dict[str, Any]:
     try:
         entry = json.loads(line, parse_constant=_refuse_constant)
     except RecursionError:
@@ -170,12 +170,12 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is no number that JSON has")
 
 
-def without_literals(observation: Observation) -> Observation:
+def hide_all_literals(observation: Observation) -> Observation:
     """``observation`` as a recording would show it: every literal of a statement hidden."""
-    return replace(observation, snapshots=tuple(map(_hidden_in, observation.snapshots)))
+    return replace(observation, snapshots=tuple(map(_hide_in, observation.snapshots)))
 
 
-def _hidden_in(snapshot: Snapshot) -> Snapshot:
+def _hide_in(snapshot: Snapshot) -> Snapshot:
     if snapshot.server is None:
         return snapshot
     server = snapshot.server

@@ -86,10 +86,10 @@ class StatementFailed(CannotDo):
 
 def classify(text: str, sqlstate: str | None, routine: str | None, target: str = "") -> Refusal:
     """The refusal that these fields of an error message make. ``sqlstate`` None: nobody on the other side said it."""
-    return Refusal(_refused_by(text, sqlstate, routine), text, sqlstate, routine, target)
+    return Refusal(_find_refuser(text, sqlstate, routine), text, sqlstate, routine, target)
 
 
-def from_libpq(message: str, target: str = "") -> Refusal:
+def parse_libpq_message(message: str, target: str = "") -> Refusal:
     """The refusal in what libpq says, by PQERRORS_VERBOSE, of a connection that was not made.
 
     With several attempts (an encrypted one, then a plain one) the first is the one that counts: the second may
@@ -97,12 +97,12 @@ def from_libpq(message: str, target: str = "") -> Refusal:
     """
     coded = _VERBOSE.search(message)
     if coded is None:
-        return classify(_own_words(message), None, None, target)
+        return classify(_strip_address(message), None, None, target)
     location = _LOCATION.search(message, coded.end())
     return classify(coded[2].strip(), coded[1], location[1] if location else None, target)
 
 
-def _refused_by(text: str, sqlstate: str | None, routine: str | None) -> RefusedBy:
+def _find_refuser(text: str, sqlstate: str | None, routine: str | None) -> RefusedBy:
     if sqlstate is None:
         is_known = any(words in text for words in _NO_PASSWORD)
         return "authentication" if is_known else "unreachable"
@@ -111,7 +111,7 @@ def _refused_by(text: str, sqlstate: str | None, routine: str | None) -> Refused
     if sqlstate.startswith("28"):
         return "authentication"
     if routine is None:
-        return _refused_by_pooler(text, sqlstate)
+        return _find_pooler_refuser(text, sqlstate)
     if sqlstate != TOO_MANY_CONNECTIONS:
         return "unknown"
     if routine == "InitProcess" and "max_wal_senders" in text:
@@ -122,7 +122,7 @@ def _refused_by(text: str, sqlstate: str | None, routine: str | None) -> Refused
     return _BY_ROUTINE.get(routine, "unknown")
 
 
-def _refused_by_pooler(text: str, sqlstate: str) -> RefusedBy:
+def _find_pooler_refuser(text: str, sqlstate: str) -> RefusedBy:
     for words, by in _BY_POOLER_TEXT:
         if words in text:
             return by
@@ -131,7 +131,7 @@ def _refused_by_pooler(text: str, sqlstate: str) -> RefusedBy:
     return "pooler" if sqlstate in ("08P01", TOO_MANY_CONNECTIONS) else "unknown"
 
 
-def _own_words(message: str) -> str:
+def _strip_address(message: str) -> str:
     """libpq's reason without the address, which the target names already."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     return _TRIED.sub("", lines[0]) if lines else "nobody answered"

@@ -22,7 +22,7 @@ EARLY = 0.3
 does: a pair so close tells the two apart in the first second. The grid of whole intervals behind it shows what takes
 longer: turnover, growth, and counters that the server flushes once a second."""
 
-MOST_ROUNDS = 600
+MOST_SAMPLES = 600
 """Of an observation whose interval nobody asked for: it grows with the duration."""
 
 PATIENCE = 1.5
@@ -44,7 +44,7 @@ class SampledSource(Protocol):
     @property
     def source(self) -> Source: ...
 
-    def look(self) -> Any: ...
+    def sample(self) -> Any: ...
 
     def close(self) -> None: ...
 
@@ -61,7 +61,7 @@ class SampledHost(Protocol):
     @property
     def source(self) -> Source: ...
 
-    def look(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None: ...
+    def sample(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None: ...
 
     def close(self) -> None: ...
 
@@ -81,11 +81,11 @@ class Sampler:
         pools: Sequence[SampledSource] = (),
         host: Callable[[], SampledHost] | None = None,
     ) -> None:
-        self._server = _Lane(server.source, _look_at_server, made=server) if server is not None else None
-        self._bouncers = [_lane(each) for each in bouncers]
-        self._pgpools = [_lane(each) for each in pgpools]
-        self._pools = [_lane(each) for each in pools]
-        self._host = _Lane(HOST, _look_at_host, make=host) if host is not None else None
+        self._server = _Lane(server.source, _sample_server, made=server) if server is not None else None
+        self._bouncers = [_make_lane(each) for each in bouncers]
+        self._pgpools = [_make_lane(each) for each in pgpools]
+        self._pools = [_make_lane(each) for each in pools]
+        self._host = _Lane(HOST, _sample_host, make=host) if host is not None else None
         self._facts: ServerFacts | None = None
         self._snapshots: deque[Snapshot] = deque()
         self._interval = 0.0
@@ -128,10 +128,10 @@ class Sampler:
         seconds that a look is late, drawn for each, so that what happens at regular intervals is seen as it is.
         """
         began = time.monotonic() if began is None else began
-        self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_ROUNDS)
+        self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_SAMPLES)
         self._snapshots = deque(maxlen=keep)
-        for instant in instants(lambda: time.monotonic() - began, duration, self._interval):
-            if not _slept(began + instant + jitter(), stop):
+        for instant in plan_instants(lambda: time.monotonic() - began, duration, self._interval):
+            if not _sleep_until(began + instant + jitter(), stop):
                 break
             self._snapshots.append(self._round(time.monotonic() + PATIENCE))
             on_snapshot(self._snapshots[-1])
@@ -196,7 +196,7 @@ class Sampler:
             yield self._host
 
 
-def instants(elapsed: Callable[[], float], duration: float | None, interval: float) -> Iterator[float]:
+def plan_instants(elapsed: Callable[[], float], duration: float | None, interval: float) -> Iterator[float]:
     """When to look, in seconds after the beginning. ``elapsed`` is asked after each look: what a slow answer has
     made impossible is left out, the last instant, ``duration``, never. When the first look has taken all of it, a
     second follows at once: from one alone nobody can tell what stands still."""
@@ -309,19 +309,19 @@ class _Lane:
             return None, replace(self._last, ok=False, reason=f"{type(error).__name__}: {error}")
 
 
-def _lane(source: SampledSource) -> _Lane:
-    return _Lane(source.source, lambda asked: asked.look(), made=source)
+def _make_lane(source: SampledSource) -> _Lane:
+    return _Lane(source.source, lambda asked: asked.sample(), made=source)
 
 
-def _look_at_server(server: SampledServer) -> tuple[ServerSample | None, Refusal | None, ServerFacts | None]:
-    return server.look(), server.refusal, server.facts
+def _sample_server(server: SampledServer) -> tuple[ServerSample | None, Refusal | None, ServerFacts | None]:
+    return server.sample(), server.refusal, server.facts
 
 
-def _look_at_host(host: SampledHost, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
-    return host.look(server, facts)
+def _sample_host(host: SampledHost, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
+    return host.sample(server, facts)
 
 
-def _slept(until: float, stop: Callable[[], bool]) -> bool:
+def _sleep_until(until: float, stop: Callable[[], bool]) -> bool:
     """Whether the instant was reached, without having been told to stop."""
     while (left := until - time.monotonic()) > 0:
         if stop():

@@ -47,7 +47,7 @@ class UnixSocket(NamedTuple):
     peer: int
 
 
-def tcp_sockets() -> list[TcpSocket]:
+def read_tcp_sockets() -> list[TcpSocket]:
     """All of this network namespace; empty where there is no such table."""
     found: list[TcpSocket] = []
     for name in ("tcp", "tcp6"):
@@ -62,22 +62,22 @@ def parse_tcp(table: str) -> Iterator[TcpSocket]:
         parts = line.split(maxsplit=10)
         with suppress(ValueError, IndexError):
             if parts[3] != _TIME_WAIT:
-                yield TcpSocket(_end(parts[1]), _end(parts[2]), int(parts[3], 16), int(parts[9]))
+                yield TcpSocket(_parse_end(parts[1]), _parse_end(parts[2]), int(parts[3], 16), int(parts[9]))
 
 
-def _end(text: str) -> End:
+def _parse_end(text: str) -> End:
     address, _, port = text.partition(":")
-    return End(_address(address), int(port, 16))
+    return End(_parse_address(address), int(port, 16))
 
 
 @lru_cache(maxsize=4096)
-def _address(text: str) -> str:
+def _parse_address(text: str) -> str:
     # Groups of four bytes, each in the byte order of this machine.
     raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8))
-    return plain_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw))
+    return normalize_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw))
 
 
-def plain_address(text: str) -> str:
+def normalize_address(text: str) -> str:
     """An address as PostgreSQL writes it: an IPv4 one that a dual-stack socket wraps in IPv6 unwrapped, no scope."""
     if ":" not in text:
         return text
@@ -93,7 +93,7 @@ def is_loopback(host: str) -> bool:
     return host.startswith(("127.", "/", "@")) or host in ("", "::1", "localhost")
 
 
-def waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int, int]:
+def count_waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int, int]:
     """Connections in the listen queue of each of ``ports`` that something here listens on.
 
     Those whose client has given up meanwhile stay in the queue until they are accepted; they wait for nothing and are
@@ -113,7 +113,7 @@ _SHOW_NAME_AND_PEER = 1 | 4
 _NAME, _PEER = 0, 2
 
 
-def unix_sockets() -> dict[int, UnixSocket]:
+def read_unix_sockets() -> dict[int, UnixSocket]:
     """Every Unix socket by its inode, asked from the kernel (sock_diag(7)), for no table names the other end.
 
     Empty where that is not to be had.
@@ -147,13 +147,13 @@ def parse_unix(answer: bytes) -> tuple[bool, list[UnixSocket]]:
             return True, found
         if kind == _BY_FAMILY and length >= 32:
             (inode,) = struct.unpack_from("=I", answer, at + 20)
-            name, peer = _attributes(answer[at + 32 : at + length])
+            name, peer = _parse_attributes(answer[at + 32 : at + length])
             found.append(UnixSocket(name, inode, peer))
         at += (length + 3) & ~3
     return False, found
 
 
-def _attributes(data: bytes) -> tuple[str, int]:
+def _parse_attributes(data: bytes) -> tuple[str, int]:
     name, peer, at = "", 0, 0
     while at + 4 <= len(data):
         length, kind = struct.unpack_from("=HH", data, at)
@@ -192,7 +192,7 @@ class Orphan(NamedTuple):
         return pid == self.backend if self.backend is not None else port == self.port
 
 
-class Confirmed:
+class OrphanTracker:
     """Orphans that were seen twice, from look to look."""
 
     def __init__(self) -> None:
@@ -209,7 +209,7 @@ class Confirmed:
         return self._known
 
 
-def held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports: Collection[int]) -> list[TcpSocket]:
+def find_held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports: Collection[int]) -> list[TcpSocket]:
     """The server's ends of the connections of ``clients``; ``ports`` are the server's, empty where not known."""
     return [
         one
@@ -218,7 +218,7 @@ def held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports: Col
     ]
 
 
-def unowned(held: Iterable[TcpSocket], sockets: Iterable[TcpSocket]) -> Iterator[TcpSocket]:
+def find_unowned(held: Iterable[TcpSocket], sockets: Iterable[TcpSocket]) -> Iterator[TcpSocket]:
     """The server's ends whose other end, which is on this machine, nobody holds. A connection that ends between two
     tables is missing from both."""
     inodes = {(one.local, one.remote): one.inode for one in sockets}
@@ -241,17 +241,17 @@ class SocketOwners:
         missing = {inode for inode in inodes if inode not in self._pids}
         # Who held one before often holds the new one.
         known = list(dict.fromkeys(self._pids.values()))
-        for pid in _in_turn(known, unlike):
+        for pid in _order_processes(known, unlike):
             if not missing:
                 break
-            for inode in sockets_of(pid):
+            for inode in list_sockets(pid):
                 if inode in missing:
                     self._pids[inode] = pid
                     missing.discard(inode)
         return dict(self._pids)
 
 
-def sockets_of(pid: int) -> list[int]:
+def list_sockets(pid: int) -> list[int]:
     """The inodes of the sockets a process has open; empty where that may not be seen."""
     found: list[int] = []
     folder = f"/proc/{pid}/fd"
@@ -267,7 +267,7 @@ def sockets_of(pid: int) -> list[int]:
     return found
 
 
-def hides_sockets(pid: int) -> bool:
+def has_hidden_sockets(pid: int) -> bool:
     """Whether the sockets of a process may not be seen; False of one that is gone."""
     try:
         os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - as above
@@ -278,7 +278,7 @@ def hides_sockets(pid: int) -> bool:
     return False
 
 
-def _in_turn(first: Iterable[int], unlike: Collection[int]) -> Iterable[int]:
+def _order_processes(first: Iterable[int], unlike: Collection[int]) -> Iterable[int]:
     done = set(unlike)
     for pid in first:
         if pid not in done:

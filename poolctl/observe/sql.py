@@ -18,7 +18,7 @@ _ONLY_FOR = re.compile(r"\s*-- (?:(?P<since>\d+)\+|<(?P<before>\d+))$")
 
 
 @lru_cache
-def statement(name: str, version_number: int = 999_999) -> str:
+def load_statement(name: str, version_number: int = 999_999) -> str:
     """The text of ``queries/NAME.sql`` for ``version_number`` (server_version_num), comments left out."""
     lines = []
     for line in (_FOLDER / f"{name}.sql").read_text(encoding="utf-8").splitlines():
@@ -31,7 +31,7 @@ def statement(name: str, version_number: int = 999_999) -> str:
     return _FIRST_WORD.sub(rf"\1 {MARK}", "\n".join(lines), count=1)
 
 
-def numbers(values: "set[int] | tuple[int, ...] | list[int]") -> str:
+def format_numbers(values: "set[int] | tuple[int, ...] | list[int]") -> str:
     """A list for ``IN (...)``, which must not be empty."""
     return ", ".join(str(int(value)) for value in sorted(values)) or "NULL"
 

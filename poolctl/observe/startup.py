@@ -40,19 +40,19 @@ class Endpoint:
         return f"{self.address}:{self.port}/{self.database}"
 
 
-def knock(place: Endpoint, *, within: float) -> Refusal | None:
+def probe_login(place: Endpoint, *, within: float) -> Refusal | None:
     """What is said to a client that comes in; None when it would be let in, or is asked for a password."""
     deadline = time.monotonic() + within
     try:
-        with _connected(place, deadline) as line:
-            return _asked_in(line, place) or line.answer(place.target)
+        with _connect(place, deadline) as line:
+            return _send_startup(line, place) or line.read_answer(place.target)
     except TimeoutError:
         return classify(f"no answer within {within:g} s", None, None, place.target)
     except OSError as error:
         return classify(error.strerror or str(error), None, None, place.target)
 
 
-class _Line:
+class _MessageSocket:
     """A socket with a deadline, read message by message."""
 
     def __init__(self, end: socket.socket, deadline: float) -> None:
@@ -66,10 +66,10 @@ class _Line:
         self.end.close()
 
     def send(self, message: bytes) -> None:
-        self.end.settimeout(self.left())
+        self.end.settimeout(self.remaining())
         self.end.sendall(message)
 
-    def left(self) -> float:
+    def remaining(self) -> float:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
@@ -79,18 +79,18 @@ class _Line:
         """Exactly so many bytes; fewer only where the other side ended."""
         found = b""
         while len(found) < count:
-            self.end.settimeout(self.left())
+            self.end.settimeout(self.remaining())
             some = self.end.recv(count - len(found))
             if not some:
                 break
             found += some
         return found
 
-    def answer(self, target: str) -> Refusal | None:
+    def read_answer(self, target: str) -> Refusal | None:
         while True:
             kind = self.read(1)
             if kind == b"E":
-                return self.error(target)
+                return self.read_error(target)
             if kind == b"":
                 return classify("the connection was closed without a word", None, None, target)
             (length,) = struct.unpack("!i", self.read(4).ljust(4, b"\0"))
@@ -102,7 +102,7 @@ class _Line:
                     self.send(b"X\0\0\0\4")
                 return None
 
-    def error(self, target: str) -> Refusal:
+    def read_error(self, target: str) -> Refusal:
         """The rest of an error message, whose first byte was read already."""
         start = self.read(4)
         (length,) = struct.unpack("!i", start.ljust(4, b"\0"))
@@ -114,35 +114,35 @@ class _Line:
         return classify(fields.get(b"M", ""), fields.get(b"C"), fields.get(b"R"), target)
 
 
-def _connected(place: Endpoint, deadline: float) -> _Line:
+def _connect(place: Endpoint, deadline: float) -> _MessageSocket:
     if place.address.startswith(("/", "@")):
         end = socket.socket(socket.AF_UNIX)
         path = f"{place.address}/.s.PGSQL.{place.port}"
-        line = _Line(end, deadline)
+        line = _MessageSocket(end, deadline)
         try:
-            end.settimeout(line.left())
+            end.settimeout(line.remaining())
             end.connect("\0" + path[1:] if path.startswith("@") else path)
         except BaseException:
             end.close()
             raise
         return line
     within = max(deadline - time.monotonic(), 0.001)
-    return _Line(socket.create_connection((place.address, place.port), within), deadline)
+    return _MessageSocket(socket.create_connection((place.address, place.port), within), deadline)
 
 
-def _asked_in(line: _Line, place: Endpoint) -> Refusal | None:
+def _send_startup(line: _MessageSocket, place: Endpoint) -> Refusal | None:
     """Send who we are, encrypted if that is asked for. A refusal may come before."""
     if place.is_encrypted:
         line.send(struct.pack("!ii", 8, _SSL_REQUEST))
         reply = line.read(1)
         if reply == b"E":
-            return line.error(place.target)
+            return line.read_error(place.target)
         if reply != b"S":
             return classify("the server does not support SSL", None, None, place.target)
         context = ssl.create_default_context()
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        line.end.settimeout(line.left())
+        line.end.settimeout(line.remaining())
         line.end = context.wrap_socket(line.end)
     about = {"user": place.user, "database": place.database, "application_name": place.application}
     body = b"".join(f"{key}\0{value}\0".encode() for key, value in about.items() if value) + b"\0"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from poolctl.observe.connection import ServerConnection
-from poolctl.observe.sql import statement
+from poolctl.observe.sql import load_statement
 
 _WITHIN = 1.0
 """Seconds that a backend gets to end: it does so at once unless it is stopped or in the middle of a system call."""
@@ -33,17 +33,17 @@ def end_backend(connection: ServerConnection, pid: int, started_at: float) -> Te
     Raises StatementFailed where the role may not, ServerLost.
     """
     identity = {"pid": int(pid), "started_at": repr(float(started_at))}
-    (found,) = connection.look(statement("end_backend").format(**identity))
+    (found,) = connection.read(load_statement("end_backend").format(**identity))
     if not found:
         return TerminationResult(pid, "gone")
     if not found[0]["is_it"]:
         return TerminationResult(pid, "another", "the process id belongs to another backend by now")
     if not found[0]["was_signalled"]:
         return TerminationResult(pid, "gone")
-    still_there = statement("is_there").format(**identity)
+    still_there = load_statement("is_there").format(**identity)
     deadline = time.monotonic() + _WITHIN
     while time.monotonic() < deadline:
-        if not connection.look(still_there)[0]:
+        if not connection.read(still_there)[0]:
             return TerminationResult(pid, "ended")
         time.sleep(_PAUSE)
     return TerminationResult(pid, "signalled", f"it was told to end and is still there after {_WITHIN:g} s")

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import psutil
 
 from poolctl.errors import BadInput
-from poolctl.observe.sockets import ESTABLISHED, sockets_of, tcp_sockets, unix_sockets
-from poolctl.safe_text import redacted
+from poolctl.observe.sockets import ESTABLISHED, list_sockets, read_tcp_sockets, read_unix_sockets
+from poolctl.safe_text import redact_command
 
 UNKNOWN = "unknown"
 _PROGRAMS = (
@@ -81,58 +81,58 @@ class WorkerView:
         """Those that do the work: that hold connections, and their like, which may not have needed one yet; where none
         holds any, those without children."""
         able = [process for process in self.processes if _HELPER not in process.command]
-        like = {_likeness(process) for process in able if process.connections}
+        like = {_identify_group(process) for process in able if process.connections}
         if like:
-            return tuple(process for process in able if _likeness(process) in like)
+            return tuple(process for process in able if _identify_group(process) in like)
         return tuple(process for process in able if not process.children) or self.processes[:1]
 
 
-def _likeness(process: WorkerProcess) -> tuple[int | None, str]:
+def _identify_group(process: WorkerProcess) -> tuple[int | None, str]:
     return process.parent, process.command.partition(" ")[0]
 
 
-def workers_of(who: int | str, *, ports: Collection[int] = ()) -> WorkerView:
+def find_workers(who: int | str, *, ports: Collection[int] = ()) -> WorkerView:
     """The application whose topmost process has this pid or name; ``ports`` are those of the server and its poolers.
 
     Raises BadInput when there is no such process, or when several applications have the name.
     """
-    root = _process(who) if isinstance(who, int) else _root_named(who)
-    ends = _client_ends(ports)
+    root = _find_process(who) if isinstance(who, int) else _find_root(who)
+    ends = _find_client_ends(ports)
     with suppress(psutil.Error):
         family = [root, *root.children(recursive=True)]
-        parents = [_parent(process) for process in family]
+        parents = [_find_parent(process) for process in family]
         described = [
-            _described(process, parent, parents.count(process.pid), ends)
+            _describe(process, parent, parents.count(process.pid), ends)
             for process, parent in zip(family, parents, strict=True)
         ]
-        arguments, title = _arguments(root)
-        kind = kind_of(arguments, title, _program_start(root))
+        arguments, title = _read_arguments(root)
+        kind = identify_software(arguments, title, _read_program_start(root))
         processes = tuple(one for one in described if one is not None)
         if processes and processes[0].pid == root.pid:
-            return WorkerView(kind, processes, configured_of(kind, arguments))
-    raise _gone(who)
+            return WorkerView(kind, processes, read_configured(kind, arguments))
+    raise _make_error(who)
 
 
-def kind_of(arguments: Sequence[str], name: str = "", program: bytes = b"") -> str:
+def identify_software(arguments: Sequence[str], name: str = "", program: bytes = b"") -> str:
     """The server software or runtime: by the title a process gives itself, by the script that an interpreter runs, by
     the program's name, and Go by the note in the program's first bytes."""
     words = [argument for argument in arguments if argument]
-    first = _base(words[0]) if words else name
+    first = _take_base_name(words[0]) if words else name
     for known in _PROGRAMS:
         if re.match(rf"{known}\b", first) or name == known:
             return known
-    if _interpreter(first) or _interpreter(name):
-        for script in _scripts(words[1:]):
+    if _match_interpreter(first) or _match_interpreter(name):
+        for script in _list_scripts(words[1:]):
             if script in _PROGRAMS:
                 return script
     for program_name in (first, name):
-        runtime = _RUNTIMES.get(program_name) or _interpreter(program_name)
+        runtime = _RUNTIMES.get(program_name) or _match_interpreter(program_name)
         if runtime:
             return runtime
     return "go" if _GO_NOTE in program else UNKNOWN
 
 
-def configured_of(kind: str, arguments: Sequence[str]) -> dict[str, int]:
+def read_configured(kind: str, arguments: Sequence[str]) -> dict[str, int]:
     """Workers and threads, by the options of ``kind``; of a range such as puma's "-t 0:5" the greater."""
     found: dict[str, int] = {}
     for what, options in _OPTIONS.get(kind, {}).items():
@@ -148,18 +148,18 @@ def configured_of(kind: str, arguments: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def _process(pid: int) -> psutil.Process:
+def _find_process(pid: int) -> psutil.Process:
     try:
         return psutil.Process(pid)
     except (psutil.Error, ValueError):
-        raise _gone(pid) from None
+        raise _make_error(pid) from None
 
 
-def _root_named(name: str) -> psutil.Process:
+def _find_root(name: str) -> psutil.Process:
     matching = {process.pid: process for process in psutil.process_iter() if _is_named(process, name)}
-    roots = [process for process in matching.values() if _parent(process) not in matching]
+    roots = [process for process in matching.values() if _find_parent(process) not in matching]
     if not roots:
-        raise _gone(name)
+        raise _make_error(name)
     if len(roots) > 1:
         pids = ", ".join(str(process.pid) for process in roots[:10])
         raise BadInput(f"{len(roots)} applications are named {name!r}", hint=f"name one by its process id: {pids}")
@@ -170,51 +170,51 @@ def _is_named(process: psutil.Process, name: str) -> bool:
     with suppress(psutil.Error):
         if process.pid == psutil.Process().pid:
             return False
-        arguments, own = _arguments(process)
+        arguments, own = _read_arguments(process)
         return name in (
             own,
-            kind_of(arguments, own),
-            _base(arguments[0]) if arguments else "",
-            *_scripts(arguments[1:]),
+            identify_software(arguments, own),
+            _take_base_name(arguments[0]) if arguments else "",
+            *_list_scripts(arguments[1:]),
         )
     return False
 
 
-def _arguments(process: psutil.Process) -> tuple[list[str], str]:
+def _read_arguments(process: psutil.Process) -> tuple[list[str], str]:
     with suppress(psutil.AccessDenied):
         return process.cmdline(), process.name()
     return [], process.name()
 
 
-def _scripts(words: Sequence[str]) -> list[str]:
+def _list_scripts(words: Sequence[str]) -> list[str]:
     """What an interpreter may have been told to run: the names of its first arguments."""
-    return [_base(word).removesuffix(".py") for word in words[:4] if not word.startswith("-")]
+    return [_take_base_name(word).removesuffix(".py") for word in words[:4] if not word.startswith("-")]
 
 
-def _base(path: str) -> str:
+def _take_base_name(path: str) -> str:
     return path.rpartition("/")[2]
 
 
-def _interpreter(name: str) -> str | None:
+def _match_interpreter(name: str) -> str | None:
     match = re.fullmatch(r"(python|ruby|java|node)[\d.]*", name)
     return match[1] if match else None
 
 
-def _parent(process: psutil.Process) -> int | None:
+def _find_parent(process: psutil.Process) -> int | None:
     with suppress(psutil.Error):
         return process.ppid() or None
     return None
 
 
-def _described(
+def _describe(
     process: psutil.Process, parent: int | None, children: int, ends: Collection[int]
 ) -> WorkerProcess | None:
     with suppress(psutil.Error), process.oneshot():
-        arguments, name = _arguments(process)
+        arguments, name = _read_arguments(process)
         return WorkerProcess(
             pid=process.pid,
             parent=parent,
-            command=redacted(arguments) or name,
+            command=redact_command(arguments) or name,
             threads=process.num_threads(),
             children=children,
             connections=_count(process, ends),
@@ -223,31 +223,33 @@ def _described(
     return None
 
 
-def _client_ends(ports: Collection[int]) -> Collection[int]:
+def _find_client_ends(ports: Collection[int]) -> Collection[int]:
     """The client's ends of connections to ``ports``, by their inodes; off Linux the ports themselves."""
     if not psutil.LINUX:
         return ports
-    ends = {one.inode for one in tcp_sockets() if one.state == ESTABLISHED and one.remote.port in ports and one.inode}
+    ends = {
+        one.inode for one in read_tcp_sockets() if one.state == ESTABLISHED and one.remote.port in ports and one.inode
+    }
     paths = tuple(f"/.s.PGSQL.{port}" for port in ports)
     if paths:
-        ends |= {one.peer for one in unix_sockets().values() if one.peer and one.path.endswith(paths)}
+        ends |= {one.peer for one in read_unix_sockets().values() if one.peer and one.path.endswith(paths)}
     return ends
 
 
 def _count(process: psutil.Process, ends: Collection[int]) -> int:
     if psutil.LINUX:
-        return sum(inode in ends for inode in sockets_of(process.pid))
+        return sum(inode in ends for inode in list_sockets(process.pid))
     with suppress(psutil.Error):
         return sum(bool(one.raddr) and one.raddr.port in ends for one in process.net_connections("tcp"))
     return 0
 
 
-def _program_start(process: psutil.Process) -> bytes:
+def _read_program_start(process: psutil.Process) -> bytes:
     with suppress(psutil.Error, OSError), open(process.exe(), "rb") as program:  # noqa: PTH123 - "" is no path
         return program.read(_START_OF_PROGRAM)
     return b""
 
 
-def _gone(who: int | str) -> BadInput:
+def _make_error(who: int | str) -> BadInput:
     what = f"with the id {who}" if isinstance(who, int) else f"named {who!r}"
     return BadInput(f"there is no process {what} on this machine", hint="`ps -ef` lists them")

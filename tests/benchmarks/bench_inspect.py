@@ -88,11 +88,11 @@ def cost_of_look(sandbox: Sandbox) -> None:
     with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as admin:
         admin.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         looker = Postgres(sandbox.admin_conninfo)
-        looker.look()
+        looker.sample()
         admin.execute("SELECT pg_stat_statements_reset()")
         looks = 20
         for _ in range(looks):
-            looker.look()
+            looker.sample()
         row = admin.execute(
             "SELECT sum(total_exec_time), sum(calls) FROM pg_stat_statements "
             "WHERE query NOT LIKE '%pg_stat_statements_reset%'"

@@ -57,7 +57,7 @@ def bench(name: str, chosen: argparse.Namespace) -> None:
         rules = {"2 x cores + 1": 2 * cores + 1, "4 x cores": 4 * cores, "10": 10, "workers": WORKERS}
         sizes = sorted({*grid(chosen.most), *rules.values(), *([recommended] if recommended else [])})
         assert ground.sandbox is not None
-        load = Pgbench(ground.conninfo, mix(name), prepared=True, seed=7, server_cpu=ground.sandbox.cpu_time)
+        load = Pgbench(ground.conninfo, mix(name), prepared=True, seed=7, server_cpu=ground.sandbox.measure_cpu_time)
         others: list[float] = []
 
         def in_turns(sizes: list[int], windows: int) -> dict[int, float]:

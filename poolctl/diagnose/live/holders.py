@@ -14,7 +14,7 @@ from poolctl.diagnose.finding import Holder
 from poolctl.diagnose.live.facts import POOLER_PROGRAMS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import BouncerLink, ClientProcess
-from poolctl.safe_text import route_of
+from poolctl.safe_text import find_route
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost", "local"})
 
@@ -104,7 +104,7 @@ def holders_of(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
     for track in sorted(tracks, key=lambda track: track.pid):
         client = clients.of_backend(track)
         pid = client.process.pid if client.process else None
-        key = (client.application, client.user, client.address, pid, route_of(track.last.query or ""))
+        key = (client.application, client.user, client.address, pid, find_route(track.last.query or ""))
         groups.setdefault(key, []).append((track, client))
     ordered = sorted(groups.values(), key=lambda members: (-len(members), members[0][0].pid))
     return tuple(_holder(members) for members in ordered)
@@ -124,6 +124,6 @@ def _holder(members: Sequence[tuple[Track, BackendClient]]) -> Holder:
         client=address,
         pids=tuple(each.pid for each, _ in members),
         process={"pid": process.pid, "command": process.command, "status": process.status} if process else None,
-        route=route_of(track.last.query or ""),
+        route=find_route(track.last.query or ""),
         last_query=queries.most_common(1)[0][0] if queries else None,
     )

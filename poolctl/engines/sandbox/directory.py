@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from poolctl.engines.sandbox.binaries import Account, can_reach
+from poolctl.engines.sandbox.binaries import Account, is_reachable
 from poolctl.engines.sandbox.guardian import SERVER_PROGRAMS
 from poolctl.errors import BadInput, SandboxFailed
 
@@ -74,7 +74,7 @@ class SandboxDirectory:
 
     def mark_kept(self) -> None:
         """Say that the sandbox is meant to outlive its owner: nobody's sweep takes it while its servers run."""
-        os.pwrite(self.lock, _owner_note(kept=True), 0)
+        os.pwrite(self.lock, _make_note(kept=True), 0)
 
 
 def create_directory(account: Account | None) -> SandboxDirectory:
@@ -82,7 +82,7 @@ def create_directory(account: Account | None) -> SandboxDirectory:
 
     Raises SandboxFailed when there cannot be one.
     """
-    parent = _parent(account)
+    parent = _choose_parent(account)
     try:
         path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         directory = SandboxDirectory(path, _create_lock(path), account)
@@ -99,12 +99,12 @@ def create_directory(account: Account | None) -> SandboxDirectory:
     return directory
 
 
-def _parent(account: Account | None) -> Path:
+def _choose_parent(account: Account | None) -> Path:
     own = Path(tempfile.gettempdir()).resolve()
-    if account is None or can_reach(own):
+    if account is None or is_reachable(own):
         return own
     for folder in COMMON_FOLDERS:
-        if folder.is_dir() and can_reach(folder.resolve()) and os.access(folder, os.W_OK):
+        if folder.is_dir() and is_reachable(folder.resolve()) and os.access(folder, os.W_OK):
             return folder.resolve()
     raise SandboxFailed(
         f"the user `{account.name}`, which the servers run as because poolctl runs as root, cannot enter {own}",
@@ -162,7 +162,7 @@ def remove(path: Path) -> None:
         time.sleep(0.05)
 
 
-def servers_in(path: Path) -> list[psutil.Process]:
+def find_servers(path: Path) -> list[psutil.Process]:
     """The server processes that work in ``path``, backends included, found by their working directory."""
     found = []
     for process in psutil.process_iter(["name", "cwd"]):
@@ -182,7 +182,7 @@ def is_running(process: psutil.Process) -> bool:
 
 def end_servers(path: Path) -> None:
     """End every server process in ``path`` within about 4 s, orderly enough that shared memory is given back."""
-    found = servers_in(path)
+    found = find_servers(path)
     known = {process.pid for process in found}
     for process in found:
         with contextlib.suppress(psutil.Error):
@@ -191,7 +191,7 @@ def end_servers(path: Path) -> None:
             if process.ppid() not in known:
                 process.send_signal(signal.SIGKILL if process.name() == "pgbouncer" else signal.SIGQUIT)
     _wait_for_end(found, 3.0)
-    left = servers_in(path)
+    left = find_servers(path)
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
@@ -212,7 +212,7 @@ def _create_lock(path: Path) -> int:
     unready = path / _UNREADY_LOCK
     lock = os.open(unready, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.write(lock, _owner_note(kept=False))
+    os.write(lock, _make_note(kept=False))
     unready.rename(path / _LOCK)
     return lock
 
@@ -240,7 +240,7 @@ def _sweep(path: Path) -> bool:
     if lock is None:
         return False
     try:
-        if _read_note(path).get("kept") and servers_in(path):
+        if _read_note(path).get("kept") and find_servers(path):
             return False
         remove(path)
     finally:
@@ -256,7 +256,7 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
-def _owner_note(*, kept: bool) -> bytes:
+def _make_note(*, kept: bool) -> bytes:
     # Padded, so that writing it anew never leaves the tail of a longer one.
     return json.dumps({"owner": os.getpid(), "kept": kept}).ljust(79).encode() + b"\n"
 

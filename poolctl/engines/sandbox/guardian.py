@@ -170,7 +170,7 @@ class Guardian:
         for child in self._children.values():
             child.kill()
         self._wait_for_children(_AFTER_KILL)
-        for pid in _left_in(self._directory):
+        for pid in _find_left(self._directory):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -217,7 +217,7 @@ def _raise_file_limit() -> None:
             return
 
 
-def _left_in(directory: Path) -> list[int]:
+def _find_left(directory: Path) -> list[int]:
     """Server processes that still work inside ``directory``: backends that outlived a killed postmaster.
 
     Looks at /proc, so it finds none on macOS; the next run's sweep does there.

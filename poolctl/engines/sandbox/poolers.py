@@ -39,7 +39,7 @@ class PoolerServer(ABC):
         self.executable = find_pooler(self.program)
         self.port = 0
         self.process: psutil.Process | None = None
-        self._keys = {key: self._checked(key, value) for key, value in keys.items()}
+        self._keys = {key: self._check_key(key, value) for key, value in keys.items()}
 
     def start(self, guard: Guard, directory: SandboxDirectory, *, server_port: int, port: int | None) -> None:
         """Start in front of ``server_port`` on ``port``, or on a free one; returns when clients are served.
@@ -60,16 +60,16 @@ class PoolerServer(ABC):
         return self.process is not None and is_running(self.process)
 
     @abstractmethod
-    def _arguments(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
+    def _write_configuration(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
         """Write the configuration; returns the command line."""
 
     @abstractmethod
     def _is_ready(self, said: str) -> bool: ...
 
     @abstractmethod
-    def _refused_key(self, said: str) -> BadInput | None: ...
+    def _find_refused_key(self, said: str) -> BadInput | None: ...
 
-    def _checked(self, key: str, value: object) -> Setting:
+    def _check_key(self, key: str, value: object) -> Setting:
         name = f"database.{self.program}.{key}"
         if key in self.owned_keys:
             raise BadInput(f"{name}: the sandbox decides this setting itself")
@@ -82,7 +82,7 @@ class PoolerServer(ABC):
     def _start_once(self, guard: Guard, directory: SandboxDirectory, server_port: int) -> None:
         log = directory.log(self.program)
         said_before = log.stat().st_size if log.exists() else 0
-        argv = [self.executable, *self._arguments(directory, server_port)]
+        argv = [self.executable, *self._write_configuration(directory, server_port)]
         self.process = guard.start(self.program, argv, end_signal=signal.Signals[self.end_signal])
         deadline = time.monotonic() + _READY_WITHIN
         while True:
@@ -93,7 +93,7 @@ class PoolerServer(ABC):
             if self._is_ready(said):
                 return
             if time.monotonic() > deadline:
-                raise SandboxFailed(f"{self.title} was not ready after {_READY_WITHIN:.0f} s:\n{_indented(said)}")
+                raise SandboxFailed(f"{self.title} was not ready after {_READY_WITHIN:.0f} s:\n{_indent(said)}")
 
     def _raise_for_death(self, said: str) -> NoReturn:
         if "Address already in use" in said:
@@ -101,10 +101,10 @@ class PoolerServer(ABC):
                 f"port {self.port} on {HOST} is in use",
                 hint="name another port, or none: then a free one is taken",
             )
-        refused = self._refused_key(said)
+        refused = self._find_refused_key(said)
         if refused is not None:
             raise refused
-        raise SandboxFailed(f"{self.title} did not start:\n{_indented(said)}", hint=f"the program is {self.executable}")
+        raise SandboxFailed(f"{self.title} did not start:\n{_indent(said)}", hint=f"the program is {self.executable}")
 
 
 class PgBouncerServer(PoolerServer):
@@ -127,7 +127,7 @@ class PgBouncerServer(PoolerServer):
         }
     )
 
-    def _arguments(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
+    def _write_configuration(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
         users = directory.write("pgbouncer-users.txt", f'"app" ""\n"{ADMIN}" ""\n')
         settings: dict[str, Setting] = {
             "listen_addr": HOST,
@@ -138,7 +138,7 @@ class PgBouncerServer(PoolerServer):
             "admin_users": ADMIN,
             **self._keys,
         }
-        lines = "".join(f"{key} = {_plain(value, on='1', off='0')}\n" for key, value in settings.items())
+        lines = "".join(f"{key} = {_format(value, on='1', off='0')}\n" for key, value in settings.items())
         database = f"app = host={HOST} port={server_port} dbname=app"
         return [directory.write("pgbouncer.ini", f"[databases]\n{database}\n\n[pgbouncer]\n{lines}")]
 
@@ -146,7 +146,7 @@ class PgBouncerServer(PoolerServer):
         # Said once it listens.
         return "process up: PgBouncer" in said
 
-    def _refused_key(self, said: str) -> BadInput | None:
+    def _find_refused_key(self, said: str) -> BadInput | None:
         unknown = re.search(r"unknown parameter: pgbouncer/(\S+)", said)
         if unknown is not None:
             return BadInput(
@@ -183,7 +183,7 @@ class PgpoolServer(PoolerServer):
         }
     )
 
-    def _checked(self, key: str, value: object) -> Setting:
+    def _check_key(self, key: str, value: object) -> Setting:
         # Pgpool-II passes over unknown keys without a word, so its program is asked: each name stands in it as text.
         # Backend settings carry a number, and a linker may keep one name as the tail of a longer one.
         if key.rstrip("0123456789").encode() + b"\0" not in self.executable.read_bytes():
@@ -191,9 +191,9 @@ class PgpoolServer(PoolerServer):
                 f"database.pgpool.{key}: the installed Pgpool-II has no such setting",
                 hint="the names are those of pgpool.conf",
             )
-        return super()._checked(key, value)
+        return super()._check_key(key, value)
 
-    def _arguments(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
+    def _write_configuration(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
         run = str(directory.run)
         settings: dict[str, Setting] = {
             "backend_clustering_mode": "raw",
@@ -221,7 +221,7 @@ class PgpoolServer(PoolerServer):
             "memqcache_max_num_cache": 1000,
             **self._keys,
         }
-        text = "".join(f"{key} = {_quoted(value)}\n" for key, value in settings.items())
+        text = "".join(f"{key} = {_quote(value)}\n" for key, value in settings.items())
         # A PCP user nobody knows: without its file Pgpool-II complains at every start.
         users = directory.write("pgpool-pcp.conf", f"poolctl:{secrets.token_hex(16)}\n")
         rules = directory.write("pgpool-hba.conf", "")
@@ -231,7 +231,7 @@ class PgpoolServer(PoolerServer):
         # Asking by connecting would leave a connection to the server in the pool.
         return "successfully started" in said
 
-    def _refused_key(self, said: str) -> BadInput | None:
+    def _find_refused_key(self, said: str) -> BadInput | None:
         bad = re.search(
             r'FATAL: +((?:invalid value|\S+ is outside the valid range) for parameter "([^"]+)".*'
             r'|parameter "([^"]+)" requires .*)',
@@ -257,18 +257,18 @@ def make_pooler(via: str, pgbouncer: Mapping[str, object], pgpool: Mapping[str, 
     raise BadInput(f"database.via is {via!r}; it must be none, pgbouncer or pgpool")
 
 
-def _plain(value: Setting, *, on: str, off: str) -> str:
+def _format(value: Setting, *, on: str, off: str) -> str:
     if isinstance(value, bool):
         return on if value else off
     return str(value)
 
 
-def _quoted(value: Setting) -> str:
+def _quote(value: Setting) -> str:
     if isinstance(value, int | float):
-        return _plain(value, on="on", off="off")
+        return _format(value, on="on", off="off")
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
-def _indented(text: str, count: int = 6) -> str:
+def _indent(text: str, count: int = 6) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
     return "\n".join(f"  {line}" for line in lines[-count:]) or "  (it said nothing)"

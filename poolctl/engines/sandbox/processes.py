@@ -150,13 +150,13 @@ class Guard:
                 self._control.sendall(json.dumps(request).encode() + b"\n")
                 line = self._answers.readline()
             except (OSError, ValueError) as error:
-                raise self._guardian_gone(str(error)) from error
+                raise self._make_error(str(error)) from error
         if not line:
-            raise self._guardian_gone("it ended")
+            raise self._make_error("it ended")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def _guardian_gone(self, reason: str) -> SandboxFailed:
+    def _make_error(self, reason: str) -> SandboxFailed:
         return SandboxFailed(
             f"the guardian of the throw-away server does not answer: {reason}", hint=self.log_end("guardian")
         )
@@ -205,18 +205,18 @@ class CpuMeter:
         backend counts with what was seen of it at the last call before it ended.
         """
         # A parent is read before its children: one that ends in between is missed for once, not counted twice for good.
-        collected = self._collected_by(self._guardian)
+        collected = self._read_collected(self._guardian)
         running: dict[psutil.Process, float] = {}
-        for process in family(self._guardian)[1:]:
+        for process in list_family(self._guardian)[1:]:
             with contextlib.suppress(psutil.Error):
-                running[process] = self._used_by(process)
-                collected += self._collected_by(process)
+                running[process] = self._read_used(process)
+                collected += self._read_collected(process)
         self._last_seen = running if not psutil.MACOS else self._last_seen | running
         self._highest = max(self._highest, collected + sum(self._last_seen.values()))
         return self._highest - self._begin
 
     @staticmethod
-    def _used_by(process: psutil.Process) -> float:
+    def _read_used(process: psutil.Process) -> float:
         # The times that psutil reads are cut to whole hundredths: of a thousand young backends nothing would be seen.
         with contextlib.suppress(OSError, ValueError, IndexError):
             return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
@@ -224,14 +224,14 @@ class CpuMeter:
         return times.user + times.system
 
     @staticmethod
-    def _collected_by(process: psutil.Process) -> float:
+    def _read_collected(process: psutil.Process) -> float:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
             return getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return 0.0
 
 
-def family(parent: psutil.Process) -> list[psutil.Process]:
+def list_family(parent: psutil.Process) -> list[psutil.Process]:
     """``parent``, then all its descendants; empty when it has ended."""
     try:
         return [parent, *parent.children(recursive=True)]
@@ -245,7 +245,7 @@ def freeze(guard: Guard, parent: psutil.Process) -> list[psutil.Process]:
     # can thaw them also when poolctl is killed half-way.
     guard.note_stopped([parent.pid])
     _stop_all([parent])
-    frozen = family(parent)
+    frozen = list_family(parent)
     guard.note_stopped([process.pid for process in frozen])
     _stop_all(frozen)
     return frozen

@@ -15,10 +15,10 @@ from typing import Self
 
 import psutil
 
-from poolctl.engines.sandbox.binaries import find_postgres, reachable_bindir, server_account
+from poolctl.engines.sandbox.binaries import find_postgres, find_server_account, make_reachable
 from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
 from poolctl.engines.sandbox.poolers import ADMIN, PgBouncerServer, PoolerServer, make_pooler
-from poolctl.engines.sandbox.processes import CpuMeter, Guard, family, freeze, thaw
+from poolctl.engines.sandbox.processes import CpuMeter, Guard, freeze, list_family, thaw
 from poolctl.engines.sandbox.server import (
     HOST,
     NAME,
@@ -78,7 +78,7 @@ class Sandbox:
         Raises BadInput, MissingProgram (no PostgreSQL, no pooler), SandboxFailed (with the end of the right log).
         """
         check_settings(max_connections, reserved, settings or {})
-        account = server_account()
+        account = find_server_account()
         bindir = find_postgres()
         pooler = make_pooler(via, pgbouncer or {}, pgpool or {})
         if port is not None and not is_free(port):
@@ -87,11 +87,11 @@ class Sandbox:
             )
         directory = create_directory(account)
         guard = Guard(directory)
-        with _ended_on_error(guard, directory):
+        with _end_on_error(guard, directory):
             server = PostgresServer(
                 guard,
                 directory,
-                reachable_bindir(bindir, account, directory.path / "postgresql"),
+                make_reachable(bindir, account, directory.path / "postgresql"),
                 max_connections=max_connections,
                 reserved=reserved,
                 settings=settings or {},
@@ -130,7 +130,7 @@ class Sandbox:
     @property
     def admin_conninfo(self) -> str:
         """The superuser ``postgres``. The password is in a file that only the user of this process can read."""
-        return self._server.superuser_conninfo("app")
+        return self._server.make_superuser_conninfo("app")
 
     @property
     def observer_conninfo(self) -> str:
@@ -158,21 +158,21 @@ class Sandbox:
         """The process that ends the servers should poolctl be killed."""
         return self._guard.pid
 
-    def process_ids(self) -> list[int]:
+    def list_process_ids(self) -> list[int]:
         """The postmaster, its backends and helpers, then the pooler and its children."""
         roots = [self._server.process, self._pooler.process if self._pooler is not None else None]
-        return [process.pid for root in roots if root is not None for process in family(root)]
+        return [process.pid for root in roots if root is not None for process in list_family(root)]
 
-    def cpu_time(self) -> float:
+    def measure_cpu_time(self) -> float:
         """Processor seconds that all servers have used since they were ready; never less than at the last call.
 
         Backends that have ended are included; on macOS only those that were still there at some earlier call.
         """
         return self._meter.read()
 
-    def refusals(self) -> int:
+    def count_refusals(self) -> int:
         """How many clients PostgreSQL has refused so far with SQLSTATE 53300, whoever asked: pool, pooler, observer."""
-        return self._server.refusals()
+        return self._server.count_refusals()
 
     def is_alive(self) -> bool:
         """Whether the server, and the pooler if any, runs; also true in the middle of ``restart``. Takes 0.1 ms."""
@@ -185,7 +185,7 @@ class Sandbox:
         if self.is_alive():
             return
         if not self._server.is_running():
-            raise self._server.failure("the throw-away PostgreSQL has died")
+            raise self._server.make_failure("the throw-away PostgreSQL has died")
         assert self._pooler is not None
         raise SandboxFailed(f"{self._pooler.title} has died:\n{self._guard.log_end(self._pooler.program)}")
 
@@ -198,7 +198,7 @@ class Sandbox:
         """Stop PostgreSQL as an operator does (clients are sent away, a checkpoint is written) and start it again."""
         self._restart(signal.SIGINT)
 
-    def failover(self) -> None:
+    def fail_over(self) -> None:
         """Cut every connection at once, as the loss of a primary does, and have a server on the same port again.
 
         What was committed is still there. The pooler, if any, goes on and has to cope.
@@ -246,7 +246,7 @@ class Sandbox:
 
 
 @contextmanager
-def _ended_on_error(guard: Guard, directory: SandboxDirectory) -> Iterator[None]:
+def _end_on_error(guard: Guard, directory: SandboxDirectory) -> Iterator[None]:
     try:
         yield
     except BaseException as error:

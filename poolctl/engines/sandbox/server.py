@@ -87,7 +87,7 @@ class PostgresServer:
         self._guard = guard
         self._directory = directory
         self._bindir = bindir
-        self._settings = default_settings(bindir) | {
+        self._settings = make_default_settings(bindir) | {
             "max_connections": max_connections,
             "superuser_reserved_connections": reserved,
             **settings,
@@ -126,7 +126,7 @@ class PostgresServer:
         log = read_tail(self._directory.log("initdb"))
         if code != 0:
             how = f"took longer than {_INITDB_WITHIN:.0f} s" if code is None else f"failed (exit code {code})"
-            raise SandboxFailed(f"initdb {how}:\n{_last_lines(log)}", hint=self._remedy(log))
+            raise SandboxFailed(f"initdb {how}:\n{_find_complaints(log)}", hint=self._suggest_remedy(log))
         version = (self._directory.data / "PG_VERSION").read_text().strip()
         if int(version.split(".")[0]) < OLDEST_VERSION:
             raise SandboxFailed(
@@ -181,17 +181,17 @@ class PostgresServer:
             with self._connect("app") as server, contextlib.suppress(psycopg.Error):
                 server.execute("CREATE EXTENSION pg_stat_statements")
         except psycopg.Error as error:
-            raise self.failure(f"the throw-away PostgreSQL cannot be set up ({error})") from error
+            raise self.make_failure(f"the throw-away PostgreSQL cannot be set up ({error})") from error
         self.version = f"{number // 10000}.{number % 10000}"
 
-    def superuser_conninfo(self, database: str) -> str:
+    def make_superuser_conninfo(self, database: str) -> str:
         passfile = str(self._directory.passfile).replace("\\", "\\\\").replace("'", "\\'")
         return f"host={HOST} port={self.port} user=postgres dbname={database} passfile='{passfile}' {PLAIN}"
 
     def _connect(self, database: str) -> "psycopg.Connection":
         import psycopg
 
-        return psycopg.connect(self.superuser_conninfo(database), autocommit=True, connect_timeout=10)
+        return psycopg.connect(self.make_superuser_conninfo(database), autocommit=True, connect_timeout=10)
 
     def stop(self, number: int) -> None:
         """Stop by SIGINT (clients are sent away, a checkpoint is written) or SIGQUIT (at once)."""
@@ -203,19 +203,21 @@ class PostgresServer:
     def is_running(self) -> bool:
         return self.process is not None and is_running(self.process)
 
-    def refusals(self) -> int:
+    def count_refusals(self) -> int:
         """How many clients were refused so far for want of a slot (SQLSTATE 53300), by the server's own log."""
         return self._log.read()
 
-    def failure(self, what: str) -> SandboxFailed:
+    def make_failure(self, what: str) -> SandboxFailed:
         """An error that says ``what`` happened, with the end of the server's log."""
         log = read_tail(self._directory.log(NAME))
-        return SandboxFailed(f"{what}:\n{_last_lines(log)}", hint=self._remedy(log))
+        return SandboxFailed(f"{what}:\n{_find_complaints(log)}", hint=self._suggest_remedy(log))
 
     def _start_on(self, port: int) -> None:
         log = self._directory.log(NAME)
         said_before = log.stat().st_size if log.exists() else 0
-        self._directory.write("postgresql.conf", _configuration(self._settings | {"port": port}, self._directory))
+        self._directory.write(
+            "postgresql.conf", _format_configuration(self._settings | {"port": port}, self._directory)
+        )
         argv: list[str | Path] = [
             self._bindir / "postgres",
             "-D",
@@ -231,7 +233,7 @@ class PostgresServer:
             if self._guard.wait(NAME, 0.005) is not None:
                 self._raise_for_death(log.read_bytes()[said_before:].decode(errors="replace"))
             if time.monotonic() > deadline:
-                raise self.failure(f"PostgreSQL was not ready after {_READY_WITHIN:.0f} s")
+                raise self.make_failure(f"PostgreSQL was not ready after {_READY_WITHIN:.0f} s")
 
     def _is_ready(self) -> bool:
         # The postmaster's own word, in its pid file since version 10: asking by connecting would fill the log.
@@ -254,9 +256,9 @@ class PostgresServer:
         bad = _BAD_SETTING.search(log)
         if bad is not None:
             raise BadInput(f"{bad[2] or bad[3]}: PostgreSQL refuses the value: {bad[1]}")
-        raise SandboxFailed(f"PostgreSQL did not start:\n{_last_lines(log)}", hint=self._remedy(log))
+        raise SandboxFailed(f"PostgreSQL did not start:\n{_find_complaints(log)}", hint=self._suggest_remedy(log))
 
-    def _remedy(self, log: str) -> str:
+    def _suggest_remedy(self, log: str) -> str:
         where = self._directory.path.parent
         if "No space left on device" in log or "Disk quota exceeded" in log:
             return f"free some space in {where} (about 60 MB), or set TMPDIR to a folder that has it"
@@ -269,7 +271,7 @@ class PostgresServer:
         return f"the programs are those of {self._bindir}; POOLCTL_PG_BINDIR names others"
 
 
-def default_settings(bindir: Path) -> dict[str, Setting]:
+def make_default_settings(bindir: Path) -> dict[str, Setting]:
     """What every throw-away server is started with, before the scenario's own settings."""
     settings: dict[str, Setting] = {
         # It is thrown away: nothing has to survive a crash of the machine. What is committed survives a failover all
@@ -359,7 +361,7 @@ class _RefusalCounter:
             return self._count
 
 
-def _configuration(settings: Mapping[str, Setting], directory: SandboxDirectory) -> str:
+def _format_configuration(settings: Mapping[str, Setting], directory: SandboxDirectory) -> str:
     fixed: dict[str, Setting] = {
         "listen_addresses": HOST,
         "unix_socket_directories": "",
@@ -369,16 +371,16 @@ def _configuration(settings: Mapping[str, Setting], directory: SandboxDirectory)
         "log_line_prefix": _LOG_PREFIX,
         "lc_messages": "C",
     }
-    return "".join(f"{key} = {_quoted(value)}\n" for key, value in (fixed | dict(settings)).items())
+    return "".join(f"{key} = {_quote(value)}\n" for key, value in (fixed | dict(settings)).items())
 
 
-def _quoted(value: Setting) -> str:
+def _quote(value: Setting) -> str:
     if isinstance(value, bool):
         return "on" if value else "off"
     return "'" + str(value).replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def _last_lines(log: str, count: int = 6) -> str:
+def _find_complaints(log: str, count: int = 6) -> str:
     """The complaints in ``log``, else its last lines: without times and process ids, which tell the reader nothing."""
     complaints = [match[1] for match in map(_COMPLAINTS.search, log.splitlines()) if match]
     lines = complaints or [line for line in log.splitlines() if line.strip()]
