@@ -8,12 +8,12 @@ from report_parts import HOSTILE
 from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.observe.snapshot import Source
-from poolctl.sizing.defaults import filled
+from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figures, TopStatement, Window, given, measured
-from poolctl.sizing.recommend import beside_the_point, failed, recommend, refused, settled
+from poolctl.sizing.recommend import drop_moot_findings, explain_refusal, recommend, refuse, reject_unverified
 from poolctl.sizing.sweep_table import SweepPoint
 from poolctl.sizing.verify import TrialOutcome, Verification
-from poolctl.stacks.advice import configs_of
+from poolctl.stacks.advice import write_configs
 
 VECTOR = Figures(
     arrival_rate=given(150), hold_time=given(0.008), hold_cv=given(2), wait_target=given(0.05), workers=given(4),
@@ -47,9 +47,9 @@ STATEMENT = TopStatement(
 
 def of(figures: Figures, *stacks: str, **more: Any) -> RecommendResult:
     """What ``recommend`` tells of ``figures``, with the blocks for ``stacks``."""
-    answer = settled(recommend(figures))
-    known, _ = filled(figures)
-    configs, note = configs_of(answer, known, stacks)
+    answer = drop_moot_findings(recommend(figures))
+    known, _ = fill_defaults(figures)
+    configs, note = write_configs(answer, known, stacks)
     values: dict[str, Any] = {"notes": tuple(filter(None, [note])), "repeat": "poolctl recommend --arrival-rate 150"}
     return RecommendResult(answer, known, configs, **(values | more))
 
@@ -98,15 +98,15 @@ def leaking() -> RecommendResult:
         remedy="Release on every path of that code: finally, with, defer",
         frees=12,
     )
-    answer = refused(whole.recommendation, [beside_the_point(finding, whole.figures, whole.recommendation)])
-    return replace(whole, recommendation=settled(answer))
+    answer = refuse(whole.recommendation, [explain_refusal(finding, whole.figures, whole.recommendation)])
+    return replace(whole, recommendation=drop_moot_findings(answer))
 
 
 def unproven() -> RecommendResult:
     """A size that failed its own verification."""
     whole = balanced()
     bad = replace(tried(), passed=False, failures=("its p99 wait is 212 ms, of 50 ms asked for",))
-    return replace(whole, recommendation=failed(whole.recommendation, bad), verification=bad, configs=())
+    return replace(whole, recommendation=reject_unverified(whole.recommendation, bad), verification=bad, configs=())
 
 
 def interrupted() -> RecommendResult:

@@ -3,7 +3,7 @@
 from bisect import bisect
 from collections.abc import Sequence
 
-from poolctl.sizing.sweep_table import SweepPoint, averaged
+from poolctl.sizing.sweep_table import SweepPoint, average_points
 
 Curve = list[tuple[int, float]]
 
@@ -65,14 +65,14 @@ def points(curve: Sequence[tuple[int, float]]) -> tuple[SweepPoint, ...]:
 
 def fewest(curve: Sequence[tuple[int, float]], share: float = 0.97) -> int:
     """Swept connections that reach ``share`` of the best mean."""
-    means = averaged(points(curve))
+    means = average_points(points(curve))
     best = max(point.throughput for point in means)
     return next(point.connections for point in means if point.throughput >= share * best)
 
 
 def share_of_best(curve: Sequence[tuple[int, float]], connections: float) -> float:
     """Throughput with so many connections, between points along straight lines, over the best."""
-    means = averaged(points(curve))
+    means = average_points(points(curve))
     best = max(point.throughput for point in means)
     counts = [point.connections for point in means]
     at = bisect(counts, connections)

@@ -16,7 +16,7 @@ from poolctl.api.documents import dumps, failed_document, fleet_document, recomm
 from poolctl.api.results import RecommendResult
 from poolctl.errors import CannotConnect
 from poolctl.sizing.fleet import load_fleet
-from poolctl.sizing.fleet_check import check
+from poolctl.sizing.fleet_check import check_fleet
 
 SCHEMA = json.loads((Path(poolctl.api.__file__).parent / "recommend.schema.json").read_text())
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -149,7 +149,7 @@ def test_foreign_names_are_kept_as_they_are_and_only_escaped() -> None:
 
 @pytest.mark.parametrize("name", ["fleet.toml", "fleet_over_budget.toml"])
 def test_the_check_of_a_fleet_follows_the_schema(name: str) -> None:
-    document = written(fleet_document(check(load_fleet(EXAMPLES / name))))
+    document = written(fleet_document(check_fleet(load_fleet(EXAMPLES / name))))
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert document["within"] == (name == "fleet.toml")

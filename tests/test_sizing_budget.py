@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.sizing.budget import Term, budget_of, is_share, parse_surge, worst_fleet
-from poolctl.sizing.defaults import default_headroom, filled
+from poolctl.sizing.budget import Term, compute_budget, find_worst_fleet, is_share, parse_surge
+from poolctl.sizing.defaults import choose_headroom, fill_defaults
 from poolctl.sizing.figures import Figures, assumed
 from poolctl.sizing.figures import given as said
 
@@ -25,9 +25,9 @@ VECTOR = Figures(
 
 
 def test_the_worked_division_leaves_82_slots_and_2_for_each_of_36_processes() -> None:
-    figures, assumptions = filled(VECTOR)
-    fleet = worst_fleet(figures)
-    budget = budget_of(figures, fleet)
+    figures, assumptions = fill_defaults(VECTOR)
+    fleet = find_worst_fleet(figures)
+    budget = compute_budget(figures, fleet)
 
     assert (fleet.surge, fleet.terminating, fleet.worst_case_instances, fleet.worst_case_processes) == (3, 3, 18, 36)
     assert (budget.total, budget.value, budget.limited_by, budget.is_assumed) == (82, 2, "max_connections", False)
@@ -40,9 +40,9 @@ def test_the_worked_division_leaves_82_slots_and_2_for_each_of_36_processes() ->
 
 
 def test_every_term_says_where_it_comes_from() -> None:
-    figures, _ = filled(VECTOR.with_(superuser_reserved=None))
+    figures, _ = fill_defaults(VECTOR.with_(superuser_reserved=None))
 
-    assert budget_of(figures, worst_fleet(figures)).arithmetic == (
+    assert compute_budget(figures, find_worst_fleet(figures)).arithmetic == (
         Term("max_connections", 100, "given"),
         Term("superuser_reserved_connections", -3, "assumed"),
         Term("reserved_connections", 0, "given"),
@@ -59,13 +59,13 @@ def test_every_term_says_where_it_comes_from() -> None:
 
 
 def test_what_is_not_given_is_assumed_and_said() -> None:
-    figures, assumptions = filled(Figures())
-    fleet = worst_fleet(figures)
+    figures, assumptions = fill_defaults(Figures())
+    fleet = find_worst_fleet(figures)
 
     # A single instance is there twice while it is replaced.
     assert (fleet.instances, fleet.surge, fleet.terminating, fleet.worst_case_processes) == (1, 1, 0, 2)
-    assert budget_of(figures, fleet).total == 94
-    assert budget_of(figures, fleet).is_assumed
+    assert compute_budget(figures, fleet).total == 94
+    assert compute_budget(figures, fleet).is_assumed
     assert {a.name: a.value for a in assumptions}["max_connections"] == 100
     assert all(assumption.why for assumption in assumptions)
 
@@ -74,20 +74,20 @@ def test_what_is_not_given_is_assumed_and_said() -> None:
     ("instances", "surge", "terminating"), [(1, 1, 0), (2, 1, 1), (4, 1, 1), (5, 2, 2), (12, 3, 3), (100, 25, 25)]
 )
 def test_a_rollout_surges_by_a_quarter_and_as_many_still_finish(instances: int, surge: int, terminating: int) -> None:
-    figures, _ = filled(Figures(instances=said(instances)))
+    figures, _ = fill_defaults(Figures(instances=said(instances)))
 
     assert (figures.surge, figures.terminating) == (assumed(surge), assumed(terminating))
 
 
 def test_blue_and_green_is_a_surge_of_everything() -> None:
-    figures, _ = filled(Figures(instances=said(6), surge_share=said(1.0)))
+    figures, _ = fill_defaults(Figures(instances=said(6), surge_share=said(1.0)))
 
-    assert worst_fleet(figures).worst_case_instances == 12
+    assert find_worst_fleet(figures).worst_case_instances == 12
 
 
 @pytest.mark.parametrize(("most", "room"), [(20, 3), (100, 3), (101, 4), (500, 15), (1000, 30)])
 def test_the_headroom_is_three_or_three_percent(most: int, room: int) -> None:
-    assert default_headroom(most) == room
+    assert choose_headroom(most) == room
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_the_headroom_is_three_or_three_percent(most: int, room: int) -> None:
     ],
 )
 def test_the_tightest_limit_is_the_budget(limits: dict[str, Figures], total: int, name: str) -> None:
-    figures, _ = filled(VECTOR.with_(**limits))
-    budget = budget_of(figures, worst_fleet(figures))
+    figures, _ = fill_defaults(VECTOR.with_(**limits))
+    budget = compute_budget(figures, find_worst_fleet(figures))
 
     assert (budget.total, budget.limited_by) == (total, name)
 
@@ -119,7 +119,7 @@ def test_the_tightest_limit_is_the_budget(limits: dict[str, Figures], total: int
 def test_the_worst_fleet_never_takes_more_than_the_budget(
     instances: int, growth: int, processes: int, most: int, other: int, share: float
 ) -> None:
-    figures, _ = filled(
+    figures, _ = fill_defaults(
         Figures(
             instances=said(instances),
             max_instances=said(instances + growth),
@@ -129,8 +129,8 @@ def test_the_worst_fleet_never_takes_more_than_the_budget(
             other_connections=said(other),
         )
     )
-    fleet = worst_fleet(figures)
-    budget = budget_of(figures, fleet)
+    fleet = find_worst_fleet(figures)
+    budget = compute_budget(figures, fleet)
 
     assert 0 <= budget.value * fleet.worst_case_processes <= budget.total <= most
     assert fleet.worst_case_instances <= 2 * (instances + growth)

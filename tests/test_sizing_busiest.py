@@ -9,7 +9,7 @@ from poolctl.observe.snapshot import (
     StatementCounters,
     TableCounters,
 )
-from poolctl.sizing.top_statement import top_statement
+from poolctl.sizing.top_statement import find_top_statement
 
 FACTS = ServerFacts("db:5432/shop", "18.1", 180001, "watcher", "shop", 100, 3)
 QUERY = "SELECT * FROM orders WHERE customer_id = $1"
@@ -39,7 +39,7 @@ def running(at: float, query: str, *, statements: bool, calls: int = 0) -> Serve
 
 
 def test_the_counters_name_statement_table_and_column_and_what_one_call_reads() -> None:
-    found = top_statement(
+    found = find_top_statement(
         observed(running(0, QUERY, statements=True, calls=10), running(10, QUERY, statements=True, calls=50))
     )
 
@@ -51,7 +51,7 @@ def test_the_counters_name_statement_table_and_column_and_what_one_call_reads() 
 
 
 def test_without_counters_the_samples_name_it() -> None:
-    found = top_statement(
+    found = find_top_statement(
         observed(running(0, QUERY, statements=False, calls=10), running(10, QUERY, statements=False, calls=50))
     )
 
@@ -62,7 +62,7 @@ def test_without_counters_the_samples_name_it() -> None:
 
 
 def test_a_statement_that_reads_little_has_no_table_to_index() -> None:
-    found = top_statement(
+    found = find_top_statement(
         observed(running(0, "SELECT now()", statements=False), running(10, "SELECT now()", statements=False))
     )
 
@@ -71,4 +71,4 @@ def test_a_statement_that_reads_little_has_no_table_to_index() -> None:
 
 
 def test_where_nothing_runs_there_is_no_busiest_statement() -> None:
-    assert top_statement(observed(ServerSample(0.0, 0.0), ServerSample(10.0, 0.0))) is None
+    assert find_top_statement(observed(ServerSample(0.0, 0.0), ServerSample(10.0, 0.0))) is None

@@ -7,21 +7,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sizing_curves import CURVES, points, share_of_best
 
-from poolctl.sizing.capacity import Capacity, capacity_of
-from poolctl.sizing.figures import Figures, Window, assumed, measured, shortest_hold
+from poolctl.sizing.capacity import Capacity, estimate_capacity
+from poolctl.sizing.figures import Figures, Window, assumed, find_shortest_hold, measured
 from poolctl.sizing.figures import given as said
 from poolctl.sizing.queueing import closed_throughput
 
 
 def test_nothing_known_is_said_to_be_unknown() -> None:
-    found = capacity_of(Figures())
+    found = estimate_capacity(Figures())
 
     assert (found.value, found.method, found.is_known) == (None, "unknown", False)
     assert "run a sweep" in found.notes[0]
 
 
 def test_the_cores_alone_give_a_number_that_does_not_pass_for_knowledge() -> None:
-    found = capacity_of(Figures(cores=said(4)))
+    found = estimate_capacity(Figures(cores=said(4)))
 
     assert (found.value, found.method, found.confidence) == (16, "cores", "low")
     assert found.at_least
@@ -29,13 +29,13 @@ def test_the_cores_alone_give_a_number_that_does_not_pass_for_knowledge() -> Non
 
 
 def test_a_figure_that_somebody_gives_is_taken_before_all_others() -> None:
-    found = capacity_of(Figures(capacity=said(20), cores=said(2), sweep=points(CURVES["cisco"])))
+    found = estimate_capacity(Figures(capacity=said(20), cores=said(2), sweep=points(CURVES["cisco"])))
 
     assert (found.value, found.method, found.confidence) == (20, "given", "high")
 
 
 def test_a_sweep_is_taken_before_a_model() -> None:
-    found = capacity_of(
+    found = estimate_capacity(
         Figures(cores=said(2), cpu_time=said(0.001), hold_time=said(0.1), sweep=points(CURVES["cisco"]))
     )
 
@@ -43,13 +43,13 @@ def test_a_sweep_is_taken_before_a_model() -> None:
 
 
 def test_the_notes_of_a_sweep_name_the_edge_and_the_cliff() -> None:
-    assert capacity_of(Figures(sweep=points(CURVES["rds_simple"]))).notes == (
+    assert estimate_capacity(Figures(sweep=points(CURVES["rds_simple"]))).notes == (
         "At least: throughput still rises at 32 connections, the most that were swept",
     )
-    assert capacity_of(Figures(sweep=points(CURVES["r8g_simple"]))).notes == (
+    assert estimate_capacity(Figures(sweep=points(CURVES["r8g_simple"]))).notes == (
         "Contention cliff: throughput falls by 31% from 32 to 100 connections",
     )
-    assert capacity_of(Figures(sweep=points([(8, 10), (16, 10)]))).notes == (
+    assert estimate_capacity(Figures(sweep=points([(8, 10), (16, 10)]))).notes == (
         "At most: 8 are the fewest that were swept",
     )
 
@@ -61,7 +61,9 @@ def test_the_notes_of_a_sweep_name_the_edge_and_the_cliff() -> None:
 def test_twice_the_bandwidth_delay_product_comes_near_the_best(name: str, at_least: float) -> None:
     curve = CURVES[name]
     lightest, best = curve[0], max(x for _, x in curve)
-    found = capacity_of(Figures(saturated_throughput=measured(best), hold_time=measured(lightest[0] / lightest[1])))
+    found = estimate_capacity(
+        Figures(saturated_throughput=measured(best), hold_time=measured(lightest[0] / lightest[1]))
+    )
 
     assert (found.method, found.confidence) == ("bandwidth-delay", "medium")
     assert found.value == ceil(2 * best * lightest[0] / lightest[1] - 1e-9)
@@ -75,27 +77,27 @@ def windows(crowded: float) -> tuple[Window, ...]:
 
 
 def test_windows_of_a_saturated_database_give_its_bandwidth_delay_product() -> None:
-    found = capacity_of(Figures(windows=windows(crowded=40)))
+    found = estimate_capacity(Figures(windows=windows(crowded=40)))
 
     assert found.method == "bandwidth-delay"
     assert found.value == pytest.approx(2 * 2000 * 0.010, abs=2)
 
 
 def test_windows_of_a_database_that_is_not_saturated_say_nothing_of_its_capacity() -> None:
-    assert capacity_of(Figures(windows=windows(crowded=12))).method == "unknown"
+    assert estimate_capacity(Figures(windows=windows(crowded=12))).method == "unknown"
 
 
 def test_the_shortest_hold_is_taken_where_the_processors_were_half_idle() -> None:
     seen = (Window(10, 100, 1.0, 1.9), Window(10, 100, 2.0, 0.5), Window(10, 100, 3.0, 0.4))
 
-    assert shortest_hold(seen, said(2)) == 0.02
-    assert shortest_hold(seen, None) == 0.01
-    assert shortest_hold((Window(10, 0, 0.0),), None) is None
+    assert find_shortest_hold(seen, said(2)) == 0.02
+    assert find_shortest_hold(seen, None) == 0.01
+    assert find_shortest_hold((Window(10, 0, 0.0),), None) is None
 
 
 def test_processor_time_and_hold_place_the_knee_of_the_closed_loop() -> None:
     # The network curve: 0.834 ms of work and 4.906 ms elsewhere on two cores.
-    found = capacity_of(Figures(cores=said(2), cpu_time=measured(0.000834), hold_time=measured(0.00574)))
+    found = estimate_capacity(Figures(cores=said(2), cpu_time=measured(0.000834), hold_time=measured(0.00574)))
 
     assert (found.value, found.method) == (18, "closed-loop")
     assert found.interval == (14, 36)
@@ -103,7 +105,7 @@ def test_processor_time_and_hold_place_the_knee_of_the_closed_loop() -> None:
 
 
 def test_the_busy_share_of_the_hold_does_where_the_processor_time_is_not_known() -> None:
-    found = capacity_of(Figures(cores=said(4), transaction_idle_share=measured(0.5)))
+    found = estimate_capacity(Figures(cores=said(4), transaction_idle_share=measured(0.5)))
 
     assert found.method == "busy-share"
     assert found.value is not None
@@ -118,7 +120,7 @@ def test_capacity_grows_with_the_time_spent_elsewhere_and_with_the_cores(
 ) -> None:
     def value(cores: int, elsewhere: float) -> int:
         figures = Figures(cores=said(cores), cpu_time=said(work), hold_time=said(work + elsewhere))
-        return capacity_of(figures).value or 0
+        return estimate_capacity(figures).value or 0
 
     least = value(cores, ratio * work)
     assert least >= 1
@@ -150,7 +152,7 @@ PLAIN = Figures(cores=said(8), cpu_time=said(0.01), hold_time=said(0.01))
     ],
 )
 def test_variation_parallel_queries_and_locks_correct_the_model(figures: Figures, value: int, note: str) -> None:
-    found = capacity_of(figures)
+    found = estimate_capacity(figures)
 
     assert found.value == value
     assert note in " ".join(found.notes)
@@ -160,16 +162,16 @@ def test_varied_holds_move_the_answer_of_a_sweep_out_but_never_beyond_its_peak()
     flat = points([(2, 95), (4, 98), (8, 99), (16, 100), (32, 99)])
 
     def value(cores: int) -> int | None:
-        return capacity_of(Figures(sweep=flat, cores=said(cores), hold_cv=measured(4))).value
+        return estimate_capacity(Figures(sweep=flat, cores=said(cores), hold_cv=measured(4))).value
 
-    assert capacity_of(Figures(sweep=flat)).value == 4
+    assert estimate_capacity(Figures(sweep=flat)).value == 4
     assert value(2) == 8
     assert value(5) == 16
     assert value(12) == 4
 
 
 def test_a_cliff_forbids_more_than_the_peak() -> None:
-    found = capacity_of(Figures(sweep=points(CURVES["local_tpcb"]), cores=said(4), hold_cv=measured(4)))
+    found = estimate_capacity(Figures(sweep=points(CURVES["local_tpcb"]), cores=said(4), hold_cv=measured(4)))
 
     assert isinstance(found, Capacity)
     assert (found.value, found.most) == (3, 12)

@@ -22,7 +22,14 @@ from poolctl.sizing.fleet import (
     load_fleet,
     parse_fleet,
 )
-from poolctl.sizing.fleet_check import Change, FleetCheck, LimitCheck, check, moments, server_connections
+from poolctl.sizing.fleet_check import (
+    Change,
+    FleetCheck,
+    LimitCheck,
+    check_fleet,
+    count_server_connections,
+    list_moments,
+)
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -42,7 +49,7 @@ def changed(plain: Fleet, changes: tuple[Change, ...]) -> Fleet:
 
 
 def test_the_healthy_example_fits_every_limit() -> None:
-    checked = check(load_fleet(EXAMPLES / "fleet.toml"))
+    checked = check_fleet(load_fleet(EXAMPLES / "fleet.toml"))
 
     assert checked.is_within
     assert checked.changes == ()
@@ -60,7 +67,7 @@ def test_the_healthy_example_fits_every_limit() -> None:
 
 def test_the_other_example_runs_for_months_and_fails_in_a_deploy_until_its_pools_are_smaller() -> None:
     plain = load_fleet(EXAMPLES / "fleet_over_budget.toml")
-    checked = check(plain)
+    checked = check_fleet(plain)
     server = limit(checked, "server")
 
     assert (server.usual, server.worst, server.limit, server.hard) == (186, 306, 191, 197)
@@ -71,7 +78,7 @@ def test_the_other_example_runs_for_months_and_fails_in_a_deploy_until_its_pools
     assert (found.code, found.severity) == ("fleet-over-budget", "critical")
     assert found.summary == "The fleet can exceed the server's slots in the deploy of api: 306 of 191"
     assert found.remedy == "api: max_open 15 -> 9, or max_connections 315"
-    assert check(changed(plain, checked.changes)).is_within
+    assert check_fleet(changed(plain, checked.changes)).is_within
 
 
 ONE = """
@@ -107,11 +114,11 @@ def test_every_kind_of_deploy_has_its_own_worst_moment(keys: str, usual: int, pe
 
 def test_deploys_one_by_one_count_the_largest_of_them() -> None:
     two = ONE + "replicas = 4\n" + ONE.replace("api", "web") + "replicas = 8\n"
-    together, single = check(fleet(two)), check(fleet('deploys = "one-by-one"\n' + two))
+    together, single = check_fleet(fleet(two)), check_fleet(fleet('deploys = "one-by-one"\n' + two))
 
     assert (limit(together, "server").worst, limit(together, "server").worst_moment) == (180, "deploy of all")
     assert (limit(single, "server").worst, limit(single, "server").worst_moment) == (160, "deploy of web")
-    assert [moment.name for moment in moments(single.fleet)] == ["usual", "peak", "deploy of api", "deploy of web"]
+    assert [moment.name for moment in list_moments(single.fleet)] == ["usual", "peak", "deploy of api", "deploy of web"]
 
 
 def test_migrations_count_during_deploys_and_monitors_always() -> None:
@@ -119,7 +126,7 @@ def test_migrations_count_during_deploys_and_monitors_always() -> None:
         ONE
         + '[[job]]\nname = "migrate"\nduring = "deploy"\nconnections = 3\n[[monitor]]\nname = "exporter"\nat_once = 2'
     )
-    server = limit(check(fleet(text)), "server")
+    server = limit(check_fleet(fleet(text)), "server")
 
     assert (server.usual, server.peak, server.worst) == (12, 12, 25)
 
@@ -146,15 +153,15 @@ def test_a_pooler_multiplies_its_pool_size_by_pairs_and_processes(changes: dict[
     pooler = replace(POOLED, **changes)
     plain = Fleet("", ServerLimits(1000), CLIENTS, poolers=(pooler,))
 
-    assert server_connections(plain, pooler) == opened
-    assert limit(check(plain), "server").worst == opened
-    assert server_connections(replace(plain, services=CLIENTS[:1]), POOLED, "role", "u") == 50
-    assert server_connections(plain, POOLED, "database", "z") == 0
+    assert count_server_connections(plain, pooler) == opened
+    assert limit(check_fleet(plain), "server").worst == opened
+    assert count_server_connections(replace(plain, services=CLIENTS[:1]), POOLED, "role", "u") == 50
+    assert count_server_connections(plain, POOLED, "database", "z") == 0
 
 
 def test_clients_of_a_pooler_meet_its_own_limit() -> None:
     plain = Fleet("", ServerLimits(1000), (FleetService("a", 30, 4, 4, via="bouncer"),), poolers=(POOLED,))
-    checked = check(plain)
+    checked = check_fleet(plain)
 
     assert [(f.code, f.layer) for f in checked.findings] == [("pooler-client-limit", "pooler")]
     assert checked.changes == (Change("a", "max_open", 30, 25),)
@@ -166,7 +173,7 @@ def test_limits_of_roles_and_databases_count_those_who_use_them() -> None:
         FleetService("b", 10, 1, 1, user="v", database="x"),
     )
     plain = Fleet("", ServerLimits(1000), services, roles=(NamedLimit("u", 15),), databases=(NamedLimit("x", 30),))
-    checked = check(plain)
+    checked = check_fleet(plain)
 
     assert (limit(checked, "role").worst, limit(checked, "database").worst) == (20, 30)
     assert [finding.code for finding in checked.findings] == ["role-limit"]
@@ -177,19 +184,21 @@ def test_limits_of_roles_and_databases_count_those_who_use_them() -> None:
 def test_only_the_headroom_used_up_is_a_warning() -> None:
     plain = Fleet("", ServerLimits(100, headroom=10), (FleetService("a", 90),))
 
-    assert [finding.severity for finding in check(plain).findings] == ["warning"]
-    assert [f.severity for f in check(replace(plain, server=ServerLimits(92, headroom=10))).findings] == ["critical"]
+    assert [finding.severity for finding in check_fleet(plain).findings] == ["warning"]
+    assert [f.severity for f in check_fleet(replace(plain, server=ServerLimits(92, headroom=10))).findings] == [
+        "critical"
+    ]
 
 
 def test_a_pool_without_a_bound_exceeds_every_limit_and_is_given_one() -> None:
     plain = fleet('[[service]]\nname = "api"\nmax_open = 0\n[[service]]\nname = "web"\nmax_open = "unlimited"')
-    checked = check(plain)
+    checked = check_fleet(plain)
 
     assert [service.max_open for service in plain.services] == [None, None]
     assert limit(checked, "server").worst is None
     assert "api, web can exceed the server's slots" in checked.findings[0].summary
     assert checked.changes is not None
-    assert check(changed(plain, checked.changes)).is_within
+    assert check_fleet(changed(plain, checked.changes)).is_within
     json.dumps(asdict(checked), allow_nan=False)
 
 
@@ -199,8 +208,8 @@ def test_the_largest_service_gives_way_alone_where_half_of_its_pool_is_left_and_
         "", ServerLimits(100), (FleetService("big", 80), FleetService("other", 70), FleetService("small", 10))
     )
 
-    assert check(alone).changes == (Change("big", "max_open", 80, 64),)
-    assert check(shared).changes == (
+    assert check_fleet(alone).changes == (Change("big", "max_open", 80, 64),)
+    assert check_fleet(shared).changes == (
         Change("big", "max_open", 80, 47),
         Change("other", "max_open", 70, 41),
         Change("small", "max_open", 10, 5),
@@ -208,7 +217,7 @@ def test_the_largest_service_gives_way_alone_where_half_of_its_pool_is_left_and_
 
 
 def test_more_pools_than_slots_need_a_pooler_and_no_size_is_pretended() -> None:
-    checked = check(Fleet("", ServerLimits(100), (FleetService("api", 5, 300, 300),)))
+    checked = check_fleet(Fleet("", ServerLimits(100), (FleetService("api", 5, 300, 300),)))
 
     assert checked.changes is None
     assert checked.findings[0].remedy == (
@@ -256,12 +265,12 @@ def test_what_is_advised_keeps_every_limit_and_changes_nothing_that_fits(
         roles=(NamedLimit("u", role),),
         deploys=deploys,
     )
-    checked = check(plain)
+    checked = check_fleet(plain)
 
     assert checked.is_within == (checked.changes == ())
     assert checked.is_within == ([finding.code for finding in checked.findings] == ["healthy"])
     if checked.changes is not None:
-        assert check(changed(plain, checked.changes)).is_within
+        assert check_fleet(changed(plain, checked.changes)).is_within
         assert all(change.now is None or 1 <= change.to < change.now for change in checked.changes)
     for found in checked.limits:
         assert found.worst is None or found.usual is None or found.usual <= found.worst
@@ -335,4 +344,4 @@ def test_pgpool_has_its_own_names() -> None:
     )
 
     assert (plain.poolers[0].max_client_conn, plain.poolers[0].default_pool_size) == (10, 20)
-    assert limit(check(plain), "server").worst == 20
+    assert limit(check_fleet(plain), "server").worst == 20

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.sizing.defaults import filled
+from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figure, Figures
 from poolctl.sizing.figures import given as said
-from poolctl.sizing.lifetimes import Lifetimes, least_idle, lifetimes_of
+from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes, find_least_idle
 from poolctl.sizing.queueing import reopened_share
 
 Known = dict[str, Figure]
@@ -16,8 +16,8 @@ Known = dict[str, Figure]
 def lifetimes(
     known: Known | None = None, *, max_open: int = 10, load: float | None = 4.0, processes: int = 4, slots: int = 100
 ) -> Lifetimes:
-    figures, _ = filled(Figures(**known or {}))  # type: ignore[arg-type]  # every field named here is a Figure
-    return lifetimes_of(figures, max_open=max_open, load=load, hold_time=0.01, processes=processes, slots=slots)
+    figures, _ = fill_defaults(Figures(**known or {}))  # type: ignore[arg-type]  # every field named here is a Figure
+    return choose_lifetimes(figures, max_open=max_open, load=load, hold_time=0.01, processes=processes, slots=slots)
 
 
 def why(found: Lifetimes, setting: str) -> str:
@@ -92,7 +92,7 @@ def test_idle_connections_are_kept_unless_slots_are_short() -> None:
 def test_the_least_idle_keeps_reopening_within_one_percent_of_the_hold(
     load: float, hold: float, connect: float
 ) -> None:
-    idle = least_idle(load, hold, connect)
+    idle = find_least_idle(load, hold, connect)
 
     assert reopened_share(load, idle) * connect <= 0.01 * hold
     assert idle == 0 or reopened_share(load, idle - 1) * connect > 0.01 * hold

@@ -21,7 +21,7 @@ from poolctl.observe.snapshot import (
     StatementCounters,
 )
 from poolctl.sizing.figures import measured
-from poolctl.sizing.measure import effective_samples, largest_application, measure
+from poolctl.sizing.measure import effective_samples, find_largest_application, measure
 
 FACTS = ServerFacts("db:5432/postgres", "18.1", 180001, "watcher", "postgres", 100, 3)
 
@@ -317,7 +317,7 @@ def test_nothing_seen_is_nothing_measured() -> None:
 
 
 def test_nobody_is_the_largest_application_of_an_empty_server() -> None:
-    assert largest_application([]) is None
+    assert find_largest_application([]) is None
 
 
 @given(st.lists(st.integers(0, 50), max_size=60))

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from poolctl.observe.snapshot import BouncerPool, BouncerSample, BouncerStats, Observation, Snapshot
 from poolctl.sizing.figures import Figures
-from poolctl.sizing.measure_pooler import seen_by_poolers
+from poolctl.sizing.measure_pooler import measure_poolers
 
 
 def sample(transactions: int, *, active: int = 2, waiting: int = 0, mode: str = "transaction") -> BouncerSample:
@@ -20,7 +20,7 @@ def observed(*samples: BouncerSample) -> Observation:
 
 
 def test_its_totals_are_throughput_hold_and_wait_of_all_clients() -> None:
-    figures = seen_by_poolers(observed(sample(0), sample(4_000, active=4)), Figures(is_behind_pooler=True))
+    figures = measure_poolers(observed(sample(0), sample(4_000, active=4)), Figures(is_behind_pooler=True))
 
     assert figures is not None
     assert not figures.is_behind_pooler
@@ -35,7 +35,7 @@ def test_its_totals_are_throughput_hold_and_wait_of_all_clients() -> None:
 
 
 def test_clients_in_its_queue_mean_that_more_was_asked_for_than_was_in_use() -> None:
-    figures = seen_by_poolers(observed(sample(0), sample(100, waiting=3)), Figures())
+    figures = measure_poolers(observed(sample(0), sample(100, waiting=3)), Figures())
 
     assert figures is not None
     assert figures.censored_share is not None
@@ -43,13 +43,13 @@ def test_clients_in_its_queue_mean_that_more_was_asked_for_than_was_in_use() -> 
 
 
 def test_a_pool_that_lends_for_whole_sessions_says_nothing_of_holds() -> None:
-    assert seen_by_poolers(observed(sample(0, mode="session"), sample(100, mode="session")), Figures()) is None
+    assert measure_poolers(observed(sample(0, mode="session"), sample(100, mode="session")), Figures()) is None
 
 
 def test_a_pooler_that_was_restarted_or_idle_says_nothing() -> None:
-    assert seen_by_poolers(observed(sample(500), sample(3)), Figures()) is None
-    assert seen_by_poolers(observed(sample(5), sample(5)), Figures()) is None
-    assert seen_by_poolers(Observation((Snapshot(0.0),)), Figures()) is None
+    assert measure_poolers(observed(sample(500), sample(3)), Figures()) is None
+    assert measure_poolers(observed(sample(5), sample(5)), Figures()) is None
+    assert measure_poolers(Observation((Snapshot(0.0),)), Figures()) is None
 
 
 def test_several_poolers_are_added_up() -> None:
@@ -61,7 +61,7 @@ def test_several_poolers_are_added_up() -> None:
         )
     )
 
-    figures = seen_by_poolers(both, Figures())
+    figures = measure_poolers(both, Figures())
 
     assert figures is not None
     assert figures.throughput is not None

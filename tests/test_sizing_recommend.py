@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sizing_curves import CURVES, fewest, points, share_of_best
 
-from poolctl.sizing.budget import Bound, Parts, divide
+from poolctl.sizing.division import Bound, Parts, divide
 from poolctl.sizing.figures import Figure, Figures, TopStatement, Window, assumed, measured
 from poolctl.sizing.figures import given as said
 from poolctl.sizing.recommend import recommend

@@ -7,14 +7,21 @@ import recommendations
 
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.sizing.figures import measured
-from poolctl.sizing.recommend import beside_the_point, diagnosed, failed, recommend, refused, settled
+from poolctl.sizing.recommend import (
+    add_diagnosis,
+    drop_moot_findings,
+    explain_refusal,
+    recommend,
+    refuse,
+    reject_unverified,
+)
 
 LEAK = Finding("leak", "warning", "likely", "application", "12 connections never come back", remedy="release them")
 ANSWER = recommend(recommendations.VECTOR)
 
 
 def test_a_refusal_has_no_sizes_and_its_reason_comes_first() -> None:
-    answer = refused(ANSWER, [LEAK])
+    answer = refuse(ANSWER, [LEAK])
 
     assert answer.is_refused
     assert (answer.recommendation.max_open, answer.recommendation.max_idle) == (None, None)
@@ -25,7 +32,7 @@ def test_a_refusal_has_no_sizes_and_its_reason_comes_first() -> None:
 def test_what_a_pool_of_another_size_could_gain_at_most_is_told_with_a_cause() -> None:
     figures = recommendations.MEASURED.with_(database_cpu=measured(0.8))
 
-    finding = beside_the_point(LEAK, figures, recommend(figures))
+    finding = explain_refusal(LEAK, figures, recommend(figures))
 
     assert finding.summary == "Pool size is not the problem: 12 connections never come back"
     assert finding.evidence["most_gain_from_pool"] == pytest.approx(0.25)
@@ -35,7 +42,7 @@ def test_a_slow_database_is_told_with_its_statement_table_and_column() -> None:
     figures = recommendations.MEASURED.with_(top_statement=recommendations.STATEMENT, database_cpu=None)
     slow = replace(LEAK, code="slow-database", summary="139 statements at work on 2 cores")
 
-    finding = beside_the_point(slow, figures, recommend(figures))
+    finding = explain_refusal(slow, figures, recommend(figures))
 
     assert finding.evidence["statement_share"] == 0.97
     assert (finding.evidence["table"], finding.evidence["column"]) == ("orders", "customer_id")
@@ -49,7 +56,7 @@ def test_a_queue_for_a_lock_is_told_once_with_who_is_at_its_head_and_both_bounds
     )
     queue = replace(LEAK, code="lock-queue", summary="8 wait behind migrator", holders=(Holder("migrator"),))
 
-    answer = diagnosed(recommend(figures), figures, [queue], [LEAK])
+    answer = add_diagnosis(recommend(figures), figures, [queue], [LEAK])
 
     [found] = [each for each in answer.findings if each.code == "lock-queue"]
     assert answer.is_refused
@@ -65,14 +72,14 @@ def test_a_slow_statement_is_told_once_by_what_it_reads() -> None:
     figures = recommendations.MEASURED.with_(top_statement=recommendations.STATEMENT, database_cpu=measured(0.99))
     slow = replace(LEAK, code="slow-database", summary="139 statements at work on 2 cores")
 
-    answer = diagnosed(recommend(figures), figures, [slow], [])
+    answer = add_diagnosis(recommend(figures), figures, [slow], [])
 
     [found] = [each for each in answer.findings if each.code == "slow-database"]
     assert "one statement has 97% of the database's time and reads" in found.summary
 
 
 def test_what_is_found_beside_the_size_does_not_refuse_it() -> None:
-    answer = diagnosed(ANSWER, recommendations.VECTOR, [], [LEAK])
+    answer = add_diagnosis(ANSWER, recommendations.VECTOR, [], [LEAK])
 
     assert answer.recommendation == ANSWER.recommendation
     assert answer.findings == (*ANSWER.findings, LEAK)
@@ -81,7 +88,7 @@ def test_what_is_found_beside_the_size_does_not_refuse_it() -> None:
 def test_a_recommendation_that_failed_its_own_verification_is_none() -> None:
     tried = replace(recommendations.tried(), passed=False, failures=("the server refuses 7 acquires",))
 
-    answer = failed(ANSWER, tried)
+    answer = reject_unverified(ANSWER, tried)
 
     assert answer.is_refused
     assert answer.findings[0].code == "verification-failed"
@@ -92,15 +99,15 @@ def test_findings_about_a_number_go_with_the_number() -> None:
     late = Finding("wait-target-missed", "warning", "likely", "application", "too few")
     answer = replace(ANSWER, findings=(late,))
 
-    assert settled(answer) == answer
-    assert [finding.code for finding in settled(refused(answer, [LEAK])).findings] == ["leak"]
+    assert drop_moot_findings(answer) == answer
+    assert [finding.code for finding in drop_moot_findings(refuse(answer, [LEAK])).findings] == ["leak"]
 
 
 def test_no_larger_pool_to_measure_with_is_asked_for_beside_a_cause_that_no_pool_mends() -> None:
     figures = recommendations.MEASURED.with_(censored_share=measured(0.5))
     censored = recommend(figures)
 
-    beside = settled(diagnosed(censored, figures, [LEAK], []))
+    beside = drop_moot_findings(add_diagnosis(censored, figures, [LEAK], []))
 
-    assert "demand-censored" in [finding.code for finding in settled(censored).findings]
+    assert "demand-censored" in [finding.code for finding in drop_moot_findings(censored).findings]
     assert "demand-censored" not in [finding.code for finding in beside.findings]

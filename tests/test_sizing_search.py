@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from poolctl.sizing.knee import ENOUGH, is_precise, next_round
+from poolctl.sizing.knee import SHARE, choose_next_round, is_precise
 
 Curve = Callable[[int], float]
 
@@ -20,7 +20,7 @@ def search(curve: Curve, limit: int, *, noise: float = 0.0, seed: int = 1) -> di
     """Everything that was measured, with ``noise`` as the relative deviation of a window."""
     random, measured = Random(seed), dict[int, list[float]]()
     for _ in range(200):
-        wanted = next_round(measured, limit, random)
+        wanted = choose_next_round(measured, limit, random)
         if not wanted:
             return measured
         for n in wanted:
@@ -30,12 +30,12 @@ def search(curve: Curve, limit: int, *, noise: float = 0.0, seed: int = 1) -> di
 
 def fewest_enough(curve: Curve, limit: int) -> int:
     best = max(curve(n) for n in range(1, limit + 1))
-    return next(n for n in range(1, limit + 1) if curve(n) >= ENOUGH * best)
+    return next(n for n in range(1, limit + 1) if curve(n) >= SHARE * best)
 
 
 def found(measured: dict[int, list[float]]) -> int:
     means = {n: sum(rates) / len(rates) for n, rates in measured.items()}
-    return min(n for n, mean in means.items() if mean >= ENOUGH * max(means.values()))
+    return min(n for n, mean in means.items() if mean >= SHARE * max(means.values()))
 
 
 @given(st.floats(0, 0.3), st.floats(1e-6, 0.02), st.integers(1, 300))
@@ -80,4 +80,4 @@ def test_one_window_is_not_precise() -> None:
 
 def test_a_sweep_without_any_connection_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one connection"):
-        next_round({}, 0, Random(1))
+        choose_next_round({}, 0, Random(1))

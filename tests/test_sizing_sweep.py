@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from sizing_curves import CURVES, RDS, RDS_LATENCY, TWO_CORES, fewest, points, share_of_best
 
 from poolctl.errors import BadInput
-from poolctl.sizing.knee import SHARE, Knee, find_knee, rising
+from poolctl.sizing.knee import SHARE, Knee, find_knee, fit_rising
 from poolctl.sizing.queueing import closed_throughput
-from poolctl.sizing.sweep_table import SweepPoint, averaged, parse_sweep
+from poolctl.sizing.sweep_table import SweepPoint, average_points, parse_sweep
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_repeated_rows_count_with_their_mean_and_tell_the_noise() -> None:
     rows = points([(4, 100), (4, 104), (8, 196), (8, 204), (16, 199), (16, 203)])
     knee = find_knee(rows)
 
-    assert [point.throughput for point in averaged(rows)] == [102, 200, 201]
+    assert [point.throughput for point in average_points(rows)] == [102, 200, 201]
     assert knee.connections == 8
     assert knee.noise == pytest.approx(0.024, abs=0.002)
     assert find_knee(points([(4, 100), (8, 200), (16, 201)])).noise is None
@@ -219,7 +219,7 @@ def rows_of(rows: list[SweepPoint]) -> list[tuple[int, float, float]]:
 @settings(deadline=None)
 @given(values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=30))
 def test_isotonic_regression_rises_and_keeps_the_sum(values: list[float]) -> None:
-    smooth = rising(values)
+    smooth = fit_rising(values)
 
     assert all(later >= earlier - 1e-6 for earlier, later in pairwise(smooth))
     assert sum(smooth) == pytest.approx(sum(values), rel=1e-9, abs=1e-6)

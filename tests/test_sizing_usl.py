@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sizing_curves import CISCO, CURVES, RAY_TRACER, RDS, SPEC_SDM91, SYNTHETIC, Curve
 
-from poolctl.sizing.curves import fit_closed, fit_usl, minimize, solve
+from poolctl.sizing.curves import fit_closed, fit_usl
+from poolctl.sizing.least_squares import minimize, solve
 from poolctl.sizing.queueing import closed_throughput
 
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from poolctl.engines.model import simulate
 from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import Summary
-from poolctl.sizing.defaults import filled
+from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.recommend import recommend
 from poolctl.sizing.recommendation import Recommendation
-from poolctl.sizing.verify import Trial, Verification, judge, trials
+from poolctl.sizing.verify import Trial, Verification, judge, plan_trials
 
 FLEET = Figures(
     arrival_rate=given(100), hold_time=given(0.008), hold_cv=given(2), wait_target=given(0.05), workers=given(4),
@@ -25,7 +25,7 @@ FLEET = Figures(
 
 
 def prepared(**changes: Any) -> tuple[Figures, Recommendation]:
-    figures, _ = filled(replace(FLEET, **changes))
+    figures, _ = fill_defaults(replace(FLEET, **changes))
     return figures, recommend(replace(FLEET, **changes))
 
 
@@ -35,7 +35,7 @@ def ran(planned: tuple[Trial, ...]) -> list[tuple[Trial, Summary]]:
 
 def verified(**changes: Any) -> Verification:
     figures, answer = prepared(**changes)
-    return judge(answer, ran(trials(figures, answer)), wait_target=0.05)
+    return judge(answer, ran(plan_trials(figures, answer)), wait_target=0.05)
 
 
 def test_a_size_that_meets_its_target_passes() -> None:
@@ -48,7 +48,7 @@ def test_a_size_that_meets_its_target_passes() -> None:
 
 def test_sizes_above_and_below_are_tried_beside_it() -> None:
     figures, answer = prepared(arrival_rate=given(400), wait_target=given(0.005), max_connections=given(1000))
-    sizes = [trial.max_open for trial in trials(figures, answer) if trial.moment == "steady"]
+    sizes = [trial.max_open for trial in plan_trials(figures, answer) if trial.moment == "steady"]
 
     assert answer.recommendation.max_open is not None
     assert min(sizes) < answer.recommendation.max_open < max(sizes)
@@ -57,7 +57,7 @@ def test_sizes_above_and_below_are_tried_beside_it() -> None:
 def test_the_fleet_is_tried_at_its_largest_in_a_deploy_and_through_a_failover() -> None:
     figures, answer = prepared()
 
-    assert {trial.moment for trial in trials(figures, answer)} == {"steady", "largest", "deploy", "failover"}
+    assert {trial.moment for trial in plan_trials(figures, answer)} == {"steady", "largest", "deploy", "failover"}
 
 
 def test_what_there_is_now_is_tried_beside_it_and_its_refusals_fail_nothing() -> None:
@@ -72,7 +72,7 @@ def test_a_size_that_the_largest_fleet_has_no_slots_for_is_not_a_recommendation(
     figures, answer = prepared(arrival_rate=given(400), current_max_open=given(8))
     greedy = replace(answer, recommendation=replace(answer.recommendation, max_open=8))
 
-    verification = judge(greedy, ran(trials(figures, greedy)), wait_target=0.05)
+    verification = judge(greedy, ran(plan_trials(figures, greedy)), wait_target=0.05)
 
     assert not verification.passed
     assert "the fleet at its largest can open 288 connections, of 82 slots" in verification.failures
@@ -85,7 +85,7 @@ def test_a_size_at_which_requests_wait_too_long_is_not_a_recommendation() -> Non
     assert answer.recommendation.max_open is not None
     stingy = replace(answer, recommendation=replace(answer.recommendation, max_open=2))
 
-    verification = judge(stingy, ran(trials(figures, stingy)), wait_target=0.05)
+    verification = judge(stingy, ran(plan_trials(figures, stingy)), wait_target=0.05)
 
     assert not verification.passed
 
@@ -93,7 +93,7 @@ def test_a_size_at_which_requests_wait_too_long_is_not_a_recommendation() -> Non
 def test_without_a_known_load_there_is_nothing_to_try() -> None:
     figures, answer = prepared(arrival_rate=None, hold_time=None)
 
-    assert trials(figures, answer) == ()
+    assert plan_trials(figures, answer) == ()
 
 
 def test_a_verification_without_runs_has_not_passed() -> None:
@@ -109,4 +109,4 @@ def test_every_pool_and_load_makes_scenarios_that_are_accepted(
 ) -> None:
     figures, answer = prepared(arrival_rate=given(rate), hold_time=given(hold), hold_cv=given(variation))
 
-    assert all(trial.scenario.load.rate for trial in trials(figures, answer, kind))
+    assert all(trial.scenario.load.rate for trial in plan_trials(figures, answer, kind))

@@ -7,22 +7,22 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput
-from poolctl.sizing.defaults import filled
+from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.recommend import recommend
 from poolctl.stacks import STACKS
-from poolctl.stacks.advice import configs_of, pool_advice
+from poolctl.stacks.advice import advise_pool, write_configs
 
 VECTOR = recommendations.VECTOR
 
 
 def blocks(figures: Figures, *stacks: str) -> dict[str, str]:
-    known, _ = filled(figures)
-    return {config.stack: config.text for config in configs_of(recommend(figures), known, stacks)[0]}
+    known, _ = fill_defaults(figures)
+    return {config.stack: config.text for config in write_configs(recommend(figures), known, stacks)[0]}
 
 
 def test_jitter_on_top_of_a_lifetime_becomes_a_share_of_the_longest_life() -> None:
-    advice = pool_advice(recommend(VECTOR))
+    advice = advise_pool(recommend(VECTOR))
 
     assert (advice.max_lifetime, advice.least_lifetime, advice.jitter_time) == (1800.0, 1500.0, 300.0)
     assert advice.max_lifetime_jitter == pytest.approx(1 / 6)
@@ -49,22 +49,22 @@ def test_behind_a_pooler_that_is_needed_the_pools_are_as_large_as_their_workers(
 
 
 def test_a_refusal_has_no_blocks_and_says_so() -> None:
-    figures, _ = filled(VECTOR.with_(max_connections=given(40)))
+    figures, _ = fill_defaults(VECTOR.with_(max_connections=given(40)))
 
-    assert configs_of(recommend(figures), figures, ("pgxpool",)) == ((), "No configuration is written for a refusal")
-    assert configs_of(recommend(figures), figures, ()) == ((), "")
+    assert write_configs(recommend(figures), figures, ("pgxpool",)) == ((), "No configuration is written for a refusal")
+    assert write_configs(recommend(figures), figures, ()) == ((), "")
 
 
 def test_a_refusal_is_no_advice() -> None:
     with pytest.raises(ValueError, match="a refusal has no sizes"):
-        pool_advice(recommend(VECTOR.with_(max_connections=given(40))))
+        advise_pool(recommend(VECTOR.with_(max_connections=given(40))))
 
 
 def test_a_stack_that_is_not_known_is_refused_with_the_nearest() -> None:
-    figures, _ = filled(VECTOR)
+    figures, _ = fill_defaults(VECTOR)
 
     with pytest.raises(BadInput, match="did you mean hikaricp"):
-        configs_of(recommend(figures), figures, ("hikari-cq",))
+        write_configs(recommend(figures), figures, ("hikari-cq",))
 
 
 @examples(
@@ -74,13 +74,13 @@ def test_a_stack_that_is_not_known_is_refused_with_the_nearest() -> None:
 def test_whatever_is_recommended_can_be_written_for_every_stack(
     rate: float, hold: float, instances: int, slots: int, stack: str
 ) -> None:
-    figures, _ = filled(
+    figures, _ = fill_defaults(
         Figures(
             arrival_rate=given(rate), hold_time=given(hold), instances=given(instances), max_connections=given(slots)
         )
     )
     answer = recommend(figures)
 
-    configs, _ = configs_of(answer, figures, (stack,))
+    configs, _ = write_configs(answer, figures, (stack,))
 
     assert len(configs) == (0 if answer.is_refused else 1)

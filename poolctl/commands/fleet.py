@@ -12,9 +12,9 @@ def fleet_answer(file: Path, as_json: bool, outputs: tuple[Path, ...], color: st
     """Check ``file``, tell it, and return the exit code. Raises PoolctlError."""
     from poolctl.diagnose.finding import reaches
     from poolctl.sizing.fleet import load_fleet
-    from poolctl.sizing.fleet_check import check
+    from poolctl.sizing.fleet_check import check_fleet
 
-    checked = check(load_fleet(file))
+    checked = check_fleet(load_fleet(file))
     if as_json:
         from poolctl.api.documents import dumps, fleet_document
 

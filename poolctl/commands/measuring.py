@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poolctl.diagnose.finding import Finding
     from poolctl.observe.snapshot import Observation, Snapshot, Source
     from poolctl.sizing.figures import Figures
-    from poolctl.sizing.measure import Seen
+    from poolctl.sizing.measure import ServiceMeasurement
 
 INTERVAL = 0.2
 """Seconds between looks: five a second see a hundred connections turn over, and cost the server next to nothing."""
@@ -76,7 +76,7 @@ def measured(asked: RecommendRequest, *, color: str, quiet: bool) -> Measurement
 def _with_connects(found: Measurement, connects: "_Connects") -> Measurement:
     """With what a connection costs, and with a round trip in each hold, of which the server sees nothing."""
     from poolctl.sizing.figures import measured as figure
-    from poolctl.sizing.measure import with_round_trip
+    from poolctl.sizing.measure import add_round_trip
     from poolctl.units import format_duration
 
     figures = found.figures.with_(connect_time=figure(median(connects.times)))
@@ -84,7 +84,7 @@ def _with_connects(found: Measurement, connects: "_Connects") -> Measurement:
     if trip > MOST_ROUND_TRIP:
         note = "The round trip between application and server is not known, and not in the holds; see --hold-time"
     else:
-        figures = with_round_trip(figures, trip)
+        figures = add_round_trip(figures, trip)
         note = f"Each hold has a round trip of {format_duration(trip)} in it, as measured from here"
     return replace(found, figures=figures, notes=(*found.notes, note))
 
@@ -196,7 +196,7 @@ def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
     from poolctl.diagnose.live.diagnose import diagnose
     from poolctl.observe.recording import hide_all_literals
     from poolctl.sizing.measure import measure
-    from poolctl.sizing.top_statement import top_statement
+    from poolctl.sizing.top_statement import find_top_statement
 
     observation = hide_all_literals(observation)
     seen = measure(observation, asked.application)
@@ -204,10 +204,10 @@ def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
         raise _nobody(observation, asked.application)
     figures, notes = _counted(asked, seen, observation)
     if figures.is_behind_pooler or not observation.samples:
-        from poolctl.sizing.measure_pooler import seen_by_poolers
+        from poolctl.sizing.measure_pooler import measure_poolers
 
-        figures = seen_by_poolers(observation, figures) or figures
-    figures = figures.with_(top_statement=top_statement(observation))
+        figures = measure_poolers(observation, figures) or figures
+    figures = figures.with_(top_statement=find_top_statement(observation))
     if observation.snapshots:
         figures = figures.with_(observed_at=_instant(observation.first.at))
     findings = [each for each in diagnose(observation).findings if each.severity != "info"]
@@ -254,7 +254,9 @@ def _nobody(observation: "Observation", application: str) -> CannotDo:
     )
 
 
-def _counted(asked: RecommendRequest, seen: "Seen", observation: "Observation") -> tuple["Figures", list[str]]:
+def _counted(
+    asked: RecommendRequest, seen: "ServiceMeasurement", observation: "Observation"
+) -> tuple["Figures", list[str]]:
     """The figures with what can be told of the fleet, and how that was told."""
     from poolctl.sizing.figures import measured as figure
 
@@ -281,7 +283,7 @@ _Found = tuple[str, float | None, str]
 """A field of Figures ("" for none), its value, and a sentence about it ("" for none)."""
 
 
-def _of_sessions(asked: RecommendRequest, seen: "Seen") -> Iterator[_Found]:
+def _of_sessions(asked: RecommendRequest, seen: "ServiceMeasurement") -> Iterator[_Found]:
     """Instances and pools as the sessions show them: by the processes behind them on this machine, else by address."""
     from poolctl.units import plural
 

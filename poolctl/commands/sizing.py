@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[str]) -> "RecommendResult":
     """The answer to the command line ``words``. Raises PoolctlError."""
     from poolctl.api.results import RecommendResult
-    from poolctl.sizing.defaults import filled
-    from poolctl.sizing.recommend import diagnosed, failed, recommend, settled
-    from poolctl.stacks.advice import configs_of
+    from poolctl.sizing.defaults import fill_defaults
+    from poolctl.sizing.recommend import add_diagnosis, drop_moot_findings, recommend, reject_unverified
+    from poolctl.stacks.advice import write_configs
 
     seen = _measured(asked, color, quiet)
     swept = _swept(asked, color, quiet)
@@ -31,18 +31,18 @@ def sized(asked: RecommendRequest, *, color: str, quiet: bool, words: Sequence[s
     if swept is not None:
         figures = figures.with_(sweep=swept.points)
     answer = recommend(figures, seed=asked.seed)
-    figures, _ = filled(figures)
+    figures, _ = fill_defaults(figures)
     if seen is not None:
-        answer = diagnosed(answer, figures, seen.refusing, seen.findings)
+        answer = add_diagnosis(answer, figures, seen.refusing, seen.findings)
     verification, unverified = None, ""
     if not (seen is not None and seen.interrupted):
         from poolctl.commands.verifying import verified
 
         verification, unverified = verified(asked, answer, figures, color=color, quiet=quiet)
     if verification is not None and not verification.passed:
-        answer = failed(answer, verification)
-    answer = settled(answer)
-    configs, note = configs_of(answer, figures, asked.stacks)
+        answer = reject_unverified(answer, verification)
+    answer = drop_moot_findings(answer)
+    configs, note = write_configs(answer, figures, asked.stacks)
     return RecommendResult(
         recommendation=answer,
         figures=figures,

@@ -33,7 +33,7 @@ class Swept:
 def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
     from poolctl.engines.throughput import check_sweep_target, start_sweep_server, sweep
-    from poolctl.sizing.knee import next_round
+    from poolctl.sizing.knee import choose_next_round
     from poolctl.sizing.sweep_table import SweepPoint
 
     load = asked.sweep
@@ -49,7 +49,7 @@ def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
             found = sweep(
                 place,
                 scripts,
-                lambda measured: next_round(measured, place.limit, random),
+                lambda measured: choose_next_round(measured, place.limit, random),
                 seed=asked.seed,
                 budget=load.seconds,
                 stop=interrupts,

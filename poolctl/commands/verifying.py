@@ -43,11 +43,11 @@ def verified(
         return None, "Not tried: --no-verify"
     if asked.verify == "unasked" and not (asked.is_measuring or asked.sweep is not None):
         return None, "Not tried: --verify runs it in virtual time, the whole fleet at its largest included"
-    from poolctl.sizing.verify import trials
+    from poolctl.sizing.verify import plan_trials
 
     is_asked = asked.verify != "unasked"
     kind = asked.stacks[0] if asked.stacks else "database/sql"
-    planned = trials(figures, answer, kind)
+    planned = plan_trials(figures, answer, kind)
     if not is_asked:
         planned = tuple(_shortened(trial) for trial in planned)
     if not planned:
@@ -73,9 +73,9 @@ def verified(
 
 def _with_live(found: "Verification", live: "Summary", trial: "Trial", wait_target: float) -> "Verification":
     """The model's word and the real server's: a few seconds of it rest on too few acquires to judge a p99 closely."""
-    from poolctl.sizing.verify import outcome_of
+    from poolctl.sizing.verify import summarize_trial
 
-    outcome = replace(outcome_of(trial, live), moment="live")
+    outcome = replace(summarize_trial(trial, live), moment="live")
     failures = list(found.failures)
     if outcome.throughput < LEAST_LIVE_SHARE * outcome.offered_rate:
         failures.append(

@@ -11,8 +11,9 @@ from poolctl.api.results import RecommendResult
 from poolctl.report.inspection_rows import Table
 from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.safe_text import neutralize
-from poolctl.sizing.budget import UNEVEN, Binding, Term
-from poolctl.sizing.demand import pools_of
+from poolctl.sizing.budget import Term
+from poolctl.sizing.demand import count_pools
+from poolctl.sizing.division import UNEVEN_SHARE, Binding
 from poolctl.sizing.figures import Figure
 from poolctl.units import format_count, format_duration
 
@@ -189,12 +190,12 @@ def _capacity(recommended: RecommendResult) -> Iterator[str]:
         return
     least = "at least " if capacity.at_least else ""
     share = next(bound.value for bound in recommended.recommendation.bounds if bound.term == "capacity")
-    pools = pools_of(recommended.figures)
+    pools = count_pools(recommended.figures)
     yield f"the database can use {least}{format_count(capacity.value)} ({capacity.method}, {capacity.confidence})"
     if share is None:
         yield "a multiple of its cores alone, so it bounds nothing"
     elif pools > 1:
-        yield f"{UNEVEN:g} x {format_count(capacity.value)} / {format_count(pools)} pools"
+        yield f"{UNEVEN_SHARE:g} x {format_count(capacity.value)} / {format_count(pools)} pools"
     yield from capacity.notes
 
 

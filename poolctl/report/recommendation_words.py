@@ -11,7 +11,7 @@ from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.inspection_words import KINDS, NAME_LIMIT, TARGET_LIMIT, counted
 from poolctl.report.verdict import SENTENCE_LIMIT
 from poolctl.safe_text import neutralize
-from poolctl.sizing.budget import Binding
+from poolctl.sizing.division import Binding
 from poolctl.units import format_count, format_duration
 
 BINDS: dict[Binding, str] = {

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from math import ceil, fsum, log
 from typing import Literal
 
-from poolctl.sizing.figures import Figure, Figures, Window, hold_of, shortest_hold
+from poolctl.sizing.figures import Figure, Figures, Window, estimate_hold, find_shortest_hold
 from poolctl.sizing.knee import SHARE, Confidence, Knee, find_knee
 from poolctl.sizing.queueing import closed_knee
 from poolctl.sizing.sweep_table import SweepPoint
@@ -46,14 +46,14 @@ class Capacity:
         return self.value is not None and self.method not in ("cores", "unknown")
 
 
-def capacity_of(figures: Figures) -> Capacity:
+def estimate_capacity(figures: Figures) -> Capacity:
     """The best answer that ``figures`` allow. Raises BadInput for a sweep in which nothing got done."""
     if figures.capacity is not None:
         value = max(1, figures.capacity.count)
         return Capacity(value, "given", "high" if figures.capacity.origin == "given" else "medium")
     if len({point.connections for point in figures.sweep}) >= 2:
-        return _of_sweep(figures)
-    found = _of_saturation(figures) or _of_processors(figures)
+        return _from_sweep(figures)
+    found = _from_saturation(figures) or _from_processors(figures)
     if found is None:
         if figures.cores is None:
             note = "Nothing is known of what the database can use: run a sweep, or give --cores and the hold time"
@@ -61,10 +61,10 @@ def capacity_of(figures: Figures) -> Capacity:
         value = CORES_FACTOR * figures.cores.count
         note = f"{CORES_FACTOR} x cores for want of a sweep or of the processor time of a transaction"
         found = Capacity(value, "cores", "low", at_least=True, notes=(note,))
-    return _corrected(found, figures)
+    return _correct(found, figures)
 
 
-def knee_of(points: Sequence[SweepPoint]) -> Capacity:
+def capacity_from_sweep(points: Sequence[SweepPoint]) -> Capacity:
     """The capacity that a sweep shows, by itself."""
     knee = find_knee(points)
     notes = []
@@ -87,21 +87,21 @@ def knee_of(points: Sequence[SweepPoint]) -> Capacity:
     )
 
 
-def _of_sweep(figures: Figures) -> Capacity:
-    found = knee_of(figures.sweep)
-    wanted = _for_variation(figures)
+def _from_sweep(figures: Figures) -> Capacity:
+    found = capacity_from_sweep(figures.sweep)
+    wanted = _count_for_variation(figures)
     if found.knee is None or found.value is None or found.knee.cliff is not None or wanted <= found.value:
-        return _with_credits(found, figures)
+        return _limit_confidence(found, figures)
     swept = sorted({point.connections for point in figures.sweep})
     # Throughput does not show what varied holds do to each other; but outside the sweep nothing is known.
     value = next((n for n in swept if wanted <= n <= found.knee.peak), found.value)
     if value > found.value:
         note = f"{value} rather than {found.value}: long requests among many short ones need 3 x cores"
         found = replace(found, value=value, notes=(*found.notes, note))
-    return _with_credits(found, figures)
+    return _limit_confidence(found, figures)
 
 
-def _of_saturation(figures: Figures) -> Capacity | None:
+def _from_saturation(figures: Figures) -> Capacity | None:
     """Twice the best throughput times the shortest hold: TCP's bandwidth-delay product, and as much again in line.
 
     On twelve measured curves it reaches 0.83 to 1.00 of the best throughput.
@@ -109,7 +109,7 @@ def _of_saturation(figures: Figures) -> Capacity | None:
     best, hold = figures.saturated_throughput, figures.hold_time
     if best is None:
         best = _saturated(figures.windows)
-        shortest = shortest_hold(figures.windows, figures.cores)
+        shortest = find_shortest_hold(figures.windows, figures.cores)
         hold = hold or (None if shortest is None else Figure(shortest, "measured"))
     if best is None or hold is None or hold.value <= 0:
         return None
@@ -127,7 +127,7 @@ def _of_saturation(figures: Figures) -> Capacity | None:
 def _saturated(windows: Sequence[Window]) -> Figure | None:
     """The best throughput of the windows, if it had stopped growing with the connections that were busy."""
     usable = [window for window in windows if window.busy > 0 and window.throughput > 0]
-    shortest = shortest_hold(usable, None)
+    shortest = find_shortest_hold(usable, None)
     if len(usable) < 6 or shortest is None:
         return None
     crowded = [w for w in usable if w.busy / w.throughput >= 1.5 * shortest]
@@ -143,13 +143,13 @@ def _slope(points: Sequence[tuple[float, float]]) -> float:
     return fsum((x - mean_x) * (y - mean_y) for x, y in points) / fsum((x - mean_x) ** 2 for x, _ in points)
 
 
-def _of_processors(figures: Figures) -> Capacity | None:
+def _from_processors(figures: Figures) -> Capacity | None:
     """Where a closed loop of clients, that compute for a part of their hold and wait for the rest of it, reaches
     97 % of what the cores can do."""
     if figures.cores is None or figures.cores.count < 1:
         return None
     cores = figures.cores.count
-    hold = hold_of(figures)
+    hold = estimate_hold(figures)
     if figures.cpu_time is not None and hold is not None and figures.cpu_time.value > 0:
         work, outside = figures.cpu_time.value, max(0.0, hold.value - figures.cpu_time.value)
         note = (
@@ -167,10 +167,10 @@ def _of_processors(figures: Figures) -> Capacity | None:
     return None
 
 
-def _corrected(found: Capacity, figures: Figures) -> Capacity:
+def _correct(found: Capacity, figures: Figures) -> Capacity:
     value, notes = found.value or 1, list(found.notes)
     contention = figures.contention_share.value if figures.contention_share is not None else 0.0
-    wanted = _for_variation(figures)
+    wanted = _count_for_variation(figures)
     if wanted > value and contention <= LOCK_SHARE:
         notes.append(f"{wanted} rather than {value}: long requests among many short ones need 3 x cores")
         value = wanted
@@ -184,10 +184,10 @@ def _corrected(found: Capacity, figures: Figures) -> Capacity:
             most = max(1, ceil(reached.value))
             value, at_least = min(value, most), False
         notes.append(f"Contention: {contention:.0%} of active backends wait for locks, so never more")
-    return _with_credits(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
+    return _limit_confidence(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
 
 
-def _for_variation(figures: Figures) -> int:
+def _count_for_variation(figures: Figures) -> int:
     """3 x cores where holds vary a lot and the cores are known (limited processor sharing; Schroeder et al. 2006)."""
     cv = figures.hold_cv
     if cv is None or cv.origin == "assumed" or cv.value**2 <= VARIED or figures.cores is None:
@@ -195,7 +195,7 @@ def _for_variation(figures: Figures) -> int:
     return 3 * figures.cores.count
 
 
-def _with_credits(found: Capacity, figures: Figures) -> Capacity:
+def _limit_confidence(found: Capacity, figures: Figures) -> Capacity:
     if not figures.is_burstable:
         return found
     note = "The instance has processor credits: without them it has less capacity than this"

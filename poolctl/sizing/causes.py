@@ -10,12 +10,12 @@ from poolctl.diagnose.finding import Finding
 from poolctl.diagnose.run import sql as run_sql
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
-from poolctl.sizing.doubts import CENSORED, Doubt
+from poolctl.sizing.doubts import CENSORED_SHARE, Doubt
 from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
 
-BUSY = 0.90
+BUSY_SHARE = 0.90
 """Of the database's cores. Above it throughput can grow by a ninth at most, whatever the pool."""
-MOST_OF_THE_TIME = 0.50
+LARGE_STATEMENT_SHARE = 0.50
 """Of all execution time in one statement: without it at least twice as much gets done."""
 HELD_SHARE = 0.30
 """Of the hold idle in a transaction, from which on the pool is sized for somebody else's answers."""
@@ -23,15 +23,15 @@ STILL_GROWING = 0.3
 """Slope of log throughput over log connections; from here on more connections still bring more."""
 
 
-def causes(figures: Figures, budget: Budget, capacity: Capacity) -> Iterator[Doubt]:
+def find_causes(figures: Figures, budget: Budget, capacity: Capacity) -> Iterator[Doubt]:
     """Those that ``figures`` show, worst first."""
-    for rule in (_slow_database, _locks, _held):
+    for rule in (_find_slow_database, _find_lock_queue, _find_held_across_io):
         doubt = rule(figures, budget, capacity)
         if doubt is not None:
             yield doubt
 
 
-def most_gain(figures: Figures, capacity: Capacity) -> float | None:
+def bound_gain(figures: Figures, capacity: Capacity) -> float | None:
     """By how much (a share) any pool size can raise the throughput at best; None: nothing bounds it.
 
     From a sweep the best over what there is now; from the processors what is left of them.
@@ -44,20 +44,20 @@ def most_gain(figures: Figures, capacity: Capacity) -> float | None:
     return min(bounds, default=None)
 
 
-def without(share: float) -> float:
+def compute_speedup(share: float) -> float:
     """How many times as much gets done when a ``share`` of the work is gone (Amdahl); a thousand at most."""
     return 1 / max(1e-3, 1 - share)
 
 
-def _slow_database(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
     del budget
     statement, cpu = figures.top_statement, figures.database_cpu
-    if statement is None or cpu is None or cpu.value < BUSY or statement.share < MOST_OF_THE_TIME:
+    if statement is None or cpu is None or cpu.value < BUSY_SHARE or statement.share < LARGE_STATEMENT_SHARE:
         return None
     slope = _slope(figures)
     if slope is not None and slope > STILL_GROWING:
         return None
-    gain = most_gain(figures, capacity) or 0.0
+    gain = bound_gain(figures, capacity) or 0.0
     reads = ""
     if statement.rows_read is not None:
         of = f" of {statement.table}" if statement.table else ""
@@ -70,7 +70,7 @@ def _slow_database(figures: Figures, budget: Budget, capacity: Capacity) -> Doub
             layer="database",
             summary=f"Pool size is not the problem: one statement has {statement.share:.0%} of the database's "
             f"time{reads}. No pool size gains more than {gain:.0%}; without it up to "
-            f"{without(statement.share):,.0f} times as much gets done",
+            f"{compute_speedup(statement.share):,.0f} times as much gets done",
             evidence={
                 "database_cpu": cpu.value,
                 "statement": statement.query,
@@ -82,17 +82,18 @@ def _slow_database(figures: Figures, budget: Budget, capacity: Capacity) -> Doub
                 "rows_read": statement.rows_read,
                 "rows_returned": statement.rows_returned,
                 "most_gain_from_pool": gain,
-                "gain_from_statement": without(statement.share),
-                "threshold": f"{BUSY:.0%} of the cores busy, {MOST_OF_THE_TIME:.0%} of the time in one statement",
+                "gain_from_statement": compute_speedup(statement.share),
+                "threshold": f"{BUSY_SHARE:.0%} of the cores busy, "
+                f"{LARGE_STATEMENT_SHARE:.0%} of the time in one statement",
             },
             evidence_sql=run_sql.SCANS,
-            remedy=_mend(statement),
+            remedy=_write_remedy(statement),
         ),
         "refused",
     )
 
 
-def _mend(statement: TopStatement) -> str:
+def _write_remedy(statement: TopStatement) -> str:
     if statement.table and statement.column:
         return f"An index on {statement.table}({statement.column}); then measure again"
     where = f" on {statement.table}" if statement.table else ""
@@ -111,19 +112,19 @@ def _slope(figures: Figures) -> float | None:
 
 
 def _is_exhausted(figures: Figures) -> bool:
-    if figures.censored_share is not None and figures.censored_share.value > CENSORED:
+    if figures.censored_share is not None and figures.censored_share.value > CENSORED_SHARE:
         return True
     wait, target = figures.wait_time, figures.wait_target
     return wait is not None and target is not None and wait.value > target.value
 
 
-def _locks(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+def _find_lock_queue(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
     del budget
     share = figures.lock_share.value if figures.lock_share is not None else 0.0
     if share <= LOCK_SHARE:
         return None
     is_root = share >= 0.5 and _is_exhausted(figures)
-    gain = most_gain(figures, capacity)
+    gain = bound_gain(figures, capacity)
     start = "Pool size is not the problem: " if is_root else ""
     return Doubt(
         Finding(
@@ -135,7 +136,7 @@ def _locks(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None
             evidence={
                 "lock_share": share,
                 "most_gain_from_pool": 0.0 if gain is None else min(gain, 0.05),
-                "gain_from_locks": without(share),
+                "gain_from_locks": compute_speedup(share),
                 "threshold": LOCK_SHARE,
             },
             evidence_sql=run_sql.LOCKS,
@@ -145,7 +146,7 @@ def _locks(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None
     )
 
 
-def _held(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
+def _find_held_across_io(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
     del capacity
     share = figures.transaction_idle_share.value if figures.transaction_idle_share is not None else 0.0
     if share <= HELD_SHARE:
@@ -165,7 +166,7 @@ def _held(figures: Figures, budget: Budget, capacity: Capacity) -> Doubt | None:
             evidence={
                 "transaction_idle_share": share,
                 "most_gain_from_pool": growth,
-                "gain_from_shorter_holds": without(share),
+                "gain_from_shorter_holds": compute_speedup(share),
                 "threshold": HELD_SHARE,
             },
             evidence_sql=run_sql.TRANSACTIONS,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from poolctl.sizing.budget import UNEVEN
+from poolctl.sizing.division import UNEVEN_SHARE
 from poolctl.sizing.figures import Figure, Figures, assumed
 
 WAIT_TARGET = 0.050
@@ -37,7 +37,7 @@ _FIXED = {
 }
 
 
-def filled(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
+def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
     """``figures`` with everything that has a default, and the defaults that were used.
 
     What has none (load, hold, workers, cores, capacity) stays None. Surge is turned into a count.
@@ -61,7 +61,7 @@ def filled(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
     if figures.max_connections is None:
         figures = figures.with_(max_connections=assume("max_connections", *_slots(figures)))
     if figures.max_connections is not None and figures.headroom is None:
-        room = default_headroom(figures.max_connections.count)
+        room = choose_headroom(figures.max_connections.count)
         why = "for people, migrations and monitors: 3, or 3 % of max_connections; give --headroom"
         figures = figures.with_(headroom=assume("headroom", room, why))
     if figures.arrival_rate is not None:
@@ -82,14 +82,14 @@ def _slots(figures: Figures) -> tuple[float, str]:
     worst = processes * sum(part.count for part in parts if part is not None)
     taken = (figures.superuser_reserved, figures.reserved, figures.other_connections)
     kept = sum(part.count for part in taken if part is not None)
-    share = swept if pools <= 1 else ceil(UNEVEN * swept / pools)
+    share = swept if pools <= 1 else ceil(UNEVEN_SHARE * swept / pools)
     needed = ceil((worst * share + kept) / 0.97) + 3
     if needed <= 100:
         return 100.0, "PostgreSQL's own default; give --max-connections"
     return float(needed), "room for what was swept, in the largest fleet too; give --max-connections"
 
 
-def default_headroom(max_connections: int) -> int:
+def choose_headroom(max_connections: int) -> int:
     return max(3, ceil(0.03 * max_connections))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
-from poolctl.sizing.figures import Figure, Figures, Origin, hold_of
+from poolctl.sizing.figures import Figure, Figures, Origin, estimate_hold
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
 
@@ -62,17 +62,17 @@ class Offered:
         return any(part.origin == "measured" for part in self.parts)
 
 
-def demand_of(figures: Figures) -> Demand:
+def estimate_demand(figures: Figures) -> Demand:
     """What ``figures``, with their defaults filled in, say that each process needs."""
     target = figures.wait_target.value if figures.wait_target is not None else 0.0
     arrival_c2 = figures.arrival_cv.value**2 if figures.arrival_cv is not None else 1.0
     hold_c2 = figures.hold_cv.value**2 if figures.hold_cv is not None else 1.0
-    offered = offered_load(figures)
+    offered = estimate_load(figures)
     if offered is None:
         method = "unknown: give --arrival-rate and --hold-time, or measure"
         return Demand(None, None, None, target, arrival_c2, hold_c2, None, None, None, "low", method, None, False)
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
-    pools = pools_of(figures)
+    pools = count_pools(figures)
 
     def needed(load: float) -> int:
         if offered.hold_time is None:
@@ -93,24 +93,24 @@ def demand_of(figures: Figures) -> Demand:
         shared=needed(offered.load * pools),
         shared_load=offered.load * pools,
         partitioned=value * pools,
-        confidence=_confidence(figures, offered),
+        confidence=_decide_confidence(figures, offered),
         method=offered.method,
         origin=offered.origin,
         is_measured=offered.is_measured,
     )
 
 
-def pools_of(figures: Figures) -> int:
+def count_pools(figures: Figures) -> int:
     """Processes in the fleet as it usually is."""
     instances = figures.instances.count if figures.instances is not None else 1
     processes = figures.processes.count if figures.processes is not None else 1
     return max(1, instances) * max(1, processes)
 
 
-def offered_load(figures: Figures) -> Offered | None:
+def estimate_load(figures: Figures) -> Offered | None:
     """Erlangs for one process: rate times hold, given before measured; else the mean number of busy connections."""
-    pools = pools_of(figures)
-    hold = hold_of(figures)
+    pools = count_pools(figures)
+    hold = estimate_hold(figures)
     per_instance = max(1, figures.processes.count if figures.processes is not None else 1)
     if figures.arrival_rate is not None and hold is not None:
         rate = figures.arrival_rate.value / per_instance
@@ -123,14 +123,14 @@ def offered_load(figures: Figures) -> Offered | None:
             held += figures.wait_time.value
             method = "throughput x (hold time + wait time), for the pool was full"
         return Offered(figures.throughput.value * held / pools, hold.value, (figures.throughput, hold), method)
-    peak = _peak_busy(figures)
+    peak = _find_peak(figures)
     if peak is None:
         return None
     busy, method = peak
     return Offered(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
 
 
-def _peak_busy(figures: Figures) -> tuple[Figure, str] | None:
+def _find_peak(figures: Figures) -> tuple[Figure, str] | None:
     """Busy connections of the whole service in its busiest window (99th percentile of windows), else the mean."""
     busy = sorted(window.busy for window in figures.windows)
     if busy:
@@ -145,7 +145,7 @@ def _is_censored(figures: Figures) -> bool:
     return figures.censored_share is not None and figures.censored_share.value > 0.01
 
 
-def _confidence(figures: Figures, offered: Offered) -> Confidence:
+def _decide_confidence(figures: Figures, offered: Offered) -> Confidence:
     """High where rate, hold and its variation are known; low where the load has swings that no window shows."""
     is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
     if figures.is_stationary is False and not figures.windows:
@@ -176,7 +176,7 @@ SWINGS = 2.0
 """How much larger the dispersion over ten windows is when the rate swings."""
 
 
-def arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
+def describe_arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
     """From ``counts`` in consecutive windows of ``window`` seconds; ten holds, or one second, is a good length.
 
     The peak is the 99th percentile of the windows. None without ten windows or without any arrival.

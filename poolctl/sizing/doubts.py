@@ -2,31 +2,27 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from math import exp, log
-from random import Random
-from typing import NamedTuple
 
 from poolctl.diagnose.finding import Finding, Layer, Severity
-from poolctl.sizing.budget import Budget, Division, Parts, WorstFleet, divide
+from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import LATE_SHARE, Demand, offered_load
-from poolctl.sizing.figures import Figure, Figures, Origin, Window, hold_of
-from poolctl.sizing.knee import FALL, Confidence
-from poolctl.sizing.queueing import servers_for_wait
+from poolctl.sizing.demand import Demand
+from poolctl.sizing.figures import Figures
+from poolctl.sizing.knee import FALL
 from poolctl.sizing.recommendation import Trust
 from poolctl.units import format_duration
 
 DISAGREEMENT = 1.25
 """Largest estimate of the parallelism over the smallest. Little's law makes them equal; a quarter is what windows of
 a minute scatter."""
-ALWAYS_AGREE = 0.5
+AGREEING_DIFFERENCE = 0.5
 """Connections by which estimates may differ whatever their ratio."""
 SAMPLES_FOR_P99 = 299
 """Independent samples without one above the 99th percentile have the probability 0.99^299 = 5 %."""
 SAMPLES_FOR_P95 = 59
 LONG_WINDOW = 900.0
 """Seconds. A shorter look has probably not seen the peak."""
-CENSORED = 0.01
+CENSORED_SHARE = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +33,15 @@ class Doubt:
     cap: Trust | None
 
 
-def doubts(figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity) -> Iterator[Doubt]:
+def find_doubts(
+    figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity
+) -> Iterator[Doubt]:
     """All that apply, roots before what follows from them."""
     if demand.is_measured:
-        yield from _of_the_measurement(figures, budget)
-    yield from _of_the_sweep(capacity)
-    yield from _of_what_is_missing(figures, demand, capacity)
-    yield from _of_the_fleet(figures, fleet, budget)
+        yield from _doubt_measurement(figures, budget)
+    yield from _doubt_sweep(capacity)
+    yield from _doubt_missing_figures(figures, demand, capacity)
+    yield from _doubt_fleet(figures, fleet, budget)
 
 
 def _doubt(
@@ -70,7 +68,7 @@ def _doubt(
     )
 
 
-def _of_the_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
+def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
     if figures.is_behind_pooler:
         yield _doubt(
             "hidden-by-pooler",
@@ -88,8 +86,8 @@ def _of_the_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "Measure again without a reset",
             layer="database",
         )
-    estimates = parallelism_estimates(figures)
-    if disagree(estimates.values()):
+    estimates = estimate_parallelism(figures)
+    if is_disagreement(estimates.values()):
         shown = ", ".join(f"{name} {value:.1f}" for name, value in estimates.items())
         yield _doubt(
             "estimates-disagree",
@@ -98,8 +96,8 @@ def _of_the_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "Look whether transactions outlast the window, a pooler hides clients, or the filter takes in others",
             {name.replace(" ", "_"): value for name, value in estimates.items()},
         )
-    if figures.censored_share is not None and figures.censored_share.value > CENSORED:
-        yield _censored(figures, budget)
+    if figures.censored_share is not None and figures.censored_share.value > CENSORED_SHARE:
+        yield _doubt_censored(figures, budget)
     few = figures.effective_samples
     if few is not None and few < SAMPLES_FOR_P99:
         percentile = "99th" if few >= SAMPLES_FOR_P95 else "95th or 99th"
@@ -120,7 +118,7 @@ def _of_the_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
         )
 
 
-def _censored(figures: Figures, budget: Budget) -> Doubt:
+def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     share = figures.censored_share.value if figures.censored_share is not None else 0.0
     now = figures.current_max_open.count if figures.current_max_open is not None else None
     probe = "a larger pool" if now is None else f"max_open {max(now, min(2 * now, budget.value))}"
@@ -129,11 +127,11 @@ def _censored(figures: Figures, budget: Budget) -> Doubt:
         "refused" if figures.wait_time is None else "low",
         f"A pool had every connection in use in {share:.0%} of the samples: the demand is more than was seen",
         f"Measure again with {probe}, or give the pools' own wait times (--pool-stats)",
-        {"censored_share": share, "current_max_open": now, "threshold": CENSORED},
+        {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},
     )
 
 
-def parallelism_estimates(figures: Figures) -> dict[str, float]:
+def estimate_parallelism(figures: Figures) -> dict[str, float]:
     """The same quantity in up to three ways, as far as it was measured: by samples, by counters, by Little's law."""
     found: dict[str, float] = {}
     for name, figure in (("sampled", figures.parallelism), ("counted", figures.parallelism_counted)):
@@ -148,14 +146,14 @@ def parallelism_estimates(figures: Figures) -> dict[str, float]:
     return found
 
 
-def disagree(estimates: Iterable[float]) -> bool:
+def is_disagreement(estimates: Iterable[float]) -> bool:
     values = sorted(estimates)
     if len(values) < 2:
         return False
-    return values[-1] > DISAGREEMENT * values[0] and values[-1] - values[0] > ALWAYS_AGREE
+    return values[-1] > DISAGREEMENT * values[0] and values[-1] - values[0] > AGREEING_DIFFERENCE
 
 
-def _of_the_sweep(capacity: Capacity) -> Iterator[Doubt]:
+def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
     knee = capacity.knee
     if knee is None:
         return
@@ -190,7 +188,7 @@ def _of_the_sweep(capacity: Capacity) -> Iterator[Doubt]:
         )
 
 
-def _of_what_is_missing(figures: Figures, demand: Demand, capacity: Capacity) -> Iterator[Doubt]:
+def _doubt_missing_figures(figures: Figures, demand: Demand, capacity: Capacity) -> Iterator[Doubt]:
     if demand.value is None:
         yield _doubt(
             "demand-unknown",
@@ -223,7 +221,7 @@ def _of_what_is_missing(figures: Figures, demand: Demand, capacity: Capacity) ->
         )
 
 
-def _of_the_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterator[Doubt]:
+def _doubt_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterator[Doubt]:
     now = figures.current_max_open
     if now is None or now.count * fleet.worst_case_processes <= budget.total:
         return
@@ -243,115 +241,3 @@ def _of_the_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterat
         remedy=f"max_open {budget.value} at most in each process" if budget.value else "A pooler: see below",
     )
     yield Doubt(finding, None)
-
-
-DRAWS = 200
-BLOCK = 10.0
-"""Seconds of consecutive windows that are drawn together, so that what lasts stays whole."""
-SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
-"""Relative deviation of a figure of which nothing else is known: people round, and defaults are guesses."""
-CAPACITY_SPREAD: dict[Confidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
-TRUST: tuple[Trust, ...] = ("high", "medium", "low", "refused")
-
-
-class _Scales(NamedTuple):
-    load: float
-    hold: float
-    variation: float
-    capacity: float
-
-
-def interval_of(
-    figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, division: Division, random: Random
-) -> tuple[int, int] | None:
-    """5th and 95th percentile of max_open, when what it stands on is drawn anew: windows in blocks where there are
-    windows, each figure with the deviation of its origin otherwise. Always contains max_open itself."""
-    point = division.max_open
-    if point is None:
-        return None
-    if parts.demand is None and parts.capacity is None:
-        return min(point, parts.floor), point
-    # Searching a large pool takes longer, and its relative spread needs fewer draws.
-    draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
-    found = sorted(_drawn(figures, parts, demand, capacity, random) for _ in range(draws))
-    return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
-
-
-def _drawn(figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, random: Random) -> int:
-    scales = _scales(figures, demand, capacity, random)
-    wanted = None
-    if parts.demand is not None and demand.load is not None:
-        load, hold = demand.load * scales.load, demand.hold_time
-        if figures.windows:
-            offered = offered_load(figures.with_(windows=_resampled(figures, random)))
-            load = offered.load if offered is not None else load
-        if hold is not None:
-            wanted = servers_for_wait(
-                load * scales.hold,
-                hold * scales.hold,
-                demand.wait_target,
-                share=LATE_SHARE,
-                arrival_c2=demand.arrival_c2,
-                hold_c2=demand.hold_c2 * scales.variation,
-            )
-        else:
-            wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
-    usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
-    drawn = divide(Parts(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
-    return drawn.max_open or 0
-
-
-def _scales(figures: Figures, demand: Demand, capacity: Capacity, random: Random) -> _Scales:
-    def factor(deviation: float) -> float:
-        return exp(random.gauss(0.0, deviation))
-
-    def of(figure: Figure | None) -> float:
-        return factor(SPREAD[figure.origin if figure is not None else "assumed"])
-
-    rate = figures.arrival_rate or figures.throughput or figures.parallelism
-    spread = CAPACITY_SPREAD[capacity.confidence]
-    if capacity.interval is not None and capacity.interval[0] > 0:
-        # From 5 to 95 % of a normal distribution are 3.29 deviations.
-        spread = log(max(1.0, capacity.interval[1] / capacity.interval[0])) / 3.29
-    return _Scales(
-        load=1.0 if figures.windows else of(rate),
-        hold=1.0 if demand.hold_time is None or figures.windows else of(hold_of(figures)),
-        variation=of(figures.hold_cv) ** 2,
-        capacity=factor(spread),
-    )
-
-
-def _resampled(figures: Figures, random: Random) -> tuple[Window, ...]:
-    """As many windows again, drawn in blocks of neighbors (Kuensch 1989, the block bootstrap)."""
-    windows = figures.windows
-    mean = sum(window.duration for window in windows) / len(windows)
-    size = max(1, min(len(windows), round(BLOCK / mean) if mean > 0 else 1))
-    drawn: list[Window] = []
-    while len(drawn) < len(windows):
-        at = random.randrange(len(windows) - size + 1)
-        drawn += windows[at : at + size]
-    return tuple(drawn[: len(windows)])
-
-
-def trust_of(
-    division: Division,
-    interval: tuple[int, int] | None,
-    parts: Parts,
-    demand: Demand,
-    capacity: Capacity,
-    budget: Budget,
-    caps: list[Trust],
-) -> Trust:
-    """The least of: the width of the interval, what the binding term stands on, and every doubt."""
-    found = [*caps]
-    if interval is not None and division.max_open is not None:
-        away = max(division.max_open - interval[0], interval[1] - division.max_open)
-        relative = away / division.max_open
-        found.append("high" if away <= 1 or relative <= 0.15 else "medium" if relative <= 0.35 else "low")
-    if parts.demand is not None:
-        found.append(demand.confidence)
-    if division.binding == "capacity":
-        found.append(capacity.confidence)
-    if division.binding == "budget" and budget.is_assumed:
-        found.append("low")
-    return max(found, key=TRUST.index, default="low")

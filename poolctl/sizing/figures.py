@@ -185,11 +185,11 @@ LEAST_RATE = 1e-6
 """Transactions per second, one in eleven days, below which a throughput tells nothing of a hold."""
 
 
-def hold_of(figures: Figures) -> Figure | None:
+def estimate_hold(figures: Figures) -> Figure | None:
     """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
     if figures.hold_time is not None:
         return figures.hold_time
-    shortest = shortest_hold(figures.windows, figures.cores)
+    shortest = find_shortest_hold(figures.windows, figures.cores)
     if shortest is not None:
         return Figure(shortest, "measured")
     if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
@@ -197,7 +197,7 @@ def hold_of(figures: Figures) -> Figure | None:
     return None
 
 
-def shortest_hold(windows: Sequence[Window], cores: Figure | None) -> float | None:
+def find_shortest_hold(windows: Sequence[Window], cores: Figure | None) -> float | None:
     """Mean hold in the least crowded windows (5th percentile of busy / throughput), seconds; None without any.
 
     Where the processors were watched, only windows that left them half idle count: a hold measured under saturation

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from poolctl.scenario.toml import TomlSource, TomlTable, read_toml
-from poolctl.sizing.defaults import SURGE_SHARE, default_headroom
+from poolctl.sizing.defaults import SURGE_SHARE, choose_headroom
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
 DEPLOYS: tuple[Deploy, ...] = ("rolling", "blue-green", "recreate", "serverless")
@@ -176,7 +176,7 @@ def _server(table: TomlTable) -> ServerLimits:
         max_connections=most,
         superuser_reserved=table.take_count("superuser_reserved", 3),
         reserved=table.take_count("reserved", 0),
-        headroom=table.take_count("headroom", default_headroom(most)),
+        headroom=table.take_count("headroom", choose_headroom(most)),
     )
     table.finish()
     if server.usable <= 0:

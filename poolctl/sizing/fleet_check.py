@@ -90,16 +90,16 @@ class FleetCheck:
         return all(limit.is_kept for limit in self.limits)
 
 
-def check(fleet: Fleet) -> FleetCheck:
+def check_fleet(fleet: Fleet) -> FleetCheck:
     """Every limit of ``fleet`` at every moment, the tightest first."""
-    limits = tuple(sorted(_limits(fleet), key=lambda limit: _free(limit)))
-    changes = () if all(limit.is_kept for limit in limits) else _mended(fleet)
-    findings = tuple(_finding(fleet, limit, changes) for limit in limits if not limit.is_kept)
+    limits = tuple(sorted(_check_limits(fleet), key=lambda limit: _count_free(limit)))
+    changes = () if all(limit.is_kept for limit in limits) else _propose_changes(fleet)
+    findings = tuple(_make_finding(fleet, limit, changes) for limit in limits if not limit.is_kept)
     server = next(limit for limit in limits if limit.kind == "server")
-    return FleetCheck(fleet, _arithmetic(fleet, server), limits, changes, findings or (_healthy(limits[0]),))
+    return FleetCheck(fleet, _list_terms(fleet, server), limits, changes, findings or (_make_healthy(limits[0]),))
 
 
-def moments(fleet: Fleet) -> tuple[Moment, ...]:
+def list_moments(fleet: Fleet) -> tuple[Moment, ...]:
     """Usual, peak, each deploy by itself, and all of them together where that can happen."""
     names = tuple(service.name for service in fleet.services)
     single = tuple(Moment(f"deploy of {name}", (name,)) for name in names)
@@ -107,23 +107,23 @@ def moments(fleet: Fleet) -> tuple[Moment, ...]:
     return (Moment("usual"), Moment("peak"), *single, *together)
 
 
-def _limits(fleet: Fleet) -> Iterator[LimitCheck]:
+def _check_limits(fleet: Fleet) -> Iterator[LimitCheck]:
     server = fleet.server
-    yield _checked(fleet, "server", "max_connections", server.usable - server.headroom, server.usable)
+    yield _check_limit(fleet, "server", "max_connections", server.usable - server.headroom, server.usable)
     for role in fleet.roles:
-        yield _checked(fleet, "role", role.name, role.connections, role.connections)
+        yield _check_limit(fleet, "role", role.name, role.connections, role.connections)
     for database in fleet.databases:
-        yield _checked(fleet, "database", database.name, database.connections, database.connections)
+        yield _check_limit(fleet, "database", database.name, database.connections, database.connections)
     for pooler in fleet.poolers:
         clients = pooler.max_client_conn * pooler.processes
-        yield _checked(fleet, "pooler-clients", pooler.name, clients, clients)
+        yield _check_limit(fleet, "pooler-clients", pooler.name, clients, clients)
 
 
-def _checked(fleet: Fleet, kind: Kind, name: str, limit: int, hard: int) -> LimitCheck:
-    taken = {moment.name: tuple(_parts(fleet, kind, name, moment)) for moment in moments(fleet)}
-    totals = {moment: _total(parts) for moment, parts in taken.items()}
-    worst = max(totals, key=lambda moment: _size(totals[moment]))
-    parts = sorted((part for part in taken[worst] if part.connections != 0), key=lambda p: -_size(p.connections))
+def _check_limit(fleet: Fleet, kind: Kind, name: str, limit: int, hard: int) -> LimitCheck:
+    taken = {moment.name: tuple(_list_shares(fleet, kind, name, moment)) for moment in list_moments(fleet)}
+    totals = {moment: _add_up(parts) for moment, parts in taken.items()}
+    worst = max(totals, key=lambda moment: _as_number(totals[moment]))
+    parts = sorted((part for part in taken[worst] if part.connections != 0), key=lambda p: -_as_number(p.connections))
     return LimitCheck(
         kind=kind,
         name=name,
@@ -137,20 +137,20 @@ def _checked(fleet: Fleet, kind: Kind, name: str, limit: int, hard: int) -> Limi
     )
 
 
-def _parts(fleet: Fleet, kind: Kind, name: str, moment: Moment) -> Iterator[SlotShare]:
+def _list_shares(fleet: Fleet, kind: Kind, name: str, moment: Moment) -> Iterator[SlotShare]:
     for service in fleet.services:
-        if _counts(service, kind, name):
+        if _is_counted(service, kind, name):
             phase = moment.phase(service)
             yield SlotShare(service.name, service.connections(phase), service.pools_at(phase))
     for extra in fleet.extras:
-        if _counts(extra, kind, name) and (moment.deploying or not extra.during_deploy):
+        if _is_counted(extra, kind, name) and (moment.deploying or not extra.during_deploy):
             yield SlotShare(extra.name, extra.total)
     if kind != "pooler-clients":
         for pooler in fleet.poolers:
-            yield SlotShare(pooler.name, server_connections(fleet, pooler, kind, name))
+            yield SlotShare(pooler.name, count_server_connections(fleet, pooler, kind, name))
 
 
-def _counts(client: FleetService | Extra, kind: Kind, name: str) -> bool:
+def _is_counted(client: FleetService | Extra, kind: Kind, name: str) -> bool:
     if kind == "pooler-clients":
         return client.via == name
     if client.via:
@@ -158,7 +158,7 @@ def _counts(client: FleetService | Extra, kind: Kind, name: str) -> bool:
     return kind == "server" or name == (client.user if kind == "role" else client.database)
 
 
-def server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server", name: str = "") -> int:
+def count_server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server", name: str = "") -> int:
     """What ``pooler`` can open, all of its processes together; of one role or database where ``kind`` says so.
 
     PgBouncer has a pool for each pair of user and database, with its reserve, within max_db_connections for each
@@ -171,43 +171,43 @@ def server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server",
         return pooler.processes * pooler.default_pool_size if wanted else 0
     written = {(size.user, size.database): size.pool_size for size in pooler.sizes}
     sizes = {pair: written.get(pair, pooler.default_pool_size) + pooler.reserve_pool_size for pair in wanted}
-    by_database = _capped(sizes, 1, pooler.max_db_connections)
-    by_user = _capped(sizes, 0, pooler.max_user_connections)
+    by_database = _cap(sizes, 1, pooler.max_db_connections)
+    by_user = _cap(sizes, 0, pooler.max_user_connections)
     return pooler.processes * min(by_database, by_user)
 
 
-def _capped(sizes: Mapping[tuple[str, str], int], place: int, cap: int) -> int:
+def _cap(sizes: Mapping[tuple[str, str], int], place: int, cap: int) -> int:
     sums: dict[str, int] = {}
     for pair, size in sizes.items():
         sums[pair[place]] = sums.get(pair[place], 0) + size
     return sum(min(total, cap) if cap else total for total in sums.values())
 
 
-def _total(parts: tuple[SlotShare, ...]) -> int | None:
+def _add_up(parts: tuple[SlotShare, ...]) -> int | None:
     known = [part.connections for part in parts if part.connections is not None]
     return sum(known) if len(known) == len(parts) else None
 
 
-def _size(connections: int | None) -> float:
+def _as_number(connections: int | None) -> float:
     return float("inf") if connections is None else connections
 
 
-def _free(limit: LimitCheck) -> float:
-    return limit.limit - _size(limit.worst)
+def _count_free(limit: LimitCheck) -> float:
+    return limit.limit - _as_number(limit.worst)
 
 
-def _mended(fleet: Fleet) -> tuple[Change, ...] | None:
+def _propose_changes(fleet: Fleet) -> tuple[Change, ...] | None:
     """Pool sizes with which every limit is kept; None where even 1 each is too many."""
     mended = fleet
     for _ in range(len(fleet.services) * 4 + 4):
-        broken = next((limit for limit in _limits(mended) if not limit.is_kept), None)
+        broken = next((limit for limit in _check_limits(mended) if not limit.is_kept), None)
         if broken is None:
             return tuple(
                 Change(new.name, "max_open", old.max_open, new.max_open)
                 for old, new in zip(fleet.services, mended.services, strict=True)
                 if new.max_open is not None and new.max_open != old.max_open
             )
-        sizes = _smaller(mended, broken)
+        sizes = _shrink_pools(mended, broken)
         if sizes is None:
             return None
         services = [replace(service, max_open=sizes.get(service.name, service.max_open)) for service in mended.services]
@@ -215,7 +215,7 @@ def _mended(fleet: Fleet) -> tuple[Change, ...] | None:
     return None
 
 
-def _smaller(fleet: Fleet, limit: LimitCheck) -> dict[str, int] | None:
+def _shrink_pools(fleet: Fleet, limit: LimitCheck) -> dict[str, int] | None:
     """Sizes that keep ``limit``: of its largest service alone where half of its pool is left, otherwise of all in
     proportion. None where that is not possible."""
     now = {service.name: service.max_open for service in fleet.services}
@@ -241,7 +241,7 @@ def _smaller(fleet: Fleet, limit: LimitCheck) -> dict[str, int] | None:
     return sizes
 
 
-def _arithmetic(fleet: Fleet, limit: LimitCheck) -> tuple[Term, ...]:
+def _list_terms(fleet: Fleet, limit: LimitCheck) -> tuple[Term, ...]:
     server = fleet.server
     terms = [
         Term("max_connections", server.max_connections, "given"),
@@ -263,7 +263,7 @@ _CODES: dict[Kind, tuple[str, Layer, str]] = {
 }
 
 
-def _finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> Finding:
+def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> Finding:
     """Critical where clients can be refused, a warning where only the headroom is used up."""
     code, layer, words = _CODES[limit.kind]
     what = words.format(name=limit.name)
@@ -293,11 +293,11 @@ def _finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None
             "parts": {part.who: part.connections for part in limit.parts},
         },
         evidence_sql={"server": run_sql.SLOTS, "pooler-clients": run_sql.POOLER}.get(limit.kind, run_sql.ROLE_LIMITS),
-        remedy=_remedy(fleet, limit, changes),
+        remedy=_write_remedy(fleet, limit, changes),
     )
 
 
-def _remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> str:
+def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> str:
     if changes is None:
         pools = sum(part.pools for part in limit.parts)
         fixed = sum(part.connections or 0 for part in limit.parts if not part.pools)
@@ -313,7 +313,7 @@ def _remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None)
     return sizes + (how if limit.kind == "server" and limit.worst is not None else "")
 
 
-def _healthy(tightest: LimitCheck) -> Finding:
+def _make_healthy(tightest: LimitCheck) -> Finding:
     where = _CODES[tightest.kind][2].format(name=tightest.name)
     return Finding(
         code="healthy",

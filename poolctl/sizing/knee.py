@@ -12,7 +12,7 @@ from typing import Literal
 
 from poolctl.errors import BadInput
 from poolctl.sizing.curves import fit_closed, fit_usl
-from poolctl.sizing.sweep_table import SweepPoint, averaged
+from poolctl.sizing.sweep_table import SweepPoint, average_points
 
 Confidence = Literal["high", "medium", "low"]
 
@@ -74,16 +74,16 @@ def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
     Taken from the means as they are. Smoothing them first (isotonic, the Universal Scalability Law, both) was tried
     on 300 curves with 0 to 5 % noise, and chose worse at every level; the noise is told by ``interval`` instead.
     """
-    means = averaged(points)
+    means = average_points(points)
     values = [point.throughput for point in means]
     if not values or max(values) <= 0:
         raise BadInput("the sweep has no row with any throughput", hint="look whether the load test ran at all")
-    at = _knee(values)
+    at = _find_place(values)
     top = max(range(len(values)), key=lambda place: values[place])
     plateau = next(place for place, value in enumerate(values) if value >= 0.99 * values[top])
     at_least = plateau == len(values) - 1
-    noise = _noise(points)
-    low, high = _interval(values, _deviations(points, means, noise), Random(seed))
+    noise = _estimate_noise(points)
+    low, high = _estimate_interval(values, _estimate_deviations(points, means, noise), Random(seed))
     gap = means[at].connections / means[at - 1].connections if at else 1.0
     ratios = sorted(p.latency * p.throughput / p.connections for p in means if p.latency and p.throughput > 0)
     lightest = next(point for point in means if point.throughput > 0)
@@ -94,24 +94,24 @@ def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
         best=values[top],
         at_least=at_least,
         at_most=at == 0 and means[0].connections > 1,
-        cliff=_cliff(means, top),
+        cliff=_find_cliff(means, top),
         interval=(means[low].connections, means[high].connections),
         gap=gap,
         noise=noise,
-        next_points=_next_points(means, at, at_least),
-        confidence=_confidence(len(means), means[high].connections / means[low].connections, gap, at_least),
+        next_points=_choose_next_points(means, at, at_least),
+        confidence=_decide_confidence(len(means), means[high].connections / means[low].connections, gap, at_least),
         hold_time=lightest.latency or lightest.connections / lightest.throughput,
         latency_ratio=ratios[len(ratios) // 2] if ratios else None,
     )
 
 
-def _knee(values: Sequence[float]) -> int:
+def _find_place(values: Sequence[float]) -> int:
     # Digits that a quotient loses must not turn 97 % into less.
     enough = SHARE * max(values) * (1 - 1e-12)
     return next(place for place, value in enumerate(values) if value >= enough)
 
 
-def _noise(points: Sequence[SweepPoint]) -> float | None:
+def _estimate_noise(points: Sequence[SweepPoint]) -> float | None:
     """Relative standard deviation within repeated rows, pooled."""
     groups: dict[int, list[float]] = {}
     for point in points:
@@ -125,25 +125,25 @@ def _noise(points: Sequence[SweepPoint]) -> float | None:
     return sqrt(squares / freedom) if freedom else None
 
 
-def _deviations(points: Sequence[SweepPoint], means: Sequence[SweepPoint], noise: float | None) -> list[float]:
+def _estimate_deviations(points: Sequence[SweepPoint], means: Sequence[SweepPoint], noise: float | None) -> list[float]:
     """Of each mean, relative: the noise of one window, or how far the means are from one rise and one fall if that is
     more."""
-    rough = _roughness([point.throughput for point in means])
+    rough = _estimate_roughness([point.throughput for point in means])
     window = max(NOISE_WITHOUT_REPEATS if noise is None else noise, rough)
     rows = [sum(point.connections == mean.connections for point in points) for mean in means]
     return [window / sqrt(count) for count in rows]
 
 
-def _roughness(values: Sequence[float]) -> float:
+def _estimate_roughness(values: Sequence[float]) -> float:
     top = max(range(len(values)), key=lambda place: values[place])
-    up = rising(values[: top + 1])
-    down = [-value for value in rising([-value for value in values[top:]])]
+    up = fit_rising(values[: top + 1])
+    down = [-value for value in fit_rising([-value for value in values[top:]])]
     smooth = [*up[:-1], values[top], *down[1:]]
     parts = [(value / level - 1) ** 2 for value, level in zip(values, smooth, strict=True) if level > 0]
     return sqrt(fsum(parts) / len(parts)) if parts else 0.0
 
 
-def rising(values: Sequence[float]) -> list[float]:
+def fit_rising(values: Sequence[float]) -> list[float]:
     """The sequence without a fall that is nearest to ``values`` in squares: isotonic regression by pooling adjacent
     violators (Ayer et al. 1955)."""
     blocks: list[tuple[float, int]] = []
@@ -156,24 +156,26 @@ def rising(values: Sequence[float]) -> list[float]:
     return [total / count for total, count in blocks for _ in range(count)]
 
 
-def _interval(values: Sequence[float], deviations: Sequence[float], random: Random) -> tuple[int, int]:
+def _estimate_interval(values: Sequence[float], deviations: Sequence[float], random: Random) -> tuple[int, int]:
     """Places of the knee at 5 and 95 % when each mean is drawn anew with its deviation."""
     places = sorted(
-        _knee([value * exp(random.gauss(0.0, deviation)) for value, deviation in zip(values, deviations, strict=True)])
+        _find_place(
+            [value * exp(random.gauss(0.0, deviation)) for value, deviation in zip(values, deviations, strict=True)]
+        )
         for _ in range(DRAWS)
     )
-    at = _knee(values)
+    at = _find_place(values)
     return min(at, places[DRAWS // 20]), max(at, places[-1 - DRAWS // 20])
 
 
-def _cliff(means: Sequence[SweepPoint], top: int) -> Cliff | None:
+def _find_cliff(means: Sequence[SweepPoint], top: int) -> Cliff | None:
     """From the smoothed fall past the peak, so that one bad window that recovers is none."""
-    past = [-value for value in rising([-point.throughput for point in means[top:]])]
+    past = [-value for value in fit_rising([-point.throughput for point in means[top:]])]
     fall = 1 - past[-1] / means[top].throughput
     return Cliff(means[-1].connections, fall) if fall > FALL else None
 
 
-def _next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[int, ...]:
+def _choose_next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[int, ...]:
     """In the middle between the knee and its neighbors, where the sweep is coarse; beyond the edge, where a fit that
     predicts well puts the knee, a quarter farther at least and twice as far at most."""
     wanted = set()
@@ -186,11 +188,11 @@ def _next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[
         wanted.add(max(1, means[0].connections // 2))
     if at_least:
         last = means[-1].connections
-        wanted.add(max(ceil(1.25 * last), _predicted(means, 2 * last)))
+        wanted.add(max(ceil(1.25 * last), _predict(means, 2 * last)))
     return tuple(sorted(wanted - {point.connections for point in means}))
 
 
-def _predicted(means: Sequence[SweepPoint], most: int) -> int:
+def _predict(means: Sequence[SweepPoint], most: int) -> int:
     """Connections, up to ``most``, that reach ``SHARE`` of the best by the law or the closed loop, whichever better
     predicts points that it has not seen; ``most`` where neither does within ``TRUSTED``."""
     curve = [(point.connections, point.throughput) for point in means]
@@ -208,15 +210,12 @@ def _predicted(means: Sequence[SweepPoint], most: int) -> int:
     return next((n for n in range(curve[-1][0], most) if curve_of(n) >= SHARE * ceiling), most)
 
 
-def _confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:
+def _decide_confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:
     """High within 15 % to both sides and with neighbors that are near; low where the truth may be twice away."""
     if at_least or points < 3 or spread > 2.0:
         return "low"
     return "high" if spread <= 1.35 and gap <= 1.5 and points >= 5 else "medium"
 
-
-ENOUGH = 0.97
-"""Share of the best throughput that counts as reached."""
 
 STEP = 1.25
 """Neighbors this close, or next to each other, are not parted any further: the answer may exceed the fewest
@@ -228,22 +227,22 @@ real two times out of three. More windows cost more of the user's time than they
 
 LEAST_WINDOWS, MOST_WINDOWS = 3, 8
 
-Measured = Mapping[int, Sequence[float]]
+SweepRates = Mapping[int, Sequence[float]]
 """Throughput of each window so far, by number of connections."""
 
 
-def next_round(measured: Measured, limit: int, random: Random) -> list[int]:
+def choose_next_round(measured: SweepRates, limit: int, random: Random) -> list[int]:
     """The numbers of connections to measure next, one window each, in this order; none when it is enough.
 
     ``limit``: most connections that may be opened. Raises ValueError when it is below 1.
     """
     if limit < 1:
         raise ValueError("at least one connection is needed to measure anything")
-    if upwards := _next_upwards(measured, limit):
+    if upwards := _choose_upwards(measured, limit):
         return [upwards]
     means = {n: fmean(rates) for n, rates in measured.items()}
-    contenders = _contenders(means)
-    between = _next_between(means)
+    contenders = _find_contenders(means)
+    between = _choose_between(means)
     # A new number is measured beside those it is compared with, for the machine may have changed since.
     wanted = [n for n in contenders if between is not None or not _is_known(measured[n])]
     wanted += [between] if between is not None else []
@@ -251,13 +250,13 @@ def next_round(measured: Measured, limit: int, random: Random) -> list[int]:
     return wanted
 
 
-def is_precise(measured: Measured) -> bool:
+def is_precise(measured: SweepRates) -> bool:
     """Whether the contenders' means are known to ``PRECISION``."""
     means = {n: fmean(rates) for n, rates in measured.items()}
-    return all(_error(measured[n]) <= PRECISION for n in _contenders(means))
+    return all(_estimate_error(measured[n]) <= PRECISION for n in _find_contenders(means))
 
 
-def _next_upwards(measured: Measured, limit: int) -> int | None:
+def _choose_upwards(measured: SweepRates, limit: int) -> int | None:
     """The next of 1, 2, 4, ... and ``limit``; None once two doublings in a row have gained next to nothing."""
     grid = [1 << k for k in range(limit.bit_length()) if 1 << k <= limit]
     if limit > grid[-1]:
@@ -265,27 +264,27 @@ def _next_upwards(measured: Measured, limit: int) -> int | None:
     seen = [fmean(measured[n]) for n in grid if n in measured]
     if len(seen) == len(grid):
         return None
-    if len(seen) >= 4 and max(seen[-2:]) < max(seen[:-2]) / ENOUGH:
+    if len(seen) >= 4 and max(seen[-2:]) < max(seen[:-2]) / SHARE:
         return None
     return next(n for n in grid if n not in measured)
 
 
-def _fewest(means: Mapping[int, float]) -> int:
+def _find_fewest(means: Mapping[int, float]) -> int:
     best = max(means.values())
-    return min(n for n, mean in means.items() if mean >= ENOUGH * best)
+    return min(n for n, mean in means.items() if mean >= SHARE * best)
 
 
-def _contenders(means: Mapping[int, float]) -> list[int]:
+def _find_contenders(means: Mapping[int, float]) -> list[int]:
     """The best, the fewest that are nearly as good, and the neighbor that is not: the answer lies among these."""
     best = max(means, key=lambda n: means[n])
-    fewest = _fewest(means)
+    fewest = _find_fewest(means)
     below = [n for n in means if n < fewest]
     return sorted({best, fewest, *([max(below)] if below else [])})
 
 
-def _next_between(means: Mapping[int, float]) -> int | None:
+def _choose_between(means: Mapping[int, float]) -> int | None:
     """A number between the fewest that are enough and the neighbor that is not, or around the best."""
-    fewest, best = _fewest(means), max(means, key=lambda n: means[n])
+    fewest, best = _find_fewest(means), max(means, key=lambda n: means[n])
     numbers = sorted(means)
     pairs = [(max((n for n in numbers if n < edge), default=None), edge) for edge in (fewest, best)]
     pairs.append((best, min((n for n in numbers if n > best), default=None) or best))
@@ -299,10 +298,10 @@ def _next_between(means: Mapping[int, float]) -> int | None:
 def _is_known(rates: Sequence[float]) -> bool:
     if len(rates) >= MOST_WINDOWS:
         return True
-    return len(rates) >= LEAST_WINDOWS and _error(rates) <= PRECISION
+    return len(rates) >= LEAST_WINDOWS and _estimate_error(rates) <= PRECISION
 
 
-def _error(rates: Sequence[float]) -> float:
+def _estimate_error(rates: Sequence[float]) -> float:
     mean = fmean(rates)
     if len(rates) < 2 or mean <= 0:
         return 1.0

@@ -49,21 +49,21 @@ class Lifetimes:
     reasons: tuple[Reason, ...]
 
 
-def lifetimes_of(
+def choose_lifetimes(
     figures: Figures, *, max_open: int, load: float | None, hold_time: float | None, processes: int, slots: int
 ) -> Lifetimes:
     """For ``processes`` pools at worst of ``max_open`` each, in ``slots``. ``load``: erlangs for one of them."""
     reasons: list[Reason] = []
-    max_idle = _max_idle(figures, max_open, load, hold_time, processes, slots, reasons)
-    min_idle = _min_idle(figures, max_idle, load, reasons)
-    lifetime, jitter = _lifetime(figures, processes * max_open, reasons)
-    idle_time = _idle_time(figures, lifetime, reasons)
-    timeout = _acquire_timeout(figures, reasons)
+    max_idle = _choose_max_idle(figures, max_open, load, hold_time, processes, slots, reasons)
+    min_idle = _choose_min_idle(figures, max_idle, load, reasons)
+    lifetime, jitter = _choose_lifetime(figures, processes * max_open, reasons)
+    idle_time = _choose_idle_time(figures, lifetime, reasons)
+    timeout = _choose_acquire_timeout(figures, reasons)
     reopened = None if load is None or load > 1000 else reopened_share(load, max_idle)
     return Lifetimes(max_idle, min_idle, lifetime, jitter, idle_time, timeout, reopened, tuple(reasons))
 
 
-def least_idle(load: float, hold_time: float, connect_time: float) -> int:
+def find_least_idle(load: float, hold_time: float, connect_time: float) -> int:
     """The smallest max_idle with which reopening costs at most ``REOPENING_COST`` of the hold time."""
 
     def is_enough(idle: int) -> bool:
@@ -80,7 +80,7 @@ def least_idle(load: float, hold_time: float, connect_time: float) -> int:
     return enough
 
 
-def _max_idle(
+def _choose_max_idle(
     figures: Figures,
     max_open: int,
     load: float | None,
@@ -94,7 +94,7 @@ def _max_idle(
         reasons.append(Reason("max_idle", why))
         return max_open
     connect_time = figures.connect_time.value if figures.connect_time is not None else 0.01
-    idle = min(max_open, max(1, least_idle(load, hold_time, connect_time)))
+    idle = min(max_open, max(1, find_least_idle(load, hold_time, connect_time)))
     if idle < max_open:
         why = (
             f"below max_open: the worst fleet takes {processes * max_open} of {slots} slots, and {idle} idle ones keep "
@@ -106,7 +106,7 @@ def _max_idle(
     return idle
 
 
-def _min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list[Reason]) -> int:
+def _choose_min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list[Reason]) -> int:
     connect, target = figures.connect_time, figures.wait_target
     if load is None or connect is None or target is None or connect.value <= target.value:
         reasons.append(Reason("min_idle", "opening one is no slower than the wait target, or is not known to be"))
@@ -117,7 +117,7 @@ def _min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list
     return least
 
 
-def _lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tuple[float, float]:
+def _choose_lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tuple[float, float]:
     """Lifetime and jitter; the two together stay below every upper bound."""
     longest, why = LONGEST_LIFE, "half an hour bounds what one backend's memory can grow to"
     for limit, share, less, name in (
@@ -131,7 +131,7 @@ def _lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tupl
     spread = connections / (RECONNECT_SHARE * _connects_per_second(figures))
     jitter = max(JITTER, spread / (longest - spread)) if 2 * spread < longest else 1.0
     lifetime = longest / (1 + jitter)
-    shortest = _shortest_life(figures, connections)
+    shortest = _find_shortest_life(figures, connections)
     if shortest is not None and lifetime < shortest:
         why += (
             f"; replacing {connections} connections that often costs more than {CHURN_CPU:.1%} of the database's cores"
@@ -149,14 +149,14 @@ def _connects_per_second(figures: Figures) -> float:
     return max(1.0, CONNECTS_PER_CORE * cores)
 
 
-def _shortest_life(figures: Figures, connections: int) -> float | None:
+def _find_shortest_life(figures: Figures, connections: int) -> float | None:
     """Below it more than ``CHURN_CPU`` of the cores open connections; None: connect time or cores are not known."""
     if figures.connect_time is None or figures.cores is None or figures.cores.value <= 0:
         return None
     return connections * figures.connect_time.value / (CHURN_CPU * figures.cores.value)
 
 
-def _idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) -> float:
+def _choose_idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) -> float:
     wanted, why = IDLE_TIME, "ten minutes keep what the usual swings of load need"
     if figures.burst_gap is not None:
         wanted = max(SHORTEST_IDLE_TIME, 1.5 * figures.burst_gap.value)
@@ -174,7 +174,7 @@ def _idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) -> floa
     return wanted
 
 
-def _acquire_timeout(figures: Figures, reasons: list[Reason]) -> float:
+def _choose_acquire_timeout(figures: Figures, reasons: list[Reason]) -> float:
     """Long beside a normal wait, short beside what the one who waits for the request allows."""
     target = figures.wait_target.value if figures.wait_target is not None else 0.05
     opening = figures.connect_time.value if figures.connect_time is not None else 0.0

@@ -7,71 +7,15 @@ figures and ``parallelism`` those of the samples, so that whoever sizes can see 
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, sqrt
 from statistics import fmean
 
-from poolctl.observe.snapshot import Backend, Observation, PoolFigures, ServerFacts, ServerSample, StatementCounters
+from poolctl.observe.snapshot import Backend, Observation, ServerFacts, ServerSample, StatementCounters
 from poolctl.sizing.figures import Figure, Figures, Window, measured
-
-
-def _series(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
-    """Each pool's first and last figures and the seconds between them; none of a pool that began anew."""
-    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    for snapshot in observation.snapshots:
-        for pool in snapshot.pools:
-            key = (pool.source, pool.name)
-            first.setdefault(key, (snapshot.at, pool))
-            last[key] = (snapshot.at, pool)
-    for key, (at, pool) in last.items():
-        if at > first[key][0]:
-            yield first[key][1], pool, at - first[key][0]
-
-
-def acquire_rate(observation: Observation) -> float | None:
-    """Acquires a second, over all pools that count them."""
-    rates = [
-        (new.acquired_total - old.acquired_total) / seconds
-        for old, new, seconds in _series(observation)
-        if old.acquired_total is not None and new.acquired_total is not None
-    ]
-    return sum(rates) if rates and min(rates) >= 0 else None
-
-
-def hold_time(observation: Observation) -> float | None:
-    """Mean use time as the pools measured it, over the releases within the window."""
-    times, counts = 0.0, 0.0
-    for old, new, _ in _series(observation):
-        figures = (old.use_time_total, new.use_time_total, old.use_count_total, new.use_count_total)
-        if None in figures:
-            continue
-        times += (new.use_time_total or 0.0) - (old.use_time_total or 0.0)
-        counts += (new.use_count_total or 0.0) - (old.use_count_total or 0.0)
-    return times / counts if counts > 0 and times >= 0 else None
-
-
-def wait_time(observation: Observation) -> float | None:
-    """Mean wait of an acquire, over all of them, queued or not."""
-    waited, acquired = 0.0, 0.0
-    for old, new, _ in _series(observation):
-        if old.wait_time_total is None or new.wait_time_total is None:
-            continue
-        if old.acquired_total is not None and new.acquired_total is not None:
-            waited += new.wait_time_total - old.wait_time_total
-            acquired += new.acquired_total - old.acquired_total
-    return waited / acquired if acquired > 0 and waited >= 0 else None
-
-
-def full_share(pools: Sequence[PoolFigures]) -> float | None:
-    """Of the figures of bounded pools, those with every connection in use."""
-    bounded = [pool for pool in pools if pool.max_open and pool.in_use is not None]
-    if not bounded:
-        return None
-    return sum((pool.in_use or 0) >= (pool.max_open or 0) for pool in bounded) / len(bounded)
-
+from poolctl.sizing.measure_pools import measure_acquire_rate, measure_full_share, measure_hold_time, measure_wait_time
 
 OURS = frozenset({"poolctl", "poolctl observer"})
 """Sessions of poolctl's that look. Those of ``simulate`` and of sweeps are load like any other."""
@@ -93,7 +37,7 @@ OWN_COST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ServiceMeasurement:
     """``figures`` of ``application`` (None: of every client). ``sessions``, ``clients``: most sessions at once, and
     distinct client addresses: one instance behind each, or many behind a NAT. ``processes``: distinct processes behind
     the sessions, where all of them run on this machine and could be seen, else 0. ``sessions_each``: the most that one
@@ -107,54 +51,54 @@ class Seen:
     sessions_each: int = 0
 
 
-def measure(observation: Observation, application: str | None = None) -> Seen:
+def measure(observation: Observation, application: str | None = None) -> ServiceMeasurement:
     """What ``observation`` says about the application of that name; None: about the one with most sessions."""
     samples = observation.samples
-    chosen = application if application is not None else largest_application(samples)
-    database = _database_of(samples, chosen)
-    busy = [[backend for backend in _of(sample, chosen) if _is_busy(backend)] for sample in samples]
+    chosen = application if application is not None else find_largest_application(samples)
+    database = _find_database(samples, chosen)
+    busy = [[backend for backend in _select_own(sample, chosen) if _is_busy(backend)] for sample in samples]
     counts = [len(backends) for backends in busy]
-    share = _share(samples, database, counts)
-    windows = tuple(_windows(samples, database, share, looked_at=_looked_at(observation)))
-    sessions = max((len(_of(sample, chosen)) for sample in samples), default=0)
-    throughput = _throughput(observation, windows, sessions)
+    share = _find_share(samples, database, counts)
+    windows = tuple(_cut_windows(samples, database, share, looked_at=_find_own_database(observation)))
+    sessions = max((len(_select_own(sample, chosen)) for sample in samples), default=0)
+    throughput = _find_throughput(observation, windows, sessions)
     pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
-    spread = _parallelism(counts)
+    spread = _summarize_counts(counts)
     active = [backend for backends in busy for backend in backends if backend.is_active]
     figures = Figures(
-        throughput=_figure(throughput),
-        hold_time=_figure(hold_time(observation)),
-        hold_cv=_figure(_hold_cv(samples, database, chosen)),
-        parallelism=_figure(spread[0] if spread else None),
-        parallelism_p95=_figure(spread[1] if spread else None),
-        parallelism_p99=_figure(spread[2] if spread else None),
-        parallelism_max=_figure(spread[3] if spread else None),
-        parallelism_counted=_figure(_mean_busy(windows)),
-        wait_time=_figure(wait_time(observation)),
-        current_max_open=_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
+        throughput=_make_figure(throughput),
+        hold_time=_make_figure(measure_hold_time(observation)),
+        hold_cv=_make_figure(_estimate_hold_cv(samples, database, chosen)),
+        parallelism=_make_figure(spread[0] if spread else None),
+        parallelism_p95=_make_figure(spread[1] if spread else None),
+        parallelism_p99=_make_figure(spread[2] if spread else None),
+        parallelism_max=_make_figure(spread[3] if spread else None),
+        parallelism_counted=_make_figure(_average_busy(windows)),
+        wait_time=_make_figure(measure_wait_time(observation)),
+        current_max_open=_make_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
         window=observation.window,
         samples=len(samples),
         effective_samples=effective_samples(counts),
         method="samples and counters" if windows else "samples",
-        lock_share=_figure(_part(active, lambda b: b.wait_event_type == "Lock")),
-        contention_share=_figure(_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
-        transaction_idle_share=_figure(_part([b for each in busy for b in each], lambda b: b.in_transaction)),
-        censored_share=_figure(full_share(pools)),
+        lock_share=_make_figure(_find_part(active, lambda b: b.wait_event_type == "Lock")),
+        contention_share=_make_figure(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
+        transaction_idle_share=_make_figure(_find_part([b for each in busy for b in each], lambda b: b.in_transaction)),
+        censored_share=_make_figure(measure_full_share(pools)),
         is_stats_reset=_was_reset(samples),
         is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
         windows=windows,
     )
-    figures = _with_host(_with_limits(figures, observation.server, samples, chosen), observation)
-    clients = len({b.client for sample in samples for b in _of(sample, chosen) if b.client is not None})
-    owners = _owners(observation, chosen)
-    groups = [_by_owner(_of(sample, chosen), owners) for sample in samples]
+    figures = _add_host(_add_limits(figures, observation.server, samples, chosen), observation)
+    clients = len({b.client for sample in samples for b in _select_own(sample, chosen) if b.client is not None})
+    owners = _find_owners(observation, chosen)
+    groups = [_group_by_owner(_select_own(sample, chosen), owners) for sample in samples]
     each = max((len(group) for by_owner in groups for group in by_owner.values()), default=0)
     if figures.censored_share is None:
-        figures = figures.with_(censored_share=_full_share(groups))
-    return Seen(chosen, figures, sessions, clients, len(set(owners.values())), each)
+        figures = figures.with_(censored_share=_find_full_share(groups))
+    return ServiceMeasurement(chosen, figures, sessions, clients, len(set(owners.values())), each)
 
 
-def with_round_trip(figures: Figures, round_trip: float) -> Figures:
+def add_round_trip(figures: Figures, round_trip: float) -> Figures:
     """``figures`` with one round trip (seconds) in each hold: from the client's statement to the server and back.
 
     The server sees a connection as busy from a statement's arrival to its end; the application holds it for longer.
@@ -175,7 +119,7 @@ def with_round_trip(figures: Figures, round_trip: float) -> Figures:
     )
 
 
-def _owners(observation: Observation, application: str | None) -> dict[int, int]:
+def _find_owners(observation: Observation, application: str | None) -> dict[int, int]:
     """The process behind each backend of the application; empty unless every one of the last sample has one."""
     ports: dict[int, int] = {}
     backends: dict[int, int] = {}
@@ -187,52 +131,52 @@ def _owners(observation: Observation, application: str | None) -> dict[int, int]
                 ports[process.port] = process.pid
     found: dict[int, int] = {}
     for sample in observation.samples:
-        for b in _of(sample, application):
+        for b in _select_own(sample, application):
             owner = backends.get(b.pid) or (ports.get(b.client_port) if b.client_port is not None else None)
             if owner is not None:
                 found[b.pid] = owner
-    last = _of(observation.samples[-1], application) if observation.samples else []
+    last = _select_own(observation.samples[-1], application) if observation.samples else []
     return found if last and all(b.pid in found for b in last) else {}
 
 
-def _by_owner(backends: Sequence[Backend], owners: Mapping[int, int]) -> dict[object, list[Backend]]:
+def _group_by_owner(backends: Sequence[Backend], owners: Mapping[int, int]) -> dict[object, list[Backend]]:
     groups: dict[object, list[Backend]] = {}
     for backend in backends:
         groups.setdefault(owners.get(backend.pid) if owners else backend.client, []).append(backend)
     return groups
 
 
-def _full_share(groups: Sequence[Mapping[object, Sequence[Backend]]]) -> Figure | None:
+def _find_full_share(groups: Sequence[Mapping[object, Sequence[Backend]]]) -> Figure | None:
     """Of the looks at a process's sessions, those with all of them busy; None where that is less than
     ``FULL_SHARE`` or nobody told: a pool's own figures are better."""
     looks = [sessions for by_owner in groups for sessions in by_owner.values()]
     full = sum(all(map(_is_busy, sessions)) for sessions in looks)
-    return _figure(full / len(looks)) if looks and full >= FULL_SHARE * len(looks) else None
+    return _make_figure(full / len(looks)) if looks and full >= FULL_SHARE * len(looks) else None
 
 
-def _with_limits(
+def _add_limits(
     figures: Figures, server: ServerFacts | None, samples: Sequence[ServerSample], application: str | None
 ) -> Figures:
     """What the server lets everybody have, what others of it take, and the limits of the application's own role."""
     if server is None:
         return figures
-    others = max((len(_others(sample, application)) for sample in samples), default=0)
-    users = Counter(b.user for sample in samples for b in _of(sample, application) if b.user)
+    others = max((len(_select_others(sample, application)) for sample in samples), default=0)
+    users = Counter(b.user for sample in samples for b in _select_own(sample, application) if b.user)
     role = next((role for role in server.roles if users and role.name == users.most_common(1)[0][0]), None)
-    database = next((d for d in server.databases if d.name == _database_of(samples, application)), None)
+    database = next((d for d in server.databases if d.name == _find_database(samples, application)), None)
     idle_limit = server.settings.get("idle_session_timeout")
     return figures.with_(
         max_connections=measured(server.max_connections),
         superuser_reserved=measured(server.superuser_reserved),
         reserved=measured(server.reserved),
         other_connections=measured(ceil(others * OTHERS_GROW)),
-        role_limit=_figure(role.connection_limit if role and not role.is_superuser else None),
-        database_limit=_figure(database.connection_limit if database else None),
-        session_idle_limit=_figure(idle_limit or None),
+        role_limit=_make_figure(role.connection_limit if role and not role.is_superuser else None),
+        database_limit=_make_figure(database.connection_limit if database else None),
+        session_idle_limit=_make_figure(idle_limit or None),
     )
 
 
-def _with_host(figures: Figures, observation: Observation) -> Figures:
+def _add_host(figures: Figures, observation: Observation) -> Figures:
     """The processors, where the server runs on this machine."""
     hosts = [snapshot.host for snapshot in observation.snapshots if snapshot.host and snapshot.host.has_server]
     cores = next((host.cores for host in hosts if host.cores), None)
@@ -247,21 +191,21 @@ def _with_host(figures: Figures, observation: Observation) -> Figures:
     cpu_time = None
     if used and figures.throughput is not None and figures.throughput.value > 0:
         cpu_time = fmean(used) / figures.throughput.value
-    return figures.with_(cores=measured(cores), database_cpu=_figure(share), cpu_time=_figure(cpu_time))
+    return figures.with_(cores=measured(cores), database_cpu=_make_figure(share), cpu_time=_make_figure(cpu_time))
 
 
-def _figure(value: float | None) -> Figure | None:
+def _make_figure(value: float | None) -> Figure | None:
     return None if value is None else measured(value)
 
 
-def largest_application(samples: Sequence[ServerSample]) -> str | None:
+def find_largest_application(samples: Sequence[ServerSample]) -> str | None:
     """The name that most client sessions have; None when none has a name, or nobody is there."""
     names = Counter(b.application for sample in samples for b in sample.clients if not _is_ours(b))
     name = max(names, key=lambda each: (names[each], each), default="")
     return name or None
 
 
-def _parallelism(counts: Sequence[int]) -> tuple[float, float, float, float] | None:
+def _summarize_counts(counts: Sequence[int]) -> tuple[float, float, float, float] | None:
     """Mean, p95, p99 (the smallest count that so many samples do not exceed) and maximum."""
     if not counts:
         return None
@@ -292,11 +236,11 @@ def _is_ours(backend: Backend) -> bool:
     return backend.application in OURS
 
 
-def _of(sample: ServerSample, application: str | None) -> list[Backend]:
+def _select_own(sample: ServerSample, application: str | None) -> list[Backend]:
     return [b for b in sample.clients if not _is_ours(b) and application in (None, b.application)]
 
 
-def _others(sample: ServerSample, application: str | None) -> list[Backend]:
+def _select_others(sample: ServerSample, application: str | None) -> list[Backend]:
     return [b for b in sample.clients if not _is_ours(b) and application not in (None, b.application)]
 
 
@@ -304,18 +248,18 @@ def _is_busy(backend: Backend) -> bool:
     return backend.is_active or backend.in_transaction
 
 
-def _database_of(samples: Sequence[ServerSample], application: str | None) -> str | None:
+def _find_database(samples: Sequence[ServerSample], application: str | None) -> str | None:
     """The database that the application's sessions are in, most of them."""
-    names = Counter(b.database for sample in samples for b in _of(sample, application) if b.database)
+    names = Counter(b.database for sample in samples for b in _select_own(sample, application) if b.database)
     return max(names, key=lambda each: (names[each], each), default=None)
 
 
-def _looked_at(observation: Observation) -> str | None:
+def _find_own_database(observation: Observation) -> str | None:
     """The database that poolctl itself is connected to, whose counters its own transactions move."""
     return observation.server.database if observation.server is not None else None
 
 
-def _windows(
+def _cut_windows(
     samples: Sequence[ServerSample], database: str | None, share: float, *, looked_at: str | None = None
 ) -> Iterator[Window]:
     """Stretches of ``WINDOW`` seconds or more (the whole, when it is shorter), none across a reset of the counters."""
@@ -325,18 +269,20 @@ def _windows(
         rest = samples[-1].at - samples[end].at
         if (length < WINDOW or 0 < rest < WINDOW) and end < len(samples) - 1:
             continue
-        own = sum(map(_own_transactions, samples[start:end])) if database == looked_at else 0
-        if window := _window(samples[start], samples[end], database, share, own):
+        own = sum(map(_count_own_transactions, samples[start:end])) if database == looked_at else 0
+        if window := _make_window(samples[start], samples[end], database, share, own):
             yield window
         start = end
 
 
-def _own_transactions(sample: ServerSample) -> int:
+def _count_own_transactions(sample: ServerSample) -> int:
     """That poolctl committed for one look: the look itself, and one each for statements and tables."""
     return 1 + bool(sample.statements) + bool(sample.tables)
 
 
-def _window(first: ServerSample, last: ServerSample, database: str | None, share: float, own: int) -> Window | None:
+def _make_window(
+    first: ServerSample, last: ServerSample, database: str | None, share: float, own: int
+) -> Window | None:
     old = next((d for d in first.databases if d.name == database), None)
     new = next((d for d in last.databases if d.name == database), None)
     duration = last.at - first.at
@@ -346,7 +292,7 @@ def _window(first: ServerSample, last: ServerSample, database: str | None, share
     ended = [after - before for before, after in pairs if before is not None and after is not None]
     if len(ended) < len(pairs):
         return None
-    begun, still = _unfinished(first, database), _unfinished(last, database)
+    begun, still = _find_unfinished(first, database), _find_unfinished(last, database)
     # What began before the window is added whole when it ends, and what has not ended is not added at all.
     early = sum(time for key, time in begun.items() if key not in still)
     late = sum(min(time, duration) for time in still.values())
@@ -355,7 +301,7 @@ def _window(first: ServerSample, last: ServerSample, database: str | None, share
     return Window(duration, transactions / duration * share, work / duration * share)
 
 
-def _unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, float], float]:
+def _find_unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, float], float]:
     """How long each busy session has been in its state."""
     return {
         (b.pid, b.state_at): max(0.0, sample.at - b.state_at)
@@ -364,21 +310,21 @@ def _unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, f
     }
 
 
-def _mean_busy(windows: Sequence[Window]) -> float | None:
+def _average_busy(windows: Sequence[Window]) -> float | None:
     seconds = sum(window.duration for window in windows)
     return sum(window.busy * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
-def _throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
+def _find_throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
     """Acquires a second of the whole service, where pools count them; else transactions."""
-    counted = acquire_rate(observation)
+    counted = measure_acquire_rate(observation)
     if counted is not None:
-        return counted * _unlisted(observation, sessions)
+        return counted * _scale_to_backends(observation, sessions)
     seconds = sum(window.duration for window in windows)
     return sum(window.throughput * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
-def _unlisted(observation: Observation, sessions: int) -> float:
+def _scale_to_backends(observation: Observation, sessions: int) -> float:
     """How many times the connections of the pools that told their figures all the application's sessions are: the
     others, of other instances, are taken to be like them."""
     opened = [sum(pool.open or 0 for pool in snapshot.pools) for snapshot in observation.snapshots if snapshot.pools]
@@ -386,20 +332,20 @@ def _unlisted(observation: Observation, sessions: int) -> float:
     return max(1.0, sessions / most) if most else 1.0
 
 
-def _share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
+def _find_share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
     """The application's part of the database's busy connections; 1 when it is alone there, or nobody works."""
     everyone = sum(len([b for b in s.clients if b.database == database and _is_busy(b)]) for s in samples)
     return min(1.0, sum(counts) / everyone) if everyone else 1.0
 
 
-def _hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
+def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
     """Spread of one statement's time: within statements (their stddev) and between them (their means)."""
     # The server is not asked for them in every look.
     told = [sample.statements for sample in samples if sample.statements]
     if len(told) < 2:
         return None
     # Not those of other roles, poolctl's own among them.
-    users = {b.user for sample in samples for b in _of(sample, application) if b.user}
+    users = {b.user for sample in samples for b in _select_own(sample, application) if b.user}
     old = {(s.query_id, s.user, s.database): s for s in told[0]}
     calls, first, second = 0, 0.0, 0.0
     for now in told[-1]:
@@ -413,7 +359,7 @@ def _hold_cv(samples: Sequence[ServerSample], database: str | None, application:
         calls += new_calls
         first += new_time
         # The deviation is that of all calls ever, so the sums of squares are subtracted, as the sums are.
-        squares = _squares(now) - (_squares(before) if before else 0.0)
+        squares = _sum_squares(now) - (_sum_squares(before) if before else 0.0)
         second += max(squares, new_calls * mean**2)
     if calls < 2 or first <= 0:
         return None
@@ -421,7 +367,7 @@ def _hold_cv(samples: Sequence[ServerSample], database: str | None, application:
     return sqrt(max(0.0, variance)) / (first / calls)
 
 
-def _squares(statement: StatementCounters) -> float:
+def _sum_squares(statement: StatementCounters) -> float:
     """The sum of the squared times of all calls."""
     if statement.calls <= 0:
         return 0.0
@@ -438,5 +384,5 @@ def _was_reset(samples: Sequence[ServerSample]) -> bool:
     )
 
 
-def _part(backends: Sequence[Backend], is_of_it: Callable[[Backend], bool]) -> float | None:
+def _find_part(backends: Sequence[Backend], is_of_it: Callable[[Backend], bool]) -> float | None:
     return sum(map(is_of_it, backends)) / len(backends) if backends else None

@@ -16,10 +16,10 @@ OWN = "pgbouncer"
 """Its admin console, which counts as a database."""
 
 
-def seen_by_poolers(observation: Observation, figures: Figures) -> Figures | None:
+def measure_poolers(observation: Observation, figures: Figures) -> Figures | None:
     """``figures`` with the load as the PgBouncers count it, all of them together; None where they say nothing, or lend
     a connection for a whole session: then a hold is as long as the session, whatever it does."""
-    growth = list(_growth(observation))
+    growth = list(_pair_totals(observation))
     samples = [snapshot.bouncers for snapshot in observation.snapshots if snapshot.bouncers]
     transactions = sum(new.transactions - old.transactions for old, new in growth)
     if transactions <= 0 or observation.window <= 0 or any(map(_lends_for_sessions, samples[-1])):
@@ -48,7 +48,7 @@ def seen_by_poolers(observation: Observation, figures: Figures) -> Figures | Non
     )
 
 
-def _growth(observation: Observation) -> Iterator[tuple[BouncerStats, BouncerStats]]:
+def _pair_totals(observation: Observation) -> Iterator[tuple[BouncerStats, BouncerStats]]:
     """First and last totals of each database of each PgBouncer; none of one that began anew."""
     first: dict[tuple[str, str], BouncerStats] = {}
     last: dict[tuple[str, str], BouncerStats] = {}

@@ -7,9 +7,10 @@ rounding of each; a pooler puts the parts together again.
 from dataclasses import dataclass, replace
 from math import ceil
 
-from poolctl.sizing.budget import UNEVEN, Budget, Parts, WorstFleet
+from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import Demand, pools_of
+from poolctl.sizing.demand import Demand, count_pools
+from poolctl.sizing.division import UNEVEN_SHARE, Parts
 from poolctl.sizing.figures import Figures
 
 TOO_MANY = 3.0
@@ -74,7 +75,7 @@ TRANSACTION_MODE = (
 PGPOOL_MODE = "Pgpool-II does not share a server connection between connected clients: max_open counts once each"
 
 
-def pooler_of(
+def plan_pooler(
     figures: Figures,
     fleet: WorstFleet,
     budget: Budget,
@@ -95,13 +96,13 @@ def pooler_of(
     elif demand.value is not None and worst * demand.value > budget.total:
         recommended = True
         why = f"{worst} processes at worst x {demand.value} wanted = {worst * demand.value}, of {budget.total} slots"
-    elif _starves(demand, capacity, parts.share):
+    elif _is_starving(demand, capacity, parts.share):
         recommended = True
         of = f"{parts.share} of {capacity.value} useful connections"
         why = f"the split leaves each process {of}, and it needs {demand.value}"
-    elif useful and pools_of(figures) * max_open > TOO_MANY * useful:
+    elif useful and count_pools(figures) * max_open > TOO_MANY * useful:
         recommended = True
-        total = pools_of(figures) * max_open
+        total = count_pools(figures) * max_open
         why = (
             f"{total} connections in the usual fleet, where {useful} are of use: a stampede would overrun the database"
         )
@@ -110,10 +111,10 @@ def pooler_of(
     elif partition is not None and partition > 0:
         why += f"; the split costs {partition} connections ({demand.partitioned} instead of {demand.shared})"
     found = PoolerPlan(recommended, why, partition, None, None, None)
-    return with_settings(found, figures, fleet, budget, demand, capacity, parts.floor) if recommended else found
+    return add_settings(found, figures, fleet, budget, demand, capacity, parts.floor) if recommended else found
 
 
-def with_settings(
+def add_settings(
     pooler: PoolerPlan,
     figures: Figures,
     fleet: WorstFleet,
@@ -123,24 +124,24 @@ def with_settings(
     floor: int,
 ) -> PoolerPlan:
     """``pooler`` with its settings: for whoever has one already, too, though none is needed."""
-    app = _behind(figures, demand, floor)
+    app = _size_behind_pooler(figures, demand, floor)
     return replace(
         pooler,
         app_max_open=app,
-        pgbouncer=_pgbouncer(figures, fleet, budget, demand, capacity, app),
-        pgpool=_pgpool(figures, fleet, budget, app),
+        pgbouncer=_choose_pgbouncer(figures, fleet, budget, demand, capacity, app),
+        pgpool=_choose_pgpool(figures, fleet, budget, app),
         cautions=(TRANSACTION_MODE, PGPOOL_MODE),
     )
 
 
-def _starves(demand: Demand, capacity: Capacity, share: int | None) -> bool:
+def _is_starving(demand: Demand, capacity: Capacity, share: int | None) -> bool:
     """Whether one shared pool would serve everybody within the capacity, and its parts do not."""
     if share is None or demand.value is None or demand.shared is None or capacity.value is None:
         return False
-    return capacity.is_known and demand.value > share and demand.shared <= UNEVEN * capacity.value
+    return capacity.is_known and demand.value > share and demand.shared <= UNEVEN_SHARE * capacity.value
 
 
-def _behind(figures: Figures, demand: Demand, floor: int) -> int:
+def _size_behind_pooler(figures: Figures, demand: Demand, floor: int) -> int:
     """An application's pool behind a pooler bounds nothing any more: as many as its workers can hold."""
     if figures.workers is not None:
         each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
@@ -148,7 +149,7 @@ def _behind(figures: Figures, demand: Demand, floor: int) -> int:
     return max(floor, demand.value or 1)
 
 
-def _pgbouncer(
+def _choose_pgbouncer(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, app: int
 ) -> PgBouncerSettings | None:
     """One PgBouncer process, one pair of user and database. None where there is no slot at all."""
@@ -209,7 +210,7 @@ def spread(bouncer: PgBouncerSettings, processes: int, *, users: int = 1, databa
     )
 
 
-def _pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int) -> PgpoolSettings | None:
+def _choose_pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int) -> PgpoolSettings | None:
     if budget.total < 1:
         return None
     children = min(budget.total, max(1, fleet.worst_case_processes * app))

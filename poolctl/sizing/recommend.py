@@ -6,26 +6,17 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.sizing.budget import (
-    Binding,
-    Budget,
-    Division,
-    Parts,
-    WorstFleet,
-    budget_of,
-    divide,
-    floor_of,
-    most_of_workers,
-    worst_fleet,
-)
-from poolctl.sizing.capacity import Capacity, capacity_of
-from poolctl.sizing.causes import causes, most_gain, without
-from poolctl.sizing.defaults import filled
-from poolctl.sizing.demand import Demand, demand_of, pools_of
-from poolctl.sizing.doubts import doubts, interval_of, trust_of
-from poolctl.sizing.figures import Figure, Figures, hold_of
-from poolctl.sizing.lifetimes import Lifetimes, lifetimes_of
-from poolctl.sizing.pooler import pooler_of
+from poolctl.sizing.budget import Budget, WorstFleet, compute_budget, find_worst_fleet
+from poolctl.sizing.capacity import Capacity, estimate_capacity
+from poolctl.sizing.causes import bound_gain, compute_speedup, find_causes
+from poolctl.sizing.confidence import decide_trust, estimate_interval
+from poolctl.sizing.defaults import fill_defaults
+from poolctl.sizing.demand import Demand, count_pools, estimate_demand
+from poolctl.sizing.division import Binding, Division, Parts, compute_floor, count_worker_connections, divide
+from poolctl.sizing.doubts import find_doubts
+from poolctl.sizing.figures import Figure, Figures, estimate_hold
+from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes
+from poolctl.sizing.pooler import plan_pooler
 from poolctl.sizing.queueing import wait_tail
 from poolctl.sizing.recommendation import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
 from poolctl.units import format_duration, plural
@@ -34,20 +25,20 @@ from poolctl.units import format_duration, plural
 def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
     """The best answer that ``figures`` allow, or a refusal (confidence "refused", no sizes, and findings that say
     why). The same figures and seed give the same answer. Raises BadInput for a sweep in which nothing got done."""
-    figures, assumptions = filled(figures)
-    fleet = worst_fleet(figures)
-    budget = budget_of(figures, fleet)
-    demand, capacity = demand_of(figures), capacity_of(figures)
-    parts = _parts(figures, budget, demand, capacity)
+    figures, assumptions = fill_defaults(figures)
+    fleet = find_worst_fleet(figures)
+    budget = compute_budget(figures, fleet)
+    demand, capacity = estimate_demand(figures), estimate_capacity(figures)
+    parts = _collect_parts(figures, budget, demand, capacity)
     division = divide(parts)
-    findings, caps = _doubted(figures, fleet, budget, demand, capacity, parts, division)
-    interval = interval_of(figures, parts, demand, capacity, division, Random(seed))
-    trust = trust_of(division, interval, parts, demand, capacity, budget, caps)
+    findings, caps = _find_doubts(figures, fleet, budget, demand, capacity, parts, division)
+    interval = estimate_interval(figures, parts, demand, capacity, division, Random(seed))
+    trust = decide_trust(division, interval, parts, demand, capacity, budget, caps)
     is_refused = trust == "refused"
     max_open = None if is_refused else division.max_open
-    times = _lifetimes(figures, fleet, budget, demand, parts, division)
+    times = _choose_lifetimes(figures, fleet, budget, demand, parts, division)
     return Recommendation(
-        measured=_measured(figures),
+        measured=_collect_measured(figures),
         capacity=capacity,
         demand=demand,
         budget=budget,
@@ -68,14 +59,14 @@ def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
         next_binding=division.next_binding,
         verdict="refused" if is_refused and division.max_open is not None else division.verdict,
         worst_case_connections=None if max_open is None else max_open * fleet.worst_case_processes,
-        pooler=pooler_of(figures, fleet, budget, demand, capacity, parts, max_open=division.max_open or 0),
+        pooler=plan_pooler(figures, fleet, budget, demand, capacity, parts, max_open=division.max_open or 0),
         reasons=times.reasons,
         assumptions=assumptions,
         findings=worst_first(findings),
     )
 
 
-def _doubted(
+def _find_doubts(
     figures: Figures,
     fleet: WorstFleet,
     budget: Budget,
@@ -85,22 +76,22 @@ def _doubted(
     division: Division,
 ) -> tuple[list[Finding], list[Trust]]:
     """Every finding, and what each leaves of the confidence."""
-    found = [*causes(figures, budget, capacity), *doubts(figures, fleet, budget, demand, capacity)]
+    found = [*find_causes(figures, budget, capacity), *find_doubts(figures, fleet, budget, demand, capacity)]
     findings = [doubt.finding for doubt in found]
     caps = [doubt.cap for doubt in found if doubt.cap is not None]
     if division.max_open is None:
-        return [_infeasible(fleet, budget, parts), *findings], [*caps, "refused"]
+        return [_find_infeasible(fleet, budget, parts), *findings], [*caps, "refused"]
     if demand.value is not None and division.max_open < demand.value:
-        findings.append(_missed(division.max_open, demand, division))
+        findings.append(_find_missed_target(division.max_open, demand, division))
     return findings, caps
 
 
-def _lifetimes(
+def _choose_lifetimes(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, parts: Parts, division: Division
 ) -> Lifetimes:
     """Of the pool recommended; of the one there is, where no size is."""
     now = figures.current_max_open.count if figures.current_max_open is not None else 0
-    return lifetimes_of(
+    return choose_lifetimes(
         figures,
         max_open=division.max_open or max(1, now, parts.floor),
         load=demand.load,
@@ -110,21 +101,21 @@ def _lifetimes(
     )
 
 
-def _parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> Parts:
+def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> Parts:
     # A multiple of the cores says nothing of this database: it must not starve a demand that is known.
     binds = capacity.is_known or demand.value is None
     return Parts(
         demand=demand.value,
         capacity=capacity.value if binds else None,
         most=capacity.most if binds else None,
-        pools=pools_of(figures),
+        pools=count_pools(figures),
         budget=budget.value,
-        workers=most_of_workers(figures),
-        floor=floor_of(figures),
+        workers=count_worker_connections(figures),
+        floor=compute_floor(figures),
     )
 
 
-def _infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
+def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
     needed, each = fleet.worst_case_processes * parts.floor, plural(parts.floor, "connection")
     return Finding(
         code="fleet-over-budget",
@@ -150,7 +141,7 @@ _MORE: dict[Binding, str] = {
 }
 
 
-def _missed(max_open: int, demand: Demand, division: Division) -> Finding:
+def _find_missed_target(max_open: int, demand: Demand, division: Division) -> Finding:
     """What comes of a pool that is smaller than its process needs, because something else does not allow more."""
     load, hold = demand.load or 0.0, demand.hold_time
     late = wait_tail(
@@ -177,11 +168,11 @@ def _missed(max_open: int, demand: Demand, division: Division) -> Finding:
     )
 
 
-def _measured(figures: Figures) -> Measured:
+def _collect_measured(figures: Figures) -> Measured:
     def value(figure: Figure | None) -> float | None:
         return None if figure is None else figure.value
 
-    hold = hold_of(figures)
+    hold = estimate_hold(figures)
     mean = figures.parallelism or figures.parallelism_counted
     sources = {
         name: figure.origin
@@ -214,7 +205,7 @@ _OF_A_LARGER_POOL = frozenset({"demand-censored"})
 """Asks for a larger pool to measure with, which makes worse what is the problem already."""
 
 
-def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
+def refuse(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
     """``answer`` without its sizes, for the reasons in ``findings``, which come first."""
     causes = [replace(finding, severity="critical") for finding in findings]
     sizes = replace(
@@ -229,7 +220,7 @@ def refused(answer: Recommendation, findings: Sequence[Finding]) -> Recommendati
     )
 
 
-def diagnosed(
+def add_diagnosis(
     answer: Recommendation, figures: Figures, refusing: Sequence[Finding], others: Sequence[Finding]
 ) -> Recommendation:
     """``answer`` with what the diagnosis of the same look found: ``refusing`` make it a refusal, ``others`` do not.
@@ -238,15 +229,15 @@ def diagnosed(
     """
     known = {finding.code for finding in answer.findings if finding.severity != "info"}
     told = known & {"slow-database"} if answer.is_refused else set()
-    causes = [beside_the_point(each, figures, answer) for each in refusing if each.code not in told]
+    causes = [explain_refusal(each, figures, answer) for each in refusing if each.code not in told]
     named = {finding.code for finding in causes}
     kept = [each for each in answer.findings if each.code not in named]
     kept += [each for each in others if each.code not in known]
     answer = replace(answer, findings=tuple(kept))
-    return refused(answer, causes) if causes else answer
+    return refuse(answer, causes) if causes else answer
 
 
-def settled(answer: Recommendation) -> Recommendation:
+def drop_moot_findings(answer: Recommendation) -> Recommendation:
     """A refusal without the findings that are about the number which is not given, or ask for a larger pool beside a
     cause that no pool mends."""
     if not answer.is_refused:
@@ -256,10 +247,10 @@ def settled(answer: Recommendation) -> Recommendation:
     return replace(answer, findings=tuple(each for each in answer.findings if each.code not in moot))
 
 
-def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
+def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
     """``finding``, with which no size of a pool is the answer, and with both bounds: what any size could gain at most,
     and what mending it would, also where ``answer`` has them in a finding of its own."""
-    gain = most_gain(figures, answer.capacity)
+    gain = bound_gain(figures, answer.capacity)
     statement = figures.top_statement
     bounds: dict[str, Any] = {"most_gain_from_pool": gain}
     for own in answer.findings:
@@ -273,15 +264,15 @@ def beside_the_point(finding: Finding, figures: Figures, answer: Recommendation)
             "table": statement.table,
             "column": statement.column,
             "rows_read": statement.rows_read,
-            "gain_from_statement": without(statement.share),
+            "gain_from_statement": compute_speedup(statement.share),
         }
-        times = f"{without(statement.share):,.0f} times as much gets done" if statement.share >= 0.5 else ""
+        times = f"{compute_speedup(statement.share):,.0f} times as much gets done" if statement.share >= 0.5 else ""
         most = "" if gain is None else f". No pool size gains more than {gain:.0%}"
         summary += most + (f"; without the statement up to {times}" if times else "")
     return replace(finding, summary=summary, evidence={**finding.evidence, **bounds})
 
 
-def failed(answer: Recommendation, verification: "Verification") -> Recommendation:
+def reject_unverified(answer: Recommendation, verification: "Verification") -> Recommendation:
     """A recommendation that failed its own verification is none."""
     tried = answer.recommendation.max_open
     finding = Finding(
@@ -293,4 +284,4 @@ def failed(answer: Recommendation, verification: "Verification") -> Recommendati
         evidence={"max_open": tried, "engine": verification.engine},
         remedy="Look at the runs below; measure under the peak, or give the figures that are assumed",
     )
-    return refused(answer, (finding,))
+    return refuse(answer, (finding,))

@@ -6,10 +6,11 @@ from typing import Any, Literal
 
 from poolctl.diagnose.finding import Finding
 from poolctl.serialize import rebuilt
-from poolctl.sizing.budget import Binding, Bound, Budget, Verdict, WorstFleet
+from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.defaults import Assumption
 from poolctl.sizing.demand import Demand
+from poolctl.sizing.division import Binding, Bound, Verdict
 from poolctl.sizing.lifetimes import Reason
 from poolctl.sizing.pooler import PoolerPlan
 

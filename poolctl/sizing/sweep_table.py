@@ -42,8 +42,8 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     scale = 1.0
     if rows and not _is_number(rows[0][1][0]):
         number, header = rows.pop(0)
-        columns, scale = _columns(header, f"{name}, line {number}")
-    points = tuple(_point(cells, columns, scale, f"{name}, line {number}") for number, cells in rows)
+        columns, scale = _read_header(header, f"{name}, line {number}")
+    points = tuple(_read_row(cells, columns, scale, f"{name}, line {number}") for number, cells in rows)
     if len(points) < 2:
         raise BadInput(
             f"{name}: {plural(len(points), 'row')}: a sweep has two or more",
@@ -52,7 +52,7 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     return points
 
 
-def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], float]:
+def _read_header(header: Sequence[str], where: str) -> tuple[dict[str, int], float]:
     names = [cell.lower() for cell in header]
     found = {}
     for column, known in _NAMES.items():
@@ -64,7 +64,7 @@ def _columns(header: Sequence[str], where: str) -> tuple[dict[str, int], float]:
     return found, 1e-3 if "latency_ms" in names else 1.0
 
 
-def _point(cells: Sequence[str], columns: dict[str, int], scale: float, where: str) -> SweepPoint:
+def _read_row(cells: Sequence[str], columns: dict[str, int], scale: float, where: str) -> SweepPoint:
     def cell(column: str) -> str:
         at = columns.get(column)
         return cells[at] if at is not None and at < len(cells) else ""
@@ -93,7 +93,7 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def averaged(points: Iterable[SweepPoint]) -> tuple[SweepPoint, ...]:
+def average_points(points: Iterable[SweepPoint]) -> tuple[SweepPoint, ...]:
     """One point for each number of connections, ascending: the means of its rows."""
     groups: dict[int, list[SweepPoint]] = {}
     for point in points:

@@ -7,7 +7,7 @@ from poolctl.observe.snapshot import Observation, ServerSample
 from poolctl.sizing.figures import TopStatement
 
 
-def top_statement(observation: Observation) -> TopStatement | None:
+def find_top_statement(observation: Observation) -> TopStatement | None:
     """By pg_stat_statements where it is there, else by what the samples saw at work. None where neither saw any.
 
     ``column`` is a guess from the statement's text: the first that its WHERE compares.
@@ -17,7 +17,7 @@ def top_statement(observation: Observation) -> TopStatement | None:
     if not work.statement:
         return None
     table = work.table
-    calls, rows, time = _growth(facts, work.statement) if work.by_counters else (0, 0, 0.0)
+    calls, rows, time = _sum_growth(facts, work.statement) if work.by_counters else (0, 0, 0.0)
     columns = filtered_columns(work.statement) if table is not None else []
     window = facts.window
     return TopStatement(
@@ -27,12 +27,12 @@ def top_statement(observation: Observation) -> TopStatement | None:
         mean_time=time / calls if calls else None,
         table=table.name if table is not None else None,
         column=columns[0] if columns else None,
-        rows_read=_rows_read(observation.samples, table.name, calls) if table is not None else None,
+        rows_read=_estimate_rows_read(observation.samples, table.name, calls) if table is not None else None,
         rows_returned=rows / calls if calls else None,
     )
 
 
-def _growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
+def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
     """Calls, rows and seconds of that statement within the window."""
     samples = [sample for sample in facts.samples if sample.statements]
     before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
@@ -47,7 +47,7 @@ def _growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
     return calls, rows, time
 
 
-def _rows_read(samples: tuple[ServerSample, ...], table: str, calls: int) -> float | None:
+def _estimate_rows_read(samples: tuple[ServerSample, ...], table: str, calls: int) -> float | None:
     """By one call: what scans from end to end read in the window, by calls of the statement, else by scans."""
     seen = [each for sample in samples for each in sample.tables if each.name == table]
     if len(seen) < 2:

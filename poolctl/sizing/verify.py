@@ -13,8 +13,8 @@ from typing import Any
 from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import Summary
 from poolctl.scenario.scenario import Scenario, parse_scenario
-from poolctl.sizing.demand import pools_of
-from poolctl.sizing.figures import Figures, hold_of
+from poolctl.sizing.demand import count_pools
+from poolctl.sizing.figures import Figures, estimate_hold
 from poolctl.sizing.recommendation import Recommendation
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
@@ -73,8 +73,8 @@ class Verification:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "swept": [_plain(outcome) for outcome in self.swept],
-            "moments": [_plain(outcome) for outcome in self.moments],
+            "swept": [_write_outcome(outcome) for outcome in self.swept],
+            "moments": [_write_outcome(outcome) for outcome in self.moments],
             "throughput_share_of_best": self.throughput_share_of_best,
             "passed": self.passed,
             "failures": list(self.failures),
@@ -84,7 +84,7 @@ class Verification:
 
 
 @dataclass(frozen=True, slots=True)
-class _Setting:
+class _TrialSetting:
     """What all trials of one verification have in common."""
 
     figures: Figures
@@ -98,12 +98,12 @@ class _Setting:
         duration = min(max(REQUESTS / self.rate, SHORTEST), LONGEST)
         values: dict[str, Any] = {
             "name": name,
-            "database": _database(self.figures),
-            "pool": _pool(self.answer, self.kind, max_open),
+            "database": _write_database(self.figures),
+            "pool": _write_pool(self.answer, self.kind, max_open),
             "load": {
                 "instances": instances,
                 "rate": self.rate / instances,
-                **_holds(self.figures, self.hold),
+                **_write_holds(self.figures, self.hold),
                 "connections_per_request": _count(self.figures, "connections_per_request", 1),
                 "duration": duration,
                 "drain": "10s",
@@ -118,16 +118,16 @@ class _Setting:
         return Trial(name, moment, max_open, is_current, parse_scenario(values))
 
 
-def trials(figures: Figures, answer: Recommendation, kind: str = "database/sql") -> tuple[Trial, ...]:
-    """What to run for ``answer``, made from ``figures`` with their defaults filled in (``defaults.filled``).
+def plan_trials(figures: Figures, answer: Recommendation, kind: str = "database/sql") -> tuple[Trial, ...]:
+    """What to run for ``answer``, made from ``figures`` with their defaults filled in (``defaults.fill_defaults``).
 
     ``kind``: the pool, as scenarios name it. Empty where the load is not known: then nothing can be verified.
     """
-    max_open, rate, hold = answer.recommendation.max_open, _fleet_rate(figures), hold_of(figures)
+    max_open, rate, hold = answer.recommendation.max_open, _find_fleet_rate(figures), estimate_hold(figures)
     if max_open is None or rate is None or hold is None or rate <= 0 or hold.value <= 0:
         return ()
-    setting = _Setting(figures, answer, kind if kind in LIBRARIES else "database/sql", rate, hold.value)
-    steady, worst = pools_of(figures), answer.fleet.worst_case_processes
+    setting = _TrialSetting(figures, answer, kind if kind in LIBRARIES else "database/sql", rate, hold.value)
+    steady, worst = count_pools(figures), answer.fleet.worst_case_processes
     least = _count(figures, "connections_per_request", 1)
     sizes = sorted({max(least, round(max_open * times)) for times in SWEPT} | {max_open})
     found = [setting.trial(f"max_open {size}", "steady", size, steady) for size in sizes]
@@ -154,12 +154,12 @@ def judge(
     notes: Sequence[str] = (),
     engine: str = "model",
 ) -> Verification:
-    """What the runs of ``trials`` say. A run that was cut off is not among them; without any, nothing has passed.
+    """What the runs of ``plan_trials`` say. A run that was cut off is not among them; without any, nothing has passed.
 
     The wait target is only asked for where demand decided: where slots, capacity or workers bind, the answer itself
     says that it cannot be met.
     """
-    outcomes = [outcome_of(trial, summary) for trial, summary in runs]
+    outcomes = [summarize_trial(trial, summary) for trial, summary in runs]
     own = [outcome for outcome in outcomes if not outcome.is_current]
     swept = tuple(outcome for outcome in own if outcome.moment == "steady")
     chosen = next((outcome for outcome in swept if outcome.max_open == answer.recommendation.max_open), None)
@@ -168,11 +168,11 @@ def judge(
     best = max(outcome.throughput for outcome in swept)
     share = chosen.throughput / best if best > 0 else None
     moments = tuple(outcome for outcome in outcomes if outcome.moment != "steady" or outcome.is_current)
-    failures = tuple(_failures(answer, chosen, share, [*own], wait_target))
+    failures = tuple(_find_failures(answer, chosen, share, [*own], wait_target))
     return Verification(swept, moments, share, not failures, failures, tuple(notes), engine)
 
 
-def outcome_of(trial: Trial, summary: Summary) -> TrialOutcome:
+def summarize_trial(trial: Trial, summary: Summary) -> TrialOutcome:
     again = max(0, summary.connections.opened - summary.connections.peak_open)
     return TrialOutcome(
         trial.name,
@@ -188,7 +188,7 @@ def outcome_of(trial: Trial, summary: Summary) -> TrialOutcome:
     )
 
 
-def _failures(
+def _find_failures(
     answer: Recommendation,
     chosen: TrialOutcome,
     share: float | None,
@@ -212,7 +212,7 @@ def _failures(
     return found
 
 
-def _database(figures: Figures) -> dict[str, Any]:
+def _write_database(figures: Figures) -> dict[str, Any]:
     """The slots that are for this service, and the processors where they are known."""
     taken = _count(figures, "other_connections", 0)
     reserved = _count(figures, "superuser_reserved", 3) + _count(figures, "reserved", 0)
@@ -226,7 +226,7 @@ def _database(figures: Figures) -> dict[str, Any]:
     return database
 
 
-def _pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
+def _write_pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
     """The recommended settings as far as this pool has them. Another size keeps its idle connections in proportion."""
     sizes = answer.recommendation
     recommended = sizes.max_open or max_open
@@ -243,13 +243,13 @@ def _pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
 
 def _is_bound_by_cores(figures: Figures) -> bool:
     """Whether the processors are busy enough to slow the load down; below that the hold is as it was measured."""
-    rate = _fleet_rate(figures)
+    rate = _find_fleet_rate(figures)
     if figures.cores is None or figures.cpu_time is None or rate is None:
         return False
     return rate * figures.cpu_time.value >= 0.5 * figures.cores.value
 
 
-def _holds(figures: Figures, hold: float) -> dict[str, Any]:
+def _write_holds(figures: Figures, hold: float) -> dict[str, Any]:
     """The hold, and the part of it that needs no core, where cores matter.
 
     The model draws both by themselves, so the second is made constant and the first varies by the work alone.
@@ -257,11 +257,11 @@ def _holds(figures: Figures, hold: float) -> dict[str, Any]:
     cv = figures.hold_cv.value if figures.hold_cv is not None else 1.0
     work = figures.cpu_time.value if figures.cpu_time is not None else hold
     if not _is_bound_by_cores(figures) or work >= hold:
-        return {"hold": _distribution(hold, cv)}
-    return {"hold": _distribution(hold, work / hold), "hold_outside": _distribution(hold - work, 0.0)}
+        return {"hold": _write_distribution(hold, cv)}
+    return {"hold": _write_distribution(hold, work / hold), "hold_outside": _write_distribution(hold - work, 0.0)}
 
 
-def _distribution(mean: float, cv: float) -> dict[str, Any]:
+def _write_distribution(mean: float, cv: float) -> dict[str, Any]:
     if cv < 0.05:
         return {"distribution": "constant", "mean": mean}
     if 0.9 <= cv <= 1.1:
@@ -269,7 +269,7 @@ def _distribution(mean: float, cv: float) -> dict[str, Any]:
     return {"distribution": "lognormal", "mean": mean, "cv": cv}
 
 
-def _fleet_rate(figures: Figures) -> float | None:
+def _find_fleet_rate(figures: Figures) -> float | None:
     if figures.arrival_rate is not None:
         return figures.arrival_rate.value * _count(figures, "instances", 1)
     return figures.throughput.value if figures.throughput is not None else None
@@ -280,5 +280,5 @@ def _count(figures: Figures, name: str, default: int) -> int:
     return default if figure is None else int(figure.value)
 
 
-def _plain(outcome: TrialOutcome) -> dict[str, Any]:
+def _write_outcome(outcome: TrialOutcome) -> dict[str, Any]:
     return {name: getattr(outcome, name) for name in TrialOutcome.__slots__}

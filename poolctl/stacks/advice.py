@@ -5,16 +5,16 @@ Decides what an application's pool becomes where a pooler's block is asked for b
 
 from collections.abc import Sequence
 
-from poolctl.sizing.budget import floor_of
+from poolctl.sizing.division import compute_floor
 from poolctl.sizing.figures import Figures
-from poolctl.sizing.pooler import PoolerPlan, with_settings
+from poolctl.sizing.pooler import PoolerPlan, add_settings
 from poolctl.sizing.recommendation import Recommendation
 from poolctl.stacks.registry import find_stack, render
 from poolctl.stacks.settings import PoolAdvice, PoolerAdvice
 from poolctl.stacks.stack import Config
 
 
-def configs_of(answer: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
+def write_configs(answer: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
     """The blocks for ``stacks``, in that order, and a note about them, "" when they need none.
 
     ``figures``: with their defaults filled in. None where the answer is a refusal, or no slot is left for a pooler.
@@ -23,20 +23,20 @@ def configs_of(answer: Recommendation, figures: Figures, stacks: Sequence[str]) 
     found = [find_stack(name) for name in stacks]
     if answer.is_refused or answer.recommendation.max_open is None:
         return (), "No configuration is written for a refusal" if found else ""
-    pooler = _pooler(answer, figures)
+    pooler = _complete_pooler(answer, figures)
     behind = answer.pooler.recommended and any(stack.is_pooler for stack in found)
     most = pooler.app_max_open if behind else None
     configs: list[Config] = []
     for stack in found:
         if not stack.is_pooler:
-            configs.append(render(stack.name, pool_advice(answer, max_open=most)))
-        elif (advice := pooler_advice(pooler, figures)) is not None:
+            configs.append(render(stack.name, advise_pool(answer, max_open=most)))
+        elif (advice := advise_pooler(pooler, figures)) is not None:
             configs.append(render(stack.name, advice))
     note = f"The applications' blocks are for behind the pooler: max_open {most} in each process" if most else ""
     return tuple(configs), note
 
 
-def pool_advice(answer: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
+def advise_pool(answer: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
     """For the pool of each process; ``max_open`` None: the recommended one. Raises ValueError for a refusal.
 
     A recommendation's jitter comes on top of its lifetime, an advice's is a share of the longest life: both mean that
@@ -60,7 +60,7 @@ def pool_advice(answer: Recommendation, *, max_open: int | None = None) -> PoolA
     )
 
 
-def pooler_advice(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
+def advise_pooler(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
     """None where there is no slot for a pooler at all."""
     bouncer, pgpool = pooler.pgbouncer, pooler.pgpool
     if bouncer is None:
@@ -81,8 +81,8 @@ def pooler_advice(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
     )
 
 
-def _pooler(answer: Recommendation, figures: Figures) -> PoolerPlan:
+def _complete_pooler(answer: Recommendation, figures: Figures) -> PoolerPlan:
     if answer.pooler.pgbouncer is not None:
         return answer.pooler
     parts = (answer.fleet, answer.budget, answer.demand, answer.capacity)
-    return with_settings(answer.pooler, figures, *parts, floor_of(figures))
+    return add_settings(answer.pooler, figures, *parts, compute_floor(figures))

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import seconds
+from poolctl.stacks.spelling import format_seconds
 from poolctl.stacks.stack import Stack
 
 
 def _write(advice: PoolAdvice) -> Iterator[str]:
-    idle = "0" if advice.max_idle_time is None else seconds(advice.max_idle_time)
+    idle = "0" if advice.max_idle_time is None else format_seconds(advice.max_idle_time)
     yield "import asyncpg, os"
     yield ""
     yield "async def open_pool():"
@@ -23,11 +23,11 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if advice.acquire_timeout is None:
         yield "    async with pool.acquire() as connection:  # waits for ever"
     else:
-        limit = seconds(advice.acquire_timeout)
+        limit = format_seconds(advice.acquire_timeout)
         yield f"    async with pool.acquire(timeout={limit}) as connection:  # the pool has none"
     yield '        return await connection.fetchval("SELECT 1")'
     if advice.max_lifetime is not None:
-        age = seconds(advice.max_lifetime)
+        age = format_seconds(advice.max_lifetime)
         yield f"# It has no lifetime: let a task await pool.expire_connections() every {age} s, which reopens each one"
         yield "# at its next acquire."
 

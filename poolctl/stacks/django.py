@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from poolctl.stacks.psycopg_pool import settings
+from poolctl.stacks.psycopg_pool import list_settings
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import whole_seconds
+from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -14,7 +14,7 @@ def _pool(advice: PoolAdvice) -> Iterator[str]:
     yield 'DATABASES["default"]["CONN_MAX_AGE"] = 0  # with any other value the pool is refused'
     yield 'DATABASES["default"]["CONN_HEALTH_CHECKS"] = True'
     yield 'DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {'
-    for name, value, remark in settings(advice):
+    for name, value, remark in list_settings(advice):
         yield f'    "{name}": {value},' + (f"  # {remark}" if remark else "")
     yield "}"
 
@@ -27,7 +27,7 @@ def _persistent(advice: PoolAdvice) -> Iterator[str]:
     if advice.max_lifetime is None:
         yield '    "CONN_MAX_AGE": None,  # for ever; 0 would open one for each request'
     else:
-        age = whole_seconds(advice.max_lifetime)
+        age = round_seconds(advice.max_lifetime)
         yield f'    "CONN_MAX_AGE": {age},  # seconds, looked at with each request; no jitter'
     yield '    "CONN_HEALTH_CHECKS": True,  # without it the first request after a failover fails'
     yield "}"

@@ -8,7 +8,7 @@ lifetime's next tick (golang/go issue 45993).
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import go_duration
+from poolctl.stacks.spelling import format_go_duration
 from poolctl.stacks.stack import Stack
 
 
@@ -20,21 +20,21 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if advice.max_lifetime is None:
         yield "db.SetConnMaxLifetime(0) // off"
     elif advice.jitter_time:
-        lifetime = _within(go_duration(advice.max_lifetime))
+        lifetime = _within(format_go_duration(advice.max_lifetime))
         yield "// database/sql has no jitter: each process draws its own lifetime (rand is math/rand/v2)."
-        drawn = _within(go_duration(advice.jitter_time))
+        drawn = _within(format_go_duration(advice.jitter_time))
         yield f"db.SetConnMaxLifetime({lifetime} - rand.N({drawn}))"
     else:
-        yield f"db.SetConnMaxLifetime({go_duration(advice.max_lifetime)})"
+        yield f"db.SetConnMaxLifetime({format_go_duration(advice.max_lifetime)})"
     if advice.max_idle_time is None:
         yield "db.SetConnMaxIdleTime(0) // off"
     else:
-        yield f"db.SetConnMaxIdleTime({go_duration(advice.max_idle_time)})"
+        yield f"db.SetConnMaxIdleTime({format_go_duration(advice.max_idle_time)})"
     if advice.acquire_timeout is None:
         yield "// An acquire waits for as long as the context of its caller."
     else:
         yield "// Only the caller's context ends the wait for a connection, and with it the query:"
-        yield f"//   ctx, cancel := context.WithTimeout(ctx, {_within(go_duration(advice.acquire_timeout))})"
+        yield f"//   ctx, cancel := context.WithTimeout(ctx, {_within(format_go_duration(advice.acquire_timeout))})"
         yield "//   defer cancel()"
     if advice.min_idle:
         yield f"// No setting keeps {advice.min_idle} ready: they open with the first requests."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import grouped, milliseconds
+from poolctl.stacks.spelling import group_digits, round_milliseconds
 from poolctl.stacks.stack import Stack
 
 _LIVES_LEAST = 30_000
@@ -35,7 +35,7 @@ def _times(advice: PoolAdvice) -> _Times:
 
 
 def _at_least(least: int, time: float | None) -> int:
-    return 0 if time is None else max(least, milliseconds(time))
+    return 0 if time is None else max(least, round_milliseconds(time))
 
 
 def _jitter(advice: PoolAdvice) -> str:
@@ -58,9 +58,9 @@ def _java(advice: PoolAdvice) -> Iterator[str]:
     yield f"config.setMinimumIdle({advice.min_idle}); // not set it is the maximum: a pool of fixed size"
     if jitter := _jitter(advice):
         yield f"// {jitter}"
-    yield f"config.setMaxLifetime({grouped(times.lifetime)});{_off(times.lifetime, ' // 0 is off')}"
-    yield f"config.setIdleTimeout({grouped(times.idle)});{_off(times.idle, ' // 0 is off')}"
-    yield f"config.setConnectionTimeout({grouped(times.timeout)});{_off(times.timeout, ' // 0 waits for ever')}"
+    yield f"config.setMaxLifetime({group_digits(times.lifetime)});{_off(times.lifetime, ' // 0 is off')}"
+    yield f"config.setIdleTimeout({group_digits(times.idle)});{_off(times.idle, ' // 0 is off')}"
+    yield f"config.setConnectionTimeout({group_digits(times.timeout)});{_off(times.timeout, ' // 0 waits for ever')}"
     yield "HikariDataSource dataSource = new HikariDataSource(config);"
 
 

@@ -6,7 +6,7 @@ For the first two Spring Boot's names are written, whose ${random.long[...]} dra
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import milliseconds, whole_seconds
+from poolctl.stacks.spelling import round_milliseconds, round_seconds
 from poolctl.stacks.stack import Stack
 
 _TOMCAT = "spring.datasource.tomcat"
@@ -17,7 +17,7 @@ def _drawn(advice: PoolAdvice) -> str:
     """Milliseconds of the lifetime, drawn anew by each process where there is a jitter to draw."""
     assert advice.max_lifetime is not None
     assert advice.least_lifetime is not None
-    shortest, longest = milliseconds(advice.least_lifetime), milliseconds(advice.max_lifetime)
+    shortest, longest = round_milliseconds(advice.least_lifetime), round_milliseconds(advice.max_lifetime)
     return f"{longest}" if shortest == longest else f"${{random.long[{shortest},{longest}]}}"
 
 
@@ -34,8 +34,8 @@ def _tomcat(advice: PoolAdvice) -> Iterator[str]:
         yield f"{_TOMCAT}.time-between-eviction-runs-millis=-1"
     else:
         yield "# While the sweep runs (it does by default) max-idle is not looked at."
-        yield f"{_TOMCAT}.min-evictable-idle-time-millis={milliseconds(advice.max_idle_time)}"
-    yield f"{_TOMCAT}.max-wait={-1 if advice.acquire_timeout is None else milliseconds(advice.acquire_timeout)}"
+        yield f"{_TOMCAT}.min-evictable-idle-time-millis={round_milliseconds(advice.max_idle_time)}"
+    yield f"{_TOMCAT}.max-wait={-1 if advice.acquire_timeout is None else round_milliseconds(advice.acquire_timeout)}"
     yield f"# Unless {_TOMCAT}.rollback-on-return=true the next user inherits an open transaction."
 
 
@@ -51,13 +51,14 @@ def _dbcp2(advice: PoolAdvice) -> Iterator[str]:
         yield f"{_DBCP2}.time-between-eviction-runs-millis={30_000 if advice.min_idle else -1}"
         yield f"{_DBCP2}.min-evictable-idle-time-millis=-1"
     else:
-        idle = milliseconds(advice.max_idle_time)
+        idle = round_milliseconds(advice.max_idle_time)
         yield f"{_DBCP2}.time-between-eviction-runs-millis={min(30_000, idle)}"
         yield f"{_DBCP2}.min-evictable-idle-time-millis=-1"
         yield "# soft: down to min-idle and not below it."
         yield f"{_DBCP2}.soft-min-evictable-idle-time-millis={idle}"
     yield "# Not given it is -1: an acquire waits for ever."
-    yield f"{_DBCP2}.max-wait-millis={-1 if advice.acquire_timeout is None else milliseconds(advice.acquire_timeout)}"
+    wait = -1 if advice.acquire_timeout is None else round_milliseconds(advice.acquire_timeout)
+    yield f"{_DBCP2}.max-wait-millis={wait}"
 
 
 def _c3p0(advice: PoolAdvice) -> Iterator[str]:
@@ -67,14 +68,14 @@ def _c3p0(advice: PoolAdvice) -> Iterator[str]:
     yield f"c3p0.initialPoolSize={advice.min_idle}"
     yield "# Not given it is 3: connections are opened in threes."
     yield "c3p0.acquireIncrement=1"
-    yield f"c3p0.maxConnectionAge={0 if advice.max_lifetime is None else whole_seconds(advice.max_lifetime)}"
+    yield f"c3p0.maxConnectionAge={0 if advice.max_lifetime is None else round_seconds(advice.max_lifetime)}"
     if advice.least_lifetime is not None and advice.jitter_time:
-        shortest = whole_seconds(advice.least_lifetime)
+        shortest = round_seconds(advice.least_lifetime)
         yield f"# It has no jitter: give each process its own from {shortest} up, as -Dc3p0.maxConnectionAge=..."
     yield "# maxIdleTime would close those within minPoolSize as well."
-    idle = 0 if advice.max_idle_time is None else whole_seconds(advice.max_idle_time)
+    idle = 0 if advice.max_idle_time is None else round_seconds(advice.max_idle_time)
     yield f"c3p0.maxIdleTimeExcessConnections={idle}"
-    yield f"c3p0.checkoutTimeout={0 if advice.acquire_timeout is None else milliseconds(advice.acquire_timeout)}"
+    yield f"c3p0.checkoutTimeout={0 if advice.acquire_timeout is None else round_milliseconds(advice.acquire_timeout)}"
 
 
 TOMCAT = Stack(

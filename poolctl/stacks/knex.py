@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import LONGEST_JS_TIMER, milliseconds
+from poolctl.stacks.spelling import LONGEST_JS_TIMER, round_milliseconds
 from poolctl.stacks.stack import Stack
 
 
@@ -17,9 +17,10 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield f"    max: {advice.max_open},"
     yield f"    idleTimeoutMillis: {_timer(advice.max_idle_time)}"
     if advice.least_lifetime is not None:
-        yield f"    maxConnectionLifetimeMillis: {milliseconds(advice.least_lifetime)}, // knex 3.2 and later"
+        yield f"    maxConnectionLifetimeMillis: {round_milliseconds(advice.least_lifetime)}, // knex 3.2 and later"
         if advice.jitter_time:
-            yield f"    maxConnectionLifetimeJitterMillis: {milliseconds(advice.jitter_time)}, // added to the lifetime"
+            jitter = round_milliseconds(advice.jitter_time)
+            yield f"    maxConnectionLifetimeJitterMillis: {jitter}, // added to the lifetime"
     yield "  },"
     yield "};"
     yield "// In a transaction each query needs .transacting(trx): one without takes a second connection,"
@@ -29,7 +30,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
 def _timer(time: float | None) -> str:
     if time is None:
         return f"{LONGEST_JS_TIMER}, // the longest, 25 days: 0 throws"
-    return f"{min(milliseconds(time), LONGEST_JS_TIMER)},"
+    return f"{min(round_milliseconds(time), LONGEST_JS_TIMER)},"
 
 
 STACK = Stack(

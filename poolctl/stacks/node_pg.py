@@ -6,35 +6,37 @@ Times are milliseconds, except the lifetime. 0 is off for each of them; not give
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import LONGEST_JS_TIMER, milliseconds, whole_seconds
+from poolctl.stacks.spelling import LONGEST_JS_TIMER, round_milliseconds, round_seconds
 from poolctl.stacks.stack import Stack
 
 _LONGEST_LIFETIME = LONGEST_JS_TIMER // 1000
 
 
-def timer(time: float | None) -> int:
+def round_timer(time: float | None) -> int:
     """Milliseconds for a JavaScript timer; 0 is off, and so is a time that the timer could not hold."""
-    if time is None or milliseconds(time) > LONGEST_JS_TIMER:
+    if time is None or round_milliseconds(time) > LONGEST_JS_TIMER:
         return 0
-    return milliseconds(time)
+    return round_milliseconds(time)
 
 
 def _idle(advice: PoolAdvice) -> Iterator[str]:
     if advice.min_idle:
         yield f"min: {advice.min_idle}, // spared by idleTimeoutMillis; nothing is opened ahead"
-    yield f"idleTimeoutMillis: {timer(advice.max_idle_time)}," + (" // 0 is off" if not advice.max_idle_time else "")
+    yield f"idleTimeoutMillis: {round_timer(advice.max_idle_time)}," + (
+        " // 0 is off" if not advice.max_idle_time else ""
+    )
     lifetime, jitter = advice.max_lifetime, round(advice.jitter_time)
     if lifetime is None or lifetime > _LONGEST_LIFETIME:
         yield "maxLifetimeSeconds: 0, // 0 is off"
     elif jitter:
-        longest = whole_seconds(lifetime)
+        longest = round_seconds(lifetime)
         yield f"maxLifetimeSeconds: {longest} - Math.floor(Math.random() * {jitter}), // seconds; no jitter of its own"
     else:
-        yield f"maxLifetimeSeconds: {whole_seconds(lifetime)}, // seconds, unlike the others"
+        yield f"maxLifetimeSeconds: {round_seconds(lifetime)}, // seconds, unlike the others"
 
 
 def _patience(advice: PoolAdvice) -> str:
-    limit = timer(advice.acquire_timeout)
+    limit = round_timer(advice.acquire_timeout)
     return f"{limit}, // for the queue, and again for opening" if limit else "0, // 0 waits for ever"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import whole_seconds
+from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
 _LOOKS_EVERY = 10
@@ -23,12 +23,12 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if lifetime is None:
         yield "    ConnectionLifetime = 0, // 0 is off; since 9 it is an hour when not given"
     elif jitter:
-        longest = whole_seconds(lifetime)
+        longest = round_seconds(lifetime)
         yield f"    ConnectionLifetime = {longest} - Random.Shared.Next({jitter}), // seconds; no jitter of its own"
     else:
-        yield f"    ConnectionLifetime = {whole_seconds(lifetime)}, // seconds"
+        yield f"    ConnectionLifetime = {round_seconds(lifetime)}, // seconds"
     if advice.max_idle_time is not None:
-        idle = whole_seconds(advice.max_idle_time)
+        idle = round_seconds(advice.max_idle_time)
         yield f"    ConnectionIdleLifetime = {idle},"
         if idle < _LOOKS_EVERY:
             yield f"    ConnectionPruningInterval = {idle}, // not above the idle lifetime"
@@ -41,7 +41,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
 def _timeout(time: float | None) -> str:
     if time is None:
         return f"{_LONGEST_TIMEOUT}, // the most that it takes; the limit of opening a connection as well"
-    return f"{min(whole_seconds(time), _LONGEST_TIMEOUT)}, // the limit of opening a connection as well"
+    return f"{min(round_seconds(time), _LONGEST_TIMEOUT)}, // the limit of opening a connection as well"
 
 
 STACK = Stack(

@@ -3,13 +3,13 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import FOR_EVER, milliseconds, whole_seconds
+from poolctl.stacks.spelling import FOR_EVER, round_milliseconds, round_seconds
 from poolctl.stacks.stack import Stack
 
 
 def _write(advice: PoolerAdvice) -> Iterator[str]:
-    wait = 0 if advice.query_wait_timeout is None else milliseconds(advice.query_wait_timeout)
-    idle = 0 if advice.server_idle_timeout is None else whole_seconds(advice.server_idle_timeout)
+    wait = 0 if advice.query_wait_timeout is None else round_milliseconds(advice.query_wait_timeout)
+    idle = 0 if advice.server_idle_timeout is None else round_seconds(advice.server_idle_timeout)
     yield "# Into the route that is there; each route, a user of a database, has such a pool."
     yield 'database "app" {'
     yield '\tuser "app" {'
@@ -20,7 +20,7 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield "\t\t# Milliseconds; the others are seconds. 0 waits for ever."
     yield f"\t\tpool_timeout {wait}"
     yield f"\t\tpool_ttl {idle}"
-    yield f"\t\tserver_lifetime {whole_seconds(advice.server_lifetime or FOR_EVER)}"
+    yield f"\t\tserver_lifetime {round_seconds(advice.server_lifetime or FOR_EVER)}"
     yield f"\t\tclient_max {advice.max_client_conn}"
     yield "\t}"
     yield "}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import FOR_EVER, seconds
+from poolctl.stacks.spelling import FOR_EVER, format_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -16,18 +16,18 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield f"default_pool_size = {advice.default_pool_size}"
     yield f"reserve_pool_size = {advice.reserve_pool_size}"
     if advice.reserve_pool_size:
-        yield f"reserve_pool_timeout = {seconds(advice.reserve_pool_timeout)}"
+        yield f"reserve_pool_timeout = {format_seconds(advice.reserve_pool_timeout)}"
     yield f"min_pool_size = {advice.min_pool_size}"
     yield f"max_db_connections = {advice.max_db_connections or 0}"
     yield "; Clients; needs as many open files (ulimit -n) and those of the servers on top."
     yield f"max_client_conn = {advice.max_client_conn}"
     yield f"query_wait_timeout = {_off_is_0(advice.query_wait_timeout)}"
-    yield f"server_lifetime = {seconds(advice.server_lifetime or FOR_EVER)}"
+    yield f"server_lifetime = {format_seconds(advice.server_lifetime or FOR_EVER)}"
     yield f"server_idle_timeout = {_off_is_0(advice.server_idle_timeout)}"
 
 
 def _off_is_0(time: float | None) -> str:
-    return "0" if time is None else seconds(time)
+    return "0" if time is None else format_seconds(time)
 
 
 STACK = Stack(

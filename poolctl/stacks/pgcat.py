@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import FOR_EVER, milliseconds
+from poolctl.stacks.spelling import FOR_EVER, round_milliseconds
 from poolctl.stacks.stack import Stack
 
 
@@ -26,7 +26,7 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
 
 
 def _limit(time: float | None) -> int:
-    return milliseconds(FOR_EVER if time is None else time)
+    return round_milliseconds(FOR_EVER if time is None else time)
 
 
 STACK = Stack(

@@ -6,7 +6,7 @@ connection_life_time counts from when the client left, so it is poolctl's idle t
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import whole_seconds
+from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -18,7 +18,7 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield "# Pairs of user and database that each child keeps."
     yield f"max_pool = {cached}"
     yield "# Seconds since a client left: an idle time, whatever its name says. 0 is off."
-    idle = 0 if advice.server_idle_timeout is None else whole_seconds(advice.server_idle_timeout)
+    idle = 0 if advice.server_idle_timeout is None else round_seconds(advice.server_idle_timeout)
     yield f"connection_life_time = {idle}"
     if advice.server_lifetime is not None:
         yield "# No lifetime: child_max_connections, which ends a child after so many clients, is the nearest."

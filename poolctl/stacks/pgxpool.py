@@ -7,7 +7,7 @@ Its jitter comes on top of the lifetime, so the lifetime that is set is the shor
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import FOR_EVER, go_duration
+from poolctl.stacks.spelling import FOR_EVER, format_go_duration
 from poolctl.stacks.stack import Stack
 
 
@@ -19,21 +19,22 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield f"config.MaxConns = {advice.max_open}"
     yield f"config.MinIdleConns = {advice.min_idle}"
     if advice.least_lifetime is None:
-        yield f"config.MaxConnLifetime = {go_duration(FOR_EVER)} // there is no off: 0 opens a new one for each use"
+        longest = format_go_duration(FOR_EVER)
+        yield f"config.MaxConnLifetime = {longest} // there is no off: 0 opens a new one for each use"
     else:
-        yield f"config.MaxConnLifetime = {go_duration(advice.least_lifetime)}"
+        yield f"config.MaxConnLifetime = {format_go_duration(advice.least_lifetime)}"
         if advice.jitter_time:
-            jitter = go_duration(max(1, round(advice.jitter_time)))
+            jitter = format_go_duration(max(1, round(advice.jitter_time)))
             yield f"config.MaxConnLifetimeJitter = {jitter} // added to the lifetime; not set it is 0"
     if advice.max_idle_time is None:
-        yield f"config.MaxConnIdleTime = {go_duration(FOR_EVER)} // there is no off"
+        yield f"config.MaxConnIdleTime = {format_go_duration(FOR_EVER)} // there is no off"
     else:
-        yield f"config.MaxConnIdleTime = {go_duration(advice.max_idle_time)}"
+        yield f"config.MaxConnIdleTime = {format_go_duration(advice.max_idle_time)}"
     yield "pool, err := pgxpool.NewWithConfig(context.Background(), config)"
     if advice.acquire_timeout is None:
         yield "// An acquire waits for as long as the context of its caller."
     else:
-        limit = go_duration(advice.acquire_timeout)
+        limit = format_go_duration(advice.acquire_timeout)
         yield f"// Only a context ends the wait: ctx, cancel := context.WithTimeout(ctx, {limit})"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import whole_seconds
+from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -22,7 +22,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
 
 
 def _off_is_0(time: float | None) -> int:
-    return 0 if time is None else whole_seconds(time)
+    return 0 if time is None else round_seconds(time)
 
 
 STACK = Stack(

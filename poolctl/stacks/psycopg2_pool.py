@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import seconds
+from poolctl.stacks.spelling import format_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -21,7 +21,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if advice.acquire_timeout is None:
         yield "    slots.acquire()"
     else:
-        yield f"    if not slots.acquire(timeout={seconds(advice.acquire_timeout)}):"
+        yield f"    if not slots.acquire(timeout={format_seconds(advice.acquire_timeout)}):"
         yield '        raise TimeoutError("no free database connection")'
     yield "    try:"
     yield "        connection = pool.getconn()"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import FOR_EVER, seconds, whole_seconds
+from poolctl.stacks.spelling import FOR_EVER, format_seconds, round_seconds
 from poolctl.stacks.stack import Stack
 
 _EACH = "# Into the entry that is there. A pool a process: no fewer than its threads (Puma, Sidekiq) use."
@@ -13,11 +13,11 @@ def _timeouts(advice: PoolAdvice) -> Iterator[str]:
     if advice.max_idle_time is None:
         yield "  idle_timeout: 0 # off"
     else:
-        yield f"  idle_timeout: {seconds(advice.max_idle_time)}"
+        yield f"  idle_timeout: {format_seconds(advice.max_idle_time)}"
     if advice.acquire_timeout is None:
-        yield f"  checkout_timeout: {seconds(FOR_EVER)} # there is no off"
+        yield f"  checkout_timeout: {format_seconds(FOR_EVER)} # there is no off"
     else:
-        yield f"  checkout_timeout: {seconds(advice.acquire_timeout)}"
+        yield f"  checkout_timeout: {format_seconds(advice.acquire_timeout)}"
 
 
 def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
@@ -29,7 +29,7 @@ def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
         yield "  # max_age is not given: off"
     else:
         # Whole: it cuts off the fraction, and 0 would be off.
-        yield f"  max_age: {whole_seconds(advice.max_lifetime)}"
+        yield f"  max_age: {round_seconds(advice.max_lifetime)}"
         yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; not given it is 0.2"
     yield from _timeouts(advice)
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import whole_seconds
+from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
 _LONGEST_BORROW = 300
@@ -23,7 +23,7 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
         yield f"# {slots} of {advice.max_connections} connections."
         yield f"percent={percent}"
     patience = advice.query_wait_timeout
-    wait = _LONGEST_BORROW if patience is None else min(whole_seconds(patience), _LONGEST_BORROW)
+    wait = _LONGEST_BORROW if patience is None else min(round_seconds(patience), _LONGEST_BORROW)
     yield 'aws rds modify-db-proxy-target-group --db-proxy-name "$PROXY" --target-group-name default \\'
     yield "  --connection-pool-config \\"
     yield f"  MaxConnectionsPercent=$percent,MaxIdleConnectionsPercent=$percent,ConnectionBorrowTimeout={wait}"

@@ -6,7 +6,7 @@ Where there is a jitter to draw, a process draws its own lifetime with the crate
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import FOR_EVER, rust_duration, whole_seconds
+from poolctl.stacks.spelling import FOR_EVER, format_rust_duration, round_seconds
 from poolctl.stacks.stack import Stack
 
 _LOOKS_EVERY = 30.0
@@ -17,9 +17,9 @@ def _lifetime(advice: PoolAdvice) -> str:
     """The lifetime as a Duration, drawn anew by each process where there is a jitter to draw."""
     assert advice.max_lifetime is not None
     assert advice.least_lifetime is not None
-    shortest, longest = whole_seconds(advice.least_lifetime), whole_seconds(advice.max_lifetime)
+    shortest, longest = round_seconds(advice.least_lifetime), round_seconds(advice.max_lifetime)
     if shortest == longest:
-        return rust_duration(advice.max_lifetime)
+        return format_rust_duration(advice.max_lifetime)
     return f"Duration::from_secs(rand::random_range({shortest}..={longest}))"
 
 
@@ -35,12 +35,12 @@ def _sqlx(advice: PoolAdvice) -> Iterator[str]:
         yield "    .max_lifetime(None)"
     else:
         yield f"    .max_lifetime({_lifetime(advice)}){_drawn(advice)}"
-    idle = "None" if advice.max_idle_time is None else rust_duration(advice.max_idle_time)
+    idle = "None" if advice.max_idle_time is None else format_rust_duration(advice.max_idle_time)
     yield f"    .idle_timeout({idle})"
     if advice.acquire_timeout is None:
-        yield f"    .acquire_timeout({rust_duration(FOR_EVER)}) // there is no off, and Duration::MAX overflows"
+        yield f"    .acquire_timeout({format_rust_duration(FOR_EVER)}) // there is no off, and Duration::MAX overflows"
     else:
-        yield f"    .acquire_timeout({rust_duration(advice.acquire_timeout)})"
+        yield f"    .acquire_timeout({format_rust_duration(advice.acquire_timeout)})"
     yield '    .connect(&std::env::var("DATABASE_URL")?)'
     yield "    .await?;"
 
@@ -51,7 +51,7 @@ def _deadpool(advice: PoolAdvice) -> Iterator[str]:
     if advice.acquire_timeout is None:
         yield "    .wait_timeout(None) // waits for ever"
     else:
-        yield f"    .wait_timeout(Some({rust_duration(advice.acquire_timeout)}))"
+        yield f"    .wait_timeout(Some({format_rust_duration(advice.acquire_timeout)}))"
         yield "    .runtime(Runtime::Tokio1) // without it a pool with a timeout is not built"
     yield "    .build()?;"
     kept = []
@@ -59,14 +59,14 @@ def _deadpool(advice: PoolAdvice) -> Iterator[str]:
         yield f"let max_lifetime = {_lifetime(advice)};{_drawn(advice)}"
         kept.append("metrics.age() < max_lifetime")
     if advice.max_idle_time is not None:
-        yield f"let max_idle_time = {rust_duration(advice.max_idle_time)};"
+        yield f"let max_idle_time = {format_rust_duration(advice.max_idle_time)};"
         kept.append("metrics.last_used() < max_idle_time")
     if kept:
         yield "let retired = pool.clone();"
         yield "// It has no lifetime and no idle time of its own."
         yield "tokio::spawn(async move {"
         yield "    loop {"
-        yield f"        tokio::time::sleep({rust_duration(_LOOKS_EVERY)}).await;"
+        yield f"        tokio::time::sleep({format_rust_duration(_LOOKS_EVERY)}).await;"
         yield f"        retired.retain(|_, metrics| {' && '.join(kept)});"
         yield "    }"
         yield "});"
@@ -82,12 +82,12 @@ def _r2d2(advice: PoolAdvice) -> Iterator[str]:
         yield "    .max_lifetime(None)"
     else:
         yield f"    .max_lifetime(Some({_lifetime(advice)})){_drawn(advice)}"
-    idle = "None" if advice.max_idle_time is None else f"Some({rust_duration(advice.max_idle_time)})"
+    idle = "None" if advice.max_idle_time is None else f"Some({format_rust_duration(advice.max_idle_time)})"
     yield f"    .idle_timeout({idle})"
     if advice.acquire_timeout is None:
-        yield f"    .connection_timeout({rust_duration(FOR_EVER)}) // there is no off: 0 panics"
+        yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // there is no off: 0 panics"
     else:
-        yield f"    .connection_timeout({rust_duration(advice.acquire_timeout)})"
+        yield f"    .connection_timeout({format_rust_duration(advice.acquire_timeout)})"
     yield "    .build(manager)?;"
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolAdvice
-from poolctl.stacks.spelling import seconds, whole_seconds
+from poolctl.stacks.spelling import format_seconds, round_seconds
 from poolctl.stacks.stack import Stack
 
 
@@ -21,13 +21,13 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     if advice.acquire_timeout is None:
         yield "    pool_timeout=None,  # waits for ever; not given it is 30 s"
     else:
-        yield f"    pool_timeout={seconds(advice.acquire_timeout)},"
+        yield f"    pool_timeout={format_seconds(advice.acquire_timeout)},"
     if lifetime is None:
         yield "    pool_recycle=-1,  # off"
     elif jitter:
-        yield f"    pool_recycle={whole_seconds(lifetime)} - random.randrange({jitter}),  # no jitter of its own"
+        yield f"    pool_recycle={round_seconds(lifetime)} - random.randrange({jitter}),  # no jitter of its own"
     else:
-        yield f"    pool_recycle={whole_seconds(lifetime)},"
+        yield f"    pool_recycle={round_seconds(lifetime)},"
     if advice.max_idle_time is None:
         yield "    # pool_pre_ping=True: a round trip an acquire, or else the first use after a failover fails"
         yield ")"
@@ -35,7 +35,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
         yield "    pool_use_lifo=True,  # leaves the unused alone, and pre_ping (a round trip) notices if they died"
         yield "    pool_pre_ping=True,"
         yield ")"
-        idle = seconds(advice.max_idle_time)
+        idle = format_seconds(advice.max_idle_time)
         yield f"# It closes nothing unused: the server's idle_session_timeout would, after {idle} s."
 
 

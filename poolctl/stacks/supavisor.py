@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from poolctl.stacks.settings import PoolerAdvice
-from poolctl.stacks.spelling import FOR_EVER, milliseconds
+from poolctl.stacks.spelling import FOR_EVER, round_milliseconds
 from poolctl.stacks.stack import Stack
 
 _LARGEST_INTEGER = 2_147_483_647
@@ -19,7 +19,7 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield "-- A user's own pool_size overrides the tenant's, and each user has such a pool. Milliseconds."
     yield "UPDATE _supavisor.users"
     yield f"SET pool_size = {advice.default_pool_size}, mode_type = '{advice.pool_mode}',"
-    yield f"    pool_checkout_timeout = {min(milliseconds(wait), _LARGEST_INTEGER)}"
+    yield f"    pool_checkout_timeout = {min(round_milliseconds(wait), _LARGEST_INTEGER)}"
     yield "WHERE tenant_external_id = 'app';"
     yield "-- It has no lifetime, and closes what is unused for five minutes."
 

@@ -17,7 +17,7 @@ from random import Random
 from poolctl.engines.pgbench import MIXES, Pgbench, mix
 from poolctl.engines.throughput import start_sweep_server, sweep
 from poolctl.sizing.figures import Figures, given
-from poolctl.sizing.knee import next_round
+from poolctl.sizing.knee import choose_next_round
 from poolctl.sizing.recommend import recommend
 from poolctl.sizing.sweep_table import SweepPoint
 
@@ -44,7 +44,7 @@ def bench(name: str, chosen: argparse.Namespace) -> None:
         found = sweep(
             ground,
             mix(name),
-            lambda measured: next_round(measured, ground.limit, random),
+            lambda measured: choose_next_round(measured, ground.limit, random),
             seed=1,
             budget=chosen.budget,
             stop=lambda: False,

@@ -1,0 +1,141 @@
+"""The confidence in a recommended size: how far the size moves when the figures behind it are drawn again.
+
+Decides the interval (5th to 95th percentile) and the level of confidence. The reasons to doubt a figure at all are
+found elsewhere (``doubts``, ``causes``); here they only set an upper bound on the level.
+"""
+
+from math import exp, log
+from random import Random
+from typing import NamedTuple
+
+from poolctl.sizing.budget import Budget
+from poolctl.sizing.capacity import Capacity
+from poolctl.sizing.demand import LATE_SHARE, Demand, estimate_load
+from poolctl.sizing.division import Division, Parts, divide
+from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
+from poolctl.sizing.knee import Confidence
+from poolctl.sizing.queueing import servers_for_wait
+from poolctl.sizing.recommendation import Trust
+
+DRAWS = 200
+
+
+BLOCK = 10.0
+
+
+"""Seconds of consecutive windows that are drawn together, so that what lasts stays whole."""
+
+
+SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
+
+
+"""Relative deviation of a figure of which nothing else is known: people round, and defaults are guesses."""
+
+
+CAPACITY_SPREAD: dict[Confidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
+
+
+TRUST: tuple[Trust, ...] = ("high", "medium", "low", "refused")
+
+
+class _Scales(NamedTuple):
+    load: float
+    hold: float
+    variation: float
+    capacity: float
+
+
+def estimate_interval(
+    figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, division: Division, random: Random
+) -> tuple[int, int] | None:
+    """5th and 95th percentile of max_open, when what it stands on is drawn anew: windows in blocks where there are
+    windows, each figure with the deviation of its origin otherwise. Always contains max_open itself."""
+    point = division.max_open
+    if point is None:
+        return None
+    if parts.demand is None and parts.capacity is None:
+        return min(point, parts.floor), point
+    # Searching a large pool takes longer, and its relative spread needs fewer draws.
+    draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
+    found = sorted(_draw_size(figures, parts, demand, capacity, random) for _ in range(draws))
+    return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
+
+
+def _draw_size(figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, random: Random) -> int:
+    scales = _draw_scales(figures, demand, capacity, random)
+    wanted = None
+    if parts.demand is not None and demand.load is not None:
+        load, hold = demand.load * scales.load, demand.hold_time
+        if figures.windows:
+            offered = estimate_load(figures.with_(windows=_resample(figures, random)))
+            load = offered.load if offered is not None else load
+        if hold is not None:
+            wanted = servers_for_wait(
+                load * scales.hold,
+                hold * scales.hold,
+                demand.wait_target,
+                share=LATE_SHARE,
+                arrival_c2=demand.arrival_c2,
+                hold_c2=demand.hold_c2 * scales.variation,
+            )
+        else:
+            wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
+    usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
+    drawn = divide(Parts(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
+    return drawn.max_open or 0
+
+
+def _draw_scales(figures: Figures, demand: Demand, capacity: Capacity, random: Random) -> _Scales:
+    def factor(deviation: float) -> float:
+        return exp(random.gauss(0.0, deviation))
+
+    def of(figure: Figure | None) -> float:
+        return factor(SPREAD[figure.origin if figure is not None else "assumed"])
+
+    rate = figures.arrival_rate or figures.throughput or figures.parallelism
+    spread = CAPACITY_SPREAD[capacity.confidence]
+    if capacity.interval is not None and capacity.interval[0] > 0:
+        # From 5 to 95 % of a normal distribution are 3.29 deviations.
+        spread = log(max(1.0, capacity.interval[1] / capacity.interval[0])) / 3.29
+    return _Scales(
+        load=1.0 if figures.windows else of(rate),
+        hold=1.0 if demand.hold_time is None or figures.windows else of(estimate_hold(figures)),
+        variation=of(figures.hold_cv) ** 2,
+        capacity=factor(spread),
+    )
+
+
+def _resample(figures: Figures, random: Random) -> tuple[Window, ...]:
+    """As many windows again, drawn in blocks of neighbors (Kuensch 1989, the block bootstrap)."""
+    windows = figures.windows
+    mean = sum(window.duration for window in windows) / len(windows)
+    size = max(1, min(len(windows), round(BLOCK / mean) if mean > 0 else 1))
+    drawn: list[Window] = []
+    while len(drawn) < len(windows):
+        at = random.randrange(len(windows) - size + 1)
+        drawn += windows[at : at + size]
+    return tuple(drawn[: len(windows)])
+
+
+def decide_trust(
+    division: Division,
+    interval: tuple[int, int] | None,
+    parts: Parts,
+    demand: Demand,
+    capacity: Capacity,
+    budget: Budget,
+    caps: list[Trust],
+) -> Trust:
+    """The least of: the width of the interval, what the binding term stands on, and every doubt."""
+    found = [*caps]
+    if interval is not None and division.max_open is not None:
+        away = max(division.max_open - interval[0], interval[1] - division.max_open)
+        relative = away / division.max_open
+        found.append("high" if away <= 1 or relative <= 0.15 else "medium" if relative <= 0.35 else "low")
+    if parts.demand is not None:
+        found.append(demand.confidence)
+    if division.binding == "capacity":
+        found.append(capacity.confidence)
+    if division.binding == "budget" and budget.is_assumed:
+        found.append("low")
+    return max(found, key=TRUST.index, default="low")
