@@ -4,7 +4,6 @@
 """
 
 import os
-import re
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -26,10 +25,6 @@ Examples:
   poolctl simulate --leak                     a leak, on a real throw-away PostgreSQL
   poolctl simulate --compare leak,correct     the leak beside its fix
 """
-
-
-_SECRET = re.compile(r"(password\s*=\s*|://[^:/@\s]*:)('(?:[^'\\]|\\.)*'?|[^@\s)']+)", re.IGNORECASE)
-"""What follows is a password: click repeats what it does not understand."""
 
 
 class _Interrupted(PoolctlError):
@@ -84,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(USAGE)
     except click.UsageError as error:
-        _tell(words, BadInput(_SECRET.sub(r"\1***", error.format_message()), hint=_help_hint(error)))
+        _tell(words, BadInput(error.format_message(), hint=_help_hint(error)))
         sys.exit(USAGE)
     except click.ClickException as error:
         _tell(words, BadInput(error.format_message()))
@@ -103,8 +98,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed", "interrupted"] = "failed") -> None:
     """One clear error on stderr, a line for each thing that failed, and with --json its document on stdout."""
-    from poolctl.safe_text import neutralize
+    from poolctl.safe_text import hide_secrets, neutralize
 
+    # Errors repeat what was typed, and connection strings are typed: the document below is written from here, too.
+    error.message, error.hint = hide_secrets(error.message), hide_secrets(error.hint)
     for line in error.message.splitlines() or [""]:
         click.echo(f"poolctl: {neutralize(line)}", err=True)
     if error.hint:

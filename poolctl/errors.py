@@ -1,21 +1,22 @@
 """The errors poolctl raises on purpose.
 
     PoolctlError
-    ├── BadInput        exit 2   what the user wrote cannot be used (option, scenario file, conninfo)
+    ├── BadInput        exit 2   an option, scenario file or connection string that cannot be used
     └── CannotDo        exit 3   the job could not be done
-        ├── CannotConnect        the server did not let us in, or is not there
-        ├── NoPrivilege          connected, but not allowed to see enough to say anything
+        ├── CannotConnect        the server refused the connection, or is not there
+        ├── NoPrivilege          connected, but the role may see too little
         ├── ServerFull           the run needs more connections than the server can give
         ├── MissingProgram       a binary or library that has to be installed first
         └── SandboxFailed        the throw-away server could not be started, or died
 
-Raised in the layer that knows, caught once in ``cli.py``. Every error says what happened and with which
-values; ``hint`` says what to do next. Neither ever holds a password.
+Raised in the layer that knows, caught once in ``cli.py``. Every error says what happened and with which values;
+``hint`` says what to do next. Neither holds a password: who raises one does not quote connection strings, and
+``cli.py`` hides what a wrong option repeats.
 """
 
 
 class PoolctlError(Exception):
-    """Base of the tree. ``code`` is stable and appears in JSON; ``hint`` is the way out, "" when there is none."""
+    """Base of the tree. ``code`` is stable and appears in JSON; ``hint`` is "" where there is none."""
 
     code = "error"
     exit_code = 3
@@ -27,14 +28,14 @@ class PoolctlError(Exception):
 
 
 class BadInput(PoolctlError):
-    """An option, scenario key or file that cannot be used: names the thing, the value and the rule."""
+    """An option, scenario key or file that cannot be used. The message names it, its value and the rule."""
 
     code = "bad-input"
     exit_code = 2
 
 
 class CannotDo(PoolctlError):
-    """The request was sound, the world was not."""
+    """The request is valid, and could not be fulfilled."""
 
     code = "cannot-do"
 

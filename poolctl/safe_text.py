@@ -1,8 +1,18 @@
-"""Hides what a SQL text says about people: strings, numbers, comments; and finds the tags that say where it came from.
+"""Text that other people wrote, made safe to keep and to show.
 
-Pure. The text may be cut anywhere (track_activity_query_size), may be no SQL at all, and comes from clients: whatever
-cannot be told for certain to be no literal is taken for one. Lexical rules: PostgreSQL's scan.l. Tags: sqlcommenter
-(``/*key='value',...*/``, URL-encoded) and Rails' older ``/*key:value,...*/``.
+Names, statements, command lines and error messages come from clients and servers, and may hold anything. Four rules,
+each a pure function:
+
+- ``hide_secrets`` takes passwords and tokens out of any text; ``redact_command`` does so for the arguments of a
+  process. They hide a word too many rather than one too few: a command line is shown to recognize a process, and its
+  first words are enough for that.
+- ``hide_literals`` takes the data of people (strings, numbers, comments) out of a SQL text. The text may be cut
+  anywhere (track_activity_query_size), and may be no SQL at all: what may be a literal is taken for one. The lexical
+  rules are those of PostgreSQL's scan.l.
+- ``find_route`` reads the place in a program that a statement's comment names: sqlcommenter (``/*key='value',...*/``,
+  URL-encoded) and Rails' older ``/*key:value,...*/``.
+- ``neutralize`` makes a text harmless on a terminal, in XML, and on one line. Rich markup needs no work here: poolctl's
+  console never interprets any.
 """
 
 import re
@@ -10,11 +20,109 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from urllib.parse import unquote
 
-STRING, NUMBER = "'...'", "?"
-HIDDEN = "..."
-"""Instead of the rest of a text in which strings can no longer be told from what is between them."""
+HIDDEN = "***"
+"""What stands in place of a secret."""
 
-KEPT_TAGS = frozenset(
+LONGEST = 300
+"""Characters that are kept of a command line."""
+
+_LONGEST_ARGUMENT = 4096
+_LONGEST_TEXT = 20_000
+"""Characters that are searched for secrets. The patterns below look ahead from many places of a text, so their time
+grows with the square of its length, and a client chooses the length."""
+
+_SECRET_WORD = (
+    r"(?:pass(?:w(?:or)?d|phrase|code)?(?!file)|pwd|secret|token|credentials?|api[-_.]?key|access[-_.]?key"
+    r"|private[-_.]?key)"
+)
+_QUOTED = r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.|'')*'?)"""
+# libpq ends a value without quotes at white space, unless a backslash stands before it. Behind a closing quote a shell
+# appends what follows; a comma or a bracket belongs to the program or JSON text around the value.
+_VALUE = rf"""(?:{_QUOTED}(?:[^\s,)}}\]&;"']\S*)?|(?:\\.|[^\s"'\\])(?:\\.|[^\s\\])*\\?)"""
+# A colon followed by digits is a port, as in ://host:5432/db, unless an @ comes later in the same word.
+_PORT = r"\d{1,5}(?:[/?,\s\"')\]]|$)(?!\S*@)"
+_USERINFO = re.compile(
+    rf"(:/{{1,3}}(?!\[)[^\s:@/\"']{{0,100}}):(?!{_PORT})(?:\S{{0,4096}}@|[^\s@]+[^@\n]{{0,200}}@|[^\s\"']+)"
+)
+_BARE_USERINFO = re.compile(r"((?<![\w/])[^\s:@/\"'=(\[]{1,100}):[^\s:/]\S{0,4096}@(?=[\w\[])")
+"""user:password@host without a scheme, as it comes from a connection string that was cut or mistyped."""
+_TOKEN_HOST = re.compile(r"(?i)(\bhttps?://)[^\s/@\"']+@")
+_HEADER = re.compile(rf"(?i)(authorization[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\w{{1,20}}\s{{1,4}})?){_VALUE}")
+_BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s{1,4})\S+")
+_ASSIGNED = re.compile(rf"(?i)({_SECRET_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}")
+_OPTION = re.compile(r"(?i)(--[\w-]{0,40}pass(?:word|wd|phrase)?\s+)(?!-)\S+")
+
+_SECRET_OPTION = re.compile(rf"(?i){_SECRET_WORD}")
+_SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
+_STATEMENT = re.compile(
+    r"\b(?:select|insert\s+into|update|delete\s+from|merge\s+into|copy|call|execute|values)[\s(]", re.IGNORECASE
+)
+
+
+def hide_secrets(text: str) -> str:
+    """Replace every password and token in ``text`` by ``HIDDEN``.
+
+    Known are the password of a URI with any character in it, values of ``password``, ``sslpassword`` and the like in
+    all of libpq's quotings, options, HTTP headers, and JSON. A text longer than ``_LONGEST_TEXT`` is cut.
+    """
+    if len(text) > _LONGEST_TEXT:
+        text = text[:_LONGEST_TEXT] + "..."
+    text = _USERINFO.sub(_hide_userinfo, text)
+    text = _BARE_USERINFO.sub(rf"\1:{HIDDEN}@", text)
+    text = _TOKEN_HOST.sub(rf"\1{HIDDEN}@", text)
+    text = _HEADER.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1{HIDDEN}", text)
+    text = _OPTION.sub(rf"\1{HIDDEN}", text)
+    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+
+
+def _hide_userinfo(found: "re.Match[str]") -> str:
+    return f"{found[1]}:{HIDDEN}" + ("@" if found[0].endswith("@") else "")
+
+
+def redact_command(arguments: Sequence[str]) -> str:
+    """Join a command line, at most ``LONGEST`` characters of it, without secrets and without literals of SQL."""
+    shown: list[str] = []
+    hide_next = False
+    program = arguments[0].rpartition("/")[2] if arguments else ""
+    short = _SHORT_OPTIONS.get(program)
+    for argument in arguments:
+        if hide_next:
+            shown.append(HIDDEN)
+            hide_next = False
+        elif short is not None and argument.startswith(short) and argument != short:
+            shown.append(short + HIDDEN)
+        else:
+            hide_next = argument == short or _is_secret_option(argument)
+            shown.append(_redact_argument(argument))
+        if sum(map(len, shown)) > LONGEST:
+            break
+    text = (
+        " ".join(part for part in shown if part).encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
+    )
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _is_secret_option(argument: str) -> bool:
+    """Return True for an option whose value, a secret, comes as the next argument."""
+    is_option = argument.startswith("-") and len(argument) < LONGEST and not re.search(r"[=:\s]", argument)
+    return is_option and _SECRET_OPTION.search(argument) is not None
+
+
+def _redact_argument(text: str) -> str:
+    if len(text) > _LONGEST_ARGUMENT:
+        # The @ behind a password may be among what is cut off: then the rest of the word is taken for one.
+        text = text[:_LONGEST_ARGUMENT] + "@"
+    text = hide_secrets(text)
+    statement = _STATEMENT.search(text)
+    return text if statement is None else text[: statement.start()] + hide_literals(text[statement.start() :])
+
+
+_STRING, _ANY_NUMBER = "'...'", "?"
+_REST = "..."
+"""What stands for the rest of a text in which strings can no longer be separated from what is between them."""
+
+_KEPT_TAGS = frozenset(
     {
         *("app", "application", "service", "framework", "db_driver"),
         *("route", "controller", "action", "job", "handler", "view", "func", "function"),
@@ -23,6 +131,7 @@ KEPT_TAGS = frozenset(
 """Names of places in a program. Other tags may hold anything: trace ids, users, parameters."""
 
 _LONGEST_TAG = 200
+_TAG = re.compile(r"\s*([\w.%-]{1,60})(?:='((?:[^'\\]|\\.)*)'|:([^,'=*]*))\s*(?:,|$)", re.DOTALL)
 
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"[^\W\d][\w$]*")
@@ -34,44 +143,26 @@ _LINE_END = re.compile(r"[\r\n]")
 _COMMENT_EDGE = re.compile(r"/\*|\*/")
 _PREFIXES = frozenset({"e", "b", "x", "n", "u&"})
 
-_SECRETS = (
-    re.compile(r"(://[^\s/:@]*:)[^\s/@]+(?=@)"),
-    re.compile(
-        r"(\b(?:PG)?(?:PASSWORD|PASSWD|PASSPHRASE|PWD|SECRET|TOKEN)\s*[=:]\s*)(?:'[^']*'?|\"[^\"]*\"?|\S+)",
-        re.IGNORECASE,
-    ),
-    re.compile(r"(--pass(?:word|wd)?\s+)(?!-)\S+", re.IGNORECASE),
-)
-"""What stands before a secret, as a group, and the secret."""
-
-_TAG = re.compile(r"\s*([\w.%-]{1,60})(?:='((?:[^'\\]|\\.)*)'|:([^,'=*]*))\s*(?:,|$)", re.DOTALL)
-
 
 def hide_literals(query: str) -> str:
-    """``query`` with every string as ``'...'``, every number as ``?``, and no comments but tags of ``KEPT_TAGS``.
+    """Replace every string in ``query`` by ``'...'`` and every number by ``?``, and drop comments but for known tags.
 
     Names in double quotes and parameters ($1) stay. Hiding twice changes nothing.
     """
-    return "".join(shown for shown, _ in _pieces(query)).strip()
-
-
-def hide_secrets(text: str) -> str:
-    """``text``, such as a command line, without the passwords of connection strings and options in it."""
-    for pattern in _SECRETS:
-        text = pattern.sub(rf"\1{HIDDEN}", text)
-    return text
+    return "".join(shown for shown, _ in _split(query)).strip()
 
 
 def find_route(query: str | None) -> str | None:
-    """The place in the program that a statement's tags name: a route, else controller#action, else a job or function.
+    """Return the place in the program that a statement's tags name.
 
-    None without tags, and where the server cut them off.
+    A route comes first, then controller#action, then a job or function. None without tags, and where the server cut
+    them off.
     """
     if query is None or "/*" not in query:
         return None
     tags: dict[str, str] = {}
-    for _, comment in _pieces(query):
-        tags |= _tags(comment)
+    for _, comment in _split(query):
+        tags |= _parse_tags(comment)
     if route := tags.get("route"):
         return route
     if controller := tags.get("controller"):
@@ -81,31 +172,31 @@ def find_route(query: str | None) -> str | None:
     return next((value for value in found if value), None)
 
 
-def _pieces(query: str) -> Iterator[tuple[str, str]]:
-    """What may be shown of each part of the text, and the comment that the part is, else ""."""
+def _split(query: str) -> Iterator[tuple[str, str]]:
+    """Split a text into its parts: what may be shown of each, and the comment that the part is, else ""."""
     at, end = 0, len(query)
     while at < end:
         start = query[at]
         if query.startswith("/*", at):
-            at, before = _comment_end(query, at), at
-            yield _kept(query[before:at]), query[before:at]
+            at, before = _find_comment_end(query, at), at
+            yield _keep_tags(query[before:at]), query[before:at]
             continue
         if query.startswith("--", at):
             line_end = _LINE_END.search(query, at)
             at = end if line_end is None else line_end.start()
             continue
         if start == "'":
-            piece, at = _string(query, at, escapes=False)
+            piece, at = _read_string(query, at, escapes=False)
         elif start == '"':
-            at, before = _quoted_end(query, at), at
+            at, before = _find_name_end(query, at), at
             piece = query[before:at]
         elif start == "$":
-            piece, at = _dollar(query, at)
+            piece, at = _read_dollar(query, at)
         elif start.isdigit() or (start == "." and query[at + 1 : at + 2].isdigit()):
             found = _NUMBER.match(query, at)
-            piece, at = NUMBER, found.end() if found else at + 1
+            piece, at = _ANY_NUMBER, found.end() if found else at + 1
         elif word := _WORD.match(query, at):
-            piece, at = _word(query, word)
+            piece, at = _read_word(query, word)
         elif space := _SPACE.match(query, at):
             piece, at = space[0], space.end()
         else:
@@ -113,26 +204,26 @@ def _pieces(query: str) -> Iterator[tuple[str, str]]:
         yield piece, ""
 
 
-def _word(query: str, word: "re.Match[str]") -> tuple[str, int]:
-    """A name or keyword, or the beginning of a string such as E'...' or U&'...'."""
+def _read_word(query: str, word: "re.Match[str]") -> tuple[str, int]:
+    """Read a name or keyword, or a string with a prefix such as E'...' or U&'...'."""
     text, at = word[0], word.end()
     if text.lower() == "u" and query.startswith("&'", at):
         text, at = text + "&", at + 1
     if text.lower() in _PREFIXES and query.startswith("'", at):
-        return _string(query, at, escapes=text.lower() == "e")
+        return _read_string(query, at, escapes=text.lower() == "e")
     return text, at
 
 
-def _string(query: str, at: int, *, escapes: bool) -> tuple[str, int]:
-    stop = _string_end(query, at, escapes=escapes)
-    return (STRING + HIDDEN, len(query)) if stop is None else (STRING, stop)
+def _read_string(query: str, at: int, *, escapes: bool) -> tuple[str, int]:
+    stop = _find_string_end(query, at, escapes=escapes)
+    return (_STRING + _REST, len(query)) if stop is None else (_STRING, stop)
 
 
-def _string_end(query: str, at: int, *, escapes: bool) -> int | None:
-    r"""Behind the string that begins at ``at``; the end of the text when it is not closed.
+def _find_string_end(query: str, at: int, *, escapes: bool) -> int | None:
+    r"""Return the place behind the string that begins at ``at``; the end of the text when it is not closed.
 
-    None where a backslash stands before a quote that it may or may not escape: that is decided by
-    standard_conforming_strings, which the text does not say.
+    None where a backslash stands before a quote: standard_conforming_strings decides whether that escapes the quote,
+    and the text does not show the setting.
     """
     at += 1
     while True:
@@ -150,13 +241,13 @@ def _string_end(query: str, at: int, *, escapes: bool) -> int | None:
             return quote + 1
 
 
-def _quoted_end(query: str, at: int) -> int:
+def _find_name_end(query: str, at: int) -> int:
     close = query.find('"', at + 1)
     return len(query) if close < 0 else close + 1
 
 
-def _comment_end(query: str, at: int) -> int:
-    """Behind a comment, which may hold others."""
+def _find_comment_end(query: str, at: int) -> int:
+    """Return the place behind a comment, which may hold others."""
     depth = 0
     for edge in _COMMENT_EDGE.finditer(query, at):
         depth += 1 if edge[0] == "/*" else -1
@@ -165,18 +256,18 @@ def _comment_end(query: str, at: int) -> int:
     return len(query)
 
 
-def _dollar(query: str, at: int) -> tuple[str, int]:
-    """A parameter, a dollar-quoted string, or a lone dollar."""
+def _read_dollar(query: str, at: int) -> tuple[str, int]:
+    """Read a parameter, a dollar-quoted string, or a lone dollar."""
     if parameter := _PARAMETER.match(query, at):
         return parameter[0], parameter.end()
     if opened := _DOLLAR_QUOTE.match(query, at):
         close = query.find(opened[0], opened.end())
-        return STRING, len(query) if close < 0 else close + len(opened[0])
+        return _STRING, len(query) if close < 0 else close + len(opened[0])
     return "$", at + 1
 
 
-def _tags(comment: str) -> dict[str, str]:
-    """The tags of a complete comment, decoded; none unless it consists of nothing else."""
+def _parse_tags(comment: str) -> dict[str, str]:
+    """Return the tags of a complete comment, decoded; none unless it consists of nothing else."""
     if not comment.endswith("*/") or len(comment) < 4:
         return {}
     inside = comment[2:-2].strip()
@@ -192,82 +283,19 @@ def _tags(comment: str) -> dict[str, str]:
     return found
 
 
-def _kept(comment: str) -> str:
-    """What of a comment may be shown: its tags that name a place in the program."""
-    kept = {key: value for key, value in _tags(comment).items() if key in KEPT_TAGS}
+def _keep_tags(comment: str) -> str:
+    """Keep of a comment the tags that name a place in the program."""
+    kept = {key: value for key, value in _parse_tags(comment).items() if key in _KEPT_TAGS}
     if not kept:
         return " "
-    return "/*" + ",".join(f"{key}='{_plain(value)}'" for key, value in kept.items()) + "*/"
+    return "/*" + ",".join(f"{key}='{_encode_tag(value)}'" for key, value in kept.items()) + "*/"
 
 
-def _plain(value: str) -> str:
-    """Encoded as far as it would end the tag or the comment."""
+def _encode_tag(value: str) -> str:
+    """Encode the characters that would end the tag or the comment."""
     for character in "%'\\*":
         value = value.replace(character, f"%{ord(character):02X}")
     return value
-
-
-REDACTION_HIDDEN = "***"
-LONGEST = 300
-"""Characters that are kept of a command line."""
-_LONGEST_READ = 4096
-_REDACTION_WORD = (
-    r"(?:pass(?:w(?:or)?d|phrase|code)?|pwd|secret|token|credentials?|api[-_.]?key|access[-_.]?key|private[-_.]?key)"
-)
-_VALUE = r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.|'')*'?|[^\s"'&]+)"""
-# Whoever runs here chooses the text: no part of a pattern may run on from each of its letters to the end.
-_USERINFO = re.compile(r"(://[^\s:@/\"']{0,100}):\S*@")
-_TOKEN_HOST = re.compile(r"(?i)(\bhttps?://)[^\s/@\"']+@")
-_ASSIGNED = re.compile(rf"(?i)({_REDACTION_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}")
-_HEADER = re.compile(rf"(?i)(authorization[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\w{{1,20}}\s{{1,4}})?){_VALUE}")
-_BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s{1,4})\S+")
-_OPTION = re.compile(rf"(?i){_REDACTION_WORD}")
-_STATEMENT = re.compile(
-    r"\b(?:select|insert\s+into|update|delete\s+from|merge\s+into|copy|call|execute|values)[\s(]", re.IGNORECASE
-)
-_SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
-
-
-def redact_command(arguments: Sequence[str]) -> str:
-    """The command line as one text, at most ``LONGEST`` characters, without what may be a secret or a literal."""
-    shown: list[str] = []
-    hide_next = False
-    program = arguments[0].rpartition("/")[2] if arguments else ""
-    short = _SHORT_OPTIONS.get(program)
-    for argument in arguments:
-        if hide_next:
-            shown.append(REDACTION_HIDDEN)
-            hide_next = False
-        elif short is not None and argument.startswith(short) and argument != short:
-            shown.append(short + REDACTION_HIDDEN)
-        else:
-            hide_next = argument == short or _asks_for_secret(argument)
-            shown.append(_redacted_text(argument))
-        if sum(map(len, shown)) > LONGEST:
-            break
-    text = (
-        " ".join(part for part in shown if part).encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
-    )
-    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
-
-
-def _asks_for_secret(argument: str) -> bool:
-    """Whether it is an option whose value comes as the next argument."""
-    is_option = argument.startswith("-") and len(argument) < LONGEST and not re.search(r"[=:\s]", argument)
-    return is_option and _OPTION.search(argument) is not None
-
-
-def _redacted_text(text: str) -> str:
-    if len(text) > _LONGEST_READ:
-        # What ends a password may have been cut off: then the rest of the word is one.
-        text = text[:_LONGEST_READ] + "@"
-    text = _USERINFO.sub(rf"\1:{REDACTION_HIDDEN}@", text)
-    text = _TOKEN_HOST.sub(rf"\1{REDACTION_HIDDEN}@", text)
-    text = _HEADER.sub(rf"\1{REDACTION_HIDDEN}", text)
-    text = _BEARER.sub(rf"\1{REDACTION_HIDDEN}", text)
-    text = _ASSIGNED.sub(rf"\1{REDACTION_HIDDEN}", text)
-    statement = _STATEMENT.search(text)
-    return text if statement is None else text[: statement.start()] + hide_literals(text[statement.start() :])
 
 
 _SHOWN_AS_SPACE = frozenset("\t\n\v\f\r\x85\u2028\u2029")
@@ -276,7 +304,7 @@ _UNSAFE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn"})
 
 
 def neutralize(text: str, limit: int | None = 300) -> str:
-    """``text`` on one line, with control, bidi and invisible characters written out as ``\\x1b`` or ``\\u202e``.
+    """Put ``text`` on one line, with control, bidi and invisible characters written out as ``\\x1b`` or ``\\u202e``.
 
     A text longer than ``limit`` characters is cut and says how long it was; None never cuts. White space of any
     length becomes one space. Printable characters, brackets included, stay as they are.
@@ -284,14 +312,14 @@ def neutralize(text: str, limit: int | None = 300) -> str:
     full = len(text)
     # Cut before the work: a client may send a name of a megabyte.
     shown = text if limit is None else text[: 4 * limit]
-    safe = "".join(map(_safe, shown))
+    safe = "".join(map(_escape, shown))
     line = " ".join(safe.split())
     if limit is None or (len(line) <= limit and full <= len(shown)):
         return line
     return f"{line[:limit].rstrip()}... ({full:,} characters)"
 
 
-def _safe(character: str) -> str:
+def _escape(character: str) -> str:
     if " " <= character <= "~":
         return character
     if character in _SHOWN_AS_SPACE:

@@ -1,7 +1,8 @@
-"""Durations and counts as people write them, and as people read them.
+"""Durations and counts as people write them, and the short texts that reports show for them.
 
 On input a duration is a number of seconds or a string with units ("250ms", "30m", "1h30m"); inside poolctl it is
-always float seconds. "off" is a value of its own where a limit may be switched off, and becomes None.
+always float seconds. None is a limit that is switched off, and is shown as "off". Which quantity a number is, and
+whether it is large, is left to the caller.
 """
 
 import re
@@ -12,7 +13,7 @@ _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)")
 
 
 def parse_duration(value: str | float) -> float:
-    """Seconds in ``value``; a bare number is seconds.
+    """Return the seconds in ``value``; a bare number is seconds.
 
     Raises ValueError (with the rule in its text) for anything else, negative and infinite values included.
     """
@@ -41,7 +42,7 @@ def parse_duration(value: str | float) -> float:
 
 
 def format_duration(seconds: float | None) -> str:
-    """``seconds`` with three significant digits and one unit ("12.4 s", "830 µs", "30 min"); None is "off"."""
+    """Format ``seconds`` with three significant digits and one unit ("12.4 s", "830 µs", "30 min"); None is "off"."""
     if seconds is None:
         return "off"
     size = abs(seconds)
@@ -61,7 +62,7 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_count(value: float) -> str:
-    """An amount with thousands separated by commas, and three significant digits below 100 ("1,674", "9.07")."""
+    """Format an amount with commas between thousands, and three significant digits below 100 ("1,674", "9.07")."""
     if value == int(value) or abs(value) >= 100:
         return f"{round(value):,}"
     return _format_digits(value)
@@ -78,17 +79,18 @@ def _format_digits(value: float) -> str:
 
 
 def percent(share: float) -> str:
+    """Format a share between 0 and 1: "83 %"."""
     return f"{share * 100:.0f} %"
 
 
 def plural(count: int, noun: str) -> str:
-    """ "1 client", "1,204 clients", "2 processes"."""
+    """Join a count and its noun: "1 client", "1,204 clients", "2 processes"."""
     ending = "" if count == 1 else "es" if noun.endswith("s") else "s"
     return f"{format_count(count)} {noun}{ending}"
 
 
 def quote(text: str, length: int = 50) -> str:
-    """An error or statement on one line, cut at a word so that a summary stays short."""
+    """Put an error or statement in quotes on one line, cut at a word so that a summary stays short."""
     line = " ".join(text.split())
     if len(line) > length:
         line = f"{line[: length - 2].rsplit(' ', 1)[0].rstrip(' ,;:')}..."

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from poolctl.serialize import rebuilt
+from poolctl.serialize import from_dict
 from poolctl.sizing.sweep_table import SweepPoint
 
 Origin = Literal["measured", "given", "assumed"]
@@ -178,7 +178,8 @@ class Figures:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Figures":
-        return rebuilt(cls, values)
+        figures: Figures = from_dict(cls, values)
+        return figures
 
 
 LEAST_RATE = 1e-6

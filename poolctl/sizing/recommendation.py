@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from poolctl.diagnose.finding import Finding
-from poolctl.serialize import rebuilt
+from poolctl.serialize import from_dict
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.defaults import Assumption
@@ -102,5 +102,5 @@ class Recommendation:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recommendation":
         measured = {("begun_at" if key == "from" else key): value for key, value in values["measured"].items()}
-        known = {key: value for key, value in values.items() if key in cls.__dataclass_fields__}
-        return rebuilt(cls, {**known, "measured": measured})
+        recommendation: Recommendation = from_dict(cls, {**values, "measured": measured})
+        return recommendation
