@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from report_parts import HOSTILE, connections, scenario, spread, summary, timeline, times
 
+from poolctl.api.results import SimulateResult, Variant
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.pool import Closed
 from poolctl.scenario.histogram import Times
@@ -378,3 +380,8 @@ ALL: Sequence[Callable[[], tuple[Run, tuple[Finding, ...]]]] = (
     hostile,
     empty,
 )
+
+
+def simulate_document(run: Run, findings: Sequence[Finding]) -> dict[str, Any]:
+    """Make the document of a single run."""
+    return SimulateResult("live", (Variant("", run, tuple(findings)),)).to_dict()

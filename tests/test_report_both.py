@@ -13,8 +13,8 @@ from schema_check import problems
 from test_report_json import SCHEMA
 
 from poolctl.api.differences import differences, trust
-from poolctl.api.documents import both_document, dumps
-from poolctl.api.results import Variant
+from poolctl.api.documents import dumps
+from poolctl.api.results import SimulateResult, Variant
 from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.model import simulate
 from poolctl.report.both import print_both
@@ -119,7 +119,7 @@ def test_a_run_that_is_spoiled_says_nothing_about_the_model(one: Run, other: Run
 def test_the_document_has_both_runs_and_differences_in_the_summarys_shape() -> None:
     one, other = apart()
 
-    document = json.loads(dumps(both_document(Variant("", one), Variant("model", other))))
+    document = json.loads(SimulateResult("both", (Variant("", one), Variant("model", other))).to_json())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert (document["status"], document["live"]["engine"], document["model"]["engine"]) == ("ok", "live", "model")
@@ -136,7 +136,7 @@ def test_the_document_has_both_runs_and_differences_in_the_summarys_shape() -> N
 
 
 def test_a_live_run_that_ended_early_stands_alone_in_the_document() -> None:
-    document = both_document(Variant("", *runs.interrupted()), None)
+    document = SimulateResult("both", (Variant("", *runs.interrupted()),)).to_dict()
 
     assert document["status"] == "interrupted"
     assert (document["model"], document["difference"], document["trust"]) == (None, None, None)

@@ -10,8 +10,8 @@ import pytest
 import report_runs as runs
 from report_parts import HOSTILE, timeline
 
-from poolctl.api.documents import compare_document, dumps, simulate_document
-from poolctl.api.results import Variant
+from poolctl.api.documents import dumps
+from poolctl.api.results import SimulateResult, Variant
 from poolctl.errors import BadInput, CannotDo
 from poolctl.report.files import check_output, write_output, write_text
 from poolctl.report.html import comparison_page_of, page_of
@@ -134,7 +134,7 @@ def test_a_page_is_well_formed_fetches_nothing_and_holds_its_own_data(build: Any
 
     assert page.links == []
     assert page.tags.count("script") == 1
-    assert json.loads(page.data) == json.loads(dumps(simulate_document(run, findings)))
+    assert json.loads(page.data) == json.loads(dumps(runs.simulate_document(run, findings)))
     assert "poolctl simulate --leak" in page.text
 
 
@@ -165,7 +165,7 @@ def test_a_comparison_page_holds_all_runs() -> None:
 
     page = Page(comparison_page_of(variants))
 
-    assert json.loads(page.data) == json.loads(dumps(compare_document(variants)))
+    assert json.loads(page.data) == json.loads(SimulateResult("live", tuple(variants), is_comparison=True).to_json())
     assert "leak <b>: CRITICAL, correct: OK" in page.text
     assert page.tags.count("b") == 0
 

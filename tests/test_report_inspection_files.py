@@ -11,7 +11,6 @@ import pytest
 from report_parts import HOSTILE, check_screen
 from test_report_files import SVG, Page
 
-from poolctl.api.documents import dumps, inspect_document
 from poolctl.api.results import InspectResult
 from poolctl.errors import BadInput, CannotDo
 from poolctl.report.files import INSPECT_FORMATS, check_output, write_inspection
@@ -77,7 +76,7 @@ def test_a_page_is_well_formed_fetches_nothing_and_holds_its_own_data(build: Bui
 
     assert page.links == []
     assert page.tags.count("script") == 1
-    assert json.loads(page.data) == json.loads(dumps(inspect_document(build())))
+    assert json.loads(page.data) == json.loads(build().to_json())
 
 
 def test_a_page_begins_with_the_verdict_and_draws_connections_against_the_limit() -> None:

@@ -12,7 +12,7 @@ from report_parts import HOSTILE
 from schema_check import problems
 
 import poolctl.api
-from poolctl.api.documents import dumps, failed_document, inspect_document
+from poolctl.api.documents import dumps, failed_document
 from poolctl.api.results import InspectResult
 from poolctl.errors import CannotConnect
 
@@ -28,14 +28,14 @@ def written(document: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("build", inspections.ALL, ids=lambda build: build.__name__)
 def test_every_document_follows_the_published_schema(build: Build) -> None:
-    document = written(inspect_document(build()))
+    document = written(build().to_dict())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert set(SECTIONS) <= document.keys()
 
 
 def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> None:
-    document = written(inspect_document(inspections.leaking()))
+    document = written(inspections.leaking().to_dict())
     del document["limits"][0]["binds"]
     document["groups"][1]["frozen"] = "50"
     document["findings"][0]["holders"][0]["pids"][0] = None
@@ -48,7 +48,7 @@ def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> Non
 
 
 def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> None:
-    document = inspect_document(inspections.leaking())
+    document = inspections.leaking().to_dict()
 
     finding = document["findings"][0]
     assert list(document)[:4] == ["schema_version", "command", "status", "error"]
@@ -79,14 +79,14 @@ def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> Non
 
 
 def test_a_server_that_refuses_everybody_is_null_where_it_told_nothing() -> None:
-    server = inspect_document(inspections.refused())["server"]
+    server = inspections.refused().to_dict()["server"]
 
     assert (server["used"], server["free"]) == (100, 0)
     assert {key for key, value in server.items() if value is not None} == {"used", "free"}
 
 
 def test_an_interrupted_inspection_says_so_and_holds_what_was_seen() -> None:
-    document = inspect_document(inspections.interrupted())
+    document = inspections.interrupted().to_dict()
 
     assert (document["status"], document["error"]) == ("interrupted", None)
     assert document["observed"]["samples"] == 4
@@ -103,13 +103,13 @@ def test_numbers_that_json_does_not_have_become_null() -> None:
     whole = inspections.leaking()
     finding = replace(whole.diagnosis.findings[0], evidence={"age": float("inf"), "rate": float("nan")})
 
-    document = written(inspect_document(replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,)))))
+    document = written(replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,))).to_dict())
 
     assert document["findings"][0]["evidence"] == {"age": None, "rate": None}
 
 
 def test_foreign_names_are_kept_as_they_are_and_only_escaped() -> None:
-    text = dumps(inspect_document(inspections.hostile()))
+    text = inspections.hostile().to_json()
 
     assert text.isascii()
     assert HOSTILE in json.loads(text)["groups"][0]["application"]

@@ -13,8 +13,8 @@ from report_parts import HOSTILE
 from schema_check import problems
 
 import poolctl.api
-from poolctl.api.documents import compare_document, dumps, failed_document, run_document, simulate_document
-from poolctl.api.results import Variant
+from poolctl.api.documents import dumps, failed_document, run_document
+from poolctl.api.results import SimulateResult, Variant
 from poolctl.errors import ServerFull
 from poolctl.scenario.histogram import Times
 
@@ -29,7 +29,7 @@ def written(document: dict[str, Any]) -> Any:
 def test_every_document_follows_the_published_schema(build: Any) -> None:
     run, findings = build()
 
-    document = written(simulate_document(run, findings))
+    document = written(runs.simulate_document(run, findings))
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert problems(document, SCHEMA["$defs"]["run"], SCHEMA) == []
@@ -37,7 +37,7 @@ def test_every_document_follows_the_published_schema(build: Any) -> None:
 
 def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> None:
     run, findings = runs.healthy()
-    document = written(simulate_document(run, findings))
+    document = written(runs.simulate_document(run, findings))
     del document["summary"]["leaked"]
     document["summary"]["offered"] = True
     document["timeline"][3]["at"] = "0.3"
@@ -54,7 +54,7 @@ def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> Non
 def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> None:
     run, findings = runs.refused_fleet()
 
-    document = simulate_document(run, findings)
+    document = runs.simulate_document(run, findings)
 
     summary = document["summary"]
     assert list(document)[:4] == ["schema_version", "command", "status", "error"]
@@ -98,7 +98,7 @@ def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> Non
 
 def test_the_ends_of_the_acquires_add_up_in_every_document() -> None:
     for build in runs.ALL:
-        summary = simulate_document(*build())["summary"]
+        summary = runs.simulate_document(*build())["summary"]
 
         ends = ("acquired", "timed_out", "refused", "failed", "unfinished")
         assert summary["offered"] == sum(summary[end] for end in ends), build.__name__
@@ -112,7 +112,7 @@ def test_no_number_that_json_does_not_know_is_ever_written() -> None:
         run, summary=replace(run.summary, wait_time=broken, throughput=float("nan"), exhausted_at=float("inf"))
     )
 
-    document = written(simulate_document(odd, findings))
+    document = written(runs.simulate_document(odd, findings))
 
     assert document["summary"]["wait_time"]["total"] is None
     assert document["summary"]["throughput"] is None
@@ -123,7 +123,7 @@ def test_no_number_that_json_does_not_know_is_ever_written() -> None:
 def test_foreign_text_is_written_exactly_and_in_ascii() -> None:
     run, findings = runs.hostile()
 
-    text = dumps(simulate_document(run, findings))
+    text = dumps(runs.simulate_document(run, findings))
 
     assert text.isascii()
     assert "\x1b" not in text
@@ -134,12 +134,12 @@ def test_foreign_text_is_written_exactly_and_in_ascii() -> None:
 
 
 def test_an_interrupted_run_says_so_in_its_status() -> None:
-    assert simulate_document(*runs.healthy())["status"] == "ok"
-    assert simulate_document(*runs.interrupted())["status"] == "interrupted"
+    assert runs.simulate_document(*runs.healthy())["status"] == "ok"
+    assert runs.simulate_document(*runs.interrupted())["status"] == "interrupted"
 
 
 def test_a_run_that_broke_is_failed_with_its_reason_and_keeps_its_numbers() -> None:
-    document = written(simulate_document(*runs.broken()))
+    document = written(runs.simulate_document(*runs.broken()))
 
     assert document["status"] == "failed"
     assert document["error"] == {"code": "cannot-do", "message": "the server ended at 4.2 s: out of memory", "hint": ""}
@@ -167,7 +167,7 @@ def test_a_failure_is_one_document_with_code_message_and_hint() -> None:
 def test_a_comparison_lists_its_runs_in_the_order_given_each_with_its_name() -> None:
     variants = [Variant("leak", *runs.leaking()), Variant("correct", *runs.healthy())]
 
-    document = written(compare_document(variants))
+    document = written(SimulateResult("live", tuple(variants), is_comparison=True).to_dict())
 
     assert [run["name"] for run in document["runs"]] == ["leak", "correct"]
     assert document["runs"][1] == {"name": "correct"} | written(run_document(*runs.healthy()))
@@ -178,17 +178,17 @@ def test_a_comparison_lists_its_runs_in_the_order_given_each_with_its_name() -> 
 def test_a_comparison_with_an_interrupted_run_is_interrupted() -> None:
     variants = [Variant("leak", *runs.interrupted()), Variant("correct", *runs.healthy())]
 
-    assert compare_document(variants)["status"] == "interrupted"
+    assert SimulateResult("live", tuple(variants), is_comparison=True).to_dict()["status"] == "interrupted"
 
 
 def test_a_bound_generator_is_marked_with_its_reasons() -> None:
-    good = simulate_document(*runs.healthy())["generator"]
-    bound = simulate_document(*runs.generator_bound())["generator"]
+    good = runs.simulate_document(*runs.healthy())["generator"]
+    bound = runs.simulate_document(*runs.generator_bound())["generator"]
 
     assert (good["bound"], good["reasons"]) == (False, [])
     assert bound["bound"] is True
     assert len(bound["reasons"]) == 2
-    assert simulate_document(*runs.unlimited())["generator"] is None
+    assert runs.simulate_document(*runs.unlimited())["generator"] is None
 
 
 def test_no_password_of_a_pooler_is_written() -> None:
@@ -196,7 +196,7 @@ def test_no_password_of_a_pooler_is_written() -> None:
     pgpool = {"sr_check_password": "s3cret", "num_init_children": 32}
     secret = replace(run, scenario=replace(run.scenario, database=replace(run.scenario.database, pgpool=pgpool)))
 
-    document = simulate_document(secret, findings)
+    document = runs.simulate_document(secret, findings)
 
     assert "s3cret" not in dumps(document)
     assert document["scenario"]["database"]["pgpool"] == {"sr_check_password": "***", "num_init_children": 32}

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from report_parts import check_screen
 from rich.cells import cell_len
 
-from poolctl.api.documents import dumps, recommend_document
 from poolctl.api.results import RecommendResult
 from poolctl.report.recommendation import print_recommendation
 from poolctl.report.recommendation_markdown import recommendation_markdown
@@ -208,7 +207,7 @@ def test_whatever_the_figures_the_report_is_whole_in_every_form(
 
     assert report(recommended, width).startswith(("Set max_open to ", "Refused: "))
     assert recommendation_markdown(recommended).startswith("**")
-    assert '"command": "recommend"' in dumps(recommend_document(recommended))
+    assert '"command": "recommend"' in recommended.to_json()
 
 
 def test_a_recommendation_for_one_process_does_not_speak_of_many() -> None:

@@ -12,8 +12,8 @@ from report_parts import HOSTILE
 from schema_check import problems
 
 import poolctl.api
-from poolctl.api.documents import dumps, failed_document, fleet_document, recommend_document
-from poolctl.api.results import RecommendResult
+from poolctl.api.documents import dumps, failed_document
+from poolctl.api.results import FleetResult, RecommendResult
 from poolctl.errors import CannotConnect
 from poolctl.sizing.fleet import load_fleet
 from poolctl.sizing.fleet_check import check_fleet
@@ -34,14 +34,14 @@ def written(document: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("build", recommendations.ALL, ids=lambda build: build.__name__)
 def test_every_document_follows_the_published_schema(build: Build) -> None:
-    document = written(recommend_document(build()))
+    document = written(build().to_dict())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert set(SECTIONS) <= document.keys()
 
 
 def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> None:
-    document = written(recommend_document(recommendations.balanced()))
+    document = written(recommendations.balanced().to_dict())
     del document["budget"]["arithmetic"][0]["source"]
     document["recommendation"]["max_open"] = "2"
     document["verification"]["swept"][1]["wait_p99"] = None
@@ -54,7 +54,7 @@ def test_the_check_of_the_schema_notices_a_missing_key_and_a_wrong_type() -> Non
 
 
 def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> None:
-    document = recommend_document(recommendations.balanced())
+    document = recommendations.balanced().to_dict()
 
     assert list(document)[:4] == ["schema_version", "command", "status", "error"]
     assert {
@@ -79,7 +79,7 @@ def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> Non
 
 
 def test_the_worked_division_of_the_reference_comes_out_in_json() -> None:
-    document = recommend_document(recommendations.balanced())
+    document = recommendations.balanced().to_dict()
 
     assert document["recommendation"]["max_open"] == 2
     assert (document["demand"]["value"], document["budget"]["value"], document["budget"]["total"]) == (2, 2, 82)
@@ -87,7 +87,7 @@ def test_the_worked_division_of_the_reference_comes_out_in_json() -> None:
 
 
 def test_where_the_slots_bind_the_settings_of_a_pooler_add_up() -> None:
-    document = recommend_document(recommendations.starved())
+    document = recommendations.starved().to_dict()
 
     bouncer = document["pooler"]["pgbouncer"]
     assert (document["binding"], document["pooler"]["recommended"]) == ("budget", True)
@@ -99,7 +99,7 @@ def test_where_the_slots_bind_the_settings_of_a_pooler_add_up() -> None:
     "build", [recommendations.slow, recommendations.leaking, recommendations.unproven, recommendations.infeasible]
 )
 def test_a_refusal_has_no_sizes_and_no_configuration(build: Build) -> None:
-    document = recommend_document(build())
+    document = build().to_dict()
 
     sizes = document["recommendation"]
     assert sizes["confidence"] == "refused"
@@ -109,7 +109,7 @@ def test_a_refusal_has_no_sizes_and_no_configuration(build: Build) -> None:
 
 
 def test_a_slow_statement_is_named_with_both_bounds() -> None:
-    finding = recommend_document(recommendations.slow())["findings"][0]
+    finding = recommendations.slow().to_dict()["findings"][0]
 
     assert finding["code"] == "slow-database"
     assert (finding["evidence"]["table"], finding["evidence"]["column"]) == ("orders", "customer_id")
@@ -118,7 +118,7 @@ def test_a_slow_statement_is_named_with_both_bounds() -> None:
 
 
 def test_an_interrupted_measurement_says_so_and_holds_what_was_seen() -> None:
-    document = recommend_document(recommendations.interrupted())
+    document = recommendations.interrupted().to_dict()
 
     assert (document["status"], document["error"]) == ("interrupted", None)
     assert document["measured"]["samples"] == 55
@@ -133,15 +133,13 @@ def test_a_failed_document_follows_the_schema_too() -> None:
 def test_numbers_that_json_does_not_have_become_null() -> None:
     whole = recommendations.slow()
     finding = replace(whole.recommendation.findings[0], evidence={"gain": float("inf")})
-    document = written(
-        recommend_document(replace(whole, recommendation=replace(whole.recommendation, findings=(finding,))))
-    )
+    document = written(replace(whole, recommendation=replace(whole.recommendation, findings=(finding,))).to_dict())
 
     assert document["findings"][0]["evidence"] == {"gain": None}
 
 
 def test_foreign_names_are_kept_as_they_are_and_only_escaped() -> None:
-    text = dumps(recommend_document(recommendations.hostile()))
+    text = recommendations.hostile().to_json()
 
     assert text.isascii()
     assert json.loads(text)["application"] == HOSTILE
@@ -149,7 +147,7 @@ def test_foreign_names_are_kept_as_they_are_and_only_escaped() -> None:
 
 @pytest.mark.parametrize("name", ["fleet.toml", "fleet_over_budget.toml"])
 def test_the_check_of_a_fleet_follows_the_schema(name: str) -> None:
-    document = written(fleet_document(check_fleet(load_fleet(EXAMPLES / name))))
+    document = written(FleetResult(check_fleet(load_fleet(EXAMPLES / name))).to_dict())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert document["within"] == (name == "fleet.toml")

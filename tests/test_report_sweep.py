@@ -15,7 +15,6 @@ from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
-from poolctl.api.documents import dumps, replications_document, sweep_document
 from poolctl.api.results import Batch, Point, RunOutcome, reopened_rate
 from poolctl.diagnose.finding import Finding
 from poolctl.errors import BadInput
@@ -162,8 +161,8 @@ def test_a_sweep_without_a_finished_run_says_so() -> None:
     batch = replace(grid_of_two(), points=(), interrupted=True)
 
     assert shown(batch, 80).startswith("No run of the sweep was finished\n! INTERRUPTED after 0 of 36 runs")
-    assert sweep_document(batch)["points"] == []
-    assert replications_document(replace(batch, axes=()))["mean"] == {}
+    assert batch.to_dict()["points"] == []
+    assert replace(batch, axes=()).to_dict()["mean"] == {}
 
 
 def test_the_first_run_near_the_best_is_named_not_the_best_itself() -> None:
@@ -277,7 +276,7 @@ def test_a_swept_text_with_commas_and_quotes_stays_one_field_of_the_csv() -> Non
 
 
 def test_the_json_of_a_sweep_has_the_values_and_the_summary_of_each_run() -> None:
-    document = json.loads(dumps(sweep_document(grid_of_two())))
+    document = json.loads(grid_of_two().to_json())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert (document["status"], document["engine"], document["planned"]) == ("ok", "model", 36)
@@ -293,7 +292,7 @@ def test_the_json_of_a_sweep_has_the_values_and_the_summary_of_each_run() -> Non
 
 
 def test_the_json_of_replications_has_means_and_intervals_in_the_shape_of_a_summary() -> None:
-    document = json.loads(dumps(replications_document(replications())))
+    document = json.loads(replications().to_json())
 
     assert problems(document, SCHEMA, SCHEMA) == []
     assert document["seeds"] == [100, 101, 102, 103, 104, 105]
@@ -308,7 +307,7 @@ def test_the_json_of_replications_has_means_and_intervals_in_the_shape_of_a_summ
 
 
 def test_a_lost_run_makes_the_document_failed_with_the_reason() -> None:
-    document = sweep_document(replace(grid_of_two(), losses=("its process was ended by signal 9",)))
+    document = replace(grid_of_two(), losses=("its process was ended by signal 9",)).to_dict()
 
     assert document["status"] == "failed"
     assert document["error"]["message"] == "1 run was lost: its process was ended by signal 9"

@@ -16,12 +16,11 @@ FOUND, FAILED, INTERRUPTED = 1, 3, 130
 
 def tell_runs(variants: "Sequence[Variant]", *, compared: bool, as_json: bool, color: str, repeat: str) -> None:
     """One run, or several beside each other, on standard output."""
-    from poolctl.api.documents import compare_document, dumps, simulate_document
+    from poolctl.api.results import SimulateResult
 
     first = variants[0]
     if as_json:
-        document = compare_document(variants) if compared else simulate_document(first.run, first.findings)
-        click.echo(dumps(document))
+        click.echo(SimulateResult("live", tuple(variants), is_comparison=compared).to_json())
         return
     from poolctl.report.comparison import print_comparison
     from poolctl.report.screen import open_screen
@@ -36,11 +35,11 @@ def tell_runs(variants: "Sequence[Variant]", *, compared: bool, as_json: bool, c
 
 def tell_both(variants: "Sequence[Variant]", *, as_json: bool, color: str, repeat: str) -> None:
     """The live run, and the model's beside it when there was time for one."""
-    from poolctl.api.documents import both_document, dumps
+    from poolctl.api.results import SimulateResult
 
     live, model = variants[0], variants[1] if len(variants) > 1 else None
     if as_json:
-        click.echo(dumps(both_document(live, model)))
+        click.echo(SimulateResult("both", tuple(variants)).to_json())
         return
     from poolctl.report.both import print_both
     from poolctl.report.screen import open_screen
@@ -55,10 +54,8 @@ def tell_both(variants: "Sequence[Variant]", *, as_json: bool, color: str, repea
 
 def tell_batch(batch: "Batch", *, as_json: bool, color: str, repeat: str) -> None:
     """A sweep, or replications."""
-    from poolctl.api.documents import dumps, replications_document, sweep_document
-
     if as_json:
-        click.echo(dumps(sweep_document(batch) if batch.axes else replications_document(batch)))
+        click.echo(batch.to_json())
         return
     from poolctl.report.replications import print_replications
     from poolctl.report.screen import open_screen

@@ -16,9 +16,9 @@ def fleet_answer(file: Path, as_json: bool, outputs: tuple[Path, ...], color: st
 
     checked = check_fleet(load_fleet(file))
     if as_json:
-        from poolctl.api.documents import dumps, fleet_document
+        from poolctl.api.results import FleetResult
 
-        click.echo(dumps(fleet_document(checked)))
+        click.echo(FleetResult(checked).to_json())
     else:
         from poolctl.report.fleet import print_fleet
         from poolctl.report.screen import open_screen

@@ -121,9 +121,7 @@ class Answer:
         """All of it. Raises CannotDo."""
         self.show(inspection)
         if self.as_json:
-            from poolctl.api.documents import dumps, inspect_document
-
-            click.echo(dumps(inspect_document(inspection)))
+            click.echo(inspection.to_json())
         elif inspection.relieved is not None:
             from poolctl.report.relief import print_relieved
             from poolctl.report.screen import open_screen

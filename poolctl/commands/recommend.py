@@ -129,9 +129,7 @@ def recommend(
 def _tell(recommended: "RecommendResult", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
     """On standard output, and into the files of --output. Raises CannotDo."""
     if as_json:
-        from poolctl.api.documents import dumps, recommend_document
-
-        click.echo(dumps(recommend_document(recommended)))
+        click.echo(recommended.to_json())
     else:
         from poolctl.report.recommendation import print_recommendation
         from poolctl.report.screen import open_screen

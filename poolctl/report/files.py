@@ -8,7 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from poolctl.api.results import Batch, InspectResult, Variant
+from poolctl.api.results import Batch, InspectResult, SimulateResult, Variant
 from poolctl.errors import BadInput, CannotDo
 
 FORMATS = (".json", ".svg", ".html")
@@ -40,11 +40,8 @@ def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> 
     """Write a live run and the model's of the same scenario, which may be missing. Raises CannotDo."""
     from dataclasses import replace
 
-    from poolctl.api import documents
-
     if path.suffix.lower() == ".json":
-        document = documents.both_document(variants[0], variants[1] if len(variants) > 1 else None)
-        write_text(path, documents.dumps(document) + "\n")
+        write_text(path, SimulateResult("both", tuple(variants)).to_json() + "\n")
     else:
         named = [replace(variant, name=variant.run.engine) for variant in variants]
         write_output(path, named, compared=True, repeat=repeat)
@@ -52,14 +49,12 @@ def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> 
 
 def write_batch(path: Path, batch: Batch) -> None:
     """Write a sweep or replications as the file's name asks. Raises CannotDo."""
-    from poolctl.api import documents
     from poolctl.report import csv
 
     if path.suffix.lower() == ".csv":
         write_text(path, csv.csv_of(batch))
     else:
-        document = documents.sweep_document(batch) if batch.axes else documents.replications_document(batch)
-        write_text(path, documents.dumps(document) + "\n")
+        write_text(path, batch.to_json() + "\n")
 
 
 def write_inspection(path: Path, inspection: InspectResult) -> None:
@@ -70,9 +65,7 @@ def write_inspection(path: Path, inspection: InspectResult) -> None:
 
         write_text(path, markdown_of(inspection))
     elif suffix == ".json":
-        from poolctl.api.documents import dumps, inspect_document
-
-        write_text(path, dumps(inspect_document(inspection)) + "\n")
+        write_text(path, inspection.to_json() + "\n")
     elif suffix == ".html":
         from poolctl.report.inspection_html import inspection_page
 
@@ -114,7 +107,6 @@ def _inspection_picture(inspection: InspectResult) -> str:
 
 
 def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:
-    from poolctl.api import documents
     from poolctl.report import html, svg
     from poolctl.report.panels import chart_of, comparison_chart_of
     from poolctl.report.rows import headline
@@ -122,10 +114,7 @@ def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: st
 
     first = variants[0]
     if suffix == ".json":
-        document = (
-            documents.compare_document(variants) if compared else documents.simulate_document(first.run, first.findings)
-        )
-        return documents.dumps(document) + "\n"
+        return SimulateResult("live", tuple(variants), is_comparison=compared).to_json() + "\n"
     if suffix == ".html":
         if compared:
             return html.comparison_page_of(variants, repeat=repeat)

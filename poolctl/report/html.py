@@ -6,8 +6,8 @@ Decides the page's order, which is that of the terminal report. Nothing in it is
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from poolctl.api import documents
-from poolctl.api.results import Variant
+from poolctl.api.documents import Document, dumps
+from poolctl.api.results import SimulateResult, Variant
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.facts import Fact, describe, evidence_items, facts_of
 from poolctl.report.panels import Chart, chart_of, comparison_chart_of
@@ -46,7 +46,7 @@ def page_of(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> str:
         *_reasons(findings),
         *([f"<h2>Notes</h2>{bullets(run.notes)}"] if run.notes else []),
     ]
-    return wrapped(run.scenario.name, body, repeat, documents.simulate_document(run, findings))
+    return wrapped(run.scenario.name, body, repeat, SimulateResult("live", (Variant("", run, findings),)).to_dict())
 
 
 def comparison_page_of(variants: Sequence[Variant], *, repeat: str = "") -> str:
@@ -62,14 +62,14 @@ def comparison_page_of(variants: Sequence[Variant], *, repeat: str = "") -> str:
         body.append(f"<h2>{text(f'{variant.name}: {verdict.word}, {verdict.sentence}')}</h2>")
         body += [paragraph(caution) for caution in cautions_of(variant.run)]
         body += [_facts(facts_of(variant.run)), *_errors(variant.run), *_reasons(variant.findings, level=3)]
-    return wrapped("comparison", body, repeat, documents.compare_document(variants))
+    return wrapped("comparison", body, repeat, SimulateResult("live", tuple(variants), is_comparison=True).to_dict())
 
 
-def wrapped(name: str, body: Iterable[str], repeat: str, document: documents.Document) -> str:
+def wrapped(name: str, body: Iterable[str], repeat: str, document: Document) -> str:
     """A whole page around ``body``, with the data that it was made from."""
     again = f"<h2>Repeat</h2><pre>{escape(neutralize(repeat, None))}</pre>" if repeat else ""
     # "<" is all that could end the script element early; in JSON it stands only inside strings.
-    data = documents.dumps(document).replace("<", "\\u003c")
+    data = dumps(document).replace("<", "\\u003c")
     return "\n".join(
         [
             "<!doctype html>",

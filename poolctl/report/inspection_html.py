@@ -5,7 +5,6 @@ Decides the page's order. Nothing in it is fetched from anywhere.
 
 from collections.abc import Iterator
 
-from poolctl.api.documents import inspect_document
 from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.html import bullets, code, drawn, paragraph, table, text, wrapped
@@ -41,7 +40,7 @@ def inspection_page(inspection: InspectResult) -> str:
     seen = [f"{label}: {sentence}" for label, sentence in seen_lines(inspection)]
     if seen:
         body += ["<h2>How it was seen</h2>", bullets(seen)]
-    return wrapped("inspect", body, "", inspect_document(inspection))
+    return wrapped("inspect", body, "", inspection.to_dict())
 
 
 def _finding(finding: Finding) -> Iterator[str]:

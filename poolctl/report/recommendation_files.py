@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from poolctl.api.documents import dumps, recommend_document
-from poolctl.api.results import RecommendResult
+from poolctl.api.results import FleetResult, RecommendResult
 from poolctl.report.files import write_text
 from poolctl.sizing.fleet_check import FleetCheck
 
@@ -13,7 +12,7 @@ FORMATS = (".md", ".json")
 def write_recommendation(path: Path, recommended: RecommendResult) -> None:
     """As the file's name asks. Raises CannotDo."""
     if path.suffix.lower() == ".json":
-        write_text(path, dumps(recommend_document(recommended)) + "\n")
+        write_text(path, recommended.to_json() + "\n")
     else:
         from poolctl.report.recommendation_markdown import recommendation_markdown
 
@@ -23,9 +22,7 @@ def write_recommendation(path: Path, recommended: RecommendResult) -> None:
 def write_fleet(path: Path, check: FleetCheck) -> None:
     """As the file's name asks. Raises CannotDo."""
     if path.suffix.lower() == ".json":
-        from poolctl.api.documents import fleet_document
-
-        write_text(path, dumps(fleet_document(check)) + "\n")
+        write_text(path, FleetResult(check).to_json() + "\n")
     else:
         from poolctl.report.fleet_markdown import fleet_markdown
 
