@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from observations import NOW, troubles
 
+from poolctl.diagnose.catalog import codes_of
 from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.relief import plan_relief
@@ -40,40 +41,7 @@ from poolctl.observe.snapshot import (
     TableCounters,
 )
 
-CATALOG = frozenset(
-    {
-        "slots-exhausted",
-        "slots-low",
-        "leak",
-        "leak-in-transaction",
-        "leak-or-long-hold",
-        "long-hold",
-        "held-across-io",
-        "self-deadlock",
-        "lock-queue",
-        "slow-database",
-        "pool-undersized",
-        "fleet-over-budget",
-        "role-limit",
-        "pooler-pinned-transaction",
-        "pooler-session-mode",
-        "pooler-client-limit",
-        "connection-churn",
-        "reconnect-storm",
-        "frozen-clients",
-        "orphaned-backends",
-        "client-starved",
-        "pool-slots-lost",
-        "slow-reader",
-        "stuck-protocol",
-        "aborted-transaction",
-        "handshake-pile-up",
-        "no-safety-net",
-        "partial-view",
-        "oversized-pool",
-        "healthy",
-    }
-)
+LIVE_CODES = codes_of(lambda entry: "inspect" in entry.reported_by)
 NOT_BACKENDS = frozenset({"fleet-over-budget", "pool-slots-lost", "handshake-pile-up", "lock-queue", "oversized-pool"})
 """What these free is counted otherwise: ceilings, slots of a pool, waiters, half-open connections."""
 
@@ -322,7 +290,7 @@ def test_whatever_was_seen_gives_findings_of_the_catalog_and_no_exception(observ
     diagnosis = diagnose(observation)
 
     assert diagnosis.findings
-    assert {finding.code for finding in diagnosis.findings} <= CATALOG
+    assert {finding.code for finding in diagnosis.findings} <= LIVE_CODES
     assert all(finding.decide_by for finding in diagnosis.findings if finding.confidence == "undetermined")
     assert all(len(finding.summary) < 500 and finding.evidence.get("threshold") for finding in diagnosis.findings)
     assert ("healthy" in [f.code for f in diagnosis.findings]) == (troubles(diagnosis) == [])

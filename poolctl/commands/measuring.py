@@ -222,26 +222,23 @@ def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
     )
 
 
-_CAUSES = ("leak", "leak-in-transaction", "self-deadlock", "aborted-transaction", "frozen-clients", "pool-slots-lost")
-
-
 def _refuses(finding: "Finding", application: str | None, figures: "Figures") -> bool:
     """Whether a pool of another size is beside the point: its connections are lost, or wait for something else."""
+    from poolctl.diagnose.catalog import find
     from poolctl.sizing.capacity import LOCK_SHARE
 
     if finding.confidence == "undetermined":
         return False
     named = {holder.application for holder in finding.holders}
     is_other = bool(named) and application is not None and application not in named
-    if finding.code == "slow-database":
-        return True
-    if finding.code == "lock-queue":
-        # Whoever holds it: those who wait are the application's.
+    scope = find(finding.code).refuses_size
+    if scope in (None, "always"):
+        return scope is not None
+    if scope == "if critical":
+        # Another application may hold the lock: the backends that wait for it are this one's.
         waits = figures.lock_share is not None and figures.lock_share.value > LOCK_SHARE
         return finding.severity == "critical" and waits
-    if finding.code == "held-across-io":
-        return finding.severity == "critical" and not is_other
-    return finding.code in _CAUSES and not is_other
+    return not is_other and (scope == "of its holder" or finding.severity == "critical")
 
 
 def _nobody(observation: "Observation", application: str) -> CannotDo:

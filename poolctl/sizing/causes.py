@@ -6,8 +6,7 @@ Each finding has both bounds: the most that any pool size can gain, and what men
 from collections.abc import Iterator
 from math import log
 
-from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
 from poolctl.sizing.doubts import CENSORED_SHARE, Doubt
@@ -63,11 +62,10 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
         of = f" of {statement.table}" if statement.table else ""
         reads = f" and reads {statement.rows_read:,.0f} rows{of} in each call"
     return Doubt(
-        Finding(
-            code="slow-database",
+        build_finding(
+            "slow-database",
             severity="critical",
             confidence="certain",
-            layer="database",
             summary=f"Pool size is not the problem: one statement has {statement.share:.0%} of the database's "
             f"time{reads}. No pool size gains more than {gain:.0%}; without it up to "
             f"{compute_speedup(statement.share):,.0f} times as much gets done",
@@ -86,7 +84,6 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
                 "threshold": f"{BUSY_SHARE:.0%} of the cores busy, "
                 f"{LARGE_STATEMENT_SHARE:.0%} of the time in one statement",
             },
-            evidence_sql=run_sql.SCANS,
             remedy=_write_remedy(statement),
         ),
         "refused",
@@ -127,11 +124,10 @@ def _find_lock_queue(figures: Figures, budget: Budget, capacity: Capacity) -> Do
     gain = bound_gain(figures, capacity)
     start = "Pool size is not the problem: " if is_root else ""
     return Doubt(
-        Finding(
-            code="lock-queue",
+        build_finding(
+            "lock-queue",
             severity="critical" if is_root else "warning",
             confidence="likely",
-            layer="database",
             summary=f"{start}{share:.0%} of active backends wait for locks: more connections lengthen that queue",
             evidence={
                 "lock_share": share,
@@ -139,7 +135,6 @@ def _find_lock_queue(figures: Figures, budget: Budget, capacity: Capacity) -> Do
                 "gain_from_locks": compute_speedup(share),
                 "threshold": LOCK_SHARE,
             },
-            evidence_sql=run_sql.LOCKS,
             remedy="Shorten the transactions that hold the lock, or spread the hot rows; then measure again",
         ),
         "refused" if is_root else "medium",
@@ -156,11 +151,10 @@ def _find_held_across_io(figures: Figures, budget: Budget, capacity: Capacity) -
     start = "Pool size is not the problem: " if is_root else ""
     growth = None if not now else max(0.0, budget.value / now - 1)
     return Doubt(
-        Finding(
-            code="held-across-io",
+        build_finding(
+            "held-across-io",
             severity="critical" if is_root else "warning",
             confidence="likely",
-            layer="application",
             summary=f"{start}connections are held idle in a transaction for {share:.0%} of their use: without that the "
             f"same work needs {1 - share:.0%} of the connections",
             evidence={
@@ -169,7 +163,6 @@ def _find_held_across_io(figures: Figures, budget: Budget, capacity: Capacity) -
                 "gain_from_shorter_holds": compute_speedup(share),
                 "threshold": HELD_SHARE,
             },
-            evidence_sql=run_sql.TRANSACTIONS,
             remedy="Move calls to other services out of the transaction, or release the connection before them",
         ),
         "refused" if is_root else "medium",

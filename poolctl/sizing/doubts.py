@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Layer, Severity
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
@@ -55,14 +56,15 @@ def _doubt(
 ) -> Doubt:
     severity: Severity = "warning" if cap in ("refused", "low") else "info"
     return Doubt(
-        Finding(
-            code=code,
+        build_finding(
+            code,
             severity=severity,
             confidence="certain",
             layer=layer,
             summary=summary,
             evidence=dict(evidence or {}),
             remedy=remedy,
+            evidence_sql=None,
         ),
         cap,
     )
@@ -226,11 +228,10 @@ def _doubt_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterato
     if now is None or now.count * fleet.worst_case_processes <= budget.total:
         return
     total = now.count * fleet.worst_case_processes
-    finding = Finding(
-        code="fleet-over-budget",
+    finding = build_finding(
+        "fleet-over-budget",
         severity="warning",
         confidence="likely" if budget.is_assumed else "certain",
-        layer="application",
         summary=f"The pools as they are can take {total} connections at worst during a deploy, of {budget.total}",
         evidence={
             "max_open": now.count,
@@ -239,5 +240,6 @@ def _doubt_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterato
             "slots": budget.total,
         },
         remedy=f"max_open {budget.value} at most in each process" if budget.value else "A pooler: see below",
+        evidence_sql=None,
     )
     yield Doubt(finding, None)

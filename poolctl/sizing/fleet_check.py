@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from poolctl.diagnose.finding import Finding, Layer, Severity
-from poolctl.diagnose.run import sql as run_sql
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.finding import Finding, Severity
 from poolctl.sizing.budget import Term
 from poolctl.sizing.fleet import Extra, Fleet, FleetPooler, FleetService
 
@@ -255,17 +256,17 @@ def _list_terms(fleet: Fleet, limit: LimitCheck) -> tuple[Term, ...]:
     return tuple(terms)
 
 
-_CODES: dict[Kind, tuple[str, Layer, str]] = {
-    "server": ("fleet-over-budget", "application", "the server's slots"),
-    "role": ("role-limit", "database", "the connection limit of role {name}"),
-    "database": ("role-limit", "database", "the connection limit of database {name}"),
-    "pooler-clients": ("pooler-client-limit", "pooler", "the client connections of {name}"),
+_CODES: dict[Kind, tuple[str, str]] = {
+    "server": ("fleet-over-budget", "the server's slots"),
+    "role": ("role-limit", "the connection limit of role {name}"),
+    "database": ("role-limit", "the connection limit of database {name}"),
+    "pooler-clients": ("pooler-client-limit", "the client connections of {name}"),
 }
 
 
 def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> Finding:
     """Critical where clients can be refused, a warning where only the headroom is used up."""
-    code, layer, words = _CODES[limit.kind]
+    code, words = _CODES[limit.kind]
     what = words.format(name=limit.name)
     severity: Severity = "critical" if limit.is_refusing else "warning"
     unlimited = [part.who for part in limit.parts if part.connections is None]
@@ -277,11 +278,10 @@ def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
             limit.worst_moment, f"in the {limit.worst_moment}"
         )
         summary = f"The fleet {over} {what} {when}: {limit.worst} of {limit.limit}"
-    return Finding(
-        code=code,
+    return build_finding(
+        code,
         severity=severity,
         confidence="certain",
-        layer=layer,
         summary=summary,
         evidence={
             "limit": limit.limit,
@@ -292,7 +292,7 @@ def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
             "worst_moment": limit.worst_moment,
             "parts": {part.who: part.connections for part in limit.parts},
         },
-        evidence_sql={"server": run_sql.SLOTS, "pooler-clients": run_sql.POOLER}.get(limit.kind, run_sql.ROLE_LIMITS),
+        evidence_sql={"server": sql.SLOTS, "pooler-clients": sql.POOLER}.get(limit.kind, sql.ROLE_LIMITS),
         remedy=_write_remedy(fleet, limit, changes),
     )
 
@@ -314,13 +314,14 @@ def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
 
 
 def _make_healthy(tightest: LimitCheck) -> Finding:
-    where = _CODES[tightest.kind][2].format(name=tightest.name)
-    return Finding(
-        code="healthy",
+    where = _CODES[tightest.kind][1].format(name=tightest.name)
+    return build_finding(
+        "healthy",
         severity="info",
         confidence="certain",
         layer="application",
         summary=f"Every limit is kept; tightest are {where}: {tightest.worst} of {tightest.limit} at worst "
         f"({tightest.worst_moment})",
         evidence={"worst": tightest.worst, "limit": tightest.limit, "worst_moment": tightest.worst_moment},
+        evidence_sql=None,
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from random import Random
 from typing import TYPE_CHECKING, Any
 
+from poolctl.diagnose.catalog import MOOT_BESIDE_CAUSE, MOOT_IN_REFUSAL, build_finding
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.sizing.budget import Budget, WorstFleet, compute_budget, find_worst_fleet
 from poolctl.sizing.capacity import Capacity, estimate_capacity
@@ -117,11 +118,10 @@ def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: C
 
 def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
     needed, each = fleet.worst_case_processes * parts.floor, plural(parts.floor, "connection")
-    return Finding(
-        code="fleet-over-budget",
+    return build_finding(
+        "fleet-over-budget",
         severity="critical",
         confidence="likely" if budget.is_assumed else "certain",
-        layer="application",
         summary=f"{fleet.worst_case_processes} processes at worst need {each} each, {needed} in all, and "
         f"{budget.total} slots are left for them",
         evidence={
@@ -131,6 +131,7 @@ def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding
             "slots": budget.total,
         },
         remedy=f"A pooler between, fewer processes, or max_connections higher by {needed - budget.total}",
+        evidence_sql=None,
     )
 
 
@@ -149,11 +150,10 @@ def _find_missed_target(max_open: int, demand: Demand, division: Division) -> Fi
     )
     grows = load >= max_open
     what = "the queue grows without end" if grows else f"{late:.1%} of acquires wait longer"
-    return Finding(
-        code="wait-target-missed",
+    return build_finding(
+        "wait-target-missed",
         severity="critical" if grows else "warning",
         confidence="likely",
-        layer="application",
         summary=f"{max_open} connections for {load:.1f} busy ones, where {demand.value} keep the p99 wait within "
         f"{format_duration(demand.wait_target)}: {what}",
         evidence={
@@ -199,10 +199,7 @@ def _collect_measured(figures: Figures) -> Measured:
 if TYPE_CHECKING:
     from poolctl.sizing.verify import Verification
 
-_OF_A_NUMBER = frozenset({"wait-target-missed"})
 _BOUNDS = ("most_gain_from_pool", "gain_from_statement", "gain_from_locks", "gain_from_shorter_holds")
-_OF_A_LARGER_POOL = frozenset({"demand-censored"})
-"""Asks for a larger pool to measure with, which makes worse what is the problem already."""
 
 
 def refuse(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
@@ -243,7 +240,7 @@ def drop_moot_findings(answer: Recommendation) -> Recommendation:
     if not answer.is_refused:
         return answer
     beside = any(each.severity == "critical" for each in answer.findings)
-    moot = _OF_A_NUMBER | (_OF_A_LARGER_POOL if beside else frozenset())
+    moot = MOOT_IN_REFUSAL | (MOOT_BESIDE_CAUSE if beside else frozenset())
     return replace(answer, findings=tuple(each for each in answer.findings if each.code not in moot))
 
 
@@ -275,11 +272,10 @@ def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) 
 def reject_unverified(answer: Recommendation, verification: "Verification") -> Recommendation:
     """A recommendation that failed its own verification is none."""
     tried = answer.recommendation.max_open
-    finding = Finding(
-        code="verification-failed",
+    finding = build_finding(
+        "verification-failed",
         severity="critical",
         confidence="certain",
-        layer="application",
         summary=f"max_open {tried} was tried and does not hold: {'; '.join(verification.failures)}",
         evidence={"max_open": tried, "engine": verification.engine},
         remedy="Look at the runs below; measure under the peak, or give the figures that are assumed",

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.sessions import notes_of
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
@@ -42,20 +41,14 @@ def no_safety_net(case: RuleContext) -> Iterator[Finding]:
         gaps["timeouts_off"] = list(TIMEOUTS)
     if not gaps:
         return
-    yield Finding(
-        code="no-safety-net",
+    yield build_finding(
+        "no-safety-net",
         severity="info",
         confidence="certain",
-        layer="database",
         summary=f"Nothing keeps a mistake small here: {', '.join(_gap_words(gaps))}",
         evidence=gaps
         | {"threshold": "any of: superuser applications, no reserved slot, > 3 monitor sessions, no timeout"},
-        evidence_sql=live_sql.SAFETY,
         holders=case.holders(t for each in facts.programs if each.user in supers for t in each.tracks),
-        remedy="Give applications ordinary roles with lock_timeout and statement_timeout of their own, and keep "
-        "reserved_connections (16+) for operators. No blanket idle_in_transaction_session_timeout: it also ends "
-        "sessions "
-        "that hold advisory locks in a transaction, and hides the bug.",
     )
 
 
@@ -106,11 +99,10 @@ def partial_view(case: RuleContext) -> Iterator[Finding]:
         summary = f"The server refused, so {plural(seen, 'backend')} are known by their process titles only"
     elif not hidden:
         summary = f"{plural(missing, 'session')} of the server's databases could not be seen"
-    yield Finding(
-        code="partial-view",
+    yield build_finding(
+        "partial-view",
         severity="info",
         confidence="certain",
-        layer="database",
         summary=summary,
         evidence={
             "hidden": hidden,
@@ -119,9 +111,6 @@ def partial_view(case: RuleContext) -> Iterator[Finding]:
             "role": facts.server.role if facts.server else None,
             "threshold": "any hidden backend",
         },
-        evidence_sql=live_sql.HIDDEN,
-        remedy="GRANT pg_monitor (or pg_read_all_stats) TO the role that poolctl uses; it gives no slot and "
-        "changes nothing.",
     )
 
 
@@ -164,14 +153,12 @@ def oversized_pool(case: RuleContext) -> Iterator[Finding]:
         if not waiting.is_known and (usable <= 0 or len(tracks) < BUDGET_SHARE * usable):
             continue
         in_use = _most_in_use(application)
-        yield Finding(
-            code="oversized-pool",
+        yield build_finding(
+            "oversized-pool",
             severity="info",
             confidence="likely" if waiting.is_known else "undetermined",
-            layer="application",
             summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of {called(application)} did "
-            "nothing in "
-            f"{format_duration(facts.window)}, at most {in_use} were in use at once",
+            f"nothing in {format_duration(facts.window)}, at most {in_use} were in use at once",
             evidence={
                 "sessions": len(tracks),
                 "frozen_idle": len(frozen),
@@ -181,11 +168,7 @@ def oversized_pool(case: RuleContext) -> Iterator[Finding]:
                 "window": facts.window,
                 "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, nobody waiting",
             },
-            evidence_sql=run_sql.BACKENDS,
             holders=case.holders(frozen),
-            remedy="Nothing, while the fleet is far from its budget. Else lower max_open to what the peak needs "
-            "(poolctl "
-            "recommend); end nothing: these are parked connections.",
             frees=max(0, min(len(frozen), len(tracks) - in_use)),
             decide_by=None if waiting.is_known else "a window that contains the peak, with the pool's own figures",
         )
@@ -224,11 +207,10 @@ def healthy(case: RuleContext) -> Finding:
     if doubt is not None:
         confidence = "undetermined"
         summary, decide_by = doubt
-    return Finding(
-        code="healthy",
+    return build_finding(
+        "healthy",
         severity="info",
         confidence=confidence,
-        layer="database",
         summary=summary,
         evidence={
             "used": used,
@@ -241,7 +223,6 @@ def healthy(case: RuleContext) -> Finding:
             "notes": list(notes_of(case)),
             "threshold": "no finding at warning or above",
         },
-        evidence_sql=run_sql.BACKENDS,
         decide_by=decide_by,
     )
 

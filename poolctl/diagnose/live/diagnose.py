@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
+from poolctl.diagnose.catalog import MAY_HEAD_LOCKS, NEED_NO_PRIVILEGE
 from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
 from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
 from poolctl.diagnose.live.context import Rule, RuleContext
@@ -66,11 +67,6 @@ CAUSES: tuple[Rule, ...] = (
 EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low, pooler_refused)
 ADVICE: tuple[Rule, ...] = (oversized_pool, no_safety_net, partial_view)
 
-SEEN_IN_FULL = frozenset({"partial-view", "no-safety-net", "slots-exhausted", "role-limit", "pooler-client-limit"})
-"""Stand on what every role may see, or on a refusal: hidden states do not make them less sure."""
-ROOTS = ("leak-in-transaction", "aborted-transaction", "frozen-clients", "self-deadlock", "orphaned-backends")
-"""Causes that may sit at the head of a lock queue."""
-
 
 def diagnose(observation: Observation) -> Diagnosis:
     """What ``observation`` shows, by codes of the catalog. Raises nothing: what was not seen is said, not guessed.
@@ -104,7 +100,7 @@ def _order(finding: Finding) -> tuple[int, bool, bool]:
 
 def _capped(facts: LiveFacts, finding: Finding) -> Finding:
     hidden = facts.hidden > 0 or facts.sees_titles_only
-    if hidden and finding.confidence == "certain" and finding.code not in SEEN_IN_FULL:
+    if hidden and finding.confidence == "certain" and finding.code not in NEED_NO_PRIVILEGE:
         return replace(finding, confidence="likely")
     return finding
 
@@ -122,7 +118,7 @@ def _with_roots_raised(findings: Sequence[Finding]) -> list[Finding]:
     for finding in findings:
         behind = [heads[pid] for holder in finding.holders for pid in holder.pids if pid in heads]
         worst = min([finding.severity, *behind], key=SEVERITIES.index)
-        raised.append(replace(finding, severity=worst) if finding.code in ROOTS else finding)
+        raised.append(replace(finding, severity=worst) if finding.code in MAY_HEAD_LOCKS else finding)
     return raised
 
 

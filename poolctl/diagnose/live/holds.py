@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.live.waits import Waiting
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, percent, plural
 
@@ -126,14 +126,12 @@ def held_finding(
     waiting = case.facts.waiting(application)
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     ended = [t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there]
-    return Finding(
-        code="held-across-io",
+    return build_finding(
+        "held-across-io",
         severity=case.severity(application),
         confidence=at_most_likely(confidence, holding),
-        layer="application",
-        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} "
-        f"of the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end"
-        f"{wait}",
+        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} of "
+        f"the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end{wait}",
         evidence={
             "sessions": application.count,
             "idle_in_transaction_share": percent(use.share),
@@ -143,12 +141,10 @@ def held_finding(
             "stuck": len(application.stuck),
             "looks_without_a_spare_session": percent(use.used_up),
             "waiting": waiting.count,
-            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, "
-            "and clients wait or no session is to spare",
+            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
+            "clients wait or no session is to spare",
         },
-        evidence_sql=run_sql.TRANSACTIONS,
         holders=case.holders(holding),
-        remedy="Move the other work out of the transaction, or release before it. A bigger pool only moves the limit.",
         frees=min(len(holding), round(use.mean_paused)),
         decide_by=decide_by,
     )
@@ -370,14 +366,13 @@ def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiti
         or_else = (
             ", or all are calls that began together" if jam.is_repeated else ", or all of them were leaked at once"
         )
-    return Finding(
-        code="self-deadlock",
+    return build_finding(
+        "self-deadlock",
         severity=case.severity(application),
         confidence=at_most_likely(confidence, jam.tracks),
-        layer="application",
         summary=f"All {count} sessions of {called(application)} came to rest in the same "
-        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: "
-        f"each holder waits for a second connection{or_else}",
+        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: each holder waits for a second "
+        f"connection{or_else}",
         evidence={
             "holding": count,
             "active": 0,
@@ -390,10 +385,7 @@ def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiti
             "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
             "many waiting as hold",
         },
-        evidence_sql=run_sql.TRANSACTIONS,
         holders=case.holders(jam.tracks),
-        remedy="Pass the connection down instead of acquiring a second one while one is held. Until then a pool of "
-        "threads x (connections each - 1) + 1 is the least that cannot jam; below that more connections do not help.",
         frees=count,
         decide_by=decide_by,
     )

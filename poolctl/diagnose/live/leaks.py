@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from math import inf
 from statistics import median
 
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live.waits import PoolSeries
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.units import format_count, format_duration, percent, plural
 
 LEAST_STUCK = 2
@@ -65,14 +64,12 @@ def _leak_in_transaction(case: RuleContext, application: Application, stuck: tup
             else "watch for longer than the acquire timeout (usually 30 s): holders that wait for a second connection "
             "fail and release then, a leak stays; or look as a member of pg_monitor"
         )
-    return Finding(
-        code="leak-in-transaction",
+    return build_finding(
+        "leak-in-transaction",
         severity=case.severity(application),
         confidence=confidence,
-        layer="application",
-        summary=f"{format_count(len(stuck))} of {plural(application.count, 'session')} of {called(application)} "
-        "sit idle "
-        f"in a transaction that nobody ends, the oldest for {at_least}{oldest}{consequence}",
+        summary=f"{format_count(len(stuck))} of {plural(application.count, 'session')} of {called(application)} sit "
+        f"idle in a transaction that nobody ends, the oldest for {at_least}{oldest}{consequence}",
         evidence={
             "stuck": len(stuck),
             "sessions": application.count,
@@ -88,11 +85,10 @@ def _leak_in_transaction(case: RuleContext, application: Application, stuck: tup
             f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest seen to end; or {TIMES_LONGEST} x the longest rest, "
             "if less)",
         },
-        evidence_sql=run_sql.TRANSACTIONS,
         holders=case.holders(stuck),
         remedy="Commit or roll back and release on every path of that code: finally, with, defer. Until that is "
-        "deployed, end these backends, and set idle_in_transaction_session_timeout for the application's role"
-        f"{_locks_lost(case, application)}. A bigger pool only delays the end.",
+        "deployed, end these backends, and set idle_in_transaction_session_timeout for the application's "
+        f"role{_locks_lost(case, application)}. A bigger pool only delays the end.",
         frees=len(stuck),
         decide_by=decide_by,
     )
@@ -244,11 +240,10 @@ def long_hold(
         seen = f", {plural(len(returned), 'release')} seen"
     elif any(map(is_on_purpose, suspects)):
         seen = ", as their last statements say, on purpose"
-    return Finding(
-        code="long-hold",
+    return build_finding(
+        "long-hold",
         severity=case.severity(application),
         confidence=at_most_likely(confidence, holding),
-        layer="application",
         summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for "
         f"{format_duration(longest)} or longer{seen}; {plural(waiting.count or 0, 'client')} waiting",
         evidence={
@@ -260,10 +255,7 @@ def long_hold(
             "waiting": waiting.count,
             "threshold": "a hold of more than 1 s and 10 x the median that came back, while clients wait",
         },
-        evidence_sql=live_sql.IDLE,
         holders=case.holders(holding),
-        remedy="Release before the slow part, or give long jobs a small pool of their own and count it as taken for "
-        "good. A bigger shared pool is filled by the same jobs.",
         frees=len(holding),
     )
 
@@ -284,11 +276,10 @@ def _leak(
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     if confidence is None:
         return undetermined_hold(case, application, suspects, f"of {in_use}{of} in use")
-    return Finding(
-        code="leak",
+    return build_finding(
+        "leak",
         severity=case.severity(application),
         confidence=at_most_likely(confidence, suspects),
-        layer="application",
         summary=f"{format_count(len(suspects))} of {in_use}{of} connections in use by {called(application)} do nothing "
         f"and do not come back, the oldest for {format_duration(max(ages))}{wait}",
         evidence={
@@ -306,10 +297,7 @@ def _leak(
             "threshold": f"a floor of in_use that climbs {LEAST_STEPS} times, or more than half frozen while new "
             "sessions are opened and clients wait, or in use without traffic",
         },
-        evidence_sql=live_sql.IDLE,
         holders=case.holders(suspects),
-        remedy="Release on every path of that code: finally, with, defer. Keep the pool bounded (max_open), so that a "
-        "leak stops one instance and not the server. A bigger pool only delays the end.",
         frees=len(suspects),
     )
 
@@ -320,14 +308,12 @@ def undetermined_hold(case: RuleContext, application: Application, suspects: tup
     waiting = case.facts.waiting(application)
     wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
-    return Finding(
-        code="leak-or-long-hold",
+    return build_finding(
+        "leak-or-long-hold",
         severity=case.severity(application),
         confidence="undetermined",
-        layer="application",
-        summary=f"{plural(len(suspects), 'connection')} {of} by {called(application)} stand still{wait}, the "
-        "oldest for "
-        f"{format_duration(max(ages))}: leaked, or a long job that will come back",
+        summary=f"{plural(len(suspects), 'connection')} {of} by {called(application)} stand still{wait}, the oldest "
+        f"for {format_duration(max(ages))}: leaked, or a long job that will come back",
         evidence={
             "standing_still": len(suspects),
             "sessions": application.count,
@@ -339,10 +325,7 @@ def undetermined_hold(case: RuleContext, application: Application, suspects: tup
             "median_use": application.typical_use,
             "threshold": f"standing still for more than {format_duration(limit)} (1 s, {TIMES_TYPICAL} x the median)",
         },
-        evidence_sql=live_sql.IDLE,
         holders=case.holders(suspects),
-        remedy="End nothing yet. If they are leaked, release on every path (finally, with, defer); if they are long "
-        "jobs, give those a pool of their own. Neither is helped by a bigger pool.",
         frees=len(suspects),
         decide_by="watch for longer than the longest hold that is legitimate (--for): one that comes back is a long "
         "hold, a number in use that only climbs is a leak; or ask the process where its connections are, and its host "

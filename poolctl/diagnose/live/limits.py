@@ -7,14 +7,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding, Limit
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import Track
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, plural, quote
 
@@ -54,11 +54,10 @@ def slots_exhausted(case: RuleContext) -> Iterator[Finding]:
         f"{used} of {usable} usable slots taken" if usable else f"{used} backends seen" if used else "no slot left"
     )
     said = f" ({quote(refusal.text, 70)})" if refusal is not None else ""
-    yield Finding(
-        code="slots-exhausted",
+    yield build_finding(
+        "slots-exhausted",
         severity="critical",
         confidence=confidence,
-        layer="database",
         summary=f"The server has no slot for a client: {counted}; {means}{said}",
         evidence={
             "used": used,
@@ -69,11 +68,7 @@ def slots_exhausted(case: RuleContext) -> Iterator[Finding]:
             "largest": dict(_largest(case)),
             "threshold": "no slot free for an ordinary role, or a refusal for want of one",
         },
-        evidence_sql=run_sql.SLOTS,
         holders=case.holders(facts.tracks),
-        remedy="Treat the cause beside this finding, or end what the largest application does not use; a superuser, or "
-        "a member of pg_use_reserved_connections, still gets in while its slots last. Raising max_connections needs a "
-        "restart and moves the limit only.",
         decide_by="whether the server itself refuses (probe it without the pooler)"
         if confidence == "undetermined"
         else None,
@@ -112,11 +107,10 @@ def _slots_low(case: RuleContext, limit: Limit) -> Finding:
     growing = [(growth_of(facts, each.tracks), each) for each in facts.applications if each.count]
     most, fastest = max(growing, key=lambda pair: pair[0], default=(0, None))
     who = f", mostly {called(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
-    return Finding(
-        code="slots-low",
+    return build_finding(
+        "slots-low",
         severity="warning",
         confidence=confidence,
-        layer="database",
         summary=f"{format_count(limit.used)} of {format_count(limit.limit)} used of {limit.name}, "
         f"{plural(limit.free, 'slot')} left{left}{who}",
         evidence={
@@ -130,11 +124,8 @@ def _slots_low(case: RuleContext, limit: Limit) -> Finding:
             "largest": dict(_largest(case)),
             "threshold": "less than a tenth free, or a minute of this growth takes the rest",
         },
-        evidence_sql=run_sql.SLOTS if limit.scope == "server" else run_sql.ROLE_LIMITS,
+        evidence_sql=sql.SLOTS if limit.scope == "server" else sql.ROLE_LIMITS,
         holders=case.holders(facts.tracks),
-        remedy="Find out what grows before it is full; add up what every instance may open (fleet-over-budget). A "
-        "big idle "
-        "fleet under its limit is just big.",
         decide_by="a second look, for the slope" if confidence == "undetermined" else None,
     )
 
@@ -168,11 +159,10 @@ def _role_limit(case: RuleContext, summary: str, limit: Limit | None) -> Finding
     own = [t for t in facts.tracks if limit and (t.last.user if scope == "role" else t.last.database) == name]
     if limit is None and facts.refusal is not None:
         own = [t for t in facts.tracks if _is_named(t, facts.refusal)]
-    return Finding(
-        code="role-limit",
+    return build_finding(
+        "role-limit",
         severity="critical" if refused else "warning",
         confidence="certain",
-        layer="database",
         summary=summary,
         evidence={
             "limit": limit.name if limit else None,
@@ -182,10 +172,7 @@ def _role_limit(case: RuleContext, summary: str, limit: Limit | None) -> Finding
             "server_slots_free": next((each.free for each in case.limits if each.scope == "server"), None),
             "threshold": "nothing left of a CONNECTION LIMIT while the server has slots",
         },
-        evidence_sql=run_sql.ROLE_LIMITS,
         holders=case.holders(own),
-        remedy="Make that fleet's pools (instances x max_open) fit under the limit, or raise it: ALTER ROLE or ALTER "
-        "DATABASE ... CONNECTION LIMIT. Superusers are exempt: test with the application's role.",
     )
 
 
@@ -248,13 +235,12 @@ def _fleet(case: RuleContext, what: str, ceiling: int, usable: int, instances: i
     headroom = max(3, round(0.03 * usable))
     each = max(0, (usable - headroom) // max(1, instances))
     outcome = "and it has no slot left" if refused else "quiet so far"
-    return Finding(
-        code="fleet-over-budget",
+    return build_finding(
+        "fleet-over-budget",
         severity="critical" if refused else "warning",
         confidence=confidence,
-        layer="application",
-        summary=f"{what} may open {format_count(ceiling)} connections, the server has {format_count(usable)} to "
-        f"give; {outcome}",
+        summary=f"{what} may open {format_count(ceiling)} connections, the server has {format_count(usable)} to give; "
+        f"{outcome}",
         evidence={
             "ceiling": ceiling,
             "usable": usable,
@@ -264,7 +250,6 @@ def _fleet(case: RuleContext, what: str, ceiling: int, usable: int, instances: i
             "max_open_that_fits": each,
             "threshold": "sum of ceilings > usable slots",
         },
-        evidence_sql=run_sql.BACKENDS,
         remedy=f"Bound each instance at {each} connections, ({usable} - {headroom}) / {instances}, with room for the "
         "instances that a deploy adds; if that is too little, put PgBouncer in transaction mode in front.",
         frees=max(0, ceiling - usable),
@@ -291,23 +276,19 @@ def handshake_pile_up(case: RuleContext) -> Iterator[Finding]:
         return
     count = len(starting) if len(starting) >= LEAST_STARTING else missing
     seen = len(starting) >= LEAST_STARTING
-    yield Finding(
-        code="handshake-pile-up",
+    yield build_finding(
+        "handshake-pile-up",
         severity="critical" if refused or case.is_full else "warning",
         confidence="certain" if seen else "likely",
-        layer="database",
-        summary=f"{count} connections hold slots without having logged in"
-        f"{'' if seen else ': refused although fewer backends are seen than there are slots'}",
+        summary=f"{count} connections hold slots without having logged "
+        f"in{'' if seen else ': refused although fewer backends are seen than there are slots'}",
         evidence={
             "starting": len(starting),
             "oldest_age": max((age for _, age in starting), default=None),
             "missing": missing,
             "threshold": f"{LEAST_STARTING} that are at it for more than a second",
         },
-        evidence_sql=live_sql.STARTING,
         holders=case.holders(track for track, _ in starting if track.pid in facts.by_pid),
-        remedy="Use a pool instead of a connection for every request; check health probes that only open the port, and "
-        "what makes logging in slow. authentication_timeout ends each of them.",
         frees=count if seen else 0,
     )
 

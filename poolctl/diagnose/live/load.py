@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, at_most_likely
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.statements import filtered_columns
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -159,11 +159,10 @@ def slow_database(case: RuleContext) -> Iterator[Finding]:
         confidence = "undetermined"
     else:
         return
-    yield Finding(
-        code="slow-database",
+    yield build_finding(
+        "slow-database",
         severity=case.severity(),
         confidence=at_most_likely(confidence, tracks),
-        layer="database",
         summary=sentence,
         evidence={
             "at_work": round(work.mean, 1),
@@ -182,7 +181,7 @@ def slow_database(case: RuleContext) -> Iterator[Finding]:
             f"{percent(BUSY_SHARE)} of the cores busy for typically {format_duration(LEAST_BUSY)}, or while clients "
             f"wait; or clients wait for statements of {format_duration(SLOW_STATEMENT)}",
         },
-        evidence_sql=run_sql.SCANS if work.table else live_sql.STATEMENTS if work.by_counters else run_sql.ACTIVE,
+        evidence_sql=sql.SCANS if work.table else sql.STATEMENTS if work.by_counters else sql.ACTIVE,
         holders=case.holders(tracks),
         remedy=_slow_remedy(work),
         decide_by="how many cores the server has, and how busy they are" if confidence == "undetermined" else None,
@@ -247,8 +246,8 @@ def _slow_sentence(work: Work, cores: int | None) -> str:
     if work.table is not None:
         scan = f", which reads all {format_count(work.table.live_rows)} rows of {work.table.name} each time"
     return (
-        f"{format_count(round(work.mean, 1))} statements at work at once{on}, typically {format_duration(work.age)} old"
-        f"{statement}{scan}"
+        f"{format_count(round(work.mean, 1))} statements at work at once{on}, typically {format_duration(work.age)} "
+        f"old{statement}{scan}"
     )
 
 
@@ -267,8 +266,8 @@ def _slow_remedy(work: Work) -> str:
         return f"{start} Make the statement cheaper or rarer, or add cores."
     columns = ", ".join(filtered_columns(work.statement or "")) or "..."
     return (
-        f"{start} Make {quote(work.statement or '', 100)} read less, such as with "
-        f"CREATE INDEX CONCURRENTLY ON {work.table.name} ({columns});"
+        f"{start} Make {quote(work.statement or '', 100)} read less, such as with CREATE INDEX CONCURRENTLY ON "
+        f"{work.table.name} ({columns});"
     )
 
 
@@ -332,11 +331,10 @@ def connection_churn(case: RuleContext) -> Iterator[Finding]:
         return
     confidence: Confidence = "certain" if counted.window >= LONG_WINDOW else "likely"
     lost = f", {format_count(counted.abandoned)} dropped without a goodbye" if dropped else ""
-    yield Finding(
-        code="connection-churn",
+    yield build_finding(
+        "connection-churn",
         severity=case.severity() if case.is_full else "warning",
         confidence=confidence,
-        layer="application",
         summary=f"{format_count(counted.opened)} sessions opened in {format_duration(counted.window)} for "
         f"{plural(counted.transactions, 'transaction')}{lost}: {_per_second(rate)}, most of them gone again",
         evidence={
@@ -346,14 +344,10 @@ def connection_churn(case: RuleContext) -> Iterator[Finding]:
             "abandoned": counted.abandoned,
             "grown": counted.grown,
             "window": counted.window,
-            "threshold": f"a session for fewer than {TRANSACTIONS_EACH} transactions, {LEAST_RATE:g} a second, "
-            "most of them "
-            f"gone again; or {percent(ABANDONED_SHARE)} of the new ones abandoned",
+            "threshold": f"a session for fewer than {TRANSACTIONS_EACH} transactions, {LEAST_RATE:g} a second, most of "
+            f"them gone again; or {percent(ABANDONED_SHARE)} of the new ones abandoned",
         },
-        evidence_sql=run_sql.CHURN,
         holders=case.holders(passing_tracks(case)),
-        remedy="Keep connections: one pool for each process with max_idle = max_open, created once and closed at exit; "
-        "where processes are short-lived, PgBouncer in front.",
     )
 
 
@@ -379,18 +373,15 @@ def _by_looks(case: RuleContext) -> Iterator[Finding]:
     brief = [t for t in facts.all_tracks if t.rows[0][0] > t.since and not t.is_there]
     if len(brief) < LEAST_SESSIONS:
         return
-    yield Finding(
-        code="connection-churn",
+    yield build_finding(
+        "connection-churn",
         severity="warning",
         confidence="undetermined",
-        layer="application",
         summary=f"{len(brief)} sessions came and went within {format_duration(facts.window)}, as far as the looks "
-        "caught "
-        "them",
+        "caught them",
         evidence={"caught": len(brief), "looks": len(facts.looks), "threshold": f"{LEAST_SESSIONS} that came and went"},
-        evidence_sql=live_sql.STARTS,
+        evidence_sql=sql.STARTS,
         holders=case.holders(passing_tracks(case)),
-        remedy="Keep connections: one pool for each process, created once; where processes are short-lived, PgBouncer.",
         decide_by="the server's log with log_connections, or PostgreSQL 14, which counts sessions",
     )
 
@@ -433,11 +424,10 @@ def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
         return
     if rush < RUSH or not costs:
         return
-    yield Finding(
-        code="reconnect-storm",
+    yield build_finding(
+        "reconnect-storm",
         severity=case.severity(),
         confidence="certain" if away else "likely",
-        layer="application",
         summary=f"The server started {format_duration(max(0.0, uptime))} ago and {rush} sessions came within "
         f"{format_duration(RUSH_WINDOW)}; {logging_in} were caught logging "
         f"in{', others are refused' if facts.is_refusing else ''}",
@@ -450,10 +440,6 @@ def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
             "threshold": f"{RUSH} backends within {format_duration(RUSH_WINDOW)} of each other after a start, and "
             f"refusals or {LEAST_LOGGING_IN} caught logging in",
         },
-        evidence_sql=live_sql.STARTS,
-        remedy="Back off with jitter before trying again, and bound parallel openings; a pooler in front keeps the "
-        "rush "
-        "from the server. Find what restarted it: the pools' size did not.",
     )
 
 

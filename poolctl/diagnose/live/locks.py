@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.tracks import Application, Sample, Track
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, plural, quote
 
@@ -145,11 +145,10 @@ def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
     elif root is not None and (root.is_inferred or root.is_hidden):
         confidence = "likely"
     clients = sum(1 for w in waiters if w.is_client)
-    return Finding(
-        code="lock-queue",
+    return build_finding(
+        "lock-queue",
         severity="critical" if clients >= LEAST_WAITERS or case.severity() == "critical" else "warning",
         confidence=confidence,
-        layer="database",
         summary=f"{plural(len(waiters), 'backend')} {'waits' if len(waiters) == 1 else 'wait'} for a lock{what} behind "
         f"{_root_words(case, queue.root, root, look.at)}, the longest for {format_duration(queue.longest)}",
         evidence={
@@ -164,7 +163,6 @@ def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
             "threshold": f"{LEAST_WAITERS} behind one root that lasts, or a wait of more than "
             f"{format_duration(DEADLOCK_TIMEOUT)} (deadlock_timeout)",
         },
-        evidence_sql=run_sql.LOCKS,
         holders=case.holders([track]) if track is not None else (),
         remedy=f"{_remedy(queue.root, root)}{behind} A bigger pool only lengthens the queue.",
         frees=clients + (track is not None),
@@ -181,11 +179,10 @@ def _by_titles(case: RuleContext) -> Iterator[Finding]:
     idle = [t for t in case.facts.tracks if t.last.in_transaction and t.is_confirmed]
     confidence: Confidence = "likely" if len(idle) == 1 else "undetermined"
     guess = f", beside {plural(len(idle), 'backend')} idle in a transaction" if idle else ""
-    yield Finding(
-        code="lock-queue",
+    yield build_finding(
+        "lock-queue",
         severity=case.severity(),
         confidence=confidence,
-        layer="database",
         summary=f"{len(waiters)} of {plural(len(case.facts.tracks), 'backend')} wait for a lock at every look, by "
         f"their process titles{guess}",
         evidence={
@@ -195,10 +192,7 @@ def _by_titles(case: RuleContext) -> Iterator[Finding]:
             "waiting_pids": [track.pid for track in waiters],
             "threshold": f"{LEAST_WAITERS} titles that say waiting at two looks and more",
         },
-        evidence_sql=run_sql.LOCKS,
         holders=case.holders(idle),
-        remedy="Find the session at the head of the queue and end its transaction: that frees the others, too. A "
-        "bigger pool or more slots only lengthen the queue.",
         frees=len(waiters) + len(idle),
         decide_by="pg_blocking_pids() in a session that gets in: a superuser's (--emergency), or once a slot is free"
         if confidence == "undetermined"
@@ -231,8 +225,7 @@ def _remedy(pid: int, root: Backend | None) -> str:
     if root.in_transaction:
         return (
             f"End the root, pid {pid}: its application left a transaction open. Commit or roll back on every path "
-            "there; "
-            "lock_timeout for migrations."
+            "there; lock_timeout for migrations."
         )
     if root.is_active:
         return f"The root, pid {pid}, is at work: make its statement or its transaction shorter, or end it."

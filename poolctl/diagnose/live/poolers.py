@@ -4,15 +4,22 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import (
+    LOOK_THE_SAME,
+    RAISE_CHILDREN,
+    RAISE_CLIENTS,
+    RAISE_POOL_SIZE,
+    SLOW_EVERYTHING,
+    build_finding,
+)
 from poolctl.diagnose.finding import Confidence, Finding, Holder
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import busy_children
 from poolctl.diagnose.live.locks import is_waiting
-from poolctl.diagnose.live.pools import OTHER_CAUSES, turns_over
+from poolctl.diagnose.live.pools import turns_over
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live.waits import BouncerQueue, number
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
 from poolctl.units import format_duration, plural, quote
 
@@ -33,13 +40,12 @@ def pooler_client_limit(case: RuleContext) -> Iterator[Finding]:
         if most and used >= most:
             hit = True
             yield _client_limit(
-                f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not "
-                "the limit",
+                f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not the "
+                "limit",
                 {"clients": used, "max_client_conn": most, "refusal": refusal.text if refusal else None},
                 "certain",
                 _clients(bouncer, lambda _: True),
-                "Close clients that are not needed, or raise max_client_conn with the limit of open files (nofile) "
-                "above it.",
+                RAISE_CLIENTS,
             )
     if refusal is not None and not hit:
         yield _client_limit(
@@ -47,8 +53,8 @@ def pooler_client_limit(case: RuleContext) -> Iterator[Finding]:
             {"refusal": refusal.text},
             "certain" if refusal.routine is None and "max_client_conn" in refusal.text else "likely",
             (),
-            "Close clients that are not needed, or raise the pooler's client limit with the limit of open files "
-            "above it.",
+            "Close clients that are not needed, or raise the pooler's client limit with the limit of open files above "
+            "it.",
         )
     for pgpool in case.facts.pgpools:
         yield from _pgpool_limit(pgpool)
@@ -77,14 +83,8 @@ def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
         {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},
         "certain" if all_busy else "likely" if pgpool.waiting else "undetermined",
         (),
-        PGPOOL_REMEDY,
+        RAISE_CHILDREN,
     )
-
-
-PGPOOL_REMEDY = (
-    "Raise num_init_children within the server's slots (num_init_children x max_pool), close idle clients "
-    "(client_idle_limit), and set reserved_connections so that Pgpool-II refuses instead of letting clients hang."
-)
 
 
 def _silent_pgpool(case: RuleContext) -> Iterator[Finding]:
@@ -99,7 +99,7 @@ def _silent_pgpool(case: RuleContext) -> Iterator[Finding]:
             {"waiting": queued, "reason": failed[0].reason},
             "likely",
             (),
-            PGPOOL_REMEDY,
+            RAISE_CHILDREN,
         )
 
 
@@ -130,21 +130,20 @@ def _silent_listener(case: RuleContext) -> Iterator[Finding]:
             )
             for pid, _ in counts.most_common(10)
         ),
-        PGPOOL_REMEDY,
+        RAISE_CHILDREN,
     )
 
 
 def _client_limit(
     summary: str, evidence: dict[str, object], confidence: Confidence, holders: tuple[Holder, ...], remedy: str
 ) -> Finding:
-    return Finding(
-        code="pooler-client-limit",
+    return build_finding(
+        "pooler-client-limit",
         severity="critical",
         confidence=confidence,
-        layer="pooler",
         summary=summary,
         evidence=evidence | {"threshold": "as many clients as the limit, or a listen queue with every child busy"},
-        evidence_sql=run_sql.PGPOOL if "Pgpool" in summary else run_sql.POOLER,
+        evidence_sql=sql.PGPOOL if "Pgpool" in summary else sql.POOLER,
         holders=holders,
         remedy=remedy,
         decide_by="pcp_proc_info, or the length of its listen queue on its host (ss -ltn): it may be the network"
@@ -157,13 +156,13 @@ def pooler_paused(queue: BouncerQueue) -> Finding:
     """``pooler-client-limit``: somebody paused the database (PAUSE), so that no client gets through. Always certain."""
     row = queue.last
     return _client_limit(
-        f"PgBouncer: the database {row.database} is paused (PAUSE), and "
-        f"{plural(row.clients_waiting, 'client')} of {row.user} wait for up to {format_duration(row.max_wait)}",
+        f"PgBouncer: the database {row.database} is paused (PAUSE), and {plural(row.clients_waiting, 'client')} of "
+        f"{row.user} wait for up to {format_duration(row.max_wait)}",
         {"database": row.database, "paused": True, "clients_waiting": row.clients_waiting, "max_wait": row.max_wait},
         "certain",
         _clients(queue.bouncer, lambda c: (c.user, c.database, c.state) == (row.user, row.database, "waiting")),
-        f"Let it go on when what it was paused for is done: RESUME {row.database}; in PgBouncer's admin console. "
-        "No pool's size has to do with it.",
+        f"Let it go on when what it was paused for is done: RESUME {row.database}; in PgBouncer's admin console. No "
+        "pool's size has to do with it.",
     )
 
 
@@ -240,7 +239,7 @@ def pooler_queues(case: RuleContext) -> Iterator[Finding]:
 
 
 def _is_explained(case: RuleContext, found: Behind) -> bool:
-    return bool(case.said & OTHER_CAUSES) or any(track.pid in case.taken for track in found.moving)
+    return bool(case.said & SLOW_EVERYTHING) or any(track.pid in case.taken for track in found.moving)
 
 
 def _counts(queue: BouncerQueue) -> str:
@@ -281,20 +280,15 @@ def pooler_pinned_transaction(case: RuleContext, queue: BouncerQueue, found: Beh
     oldest = max(track.age for track in found.pinned)
     ends = "held-across-io" in case.said and case.taken.issuperset(track.pid for track in found.pinned)
     kept = "kept open over work elsewhere" if ends else "that nobody ends"
-    return Finding(
-        code="pooler-pinned-transaction",
+    return build_finding(
+        "pooler-pinned-transaction",
         severity="critical",
         confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
-        layer="pooler",
-        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the "
-        f"oldest idle for {format_duration(oldest)}; {_counts(queue)}",
+        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the oldest idle "
+        f"for {format_duration(oldest)}; {_counts(queue)}",
         evidence=_evidence(queue, found)
         | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
-        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
         holders=case.holders(found.pinned),
-        remedy="End the transaction on every path of that application: commit, roll back, close. As a net, set "
-        "PgBouncer's idle_transaction_timeout; from 1.24 on KILL_CLIENT ends one client. A bigger pool_size is "
-        "pinned by the same code.",
         frees=len(found.pinned),
     )
 
@@ -311,19 +305,14 @@ def pooler_session_mode(case: RuleContext, queue: BouncerQueue, found: Behind) -
     seen = found.is_joined and not any(track.last.is_inferred for track in kept)
     idle = "do nothing" if len(kept) == len(found.parked) else "keep them while they are idle"
     mode = f" ({queue.mode} mode)" if known else ""
-    return Finding(
-        code="pooler-session-mode",
+    return build_finding(
+        "pooler-session-mode",
         severity="critical",
         confidence="certain" if queue.mode == "session" and seen else "likely",
-        layer="pooler",
         summary=f"PgBouncer{mode}: {len(kept)} server connections belong to clients that {idle}; {_counts(queue)}",
         evidence=_evidence(queue, found)
         | {"threshold": "servers active in PgBouncer but idle in PostgreSQL, clients waiting"},
-        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
         holders=case.holders(kept),
-        remedy="Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, "
-        "advisory locks); otherwise keep the applications' pools together no larger than pool_size, and set "
-        "client_idle_timeout.",
         frees=len(kept),
     )
 
@@ -350,8 +339,8 @@ def pooler_undersized(case: RuleContext, queue: BouncerQueue, found: Behind) -> 
     """
     cores, cpu = case.facts.cores, case.facts.server_cpu
     has_room = cores is not None and cpu is not None and cpu < 0.9 * cores
-    return Finding(
-        code="pool-undersized",
+    return build_finding(
+        "pool-undersized",
         severity="critical",
         confidence="certain" if has_room and found.is_joined and len(case.facts.looks) > 1 else "likely",
         layer="pooler",
@@ -362,10 +351,9 @@ def pooler_undersized(case: RuleContext, queue: BouncerQueue, found: Behind) -> 
             "server_cpu": cpu,
             "threshold": "no server idle, clients waiting in half of the looks, 4 backends of 5 move, none stuck",
         },
-        evidence_sql=run_sql.POOLER,
+        evidence_sql=sql.POOLER,
         holders=case.holders(found.moving),
-        remedy="Raise pool_size (default_pool_size, max_db_connections) within the server's free slots, as long as its "
-        "processors are not busy.",
+        remedy=RAISE_POOL_SIZE,
     )
 
 
@@ -376,18 +364,17 @@ def _unseen(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
         if (client.user, client.database) == (queue.last.user, queue.last.database) and client.link:
             key = (client.application or None, client.user, client.address)
             holders[key] = Holder(application=key[0], user=key[1], client=key[2])
-    return Finding(
-        code="leak-or-long-hold",
+    return build_finding(
+        "leak-or-long-hold",
         severity="critical",
         confidence="undetermined",
         layer="pooler",
         summary=f"PgBouncer: {_counts(queue)}; what those connections do "
         f"{'needs a longer look' if found.count else 'could not be seen'}",
         evidence=_evidence(queue, found) | {"threshold": "no server connection idle, clients waiting, backends unseen"},
-        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        evidence_sql=sql.POOLER_LINKS,
         holders=case.holders((*found.parked, *found.moving)) or tuple(holders.values()),
-        remedy="End nothing yet: transactions that never end, idle sessions in session mode and a small pool look the "
-        "same from here, and their remedies are opposite.",
+        remedy=LOOK_THE_SAME,
         decide_by="a longer look (--for): which of them come back"
         if found.count
         else "the backends in PostgreSQL behind these connections (give poolctl the server as well)",
@@ -408,21 +395,18 @@ def pooler_refused(case: RuleContext) -> Iterator[Finding]:
     others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
     if refusal.by == "pooler-queue":
         code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl queued in vain"
-        remedy = (
-            "End nothing yet: transactions that never end, idle clients in session mode and a pool that is too small "
-            "look the same from here, and their remedies are opposite."
-        )
+        remedy = LOOK_THE_SAME
     else:
         code, what = "slots-exhausted", "The pooler cannot log in to the server, whose slots may be used up"
         remedy = "Ask the server itself: the pooler repeats an answer that may be old (server_login_retry)."
-    yield Finding(
-        code=code,
+    yield build_finding(
+        code,
         severity="critical",
         confidence="undetermined",
         layer="pooler",
         summary=f"{what} ({quote(refusal.text, 60)}){others}",
         evidence={"refusal": refusal.text, "waiting": waiting.count, "threshold": "the pooler's own words"},
-        evidence_sql=f"{run_sql.POOLER}\n{live_sql.LINKS}",
+        evidence_sql=sql.POOLER_LINKS,
         remedy=remedy,
         decide_by="the pooler's admin console (--pgbouncer) and the server itself, past the pooler: what its "
         "connections do",

@@ -7,14 +7,13 @@ work and every connection comes back quickly.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, SLOW_EVERYTHING, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.holds import HELD_SHARE, LEAST_PAUSE, use_of
 from poolctl.diagnose.live.load import BUSY_SHARE
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
 from poolctl.diagnose.live.waits import PoolSeries
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.units import format_duration, plural, quote
 
 
@@ -38,11 +37,10 @@ def pool_undersized(case: RuleContext) -> Iterator[Finding]:
         idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
         confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
         busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
-        yield Finding(
-            code="pool-undersized",
+        yield build_finding(
+            "pool-undersized",
             severity="critical",
             confidence=confidence,
-            layer="application",
             summary=f"{_all_connections(short, pools, called(owner))} are in use and come back quickly, and still "
             f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
             evidence={
@@ -60,20 +58,15 @@ def pool_undersized(case: RuleContext) -> Iterator[Finding]:
                 "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
                 "database not the limit",
             },
-            evidence_sql=run_sql.BACKENDS,
             holders=case.holders(case.free(owner.tracks)),
-            remedy="Size the pool from the measured concurrency (poolctl recommend), within the server's free slots.",
+            remedy=SIZE_POOL,
         )
-
-
-OTHER_CAUSES = frozenset({"slow-database", "lock-queue"})
-"""What makes every connection slow, and a pool of any size full."""
 
 
 def turns_over(case: RuleContext, application: Application) -> bool:
     """Whether every connection does short work and comes back: then, and only then, more of them may help."""
     tracks = application.tracks
-    if case.said & OTHER_CAUSES:
+    if case.said & SLOW_EVERYTHING:
         return False
     use = use_of(application)
     busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
@@ -98,13 +91,12 @@ def client_starved(case: RuleContext) -> Iterator[Finding]:
         idle = sum(series.last.idle or 0 for series in starved)
         lag = max((series.last.loop_lag for series in starved if series.last.loop_lag is not None), default=None)
         name = called(owner) if owner else _names_of(starved)
-        yield Finding(
-            code="client-starved",
+        yield build_finding(
+            "client-starved",
             severity="critical",
             confidence="certain" if lag is not None and lag >= 0.1 else "likely",
-            layer="host",
-            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {idle} connections free: "
-            f"the client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
+            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {idle} connections free: the "
+            f"client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
             evidence={
                 "timed_out": timed_out,
                 "idle": idle,
@@ -114,10 +106,7 @@ def client_starved(case: RuleContext) -> Iterator[Finding]:
                 "loop_lag": lag,
                 "threshold": "timeouts with a free connection at every look",
             },
-            evidence_sql=run_sql.BACKENDS,
             holders=case.holders(case.free(owner.tracks)) if owner else (),
-            remedy="Look at that process's CPU limit and at what blocks its event loop or holds its interpreter. The "
-            "pool and the database have room.",
         )
 
 
@@ -155,11 +144,10 @@ def pool_slots_lost(case: RuleContext) -> Iterator[Finding]:
         runs_out = any(series.waiting or series.is_full or not series.last.idle for series in pools)
         if lost < 1 or looks < 2 or not runs_out:
             continue
-        yield Finding(
-            code="pool-slots-lost",
+        yield build_finding(
+            "pool-slots-lost",
             severity="critical" if waiting else "warning",
             confidence="certain" if facts.is_full_view else "likely",
-            layer="application",
             summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
             f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, the server has "
             f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
@@ -173,9 +161,6 @@ def pool_slots_lost(case: RuleContext) -> Iterator[Finding]:
                 "looks": looks,
                 "threshold": "more in use than sessions, at every look",
             },
-            evidence_sql=run_sql.BACKENDS,
-            remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken "
-            "one. Restart this process to have the slots again. Raising the pool's limit only delays the end.",
             frees=lost,
         )
 
@@ -211,14 +196,13 @@ def unexplained_wait(case: RuleContext) -> Iterator[Finding]:
             continue
         waiting = _waiting_for(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
-        yield Finding(
-            code="leak-or-long-hold",
+        yield build_finding(
+            "leak-or-long-hold",
             severity="critical",
             confidence="undetermined",
-            layer="application",
             summary=f"{_all_connections(short, pools, called(owner) if owner else _names_of(short))} are in use and "
-            f"{plural(waiting, 'client')} "
-            f"wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which explains it only in part",
+            f"{plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which "
+            "explains it only in part",
             evidence={
                 "max_open": sum(series.max_open for series in short),
                 "in_use": _in_use(short),
@@ -229,7 +213,6 @@ def unexplained_wait(case: RuleContext) -> Iterator[Finding]:
                 "moved": sum(track.has_moved for track in tracks),
                 "threshold": "full in 4 looks of 5, waiting in half of them, and no other finding explains it",
             },
-            evidence_sql=live_sql.IDLE,
             holders=case.holders(still or tracks),
             remedy="Change nothing yet: a leak, a long job and a pool that is too small ask for opposite remedies.",
             frees=len(still),
@@ -249,11 +232,10 @@ def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
         unknown = "which application's they are is not told"
         decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
     most = sum(series.max_open for series in pools)
-    return Finding(
-        code="leak-or-long-hold",
+    return build_finding(
+        "leak-or-long-hold",
         severity="critical",
         confidence="undetermined",
-        layer="application",
         summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_names_of(pools)}) are in use and "
         f"{plural(waiting, 'client')} wait; {unknown}{why}",
         evidence={
@@ -264,7 +246,6 @@ def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
             "sessions": 0,
             "threshold": "full in 4 looks of 5, waiting in half of them, and no session known to be theirs",
         },
-        evidence_sql=live_sql.IDLE,
         remedy="Change nothing yet: a leak, a slow database and a pool that is too small ask for opposite remedies. A "
         "server that answers late is a sign of a slow database rather than of a leak.",
         decide_by=decide_by,
@@ -288,8 +269,3 @@ def _waiting_for(pools: Sequence[PoolSeries]) -> int:
 
 def _in_use(pools: Sequence[PoolSeries]) -> int:
     return sum(series.last.in_use or 0 for series in pools)
-
-
-EXPLAIN_WAITS = frozenset(
-    {"slow-database", "lock-queue", "slots-exhausted", "role-limit", "pool-slots-lost", "client-starved"}
-)

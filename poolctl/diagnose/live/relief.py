@@ -8,31 +8,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from poolctl.diagnose.catalog import COME_BACK, RELIEF_ORDER
 from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.leaks import is_on_purpose
 from poolctl.diagnose.live.tracks import Track, is_tool
 from poolctl.observe.snapshot import Backend, Observation
 from poolctl.units import format_duration
-
-ENDS = (
-    "lock-queue",
-    "orphaned-backends",
-    "stuck-protocol",
-    "aborted-transaction",
-    "frozen-clients",
-    "leak-in-transaction",
-    "pooler-pinned-transaction",
-    "self-deadlock",
-    "slow-reader",
-    "leak",
-)
-"""Findings whose holders may be ended, in this order: the head of a queue first, since it frees the most, then what
-nobody works with any more, then what somebody may still miss. A slow statement, a small pool, a call elsewhere and a
-long hold come back by themselves: ending them costs work and frees nothing for long."""
-
-COME_BACK = frozenset({"held-across-io", "long-hold"})
-"""Also where a pooler's queue behind them names the same backends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +66,7 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
     steps: dict[int, ReliefStep] = {}
     kept: dict[int, str] = {}
     back = {pid for f in diagnosis.findings if f.code in COME_BACK for holder in f.holders for pid in holder.pids}
-    for finding in sorted((f for f in diagnosis.findings if _ends(f)), key=lambda f: ENDS.index(f.code)):
+    for finding in sorted((f for f in diagnosis.findings if _ends(f)), key=lambda f: RELIEF_ORDER[f.code]):
         for track in _oldest_first(facts, finding):
             reason = _spared_reason(facts, track, finding)
             if track.pid in back and finding.code != "lock-queue":
@@ -107,7 +89,7 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
 
 
 def _ends(finding: Finding) -> bool:
-    return finding.code in ENDS and finding.confidence != "undetermined"
+    return finding.code in RELIEF_ORDER and finding.confidence != "undetermined"
 
 
 def _oldest_first(facts: LiveFacts, finding: Finding) -> list[Track]:
@@ -158,8 +140,8 @@ def ending_sql(pid: int, started_at: float) -> str:
     """SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the epoch)."""
     start = datetime.fromtimestamp(started_at, UTC).isoformat(sep=" ", timespec="microseconds")
     return (
-        f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} and "
-        f"backend_start = '{start}'::timestamptz;"
+        f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} and backend_start = "
+        f"'{start}'::timestamptz;"
     )
 
 

@@ -4,12 +4,11 @@ processes, where this machine shows them."""
 from collections.abc import Iterable, Iterator
 from statistics import median
 
+from poolctl.diagnose.catalog import NOT_BY_STATE, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live import sql as live_sql
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
 from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.units import format_count, format_duration, plural, quote
 
 STOPPED = frozenset({"stopped", "tracing-stop"})
@@ -38,14 +37,12 @@ def orphaned_backends(case: RuleContext) -> Iterator[Finding]:
     ]
     for application, tracks in _by_application(case, orphans):
         oldest = max(_query_age(track) for track in tracks)
-        yield Finding(
-            code="orphaned-backends",
+        yield build_finding(
+            "orphaned-backends",
             severity=case.severity(application),
             confidence="certain",
-            layer="host",
             summary=f"{plural(len(tracks), 'backend')} of {called(application)} still "
-            f"{'works' if len(tracks) == 1 else 'work'} "
-            f"for a client that is gone, for up to {format_duration(oldest)}",
+            f"{'works' if len(tracks) == 1 else 'work'} for a client that is gone, for up to {format_duration(oldest)}",
             evidence={
                 "orphans": len(tracks),
                 "ports": sorted(t.last.client_port or 0 for t in tracks)[:20],
@@ -53,11 +50,7 @@ def orphaned_backends(case: RuleContext) -> Iterator[Finding]:
                 "client_connection_check_interval": case.facts.setting("client_connection_check_interval"),
                 "threshold": "active or in a transaction, local, and no process owns the client's port",
             },
-            evidence_sql=live_sql.CLIENTS,
             holders=case.holders(tracks),
-            remedy="End them. Set client_connection_check_interval = 10s (PostgreSQL 14+) so that the server "
-            "notices, and "
-            "tcp_keepalives_idle = 60 for clients that vanish without closing.",
             frees=len(tracks),
         )
 
@@ -88,11 +81,10 @@ def frozen_clients(case: RuleContext) -> Iterator[Finding]:
 def _frozen(case: RuleContext, application: Application, tracks: tuple[Track, ...]) -> Finding:
     process = case.clients.of_backend(tracks[0]).process
     holding = sum(1 for track in tracks if not track.is_idle)
-    return Finding(
-        code="frozen-clients",
+    return build_finding(
+        "frozen-clients",
         severity=case.severity(application),
         confidence="certain",
-        layer="host",
         summary=f"The process of {called(application)} (pid {process.pid if process else '?'}) is stopped and keeps "
         f"{plural(len(tracks), 'backend')}, {holding} of them in a statement or transaction",
         evidence={
@@ -103,10 +95,7 @@ def _frozen(case: RuleContext, application: Application, tracks: tuple[Track, ..
             "oldest_age": max(track.age for track in tracks),
             "threshold": "process stopped (state T), backends did not move",
         },
-        evidence_sql=live_sql.CLIENTS,
         holders=case.holders(tracks),
-        remedy="Let the process go on (kill -CONT) or end it: then the kernel closes its connections. "
-        "client_connection_check_interval and keepalives do not notice a stopped process; its host must.",
         frees=len(tracks),
     )
 
@@ -133,14 +122,12 @@ def frozen_peers(case: RuleContext) -> Iterator[Finding]:
 
 def _frozen_peer(case: RuleContext, application: Application, client: str, tracks: list[Track]) -> Finding:
     waiting = case.facts.waiting(application)
-    return Finding(
-        code="frozen-clients",
+    return build_finding(
+        "frozen-clients",
         severity=case.severity(application),
         confidence="undetermined",
-        layer="host",
-        summary=f"All {len(tracks)} sessions of {called(application)} from {client} stand still while its peers "
-        "work and "
-        f"{plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
+        summary=f"All {len(tracks)} sessions of {called(application)} from {client} stand still while its peers work "
+        f"and {plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
         evidence={
             "frozen": len(tracks),
             "client": client,
@@ -148,9 +135,8 @@ def _frozen_peer(case: RuleContext, application: Application, client: str, track
             "waiting": waiting.count,
             "threshold": "all of one client's sessions frozen while others' move",
         },
-        evidence_sql=live_sql.CLIENTS,
         holders=case.holders(tracks),
-        remedy="End nothing by its state alone: a parked session of a healthy pool looks the same.",
+        remedy=NOT_BY_STATE,
         frees=len(tracks),
         decide_by=f"a look at the host {client}: whether the process is there, and not stopped",
     )
@@ -170,11 +156,10 @@ def aborted_transaction(case: RuleContext) -> Iterator[Finding]:
         )
         if not failed:
             continue
-        yield Finding(
-            code="aborted-transaction",
+        yield build_finding(
+            "aborted-transaction",
             severity=case.severity(application),
             confidence=at_most_likely("certain", failed),
-            layer="application",
             summary=f"{plural(len(failed), 'session')} of {called(application)} "
             f"{'sits' if len(failed) == 1 else 'sit'} in a failed transaction that nobody rolled back, for up to "
             f"{format_duration(max(t.age for t in failed))}",
@@ -184,11 +169,7 @@ def aborted_transaction(case: RuleContext) -> Iterator[Finding]:
                 "oldest_age": max(t.age for t in failed),
                 "threshold": f"idle in transaction (aborted) for more than {format_duration(STUCK_AFTER)}",
             },
-            evidence_sql=live_sql.ABORTED,
             holders=case.holders(failed),
-            remedy="Roll back and release where the error is caught (except, finally, with, defer): the error path "
-            "forgets "
-            "it. idle_in_transaction_session_timeout ends them meanwhile.",
             frees=len(failed),
         )
 
@@ -212,14 +193,13 @@ def slow_reader(case: RuleContext) -> Iterator[Finding]:
             continue
         oldest = max(_query_age(t) for t in reading)
         confidence: Confidence = "certain" if all(len(t.rows) >= 2 for t in reading) else "likely"
-        yield Finding(
-            code="slow-reader",
+        yield build_finding(
+            "slow-reader",
             severity=case.severity(application),
             confidence=at_most_likely(confidence, reading),
-            layer="application",
             summary=f"{plural(len(reading), 'statement')} of {called(application)} "
-            f"{'waits' if len(reading) == 1 else 'wait'} "
-            f"for a client that does not read the rows, for up to {format_duration(oldest)}",
+            f"{'waits' if len(reading) == 1 else 'wait'} for a client that does not read the rows, for up to "
+            f"{format_duration(oldest)}",
             evidence={
                 "unread": len(reading),
                 "sessions": application.count,
@@ -227,11 +207,7 @@ def slow_reader(case: RuleContext) -> Iterator[Finding]:
                 "threshold": f"active, Client/ClientWrite, same statement, > {format_duration(SLOW_READER)} or at "
                 f"{SURE_LOOKS} looks",
             },
-            evidence_sql=run_sql.UNREAD,
             holders=case.holders(reading),
-            remedy="Read the result to its end or close it on every path (rows.Close, with cursor); fetch first "
-            "and release, "
-            "then send; for large results a server-side cursor on a pool of its own.",
             frees=len(reading),
         )
 
@@ -272,24 +248,18 @@ def stuck_protocol(case: RuleContext) -> Iterator[Finding]:
         same = all(len(t.rows) >= 2 and t.rows[0][1].query_at == t.last.query_at for t in stuck)
         known = all(t.last.query for t in stuck)
         confidence: Confidence = "certain" if oldest > STUCK_PROTOCOL and same and known else "undetermined"
-        yield Finding(
-            code="stuck-protocol",
+        yield build_finding(
+            "stuck-protocol",
             severity=case.severity(application),
             confidence=at_most_likely(confidence, stuck),
-            layer="application",
-            summary=f"{plural(len(stuck), 'backend')} of {called(application)} "
-            f"{'is' if len(stuck) == 1 else 'are'} active and "
-            f"wait for a message that its client began and never ended, for up to {format_duration(oldest)}",
+            summary=f"{plural(len(stuck), 'backend')} of {called(application)} {'is' if len(stuck) == 1 else 'are'} "
+            f"active and wait for a message that its client began and never ended, for up to {format_duration(oldest)}",
             evidence={
                 "stuck": len(stuck),
                 "oldest_statement": oldest,
                 "threshold": f"active, Client/ClientRead, no COPY, > {format_duration(STUCK_PROTOCOL)}",
             },
-            evidence_sql=live_sql.HALF_SENT,
             holders=case.holders(stuck),
-            remedy="End these backends: no timeout of the server reaches them. Fix how that client cancels a "
-            "statement in "
-            "the middle of a pipeline.",
             frees=len(stuck),
             decide_by=None
             if confidence == "certain"

@@ -7,6 +7,7 @@ their remedies are opposite, so only one of them explains a queue. What each rul
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from poolctl.diagnose.catalog import REST_ON_TIMES, build_finding
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, with_caveats
 from poolctl.diagnose.run.holds import held_across_io, lock_queue, long_hold
@@ -26,9 +27,6 @@ from poolctl.diagnose.run.server import full_scan, reconnect_storm, slow_databas
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.scenario.scenario import Event
 from poolctl.units import format_count, format_duration, plural, quote
-
-_REST_ON_TIMES = frozenset({"pool-undersized", "long-hold", "held-across-io", "healthy"})
-"""Conclusions that a load generator out of processor time, or half a run, would spoil. Counts are not spoilt."""
 
 STALL = 0.3
 """Seconds without any acquire after an event that are worth a note; a slow load has shorter gaps anyway."""
@@ -56,7 +54,7 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
         findings = [healthy(facts)]
     counted = bool(facts.leaked)
     return worst_first(
-        with_caveats(finding, run) if finding.code in _REST_ON_TIMES and not (counted and finding is lost) else finding
+        with_caveats(finding, run) if finding.code in REST_ON_TIMES and not (counted and finding is lost) else finding
         for finding in findings
     )
 
@@ -112,8 +110,8 @@ def healthy(facts: Facts) -> Finding:
         text = f"Healthy{tag}: {served} acquires served; {notes[0]}"
     if not summary.offered:
         text, confidence = f"Nothing to judge{tag}: no connection was asked for", "undetermined"
-    return Finding(
-        code="healthy",
+    return build_finding(
+        "healthy",
         severity="info",
         confidence=confidence,
         layer="application",
@@ -129,6 +127,7 @@ def healthy(facts: Facts) -> Finding:
             "threshold": "no finding at warning or above",
         },
         decide_by=None if summary.offered else "a run that acquires connections",
+        evidence_sql=None,
     )
 
 

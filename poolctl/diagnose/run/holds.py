@@ -6,8 +6,9 @@ Which of these may explain a queue, and in what order, is decided in ``simulatio
 import re
 from math import ceil, inf
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import Facts, waiting_severity
 from poolctl.units import format_duration, percent
 
@@ -22,11 +23,10 @@ def lock_queue(facts: Facts) -> Finding | None:
     active = facts.backends("active")
     if waiting < 3 or waiting * 2 < active or facts.lost:
         return None
-    return Finding(
-        code="lock-queue",
+    return build_finding(
+        "lock-queue",
         severity="critical" if facts.clients_suffer else "warning",
         confidence="likely",
-        layer="database",
         summary=f"{waiting} of {active or waiting} active connections wait for locks: the pool is not the limit",
         evidence={
             "waiting_for_locks": waiting,
@@ -34,9 +34,6 @@ def lock_queue(facts: Facts) -> Finding | None:
             "server_states": dict(facts.server.states),
             "threshold": "3 backends, and half of the active ones",
         },
-        evidence_sql=run_sql.LOCKS,
-        remedy="Find the root of the queue (pg_blocking_pids) and shorten its transaction; lock_timeout for "
-        "migrations. A bigger pool only lengthens the queue.",
         frees=waiting,
     )
 
@@ -60,11 +57,10 @@ def long_hold(facts: Facts) -> Finding | None:
     suffers = facts.waits_sustained or (facts.summary.timed_out and facts.was_full and facts.calm_errors)
     if not suffers or use.p99 <= max(1.0, 10 * use.p50):
         return None
-    return Finding(
-        code="long-hold",
+    return build_finding(
+        "long-hold",
         severity=waiting_severity(facts),
         confidence="certain",
-        layer="application",
         summary=f"1 % of requests hold a connection {format_duration(use.p99)} or longer (median "
         f"{format_duration(use.p50)}); the others queue, p99 wait {format_duration(facts.summary.wait_time.p99)}",
         evidence={
@@ -75,9 +71,7 @@ def long_hold(facts: Facts) -> Finding | None:
             "timed_out": facts.summary.timed_out,
             "threshold": "p99 of use_time > 1 s and > 10 x median, while others wait",
         },
-        evidence_sql=run_sql.BACKENDS,
-        remedy="Give long jobs a small pool of their own, or release before the slow part. A bigger shared pool is "
-        "filled by the same jobs.",
+        evidence_sql=sql.BACKENDS,
         frees=ceil(facts.summary.connections.average_in_use) if facts.max_open else 0,
     )
 
@@ -102,11 +96,10 @@ def held_across_io(facts: Facts) -> Finding | None:
         return None
     parts = [f"{idle} of {total} idle in transaction"] if idle else []
     parts += [] if share is None else [f"statements take {percent(share)} of the time held"]
-    return Finding(
-        code="held-across-io",
+    return build_finding(
+        "held-across-io",
         severity=waiting_severity(facts),
         confidence="likely" if share is None else "certain",
-        layer="application",
         summary=f"Connections are held while the application does something else: {', '.join(parts)}",
         evidence={
             "idle_in_transaction": idle,
@@ -116,8 +109,6 @@ def held_across_io(facts: Facts) -> Finding | None:
             "wait_time_p99": facts.summary.wait_time.p99,
             "threshold": "> 30 % idle in transaction, nothing leaked, requests queue",
         },
-        evidence_sql=run_sql.TRANSACTIONS,
-        remedy="Move the other work out of the transaction, or release before it. A bigger pool only moves the limit.",
         frees=round(
             facts.summary.connections.average_in_use * (idle / total if share is None else max(0.0, 1 - share))
         ),

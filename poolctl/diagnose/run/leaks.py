@@ -6,8 +6,9 @@ showed. Whether a bigger pool would help is never asked here: it would not.
 
 from typing import Any, NamedTuple
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import DELAYS, build_finding, find
 from poolctl.diagnose.finding import Confidence, Finding, Severity
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import Facts, held_slots, main_error
 from poolctl.diagnose.run.limits import pooler_queue
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -26,14 +27,14 @@ _SHAPES = {
         "leak",
         "leaked",
         "Release on every path: finally, with, defer.",
-        run_sql.BACKENDS,
+        sql.BACKENDS,
     ),
     "in-transaction": _Shape(
         "leak-in-transaction",
         "leaked inside a transaction",
         "Commit or roll back and release on every path: finally, with, defer. Until that is deployed, "
         "idle_in_transaction_session_timeout on the application's role ends them; it also drops their locks.",
-        run_sql.TRANSACTIONS,
+        sql.TRANSACTIONS,
     ),
     # The catalog's slow-reader is someone who still reads: a cursor or an earlier release helps it. Nobody reads
     # here and nobody will release, so the code is leak, with slow-reader's evidence.
@@ -41,21 +42,21 @@ _SHAPES = {
         "leak",
         "leaked with rows unread",
         "Read the result to its end or close it on every path (rows.Close, with cursor), then release.",
-        run_sql.UNREAD,
+        sql.UNREAD,
     ),
     "dropped-reference": _Shape(
         "leak",
         "leaked (dropped, but the pool still counts them)",
         "Never drop a connection: give it back on every path (putconn in finally, or with).",
-        run_sql.BACKENDS,
+        sql.BACKENDS,
     ),
     # From outside, a hold without a release is leak-or-long-hold. The scenario says that the holder is at work.
     "long-hold": _Shape(
         "long-hold",
         "long holds that outlast the run",
-        "Release before the slow work, or give long jobs a small pool of their own and count it as taken for good. "
-        "On a live system this looks like a leak until the first release: watch for longer than the longest job.",
-        run_sql.BACKENDS,
+        "Release before the slow work, or give long jobs a small pool of their own and count it as taken for good. On "
+        "a live system this looks like a leak until the first release: watch for longer than the longest job.",
+        sql.BACKENDS,
     ),
 }
 
@@ -73,13 +74,13 @@ def leak(facts: Facts) -> Finding | None:
     if facts.leak.shape == "dropped-reference" and _slots_only(facts):
         return None
     severity = _severity(facts)
-    remedy = f"{shape.remedy} A bigger pool only delays the end."
+    remedy = f"{shape.remedy} {DELAYS}"
     if not facts.max_open:
         remedy += " Bound the pool (max_open) as well: then a leak stops one instance and not the server."
     if facts.leak.shape != "in-transaction" and facts.backends("idle in transaction") * 2 > facts.lost > 0:
         remedy += " The server shows them idle in transaction: they also hold locks and keep vacuum from cleaning up."
-    return Finding(
-        code=shape.code,
+    return build_finding(
+        shape.code,
         severity=severity,
         confidence="certain",
         layer="application",
@@ -114,16 +115,13 @@ def pool_slots_lost(facts: Facts) -> Finding | None:
     confidence: Confidence = "likely" if facts.sessions is None else "certain"
     severity = _severity(facts)
     server = "" if facts.sessions is None else f", the server has {plural(facts.sessions, 'session')}"
-    return Finding(
-        code="pool-slots-lost",
+    return build_finding(
+        "pool-slots-lost",
         severity=severity,
         confidence=confidence,
-        layer="application",
         summary=_sentence(facts, severity, f"lost slots{server}", lost),
         evidence=_evidence(facts, lost) | {"cause": cause},
-        evidence_sql=run_sql.BACKENDS,
-        remedy=f"The slots were {cause}. Give every connection back (putconn in finally, or with), also a broken one; "
-        "restart this process to have the slots again. Raising the pool's limit only delays the end.",
+        remedy=f"The slots were {cause}. {find('pool-slots-lost').remedy}",
         frees=lost,
     )
 

@@ -3,8 +3,9 @@
 A refusal is never the root by itself: ``slots_exhausted`` stands after what filled the slots.
 """
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import RAISE_CHILDREN, RAISE_CLIENTS, RAISE_POOL_SIZE, build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import Facts, main_error
 from poolctl.units import format_count, format_duration, plural, quote
 
@@ -40,16 +41,15 @@ def fleet_over_budget(facts: Facts) -> Finding | None:
     if each:
         mean = " on average" if facts.scenario.services else ""
         remedy = (
-            f"Set max_open to {each} per instance{mean}: ({facts.usable} - {headroom}) / {instances}. "
-            "If that is too little, put PgBouncer in transaction mode in front."
+            f"Set max_open to {each} per instance{mean}: ({facts.usable} - {headroom}) / {instances}. If that is too "
+            "little, put PgBouncer in transaction mode in front."
         )
-    return Finding(
-        code="fleet-over-budget",
+    return build_finding(
+        "fleet-over-budget",
         severity="critical" if refused else "warning",
         confidence="certain",
-        layer="application",
-        summary=f"{_fleet(facts)} = {format_count(ceiling)} connections{deploy}, "
-        f"the server has {facts.usable} to give{outcome}",
+        summary=f"{_fleet(facts)} = {format_count(ceiling)} connections{deploy}, the server has {facts.usable} to "
+        f"give{outcome}",
         evidence={
             "instances": instances,
             "max_open": None if facts.scenario.services else facts.max_open,
@@ -61,7 +61,7 @@ def fleet_over_budget(facts: Facts) -> Finding | None:
             "refused": refused,
             "threshold": "ceiling > usable",
         },
-        evidence_sql=run_sql.SLOTS,
+        evidence_sql=sql.SLOTS,
         remedy=remedy,
         frees=ceiling - facts.usable,
     )
@@ -92,13 +92,12 @@ def unbounded_pool(facts: Facts) -> Finding | None:
         return None
     fits = max(1, (facts.usable - max(3, round(0.03 * facts.usable))) // facts.instances)
     end = f", {plural(refused, 'connection')} refused" if refused else ""
-    return Finding(
-        code="oversized-pool",
+    return build_finding(
+        "oversized-pool",
         severity="critical" if refused else "warning",
         confidence="certain",
-        layer="application",
-        summary=f"Nothing bounds the pool (max_open 0): it grew to {format_count(peak)} connections of "
-        f"{facts.usable} usable{end}",
+        summary=f"Nothing bounds the pool (max_open 0): it grew to {format_count(peak)} connections of {facts.usable} "
+        f"usable{end}",
         evidence={
             "max_open": 0,
             "peak_open": peak,
@@ -108,7 +107,6 @@ def unbounded_pool(facts: Facts) -> Finding | None:
             "max_open_that_fits": fits,
             "threshold": f"peak >= {NEAR_LIMIT:g} x usable",
         },
-        evidence_sql=run_sql.BACKENDS,
         remedy=f"Set {facts.native('max_open')} to {fits} at most for each of {plural(facts.instances, 'instance')}: "
         "then requests queue in the application instead of failing at the server.",
         frees=max(0, peak - fits * facts.instances),
@@ -132,11 +130,10 @@ def slots_exhausted(facts: Facts) -> Finding | None:
         means = next((meaning for words, meaning in _MEANINGS if words in error.kind.message), means)
     since = f" from {format_duration(min(e.first_at for e in errors))}" if errors else ""
     peak = facts.server.peak_connections
-    return Finding(
-        code="slots-exhausted",
+    return build_finding(
+        "slots-exhausted",
         severity="critical",
         confidence="certain" if facts.scenario.database.via == "none" else "likely",
-        layer="database",
         summary=f"Server refused {plural(refused, 'connection')}{since}: {means}{text}",
         evidence={
             "refused": refused,
@@ -147,8 +144,6 @@ def slots_exhausted(facts: Facts) -> Finding | None:
             "peak_connections": peak,
             "threshold": "one refusal with SQLSTATE 53300",
         },
-        evidence_sql=run_sql.SLOTS,
-        remedy="Treat what filled the slots; raising max_connections moves the limit and costs memory for each slot.",
     )
 
 
@@ -161,11 +156,10 @@ def role_limit(facts: Facts) -> Finding | None:
     count = sum(e.count for e in errors)
     peak = facts.server.peak_connections
     room = "" if peak is None else f" while {max(0, facts.usable - peak)} of {facts.usable} server slots were free"
-    return Finding(
-        code="role-limit",
+    return build_finding(
+        "role-limit",
         severity="critical",
         confidence="certain",
-        layer="database",
         summary=f"{plural(count, 'connection')} refused{room}: {quote(error.kind.message)}",
         evidence={
             "refused": count,
@@ -175,9 +169,6 @@ def role_limit(facts: Facts) -> Finding | None:
             "first_at": error.first_at,
             "threshold": "one refusal that names a role or a database",
         },
-        evidence_sql=run_sql.ROLE_LIMITS,
-        remedy="Raise that CONNECTION LIMIT (ALTER ROLE or ALTER DATABASE), or lower the max_open of its clients. "
-        "max_connections is not the limit here.",
     )
 
 
@@ -207,11 +198,10 @@ def pooler_client_limit(facts: Facts) -> Finding | None:
 
 def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | None) -> Finding:
     is_pgpool = facts.scenario.database.via == "pgpool"
-    return Finding(
-        code="pooler-client-limit",
+    return build_finding(
+        "pooler-client-limit",
         severity="critical",
         confidence="likely" if text is None else "certain",
-        layer="pooler",
         summary=summary,
         evidence={
             "clients": clients,
@@ -221,11 +211,8 @@ def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | N
             "usable": facts.usable,
             "threshold": "one refusal, or one client hanging while every child is busy",
         },
-        evidence_sql=run_sql.PGPOOL if is_pgpool else run_sql.POOLER,
-        remedy="Raise num_init_children, and set reserved_connections to 1 so that Pgpool-II refuses instead of "
-        "letting clients hang."
-        if is_pgpool
-        else "Raise max_client_conn (with the process's nofile limit above it), or open fewer connections per client.",
+        evidence_sql=sql.PGPOOL if is_pgpool else sql.POOLER,
+        remedy=RAISE_CHILDREN if is_pgpool else RAISE_CLIENTS,
     )
 
 
@@ -251,15 +238,15 @@ def pooler_queue(facts: Facts) -> Finding | None:
     mode = str(settings.get("pool_mode", "session"))
     given_up = sum(e.count for e in errors)
     ends = f"{format_count(given_up)} gave up (query_wait_timeout)" if given_up else f"{format_count(starved)} waited"
-    code, confidence, held, remedy = "pool-undersized", "likely", "busy", _MORE_SERVER_CONNECTIONS
+    code, confidence, held, remedy = "pool-undersized", "likely", "busy", RAISE_POOL_SIZE
     if mode == "session":
-        code, confidence, held, remedy = "pooler-session-mode", "certain", "bound to a client each", _TRANSACTION_MODE
+        code, confidence, held, remedy = "pooler-session-mode", "certain", "bound to a client each", ""
     elif facts.leaked:
         if facts.leak.shape not in ("in-transaction", "unread-rows"):
             return None
-        code, held, remedy = "pooler-pinned-transaction", "pinned by an unfinished transaction", _UNPIN
-    return Finding(
-        code=code,
+        code, held, remedy = "pooler-pinned-transaction", "pinned by an unfinished transaction", ""
+    return build_finding(
+        code,
         severity="critical",
         confidence="certain" if confidence == "certain" else "likely",
         layer="pooler",
@@ -275,20 +262,10 @@ def pooler_queue(facts: Facts) -> Finding | None:
             "usable": facts.usable,
             "threshold": "a query_wait_timeout, or all server connections open and requests that did not finish",
         },
-        evidence_sql=run_sql.POOLER,
+        evidence_sql=sql.POOLER,
         remedy=remedy,
         frees=min(size, facts.lost) if code != "pool-undersized" else 0,
     )
-
-
-_TRANSACTION_MODE = (
-    "Use pool_mode = transaction if the application keeps no session state (LISTEN, temporary tables, advisory "
-    "locks); otherwise keep the application's pools together no larger than PgBouncer's."
-)
-_UNPIN = "End the transaction: commit, roll back or close on every path. As a net, set idle_transaction_timeout."
-_MORE_SERVER_CONNECTIONS = (
-    "Raise default_pool_size (and max_db_connections) within the server's free slots, if its processors are not busy."
-)
 
 
 def _number(value: object, default: int) -> int:
@@ -304,13 +281,12 @@ def endless_load(facts: Facts) -> Finding | None:
     if facts.run.cut_off != "standstill":
         return None
     summary = facts.summary
-    return Finding(
-        code="endless-load",
+    return build_finding(
+        "endless-load",
         severity="critical",
         confidence="certain",
-        layer="application",
-        summary=f"The load cannot end: {plural(summary.offered, 'request')} followed each other "
-        f"at {format_duration(facts.ended_at)} without any time passing",
+        summary=f"The load cannot end: {plural(summary.offered, 'request')} followed each other at "
+        f"{format_duration(facts.ended_at)} without any time passing",
         evidence={
             "offered": summary.offered,
             "acquired": summary.acquired,
@@ -319,8 +295,6 @@ def endless_load(facts: Facts) -> Finding | None:
             "error_pause": facts.scenario.load.error_pause,
             "threshold": "half a million events at one instant",
         },
-        remedy="Give the load a hold or a think above 0, and an error_pause where acquires fail at once; or give "
-        "arrivals by rate.",
     )
 
 
@@ -329,11 +303,10 @@ def endless_queue(facts: Facts) -> Finding | None:
     if facts.run.cut_off != "queue":
         return None
     summary = facts.summary
-    return Finding(
-        code="endless-queue",
+    return build_finding(
+        "endless-queue",
         severity="critical",
         confidence="certain",
-        layer="application",
         summary=f"The queue grows for ever: {format_count(summary.offered_rate)} requests a second come, "
         f"{format_count(summary.throughput)} are served, and none of {format_count(summary.unfinished)} gives up",
         evidence={

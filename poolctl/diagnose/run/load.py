@@ -7,8 +7,9 @@ order is decided in ``simulation``.
 from itertools import pairwise
 from math import ceil, sqrt
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, waiting_severity
 from poolctl.units import format_count, format_duration, plural, quote
 
@@ -36,13 +37,12 @@ def self_deadlock(facts: Facts) -> Finding | None:
     safe = max(1, (facts.max_open - 1) // (each - 1))
     bound = "Arrivals have no bound here; allow" if floor is None else f"Until then max_open {floor} or more, or"
     when = "" if since is None else f" at {format_duration(since)}"
-    return Finding(
-        code="self-deadlock",
+    return build_finding(
+        "self-deadlock",
         severity="critical",
         confidence="certain" if stuck or len(jams) > 1 else "likely",
-        layer="application",
-        summary=f"Pool deadlocked with itself{when}: all {facts.max_open} held by requests that wait for another"
-        f"{_without(facts)}",
+        summary=f"Pool deadlocked with itself{when}: all {facts.max_open} held by requests that wait for "
+        f"another{_without(facts)}",
         evidence={
             "connections_per_request": each,
             "threads": threads,
@@ -54,9 +54,8 @@ def self_deadlock(facts: Facts) -> Finding | None:
             "timed_out": summary.timed_out,
             "threshold": "max_open < threads x (connections_per_request - 1) + 1, and no acquire for ten holds",
         },
-        evidence_sql=run_sql.TRANSACTIONS,
-        remedy=f"Pass the connection down instead of acquiring a second one. {bound} at most "
-        f"{plural(safe, 'request')} at once for each instance.",
+        remedy=f"Pass the connection down instead of acquiring a second one. {bound} at most {plural(safe, 'request')} "
+        "at once for each instance.",
         frees=summary.connections.in_use if stuck else facts.capacity,
     )
 
@@ -101,13 +100,12 @@ def pool_undersized(facts: Facts) -> Finding | None:
     idle = facts.cpu_share is not None and facts.cpu_share <= 0.5 and (at_demand or 0) <= BUSY_SHARE
     error = main_error(summary.errors)
     wait = f", p99 wait {format_duration(summary.wait_time.p99)}" if facts.queues else ""
-    return Finding(
-        code="pool-undersized",
+    return build_finding(
+        "pool-undersized",
         severity=waiting_severity(facts),
         confidence="certain" if idle else "likely",
-        layer="application",
-        summary=f"Pool too small: {facts.max_open} connections, {_digits(concurrency)} wanted at once{wait}"
-        f"{_without(facts)}",
+        summary=f"Pool too small: {facts.max_open} connections, {_digits(concurrency)} wanted at "
+        f"once{wait}{_without(facts)}",
         evidence={
             "max_open": facts.max_open,
             "instances": facts.instances,
@@ -125,7 +123,6 @@ def pool_undersized(facts: Facts) -> Finding | None:
             "error": error.kind.message if error else None,
             "threshold": "queued on 25 % of the samples for longer than a typical hold, or timed out, or never drained",
         },
-        evidence_sql=run_sql.BACKENDS,
         remedy=_bigger_pool(facts, concurrency, size, at_demand),
     )
 
@@ -201,12 +198,10 @@ def connection_churn(facts: Facts) -> Finding | None:
     kind, keep = facts.scenario.pool.kind, facts.max_open or _staffing(connections.average_in_use / facts.instances)
     why, remedy = _why_closed(facts, keep)
     saved = f"{format_duration(connect.mean)} each, {format_duration(cost)} in all" if connect.count else "time unknown"
-    return Finding(
-        code="connection-churn",
-        # Without a pool nothing bounds the connections: then this is what filled the server.
+    return build_finding(
+        "connection-churn",
         severity="critical" if kind == "none" and facts.refused_by_server and not facts.lost else "warning",
         confidence="certain",
-        layer="application",
         summary=f"{format_count(connections.opened)} openings for {format_count(summary.acquired)} acquires ({saved}): "
         f"{why}",
         evidence={
@@ -221,7 +216,6 @@ def connection_churn(facts: Facts) -> Finding | None:
             "max_open": facts.max_open,
             "threshold": "> 1 opening in 10 acquires beyond the first fill, costing >= 1 % of use time",
         },
-        evidence_sql=run_sql.CHURN,
         remedy=remedy,
         frees=max(0, connections.peak_open - keep * facts.instances) if kind == "none" else 0,
     )
@@ -262,18 +256,17 @@ def client_starved(facts: Facts) -> Finding | None:
     text = f": {quote(error.kind.message)}" if error else ""
     starved = facts.run.generator is not None and facts.run.generator.bound_by and not failed
     confidence: Confidence = "likely" if starved else "undetermined"
-    remedy = _ELSEWHERE
+    remedy = ""
     room = f"{format_count(summary.connections.peak_in_use)} of {facts.capacity or 'unlimited'} in use at most"
     why = "for a reason that is no limit" if facts.was_full else f"although the pool had room ({room})"
     patience, connect = pool.acquire_timeout, summary.connect_time.p99
     if not failed and patience is not None and connect >= patience:
         why = f"since connecting takes {format_duration(connect)} and they wait {format_duration(patience)}"
         remedy, confidence = _KEEP_OPEN, "likely"
-    return Finding(
-        code="client-starved",
+    return build_finding(
+        "client-starved",
         severity="critical",
         confidence=confidence,
-        layer="host",
         summary=f"{plural(count, 'acquire')} got nothing {why}{text}",
         evidence={
             "timed_out": summary.timed_out,
@@ -287,16 +280,12 @@ def client_starved(facts: Facts) -> Finding | None:
             "error": error.kind.message if error else None,
             "threshold": "one failed acquire with a free connection at hand",
         },
-        evidence_sql=run_sql.SLOTS,
+        evidence_sql=sql.SLOTS,
         remedy=remedy,
         decide_by=None if confidence == "likely" else "the server's log: did the connections arrive, and what was said",
     )
 
 
-_ELSEWHERE = (
-    "The pool's size is not the cause. Look at the application's processor time and event loop, and at whether the "
-    "server can be reached."
-)
 _KEEP_OPEN = "Set acquire_timeout above the time that connecting takes, and keep connections open (min_idle, max_idle)."
 
 

@@ -4,8 +4,9 @@ import re
 from math import inf
 from typing import Any, NamedTuple
 
+from poolctl.diagnose import sql
+from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run import sql as run_sql
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts
 from poolctl.diagnose.statements import filtered_columns
 from poolctl.scenario.run import ScannedTable
@@ -52,14 +53,13 @@ def slow_database(facts: Facts) -> Finding | None:
         return None
     confidence: Confidence = "certain" if scan and (busy or crowded) else "likely"
     refused = facts.refused_by_server or facts.summary.timed_out or (facts.is_stuck and facts.summary.unfinished)
-    return Finding(
-        code="slow-database",
+    return build_finding(
+        "slow-database",
         severity="critical" if refused else "warning",
         confidence=confidence,
-        layer="database",
         summary=_sentence(facts, scan, busy, stretch),
         evidence=_evidence(facts, scan, stretch),
-        evidence_sql=run_sql.SCANS if scan else run_sql.ACTIVE,
+        evidence_sql=sql.SCANS if scan else sql.ACTIVE,
         remedy=_remedy(facts, scan),
     )
 
@@ -75,11 +75,10 @@ def slowed_by_event(facts: Facts) -> Finding | None:
     if event is None or facts.leaked or unserved <= 0.01 * summary.offered:
         return None
     end = event.at + event.duration
-    return Finding(
-        code="slow-database",
+    return build_finding(
+        "slow-database",
         severity="warning",
         confidence="certain",
-        layer="database",
         summary=f"Statements took {event.factor:g} times as long from {format_duration(event.at)} to "
         f"{format_duration(end)}: {format_count(unserved)} of {format_count(summary.offered)} acquires failed",
         evidence={
@@ -97,6 +96,7 @@ def slowed_by_event(facts: Facts) -> Finding | None:
         },
         remedy="Find what slowed the statements down. Until then give up early (acquire_timeout) and retry with "
         "backoff, or not at all; a bigger pool only asks the slow server for more at once.",
+        evidence_sql=None,
     )
 
 
@@ -210,8 +210,8 @@ def _evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -> dict[s
         "use_time_stretch": stretch,
         "throughput": summary.throughput,
         "wait_time_p99": summary.wait_time.p99,
-        "threshold": f"server processes use >= {BUSY_SHARE:g} of the cores, or one statement has >= "
-        f"{DOMINANT_SHARE:g} of the execution time and scans a table",
+        "threshold": f"server processes use >= {BUSY_SHARE:g} of the cores, or one statement has >= {DOMINANT_SHARE:g} "
+        "of the execution time and scans a table",
     }
 
 
@@ -222,8 +222,8 @@ def _remedy(facts: Facts, scan: _Scan | None) -> str:
         return f"Pool size is not the problem: {figures} Make the statements cheaper, or add cores."
     columns = ", ".join(filtered_columns(scan.query)) or "..."
     return (
-        f"Pool size is not the problem: {figures} Make {quote(scan.query, 100)} read less, such as with "
-        f"CREATE INDEX CONCURRENTLY ON {scan.table.name} ({columns});"
+        f"Pool size is not the problem: {figures} Make {quote(scan.query, 100)} read less, such as with CREATE INDEX "
+        f"CONCURRENTLY ON {scan.table.name} ({columns});"
     )
 
 
@@ -247,11 +247,10 @@ def reconnect_storm(facts: Facts) -> Finding | None:
     until = facts.load_until
     lasts = until - event.at > STORM_WINDOW and facts.errors_between(until - 1, until) > 0
     end = "they still come at the end" if lasts else "it passed"
-    return Finding(
-        code="reconnect-storm",
+    return build_finding(
+        "reconnect-storm",
         severity="critical" if lasts or facts.refused_by_server else "warning",
         confidence="certain",
-        layer="application",
         summary=f"{format_count(connections.open_failures)} openings failed after the {event.do} at "
         f"{format_duration(event.at)}, from {format_count(fleet)} slots without backoff; {end}",
         evidence={
@@ -264,7 +263,5 @@ def reconnect_storm(facts: Facts) -> Finding | None:
             "refused": facts.refused_by_server,
             "threshold": f"{STORM_FACTOR} x the errors before, and {STORM_FACTOR} failed openings for each slot",
         },
-        evidence_sql=run_sql.BACKENDS,
-        remedy=f"Back off with jitter before trying again, and bound parallel openings. The {event.do} set it off; the "
-        "pool's size did not.",
+        evidence_sql=sql.BACKENDS,
     )
