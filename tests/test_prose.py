@@ -46,8 +46,6 @@ UNCLEANED: tuple[str, ...] = (
     "poolctl/pool",
     "poolctl/report",
     "poolctl/scenario",
-    "poolctl/sizing",
-    "poolctl/stacks",
     "docs/pools.md",
     "examples",
 )
@@ -72,7 +70,7 @@ _VERBS = """
     serve set settle shift show shrink shut signal simulate skip sleep smooth solve sort spell split spread start state
     stay step stop store stream strip submit subtract sum summarize suppress swap sweep switch take terminate test throw
     tidy time touch trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait
-    wake walk warm warn watch weigh widen wrap write yield
+    wake walk warm warn watch weigh widen wrap write yield judge rebuild
 """
 VERBS = frozenset(_VERBS.split())
 """What a function's docstring may begin with. Add a verb that is missing; a noun is not one."""

@@ -44,7 +44,7 @@ def test_without_anything_known_it_is_25_minutes_and_5_of_jitter() -> None:
     [
         ({"failover_target": said(300)}, 300, "failover"),
         ({"credential_lifetime": said(900)}, 720, "credentials"),
-        ({"connection_age_limit": said(630)}, 600, "on the way"),
+        ({"connection_age_limit": said(630)}, 600, "age limit"),
         ({"failover_target": said(7200)}, 1800, "half an hour"),
     ],
 )

@@ -46,7 +46,7 @@ def test_pools_that_do_not_fit_need_one_with_the_settings_of_the_worked_division
     found = pooler(VECTOR.with_(wait_target=said(0.005)))
 
     assert found.recommended
-    assert found.why == "36 processes at worst x 4 wanted = 144, of 82 slots; one shared pool needs 16"
+    assert found.why == "36 processes at worst x 4 needed = 144, and there are 82 slots; one shared pool needs 16"
     assert found.app_max_open == 4
     assert found.pgbouncer == PgBouncerSettings(
         processes=1,
@@ -75,7 +75,7 @@ def test_more_processes_than_slots_need_one() -> None:
     found = pooler(Figures(instances=said(200), max_connections=said(100), workers=said(8)))
 
     assert found.recommended
-    assert "need 1 each, and 94 slots give 0" in found.why
+    assert "need 1 each, and 94 slots leave 0" in found.why
     assert found.app_max_open == 8
 
 
@@ -93,8 +93,8 @@ FIFTY = VECTOR.with_(
 @pytest.mark.parametrize(
     ("capacity", "recommended", "why"),
     [
-        (None, True, "150 connections in the usual fleet, where 32 are of use"),
-        (40, True, "the split leaves each process 1 of 40 useful connections, and it needs 3"),
+        (None, True, "150 connections in the usual fleet, of which 32 are useful"),
+        (40, True, "the split leaves 1 of 40 useful connections to each process, which needs 3"),
         (130, False, "the split costs 118 connections (150 instead of 32)"),
         # Fewer than one shared pool needs: that the database is the limit is nothing a pooler mends.
         (20, False, "Not needed"),
@@ -144,7 +144,7 @@ def test_there_is_at_least_one_of_everything() -> None:
     one = PgBouncerSettings(1, "transaction", 20, 0, 4, 2.0, 50, 100, 5.0, 1800.0, 600.0, 1000)
 
     assert spread(one, 1) == one.__class__(1, "transaction", 20, 0, 4, 2.0, 50, 100, 5.0, 1800.0, 600.0, 250)
-    with pytest.raises(ValueError, match="at least one process"):
+    with pytest.raises(ValueError, match="must each be 1 or more"):
         spread(one, 0)
 
 

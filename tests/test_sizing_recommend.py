@@ -177,7 +177,7 @@ def test_a_size_below_the_load_is_critical() -> None:
 
     assert (answer.recommendation.max_open, answer.demand.load) == (2, 6.0)
     assert (answer.findings[0].code, answer.findings[0].severity) == ("wait-target-missed", "critical")
-    assert "the queue grows without end" in answer.findings[0].summary
+    assert "the queue grows without limit" in answer.findings[0].summary
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_a_recommendation_that_failed_its_own_verification_is_none() -> None:
 
     assert answer.is_refused
     assert answer.findings[0].code == "verification-failed"
-    assert "max_open 2 was tried and does not hold: the server refuses 7 acquires" in answer.findings[0].summary
+    assert "max_open 2 was tried and fails: the server refuses 7 acquires" in answer.findings[0].summary
 
 
 def test_findings_about_a_number_go_with_the_number() -> None:

@@ -132,7 +132,7 @@ def test_a_slow_statement_is_refused_a_pool_size_with_both_bounds_and_the_index(
         "Pool size is not the problem: one statement has 97% of the database's time and reads 4,000,000 rows of orders "
         "in each call. No pool size gains more than 1%; without it up to 33 times as much gets done"
     )
-    assert worst.remedy == "An index on orders(customer_id); then measure again"
+    assert worst.remedy == "Create an index on orders(customer_id); then measure again"
     assert worst.evidence["statement"] == SLOW.query
 
 
@@ -228,6 +228,6 @@ def test_a_sweep_in_other_units_is_noticed_by_little_s_law() -> None:
 def test_the_edge_of_a_sweep_is_told_with_where_to_go_on() -> None:
     answer = recommend(Figures(sweep=(SweepPoint(4, 100.0), SweepPoint(8, 200.0), SweepPoint(16, 390.0))))
 
-    assert "at least so many are useful" in finding(answer, "sweep-too-short").summary
+    assert "at least that many are useful" in finding(answer, "sweep-too-short").summary
     assert finding(answer, "sweep-too-short").evidence["next_points"]
     assert answer.capacity.at_least

@@ -249,8 +249,8 @@ def test_a_latency_may_be_missing() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "curve.csv: 0 rows: a sweep has two or more"),
-        ("connections,throughput\n2,100", "curve.csv: 1 row: a sweep has two or more"),
+        ("", "curve.csv: 0 rows: a sweep needs two or more"),
+        ("connections,throughput\n2,100", "curve.csv: 1 row: a sweep needs two or more"),
         ("users,tps\n2,100\n4,190", "curve.csv, line 1: no column connections among users, tps"),
         ("connections,speed\n2,100\n4,190", "curve.csv, line 1: no column throughput among connections, speed"),
         (

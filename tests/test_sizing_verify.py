@@ -75,7 +75,7 @@ def test_a_size_that_the_largest_fleet_has_no_slots_for_is_not_a_recommendation(
     verification = judge(greedy, ran(plan_trials(figures, greedy)), wait_target=0.05)
 
     assert not verification.passed
-    assert "the fleet at its largest can open 288 connections, of 82 slots" in verification.failures
+    assert "the largest fleet can open 288 connections, and there are 82 slots" in verification.failures
     assert any("refuses" in failure for failure in verification.failures)
 
 

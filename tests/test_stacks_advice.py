@@ -51,7 +51,10 @@ def test_behind_a_pooler_that_is_needed_the_pools_are_as_large_as_their_workers(
 def test_a_refusal_has_no_blocks_and_says_so() -> None:
     figures, _ = fill_defaults(VECTOR.with_(max_connections=given(40)))
 
-    assert write_configs(recommend(figures), figures, ("pgxpool",)) == ((), "No configuration is written for a refusal")
+    assert write_configs(recommend(figures), figures, ("pgxpool",)) == (
+        (),
+        "Without a recommended size no configuration is written",
+    )
     assert write_configs(recommend(figures), figures, ()) == ((), "")
 
 

@@ -86,7 +86,7 @@ def test_an_unknown_stack_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(BadInput) as refused:
         render("sqlalchmy", ORDINARY)
 
-    assert refused.value.message == "'sqlalchmy' is no stack that poolctl can write; did you mean sqlalchemy?"
+    assert refused.value.message == "'sqlalchmy' is not a stack that poolctl can write; did you mean sqlalchemy?"
     assert "pgxpool" in refused.value.hint
 
 
@@ -94,7 +94,7 @@ def test_a_name_that_is_like_no_other_is_refused_without_a_guess() -> None:
     with pytest.raises(BadInput) as refused:
         find_stack("mongodb")
 
-    assert refused.value.message == "'mongodb' is no stack that poolctl can write"
+    assert refused.value.message == "'mongodb' is not a stack that poolctl can write"
 
 
 def test_a_pooler_does_not_take_the_advice_for_a_pool() -> None:

@@ -1,5 +1,6 @@
-"""Sizing: what a pool's size should be, from what is known. Pure: figures in, a recommendation out.
+"""Sizing: how large a pool should be, computed from known figures. Pure: figures in, a recommendation out.
 
-Capacity (what the database can use), demand (what a process needs) and budget (what there is to share) are kept
-apart until ``division`` puts them together; ``recommend`` is where to begin reading.
+Three quantities stay apart until ``division`` combines them: capacity (connections that the database can use), demand
+(connections that a process needs) and budget (slots that the server has for the service). Begin to read in
+``recommend``; ``measure`` turns an observation into figures, ``fleet_check`` adds up a whole fleet.
 """

@@ -1,4 +1,7 @@
-"""Budget: the slots there are, divided by the largest fleet there ever is. Every term with where it comes from."""
+"""The budget: slots of the server for this service, divided by the largest fleet that can exist.
+
+Each term of the arithmetic carries its source. What a process gets of the budget is decided in ``division``.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +14,7 @@ Source = Literal["measured", "given", "assumed", "computed"]
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One line of the arithmetic. Counts; what is subtracted is negative."""
+    """One line of the arithmetic. Values are counts; a subtracted value is negative."""
 
     term: str
     value: int
@@ -20,7 +23,7 @@ class Term:
 
 @dataclass(frozen=True, slots=True)
 class WorstFleet:
-    """Instances and processes when all that can exist at once do."""
+    """The number of instances and processes when all of them exist at the same time."""
 
     instances: int
     max_instances: int
@@ -33,8 +36,11 @@ class WorstFleet:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """``value``: slots for each process, 0 where there are more processes than slots. ``total``: for all of them.
-    ``limited_by``: the limit that leaves the least. ``is_assumed``: max_connections itself is a guess."""
+    """``value`` is the slots for each process, 0 if there are more processes than slots; ``total`` is for all of them.
+
+    ``limited_by`` names the limit that leaves least. ``is_assumed`` is True if max_connections itself is only a
+    default.
+    """
 
     value: int
     total: int
@@ -45,9 +51,9 @@ class Budget:
 
 
 def parse_surge(text: str) -> Figure:
-    """``"25%"`` as the share 0.25, or a whole number as a count: which one is told by ``is_share``.
+    """Parse ``"25%"`` as the share 0.25, or a whole number as a count. ``is_share`` distinguishes the two.
 
-    Raises BadInput for anything else.
+    Raises BadInput for any other text.
     """
     word = text.strip()
     number = word.removesuffix("%").strip()
@@ -57,15 +63,16 @@ def parse_surge(text: str) -> Figure:
 
 
 def is_share(text: str) -> bool:
+    """Return True if the text is a percentage."""
     return text.strip().endswith("%")
 
 
 def find_worst_fleet(figures: Figures) -> WorstFleet:
-    """From figures with their defaults filled in (``defaults.fill_defaults``).
+    """Return the largest fleet, from figures with their defaults filled in (``defaults.fill_defaults``).
 
-    max(max_instances, instances) + surge + terminating instances, times the processes of each. Kubernetes does not
-    count pods that terminate, so there are more than replicas and surge until the grace period ends. Blue and green
-    side by side is a surge of 100 %; a serverless platform's limit of concurrency is max_instances without surge.
+    It is max(max_instances, instances) + surge + terminating instances, times the processes of each. Kubernetes does
+    not count pods that terminate, so more than replicas + surge exist until their grace period ends. Blue and green
+    side by side are a surge of 100 %; the concurrency limit of a serverless platform is max_instances without surge.
     """
     instances, processes = _count(figures.instances, 1), max(1, _count(figures.processes, 1))
     most = max(instances, _count(figures.max_instances, 0))
@@ -75,9 +82,9 @@ def find_worst_fleet(figures: Figures) -> WorstFleet:
 
 
 def compute_budget(figures: Figures, fleet: WorstFleet) -> Budget:
-    """What ``figures``, with their defaults filled in, leave for each process of ``fleet``.
+    """Return the slots for each process of ``fleet``, from figures with their defaults filled in.
 
-    Walsenders, autovacuum and parallel workers have slots of their own (PostgreSQL 12+) and are not subtracted.
+    WAL senders, autovacuum and parallel workers have slots of their own (since PostgreSQL 12) and are not subtracted.
     """
     terms = [
         Term("max_connections", _count(figures.max_connections, 0), _source(figures.max_connections)),

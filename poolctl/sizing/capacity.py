@@ -1,7 +1,7 @@
-"""Capacity: how many connections the database can use, all of them together, whoever holds them.
+"""Capacity: the number of connections that the database can use, summed over all clients.
 
-Decides which of what is known says most: somebody's own figure, a sweep, the best throughput times the shortest hold,
-a model of the processors, or nothing. Fewer connections leave the database idle, more of them wait inside it.
+Decides which evidence counts most: a figure that the user gave, a sweep, the best throughput times the shortest hold, a
+model of the processors, or nothing. With fewer connections the database is partly idle; with more, they wait inside it.
 """
 
 from collections.abc import Sequence
@@ -18,17 +18,19 @@ from poolctl.units import format_duration
 Method = Literal["given", "sweep", "bandwidth-delay", "closed-loop", "busy-share", "cores", "unknown"]
 
 LOCK_SHARE = 0.20
-"""Of active samples waiting for locks, from which on more connections lengthen the queue for the lock."""
+"""Share of the active samples waiting for locks, above which more connections only lengthen the lock queue."""
 VARIED = 4.0
-"""Squared coefficient of variation of the hold from which on a few long requests block many short ones."""
+"""Squared coefficient of variation of the hold, above which a few long requests block many short ones."""
 CORES_FACTOR = 4
-"""Connections for each core where nothing but the cores is known: too few for anything with round trips."""
+"""Connections for each core where only the cores are known: too few for anything with round trips."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """``value`` None: unknown. ``at_least``: more may be useful. ``most``: never this many in total, because
-    throughput falls beyond it (None: no such bound is known). ``interval``: 90 %, None where it cannot be told.
+    """``value`` None: unknown. ``at_least`` True: more may be useful.
+
+    ``most`` is the total above which throughput falls; None: no such limit is known. ``interval`` holds the 5th and
+    95th percentile; None where it cannot be estimated.
     """
 
     value: int | None
@@ -42,12 +44,12 @@ class Capacity:
 
     @property
     def is_known(self) -> bool:
-        """Whether it says something of this database: a multiple of its cores alone does not."""
+        """True if it describes this database; a multiple of its cores alone does not."""
         return self.value is not None and self.method not in ("cores", "unknown")
 
 
 def estimate_capacity(figures: Figures) -> Capacity:
-    """The best answer that ``figures`` allow. Raises BadInput for a sweep in which nothing got done."""
+    """Return the best estimate that ``figures`` allow. Raises BadInput for a sweep without any throughput."""
     if figures.capacity is not None:
         value = max(1, figures.capacity.count)
         return Capacity(value, "given", "high" if figures.capacity.origin == "given" else "medium")
@@ -56,22 +58,22 @@ def estimate_capacity(figures: Figures) -> Capacity:
     found = _from_saturation(figures) or _from_processors(figures)
     if found is None:
         if figures.cores is None:
-            note = "Nothing is known of what the database can use: run a sweep, or give --cores and the hold time"
+            note = "The capacity of the database is not known: run a sweep, or give --cores and the hold time"
             return Capacity(None, "unknown", "low", notes=(note,))
         value = CORES_FACTOR * figures.cores.count
-        note = f"{CORES_FACTOR} x cores for want of a sweep or of the processor time of a transaction"
+        note = f"{CORES_FACTOR} x cores, because neither a sweep nor the processor time of a transaction is known"
         found = Capacity(value, "cores", "low", at_least=True, notes=(note,))
     return _correct(found, figures)
 
 
 def capacity_from_sweep(points: Sequence[SweepPoint]) -> Capacity:
-    """The capacity that a sweep shows, by itself."""
+    """Return the capacity that a sweep shows by itself. Raises BadInput for a sweep without any throughput."""
     knee = find_knee(points)
     notes = []
     if knee.at_least:
-        notes.append(f"At least: throughput still rises at {knee.peak} connections, the most that were swept")
+        notes.append(f"At least: throughput still rises at {knee.peak} connections, the most in the sweep")
     if knee.at_most:
-        notes.append(f"At most: {knee.connections} are the fewest that were swept")
+        notes.append(f"At most: {knee.connections} are the fewest in the sweep")
     if knee.cliff is not None:
         fall = f"throughput falls by {knee.cliff.fall:.0%} from {knee.peak} to {knee.cliff.connections} connections"
         notes.append(f"Contention cliff: {fall}")
@@ -93,18 +95,19 @@ def _from_sweep(figures: Figures) -> Capacity:
     if found.knee is None or found.value is None or found.knee.cliff is not None or wanted <= found.value:
         return _limit_confidence(found, figures)
     swept = sorted({point.connections for point in figures.sweep})
-    # Throughput does not show what varied holds do to each other; but outside the sweep nothing is known.
+    # Throughput does not show how long holds delay short ones. Outside the sweep nothing is known, so stay within it.
     value = next((n for n in swept if wanted <= n <= found.knee.peak), found.value)
     if value > found.value:
-        note = f"{value} rather than {found.value}: long requests among many short ones need 3 x cores"
+        note = f"{value} instead of {found.value}: long requests among many short ones need 3 x cores"
         found = replace(found, value=value, notes=(*found.notes, note))
     return _limit_confidence(found, figures)
 
 
 def _from_saturation(figures: Figures) -> Capacity | None:
-    """Twice the best throughput times the shortest hold: TCP's bandwidth-delay product, and as much again in line.
+    """Estimate twice the best throughput times the shortest hold; None if the figures show no saturation.
 
-    On twelve measured curves it reaches 0.83 to 1.00 of the best throughput.
+    Throughput times hold is the bandwidth-delay product of TCP: connections that are always at work. As many again keep
+    a next request ready. On twelve measured curves this reaches 0.83 to 1.00 of the best throughput.
     """
     best, hold = figures.saturated_throughput, figures.hold_time
     if best is None:
@@ -114,7 +117,7 @@ def _from_saturation(figures: Figures) -> Capacity | None:
     if best is None or hold is None or hold.value <= 0:
         return None
     product = best.value * hold.value
-    note = f"2 x {best.value:,.0f}/s at best x {format_duration(hold.value)} of hold at low load"
+    note = f"2 x best throughput {best.value:,.0f}/s x hold time {format_duration(hold.value)} at low load"
     return Capacity(
         max(1, ceil(2 * product - 1e-9)),
         "bandwidth-delay",
@@ -125,7 +128,7 @@ def _from_saturation(figures: Figures) -> Capacity | None:
 
 
 def _saturated(windows: Sequence[Window]) -> Figure | None:
-    """The best throughput of the windows, if it had stopped growing with the connections that were busy."""
+    """Find the best throughput of the windows, if it no longer grew with the number of busy connections; else None."""
     usable = [window for window in windows if window.busy > 0 and window.throughput > 0]
     shortest = find_shortest_hold(usable, None)
     if len(usable) < 6 or shortest is None:
@@ -138,14 +141,18 @@ def _saturated(windows: Sequence[Window]) -> Figure | None:
 
 
 def _slope(points: Sequence[tuple[float, float]]) -> float:
+    """Return the slope of the line with the least squares through ``points``."""
     mean_x = fsum(x for x, _ in points) / len(points)
     mean_y = fsum(y for _, y in points) / len(points)
     return fsum((x - mean_x) * (y - mean_y) for x, y in points) / fsum((x - mean_x) ** 2 for x, _ in points)
 
 
 def _from_processors(figures: Figures) -> Capacity | None:
-    """Where a closed loop of clients, that compute for a part of their hold and wait for the rest of it, reaches
-    97 % of what the cores can do."""
+    """Compute how many clients keep the cores 97 % busy, where each uses a core for a part of its hold and waits
+    otherwise.
+
+    The closed loop of ``queueing.closed_throughput``. None where cores or the processor time of a hold are not known.
+    """
     if figures.cores is None or figures.cores.count < 1:
         return None
     cores = figures.cores.count
@@ -153,8 +160,8 @@ def _from_processors(figures: Figures) -> Capacity | None:
     if figures.cpu_time is not None and hold is not None and figures.cpu_time.value > 0:
         work, outside = figures.cpu_time.value, max(0.0, hold.value - figures.cpu_time.value)
         note = (
-            f"{cores} cores, {format_duration(work)} of processor and {format_duration(outside)} elsewhere for each "
-            f"transaction: {cores} x (S + Z) / S = {cores * (work + outside) / work:.1f} keep them busy at best"
+            f"{cores} cores; a transaction uses one for {format_duration(work)} and waits {format_duration(outside)}: "
+            f"{cores} x (S + Z) / S = {cores * (work + outside) / work:.1f} keep them busy at best"
         )
         value = closed_knee(cores, work, outside, SHARE)
         few = max(1, ceil(cores * (work + outside) / work))
@@ -162,33 +169,39 @@ def _from_processors(figures: Figures) -> Capacity | None:
     if figures.transaction_idle_share is not None and figures.transaction_idle_share.value < 1:
         busy = 1 - figures.transaction_idle_share.value
         value = closed_knee(cores, busy, 1 - busy, SHARE)
-        note = f"{cores} cores, and {busy:.0%} of the hold spent in statements, all of it taken for processor time"
+        note = f"{cores} cores, and {busy:.0%} of the hold time in statements, all of it counted as processor time"
         return Capacity(value, "busy-share", "low", at_least=True, notes=(note,))
     return None
 
 
 def _correct(found: Capacity, figures: Figures) -> Capacity:
+    """Adjust an estimate for varied holds, parallel workers and lock contention."""
     value, notes = found.value or 1, list(found.notes)
     contention = figures.contention_share.value if figures.contention_share is not None else 0.0
     wanted = _count_for_variation(figures)
     if wanted > value and contention <= LOCK_SHARE:
-        notes.append(f"{wanted} rather than {value}: long requests among many short ones need 3 x cores")
+        notes.append(f"{wanted} instead of {value}: long requests among many short ones need 3 x cores")
         value = wanted
     if figures.parallel_workers is not None and figures.parallel_workers.value > 0:
         value = max(1, round(value / (1 + figures.parallel_workers.value)))
-        notes.append(f"Divided by {1 + figures.parallel_workers.value:.1f}: queries run with parallel workers")
+        notes.append(f"Divided by {1 + figures.parallel_workers.value:.1f}: each query runs with parallel workers")
     most, at_least = None, found.at_least
     if contention > LOCK_SHARE:
         reached = figures.parallelism_p99 or figures.parallelism_max or figures.parallelism
         if reached is not None:
             most = max(1, ceil(reached.value))
             value, at_least = min(value, most), False
-        notes.append(f"Contention: {contention:.0%} of active backends wait for locks, so never more")
+        notes.append(
+            f"Contention: {contention:.0%} of active backends wait for locks, so more connections would not help"
+        )
     return _limit_confidence(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
 
 
 def _count_for_variation(figures: Figures) -> int:
-    """3 x cores where holds vary a lot and the cores are known (limited processor sharing; Schroeder et al. 2006)."""
+    """Return 3 x cores where hold times vary a lot and the cores are known, else 0.
+
+    With limited processor sharing, long requests then no longer block short ones (Schroeder et al. 2006).
+    """
     cv = figures.hold_cv
     if cv is None or cv.origin == "assumed" or cv.value**2 <= VARIED or figures.cores is None:
         return 0
@@ -196,8 +209,9 @@ def _count_for_variation(figures: Figures) -> int:
 
 
 def _limit_confidence(found: Capacity, figures: Figures) -> Capacity:
+    """Reduce the confidence for a processor with credits."""
     if not figures.is_burstable:
         return found
-    note = "The instance has processor credits: without them it has less capacity than this"
+    note = "The processor has credits: when they are used up, the capacity is lower than this"
     confidence: Confidence = "medium" if found.confidence == "high" else found.confidence
     return replace(found, confidence=confidence, notes=(*found.notes, note))

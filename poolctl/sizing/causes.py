@@ -1,6 +1,6 @@
-"""When a pool's size is not the problem: a slow statement, a lock, a connection held during other work.
+"""Causes of slowness that no pool size can remove: a slow statement, a lock, a connection held during other work.
 
-Each finding has both bounds: the most that any pool size can gain, and what mending the cause would.
+Each finding has two limits: the most that any pool size can gain, and what removing the cause would gain.
 """
 
 from collections.abc import Iterator
@@ -13,17 +13,17 @@ from poolctl.sizing.doubts import CENSORED_SHARE, Doubt
 from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
 
 BUSY_SHARE = 0.90
-"""Of the database's cores. Above it throughput can grow by a ninth at most, whatever the pool."""
+"""Share of the database's cores. Above it, throughput can grow by a ninth at most, whatever the pool."""
 LARGE_STATEMENT_SHARE = 0.50
-"""Of all execution time in one statement: without it at least twice as much gets done."""
+"""Share of all execution time in one statement: without it at least twice as much gets done."""
 HELD_SHARE = 0.30
-"""Of the hold idle in a transaction, from which on the pool is sized for somebody else's answers."""
+"""Share of the hold time idle in a transaction, above which the pool is sized for waiting for other systems."""
 STILL_GROWING = 0.3
-"""Slope of log throughput over log connections; from here on more connections still bring more."""
+"""Slope of log throughput over log connections, above which more connections still raise the throughput."""
 
 
 def find_causes(figures: Figures, budget: Budget, capacity: Capacity) -> Iterator[Doubt]:
-    """Those that ``figures`` show, worst first."""
+    """Return the causes that ``figures`` show, worst first."""
     for rule in (_find_slow_database, _find_lock_queue, _find_held_across_io):
         doubt = rule(figures, budget, capacity)
         if doubt is not None:
@@ -31,9 +31,9 @@ def find_causes(figures: Figures, budget: Budget, capacity: Capacity) -> Iterato
 
 
 def bound_gain(figures: Figures, capacity: Capacity) -> float | None:
-    """By how much (a share) any pool size can raise the throughput at best; None: nothing bounds it.
+    """Return the most by which any pool size can raise the throughput, as a share; None: no limit is known.
 
-    From a sweep the best over what there is now; from the processors what is left of them.
+    From a sweep it is the best throughput over the present one; from the processors it is their idle part.
     """
     bounds = []
     if capacity.knee is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
@@ -44,7 +44,7 @@ def bound_gain(figures: Figures, capacity: Capacity) -> float | None:
 
 
 def compute_speedup(share: float) -> float:
-    """How many times as much gets done when a ``share`` of the work is gone (Amdahl); a thousand at most."""
+    """Return how many times as much gets done without a ``share`` of the work (Amdahl's law 1967); 1000 at most."""
     return 1 / max(1e-3, 1 - share)
 
 
@@ -92,13 +92,14 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
 
 def _write_remedy(statement: TopStatement) -> str:
     if statement.table and statement.column:
-        return f"An index on {statement.table}({statement.column}); then measure again"
+        return f"Create an index on {statement.table}({statement.column}); then measure again"
     where = f" on {statement.table}" if statement.table else ""
-    return f"Look at the statement's plan{where} (EXPLAIN): an index, or fewer calls; then measure again"
+    return f"Read the plan of the statement{where} (EXPLAIN): add an index, or call it less often; then measure again"
 
 
 def _slope(figures: Figures) -> float | None:
-    """How throughput grew with the busy connections in the upper half of the windows; None without enough spread."""
+    """Return how throughput grew with the busy connections in the upper half of the windows; None if they differ too
+    little."""
     usable = sorted((w.busy, w.throughput) for w in figures.windows if w.busy > 0 and w.throughput > 0)
     upper = usable[len(usable) // 2 :]
     if len(upper) < 3 or upper[-1][0] < 1.3 * upper[0][0]:
@@ -155,8 +156,8 @@ def _find_held_across_io(figures: Figures, budget: Budget, capacity: Capacity) -
             "held-across-io",
             severity="critical" if is_root else "warning",
             confidence="likely",
-            summary=f"{start}connections are held idle in a transaction for {share:.0%} of their use: without that the "
-            f"same work needs {1 - share:.0%} of the connections",
+            summary=f"{start}connections are idle in a transaction for {share:.0%} of their hold time: without that "
+            f"the same work needs {1 - share:.0%} of the connections",
             evidence={
                 "transaction_idle_share": share,
                 "most_gain_from_pool": growth,

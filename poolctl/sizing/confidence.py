@@ -18,27 +18,32 @@ from poolctl.sizing.queueing import servers_for_wait
 from poolctl.sizing.recommendation import Trust
 
 DRAWS = 200
+"""How often the figures are drawn again."""
 
 
 BLOCK = 10.0
 
 
-"""Seconds of consecutive windows that are drawn together, so that what lasts stays whole."""
+"""Seconds of consecutive windows that are drawn together, so that longer patterns stay whole."""
 
 
 SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
 
 
-"""Relative deviation of a figure of which nothing else is known: people round, and defaults are guesses."""
+"""Relative standard deviation of a figure without other evidence: users round, and defaults are guesses."""
 
 
 CAPACITY_SPREAD: dict[Confidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
+"""The same for the capacity, by its confidence."""
 
 
 TRUST: tuple[Trust, ...] = ("high", "medium", "low", "refused")
+"""The levels of confidence, from best to worst."""
 
 
 class _Scales(NamedTuple):
+    """Factors of one draw."""
+
     load: float
     hold: float
     variation: float
@@ -48,14 +53,17 @@ class _Scales(NamedTuple):
 def estimate_interval(
     figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, division: Division, random: Random
 ) -> tuple[int, int] | None:
-    """5th and 95th percentile of max_open, when what it stands on is drawn anew: windows in blocks where there are
-    windows, each figure with the deviation of its origin otherwise. Always contains max_open itself."""
+    """Return the 5th and 95th percentile of max_open when the figures behind it are drawn again; None without a size.
+
+    Windows are drawn in blocks, other figures with the deviation of their origin. The interval always contains
+    max_open.
+    """
     point = division.max_open
     if point is None:
         return None
     if parts.demand is None and parts.capacity is None:
         return min(point, parts.floor), point
-    # Searching a large pool takes longer, and its relative spread needs fewer draws.
+    # A search for a large pool takes longer, and its relative spread needs fewer draws.
     draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
     found = sorted(_draw_size(figures, parts, demand, capacity, random) for _ in range(draws))
     return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
@@ -106,7 +114,7 @@ def _draw_scales(figures: Figures, demand: Demand, capacity: Capacity, random: R
 
 
 def _resample(figures: Figures, random: Random) -> tuple[Window, ...]:
-    """As many windows again, drawn in blocks of neighbors (Kuensch 1989, the block bootstrap)."""
+    """Draw as many windows again, in blocks of neighbors (the block bootstrap, Kuensch 1989)."""
     windows = figures.windows
     mean = sum(window.duration for window in windows) / len(windows)
     size = max(1, min(len(windows), round(BLOCK / mean) if mean > 0 else 1))
@@ -126,7 +134,7 @@ def decide_trust(
     budget: Budget,
     caps: list[Trust],
 ) -> Trust:
-    """The least of: the width of the interval, what the binding term stands on, and every doubt."""
+    """Return the lowest of: what the width of the interval allows, what the deciding term allows, and every doubt."""
     found = [*caps]
     if interval is not None and division.max_open is not None:
         away = max(division.max_open - interval[0], interval[1] - division.max_open)

@@ -1,7 +1,7 @@
-"""Throughput curves of two kinds, fitted to what was measured: the Universal Scalability Law, and a closed loop.
+"""Throughput curves of two forms, fitted to measured points: the Universal Scalability Law, and a closed loop.
 
-They smooth a curve and say where to measure next. They do not say what lies outside the measured range: eight low
-points of a curve have put its peak 60 % too far out.
+They smooth a curve and show where to measure next. They do not extrapolate: fitted to the eight lowest points of a
+published curve, the law put the peak 60 % too far to the right.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,23 +14,23 @@ from poolctl.sizing.least_squares import estimate_errors, minimize, solve
 from poolctl.sizing.queueing import closed_throughput
 
 Point = tuple[float, float]
-"""Connections, and throughput with so many."""
+"""Number of connections, and the throughput with it."""
 
 Residual = Literal["plain", "log"]
-"""What is squared: differences of throughput, or of its logarithm, which gives every point the same relative weight."""
+"""What is squared: differences of throughput, or of its logarithm, which gives each point the same relative weight."""
 
 FEWEST_POINTS = 3
 MOST_FOLDS = 10
-"""Of a long curve several points, evenly spread, are left out at a time."""
+"""Of a long curve, several points at regular distances are left out together."""
 
 
 @dataclass(frozen=True, slots=True)
 class UslFit:
     """X(N) = gamma N / (1 + alpha (N - 1) + beta N (N - 1)): Gunther, Guerrilla Capacity Planning (2007).
 
-    ``gamma`` is the throughput of one connection, ``alpha`` the share that queues for one another (contention),
-    ``beta`` the price of each pair keeping in step (coherency). The intervals are those of Student's t at 95 %, None
-    where the points do not bound them. ``peak_at`` None: the curve has no peak. ``left_out_error``: see ``fit_usl``.
+    ``gamma`` is the throughput of one connection, ``alpha`` the share of work that waits for others (contention),
+    ``beta`` the cost of keeping each pair consistent (coherency). The intervals are Student's t at 95 %, None where the
+    points do not limit them. ``peak_at`` None: the curve has no peak. ``left_out_error``: see ``fit_usl``.
     """
 
     gamma: float
@@ -41,21 +41,22 @@ class UslFit:
     peak_at: float | None
     peak: float | None
     relative_error: float
-    """Root of the mean squared relative difference from the points."""
+    """Root of the mean squared relative difference to the points."""
     left_out_error: float | None
 
     def throughput(self, connections: float) -> float:
+        """Return the throughput per second with so many connections."""
         return _usl(self.gamma, self.alpha, self.beta, connections)
 
     @property
     def linear_until(self) -> float | None:
-        """Where the first straight line would meet the ceiling gamma / alpha; None without contention."""
+        """Where the straight line through the origin meets the ceiling gamma / alpha; None without contention."""
         return 1 / self.alpha if self.alpha > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class ClosedFit:
-    """The machine repair model (``queueing.closed_throughput``): times in seconds, cores whole."""
+    """The machine repair model (``queueing.closed_throughput``). ``work`` and ``outside`` are seconds."""
 
     cores: int
     work: float
@@ -64,14 +65,16 @@ class ClosedFit:
     left_out_error: float | None
 
     def throughput(self, connections: int) -> float:
+        """Return the throughput per second with so many connections."""
         return closed_throughput(connections, self.cores, self.work, self.outside)
 
 
 def fit_usl(points: Sequence[Point], *, residual: Residual = "log") -> UslFit | None:
-    """The law nearest to ``points``; None with fewer than three different numbers of connections or no throughput.
+    """Fit the law to ``points``; None with fewer than three different numbers of connections, or no throughput.
 
-    Contention and coherency below 0 (points above the straight line) are held at 0. ``left_out_error`` is the root
-    of the mean squared relative error with which the other points predict each point; it needs five.
+    Contention and coherency are kept at 0 or above (negative values would mean points above the straight line).
+    ``left_out_error`` is the root of the mean squared relative error with which the other points predict each point; it
+    needs five points.
     """
     usable = _select_usable(points)
     if usable is None:
@@ -99,15 +102,15 @@ def fit_usl(points: Sequence[Point], *, residual: Residual = "log") -> UslFit | 
 
 
 def fit_closed(points: Sequence[Point], cores: int | None = None) -> ClosedFit | None:
-    """The closed loop nearest to ``points`` in relative terms; ``cores`` None: those that fit best.
+    """Fit the closed loop to ``points`` in relative terms; ``cores`` None: the number that fits best.
 
-    None with fewer than three different numbers of connections. It has no peak: past a curve's peak leave points out.
+    None with fewer than three different numbers of connections. The model has no peak: leave out points after a peak.
     """
     usable = _select_usable(points)
     if usable is None:
         return None
     counts = [cores] if cores is not None else _list_possible_cores(usable)
-    # The start values alone tell which numbers of cores are worth a fit.
+    # The start values alone show which numbers of cores are worth a fit, and a fit costs far more.
     likely = sorted(counts, key=lambda count: _sum_of_squares(usable, count, *_guess_closed(usable, count)))[:3]
     fits = [(count, *_fit_closed(usable, count)) for count in likely]
     best = min(fits, key=lambda fit: fit[3])
@@ -144,8 +147,10 @@ def _fit_usl(points: Sequence[Point], residual: Residual) -> tuple[float, float,
 
 
 def _guess_usl(points: Sequence[Point]) -> tuple[float, float, float]:
-    """By linear least squares of N / X on 1, N - 1 and N (N - 1), relative; without those terms that would be
-    negative."""
+    """Guess start values by linear least squares of N / X on 1, N - 1 and N (N - 1), relative.
+
+    Terms that would be negative are left out.
+    """
     best = (max(x / n for n, x in points), 0.0, 0.0)
     for terms in ((0, 1, 2), (0, 1), (0, 2)):
         rows = [([1.0, n - 1, n * (n - 1)], n / x) for n, x in points]
@@ -163,7 +168,7 @@ def _fit_usl_curve(points: Sequence[Point], residual: Residual) -> Callable[[flo
 
 
 def _list_possible_cores(points: Sequence[Point]) -> list[int]:
-    """Up to the number of connections where the curve still rises in proportion, doubling with steps between."""
+    """List numbers of cores up to the number of connections, doubling with one step between."""
     most = max(n for n, _ in points)
     counts, count = [], 1.0
     while count <= most:
@@ -173,7 +178,9 @@ def _list_possible_cores(points: Sequence[Point]) -> list[int]:
 
 
 def _fit_closed(points: Sequence[Point], cores: int) -> tuple[float, float, float]:
-    """Work, outside, and the sum of squared relative differences. Fitted as logarithms, so that both stay positive."""
+    """Return work, outside, and the sum of squared relative differences. Fitted as logarithms, so both stay
+    positive.
+    """
     work, outside = _guess_closed(points, cores)
 
     def residuals(at: Sequence[float]) -> list[float]:
@@ -184,12 +191,12 @@ def _fit_closed(points: Sequence[Point], cores: int) -> tuple[float, float, floa
 
 
 def _bound_time(logarithm: float) -> float:
-    """Seconds; far steps of a fit stay numbers."""
+    """Return seconds from a logarithm, limited so that a large step of a fit stays a number."""
     return exp(min(max(logarithm, -50.0), 50.0))
 
 
 def _guess_closed(points: Sequence[Point], cores: int) -> tuple[float, float]:
-    """Work from the ceiling, a little above the best point, and outside from the steepest one."""
+    """Guess work from the ceiling, slightly above the best point, and outside from the steepest point."""
     work = cores / (1.02 * max(x for _, x in points))
     return work, max(1 / max(x / n for n, x in points) - work, 0.02 * work)
 

@@ -1,4 +1,7 @@
-"""What stands in for a figure that nobody gave or measured, and why it may. Every one used is said in the answer."""
+"""Default values for figures that were neither given nor measured, each with its reason.
+
+The recommendation lists every default that was used. Load, hold time, workers, cores and capacity have no default.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,17 +11,18 @@ from poolctl.sizing.division import UNEVEN_SHARE
 from poolctl.sizing.figures import Figure, Figures, assumed
 
 WAIT_TARGET = 0.050
-"""Seconds: the target delay of Ecto's queue (DBConnection's queue_target), short beside any request a person waits
+"""Seconds. It is the target delay of Ecto's queue (queue_target of DBConnection), short for any request a person waits
 for."""
 WAIT_SHARE = 0.1
-"""Of the request's timeout, at most, spent waiting for a connection."""
+"""Largest share of the request's timeout that may be spent waiting for a connection."""
 SURGE_SHARE = 0.25
-"""maxSurge of a Kubernetes Deployment unless told otherwise; it rounds up."""
+"""Default maxSurge of a Kubernetes Deployment; Kubernetes rounds it up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Assumption:
-    """``name`` is the field of ``Figures``; ``why`` says where the value comes from and what would replace it."""
+    """A default that was used. ``name`` is the field of ``Figures``; ``why`` gives the source of the value and what
+    would replace it."""
 
     name: str
     value: float
@@ -26,21 +30,21 @@ class Assumption:
 
 
 _FIXED = {
-    "hold_cv": (1.0, "holds as varied as exponential ones; give --hold-cv"),
+    "hold_cv": (1.0, "hold times vary as an exponential distribution; give --hold-cv"),
     "arrival_cv": (1.0, "arrivals independent of one another; give --arrival-cv"),
     "connections_per_request": (1.0, "no request holds two connections at once; give --connections-per-request"),
     "processes": (1.0, "one process with a pool in each instance; give --processes"),
     "instances": (1.0, "a single instance; give --instances"),
     "superuser_reserved": (3.0, "PostgreSQL's own default; give --superuser-reserved"),
     "reserved": (0.0, "PostgreSQL's own default; give --reserved"),
-    "other_connections": (0.0, "nothing else uses this server; give --other-connections"),
+    "other_connections": (0.0, "no other client uses this server; give --other-connections"),
 }
 
 
 def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
-    """``figures`` with everything that has a default, and the defaults that were used.
+    """Return ``figures`` with all defaults filled in, and the list of the defaults used.
 
-    What has none (load, hold, workers, cores, capacity) stays None. Surge is turned into a count.
+    Figures without a default (load, hold time, workers, cores, capacity) stay None. A surge share becomes a count.
     """
     used: dict[str, Assumption] = {}
 
@@ -53,26 +57,28 @@ def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
     }
     figures = figures.with_(**changes)
     if figures.wait_target is None:
-        target, why = WAIT_TARGET, "p99 wait of 50 ms; give --wait-target"
+        target, why = WAIT_TARGET, "99 % of acquires wait at most 50 ms; give --wait-target"
         if figures.request_timeout is not None and WAIT_SHARE * figures.request_timeout.value < target:
             target, why = WAIT_SHARE * figures.request_timeout.value, "a tenth of the request timeout"
         figures = figures.with_(wait_target=assume("wait_target", target, why))
-    figures = _with_fleet(figures, assume)
+    figures = _fill_fleet(figures, assume)
     if figures.max_connections is None:
-        figures = figures.with_(max_connections=assume("max_connections", *_slots(figures)))
+        figures = figures.with_(max_connections=assume("max_connections", *_choose_max_connections(figures)))
     if figures.max_connections is not None and figures.headroom is None:
         room = choose_headroom(figures.max_connections.count)
         why = "for people, migrations and monitors: 3, or 3 % of max_connections; give --headroom"
         figures = figures.with_(headroom=assume("headroom", room, why))
     if figures.arrival_rate is not None:
-        why = "taken for that of the peak, first attempts only: retries multiply it while something is slow"
+        why = "taken as the rate at the peak, first attempts only: retries multiply it while something is slow"
         used["arrival_rate"] = Assumption("arrival_rate", figures.arrival_rate.value, why)
     return figures, tuple(used.values())
 
 
-def _slots(figures: Figures) -> tuple[float, str]:
-    """max_connections, where nobody said. A sweep opened so many: the server has room for that, and a guess must not
-    stand in its way."""
+def _choose_max_connections(figures: Figures) -> tuple[float, str]:
+    """Choose max_connections, and give the reason.
+
+    A sweep with n connections proves that the server has room for n, so the default must allow as many.
+    """
     swept = max((point.connections for point in figures.sweep), default=0)
     if not swept:
         return 100.0, "PostgreSQL's own default; give --max-connections"
@@ -86,14 +92,17 @@ def _slots(figures: Figures) -> tuple[float, str]:
     needed = ceil((worst * share + kept) / 0.97) + 3
     if needed <= 100:
         return 100.0, "PostgreSQL's own default; give --max-connections"
-    return float(needed), "room for what was swept, in the largest fleet too; give --max-connections"
+    return float(needed), "room for all connections of the sweep, also with the largest fleet; give --max-connections"
 
 
 def choose_headroom(max_connections: int) -> int:
+    """Return the slots kept free for people, migrations and monitors: 3, or 3 % of max_connections, whichever is
+    more.
+    """
     return max(3, ceil(0.03 * max_connections))
 
 
-def _with_fleet(figures: Figures, assume: Callable[[str, float, str], Figure]) -> Figures:
+def _fill_fleet(figures: Figures, assume: Callable[[str, float, str], Figure]) -> Figures:
     instances = figures.instances.count if figures.instances is not None else 1
     most = max(instances, figures.max_instances.count if figures.max_instances is not None else 0)
     if figures.max_instances is None:
@@ -106,10 +115,12 @@ def _with_fleet(figures: Figures, assume: Callable[[str, float, str], Figure]) -
         )
     if figures.surge is None:
         surge = ceil(SURGE_SHARE * most)
-        figures = figures.with_(surge=assume("surge", surge, "25 % more during a deploy, as Kubernetes; give --surge"))
+        figures = figures.with_(
+            surge=assume("surge", surge, "a deploy starts 25 % more, as in Kubernetes; give --surge")
+        )
     if figures.terminating is None and figures.surge is not None:
-        # Replaced ones are not counted as replicas any more; in one rollout no more than the old generation.
+        # Kubernetes does not count ending instances as replicas. One rollout ends at most the old generation.
         leaving = max(0, min(figures.surge.count, most - figures.surge.count))
-        why = "as many old instances still finish as new ones surge; give --terminating"
+        why = "as many old instances are still ending as new ones were added; give --terminating"
         figures = figures.with_(terminating=assume("terminating", leaving, why))
     return figures

@@ -1,7 +1,7 @@
-"""Demand: how many connections one process needs, so that acquires seldom wait.
+"""Demand: the number of connections that one process needs, so that few acquires wait.
 
-Sized for the peak, not the mean: where bursts last longer than a hold, a pool that fits the mean queues for the whole
-burst. Also what counted arrivals say about such bursts.
+Sized for the peak, not for the mean: where a burst lasts longer than a hold, a pool that fits the mean queues during
+the whole burst. Also describes such bursts from counted arrivals.
 """
 
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
 
 LATE_SHARE = 0.01
-"""Of acquires that may wait longer than the target: the target is a 99th percentile."""
+"""Share of the acquires that may wait longer than the target: the target is a 99th percentile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """``value`` None: unknown, for neither rate and hold nor parallelism is known.
+    """``value`` None: unknown, because neither rate and hold nor the parallelism are known.
 
-    ``load``: erlangs offered to one process at the peak. ``shared``: what the whole fleet would need with one pool in
-    common; ``partitioned``: what it needs as it is split. ``hold_time`` None: only the parallelism is known, and the
-    value keeps 99 of 100 acquires from waiting at all.
+    ``load`` is the erlangs offered to one process at the peak. ``shared`` is what the whole fleet would need with one
+    common pool; ``partitioned`` is what it needs with a pool in each process. ``hold_time`` None: only the parallelism
+    is known, and ``value`` lets 99 of 100 acquires start without any wait.
     """
 
     value: int | None
@@ -38,13 +38,13 @@ class Demand:
     method: str
     origin: Origin | None
     is_measured: bool
-    """Some of it was measured, and so is in doubt where the measurement is."""
+    """True if a part of it was measured, so that doubts about the measurement apply."""
     per: str = "process"
 
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """The load of one process, and what it stands on."""
+    """The load of one process in erlangs, and the figures behind it."""
 
     load: float
     hold_time: float | None
@@ -53,17 +53,18 @@ class Offered:
 
     @property
     def origin(self) -> Origin:
-        """The least sure one."""
+        """The least certain origin of its parts."""
         origins: tuple[Origin, ...] = ("measured", "given", "assumed")
         return max((part.origin for part in self.parts), key=origins.index)
 
     @property
     def is_measured(self) -> bool:
+        """True if a part was measured."""
         return any(part.origin == "measured" for part in self.parts)
 
 
 def estimate_demand(figures: Figures) -> Demand:
-    """What ``figures``, with their defaults filled in, say that each process needs."""
+    """Return what each process needs, from ``figures`` with their defaults filled in."""
     target = figures.wait_target.value if figures.wait_target is not None else 0.0
     arrival_c2 = figures.arrival_cv.value**2 if figures.arrival_cv is not None else 1.0
     hold_c2 = figures.hold_cv.value**2 if figures.hold_cv is not None else 1.0
@@ -101,14 +102,19 @@ def estimate_demand(figures: Figures) -> Demand:
 
 
 def count_pools(figures: Figures) -> int:
-    """Processes in the fleet as it usually is."""
+    """Return the number of processes in the usual fleet."""
     instances = figures.instances.count if figures.instances is not None else 1
     processes = figures.processes.count if figures.processes is not None else 1
     return max(1, instances) * max(1, processes)
 
 
 def estimate_load(figures: Figures) -> Offered | None:
-    """Erlangs for one process: rate times hold, given before measured; else the mean number of busy connections."""
+    """Return the load of one process, or None if it is not known.
+
+    A given rate times the hold time comes first, then the measured throughput times the hold time, then the mean number
+    of busy connections. If a pool was full and its waits are known, the wait is added to the hold: by Little's law that
+    is how many connections would be in use if there were room.
+    """
     pools = count_pools(figures)
     hold = estimate_hold(figures)
     per_instance = max(1, figures.processes.count if figures.processes is not None else 1)
@@ -131,7 +137,7 @@ def estimate_load(figures: Figures) -> Offered | None:
 
 
 def _find_peak(figures: Figures) -> tuple[Figure, str] | None:
-    """Busy connections of the whole service in its busiest window (99th percentile of windows), else the mean."""
+    """Return the busy connections of the service in its busiest window (99th percentile), else their mean."""
     busy = sorted(window.busy for window in figures.windows)
     if busy:
         at = min(len(busy) - 1, ceil(0.99 * len(busy)) - 1)
@@ -146,7 +152,7 @@ def _is_censored(figures: Figures) -> bool:
 
 
 def _decide_confidence(figures: Figures, offered: Offered) -> Confidence:
-    """High where rate, hold and its variation are known; low where the load has swings that no window shows."""
+    """Return high where rate, hold and its variation are known, low where the load has swings that no window shows."""
     is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
     if figures.is_stationary is False and not figures.windows:
         return "low"
@@ -155,12 +161,12 @@ def _decide_confidence(figures: Figures, offered: Offered) -> Confidence:
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
-    """What counts of arrivals in equal windows say. Rates are per second.
+    """What the counts of arrivals in equal windows show. Rates are per second.
 
-    ``dispersion`` is the index of dispersion (variance over mean of the counts) of the windows as they are,
-    ``long_dispersion`` that of ten of them together: 1 for independent arrivals at any length. Where the second is
-    more than twice the first, the rate itself swings: size for its peak. Otherwise the index is the arrivals'
-    squared coefficient of variation as a queue sees it (Whitt 1982).
+    ``dispersion`` is the index of dispersion (variance over mean of the counts) of the windows; ``long_dispersion`` is
+    that of ten windows together. Independent arrivals have 1 at any length. If the second is more than twice the first,
+    the rate itself swings: size for its peak. Otherwise the index is the squared coefficient of variation of the
+    arrivals as a queue experiences it (Whitt 1982).
     """
 
     mean_rate: float
@@ -173,13 +179,14 @@ class Arrivals:
 
 
 SWINGS = 2.0
-"""How much larger the dispersion over ten windows is when the rate swings."""
+"""Ratio of the dispersion over ten windows to that of one, above which the rate swings."""
 
 
 def describe_arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
-    """From ``counts`` in consecutive windows of ``window`` seconds; ten holds, or one second, is a good length.
+    """Describe the arrivals from ``counts`` in consecutive windows of ``window`` seconds.
 
-    The peak is the 99th percentile of the windows. None without ten windows or without any arrival.
+    Ten holds, or one second, is a good length of a window. The peak is the 99th percentile of the windows. None with
+    fewer than ten windows or without any arrival.
     """
     if len(counts) < 10 or sum(counts) == 0 or window <= 0:
         return None
@@ -202,7 +209,7 @@ def describe_arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
 
 
 def index_of_dispersion(counts: Sequence[int]) -> float:
-    """Variance over mean (Cox and Lewis 1966); 0 for counts that are all equal or all zero."""
+    """Return variance over mean (Cox and Lewis 1966); 0 for counts that are all equal or all zero."""
     mean = sum(counts) / len(counts)
     if mean == 0 or len(counts) < 2:
         return 0.0

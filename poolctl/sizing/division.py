@@ -20,12 +20,12 @@ Verdict = Literal[
 UNEVEN_SHARE = 1.2
 
 
-"""Of the capacity, what is handed out to several pools: never are all of them busy at the same time."""
+"""Part of the capacity that is handed out to several pools: they are never all busy at the same moment."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One term of the clamp, for each process. ``value`` None: not known, so it binds nothing."""
+    """One term of the clamp, for each process. ``value`` None: not known, so it limits nothing."""
 
     term: Binding
     value: int | None
@@ -33,8 +33,11 @@ class Bound:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What is divided, in connections. None: not known, and bounds nothing. ``capacity``, ``most`` (never more in
-    total) and ``pools`` are of the whole fleet as it usually is; the others of each process."""
+    """The quantities that are divided, in connections. None: not known, and limits nothing.
+
+    ``capacity``, ``most`` (the total above which throughput falls) and ``pools`` belong to the usual fleet as a whole;
+    the other fields belong to each process.
+    """
 
     demand: int | None
     capacity: int | None
@@ -46,10 +49,10 @@ class Parts:
 
     @property
     def share(self) -> int | None:
-        """Of the capacity for each process.
+        """The part of the capacity for each process.
 
-        A single pool gets the capacity itself, for it has nobody to be uneven with. Several get 1.2 times as much
-        between them, rounded up, but where throughput falls beyond ``most`` together no more than that.
+        A single pool gets the whole capacity. Several pools get 1.2 times the capacity between them, rounded up,
+        because they are not busy at the same moment; but never more than ``most`` in total.
         """
         if self.capacity is None:
             return None
@@ -61,7 +64,7 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """``max_open`` None: even the floor does not fit the slots."""
+    """``max_open`` None: even the floor does not fit into the slots."""
 
     max_open: int | None
     bounds: tuple[Bound, ...]
@@ -71,8 +74,11 @@ class Division:
 
 
 def compute_floor(figures: Figures) -> int:
-    """The fewest connections with which no process can deadlock with itself: workers x (connections each - 1) + 1
-    (HikariCP, About-Pool-Sizing). Where the workers are not known, enough for one request."""
+    """Return the fewest connections with which a process cannot deadlock with itself.
+
+    Workers x (connections each - 1) + 1 (HikariCP wiki, About Pool Sizing). Where the workers are not known, enough for
+    one request.
+    """
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     if figures.workers is None or each <= 1:
         return max(1, each)
@@ -80,7 +86,7 @@ def compute_floor(figures: Figures) -> int:
 
 
 def count_worker_connections(figures: Figures) -> int | None:
-    """What the workers of a process can hold at once; a larger pool is dead weight. None: not known."""
+    """Return the most connections that the workers of a process hold at once, or None if the workers are not known."""
     if figures.workers is None:
         return None
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
@@ -88,6 +94,7 @@ def count_worker_connections(figures: Figures) -> int | None:
 
 
 def divide(parts: Parts) -> Division:
+    """Combine ``parts`` into max_open, and name the term that decides it."""
     share = parts.share
     bounds = (
         Bound("demand", parts.demand),
@@ -101,7 +108,7 @@ def divide(parts: Parts) -> Division:
     wanted = min((value for value in (parts.demand, share) if value is not None), default=None)
     ceiling = min(value for value in (parts.budget, parts.workers) if value is not None)
     max_open = ceiling if wanted is None else min(max(wanted, parts.floor), ceiling)
-    # In this order where several are equal: a demand that is met is no shortage of anything else.
+    # Of equal terms the first in this order is named: if the demand is met, no other term is short.
     known: list[tuple[Binding, int]] = [
         (bound.term, bound.value) for bound in bounds if bound.value is not None and bound.term != "floor"
     ]

@@ -1,4 +1,8 @@
-"""Reasons not to believe a number, or not to give one: each a finding, and how far it lowers the confidence."""
+"""Doubts about a recommended size: each a finding, with the most that it allows for the confidence.
+
+Doubts arise from the measurement, the sweep, missing figures and the fleet. What they leave of the confidence is
+decided in ``confidence``.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,21 +18,23 @@ from poolctl.sizing.recommendation import Trust
 from poolctl.units import format_duration
 
 DISAGREEMENT = 1.25
-"""Largest estimate of the parallelism over the smallest. Little's law makes them equal; a quarter is what windows of
-a minute scatter."""
+"""Ratio of the largest to the smallest estimate of the parallelism. Little's law makes them equal; windows of a minute
+scatter by a quarter."""
 AGREEING_DIFFERENCE = 0.5
-"""Connections by which estimates may differ whatever their ratio."""
+"""Connections by which estimates may differ whatever their ratio is."""
 SAMPLES_FOR_P99 = 299
-"""Independent samples without one above the 99th percentile have the probability 0.99^299 = 5 %."""
+"""Number of independent samples of which none lies above the 99th percentile with a probability of 0.99^299 = 5 %."""
 SAMPLES_FOR_P95 = 59
+"""The same for the 95th percentile: 0.95^59 = 5 %."""
 LONG_WINDOW = 900.0
-"""Seconds. A shorter look has probably not seen the peak."""
+"""Seconds. A shorter observation has probably not included the peak."""
 CENSORED_SHARE = 0.01
+"""Share of the samples with a full pool, above which the demand was probably larger than what was observed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """``cap``: the most that the answer's confidence can be. None: it is said, and changes nothing."""
+    """A finding and its ``cap``, the highest confidence that it allows. None: it is reported and changes nothing."""
 
     finding: Finding
     cap: Trust | None
@@ -37,7 +43,7 @@ class Doubt:
 def find_doubts(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity
 ) -> Iterator[Doubt]:
-    """All that apply, roots before what follows from them."""
+    """Return all doubts that apply, causes before consequences."""
     if demand.is_measured:
         yield from _doubt_measurement(figures, budget)
     yield from _doubt_sweep(capacity)
@@ -75,7 +81,7 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
         yield _doubt(
             "hidden-by-pooler",
             "refused",
-            "A pooler stands between: the server sees the pooler's connections, not what the application wants",
+            "A pooler is in between: the server sees its connections, not what the application needs",
             "Measure at the pooler (--pgbouncer, --pgpool) or in the application (--pool-stats), or give "
             "--arrival-rate and --hold-time",
             layer="pooler",
@@ -84,7 +90,7 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
         yield _doubt(
             "stats-reset",
             "refused",
-            "The server's statistics were reset within the window, so their differences mean nothing",
+            "The server's statistics were reset during the observation, so their differences are meaningless",
             "Measure again without a reset",
             layer="database",
         )
@@ -95,7 +101,7 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "estimates-disagree",
             "refused",
             f"Estimates of the parallelism are more than 25 % apart: {shown}",
-            "Look whether transactions outlast the window, a pooler hides clients, or the filter takes in others",
+            "Check whether transactions outlast the observation, a pooler hides clients, or others use this name",
             {name.replace(" ", "_"): value for name, value in estimates.items()},
         )
     if figures.censored_share is not None and figures.censored_share.value > CENSORED_SHARE:
@@ -107,15 +113,15 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "few-samples",
             "low" if few >= SAMPLES_FOR_P95 else "refused",
             f"{few:.0f} independent samples do not bound the {percentile} percentile ({SAMPLES_FOR_P99} do)",
-            "Look longer (--for)",
+            "Observe for longer (--for)",
             {"effective_samples": few, "needed": SAMPLES_FOR_P99},
         )
     if figures.window is not None and figures.window < LONG_WINDOW:
         yield _doubt(
             "peak-unseen",
             "medium",
-            f"A look of {format_duration(figures.window)} has probably not seen the peak",
-            "Measure over the busiest quarter of an hour, or give --arrival-rate of the peak",
+            f"An observation of {format_duration(figures.window)} has probably not included the peak",
+            "Measure during the busiest 15 minutes, or give the --arrival-rate of the peak",
             {"window": figures.window},
         )
 
@@ -127,14 +133,14 @@ def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     return _doubt(
         "demand-censored",
         "refused" if figures.wait_time is None else "low",
-        f"A pool had every connection in use in {share:.0%} of the samples: the demand is more than was seen",
-        f"Measure again with {probe}, or give the pools' own wait times (--pool-stats)",
+        f"A pool had every connection in use in {share:.0%} of the samples: more are needed than observed",
+        f"Measure again with {probe}, or give the wait times that the pools report (--pool-stats)",
         {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},
     )
 
 
 def estimate_parallelism(figures: Figures) -> dict[str, float]:
-    """The same quantity in up to three ways, as far as it was measured: by samples, by counters, by Little's law."""
+    """Return up to three measured estimates of the parallelism: by samples, by counters, by Little's law."""
     found: dict[str, float] = {}
     for name, figure in (("sampled", figures.parallelism), ("counted", figures.parallelism_counted)):
         if figure is not None and figure.origin == "measured":
@@ -149,6 +155,7 @@ def estimate_parallelism(figures: Figures) -> dict[str, float]:
 
 
 def is_disagreement(estimates: Iterable[float]) -> bool:
+    """Return True if the estimates differ by more than measurements of the same quantity do."""
     values = sorted(estimates)
     if len(values) < 2:
         return False
@@ -164,7 +171,7 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
             "contention-cliff",
             None,
             f"Throughput falls by {knee.cliff.fall:.0%} between {knee.peak} and {knee.cliff.connections} connections",
-            f"Never let all pools together have more than {knee.peak}; look for hot rows, locks or shared pages",
+            f"Keep the sum of all pools at {knee.peak} or below; look for hot rows, locks or shared pages",
             {"peak": knee.peak, "connections": knee.cliff.connections, "fall": knee.cliff.fall, "threshold": FALL},
             layer="database",
         )
@@ -173,8 +180,8 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
         yield _doubt(
             "sweep-too-short",
             None,
-            f"Throughput still rises at {knee.peak} connections, the most that were swept: at least so many are useful",
-            f"Sweep on: {more}",
+            f"Throughput still rises at {knee.peak} connections, the most in the sweep: at least that many are useful",
+            f"Continue the sweep with {more} connections",
             {"peak": knee.peak, "next_points": list(knee.next_points)},
             layer="database",
         )
@@ -184,8 +191,8 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
         yield _doubt(
             "sweep-inconsistent",
             "low",
-            f"Latencies are {how} than connections / throughput by a factor of {factor:.3g}",
-            "Give seconds, or name the column latency_ms; and sweep connections that are always busy, not clients",
+            f"The latencies are {how} than connections / throughput, by a factor of {factor:.3g}",
+            "Give seconds, or name the column latency_ms; and count connections that are always busy, not clients",
             {"latency_ratio": knee.latency_ratio},
         )
 
@@ -195,30 +202,30 @@ def _doubt_missing_figures(figures: Figures, demand: Demand, capacity: Capacity)
         yield _doubt(
             "demand-unknown",
             "medium" if capacity.is_known else "low",
-            "How many connections a process needs is not known: the number is what it may have, not what it needs",
-            "Give --arrival-rate and --hold-time, or measure under the peak",
+            "The demand of a process is not known: the number is what it may have, not what it needs",
+            "Give --arrival-rate and --hold-time, or measure during the peak",
         )
     if not capacity.is_known:
         yield _doubt(
             "capacity-unknown",
             None,
-            "How many connections the database can use is not known",
-            "Sweep it (--sweep, --sweep-file): five to seven numbers of connections are enough",
+            "The number of connections that the database can use is not known",
+            "Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections",
         )
     if figures.is_stationary is False and not figures.windows:
         yield _doubt(
             "load-swings",
             "low",
-            "The rate swings for longer than a hundred holds: a pool for the mean queues through every peak",
-            "Give --arrival-rate of the peak",
+            "The rate swings for longer than a hundred holds: a pool sized for the mean queues during every peak",
+            "Give the --arrival-rate of the peak",
         )
     each = figures.connections_per_request
     if each is not None and each.count > 1 and figures.workers is None:
         yield _doubt(
             "self-deadlock",
             "low",
-            f"Each request holds {each.count} connections at once, and how many run at once is not known",
-            f"Give --workers; the pool needs workers x {each.count - 1} + 1, or pass the first connection down",
+            f"Each request holds {each.count} connections at once, and how many requests run at once is not known",
+            f"Give --workers; the pool needs workers x {each.count - 1} + 1, or let a request share one connection",
             {"connections_per_request": each.count},
         )
 
@@ -232,14 +239,14 @@ def _doubt_fleet(figures: Figures, fleet: WorstFleet, budget: Budget) -> Iterato
         "fleet-over-budget",
         severity="warning",
         confidence="likely" if budget.is_assumed else "certain",
-        summary=f"The pools as they are can take {total} connections at worst during a deploy, of {budget.total}",
+        summary=f"The present pools can take {total} connections during a deploy, and have {budget.total} slots",
         evidence={
             "max_open": now.count,
             "worst_case_processes": fleet.worst_case_processes,
             "total": total,
             "slots": budget.total,
         },
-        remedy=f"max_open {budget.value} at most in each process" if budget.value else "A pooler: see below",
+        remedy=f"Set max_open to {budget.value} or less in each process" if budget.value else "Use a pooler, see below",
         evidence_sql=None,
     )
     yield Doubt(finding, None)

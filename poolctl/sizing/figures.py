@@ -1,7 +1,8 @@
-"""What is known before a pool is sized: every quantity with where it comes from, None where it is not known.
+"""The figures known before a pool is sized: each quantity with its origin, or None where it is not known.
 
-The command line fills ``Figures`` from options, a live measurement or a recording, alone or mixed. Times are
-seconds, rates per second, shares 0 to 1. Everything here goes through JSON and back (``plain``).
+The caller fills ``Figures`` from options, a live measurement or a recording, alone or mixed. Times are seconds, rates
+are per second, shares are from 0 to 1. All of it converts to JSON and back. The mean hold time is derived here, too,
+because capacity and demand both need it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,45 +17,53 @@ Origin = Literal["measured", "given", "assumed"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
+    """A value, and whether it was measured, given by the user, or assumed."""
+
     value: float
     origin: Origin = "given"
 
     @property
     def count(self) -> int:
+        """The value as a whole number, rounded down."""
         return int(self.value)
 
 
 def given(value: float) -> Figure:
+    """Return ``value`` as a figure that the user gave."""
     return Figure(float(value), "given")
 
 
 def measured(value: float) -> Figure:
+    """Return ``value`` as a figure that poolctl measured."""
     return Figure(float(value), "measured")
 
 
 def assumed(value: float) -> Figure:
+    """Return ``value`` as a figure that is only a default."""
     return Figure(float(value), "assumed")
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What one stretch of the measurement saw of the service to be sized, all its instances together."""
+    """One part of the measurement, for all instances of the service together."""
 
     duration: float
+    """Seconds."""
     throughput: float
     """Transactions (acquires) per second."""
     busy: float
-    """Mean connections active or idle in a transaction."""
+    """Mean number of connections that were active or idle in a transaction."""
     database_cpu: float | None = None
-    """Cores that the database kept busy."""
+    """Number of cores that the database kept busy; None where it was not measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopStatement:
-    """The statement with the largest part of the database's execution time, and what it reads.
+    """The statement with the largest share of the database's execution time, and the rows it reads.
 
-    ``share`` of all execution time in the window. ``table`` and ``column``: what an index would be on, None where
-    that could not be told. ``rows_read``: by one call; ``rows_returned`` likewise.
+    ``share`` is its part of all execution time within the window. ``mean_time`` is in seconds. ``table`` and ``column``
+    name what an index would be on; None where they could not be determined. ``rows_read`` and ``rows_returned`` are per
+    call.
     """
 
     query: str
@@ -69,24 +78,26 @@ class TopStatement:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """None: not known. The defaults that stand in for it are ``defaults.DEFAULTS``, and are said.
+    """Everything that a size can be computed from. None means that a figure is not known.
 
-    Of one instance (pod): ``arrival_rate`` (acquires per second, at the peak), ``processes``. Of one process:
-    ``workers`` (threads that acquire), ``connections_per_request`` (held at the same time by one of them).
-    Of the service: ``instances`` ... ``terminating``, ``throughput``, ``parallelism`` (mean busy connections) and its
-    percentiles. Of the database: limits, ``cores``, ``cpu_time`` (of a core, for one transaction). ``surge`` is a
-    count and ``surge_share`` a share of the instances: one of the two.
+    ``defaults.fill_defaults`` replaces some of the unknown figures, and the recommendation lists each that it replaced.
+
+    Per instance: ``arrival_rate`` (acquires per second, at the peak), ``processes``. Per process: ``workers`` (threads
+    that acquire), ``connections_per_request`` (held at the same time by one request). Per service: ``instances`` to
+    ``terminating``, ``throughput``, ``parallelism`` (mean number of busy connections) and its percentiles. Of the
+    database: the limits, ``cores``, ``cpu_time`` (seconds of one core for one transaction). ``surge`` is a count and
+    ``surge_share`` a share of the instances; at most one of the two is set.
     """
 
     arrival_rate: Figure | None = None
     hold_time: Figure | None = None
-    """Acquire to release, mean, on a database that is not saturated."""
+    """Mean seconds from acquire to release, on a database that is not saturated."""
     hold_cv: Figure | None = None
-    """Deviation over mean."""
+    """Coefficient of variation of the hold time: standard deviation over mean."""
     arrival_cv: Figure | None = None
-    """Of the times between arrivals; 1 for independent users."""
+    """Coefficient of variation of the times between arrivals; 1 for independent users."""
     wait_target: Figure | None = None
-    """At most one acquire in a hundred waits longer."""
+    """Seconds. At most one acquire in a hundred may wait longer."""
     workers: Figure | None = None
     connections_per_request: Figure | None = None
     processes: Figure | None = None
@@ -103,34 +114,35 @@ class Figures:
     other_connections: Figure | None = None
     headroom: Figure | None = None
     role_limit: Figure | None = None
-    """CONNECTION LIMIT of the service's role, what others of that role take already subtracted."""
+    """CONNECTION LIMIT of the service's role, less what other services use of it."""
     database_limit: Figure | None = None
+    """CONNECTION LIMIT of the database."""
     pooler_limit: Figure | None = None
-    """What a pooler in between lets the service have."""
+    """Most connections that a pooler in between gives to the service."""
 
     cores: Figure | None = None
     cpu_time: Figure | None = None
     capacity: Figure | None = None
-    """Connections that the database can use, where somebody knows it."""
+    """Connections that the database can use, where the user knows the number."""
     saturated_throughput: Figure | None = None
-    """The best throughput seen while more connections did not help any more."""
+    """The best throughput measured while more connections no longer helped."""
     parallel_workers: Figure | None = None
-    """Mean parallel workers of a running query."""
+    """Mean number of parallel workers of a running query."""
     is_burstable: bool = False
-    """The instance's processor has credits: what was measured with them is not what is left without."""
+    """True if the processor has credits: a capacity measured with them is not available without."""
 
     connect_time: Figure | None = None
     failover_target: Figure | None = None
-    """Connections older than this must not survive, so that a failover or a new replica is taken up."""
+    """Seconds after which no connection opened before a failover may remain."""
     request_timeout: Figure | None = None
     probe_timeout: Figure | None = None
     network_idle_limit: Figure | None = None
-    """Shortest idle time after which a load balancer, NAT or firewall on the way drops a connection."""
+    """Shortest idle time after which a load balancer, NAT or firewall drops a connection."""
     session_idle_limit: Figure | None = None
-    """idle_session_timeout of the server."""
+    """The server's idle_session_timeout."""
     credential_lifetime: Figure | None = None
     connection_age_limit: Figure | None = None
-    """After which something on the way cuts every connection."""
+    """Age at which something between client and server closes every connection."""
     burst_gap: Figure | None = None
     """95th percentile of the time between two bursts."""
 
@@ -138,14 +150,14 @@ class Figures:
     parallelism: Figure | None = None
     """As sampled from the list of backends."""
     parallelism_counted: Figure | None = None
-    """The same from the server's counters of time, or from the pools' own."""
+    """The same from the server's time counters, or from the pools' own."""
     parallelism_p95: Figure | None = None
     parallelism_p99: Figure | None = None
     parallelism_max: Figure | None = None
     wait_time: Figure | None = None
-    """Mean wait of an acquire, where pools tell it."""
+    """Mean wait of an acquire, where the pools report it."""
     current_max_open: Figure | None = None
-    """Of each process."""
+    """The present max_open of each process."""
     observed_at: str | None = None
     window: float | None = None
     samples: int = 0
@@ -155,39 +167,46 @@ class Figures:
     database_cpu: Figure | None = None
     """Share of all its cores that the database keeps busy."""
     lock_share: Figure | None = None
-    """Of active samples, those that wait for what another transaction holds (Lock)."""
+    """Share of the active samples that wait for a lock of another transaction (Lock)."""
     contention_share: Figure | None = None
-    """Of active samples, those that wait for any lock: another transaction's, or within the server (LWLock)."""
+    """Share of the active samples that wait for any lock: of a transaction, or inside the server (LWLock)."""
     transaction_idle_share: Figure | None = None
-    """Of the hold time, what is spent idle in a transaction."""
+    """Share of the hold time that is spent idle in a transaction."""
     censored_share: Figure | None = None
-    """Of the samples, those with every connection of a pool in use."""
+    """Share of the samples in which every connection of a pool was in use."""
     is_stats_reset: bool = False
     is_behind_pooler: bool = False
     is_stationary: bool | None = None
-    """Whether the load has no swings longer than a hundred holds; None: not looked at."""
+    """True if the load has no swings longer than a hundred holds; None if this was not examined."""
     top_statement: TopStatement | None = None
     windows: tuple[Window, ...] = ()
     sweep: tuple[SweepPoint, ...] = ()
 
     def with_(self, **changes: Any) -> "Figures":
+        """Return a copy with ``changes``."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Figures":
+        """Rebuild the figures from the values of ``to_dict``."""
         figures: Figures = from_dict(cls, values)
         return figures
 
 
 LEAST_RATE = 1e-6
-"""Transactions per second, one in eleven days, below which a throughput tells nothing of a hold."""
+"""Transactions per second, one in eleven days. Below it a throughput says nothing about a hold."""
 
 
 def estimate_hold(figures: Figures) -> Figure | None:
-    """Mean hold: as given or measured; else busy over throughput in the least crowded windows, or altogether."""
+    """Return the mean hold time in seconds, or None if it is not known.
+
+    A given or measured hold time comes first; then busy connections over throughput (Little's law) in the least crowded
+    windows; then the same over the whole measurement.
+    """
     if figures.hold_time is not None:
         return figures.hold_time
     shortest = find_shortest_hold(figures.windows, figures.cores)
@@ -199,10 +218,11 @@ def estimate_hold(figures: Figures) -> Figure | None:
 
 
 def find_shortest_hold(windows: Sequence[Window], cores: Figure | None) -> float | None:
-    """Mean hold in the least crowded windows (5th percentile of busy / throughput), seconds; None without any.
+    """Return the mean hold in the least crowded windows (5th percentile of busy / throughput), in seconds.
 
-    Where the processors were watched, only windows that left them half idle count: a hold measured under saturation
-    only echoes the number of clients. The idea is that of TCP Vegas' shortest round trip.
+    None without any usable window. If the processors were watched, only windows with less than half of the cores busy
+    count: a hold that was measured under saturation only repeats the number of clients. TCP Vegas uses the shortest
+    round trip for the same reason (Brakmo and Peterson 1995).
     """
     holds = sorted(
         window.busy / window.throughput

@@ -1,6 +1,6 @@
-"""A fleet file: everything that may connect to one server, and the limits it meets.
+"""A fleet file: everything that may connect to one server, and the limits of that server.
 
-Decides what the file may say; the names are public. Counts are connections unless a key says otherwise.
+Decides what the file may contain; its keys are public. Counts are connections unless a key says otherwise.
 """
 
 from collections.abc import Mapping
@@ -23,19 +23,22 @@ class ServerLimits:
     superuser_reserved: int = 3
     reserved: int = 0
     headroom: int = 3
-    """Kept free for people and migrations; not written: 3, or 3 % of max_connections."""
+    """Slots kept free for people and migrations; not written: 3, or 3 % of max_connections."""
 
     @property
     def usable(self) -> int:
-        """Slots that an ordinary role can have."""
+        """Slots that an ordinary role can use."""
         return self.max_connections - self.superuser_reserved - self.reserved
 
 
 @dataclass(frozen=True, slots=True)
 class FleetService:
-    """An application. ``max_open`` is of each pool, None: unlimited, as Go's 0. Counts of instances are resolved:
-    ``surge`` more during a deploy, while ``terminating`` old ones have not yet gone. ``via``: a pooler's name, "" for
-    the server itself. ``user`` and ``database`` "": the same for all that do not say."""
+    """An application.
+
+    ``max_open`` is the size of each pool; None: unlimited (0 or "unlimited" in the file). Counts of instances are
+    resolved: ``surge`` more during a deploy, while ``terminating`` old ones still exist. ``via`` is the name of a
+    pooler, "" for the server itself. ``user`` and ``database`` "": the same for all services that name none.
+    """
 
     name: str
     max_open: int | None
@@ -43,7 +46,7 @@ class FleetService:
     max_replicas: int = 1
     processes: int = 1
     pools: int = 1
-    """In each process: engines, aliases, tenants."""
+    """In each process: engines, database aliases, tenants."""
     deploy: Deploy = "rolling"
     surge: int = 0
     terminating: int = 0
@@ -52,16 +55,18 @@ class FleetService:
     via: str = ""
 
     def instances(self, moment: Literal["usual", "peak", "deploy"]) -> int:
+        """Return the number of instances at a moment."""
         if moment == "usual":
             return self.replicas
         return self.max_replicas if moment == "peak" else self.max_replicas + self.surge + self.terminating
 
     def connections(self, moment: Literal["usual", "peak", "deploy"]) -> int | None:
-        """At most; None: unlimited."""
+        """Return the most connections at a moment; None: unlimited."""
         each = self.pools_at(moment)
         return None if self.max_open is None and each else each * (self.max_open or 0)
 
     def pools_at(self, moment: Literal["usual", "peak", "deploy"]) -> int:
+        """Return the number of pools at a moment."""
         return self.instances(moment) * self.processes * self.pools
 
 
@@ -85,7 +90,7 @@ class Extra:
 
 @dataclass(frozen=True, slots=True)
 class PoolSize:
-    """Of one pair of user and database; it replaces the pooler's default."""
+    """The pool_size of one pair of user and database; it replaces the pooler's default."""
 
     user: str
     database: str
@@ -94,9 +99,11 @@ class PoolSize:
 
 @dataclass(frozen=True, slots=True)
 class FleetPooler:
-    """PgBouncer or Pgpool-II in ``processes`` processes. Sizes are by PgBouncer's names, 0 means no limit, and are for
-    each process; ``max_client_conn`` and ``default_pool_size`` of a Pgpool-II are num_init_children and
-    num_init_children x max_pool."""
+    """PgBouncer or Pgpool-II in ``processes`` processes.
+
+    Sizes have PgBouncer's names and are for each process; 0 means no limit. For Pgpool-II ``max_client_conn`` is
+    num_init_children and ``default_pool_size`` is num_init_children x max_pool.
+    """
 
     name: str
     kind: Literal["pgbouncer", "pgpool"] = "pgbouncer"
@@ -136,7 +143,7 @@ def load_fleet(path: Path) -> Fleet:
 
 
 def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> Fleet:
-    """A fleet from the values of a file. Raises BadInput, which names the key, the value and the rule."""
+    """Build a fleet from the values of a file. Raises BadInput, which names the key, the value and the rule."""
     top = TomlTable(values, source or TomlSource())
     name = top.take_text("name", "")
     deploys = top.take_choice("deploys", "together", TOGETHER)
@@ -203,7 +210,7 @@ def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
         most = table.take_count("max_replicas", replicas)
         if most < replicas:
             raise table.refuse("max_replicas", most, f"must not be below replicas ({replicas})")
-        surge, terminating = _rollout(table, deploy, most)
+        surge, terminating = _read_rollout(table, deploy, most)
     if "max_open" not in table:
         raise table.refuse_missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
     max_open = table.take_count_or_unlimited("max_open", None) or None
@@ -225,8 +232,8 @@ def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
     return service
 
 
-def _rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
-    """Surge and terminating instances. maxSurge rounds up and maxUnavailable down, as Kubernetes has it."""
+def _read_rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
+    """Return surge and terminating instances. As in Kubernetes, maxSurge rounds up and maxUnavailable down."""
     if deploy != "rolling":
         for key in ("surge", "max_unavailable"):
             if key in table:
@@ -234,7 +241,7 @@ def _rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
         return (most if deploy == "blue-green" else 0), table.take_count("terminating", 0)
     surge = _instances(table, "surge", most, up=True)
     unavailable = _instances(table, "max_unavailable", most, up=False)
-    # Not more than the old generation and the new one together, unless somebody says so.
+    # A rollout has at most the old and the new generation, unless the file says otherwise.
     leaving = min(max(surge, unavailable), max(0, most - surge))
     return surge, table.take_count("terminating", leaving)
 

@@ -1,6 +1,6 @@
-"""Whether a fleet fits its limits at every moment, by how much it does not, and what to change.
+"""Whether a fleet fits its limits at every moment, by how much it exceeds them, and what to change.
 
-Every pool is taken as full: sums of maxima, for that is what a slow database makes of them all at once.
+Every pool counts as full: a slow database fills all of them at the same time, so maxima are added.
 """
 
 from collections.abc import Iterator, Mapping
@@ -19,12 +19,14 @@ Phase = Literal["usual", "peak", "deploy"]
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """``deploying``: the services that are deployed then; the others are at their peak, in "usual" at their usual."""
+    """``deploying`` are the services that are deployed at that moment; the others are at their peak, in "usual" as
+    usual."""
 
     name: str
     deploying: tuple[str, ...] = ()
 
     def phase(self, service: FleetService) -> Phase:
+        """Return the phase of a service at this moment."""
         if self.name == "usual":
             return "usual"
         return "deploy" if service.name in self.deploying else "peak"
@@ -32,8 +34,10 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class SlotShare:
-    """What one service, job, monitor or pooler takes of a limit. ``connections`` None: unlimited. ``pools``: over how
-    many pools that is divided, 0 for what has none."""
+    """What one service, job, monitor or pooler takes of a limit. ``connections`` None: unlimited.
+
+    ``pools`` is the number of pools that share it, 0 for what has none.
+    """
 
     who: str
     connections: int | None
@@ -42,8 +46,11 @@ class SlotShare:
 
 @dataclass(frozen=True, slots=True)
 class LimitCheck:
-    """One limit at its worst moment. ``limit`` is what may be taken, headroom subtracted; ``hard``: with it, where
-    clients are refused. ``usual``, ``peak``, ``worst``: sums of all parts, None for unlimited."""
+    """One limit at its worst moment.
+
+    ``limit`` is what may be taken, without the headroom; above ``hard``, with the headroom, clients are refused.
+    ``usual``, ``peak`` and ``worst`` are sums of all parts; None: unlimited.
+    """
 
     kind: Kind
     name: str
@@ -58,10 +65,12 @@ class LimitCheck:
 
     @property
     def is_kept(self) -> bool:
+        """Whether all parts together stay within the limit."""
         return self.worst is not None and self.worst <= self.limit
 
     @property
     def is_refusing(self) -> bool:
+        """Whether clients can be refused."""
         return self.worst is None or self.worst > self.hard
 
 
@@ -77,8 +86,8 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class FleetCheck:
-    """``changes`` make every limit kept; None: no size of the pools does, not even 1 each. ``arithmetic``: of the
-    server's slots at the worst moment."""
+    """``changes`` make every limit kept; None: no sizes do. ``arithmetic`` is about the slots of the server at the
+    worst moment."""
 
     fleet: Fleet
     arithmetic: tuple[Term, ...]
@@ -88,11 +97,12 @@ class FleetCheck:
 
     @property
     def is_within(self) -> bool:
+        """Whether every limit is kept."""
         return all(limit.is_kept for limit in self.limits)
 
 
 def check_fleet(fleet: Fleet) -> FleetCheck:
-    """Every limit of ``fleet`` at every moment, the tightest first."""
+    """Check every limit of ``fleet`` at every moment, the tightest first."""
     limits = tuple(sorted(_check_limits(fleet), key=lambda limit: _count_free(limit)))
     changes = () if all(limit.is_kept for limit in limits) else _propose_changes(fleet)
     findings = tuple(_make_finding(fleet, limit, changes) for limit in limits if not limit.is_kept)
@@ -101,7 +111,7 @@ def check_fleet(fleet: Fleet) -> FleetCheck:
 
 
 def list_moments(fleet: Fleet) -> tuple[Moment, ...]:
-    """Usual, peak, each deploy by itself, and all of them together where that can happen."""
+    """List the moments: usual, peak, each deploy by itself, and all deploys together where that can happen."""
     names = tuple(service.name for service in fleet.services)
     single = tuple(Moment(f"deploy of {name}", (name,)) for name in names)
     together = (Moment("deploy of all", names),) if fleet.deploys == "together" and len(names) > 1 else ()
@@ -160,10 +170,11 @@ def _is_counted(client: FleetService | Extra, kind: Kind, name: str) -> bool:
 
 
 def count_server_connections(fleet: Fleet, pooler: FleetPooler, kind: Kind = "server", name: str = "") -> int:
-    """What ``pooler`` can open, all of its processes together; of one role or database where ``kind`` says so.
+    """Return the most connections that ``pooler`` opens, in all of its processes; of one role or database if ``kind``
+    says so.
 
     PgBouncer has a pool for each pair of user and database, with its reserve, within max_db_connections for each
-    database and max_user_connections for each user. Pgpool-II: num_init_children x max_pool.
+    database and max_user_connections for each user. Pgpool-II opens up to num_init_children x max_pool.
     """
     clients: tuple[FleetService | Extra, ...] = (*fleet.services, *fleet.extras)
     pairs = dict.fromkeys((client.user, client.database) for client in clients if client.via == pooler.name)
@@ -198,7 +209,7 @@ def _count_free(limit: LimitCheck) -> float:
 
 
 def _propose_changes(fleet: Fleet) -> tuple[Change, ...] | None:
-    """Pool sizes with which every limit is kept; None where even 1 each is too many."""
+    """Propose pool sizes with which every limit is kept; None if even 1 each is too many."""
     mended = fleet
     for _ in range(len(fleet.services) * 4 + 4):
         broken = next((limit for limit in _check_limits(mended) if not limit.is_kept), None)
@@ -217,8 +228,10 @@ def _propose_changes(fleet: Fleet) -> tuple[Change, ...] | None:
 
 
 def _shrink_pools(fleet: Fleet, limit: LimitCheck) -> dict[str, int] | None:
-    """Sizes that keep ``limit``: of its largest service alone where half of its pool is left, otherwise of all in
-    proportion. None where that is not possible."""
+    """Return sizes that keep ``limit``; None where that is not possible.
+
+    If half of its size or more is left to the largest service, only that one shrinks; otherwise all in proportion.
+    """
     now = {service.name: service.max_open for service in fleet.services}
     pools = {part.who: part.pools for part in limit.parts if part.pools}
     fixed = sum(part.connections or 0 for part in limit.parts if not part.pools)
@@ -265,7 +278,7 @@ _CODES: dict[Kind, tuple[str, str]] = {
 
 
 def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> Finding:
-    """Critical where clients can be refused, a warning where only the headroom is used up."""
+    """Describe a limit that is not kept: critical if clients can be refused, a warning if only the headroom is used."""
     code, words = _CODES[limit.kind]
     what = words.format(name=limit.name)
     severity: Severity = "critical" if limit.is_refusing else "warning"

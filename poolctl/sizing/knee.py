@@ -1,6 +1,12 @@
-"""The knee of a swept curve: the fewest connections that get nearly all of the throughput.
+"""The knee of a throughput curve: the fewest connections that reach nearly all of the throughput.
 
-The answer is always a number of connections that was measured. Fits only say how sure it is and where to look next.
+``find_knee`` reads it from a finished sweep; the result is always a number of connections that was measured, and fits
+only say how certain it is and where to measure next.
+
+``choose_next_round`` leads a live sweep to it: first upwards by doubling, until more connections no longer help; then
+between the best and the fewest that are nearly as good, until the steps are small; then the contenders again, in random
+order, until their means can be distinguished. Interleaving matters more than long windows, because a machine that slows
+down during a sweep must not make the last number look bad. Pure: the caller measures.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,22 +23,23 @@ from poolctl.sizing.sweep_table import SweepPoint, average_points
 Confidence = Literal["high", "medium", "low"]
 
 SHARE = 0.97
-"""Of the best throughput that the knee has to reach. The last 3 % cost a third more connections and are within the
-noise of most load tests."""
+"""Share of the best throughput that the knee must reach. The last 3 % cost a third more connections, and most load
+tests scatter by as much."""
 FALL = 0.10
-"""A curve that falls by more than this past its peak has a contention cliff: more connections do harm."""
+"""Share by which a curve falls after its peak, above which it has a contention cliff: more connections do harm."""
 NOISE_WITHOUT_REPEATS = 0.02
-"""Relative deviation of a window that was measured once: what repeated windows of some seconds typically have."""
+"""Relative deviation of a window that was measured once: typical of repeated windows of some seconds."""
 TRUSTED = 0.10
-"""Relative error of the points left out up to which a fit may say where to measure next."""
+"""Relative error of the points left out, up to which a fit may choose where to measure next."""
 MOST_FITTED = 8
-"""Points of the closed loop's fit, the nearest to the peak: it takes longer than the law's."""
+"""Most points in the fit of the closed loop, the nearest to the peak: it takes longer than the law's."""
 DRAWS = 400
+"""How often the means are drawn again for the interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cliff:
-    """Throughput at ``connections``, the last that were swept, lies ``fall`` (a share) below the peak."""
+    """The throughput at ``connections``, the most in the sweep, is lower than the peak by the share ``fall``."""
 
     connections: int
     fall: float
@@ -40,13 +47,14 @@ class Cliff:
 
 @dataclass(frozen=True, slots=True)
 class Knee:
-    """``connections``: fewest swept ones with ``SHARE`` of the best. ``peak``: those with the best throughput.
+    """``connections``: the fewest measured ones with ``SHARE`` of the best. ``peak``: the ones with the best
+    throughput.
 
-    ``at_least``: the best was measured at the edge of the sweep, so more may be better. ``at_most``: the fewest that
-    were swept reach it already, so fewer may do. ``interval``: swept numbers
-    among which the knee lies with 90 % if the windows were measured again. ``gap``: the knee over the next fewer
-    connections that were swept; the true knee may lie anywhere between. ``next_points``: what to measure next.
-    ``noise``: relative deviation of one window, None where nothing was repeated.
+    ``at_least``: the best was measured at the end of the sweep, so more may be better. ``at_most``: the fewest that
+    were measured reach the share already, so fewer may do. ``interval``: measured numbers between which the knee would
+    lie with 90 % probability if all windows were repeated. ``gap``: the knee over the next smaller measured number; the
+    true knee may lie anywhere between. ``next_points``: what to measure next. ``noise``: relative deviation of one
+    window, None if nothing was repeated.
     """
 
     connections: int
@@ -62,22 +70,22 @@ class Knee:
     next_points: tuple[int, ...]
     confidence: Confidence
     hold_time: float | None
-    """Of a request where the fewest connections were busy: connections / throughput, seconds."""
+    """Seconds of a request where the fewest connections were busy: connections / throughput."""
     latency_ratio: float | None
-    """Median of latency over connections / throughput. By Little's law 1 where every connection was always busy;
-    None where no latency was measured."""
+    """Median of latency over connections / throughput; None without latencies. By Little's law it is 1 if each
+    connection was always busy."""
 
 
 def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
-    """The knee of a sweep; rows may repeat and stand in any order. Raises BadInput where nothing got done at all.
+    """Find the knee of a sweep; rows may repeat and have any order. Raises BadInput if no row has any throughput.
 
-    Taken from the means as they are. Smoothing them first (isotonic, the Universal Scalability Law, both) was tried
-    on 300 curves with 0 to 5 % noise, and chose worse at every level; the noise is told by ``interval`` instead.
+    Taken from the means without smoothing. Smoothing them first (isotonic, the Universal Scalability Law, both) was
+    tried on 300 curves with 0 to 5 % noise and chose worse at every level; ``interval`` shows the noise instead.
     """
     means = average_points(points)
     values = [point.throughput for point in means]
     if not values or max(values) <= 0:
-        raise BadInput("the sweep has no row with any throughput", hint="look whether the load test ran at all")
+        raise BadInput("the sweep has no row with any throughput", hint="check that the load test ran at all")
     at = _find_place(values)
     top = max(range(len(values)), key=lambda place: values[place])
     plateau = next(place for place, value in enumerate(values) if value >= 0.99 * values[top])
@@ -106,13 +114,13 @@ def find_knee(points: Sequence[SweepPoint], *, seed: int = 1) -> Knee:
 
 
 def _find_place(values: Sequence[float]) -> int:
-    # Digits that a quotient loses must not turn 97 % into less.
+    # Rounding errors of a quotient must not turn 97 % into less.
     enough = SHARE * max(values) * (1 - 1e-12)
     return next(place for place, value in enumerate(values) if value >= enough)
 
 
 def _estimate_noise(points: Sequence[SweepPoint]) -> float | None:
-    """Relative standard deviation within repeated rows, pooled."""
+    """Return the relative standard deviation within repeated rows, pooled; None without repeated rows."""
     groups: dict[int, list[float]] = {}
     for point in points:
         if point.throughput > 0:
@@ -126,8 +134,10 @@ def _estimate_noise(points: Sequence[SweepPoint]) -> float | None:
 
 
 def _estimate_deviations(points: Sequence[SweepPoint], means: Sequence[SweepPoint], noise: float | None) -> list[float]:
-    """Of each mean, relative: the noise of one window, or how far the means are from one rise and one fall if that is
-    more."""
+    """Return the relative deviation of each mean.
+
+    It is the noise of one window, or the distance of the means from one rise and one fall if that is larger.
+    """
     rough = _estimate_roughness([point.throughput for point in means])
     window = max(NOISE_WITHOUT_REPEATS if noise is None else noise, rough)
     rows = [sum(point.connections == mean.connections for point in points) for mean in means]
@@ -144,7 +154,7 @@ def _estimate_roughness(values: Sequence[float]) -> float:
 
 
 def fit_rising(values: Sequence[float]) -> list[float]:
-    """The sequence without a fall that is nearest to ``values`` in squares: isotonic regression by pooling adjacent
+    """Return the rising sequence with the least squares to ``values``: isotonic regression by pooling adjacent
     violators (Ayer et al. 1955)."""
     blocks: list[tuple[float, int]] = []
     for value in values:
@@ -157,7 +167,7 @@ def fit_rising(values: Sequence[float]) -> list[float]:
 
 
 def _estimate_interval(values: Sequence[float], deviations: Sequence[float], random: Random) -> tuple[int, int]:
-    """Places of the knee at 5 and 95 % when each mean is drawn anew with its deviation."""
+    """Return the places of the knee at 5 and 95 % when each mean is drawn again with its deviation."""
     places = sorted(
         _find_place(
             [value * exp(random.gauss(0.0, deviation)) for value, deviation in zip(values, deviations, strict=True)]
@@ -169,15 +179,18 @@ def _estimate_interval(values: Sequence[float], deviations: Sequence[float], ran
 
 
 def _find_cliff(means: Sequence[SweepPoint], top: int) -> Cliff | None:
-    """From the smoothed fall past the peak, so that one bad window that recovers is none."""
+    """Find a smoothed fall after the peak. One bad window that recovers is none."""
     past = [-value for value in fit_rising([-point.throughput for point in means[top:]])]
     fall = 1 - past[-1] / means[top].throughput
     return Cliff(means[-1].connections, fall) if fall > FALL else None
 
 
 def _choose_next_points(means: Sequence[SweepPoint], at: int, at_least: bool) -> tuple[int, ...]:
-    """In the middle between the knee and its neighbors, where the sweep is coarse; beyond the edge, where a fit that
-    predicts well puts the knee, a quarter farther at least and twice as far at most."""
+    """Choose what to measure next.
+
+    Where the sweep is coarse, the middle between the knee and its neighbors. Beyond the end, where a fit that predicts
+    well puts the knee: at least a quarter more and at most twice as many.
+    """
     wanted = set()
     for left in (at - 1, at):
         if 0 <= left < len(means) - 1:
@@ -193,8 +206,10 @@ def _choose_next_points(means: Sequence[SweepPoint], at: int, at_least: bool) ->
 
 
 def _predict(means: Sequence[SweepPoint], most: int) -> int:
-    """Connections, up to ``most``, that reach ``SHARE`` of the best by the law or the closed loop, whichever better
-    predicts points that it has not seen; ``most`` where neither does within ``TRUSTED``."""
+    """Return the connections, up to ``most``, that reach ``SHARE`` of the best by the law or by the closed loop.
+
+    The one that better predicts points left out is used; ``most`` if neither predicts them within ``TRUSTED``.
+    """
     curve = [(point.connections, point.throughput) for point in means]
     law = fit_usl(curve)
     loop = fit_closed(curve[-MOST_FITTED:])
@@ -211,19 +226,19 @@ def _predict(means: Sequence[SweepPoint], most: int) -> int:
 
 
 def _decide_confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:
-    """High within 15 % to both sides and with neighbors that are near; low where the truth may be twice away."""
+    """Return high within 15 % to both sides and with near neighbors; low where the truth may be twice as far."""
     if at_least or points < 3 or spread > 2.0:
         return "low"
     return "high" if spread <= 1.35 and gap <= 1.5 and points >= 5 else "medium"
 
 
 STEP = 1.25
-"""Neighbors this close, or next to each other, are not parted any further: the answer may exceed the fewest
-connections that are enough by as much (the goal is 1.3)."""
+"""Ratio of neighbors that are close enough. The result may exceed the fewest sufficient connections by as much (the
+goal is 1.3)."""
 
 PRECISION = 0.015
-"""Standard error of a mean, relative, at which it is known well enough: two such means that differ by 3 % differ for
-real two times out of three. More windows cost more of the user's time than they are worth."""
+"""Relative standard error at which a mean is known well enough: two such means that differ by 3 % really differ two
+times out of three. More windows cost more of the user's time than they are worth."""
 
 LEAST_WINDOWS, MOST_WINDOWS = 3, 8
 
@@ -232,9 +247,9 @@ SweepRates = Mapping[int, Sequence[float]]
 
 
 def choose_next_round(measured: SweepRates, limit: int, random: Random) -> list[int]:
-    """The numbers of connections to measure next, one window each, in this order; none when it is enough.
+    """Choose the numbers of connections to measure next, one window each, in this order; none when finished.
 
-    ``limit``: most connections that may be opened. Raises ValueError when it is below 1.
+    ``limit``: most connections that may be opened. Raises ValueError if it is below 1.
     """
     if limit < 1:
         raise ValueError("at least one connection is needed to measure anything")
@@ -243,7 +258,7 @@ def choose_next_round(measured: SweepRates, limit: int, random: Random) -> list[
     means = {n: fmean(rates) for n, rates in measured.items()}
     contenders = _find_contenders(means)
     between = _choose_between(means)
-    # A new number is measured beside those it is compared with, for the machine may have changed since.
+    # Measure a new number together with its competitors: the machine may have become slower since their windows.
     wanted = [n for n in contenders if between is not None or not _is_known(measured[n])]
     wanted += [between] if between is not None else []
     random.shuffle(wanted)
@@ -251,13 +266,13 @@ def choose_next_round(measured: SweepRates, limit: int, random: Random) -> list[
 
 
 def is_precise(measured: SweepRates) -> bool:
-    """Whether the contenders' means are known to ``PRECISION``."""
+    """Return True if the means of the contenders are known to ``PRECISION``."""
     means = {n: fmean(rates) for n, rates in measured.items()}
     return all(_estimate_error(measured[n]) <= PRECISION for n in _find_contenders(means))
 
 
 def _choose_upwards(measured: SweepRates, limit: int) -> int | None:
-    """The next of 1, 2, 4, ... and ``limit``; None once two doublings in a row have gained next to nothing."""
+    """Choose the next of 1, 2, 4, ... and ``limit``; None once two doublings in a row have gained next to nothing."""
     grid = [1 << k for k in range(limit.bit_length()) if 1 << k <= limit]
     if limit > grid[-1]:
         grid.append(limit)
@@ -275,7 +290,7 @@ def _find_fewest(means: Mapping[int, float]) -> int:
 
 
 def _find_contenders(means: Mapping[int, float]) -> list[int]:
-    """The best, the fewest that are nearly as good, and the neighbor that is not: the answer lies among these."""
+    """Find the best, the fewest that are nearly as good, and the neighbor that is not: the knee lies among these."""
     best = max(means, key=lambda n: means[n])
     fewest = _find_fewest(means)
     below = [n for n in means if n < fewest]
@@ -283,7 +298,8 @@ def _find_contenders(means: Mapping[int, float]) -> list[int]:
 
 
 def _choose_between(means: Mapping[int, float]) -> int | None:
-    """A number between the fewest that are enough and the neighbor that is not, or around the best."""
+    """Choose a number between the fewest sufficient and the neighbor below, or around the best; None if all steps are
+    small."""
     fewest, best = _find_fewest(means), max(means, key=lambda n: means[n])
     numbers = sorted(means)
     pairs = [(max((n for n in numbers if n < edge), default=None), edge) for edge in (fewest, best)]

@@ -14,10 +14,10 @@ ITERATIONS = 60
 
 
 def minimize(residuals: Residuals, start: Sequence[float], lower: Sequence[float]) -> tuple[tuple[float, ...], float]:
-    """Parameters, none below ``lower``, for which the sum of squared residuals is least near ``start``; and that sum.
+    """Return the parameters near ``start`` with the least sum of squared residuals, none below ``lower``; and that sum.
 
-    ``start`` must have finite residuals. Parameters should differ from 0 by about their own size; a parameter at 0
-    is moved in steps of 1e-8.
+    ``start`` must have finite residuals. Parameters should differ from 0 by about their own size; a parameter at 0 is
+    moved in steps of 1e-8.
     """
     at = tuple(max(value, bound) for value, bound in zip(start, lower, strict=True))
     values = list(residuals(at))
@@ -54,9 +54,10 @@ def minimize(residuals: Residuals, start: Sequence[float], lower: Sequence[float
 
 
 def estimate_errors(residuals: Residuals, at: Sequence[float], lower: Sequence[float]) -> tuple[float | None, ...]:
-    """Of each parameter at the minimum, by the linear approximation s^2 (J'J)^-1; None for one on its bound.
+    """Return the standard error of each parameter at the minimum, by the linear approximation s^2 (J'J)^-1.
 
-    None for all where there are no more points than free parameters, or the points do not tell them apart.
+    None for a parameter on its bound. None for all if there are no more points than free parameters, or if the points
+    do not determine them.
     """
     values = list(residuals(at))
     slopes = _differentiate(residuals, at, values)
@@ -76,7 +77,7 @@ def estimate_errors(residuals: Residuals, at: Sequence[float], lower: Sequence[f
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float] | None:
-    """x of matrix x = right, by elimination with the largest pivot; None when the matrix is singular."""
+    """Return x of matrix x = right, by elimination with the largest pivot; None if the matrix is singular."""
     size = len(right)
     rows = [[*row, value] for row, value in zip(matrix, right, strict=True)]
     for column in range(size):
@@ -96,7 +97,7 @@ def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[flo
 
 
 def _differentiate(residuals: Residuals, at: Sequence[float], values: Sequence[float]) -> list[list[float]]:
-    """Of every residual, by each parameter: one row a parameter."""
+    """Return the derivatives of all residuals by each parameter: one row for each parameter."""
     rows = []
     for i, value in enumerate(at):
         step = 1e-6 * abs(value) or 1e-8

@@ -1,6 +1,6 @@
-"""How long connections live, how many stay idle, how long an acquire waits: each with its reason.
+"""Lifetimes and timeouts: how long connections live, how many stay idle, how long an acquire waits.
 
-All of it bounds something: what a failover leaves behind, what a load balancer cuts, what reopening costs.
+Each setting has a reason: what a failover leaves behind, what a load balancer cuts, what reopening costs.
 """
 
 from dataclasses import dataclass
@@ -11,24 +11,26 @@ from poolctl.sizing.queueing import reopened_share
 from poolctl.units import format_duration
 
 REOPENING_COST = 0.01
-"""Of the hold time, at most, spent opening connections that max_idle had closed."""
+"""Largest share of the hold time that is spent opening connections that max_idle had closed."""
 CHURN_CPU = 0.001
-"""Of the database's cores, at most, spent on replacing connections that reached their lifetime."""
+"""Largest share of the database's cores that is spent on replacing connections at the end of their lifetime."""
 LONGEST_LIFE = 1800.0
-"""Half an hour, as HikariCP: bounds what one backend's memory and cached plans can grow to."""
+"""Seconds, HikariCP's default. It limits the growth of a backend's memory and cached plans."""
 JITTER = 0.20
-"""Of the lifetime, added at random, so that connections that were opened together do not end together."""
+"""Share of the lifetime that is added at random, so that connections opened together do not end together."""
 IDLE_TIME = 600.0
+"""Seconds an unused connection is kept by default."""
 SHORTEST_IDLE_TIME = 60.0
+"""Seconds."""
 RECONNECT_SHARE = 0.2
-"""Of the connects that the server can do in a second, what replacing old connections may take."""
+"""Share of the connects that the server can do per second, for replacing old connections."""
 CONNECTS_PER_CORE = 50.0
-"""Connects per second for each core, where the connect time is not known (measured: 100 to 180 on two)."""
+"""Connects per second for each core, where the connect time is not known (100 to 180 were measured on two cores)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why a setting has its value: one sentence without a full stop."""
+    """The reason for the value of a setting: one sentence without a full stop."""
 
     setting: str
     why: str
@@ -36,8 +38,10 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """Seconds, None for off. ``max_lifetime_jitter``: at most so much is added to each connection's lifetime.
-    ``reopened``: share of acquires that open a connection because of max_idle; None: the load is not known."""
+    """Seconds, None for off. ``max_lifetime_jitter`` is the most that is added to the lifetime of each connection.
+
+    ``reopened`` is the share of acquires that open a connection because of max_idle; None: the load is not known.
+    """
 
     max_idle: int
     min_idle: int
@@ -52,7 +56,9 @@ class Lifetimes:
 def choose_lifetimes(
     figures: Figures, *, max_open: int, load: float | None, hold_time: float | None, processes: int, slots: int
 ) -> Lifetimes:
-    """For ``processes`` pools at worst of ``max_open`` each, in ``slots``. ``load``: erlangs for one of them."""
+    """Choose the settings for ``processes`` pools of ``max_open`` each, in ``slots``. ``load``: erlangs for one
+    pool.
+    """
     reasons: list[Reason] = []
     max_idle = _choose_max_idle(figures, max_open, load, hold_time, processes, slots, reasons)
     min_idle = _choose_min_idle(figures, max_idle, load, reasons)
@@ -64,7 +70,7 @@ def choose_lifetimes(
 
 
 def find_least_idle(load: float, hold_time: float, connect_time: float) -> int:
-    """The smallest max_idle with which reopening costs at most ``REOPENING_COST`` of the hold time."""
+    """Return the smallest max_idle with which reopening costs at most ``REOPENING_COST`` of the hold time."""
 
     def is_enough(idle: int) -> bool:
         return reopened_share(load, idle) * connect_time <= REOPENING_COST * hold_time
@@ -90,7 +96,7 @@ def _choose_max_idle(
     reasons: list[Reason],
 ) -> int:
     if processes * max_open <= 0.8 * slots or load is None or load > 1000 or not hold_time:
-        why = "as max_open: fewer would close connections at each release and open them again"
+        why = "as max_open: with fewer, releases would close connections that the next acquires open again"
         reasons.append(Reason("max_idle", why))
         return max_open
     connect_time = figures.connect_time.value if figures.connect_time is not None else 0.01
@@ -109,35 +115,39 @@ def _choose_max_idle(
 def _choose_min_idle(figures: Figures, max_idle: int, load: float | None, reasons: list[Reason]) -> int:
     connect, target = figures.connect_time, figures.wait_target
     if load is None or connect is None or target is None or connect.value <= target.value:
-        reasons.append(Reason("min_idle", "opening one is no slower than the wait target, or is not known to be"))
+        reasons.append(
+            Reason("min_idle", "a connection opens within the wait target, or the connect time is not known")
+        )
         return 0
     least = min(max_idle, max(1, ceil(load)))
-    why = f"opening takes {format_duration(connect.value)}, more than the wait target: the mean in use stays ready"
+    why = (
+        f"opening takes {format_duration(connect.value)}, more than the wait target: the mean number in use stays open"
+    )
     reasons.append(Reason("min_idle", why))
     return least
 
 
 def _choose_lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tuple[float, float]:
-    """Lifetime and jitter; the two together stay below every upper bound."""
-    longest, why = LONGEST_LIFE, "half an hour bounds what one backend's memory can grow to"
+    """Return lifetime and jitter in seconds; their sum stays below every upper limit."""
+    longest, why = LONGEST_LIFE, "half an hour limits how far the memory of a backend grows"
     for limit, share, less, name in (
-        (figures.failover_target, 1.0, 0.0, "so that a failover or new replica is taken up in time"),
-        (figures.credential_lifetime, 0.8, 0.0, "within four fifths of the credentials' life"),
-        (figures.connection_age_limit, 1.0, 30.0, "half a minute before something on the way cuts it"),
+        (figures.failover_target, 1.0, 0.0, "so that clients reach the new server soon after a failover"),
+        (figures.credential_lifetime, 0.8, 0.0, "four fifths of the lifetime of the credentials"),
+        (figures.connection_age_limit, 1.0, 30.0, "half a minute before the age limit closes the connection"),
     ):
         if limit is not None and share * limit.value - less < longest:
             longest, why = max(1.0, share * limit.value - less), name
-    # So wide that the reconnects of connections that were opened together are spread; half the life at most.
+    # Wide enough to spread the reconnects of connections that were opened together; at most half the lifetime.
     spread = connections / (RECONNECT_SHARE * _connects_per_second(figures))
     jitter = max(JITTER, spread / (longest - spread)) if 2 * spread < longest else 1.0
     lifetime = longest / (1 + jitter)
     shortest = _find_shortest_life(figures, connections)
     if shortest is not None and lifetime < shortest:
-        why += (
-            f"; replacing {connections} connections that often costs more than {CHURN_CPU:.1%} of the database's cores"
-        )
+        why += f"; replacing {connections} connections so often costs more than {CHURN_CPU:.1%} of the database's cores"
     reasons.append(Reason("max_lifetime", f"{format_duration(longest)} at most with the jitter: {why}"))
-    apart = f"{connections} connections opened together end over {format_duration(jitter * lifetime)}, not at once"
+    apart = (
+        f"{connections} connections opened together end within {format_duration(jitter * lifetime)}, not all at once"
+    )
     reasons.append(Reason("max_lifetime_jitter", apart))
     return lifetime, jitter * lifetime
 
@@ -150,17 +160,17 @@ def _connects_per_second(figures: Figures) -> float:
 
 
 def _find_shortest_life(figures: Figures, connections: int) -> float | None:
-    """Below it more than ``CHURN_CPU`` of the cores open connections; None: connect time or cores are not known."""
+    """Return the lifetime below which opening takes more than ``CHURN_CPU`` of the cores; None if that is not known."""
     if figures.connect_time is None or figures.cores is None or figures.cores.value <= 0:
         return None
     return connections * figures.connect_time.value / (CHURN_CPU * figures.cores.value)
 
 
 def _choose_idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) -> float:
-    wanted, why = IDLE_TIME, "ten minutes keep what the usual swings of load need"
+    wanted, why = IDLE_TIME, "ten minutes keep the connections that normal swings of the load need"
     if figures.burst_gap is not None:
         wanted = max(SHORTEST_IDLE_TIME, 1.5 * figures.burst_gap.value)
-        why = "half as long again as nearly every gap between bursts"
+        why = "1.5 times the 95th percentile of the gaps between bursts"
     limits: tuple[tuple[Figure | None, str], ...] = (
         (figures.network_idle_limit, "a tenth before the network drops idle connections"),
         (figures.session_idle_limit, "a tenth before the server's idle_session_timeout"),
@@ -175,15 +185,15 @@ def _choose_idle_time(figures: Figures, lifetime: float, reasons: list[Reason]) 
 
 
 def _choose_acquire_timeout(figures: Figures, reasons: list[Reason]) -> float:
-    """Long beside a normal wait, short beside what the one who waits for the request allows."""
+    """Return a timeout that is long compared to a normal wait and short compared to the timeout of the request."""
     target = figures.wait_target.value if figures.wait_target is not None else 0.05
     opening = figures.connect_time.value if figures.connect_time is not None else 0.0
     wanted = min(5.0, max(1.0, 20 * target, 10 * opening))
-    why = "20 wait targets, between 1 and 5 s: whoever waits longer meets a fault, and should hear of it"
+    why = "20 wait targets, from 1 to 5 s: a longer wait is a fault, and the client should get an error"
     for limit, name in ((figures.request_timeout, "request timeout"), (figures.probe_timeout, "probe timeout")):
         if limit is not None and limit.value > 0 and 0.5 * limit.value < wanted:
-            wanted, why = 0.5 * limit.value, f"half of the {name}, so that the pool's own error comes first"
+            wanted, why = 0.5 * limit.value, f"half of the {name}, so that the client gets the error of the pool first"
     if wanted < target:
-        why += "; which is shorter than the wait target: one of the two cannot be kept"
+        why += "; it is shorter than the wait target, so one of the two cannot be kept"
     reasons.append(Reason("acquire_timeout", why))
     return wanted

@@ -1,9 +1,9 @@
-"""How much parallelism an application was seen to use: an Observation in, Figures out.
+"""The parallelism that an application used: an Observation in, Figures out.
 
-Decides what counts as busy (active, or idle within a transaction: either holds a connection), whose sessions are
-counted, and over which stretches. What follows for a pool is decided elsewhere. Counters of pg_stat_database are exact
-integrals that move only when a statement or transaction ends; samples see what runs now. The windows hold the counters'
-figures and ``parallelism`` those of the samples, so that whoever sizes can see whether they agree.
+Decides what counts as busy (active, or idle in a transaction: both hold a connection), whose backends are counted, and
+over which windows. What follows for a pool is decided elsewhere. The counters of pg_stat_database are exact integrals,
+but they move only when a statement or transaction ends; samples show what runs at an instant. The windows hold the
+figures of the counters and ``parallelism`` those of the samples, so that ``doubts`` can compare them.
 """
 
 from collections import Counter
@@ -18,30 +18,33 @@ from poolctl.sizing.figures import Figure, Figures, Window, measured
 from poolctl.sizing.measure_pools import measure_acquire_rate, measure_full_share, measure_hold_time, measure_wait_time
 
 OURS = frozenset({"poolctl", "poolctl observer"})
-"""Sessions of poolctl's that look. Those of ``simulate`` and of sweeps are load like any other."""
+"""Backends of poolctl that only observe. The backends of ``simulate`` and of sweeps are load like any other."""
 
 WINDOW = 10.0
-"""Seconds of a window, at least: the counters of a backend are flushed at most once a second, and only when its state
-changes, so a shorter one says more about flushing than about load."""
+"""Least seconds of a window. A backend reports its counters at most once a second, and only when its state changes, so
+a shorter window measures the reporting more than the load."""
 
 OTHERS_GROW = 1.2
-"""What everybody else is counted with, of the most that was seen: nobody told their limits (sizing reference, 5.4)."""
+"""Factor on the most backends observed of other services, because their limits are not known: a peak is rarely
+observed."""
 
 
 FULL_SHARE = 0.5
-"""Of the samples with every session of a client busy, from which on its pool is taken for full. Below it the mean of
-those in use still says what was asked for: whoever had to wait came in a moment later."""
+"""Share of the samples with every backend of a client busy, from which on its pool counts as full. Below it the mean in
+use still shows the demand, because a request that had to wait acquired soon after."""
 
 OWN_COST = 0.5
-"""Of the cores busy with the server's processes, from which on what others use of this machine is lost to it, too."""
+"""Share of the cores used by the server's processes, above which cores used by other processes are lost to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceMeasurement:
-    """``figures`` of ``application`` (None: of every client). ``sessions``, ``clients``: most sessions at once, and
-    distinct client addresses: one instance behind each, or many behind a NAT. ``processes``: distinct processes behind
-    the sessions, where all of them run on this machine and could be seen, else 0. ``sessions_each``: the most that one
-    process had, or one address where the processes could not be seen."""
+    """``figures`` of ``application``; None: of all clients.
+
+    ``sessions`` is the most backends at once, ``clients`` the number of client addresses: each may be one instance, or
+    many behind a NAT. ``processes`` is the number of processes behind the backends, 0 unless all run on this machine.
+    ``sessions_each`` is the most backends of one process, or of one address where the processes are not visible.
+    """
 
     application: str | None
     figures: Figures
@@ -52,14 +55,14 @@ class ServiceMeasurement:
 
 
 def measure(observation: Observation, application: str | None = None) -> ServiceMeasurement:
-    """What ``observation`` says about the application of that name; None: about the one with most sessions."""
+    """Measure the application with that application_name in ``observation``; None: the one with most backends."""
     samples = observation.samples
     chosen = application if application is not None else find_largest_application(samples)
     database = _find_database(samples, chosen)
     busy = [[backend for backend in _select_own(sample, chosen) if _is_busy(backend)] for sample in samples]
     counts = [len(backends) for backends in busy]
     share = _find_share(samples, database, counts)
-    windows = tuple(_cut_windows(samples, database, share, looked_at=_find_own_database(observation)))
+    windows = tuple(_cut_windows(samples, database, share, own_database=_find_own_database(observation)))
     sessions = max((len(_select_own(sample, chosen)) for sample in samples), default=0)
     throughput = _find_throughput(observation, windows, sessions)
     pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
@@ -99,11 +102,11 @@ def measure(observation: Observation, application: str | None = None) -> Service
 
 
 def add_round_trip(figures: Figures, round_trip: float) -> Figures:
-    """``figures`` with one round trip (seconds) in each hold: from the client's statement to the server and back.
+    """Return ``figures`` with one round trip (seconds) added to each hold.
 
-    The server sees a connection as busy from a statement's arrival to its end; the application holds it for longer.
-    Round trips within a transaction are in the figures already, as idle in transaction. A hold that pools measured
-    themselves has everything in it.
+    The server counts a connection as busy from the arrival of a statement to its end; the application holds it for a
+    round trip longer. Round trips inside a transaction are in the figures already, as idle in transaction. A hold time
+    that the pools measured includes everything.
     """
     if figures.hold_time is not None or figures.throughput is None:
         return figures
@@ -120,7 +123,9 @@ def add_round_trip(figures: Figures, round_trip: float) -> Figures:
 
 
 def _find_owners(observation: Observation, application: str | None) -> dict[int, int]:
-    """The process behind each backend of the application; empty unless every one of the last sample has one."""
+    """Find the client process of each backend of the application; empty unless each backend of the last sample has
+    one.
+    """
     ports: dict[int, int] = {}
     backends: dict[int, int] = {}
     for snapshot in observation.snapshots:
@@ -147,17 +152,19 @@ def _group_by_owner(backends: Sequence[Backend], owners: Mapping[int, int]) -> d
 
 
 def _find_full_share(groups: Sequence[Mapping[object, Sequence[Backend]]]) -> Figure | None:
-    """Of the looks at a process's sessions, those with all of them busy; None where that is less than
-    ``FULL_SHARE`` or nobody told: a pool's own figures are better."""
-    looks = [sessions for by_owner in groups for sessions in by_owner.values()]
-    full = sum(all(map(_is_busy, sessions)) for sessions in looks)
-    return _make_figure(full / len(looks)) if looks and full >= FULL_SHARE * len(looks) else None
+    """Return the share of the samples of a process in which all its backends were busy.
+
+    None below ``FULL_SHARE``: then it is no evidence of a full pool. The figures of the pool itself are better.
+    """
+    sampled = [backends for by_owner in groups for backends in by_owner.values()]
+    full = sum(all(map(_is_busy, backends)) for backends in sampled)
+    return _make_figure(full / len(sampled)) if sampled and full >= FULL_SHARE * len(sampled) else None
 
 
 def _add_limits(
     figures: Figures, server: ServerFacts | None, samples: Sequence[ServerSample], application: str | None
 ) -> Figures:
-    """What the server lets everybody have, what others of it take, and the limits of the application's own role."""
+    """Add the server's slots, what other clients use of them, and the limits of the application's own role."""
     if server is None:
         return figures
     others = max((len(_select_others(sample, application)) for sample in samples), default=0)
@@ -177,7 +184,7 @@ def _add_limits(
 
 
 def _add_host(figures: Figures, observation: Observation) -> Figures:
-    """The processors, where the server runs on this machine."""
+    """Add the processors, if the server runs on this machine."""
     hosts = [snapshot.host for snapshot in observation.snapshots if snapshot.host and snapshot.host.has_server]
     cores = next((host.cores for host in hosts if host.cores), None)
     used = [host.server_cpu for host in hosts if host.server_cpu is not None]
@@ -186,7 +193,7 @@ def _add_host(figures: Figures, observation: Observation) -> Figures:
     busy = [snapshot.cpu_share for snapshot in hosts if snapshot.cpu_share is not None]
     share = min(1.0, fmean(used) / cores) if used else None
     if share is not None and busy and share >= OWN_COST:
-        # What others on the same machine take, the database cannot have either.
+        # The database cannot use what other processes of this machine use.
         share = min(1.0, max(share, fmean(busy)))
     cpu_time = None
     if used and figures.throughput is not None and figures.throughput.value > 0:
@@ -199,14 +206,14 @@ def _make_figure(value: float | None) -> Figure | None:
 
 
 def find_largest_application(samples: Sequence[ServerSample]) -> str | None:
-    """The name that most client sessions have; None when none has a name, or nobody is there."""
+    """Return the application_name of most client backends; None if no backend has a name, or there is none."""
     names = Counter(b.application for sample in samples for b in sample.clients if not _is_ours(b))
     name = max(names, key=lambda each: (names[each], each), default="")
     return name or None
 
 
 def _summarize_counts(counts: Sequence[int]) -> tuple[float, float, float, float] | None:
-    """Mean, p95, p99 (the smallest count that so many samples do not exceed) and maximum."""
+    """Return mean, p95, p99 (the smallest count that so many samples do not exceed) and maximum; None without any."""
     if not counts:
         return None
     ordered = sorted(counts)
@@ -218,8 +225,11 @@ def _summarize_counts(counts: Sequence[int]) -> tuple[float, float, float, float
 
 
 def effective_samples(counts: Sequence[int]) -> float:
-    """n (1 - r1) / (1 + r1), r1 the lag-1 autocorrelation, never more than n (the variance of the mean of an AR(1)
-    series). Samples of a system that does not change at all are worth one."""
+    """Return how many independent samples ``counts`` are worth.
+
+    n (1 - r1) / (1 + r1), where r1 is the lag-1 autocorrelation: the variance of the mean of an AR(1) series (Bayley
+    and Hammersley 1946). Never more than n. Samples of a system that never changes are worth one.
+    """
     n = len(counts)
     if n < 3:
         return float(n)
@@ -249,34 +259,34 @@ def _is_busy(backend: Backend) -> bool:
 
 
 def _find_database(samples: Sequence[ServerSample], application: str | None) -> str | None:
-    """The database that the application's sessions are in, most of them."""
+    """Find the database of most of the application's backends."""
     names = Counter(b.database for sample in samples for b in _select_own(sample, application) if b.database)
     return max(names, key=lambda each: (names[each], each), default=None)
 
 
 def _find_own_database(observation: Observation) -> str | None:
-    """The database that poolctl itself is connected to, whose counters its own transactions move."""
+    """Find the database of poolctl itself, whose counters count its own transactions, too."""
     return observation.server.database if observation.server is not None else None
 
 
 def _cut_windows(
-    samples: Sequence[ServerSample], database: str | None, share: float, *, looked_at: str | None = None
+    samples: Sequence[ServerSample], database: str | None, share: float, *, own_database: str | None = None
 ) -> Iterator[Window]:
-    """Stretches of ``WINDOW`` seconds or more (the whole, when it is shorter), none across a reset of the counters."""
+    """Cut windows of ``WINDOW`` seconds or more (or one of the whole), none across a reset of the counters."""
     start = 0
     for end in range(1, len(samples)):
         length = samples[end].at - samples[start].at
         rest = samples[-1].at - samples[end].at
         if (length < WINDOW or 0 < rest < WINDOW) and end < len(samples) - 1:
             continue
-        own = sum(map(_count_own_transactions, samples[start:end])) if database == looked_at else 0
+        own = sum(map(_count_own_transactions, samples[start:end])) if database == own_database else 0
         if window := _make_window(samples[start], samples[end], database, share, own):
             yield window
         start = end
 
 
 def _count_own_transactions(sample: ServerSample) -> int:
-    """That poolctl committed for one look: the look itself, and one each for statements and tables."""
+    """Count what poolctl committed for one sample: the sample, and one each for statements and tables."""
     return 1 + bool(sample.statements) + bool(sample.tables)
 
 
@@ -293,7 +303,7 @@ def _make_window(
     if len(ended) < len(pairs):
         return None
     begun, still = _find_unfinished(first, database), _find_unfinished(last, database)
-    # What began before the window is added whole when it ends, and what has not ended is not added at all.
+    # The server adds a statement whole when it ends: subtract what ran before the window, add what still runs.
     early = sum(time for key, time in begun.items() if key not in still)
     late = sum(min(time, duration) for time in still.values())
     work = max(0.0, sum(ended) + late - early)
@@ -302,7 +312,7 @@ def _make_window(
 
 
 def _find_unfinished(sample: ServerSample, database: str | None) -> dict[tuple[int, float], float]:
-    """How long each busy session has been in its state."""
+    """Return how many seconds each busy backend has been in its state."""
     return {
         (b.pid, b.state_at): max(0.0, sample.at - b.state_at)
         for b in sample.clients
@@ -316,7 +326,7 @@ def _average_busy(windows: Sequence[Window]) -> float | None:
 
 
 def _find_throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
-    """Acquires a second of the whole service, where pools count them; else transactions."""
+    """Return acquires per second of the whole service where pools count them, else transactions per second."""
     counted = measure_acquire_rate(observation)
     if counted is not None:
         return counted * _scale_to_backends(observation, sessions)
@@ -325,30 +335,32 @@ def _find_throughput(observation: Observation, windows: Sequence[Window], sessio
 
 
 def _scale_to_backends(observation: Observation, sessions: int) -> float:
-    """How many times the connections of the pools that told their figures all the application's sessions are: the
-    others, of other instances, are taken to be like them."""
+    """Return the ratio of all backends of the application to the connections of the pools that report figures.
+
+    Other instances are assumed to be like the ones that report.
+    """
     opened = [sum(pool.open or 0 for pool in snapshot.pools) for snapshot in observation.snapshots if snapshot.pools]
     most = max(opened, default=0)
     return max(1.0, sessions / most) if most else 1.0
 
 
 def _find_share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
-    """The application's part of the database's busy connections; 1 when it is alone there, or nobody works."""
+    """Return the application's share of the busy connections of its database; 1 if it is alone or nothing is busy."""
     everyone = sum(len([b for b in s.clients if b.database == database and _is_busy(b)]) for s in samples)
     return min(1.0, sum(counts) / everyone) if everyone else 1.0
 
 
 def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
-    """Spread of one statement's time: within statements (their stddev) and between them (their means)."""
-    # The server is not asked for them in every look.
-    told = [sample.statements for sample in samples if sample.statements]
-    if len(told) < 2:
+    """Estimate the variation of statement times: within statements (stddev) and between them (means)."""
+    # Not every sample queries the statements.
+    sampled = [sample.statements for sample in samples if sample.statements]
+    if len(sampled) < 2:
         return None
-    # Not those of other roles, poolctl's own among them.
+    # Leave out statements of other roles, among them poolctl's own.
     users = {b.user for sample in samples for b in _select_own(sample, application) if b.user}
-    old = {(s.query_id, s.user, s.database): s for s in told[0]}
+    old = {(s.query_id, s.user, s.database): s for s in sampled[0]}
     calls, first, second = 0, 0.0, 0.0
-    for now in told[-1]:
+    for now in sampled[-1]:
         before = old.get((now.query_id, now.user, now.database))
         new_calls = now.calls - (before.calls if before else 0)
         new_time = now.time - (before.time if before else 0.0)
@@ -358,7 +370,7 @@ def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, app
         mean = new_time / new_calls
         calls += new_calls
         first += new_time
-        # The deviation is that of all calls ever, so the sums of squares are subtracted, as the sums are.
+        # The reported deviation covers all calls since the reset, so sums of squares are subtracted, not deviations.
         squares = _sum_squares(now) - (_sum_squares(before) if before else 0.0)
         second += max(squares, new_calls * mean**2)
     if calls < 2 or first <= 0:
@@ -368,7 +380,7 @@ def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, app
 
 
 def _sum_squares(statement: StatementCounters) -> float:
-    """The sum of the squared times of all calls."""
+    """Return the sum of the squared times of all calls."""
     if statement.calls <= 0:
         return 0.0
     return statement.calls * ((statement.time / statement.calls) ** 2 + (statement.stddev_time or 0.0) ** 2)

@@ -1,7 +1,7 @@
-"""What a PgBouncer in between says of the load that it hides from the server.
+"""The load as a PgBouncer in between counted it, which hides the load from the server.
 
-Its totals count every transaction of every client, with the time that each held a server connection and the time that
-clients waited for one: throughput, hold and wait as the applications see them.
+Its totals count every transaction of every client, the time that each held a server connection and the time that
+clients waited for one: throughput, hold and wait as the applications experience them.
 """
 
 from collections.abc import Iterator
@@ -13,12 +13,14 @@ from poolctl.sizing.figures import Figures, measured
 from poolctl.sizing.measure import effective_samples
 
 OWN = "pgbouncer"
-"""Its admin console, which counts as a database."""
+"""The admin console of PgBouncer, which counts as a database."""
 
 
 def measure_poolers(observation: Observation, figures: Figures) -> Figures | None:
-    """``figures`` with the load as the PgBouncers count it, all of them together; None where they say nothing, or lend
-    a connection for a whole session: then a hold is as long as the session, whatever it does."""
+    """Return ``figures`` with the load that all PgBouncers counted together.
+
+    None if they counted nothing, or if a pool is in session mode: then a hold is as long as the client stays connected.
+    """
     growth = list(_pair_totals(observation))
     samples = [snapshot.bouncers for snapshot in observation.snapshots if snapshot.bouncers]
     transactions = sum(new.transactions - old.transactions for old, new in growth)
@@ -26,9 +28,9 @@ def measure_poolers(observation: Observation, figures: Figures) -> Figures | Non
         return None
     held = sum(new.transaction_time - old.transaction_time for old, new in growth)
     waited = sum(new.wait_time - old.wait_time for old, new in growth)
-    rounds = [[pool for bouncer in bouncers for pool in bouncer.pools if pool.database != OWN] for bouncers in samples]
-    counts = [sum(pool.servers_active for pool in pools) for pools in rounds]
-    queued = sum(any(pool.clients_waiting for pool in pools) for pools in rounds) / len(rounds)
+    sampled = [[pool for bouncer in bouncers for pool in bouncer.pools if pool.database != OWN] for bouncers in samples]
+    counts = [sum(pool.servers_active for pool in pools) for pools in sampled]
+    queued = sum(any(pool.clients_waiting for pool in pools) for pools in sampled) / len(sampled)
     ordered = sorted(counts)
     return figures.with_(
         throughput=measured(transactions / observation.window),
@@ -49,7 +51,7 @@ def measure_poolers(observation: Observation, figures: Figures) -> Figures | Non
 
 
 def _pair_totals(observation: Observation) -> Iterator[tuple[BouncerStats, BouncerStats]]:
-    """First and last totals of each database of each PgBouncer; none of one that began anew."""
+    """Yield the first and last totals of each database of each PgBouncer; none if they restarted."""
     first: dict[tuple[str, str], BouncerStats] = {}
     last: dict[tuple[str, str], BouncerStats] = {}
     for snapshot in observation.snapshots:

@@ -9,7 +9,7 @@ from poolctl.observe.snapshot import Observation, PoolFigures
 
 
 def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
-    """Each pool's first and last figures and the seconds between them; none of a pool that began anew."""
+    """Yield each pool's first and last figures and the seconds between them; none if its counters restarted."""
     first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
     last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
     for snapshot in observation.snapshots:
@@ -23,7 +23,7 @@ def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolF
 
 
 def measure_acquire_rate(observation: Observation) -> float | None:
-    """Acquires a second, over all pools that count them."""
+    """Return acquires per second, summed over all pools that count them."""
     rates = [
         (new.acquired_total - old.acquired_total) / seconds
         for old, new, seconds in _pair_figures(observation)
@@ -33,7 +33,7 @@ def measure_acquire_rate(observation: Observation) -> float | None:
 
 
 def measure_hold_time(observation: Observation) -> float | None:
-    """Mean use time as the pools measured it, over the releases within the window."""
+    """Return the mean use time as the pools measured it, over the releases of the window, in seconds."""
     times, counts = 0.0, 0.0
     for old, new, _ in _pair_figures(observation):
         figures = (old.use_time_total, new.use_time_total, old.use_count_total, new.use_count_total)
@@ -45,7 +45,7 @@ def measure_hold_time(observation: Observation) -> float | None:
 
 
 def measure_wait_time(observation: Observation) -> float | None:
-    """Mean wait of an acquire, over all of them, queued or not."""
+    """Return the mean wait of all acquires, queued or not, in seconds."""
     waited, acquired = 0.0, 0.0
     for old, new, _ in _pair_figures(observation):
         if old.wait_time_total is None or new.wait_time_total is None:
@@ -57,7 +57,7 @@ def measure_wait_time(observation: Observation) -> float | None:
 
 
 def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
-    """Of the figures of bounded pools, those with every connection in use."""
+    """Return the share of the figures of bounded pools that show every connection in use."""
     bounded = [pool for pool in pools if pool.max_open and pool.in_use is not None]
     if not bounded:
         return None

@@ -1,7 +1,7 @@
 """Whether a pooler is needed between the fleet and the server, and settings for it that add up.
 
-Splitting one pool over many processes costs about beta * sqrt(load) * (sqrt(processes) - 1) connections and the
-rounding of each; a pooler puts the parts together again.
+Splitting one pool over many processes costs about beta * sqrt(load) * (sqrt(processes) - 1) connections (square-root
+staffing, Halfin and Whitt 1981) plus the rounding of each part. A pooler joins the parts again.
 """
 
 from dataclasses import dataclass, replace
@@ -14,11 +14,13 @@ from poolctl.sizing.division import UNEVEN_SHARE, Parts
 from poolctl.sizing.figures import Figures
 
 TOO_MANY = 3.0
-"""Times the connections that are of any use, from which on the pools together protect the database no more."""
+"""Ratio of all pools together to the useful connections, above which the pools no longer protect the database."""
 SPARE_CLIENTS = 1.2
+"""max_client_conn over the clients of the largest fleet."""
 RESERVE_SHARE = 0.2
+"""reserve_pool_size over default_pool_size."""
 QUERY_WAIT = 5.0
-"""Seconds: PgBouncer's own 120 outlives every request that waits."""
+"""Seconds. PgBouncer's default of 120 outlives every request that waits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +46,11 @@ class PgBouncerSettings:
 
 @dataclass(frozen=True, slots=True)
 class PgpoolSettings:
-    """Settings by Pgpool-II's names. Each child serves one client for as long as it stays connected, and keeps up to
-    max_pool server connections: it bounds them, and shares them only among clients that come and go."""
+    """Settings by Pgpool-II's names.
+
+    Each child process serves one client as long as it stays connected, and keeps up to max_pool server connections. So
+    Pgpool-II limits connections, and shares them only among clients that connect and disconnect.
+    """
 
     num_init_children: int
     max_pool: int
@@ -56,8 +61,11 @@ class PgpoolSettings:
 
 @dataclass(frozen=True, slots=True)
 class PoolerPlan:
-    """``app_max_open``: of each process's own pool behind it. ``partition_cost``: connections that the split into
-    pools costs, None where the demand is not known. ``cautions``: what must hold for a pooler to help."""
+    """``app_max_open`` is the size of each process's own pool behind the pooler.
+
+    ``partition_cost`` is the connections that the split into many pools costs; None: the demand is not known.
+    ``cautions`` say what must hold for a pooler to help.
+    """
 
     recommended: bool
     why: str
@@ -85,26 +93,27 @@ def plan_pooler(
     *,
     max_open: int,
 ) -> PoolerPlan:
-    """``max_open``: what each process would get without a pooler; 0 where there is no room for it."""
+    """Decide whether a pooler is needed. ``max_open``: the size of each pool without a pooler; 0: no room for any."""
     worst = fleet.worst_case_processes
     partition = None if demand.partitioned is None or demand.shared is None else demand.partitioned - demand.shared
     useful = max(capacity.value if capacity.is_known and capacity.value else 0, demand.shared or 0)
-    recommended, why = False, "Not needed: the pools fit their slots side by side"
+    recommended, why = False, "Not needed: all pools together fit into the slots"
     if budget.value < parts.floor:
         recommended = True
-        why = f"{worst} processes at worst need {parts.floor} each, and {budget.total} slots give {budget.value}"
+        why = f"{worst} processes at worst need {parts.floor} each, and {budget.total} slots leave {budget.value}"
     elif demand.value is not None and worst * demand.value > budget.total:
         recommended = True
-        why = f"{worst} processes at worst x {demand.value} wanted = {worst * demand.value}, of {budget.total} slots"
+        needed = worst * demand.value
+        why = f"{worst} processes at worst x {demand.value} needed = {needed}, and there are {budget.total} slots"
     elif _is_starving(demand, capacity, parts.share):
         recommended = True
         of = f"{parts.share} of {capacity.value} useful connections"
-        why = f"the split leaves each process {of}, and it needs {demand.value}"
+        why = f"the split leaves {of} to each process, which needs {demand.value}"
     elif useful and count_pools(figures) * max_open > TOO_MANY * useful:
         recommended = True
         total = count_pools(figures) * max_open
         why = (
-            f"{total} connections in the usual fleet, where {useful} are of use: a stampede would overrun the database"
+            f"{total} connections in the usual fleet, of which {useful} are useful: together they overload the database"
         )
     if recommended and demand.shared is not None:
         why += f"; one shared pool needs {demand.shared}"
@@ -123,7 +132,7 @@ def add_settings(
     capacity: Capacity,
     floor: int,
 ) -> PoolerPlan:
-    """``pooler`` with its settings: for whoever has one already, too, though none is needed."""
+    """Return ``pooler`` with its settings, also for a user who has a pooler although none is needed."""
     app = _size_behind_pooler(figures, demand, floor)
     return replace(
         pooler,
@@ -135,14 +144,14 @@ def add_settings(
 
 
 def _is_starving(demand: Demand, capacity: Capacity, share: int | None) -> bool:
-    """Whether one shared pool would serve everybody within the capacity, and its parts do not."""
+    """Return True if one shared pool would serve all clients within the capacity, and its parts do not."""
     if share is None or demand.value is None or demand.shared is None or capacity.value is None:
         return False
     return capacity.is_known and demand.value > share and demand.shared <= UNEVEN_SHARE * capacity.value
 
 
 def _size_behind_pooler(figures: Figures, demand: Demand, floor: int) -> int:
-    """An application's pool behind a pooler bounds nothing any more: as many as its workers can hold."""
+    """Return the size of an application's pool behind a pooler, which limits nothing: as many as its workers hold."""
     if figures.workers is not None:
         each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
         return max(floor, figures.workers.count * each)
@@ -152,7 +161,7 @@ def _size_behind_pooler(figures: Figures, demand: Demand, floor: int) -> int:
 def _choose_pgbouncer(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, capacity: Capacity, app: int
 ) -> PgBouncerSettings | None:
-    """One PgBouncer process, one pair of user and database. None where there is no slot at all."""
+    """Choose settings for one PgBouncer process and one pair of user and database; None if no slot is left."""
     if budget.total < 1:
         return None
     wanted = [part for part in (capacity.value if capacity.is_known else None, demand.shared) if part is not None]
@@ -172,7 +181,7 @@ def _choose_pgbouncer(
         reserve_pool_timeout=2.0,
         max_db_connections=budget.total,
         max_client_conn=clients,
-        # Whole seconds are all that old versions read, and 0 would wait for ever.
+        # Old versions read whole seconds only, and 0 would wait for ever.
         query_wait_timeout=float(max(1, int(wait))),
         server_lifetime=1800.0,
         server_idle_timeout=600.0,
@@ -181,14 +190,14 @@ def _choose_pgbouncer(
 
 
 def spread(bouncer: PgBouncerSettings, processes: int, *, users: int = 1, databases: int = 1) -> PgBouncerSettings:
-    """The same in total over several PgBouncer processes (so_reuseport, or hosts), users and databases.
+    """Divide the settings over several PgBouncer processes (so_reuseport, or hosts), users and databases.
 
-    Pools are per process, user and database, and what is not divided multiplies; max_db_connections is per process
-    and database. The sum never exceeds that of ``bouncer``, except that every pool has one connection at least.
-    Raises ValueError for a number below 1.
+    PgBouncer has a pool for each process, user and database, so sizes that are not divided multiply; max_db_connections
+    is per process and database. The sum never exceeds that of ``bouncer``, except that each pool has at least one
+    connection. Raises ValueError for a number below 1.
     """
     if min(processes, users, databases) < 1:
-        raise ValueError("there is at least one process, one user and one database")
+        raise ValueError("processes, users and databases must each be 1 or more")
     parts = processes * users * databases
     most = max(users, bouncer.max_db_connections // (processes * databases))
     size = max(1, min(ceil(bouncer.default_pool_size / parts), most // users))
@@ -214,7 +223,7 @@ def _choose_pgpool(figures: Figures, fleet: WorstFleet, budget: Budget, app: int
     if budget.total < 1:
         return None
     children = min(budget.total, max(1, fleet.worst_case_processes * app))
-    # A refusal in place of a client that hangs in the listen queue, where nothing sees it.
+    # A refused client gets an error; without a reserve it would hang in the listen queue, where nothing reports it.
     reserved = 1 if children > 1 else 0
     idle = figures.network_idle_limit
     return PgpoolSettings(children, 1, reserved, 300.0, 0.0 if idle is None else 0.9 * idle.value)

@@ -1,8 +1,8 @@
-"""Queues with many servers: how likely a wait is, how many servers keep it short, what a closed loop gets done.
+"""Queues with many servers: the probability of a wait, the servers that keep it short, the throughput of a closed loop.
 
-Pure arithmetic. ``load`` is the offered load in erlangs: arrivals per second times mean use time in seconds, the
-number of servers (connections, cores) that would be busy if there were always one free. A squared coefficient of
-variation (``c2``) is variance over squared mean: 0 constant, 1 exponential, more for a mix of short and long.
+Pure arithmetic. ``load`` is the offered load in erlangs: arrivals per second times mean use time in seconds. It is the
+number of servers (connections, cores) that would be busy if one were always free. A squared coefficient of variation
+(``c2``) is variance over squared mean: 0 for constant, 1 for exponential, more for a mix of short and long times.
 """
 
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ MOST_SERVERS = 1_000_000
 
 
 def blocking(load: float) -> Iterator[tuple[int, float]]:
-    """(0, 1.0), (1, B(1)), (2, B(2)), ...: Erlang's B formula for a growing number of servers.
+    """Yield (0, 1.0), (1, B(1)), (2, B(2)), ...: Erlang's B formula for a growing number of servers.
 
-    B(c) = load * B(c - 1) / (c + load * B(c - 1)), which only ever adds positive numbers and therefore loses no
-    digits at any load (Cooper, Introduction to Queueing Theory, section 3.3).
+    B(c) = load * B(c - 1) / (c + load * B(c - 1)), which only adds positive numbers and therefore loses no digits at
+    any load (Cooper, Introduction to Queueing Theory, section 3.3).
     """
     blocked, servers = 1.0, 0
     while True:
@@ -26,13 +26,13 @@ def blocking(load: float) -> Iterator[tuple[int, float]]:
 
 
 def erlang_b(servers: int, load: float) -> float:
-    """Share of arrivals that find every server busy and leave (M/G/c/c; Erlang 1917)."""
+    """Return the share of arrivals that find every server busy and leave (M/G/c/c; Erlang 1917)."""
     _check(load)
     return next(blocked for count, blocked in blocking(load) if count >= servers)
 
 
 def erlang_c(servers: int, load: float) -> float:
-    """Share of arrivals that have to wait (M/M/c; Erlang 1917); 1.0 when the servers cannot keep up."""
+    """Return the share of arrivals that must wait (M/M/c; Erlang 1917); 1.0 if the servers cannot keep up."""
     return _waiting(servers, load, erlang_b(servers, load))
 
 
@@ -45,11 +45,11 @@ def _waiting(servers: int, load: float, blocked: float) -> float:
 def wait_tail(
     servers: int, load: float, hold_time: float, wait: float, *, arrival_c2: float = 1.0, hold_c2: float = 1.0
 ) -> float:
-    """About the share of arrivals that wait longer than ``wait`` seconds in a G/G/c queue.
+    """Return about the share of arrivals that wait longer than ``wait`` seconds in a G/G/c queue.
 
     C(c, load) * exp(-2 (c - load) wait / ((arrival_c2 + hold_c2) hold_time)): exact for M/M/c; otherwise Kingman's
     heavy-traffic exponent (1962) with as many servers. Simulated p99 waits lie within 20 % of it, except with many
-    servers, moderate load and varying holds, where it is too long by up to 2.5 times: it errs to the safe side.
+    servers, moderate load and varied holds, where it is too long by up to 2.5 times: the error is on the safe side.
     """
     return _tail(servers, load, hold_time, wait, arrival_c2 + hold_c2, erlang_b(servers, load))
 
@@ -64,7 +64,7 @@ def _tail(servers: int, load: float, hold_time: float, wait: float, c2: float, b
 
 
 def servers_for_wait_probability(load: float, probability: float) -> int:
-    """The fewest servers with which at most the share ``probability`` of arrivals waits at all (M/M/c)."""
+    """Return the fewest servers with which at most the share ``probability`` of arrivals waits (M/M/c)."""
     return servers_for_wait(load, 1.0, 0.0, share=probability)
 
 
@@ -77,14 +77,15 @@ def servers_for_wait(
     arrival_c2: float = 1.0,
     hold_c2: float = 1.0,
 ) -> int:
-    """The fewest servers with which at most ``share`` of arrivals waits longer than ``wait`` seconds (``wait_tail``).
+    """Return the fewest servers with which at most ``share`` of arrivals waits longer than ``wait`` seconds
+    (``wait_tail``).
 
-    At least 1; more than ``load`` in every case, for otherwise the queue grows without end. Raises ValueError for a
+    At least 1, and always more than ``load``, because otherwise the queue grows without limit. Raises ValueError for a
     load that is negative or not a number, or a share outside 0 to 1.
     """
     _check(load)
     if not 0.0 < share < 1.0:
-        raise ValueError(f"a share lies between 0 and 1, not at {share}")
+        raise ValueError(f"share = {share}: must lie between 0 and 1")
     for servers, blocked in blocking(load):
         enough = servers > load and servers > 0
         if enough and _tail(servers, load, hold_time, wait, arrival_c2 + hold_c2, blocked) <= share:
@@ -95,10 +96,10 @@ def servers_for_wait(
 
 
 def square_root_staffing(load: float, probability: float) -> int:
-    """ceil(load + beta * sqrt(load)): about the servers with which the share ``probability`` waits.
+    """Return ceil(load + beta * sqrt(load)): about the servers with which the share ``probability`` waits.
 
-    Halfin and Whitt (1981): beta solves 1 / (1 + beta * Phi(beta) / phi(beta)) = probability. One less than exact at
-    most, so add 1 to be safe. Good for seeing why a split pool needs more: the second term grows with the parts.
+    Halfin and Whitt (1981): beta solves 1 / (1 + beta * Phi(beta) / phi(beta)) = probability. At most one less than
+    exact, so add 1 to be safe. It shows why a split pool needs more: the second term grows with the number of parts.
     """
     _check(load)
     beta = staffing_factor(probability)
@@ -106,7 +107,7 @@ def square_root_staffing(load: float, probability: float) -> int:
 
 
 def staffing_factor(probability: float) -> float:
-    """Beta of ``square_root_staffing``, by bisection."""
+    """Return beta of ``square_root_staffing``, by bisection."""
     low, high = 0.0, 40.0
     for _ in range(80):
         middle = (low + high) / 2
@@ -118,12 +119,12 @@ def staffing_factor(probability: float) -> float:
 
 
 def closed_throughput(clients: int, cores: int, work: float, outside: float) -> float:
-    """Requests per second of ``clients`` that each in turn compute ``work`` on one of ``cores`` and spend ``outside``
-    elsewhere, both in seconds and exponential on average.
+    """Return requests per second of ``clients`` that in turn use one of ``cores`` and wait elsewhere.
 
-    The machine repair model M/M/c//N (Palm 1947; Kleinrock, Queueing Systems I, section 3.8), as birth and death of
-    requests at the cores. ``outside`` may have any distribution. A connection that is held during round trips, think
-    time or disk waits is such a client: this contains the rules "2 x cores" (outside = work) and "cores / busy".
+    ``work`` and ``outside`` are the mean seconds of both, exponentially distributed. The machine repair model M/M/c//N
+    (Palm 1947; Kleinrock, Queueing Systems I, section 3.8), as birth and death of requests at the cores. ``outside``
+    may have any distribution. A connection that is held during round trips, think time or disk waits is such a client,
+    so the rules "2 x cores" (outside = work) and "cores / busy" are special cases.
     """
     if clients <= 0:
         return 0.0
@@ -145,7 +146,7 @@ def closed_throughput(clients: int, cores: int, work: float, outside: float) -> 
 
 
 def closed_knee(cores: int, work: float, outside: float, share: float = 0.97) -> int:
-    """The fewest clients of ``closed_throughput`` that reach ``share`` of what the cores can do at all."""
+    """Return the fewest clients of ``closed_throughput`` that reach ``share`` of the most that the cores can do."""
     wanted = share * cores / work
     high = max(1, cores)
     while closed_throughput(high, cores, work, outside) < wanted and high < MOST_SERVERS:
@@ -161,11 +162,11 @@ def closed_knee(cores: int, work: float, outside: float, share: float = 0.97) ->
 
 
 def reopened_share(load: float, max_idle: int) -> float:
-    """Share of acquires that have to open a connection where at most ``max_idle`` idle ones are kept.
+    """Return the share of acquires that must open a connection where at most ``max_idle`` idle ones are kept.
 
-    Poisson arrivals, exponential holds, no bound on what is open. Exact: open = in use + idle changes only when an
-    acquire finds nobody idle (one more) or a release finds the idle places taken (one less); between such changes
-    the number in use walks a known interval. One pass over the possible numbers of open connections.
+    Poisson arrivals, exponential holds, no limit on open connections. Exact: open = in use + idle changes only when an
+    acquire finds no idle connection (one more) or a release finds the idle places taken (one less); between such
+    changes the number in use walks in a known interval. One pass over the possible numbers of open connections.
     """
     _check(load)
     if load <= 0:
@@ -175,14 +176,14 @@ def reopened_share(load: float, max_idle: int) -> float:
     swing = 8 * sqrt(load) + 8
     if max_idle >= load + swing or max_idle >= 2 * swing:
         return 0.0
-    # Where the lowest level is reachable it is left upwards only. Openings of the first level are the unit of all
-    # others, and times are in mean holds.
+    # The lowest level, where it can be reached, is left upwards only. All rates are relative to the openings of the
+    # first level, and times are in mean holds.
     first = max(max_idle, int(load - swing))
     openings = total = 1.0
     spent = _climb(load, max_idle) if first == max_idle else 0.0
     for level in range(first + 1, int(load + swing) + 2):
         top_rises, bottom_rises, top_time, bottom_time = _level(load, level, max_idle)
-        # What leaves upwards comes back at the bottom, one for one.
+        # In the long run each step up from this level has one step down into it.
         upwards = openings * top_rises / (1.0 - bottom_rises)
         spent += openings * top_time + upwards * bottom_time
         total += upwards
@@ -193,7 +194,7 @@ def reopened_share(load: float, max_idle: int) -> float:
 
 
 def _climb(load: float, max_idle: int) -> float:
-    """Mean time until max_idle + 1 are in use at once, from none."""
+    """Return the mean time from 0 in use until max_idle + 1 are in use at once."""
     step = climbed = 0.0
     for in_use in range(max_idle + 1):
         step = (1.0 + in_use * step) / load
@@ -202,9 +203,11 @@ def _climb(load: float, max_idle: int) -> float:
 
 
 def _level(load: float, opened: int, max_idle: int) -> tuple[float, float, float, float]:
-    """With ``opened`` connections: chance of leaving upwards, entered with nobody idle and entered with max_idle
-    idle, and the mean time until leaving in either direction for both. A birth and death process between two exits,
-    by its scale function and Green function (Karlin and Taylor, A First Course in Stochastic Processes, chapter 4).
+    """Return how a level with ``opened`` connections is left.
+
+    The probability of leaving upwards when entered with no idle connection and when entered with max_idle idle ones,
+    and the mean time until leaving in either direction for both. A birth and death process between two exits, by its
+    scale function and Green function (Karlin and Taylor, A First Course in Stochastic Processes, chapter 4).
     """
     states = range(opened - max_idle, opened + 1)
     steps = [1.0]
@@ -222,4 +225,4 @@ def _level(load: float, opened: int, max_idle: int) -> tuple[float, float, float
 
 def _check(load: float) -> None:
     if not 0 <= load < inf:
-        raise ValueError(f"an offered load is a number of erlangs, 0 or more, not {load}")
+        raise ValueError(f"load = {load}: must be a number of erlangs, 0 or more")

@@ -1,4 +1,9 @@
-"""From figures to a recommendation: what is assumed, the three quantities, the division, and how sure it is."""
+"""The recommendation: made from figures, then revised by a diagnosis and a verification.
+
+``recommend`` fills in defaults, estimates demand, capacity and budget, divides them, and decides the confidence. The
+functions below it turn a finished recommendation into a refusal, if a diagnosis of the same observation or a trial of
+the size speaks against it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,8 +29,11 @@ from poolctl.units import format_duration, plural
 
 
 def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
-    """The best answer that ``figures`` allow, or a refusal (confidence "refused", no sizes, and findings that say
-    why). The same figures and seed give the same answer. Raises BadInput for a sweep in which nothing got done."""
+    """Return the best recommendation that ``figures`` allow.
+
+    If no size can be recommended, its confidence is "refused", it has no sizes, and its findings say why. The same
+    figures and seed give the same result. Raises BadInput for a sweep without any throughput.
+    """
     figures, assumptions = fill_defaults(figures)
     fleet = find_worst_fleet(figures)
     budget = compute_budget(figures, fleet)
@@ -76,7 +84,7 @@ def _find_doubts(
     parts: Parts,
     division: Division,
 ) -> tuple[list[Finding], list[Trust]]:
-    """Every finding, and what each leaves of the confidence."""
+    """Return all findings, and what each allows for the confidence."""
     found = [*find_causes(figures, budget, capacity), *find_doubts(figures, fleet, budget, demand, capacity)]
     findings = [doubt.finding for doubt in found]
     caps = [doubt.cap for doubt in found if doubt.cap is not None]
@@ -90,7 +98,7 @@ def _find_doubts(
 def _choose_lifetimes(
     figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, parts: Parts, division: Division
 ) -> Lifetimes:
-    """Of the pool recommended; of the one there is, where no size is."""
+    """Choose lifetimes for the recommended pool; for the present one, if no size is recommended."""
     now = figures.current_max_open.count if figures.current_max_open is not None else 0
     return choose_lifetimes(
         figures,
@@ -103,7 +111,7 @@ def _choose_lifetimes(
 
 
 def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> Parts:
-    # A multiple of the cores says nothing of this database: it must not starve a demand that is known.
+    # A multiple of the cores says nothing about this database, so it must not limit a demand that is known.
     binds = capacity.is_known or demand.value is None
     return Parts(
         demand=demand.value,
@@ -130,26 +138,26 @@ def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding
             "needed": needed,
             "slots": budget.total,
         },
-        remedy=f"A pooler between, fewer processes, or max_connections higher by {needed - budget.total}",
+        remedy=f"Use a pooler, fewer processes, or raise max_connections by {needed - budget.total}",
         evidence_sql=None,
     )
 
 
 _MORE: dict[Binding, str] = {
-    "budget": "Shorter holds, or more slots for each process: a pooler, fewer processes, a higher max_connections",
-    "capacity": "Shorter holds, or a faster database: more connections than it can use only move the queue into it",
-    "workers": "More workers, or shorter holds: those there are cannot hold more connections at once",
+    "budget": "Shorten the holds, or give each process more slots: a pooler, fewer processes, a higher max_connections",
+    "capacity": "Shorten the holds, or make the database faster: more connections than it can use only queue inside it",
+    "workers": "Add workers, or shorten the holds: the present workers cannot hold more connections at once",
 }
 
 
 def _find_missed_target(max_open: int, demand: Demand, division: Division) -> Finding:
-    """What comes of a pool that is smaller than its process needs, because something else does not allow more."""
+    """Describe what happens with a pool that is smaller than its process needs, because another term limits it."""
     load, hold = demand.load or 0.0, demand.hold_time
     late = wait_tail(
         max_open, load, hold or 1.0, demand.wait_target, arrival_c2=demand.arrival_c2, hold_c2=demand.hold_c2
     )
     grows = load >= max_open
-    what = "the queue grows without end" if grows else f"{late:.1%} of acquires wait longer"
+    what = "the queue grows without limit" if grows else f"{late:.1%} of acquires wait longer"
     return build_finding(
         "wait-target-missed",
         severity="critical" if grows else "warning",
@@ -164,7 +172,7 @@ def _find_missed_target(max_open: int, demand: Demand, division: Division) -> Fi
             "wait_target": demand.wait_target,
             "bound_by": division.binding,
         },
-        remedy=_MORE.get(division.binding, "Shorter holds"),
+        remedy=_MORE.get(division.binding, "Shorten the holds"),
     )
 
 
@@ -203,7 +211,7 @@ _BOUNDS = ("most_gain_from_pool", "gain_from_statement", "gain_from_locks", "gai
 
 
 def refuse(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
-    """``answer`` without its sizes, for the reasons in ``findings``, which come first."""
+    """Return ``answer`` without its sizes. ``findings`` are the reasons and come first."""
     causes = [replace(finding, severity="critical") for finding in findings]
     sizes = replace(
         answer.recommendation, max_open=None, max_idle=None, min_idle=None, interval=None, confidence="refused"
@@ -220,13 +228,14 @@ def refuse(answer: Recommendation, findings: Sequence[Finding]) -> Recommendatio
 def add_diagnosis(
     answer: Recommendation, figures: Figures, refusing: Sequence[Finding], others: Sequence[Finding]
 ) -> Recommendation:
-    """``answer`` with what the diagnosis of the same look found: ``refusing`` make it a refusal, ``others`` do not.
+    """Return ``answer`` with the findings of a diagnosis of the same observation.
 
-    Each code is told once: the sizing knows a slow statement better, the diagnosis who is behind all else.
+    ``refusing`` make it a refusal, ``others`` do not. Each code is reported once: sizing knows more about a slow
+    statement, the diagnosis more about the holders of everything else.
     """
     known = {finding.code for finding in answer.findings if finding.severity != "info"}
-    told = known & {"slow-database"} if answer.is_refused else set()
-    causes = [explain_refusal(each, figures, answer) for each in refusing if each.code not in told]
+    reported = known & {"slow-database"} if answer.is_refused else set()
+    causes = [explain_refusal(each, figures, answer) for each in refusing if each.code not in reported]
     named = {finding.code for finding in causes}
     kept = [each for each in answer.findings if each.code not in named]
     kept += [each for each in others if each.code not in known]
@@ -235,8 +244,11 @@ def add_diagnosis(
 
 
 def drop_moot_findings(answer: Recommendation) -> Recommendation:
-    """A refusal without the findings that are about the number which is not given, or ask for a larger pool beside a
-    cause that no pool mends."""
+    """Return a refusal without the findings that no longer matter.
+
+    These are the findings about the size that is not given, and a request for a larger pool beside a cause that no pool
+    removes.
+    """
     if not answer.is_refused:
         return answer
     beside = any(each.severity == "critical" for each in answer.findings)
@@ -245,8 +257,10 @@ def drop_moot_findings(answer: Recommendation) -> Recommendation:
 
 
 def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
-    """``finding``, with which no size of a pool is the answer, and with both bounds: what any size could gain at most,
-    and what mending it would, also where ``answer`` has them in a finding of its own."""
+    """Return ``finding``, which makes any pool size useless, with both limits as evidence.
+
+    They are the most that any size could gain, and what removing the cause would gain.
+    """
     gain = bound_gain(figures, answer.capacity)
     statement = figures.top_statement
     bounds: dict[str, Any] = {"most_gain_from_pool": gain}
@@ -270,14 +284,14 @@ def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) 
 
 
 def reject_unverified(answer: Recommendation, verification: "Verification") -> Recommendation:
-    """A recommendation that failed its own verification is none."""
+    """Turn a recommendation that failed its own verification into a refusal."""
     tried = answer.recommendation.max_open
     finding = build_finding(
         "verification-failed",
         severity="critical",
         confidence="certain",
-        summary=f"max_open {tried} was tried and does not hold: {'; '.join(verification.failures)}",
+        summary=f"max_open {tried} was tried and fails: {'; '.join(verification.failures)}",
         evidence={"max_open": tried, "engine": verification.engine},
-        remedy="Look at the runs below; measure under the peak, or give the figures that are assumed",
+        remedy="Read the runs below; measure during the peak, or give the figures that are assumed",
     )
     return refuse(answer, (finding,))

@@ -1,4 +1,4 @@
-"""A recommendation as data, with every term of its arithmetic: what ``recommend`` prints and writes as JSON."""
+"""A recommendation as data, with every term of its arithmetic. ``recommend`` makes it; reports and JSON show it."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ Trust = Literal["high", "medium", "low", "refused"]
 
 @dataclass(frozen=True, slots=True)
 class Parallelism:
-    """Connections of the service active or idle in a transaction; None: not known."""
+    """Number of connections of the service that were active or idle in a transaction; None: not known."""
 
     mean: float | None = None
     p95: float | None = None
@@ -29,13 +29,16 @@ class Parallelism:
 
 @dataclass(frozen=True, slots=True)
 class HoldTime:
+    """Seconds from acquire to release, and the coefficient of variation; None: not known."""
+
     mean: float | None = None
     cv: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What the answer stands on. ``begun_at`` is "from" in JSON. ``sources``: measured, given or assumed, of each."""
+    """The figures behind the recommendation. ``begun_at`` is "from" in JSON. ``sources`` maps each figure to measured,
+    given or assumed."""
 
     begun_at: str | None
     window: float | None
@@ -52,9 +55,9 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Of each process's pool; times in seconds. None: refused, no number is better than the one there is.
+    """The settings for the pool of each process; times are seconds. None: refused, no number can be recommended.
 
-    ``max_lifetime_jitter``: at most so much is added to each connection's max_lifetime, at random.
+    ``max_lifetime_jitter`` is the most that is added at random to the max_lifetime of each connection.
     """
 
     max_open: int | None
@@ -70,8 +73,11 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """``binding``: the term that decides max_open, None where it is refused; ``next_binding``: the one that would, if
-    the first were lifted. ``worst_case_connections``: the whole fleet at its largest with every pool full."""
+    """A size with its reasons.
+
+    ``binding`` is the term that decides max_open, None for a refusal; ``next_binding`` is the term that would decide if
+    the first were lifted. ``worst_case_connections`` is the connections of the largest fleet with every pool full.
+    """
 
     measured: Measured
     capacity: Capacity
@@ -91,16 +97,18 @@ class Recommendation:
 
     @property
     def is_refused(self) -> bool:
+        """Whether no size is recommended."""
         return self.recommendation.confidence == "refused"
 
     def to_dict(self) -> dict[str, Any]:
-        """The contract's section 5, all but ``config`` and ``verification``, which others make."""
+        """Return the values that `recommend --json` writes, without ``config`` and ``verification``."""
         plain = asdict(self)
         plain["measured"] = {"from": plain["measured"].pop("begun_at"), **plain["measured"]}
         return plain
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Recommendation":
+        """Rebuild a recommendation from the values of ``to_dict``."""
         measured = {("begun_at" if key == "from" else key): value for key, value in values["measured"].items()}
         recommendation: Recommendation = from_dict(cls, {**values, "measured": measured})
         return recommendation

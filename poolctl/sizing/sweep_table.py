@@ -1,4 +1,4 @@
-"""A sweep: throughput measured at several numbers of connections, as a table that a load test wrote."""
+"""A sweep as a table: the throughput that a load test measured at several numbers of connections."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -18,9 +18,9 @@ FORM = "connections,throughput[,latency]"
 
 @dataclass(frozen=True, slots=True)
 class SweepPoint:
-    """One window of a load test: so many connections kept busy, so many requests per second.
+    """One window of a load test: the number of connections kept busy, and requests per second.
 
-    ``latency`` is the mean time of a request in seconds, None where it was not measured.
+    ``latency`` is the mean time of a request in seconds, None if it was not measured.
     """
 
     connections: int
@@ -29,11 +29,11 @@ class SweepPoint:
 
 
 def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
-    """The rows of a CSV table with the columns connections, throughput and, optionally, latency.
+    """Parse a CSV table with the columns connections, throughput and, optionally, latency.
 
-    Rows may stand in any order and repeat; blank lines and lines that begin with # are left out. A first line of
-    numbers means that there is no header. A bare latency is seconds, unless the column is named latency_ms; units may
-    be written ("5.6ms"). Raises BadInput with the line for anything else, and for fewer than two rows.
+    Rows may repeat and have any order; blank lines and lines that begin with # are ignored. If the first line consists
+    of numbers, there is no header. A bare latency is in seconds, unless the column is named latency_ms; units may be
+    written ("5.6ms"). Raises BadInput with the line for anything else, and for fewer than two rows.
     """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     lines = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
@@ -46,8 +46,8 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     points = tuple(_read_row(cells, columns, scale, f"{name}, line {number}") for number, cells in rows)
     if len(points) < 2:
         raise BadInput(
-            f"{name}: {plural(len(points), 'row')}: a sweep has two or more",
-            hint=f"write a table with the columns {FORM}, one row for each number of connections that was measured",
+            f"{name}: {plural(len(points), 'row')}: a sweep needs two or more",
+            hint=f"write a table with the columns {FORM}, one row for each number of connections measured",
         )
     return points
 
@@ -94,7 +94,7 @@ def _is_number(text: str) -> bool:
 
 
 def average_points(points: Iterable[SweepPoint]) -> tuple[SweepPoint, ...]:
-    """One point for each number of connections, ascending: the means of its rows."""
+    """Return one point for each number of connections, ascending: the means of its rows."""
     groups: dict[int, list[SweepPoint]] = {}
     for point in points:
         groups.setdefault(point.connections, []).append(point)

@@ -1,4 +1,4 @@
-"""The statement that most of the database's time goes into, and what an index would be on."""
+"""The statement that most of the database's execution time goes into, and what an index would be on."""
 
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.load import statement_growth, work_of
@@ -8,9 +8,9 @@ from poolctl.sizing.figures import TopStatement
 
 
 def find_top_statement(observation: Observation) -> TopStatement | None:
-    """By pg_stat_statements where it is there, else by what the samples saw at work. None where neither saw any.
+    """Find it by pg_stat_statements where that is installed, else by the samples; None if neither shows a statement.
 
-    ``column`` is a guess from the statement's text: the first that its WHERE compares.
+    ``column`` is a guess from the text of the statement: the first column that its WHERE compares.
     """
     facts = LiveFacts(observation)
     work = work_of(facts)
@@ -33,7 +33,7 @@ def find_top_statement(observation: Observation) -> TopStatement | None:
 
 
 def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
-    """Calls, rows and seconds of that statement within the window."""
+    """Return calls, rows and seconds of that statement within the window."""
     samples = [sample for sample in facts.samples if sample.statements]
     before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
     calls = rows = 0
@@ -48,10 +48,10 @@ def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
 
 
 def _estimate_rows_read(samples: tuple[ServerSample, ...], table: str, calls: int) -> float | None:
-    """By one call: what scans from end to end read in the window, by calls of the statement, else by scans."""
+    """Estimate the rows that one call reads: rows of sequential scans in the window, by calls, else by scans."""
     seen = [each for sample in samples for each in sample.tables if each.name == table]
     if len(seen) < 2:
         return None
     read, scans = seen[-1].rows_read - seen[0].rows_read, seen[-1].scans - seen[0].scans
-    # A statement that ended in the window was read for in part before it, and parallel workers each count a scan.
+    # Scans are the worse divisor: a scan may begin before the window, and each parallel worker counts one.
     return read / (calls or scans) if calls or scans > 0 else float(seen[-1].live_rows)

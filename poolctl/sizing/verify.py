@@ -1,8 +1,8 @@
-"""Whether a recommendation holds: the scenarios that would show it wrong, and the judgment of their runs.
+"""The verification of a recommendation: the scenarios that would prove it wrong, and the judgment of their runs.
 
-Pure: whoever runs the scenarios (the model engine, or the live one) hands the summaries back. The fleet is simulated
-as it usually is at several sizes of the pool, then at its largest in the middle of a deploy, and through a failover,
-with the settings recommended and with those there are now.
+Pure: the caller runs the scenarios, on the model or live, and hands in the summaries. The usual fleet is simulated with
+several sizes of the pool, then the largest fleet, a deploy and a failover; with the recommended settings and with the
+present ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,23 +18,23 @@ from poolctl.sizing.figures import Figures, estimate_hold
 from poolctl.sizing.recommendation import Recommendation
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
-"""Sizes beside the recommended one, as multiples of it (sizing reference, section 6)."""
+"""Sizes that are tried, as multiples of the recommended one."""
 
 REQUESTS = 60_000
-"""Acquires that a verification run has, about: a p99 then rests on 600 of them."""
+"""About how many acquires a run has: its p99 then rests on 600 of them."""
 SHORTEST, LONGEST = 10.0, 300.0
-"""Seconds of virtual time of a run."""
+"""Limits of the virtual seconds of a run."""
 
 BEST_SHARE = 0.97
-"""Of the best throughput among the sizes swept, that the recommended one must reach."""
+"""Share of the best throughput among the tried sizes that the recommended one must reach."""
 WAIT_SLACK = 1.25
-"""p99 waits of one run scatter by a tenth and more; the two-moment formula that sized the pool errs by a fifth
-(sizing reference, 5.3)."""
+"""Factor on the wait target. p99 waits of one run scatter by a tenth and more; the two-moment formula that sized the
+pool errs by a fifth."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A scenario to run. ``moment``: steady, deploy or failover; ``is_current``: with the settings there are now."""
+    """A scenario to run. ``moment``: steady, largest, deploy or failover; ``is_current``: with the present settings."""
 
     name: str
     moment: str
@@ -45,7 +45,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class TrialOutcome:
-    """What a trial came to. ``reopened_rate``: connections a second that were opened again."""
+    """The result of a trial. ``reopened_rate``: connections per second that were opened again."""
 
     name: str
     moment: str
@@ -61,7 +61,7 @@ class TrialOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """``passed`` False: the recommendation must not be printed as one; ``failures`` say why, a sentence each."""
+    """``passed`` False: the recommendation must not be printed as one, and ``failures`` say why, a sentence each."""
 
     swept: tuple[TrialOutcome, ...]
     moments: tuple[TrialOutcome, ...]
@@ -72,6 +72,7 @@ class Verification:
     engine: str = "model"
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the values that `recommend --json` writes under ``verification``."""
         return {
             "swept": [_write_outcome(outcome) for outcome in self.swept],
             "moments": [_write_outcome(outcome) for outcome in self.moments],
@@ -85,13 +86,13 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class _TrialSetting:
-    """What all trials of one verification have in common."""
+    """What all trials of one verification have in common. ``hold``: seconds."""
 
     figures: Figures
     answer: Recommendation
     kind: str
     rate: float
-    """Acquires a second of the whole fleet."""
+    """Acquires per second of the whole fleet."""
     hold: float
 
     def trial(self, name: str, moment: str, max_open: int, instances: int, *, is_current: bool = False) -> Trial:
@@ -119,9 +120,9 @@ class _TrialSetting:
 
 
 def plan_trials(figures: Figures, answer: Recommendation, kind: str = "database/sql") -> tuple[Trial, ...]:
-    """What to run for ``answer``, made from ``figures`` with their defaults filled in (``defaults.fill_defaults``).
+    """Return the trials of ``answer``, made from ``figures`` with their defaults filled in.
 
-    ``kind``: the pool, as scenarios name it. Empty where the load is not known: then nothing can be verified.
+    ``kind`` is the library, as scenarios name it. Empty if the load is not known: then nothing can be verified.
     """
     max_open, rate, hold = answer.recommendation.max_open, _find_fleet_rate(figures), estimate_hold(figures)
     if max_open is None or rate is None or hold is None or rate <= 0 or hold.value <= 0:
@@ -154,17 +155,18 @@ def judge(
     notes: Sequence[str] = (),
     engine: str = "model",
 ) -> Verification:
-    """What the runs of ``plan_trials`` say. A run that was cut off is not among them; without any, nothing has passed.
+    """Judge the runs of ``plan_trials``. Trials that were stopped early are missing; without the recommended size
+    nothing passes.
 
-    The wait target is only asked for where demand decided: where slots, capacity or workers bind, the answer itself
-    says that it cannot be met.
+    The wait target counts only where demand decided the size: where slots, capacity or workers limit it, the
+    recommendation itself says that the target cannot be met.
     """
     outcomes = [summarize_trial(trial, summary) for trial, summary in runs]
     own = [outcome for outcome in outcomes if not outcome.is_current]
     swept = tuple(outcome for outcome in own if outcome.moment == "steady")
     chosen = next((outcome for outcome in swept if outcome.max_open == answer.recommendation.max_open), None)
     if chosen is None:
-        return Verification(swept, (), None, False, ("the run with the recommended size is missing",), tuple(notes))
+        return Verification(swept, (), None, False, ("the run with the recommended size did not finish",), tuple(notes))
     best = max(outcome.throughput for outcome in swept)
     share = chosen.throughput / best if best > 0 else None
     moments = tuple(outcome for outcome in outcomes if outcome.moment != "steady" or outcome.is_current)
@@ -173,6 +175,7 @@ def judge(
 
 
 def summarize_trial(trial: Trial, summary: Summary) -> TrialOutcome:
+    """Extract from a run what the judgment needs."""
     again = max(0, summary.connections.opened - summary.connections.peak_open)
     return TrialOutcome(
         trial.name,
@@ -197,13 +200,13 @@ def _find_failures(
 ) -> list[str]:
     found = []
     if share is not None and share < BEST_SHARE:
-        found.append(f"it reaches {share:.0%} of the best throughput among the sizes tried")
+        found.append(f"it reaches only {share:.0%} of the best throughput among the sizes tried")
     if answer.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
-        found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, of {wait_target * 1000:.3g} ms asked for")
+        found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, and the target is {wait_target * 1000:.3g} ms")
     most = chosen.max_open * answer.fleet.worst_case_processes
     if most > answer.budget.total:
-        # A run refuses nobody as long as no burst fills every pool at once; that is luck, not room.
-        found.append(f"the fleet at its largest can open {most:,} connections, of {answer.budget.total:,} slots")
+        # A run has no refusal as long as no burst fills every pool at once, but that is luck.
+        found.append(f"the largest fleet can open {most:,} connections, and there are {answer.budget.total:,} slots")
     found += [
         f"the server refuses {outcome.refused:,} acquires ({outcome.name})"
         for outcome in outcomes
@@ -213,7 +216,7 @@ def _find_failures(
 
 
 def _write_database(figures: Figures) -> dict[str, Any]:
-    """The slots that are for this service, and the processors where they are known."""
+    """Write the slots that are for this service, and the processors where they are known."""
     taken = _count(figures, "other_connections", 0)
     reserved = _count(figures, "superuser_reserved", 3) + _count(figures, "reserved", 0)
     database: dict[str, Any] = {
@@ -227,7 +230,7 @@ def _write_database(figures: Figures) -> dict[str, Any]:
 
 
 def _write_pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
-    """The recommended settings as far as this pool has them. Another size keeps its idle connections in proportion."""
+    """Write the recommended settings that this library has. Another size keeps idle connections in proportion."""
     sizes = answer.recommendation
     recommended = sizes.max_open or max_open
     idle = max_open if sizes.max_idle is None else min(max_open, ceil(sizes.max_idle * max_open / recommended))
@@ -242,7 +245,7 @@ def _write_pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, A
 
 
 def _is_bound_by_cores(figures: Figures) -> bool:
-    """Whether the processors are busy enough to slow the load down; below that the hold is as it was measured."""
+    """Return True if the processors are busy enough to slow the load; below that the hold is as measured."""
     rate = _find_fleet_rate(figures)
     if figures.cores is None or figures.cpu_time is None or rate is None:
         return False
@@ -250,9 +253,9 @@ def _is_bound_by_cores(figures: Figures) -> bool:
 
 
 def _write_holds(figures: Figures, hold: float) -> dict[str, Any]:
-    """The hold, and the part of it that needs no core, where cores matter.
+    """Write the hold, and the part of it that needs no core, where cores matter.
 
-    The model draws both by themselves, so the second is made constant and the first varies by the work alone.
+    The model draws the two independently, so the second is constant and the first has all of the variation.
     """
     cv = figures.hold_cv.value if figures.hold_cv is not None else 1.0
     work = figures.cpu_time.value if figures.cpu_time is not None else hold

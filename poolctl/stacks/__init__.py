@@ -1,4 +1,4 @@
-"""Recommendations as configuration: one file a library or pooler, each in its own names and units."""
+"""Recommendations as configuration: one file for each library or pooler, in its own names and units."""
 
 from poolctl.stacks.registry import STACKS, find_stack, render
 from poolctl.stacks.settings import PoolAdvice, PoolerAdvice

@@ -1,6 +1,6 @@
-"""From a recommendation to the blocks for the stacks that were asked for.
+"""From a recommendation to the configuration blocks of the requested stacks.
 
-Decides what an application's pool becomes where a pooler's block is asked for beside it.
+Decides which pool size an application gets if the block of a pooler is requested beside it.
 """
 
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from poolctl.stacks.stack import Config
 
 
 def write_configs(answer: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
-    """The blocks for ``stacks``, in that order, and a note about them, "" when they need none.
+    """Return the blocks for ``stacks``, in that order, and a note about them, "" if they need none.
 
-    ``figures``: with their defaults filled in. None where the answer is a refusal, or no slot is left for a pooler.
-    Raises BadInput for a stack that is not known.
+    ``figures``: with their defaults filled in. No blocks for a refusal; no block of a pooler without a free slot.
+    Raises BadInput for an unknown stack.
     """
     found = [find_stack(name) for name in stacks]
     if answer.is_refused or answer.recommendation.max_open is None:
-        return (), "No configuration is written for a refusal" if found else ""
+        return (), "Without a recommended size no configuration is written" if found else ""
     pooler = _complete_pooler(answer, figures)
     behind = answer.pooler.recommended and any(stack.is_pooler for stack in found)
     most = pooler.app_max_open if behind else None
@@ -32,15 +32,15 @@ def write_configs(answer: Recommendation, figures: Figures, stacks: Sequence[str
             configs.append(render(stack.name, advise_pool(answer, max_open=most)))
         elif (advice := advise_pooler(pooler, figures)) is not None:
             configs.append(render(stack.name, advice))
-    note = f"The applications' blocks are for behind the pooler: max_open {most} in each process" if most else ""
+    note = f"The blocks of applications are for use behind the pooler: max_open {most} in each process" if most else ""
     return tuple(configs), note
 
 
 def advise_pool(answer: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
-    """For the pool of each process; ``max_open`` None: the recommended one. Raises ValueError for a refusal.
+    """Return the settings for the pool of each process; ``max_open`` None: the recommended size.
 
-    A recommendation's jitter comes on top of its lifetime, an advice's is a share of the longest life: both mean that
-    connections live from max_lifetime to max_lifetime + jitter.
+    Raises ValueError for a refusal. A recommendation adds its jitter to the lifetime; an advice takes it off the
+    longest life, as a share. Both mean that connections live from max_lifetime to max_lifetime + jitter.
     """
     sizes = answer.recommendation
     if sizes.max_open is None:
@@ -61,7 +61,7 @@ def advise_pool(answer: Recommendation, *, max_open: int | None = None) -> PoolA
 
 
 def advise_pooler(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
-    """None where there is no slot for a pooler at all."""
+    """Return the settings for a pooler; None if no slot is left for it."""
     bouncer, pgpool = pooler.pgbouncer, pooler.pgpool
     if bouncer is None:
         return None

@@ -1,4 +1,6 @@
-"""Django, both ways: a psycopg_pool (5.1 and later, psycopg 3), or one persistent connection for each thread."""
+"""Django, in both ways: with a psycopg_pool (5.1 and later, psycopg 3), or one persistent connection for each
+thread.
+"""
 
 from collections.abc import Iterator
 
@@ -9,9 +11,9 @@ from poolctl.stacks.stack import Stack
 
 
 def _pool(advice: PoolAdvice) -> Iterator[str]:
-    yield "# Below DATABASES. A pool for each process and alias. A connection goes back when its request ends:"
-    yield "# threads beyond max_size wait for whole requests."
-    yield 'DATABASES["default"]["CONN_MAX_AGE"] = 0  # with any other value the pool is refused'
+    yield "# Below DATABASES. Each process has a pool for each alias. A connection returns when its request ends,"
+    yield "# so threads beyond max_size wait for whole requests."
+    yield 'DATABASES["default"]["CONN_MAX_AGE"] = 0  # Django refuses the pool with any other value'
     yield 'DATABASES["default"]["CONN_HEALTH_CHECKS"] = True'
     yield 'DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {'
     for name, value, remark in list_settings(advice):
@@ -20,15 +22,15 @@ def _pool(advice: PoolAdvice) -> Iterator[str]:
 
 
 def _persistent(advice: PoolAdvice) -> Iterator[str]:
-    yield "# Below DATABASES. No pool and no limit: each thread keeps a connection for each alias, nobody waits"
-    yield "# for one, and nothing closes an unused one. So the threads are the limit:"
+    yield "# Below DATABASES. There is no pool and no limit: each thread keeps a connection for each alias, and no"
+    yield "# unused connection is closed. So the number of threads is the limit:"
     yield f"# at most {advice.max_open} in each process (gunicorn --threads {advice.max_open})."
     yield 'DATABASES["default"] |= {'
     if advice.max_lifetime is None:
-        yield '    "CONN_MAX_AGE": None,  # for ever; 0 would open one for each request'
+        yield '    "CONN_MAX_AGE": None,  # no limit; 0 would open a connection for each request'
     else:
         age = round_seconds(advice.max_lifetime)
-        yield f'    "CONN_MAX_AGE": {age},  # seconds, looked at with each request; no jitter'
+        yield f'    "CONN_MAX_AGE": {age},  # seconds, checked at each request; no jitter'
     yield '    "CONN_HEALTH_CHECKS": True,  # without it the first request after a failover fails'
     yield "}"
 

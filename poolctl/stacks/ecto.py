@@ -1,7 +1,7 @@
 """Ecto, whose pool is DBConnection's. Times are milliseconds.
 
-All connections are opened at start and stay. Its queue has CoDel in place of a maximum wait: when no request of an
-interval was served within queue_target, those that have waited twice as long are dropped.
+All connections are opened at start and stay open. Instead of a longest wait its queue has CoDel: if every request of an
+interval waited longer than queue_target, requests that have waited twice as long are dropped.
 """
 
 from collections.abc import Iterator
@@ -14,18 +14,18 @@ _A_DAY = 86_400.0
 
 
 def _write(advice: PoolAdvice) -> Iterator[str]:
-    yield "# All are opened at start and stay open: there is no idle time."
+    yield "# All connections are opened at start and stay open: there is no idle time."
     yield "config :my_app, MyApp.Repo,"
     yield f"  pool_size: {advice.max_open},"
     if advice.least_lifetime is not None and advice.max_lifetime is not None:
         shortest, longest = round_milliseconds(advice.least_lifetime), round_milliseconds(advice.max_lifetime)
-        yield "  # A range, from db_connection 2.10 on: each connection draws its own."
+        yield "  # A range, since db_connection 2.10: each connection draws its own lifetime."
         yield f"  max_lifetime: {group_digits(shortest)}..{group_digits(longest)},"
     if advice.acquire_timeout is None:
-        yield "  # There is no off; the option timeout (15 s) ends waiting and holding together."
+        yield "  # It cannot be switched off. The option timeout (15 s) limits waiting and holding together."
         yield f"  queue_target: {group_digits(round_milliseconds(_A_DAY))}"
     else:
-        yield "  # No maximum wait: under overload those are dropped that waited for twice the target."
+        yield "  # There is no longest wait: under overload, requests that waited for twice the target are dropped."
         yield f"  queue_target: {group_digits(round_milliseconds(advice.acquire_timeout / 2))}"
 
 

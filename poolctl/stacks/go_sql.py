@@ -1,8 +1,8 @@
 """Go's database/sql.
 
-The order of the setters is part of the answer: SetMaxOpenConns lowers the idle limit for good when it is the smaller,
-and up to Go 1.24 an idle time that is set after the lifetime, with a connection open, is not looked at before the
-lifetime's next tick (golang/go issue 45993).
+The order of the setters matters: SetMaxOpenConns lowers the idle limit permanently if it is the smaller one. Up to Go
+1.24, an idle time that is set after the lifetime, while a connection is open, has no effect before the lifetime's next
+timer (golang/go issue 45993).
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from poolctl.stacks.stack import Stack
 def _write(advice: PoolAdvice) -> Iterator[str]:
     yield "// Right after sql.Open, before the first query, in this order."
     yield f"db.SetMaxOpenConns({advice.max_open})"
-    yield "// Not set it is 2: all above are closed at every release."
+    yield "// Default 2: with more in use, each release closes a connection."
     yield f"db.SetMaxIdleConns({advice.max_idle})"
     if advice.max_lifetime is None:
         yield "db.SetConnMaxLifetime(0) // off"
@@ -31,17 +31,17 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     else:
         yield f"db.SetConnMaxIdleTime({format_go_duration(advice.max_idle_time)})"
     if advice.acquire_timeout is None:
-        yield "// An acquire waits for as long as the context of its caller."
+        yield "// An acquire waits until the context of its caller ends."
     else:
-        yield "// Only the caller's context ends the wait for a connection, and with it the query:"
+        yield "// Only the context of the caller limits the wait for a connection; it limits the query, too:"
         yield f"//   ctx, cancel := context.WithTimeout(ctx, {_within(format_go_duration(advice.acquire_timeout))})"
         yield "//   defer cancel()"
     if advice.min_idle:
-        yield f"// No setting keeps {advice.min_idle} ready: they open with the first requests."
+        yield f"// No setting keeps {advice.min_idle} connections open: they open with the first requests."
 
 
 def _within(expression: str) -> str:
-    """As gofmt writes it where it is a part of another expression."""
+    """Format an expression as gofmt does inside another expression."""
     return expression.replace(" ", "")
 
 

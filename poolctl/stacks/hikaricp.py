@@ -1,7 +1,7 @@
 """HikariCP, in Java and as Spring Boot's properties. Times are milliseconds; 0 is off.
 
-A value that it takes for too small it replaces by its own, with a line in the log: a lifetime below 30 s by 30 minutes,
-an idle time below 10 s by 10 minutes, a timeout below 250 ms by 30 s. So the least that it takes is written instead.
+A value that is too small is replaced by a default, with a line in the log: a lifetime below 30 s by 30 minutes, an idle
+time below 10 s by 10 minutes, a timeout below 250 ms by 30 s. So the smallest accepted value is written instead.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ _LIVES_LEAST = 30_000
 _IDLES_LEAST = 10_000
 _WAITS_LEAST = 250
 _MARGIN = 1_000
-"""An idle time that ends less than this before the lifetime is switched off."""
+"""An idle time that ends less than this before the lifetime is switched off by the pool."""
 
 _FACTOR = "com.zaxxer.hikari.lifeTimeVarianceFactor"
 
@@ -39,35 +39,36 @@ def _at_least(least: int, time: float | None) -> int:
 
 
 def _jitter(advice: PoolAdvice) -> str:
-    """What the pool takes off each lifetime: up to a quarter by itself (since 6.1), else 1 / factor of it."""
+    """Describe what the pool takes off each lifetime: up to a quarter by default (since 6.1), else 1 / factor."""
     if advice.max_lifetime is None:
         return ""
     share = advice.max_lifetime_jitter
     factor = 40 if share < 1 / 40 else max(2, round(1 / share))
     if factor == 4:
-        return "Jitter: the pool itself takes up to 25 % off (since 6.1; 2.5 % before)."
-    return f"Jitter: up to 25 % less. -D{_FACTOR}={factor} makes it {100 / factor:.3g} %."
+        return "Jitter: the pool shortens each lifetime by up to 25 % (since 6.1; 2.5 % before)."
+    return f"Jitter: up to 25 % off each; -D{_FACTOR}={factor} makes it {100 / factor:.3g} %."
 
 
 def _java(advice: PoolAdvice) -> Iterator[str]:
     times = _times(advice)
-    yield "// Milliseconds. A value that is too small is replaced by the default, with no more than a warning."
+    yield "// Milliseconds. A value that is too small becomes the default, with only a warning in the log."
     yield "HikariConfig config = new HikariConfig();"
     yield 'config.setJdbcUrl(System.getenv("JDBC_DATABASE_URL"));'
     yield f"config.setMaximumPoolSize({advice.max_open});"
-    yield f"config.setMinimumIdle({advice.min_idle}); // not set it is the maximum: a pool of fixed size"
+    yield f"config.setMinimumIdle({advice.min_idle}); // default: the maximum, a pool of fixed size"
     if jitter := _jitter(advice):
         yield f"// {jitter}"
     yield f"config.setMaxLifetime({group_digits(times.lifetime)});{_off(times.lifetime, ' // 0 is off')}"
     yield f"config.setIdleTimeout({group_digits(times.idle)});{_off(times.idle, ' // 0 is off')}"
-    yield f"config.setConnectionTimeout({group_digits(times.timeout)});{_off(times.timeout, ' // 0 waits for ever')}"
+    no_limit = _off(times.timeout, " // 0 waits without a limit")
+    yield f"config.setConnectionTimeout({group_digits(times.timeout)});{no_limit}"
     yield "HikariDataSource dataSource = new HikariDataSource(config);"
 
 
 def _spring(advice: PoolAdvice) -> Iterator[str]:
     times = _times(advice)
     prefix = "spring.datasource.hikari"
-    yield "# Milliseconds; 0 is off. Too small a value is replaced by the default, with no more than a warning."
+    yield "# Milliseconds; 0 is off. A value that is too small becomes the default, with only a warning in the log."
     yield f"{prefix}.maximum-pool-size={advice.max_open}"
     yield f"{prefix}.minimum-idle={advice.min_idle}"
     if jitter := _jitter(advice):

@@ -1,4 +1,6 @@
-"""knex, whose pool is tarn. Its times are milliseconds above 0: tarn throws for a 0, so off is the longest timer."""
+"""knex, whose pool is tarn. Times are milliseconds above 0: tarn throws an error for 0, so the longest timer means
+off.
+"""
 
 from collections.abc import Iterator
 
@@ -13,7 +15,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield "  connection: process.env.DATABASE_URL,"
     yield f"  acquireConnectionTimeout: {_timer(advice.acquire_timeout)}"
     yield "  pool: {"
-    yield f"    min: {advice.min_idle}, // not given it is 2"
+    yield f"    min: {advice.min_idle}, // default 2"
     yield f"    max: {advice.max_open},"
     yield f"    idleTimeoutMillis: {_timer(advice.max_idle_time)}"
     if advice.least_lifetime is not None:
@@ -23,13 +25,13 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
             yield f"    maxConnectionLifetimeJitterMillis: {jitter}, // added to the lifetime"
     yield "  },"
     yield "};"
-    yield "// In a transaction each query needs .transacting(trx): one without takes a second connection,"
-    yield "// and many such requests at once wait for each other."
+    yield "// In a transaction each query needs .transacting(trx): a query without it takes a second connection,"
+    yield "// and many such requests at the same time wait for each other for ever."
 
 
 def _timer(time: float | None) -> str:
     if time is None:
-        return f"{LONGEST_JS_TIMER}, // the longest, 25 days: 0 throws"
+        return f"{LONGEST_JS_TIMER}, // the longest timer, 25 days: 0 throws an error"
     return f"{min(round_milliseconds(time), LONGEST_JS_TIMER)},"
 
 

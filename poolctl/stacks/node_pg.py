@@ -1,6 +1,6 @@
-"""node-postgres (pg-pool), and what passes its options on: TypeORM, and Prisma 7 with its pg adapter.
+"""node-postgres (pg-pool), and the libraries that pass its options on: TypeORM, and Prisma 7 with its pg adapter.
 
-Times are milliseconds, except the lifetime. 0 is off for each of them; not given, an acquire waits for ever.
+Times are milliseconds, except the lifetime. 0 switches each of them off; by default an acquire waits without a limit.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _LONGEST_LIFETIME = LONGEST_JS_TIMER // 1000
 
 
 def round_timer(time: float | None) -> int:
-    """Milliseconds for a JavaScript timer; 0 is off, and so is a time that the timer could not hold."""
+    """Return milliseconds for a JavaScript timer; 0, which is off, also for a time that is too long for a timer."""
     if time is None or round_milliseconds(time) > LONGEST_JS_TIMER:
         return 0
     return round_milliseconds(time)
@@ -21,7 +21,7 @@ def round_timer(time: float | None) -> int:
 
 def _idle(advice: PoolAdvice) -> Iterator[str]:
     if advice.min_idle:
-        yield f"min: {advice.min_idle}, // spared by idleTimeoutMillis; nothing is opened ahead"
+        yield f"min: {advice.min_idle}, // idleTimeoutMillis spares so many; none is opened in advance"
     yield f"idleTimeoutMillis: {round_timer(advice.max_idle_time)}," + (
         " // 0 is off" if not advice.max_idle_time else ""
     )
@@ -30,14 +30,14 @@ def _idle(advice: PoolAdvice) -> Iterator[str]:
         yield "maxLifetimeSeconds: 0, // 0 is off"
     elif jitter:
         longest = round_seconds(lifetime)
-        yield f"maxLifetimeSeconds: {longest} - Math.floor(Math.random() * {jitter}), // seconds; no jitter of its own"
+        yield f"maxLifetimeSeconds: {longest} - Math.floor(Math.random() * {jitter}), // seconds; it has no jitter"
     else:
-        yield f"maxLifetimeSeconds: {round_seconds(lifetime)}, // seconds, unlike the others"
+        yield f"maxLifetimeSeconds: {round_seconds(lifetime)}, // seconds, unlike the other times"
 
 
 def _patience(advice: PoolAdvice) -> str:
     limit = round_timer(advice.acquire_timeout)
-    return f"{limit}, // for the queue, and again for opening" if limit else "0, // 0 waits for ever"
+    return f"{limit}, // limits the queue, and again the opening" if limit else "0, // 0 waits without a limit"
 
 
 def _pg(advice: PoolAdvice) -> Iterator[str]:
@@ -50,7 +50,7 @@ def _pg(advice: PoolAdvice) -> Iterator[str]:
         yield f"  {line}"
     yield f"  connectionTimeoutMillis: {_patience(advice)}"
     yield "});"
-    yield "// Without a listener the process dies when the server closes an idle connection."
+    yield "// Without a listener the process ends when the server closes an idle connection."
     yield 'pool.on("error", (error) => console.error("idle database connection lost:", error.message));'
     yield "module.exports = pool;"
 
@@ -68,14 +68,14 @@ def _typeorm(advice: PoolAdvice) -> Iterator[str]:
         yield f"    {line}"
     yield "  },"
     yield "});"
-    yield "// A QueryRunner of your own holds its connection until release(): call it in a finally."
+    yield "// A QueryRunner that you create holds its connection until release(): call it in a finally block."
 
 
 def _prisma(advice: PoolAdvice) -> Iterator[str]:
     yield 'import { PrismaPg } from "@prisma/adapter-pg";'
     yield 'import { PrismaClient } from "./generated/prisma/client";'
     yield ""
-    yield "// connection_limit and pool_timeout in the URL, as in Prisma 6, no longer do anything."
+    yield "// connection_limit and pool_timeout in the URL, as in Prisma 6, have no effect any more."
     yield "const adapter = new PrismaPg({"
     yield "  connectionString: process.env.DATABASE_URL,"
     yield f"  max: {advice.max_open},"
@@ -83,7 +83,7 @@ def _prisma(advice: PoolAdvice) -> Iterator[str]:
         yield f"  {line}"
     yield f"  connectionTimeoutMillis: {_patience(advice)}"
     yield "});"
-    yield "export const prisma = new PrismaClient({ adapter }); // one a process: each has a pool of its own"
+    yield "export const prisma = new PrismaClient({ adapter }); // one for each process: each client has its own pool"
 
 
 NODE_PG = Stack(

@@ -1,4 +1,4 @@
-"""Npgsql. Times are whole seconds; 0 is off for the lifetime alone."""
+"""Npgsql. Times are whole seconds; 0 switches off the lifetime, and no other time."""
 
 from collections.abc import Iterator
 
@@ -6,42 +6,44 @@ from poolctl.stacks.settings import PoolAdvice
 from poolctl.stacks.spelling import round_seconds
 from poolctl.stacks.stack import Stack
 
-_LOOKS_EVERY = 10
-"""Seconds of ConnectionPruningInterval; an idle lifetime below it is refused."""
+_PRUNES_EVERY = 10
+"""Default ConnectionPruningInterval in seconds; Npgsql refuses a shorter idle lifetime."""
 
 _LONGEST_TIMEOUT = 1024
 
 
 def _write(advice: PoolAdvice) -> Iterator[str]:
     lifetime, jitter = advice.max_lifetime, round(advice.jitter_time)
-    # Nothing is pruned at or below the minimum, and the idle lifetime has no off.
+    # The idle lifetime cannot be switched off, but connections within the minimum are never pruned.
     least = advice.max_open if advice.max_idle_time is None else advice.min_idle
     yield 'var settings = new NpgsqlConnectionStringBuilder(builder.Configuration.GetConnectionString("Default"))'
     yield "{"
     yield f"    MaxPoolSize = {advice.max_open},"
-    yield f"    MinPoolSize = {least}," + ("" if advice.max_idle_time else " // no idle limit: never pruned below it")
+    yield f"    MinPoolSize = {least}," + (
+        "" if advice.max_idle_time else " // no idle limit: all connections are kept"
+    )
     if lifetime is None:
-        yield "    ConnectionLifetime = 0, // 0 is off; since 9 it is an hour when not given"
+        yield "    ConnectionLifetime = 0, // 0 is off; the default since 9 is an hour"
     elif jitter:
         longest = round_seconds(lifetime)
-        yield f"    ConnectionLifetime = {longest} - Random.Shared.Next({jitter}), // seconds; no jitter of its own"
+        yield f"    ConnectionLifetime = {longest} - Random.Shared.Next({jitter}), // seconds; the pool has no jitter"
     else:
         yield f"    ConnectionLifetime = {round_seconds(lifetime)}, // seconds"
     if advice.max_idle_time is not None:
         idle = round_seconds(advice.max_idle_time)
         yield f"    ConnectionIdleLifetime = {idle},"
-        if idle < _LOOKS_EVERY:
-            yield f"    ConnectionPruningInterval = {idle}, // not above the idle lifetime"
+        if idle < _PRUNES_EVERY:
+            yield f"    ConnectionPruningInterval = {idle}, // must not exceed the idle lifetime"
     yield f"    Timeout = {_timeout(advice.acquire_timeout)}"
     yield "};"
-    yield "// One data source a process: every other connection string has a pool of its own."
+    yield "// One data source for each process: every different connection string has its own pool."
     yield "builder.Services.AddSingleton(NpgsqlDataSource.Create(settings));"
 
 
 def _timeout(time: float | None) -> str:
     if time is None:
-        return f"{_LONGEST_TIMEOUT}, // the most that it takes; the limit of opening a connection as well"
-    return f"{min(round_seconds(time), _LONGEST_TIMEOUT)}, // the limit of opening a connection as well"
+        return f"{_LONGEST_TIMEOUT}, // the largest value; also limits opening a connection"
+    return f"{min(round_seconds(time), _LONGEST_TIMEOUT)}, // also limits opening a connection"
 
 
 STACK = Stack(

@@ -1,4 +1,4 @@
-"""Odyssey. pool_timeout is milliseconds, the other times are seconds; 0 is off but for the lifetime."""
+"""Odyssey. pool_timeout is in milliseconds, other times in seconds; 0 is off, except for the lifetime."""
 
 from collections.abc import Iterator
 
@@ -10,14 +10,14 @@ from poolctl.stacks.stack import Stack
 def _write(advice: PoolerAdvice) -> Iterator[str]:
     wait = 0 if advice.query_wait_timeout is None else round_milliseconds(advice.query_wait_timeout)
     idle = 0 if advice.server_idle_timeout is None else round_seconds(advice.server_idle_timeout)
-    yield "# Into the route that is there; each route, a user of a database, has such a pool."
+    yield "# Add to your route; each route, a user of a database, has such a pool."
     yield 'database "app" {'
     yield '\tuser "app" {'
     yield f'\t\tpool "{advice.pool_mode}"'
-    yield "\t\t# Not given it is 0, and 0 is unlimited."
+    yield "\t\t# Default 0, which is unlimited."
     yield f"\t\tpool_size {advice.default_pool_size}"
     yield f"\t\tmin_pool_size {advice.min_pool_size}"
-    yield "\t\t# Milliseconds; the others are seconds. 0 waits for ever."
+    yield "\t\t# Milliseconds; the other times are seconds. 0 waits without a limit."
     yield f"\t\tpool_timeout {wait}"
     yield f"\t\tpool_ttl {idle}"
     yield f"\t\tserver_lifetime {round_seconds(advice.server_lifetime or FOR_EVER)}"

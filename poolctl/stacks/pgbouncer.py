@@ -1,4 +1,4 @@
-"""PgBouncer. Times are seconds. 0 is off, except for server_lifetime: there it means "use once"."""
+"""PgBouncer. Times are seconds. 0 is off, except for server_lifetime, where it means "use once"."""
 
 from collections.abc import Iterator
 
@@ -11,15 +11,15 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield "[pgbouncer]"
     yield f"pool_mode = {advice.pool_mode}"
     if advice.pool_mode != "session":
-        yield "; What a session sets (SET, LISTEN, advisory locks, temporary tables) is lost between transactions."
-    yield "; For each pair of user and database; max_db_connections is the hard stop. Both for each process."
+        yield "; Session state (SET, LISTEN, advisory locks, temporary tables) is lost between transactions."
+    yield "; Per pair of user and database; max_db_connections is the hard limit. Both are per PgBouncer process."
     yield f"default_pool_size = {advice.default_pool_size}"
     yield f"reserve_pool_size = {advice.reserve_pool_size}"
     if advice.reserve_pool_size:
         yield f"reserve_pool_timeout = {format_seconds(advice.reserve_pool_timeout)}"
     yield f"min_pool_size = {advice.min_pool_size}"
     yield f"max_db_connections = {advice.max_db_connections or 0}"
-    yield "; Clients; needs as many open files (ulimit -n) and those of the servers on top."
+    yield "; Clients. PgBouncer needs as many open files (ulimit -n), plus one for each server connection."
     yield f"max_client_conn = {advice.max_client_conn}"
     yield f"query_wait_timeout = {_off_is_0(advice.query_wait_timeout)}"
     yield f"server_lifetime = {format_seconds(advice.server_lifetime or FOR_EVER)}"

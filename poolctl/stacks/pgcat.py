@@ -1,4 +1,5 @@
-"""PgCat. Times are milliseconds without an off. Its code and its documents name different defaults: each is written."""
+"""PgCat. Times are milliseconds and cannot be switched off. Code and documents have different defaults, so each is
+written."""
 
 from collections.abc import Iterator
 
@@ -8,9 +9,9 @@ from poolctl.stacks.stack import Stack
 
 
 def _write(advice: PoolerAdvice) -> Iterator[str]:
-    yield "# Milliseconds, without an off: 0 would be over at once. Into the tables that are there."
+    yield "# Add to your tables. Milliseconds; none can be switched off, and 0 ends at once."
     yield "[general]"
-    yield "# How long a client waits for a server connection, whatever its name says."
+    yield "# Despite its name, how long a client waits for a server connection."
     yield f"connect_timeout = {_limit(advice.query_wait_timeout)}"
     yield f"idle_timeout = {_limit(advice.server_idle_timeout)}"
     yield f"server_lifetime = {_limit(advice.server_lifetime)}"
@@ -18,11 +19,11 @@ def _write(advice: PoolerAdvice) -> Iterator[str]:
     yield "[pools.app]"
     yield f'pool_mode = "{advice.pool_mode}"'
     yield ""
-    yield "# For each user, and for each PgCat process."
+    yield "# Per user and per PgCat process."
     yield "[pools.app.users.0]"
     yield f"pool_size = {advice.default_pool_size}"
     yield f"min_pool_size = {advice.min_pool_size}"
-    yield "# It has no limit of clients, no reserve and no sum over users."
+    yield "# PgCat has no limit of clients, no reserve and no limit for all users together."
 
 
 def _limit(time: float | None) -> int:

@@ -1,4 +1,4 @@
-"""Pgpool-II. Each child serves one client and keeps connections of its own, so the two limits are multiplied.
+"""Pgpool-II. Each child process serves one client and keeps its own connections, so the two limits multiply.
 
 connection_life_time counts from when the client left, so it is poolctl's idle time; there is no lifetime.
 """
@@ -12,19 +12,19 @@ from poolctl.stacks.stack import Stack
 
 def _write(advice: PoolerAdvice) -> Iterator[str]:
     children, cached = advice.children, advice.cached_by_child
-    yield f"# The server may see {children} x {cached} = {children * cached} connections: by default they are 128."
-    yield "# Clients at once. One more waits in the listen queue, for ever and unseen."
+    yield f"# The server may see {children} x {cached} = {children * cached} connections; the default is 128."
+    yield "# Clients at the same time. One more waits in the listen queue, without a limit and unreported."
     yield f"num_init_children = {children}"
     yield "# Pairs of user and database that each child keeps."
     yield f"max_pool = {cached}"
-    yield "# Seconds since a client left: an idle time, whatever its name says. 0 is off."
+    yield "# Despite its name an idle time: seconds since a client left. 0 is off."
     idle = 0 if advice.server_idle_timeout is None else round_seconds(advice.server_idle_timeout)
     yield f"connection_life_time = {idle}"
     if advice.server_lifetime is not None:
-        yield "# No lifetime: child_max_connections, which ends a child after so many clients, is the nearest."
+        yield "# There is no lifetime. Nearest is child_max_connections, which ends a child after so many clients."
     if advice.max_client_conn > children:
-        yield f"# {advice.max_client_conn} clients do not fit: each holds its child while it is connected."
-        yield "# Smaller pools in the applications, or PgBouncer, which shares connections by transaction."
+        yield f"# {advice.max_client_conn} clients do not fit: each holds a child while it is connected."
+        yield "# Use smaller pools in the applications, or PgBouncer, which shares connections by transaction."
 
 
 STACK = Stack(

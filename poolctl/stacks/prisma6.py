@@ -1,4 +1,4 @@
-"""Prisma up to 6, whose engine has its own pool, set in the URL. Times are seconds; 0 is off."""
+"""Prisma up to 6, whose engine has its own pool, configured in the URL. Times are seconds; 0 is off."""
 
 from collections.abc import Iterator
 
@@ -15,9 +15,9 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
         "max_idle_connection_lifetime": _off_is_0(advice.max_idle_time),
     }
     query = "&".join(f"{name}={value}" for name, value in given.items())
-    yield "# connection_limit not given is 2 x cores + 1, of the machine and not of the container's quota."
-    yield "# Seconds, and 0 is off; no jitter. One PrismaClient a process: each has a pool of its own."
-    yield "# With your own user, password, host and database (behind PgBouncer add pgbouncer=true):"
+    yield "# The default connection_limit is 2 x cores + 1 of the machine, not of the container's quota."
+    yield "# Seconds; 0 is off; no jitter. One PrismaClient for each process: each client has its own pool."
+    yield "# Insert your user, password, host and database (behind PgBouncer add pgbouncer=true):"
     yield f'DATABASE_URL="postgresql://USER:PASSWORD@HOST:5432/DATABASE?{query}"'
 
 

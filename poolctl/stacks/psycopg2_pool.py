@@ -1,4 +1,6 @@
-"""psycopg2's ThreadedConnectionPool: a list under a lock. It does not wait, retire or close what is unused."""
+"""psycopg2's ThreadedConnectionPool: a list under a lock. It never waits, and never closes an old or unused
+connection.
+"""
 
 from collections.abc import Iterator
 
@@ -12,7 +14,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield "from contextlib import contextmanager"
     yield "from psycopg2.pool import ThreadedConnectionPool"
     yield ""
-    yield "# It has no lifetime and no idle time: connections stay until the process ends."
+    yield "# The pool has no lifetime and no idle time: connections stay until the process ends."
     yield f'pool = ThreadedConnectionPool({advice.max_idle}, {advice.max_open}, os.environ["DATABASE_URL"])'
     yield f"slots = threading.BoundedSemaphore({advice.max_open})  # getconn never waits: it raises PoolError at once"
     yield ""
@@ -27,7 +29,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield "        connection = pool.getconn()"
     yield "        try:"
     yield "            yield connection"
-    yield "        finally:  # a connection that is not put back is lost to the pool for good"
+    yield "        finally:  # a connection that is not put back stays lost"
     yield "            pool.putconn(connection)"
     yield "    finally:"
     yield "        slots.release()"

@@ -1,6 +1,6 @@
 """psycopg_pool, by itself and as Django's pool.
 
-It has no word for off: a lifetime of 0 opens a new connection for each use, an idle time of 0 never rests.
+Nothing can be switched off: with a lifetime of 0 each use opens a new connection, and an idle time of 0 is too busy.
 """
 
 from collections.abc import Iterator
@@ -11,21 +11,21 @@ from poolctl.stacks.stack import Stack
 
 
 def list_settings(advice: PoolAdvice) -> Iterator[tuple[str, str, str]]:
-    """Name, value and remark of each of the pool's own arguments."""
-    off = "there is no off"
+    """Yield name, value and comment of each argument of the pool."""
+    off = "cannot be switched off"
     yield "min_size", f"{advice.min_idle}", ""
-    yield "max_size", f"{advice.max_open}", "not given it is min_size: a pool of fixed size"
+    yield "max_size", f"{advice.max_open}", "default: min_size, a pool of fixed size"
     if advice.max_lifetime is None:
         yield "max_lifetime", format_seconds(FOR_EVER), f"{off}: 0 opens a new connection for each use"
     else:
-        yield "max_lifetime", format_seconds(advice.max_lifetime), "seconds; its own jitter takes up to 5 % off"
+        yield "max_lifetime", format_seconds(advice.max_lifetime), "seconds; the pool shortens it by up to 5 %"
     if advice.max_idle_time is None:
-        yield "max_idle", format_seconds(FOR_EVER), f"a time; {off}"
+        yield "max_idle", format_seconds(FOR_EVER), f"seconds; {off}"
     else:
         yield (
             "max_idle",
             format_seconds(advice.max_idle_time),
-            "a time; each time it passes, one unused connection is closed",
+            "seconds; closes one unused connection each time",
         )
     if advice.acquire_timeout is None:
         yield "timeout", format_seconds(FOR_EVER), off
@@ -42,8 +42,8 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield '    os.environ["DATABASE_URL"],'
     for name, value, remark in list_settings(advice):
         yield f"    {name}={value}," + (f"  # {remark}" if remark else "")
-    yield "    # check=ConnectionPool.check_connection: a round trip an acquire; else dead ones are handed out"
-    yield "    open=True,  # in code that is forked later: False, and pool.open() in each process"
+    yield "    # check=ConnectionPool.check_connection finds dead connections; it costs a round trip for each acquire"
+    yield "    open=True,  # in code that forks later: False, and pool.open() in each process"
     yield ")"
 
 

@@ -1,4 +1,4 @@
-"""ActiveRecord: the names of Rails 8.1, and those of 8.0 and before. Times are seconds."""
+"""ActiveRecord, for every version from 6.0 to 8.1. Times are seconds."""
 
 from collections.abc import Iterator
 
@@ -6,7 +6,7 @@ from poolctl.stacks.settings import PoolAdvice
 from poolctl.stacks.spelling import FOR_EVER, format_seconds, round_seconds
 from poolctl.stacks.stack import Stack
 
-_EACH = "# Into the entry that is there. A pool a process: no fewer than its threads (Puma, Sidekiq) use."
+_EACH = "# Add to your entry. Each process has a pool: no smaller than its threads (Puma, Sidekiq) need."
 
 
 def _timeouts(advice: PoolAdvice) -> Iterator[str]:
@@ -15,7 +15,7 @@ def _timeouts(advice: PoolAdvice) -> Iterator[str]:
     else:
         yield f"  idle_timeout: {format_seconds(advice.max_idle_time)}"
     if advice.acquire_timeout is None:
-        yield f"  checkout_timeout: {format_seconds(FOR_EVER)} # there is no off"
+        yield f"  checkout_timeout: {format_seconds(FOR_EVER)} # cannot be switched off"
     else:
         yield f"  checkout_timeout: {format_seconds(advice.acquire_timeout)}"
 
@@ -26,11 +26,11 @@ def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
     yield f"  max_connections: {advice.max_open} # pool still means the same"
     yield f"  min_connections: {advice.min_idle}"
     if advice.max_lifetime is None:
-        yield "  # max_age is not given: off"
+        yield "  # no max_age: off"
     else:
-        # Whole: it cuts off the fraction, and 0 would be off.
+        # Whole seconds: ActiveRecord drops the fraction, and 0 would switch it off.
         yield f"  max_age: {round_seconds(advice.max_lifetime)}"
-        yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; not given it is 0.2"
+        yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; default 0.2"
     yield from _timeouts(advice)
 
 

@@ -1,4 +1,4 @@
-"""All stacks by name, and the one call that writes a configuration."""
+"""All stacks by name, and the one function that writes a configuration."""
 
 import difflib
 import re
@@ -65,7 +65,7 @@ _ALL = (
     supavisor.STACK,
 )
 STACKS: dict[str, Stack] = {stack.name: stack for stack in _ALL}
-"""By the name that JSON carries; ``find_stack`` knows the aliases as well."""
+"""By the name that JSON shows; ``find_stack`` knows the aliases, too."""
 
 
 def _key(name: str) -> str:
@@ -76,19 +76,19 @@ _BY_ALIAS = {_key(alias): stack for stack in _ALL for alias in (stack.name, *sta
 
 
 def find_stack(name: str) -> Stack:
-    """The stack of that name or alias, in any case. Raises BadInput, with the nearest names, for one not known."""
+    """Return the stack with that name or alias, in any case. Raises BadInput with similar names for an unknown one."""
     found = _BY_ALIAS.get(_key(name))
     if found is not None:
         return found
     near = list(dict.fromkeys(_BY_ALIAS[word].name for word in difflib.get_close_matches(_key(name), _BY_ALIAS, 3)))
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
-    raise BadInput(f"{name!r} is no stack that poolctl can write{meant}", hint=f"it knows {', '.join(STACKS)}")
+    raise BadInput(f"{name!r} is not a stack that poolctl can write{meant}", hint=f"stacks: {', '.join(STACKS)}")
 
 
 def render(stack: str, advice: PoolAdvice | PoolerAdvice) -> Config:
-    """The configuration of ``stack`` (a name or alias) that follows ``advice``.
+    """Write the configuration of ``stack`` (a name or alias) that follows ``advice``.
 
-    Raises BadInput for a stack that is not known, TypeError for a pool's advice given to a pooler or the other way.
+    Raises BadInput for an unknown stack, TypeError for a pool's advice given to a pooler or the reverse.
     """
     found = find_stack(stack)
     if not isinstance(advice, found.takes):

@@ -1,6 +1,6 @@
-"""The pools of the Rust world: sqlx, deadpool, r2d2. None has a jitter; deadpool retires nothing by itself.
+"""The pools of Rust: sqlx, deadpool, r2d2. None has a jitter; deadpool closes no old connection by itself.
 
-Where there is a jitter to draw, a process draws its own lifetime with the crate rand.
+With a jitter, each process draws its own lifetime with the crate rand.
 """
 
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from poolctl.stacks.settings import PoolAdvice
 from poolctl.stacks.spelling import FOR_EVER, format_rust_duration, round_seconds
 from poolctl.stacks.stack import Stack
 
-_LOOKS_EVERY = 30.0
-"""Seconds between two looks of deadpool's retiring task, as r2d2 takes for its own."""
+_RETIRES_EVERY = 30.0
+"""Seconds between two runs of deadpool's task that closes old connections, as in r2d2."""
 
 
 def _lifetime(advice: PoolAdvice) -> str:
-    """The lifetime as a Duration, drawn anew by each process where there is a jitter to draw."""
+    """Return the lifetime as a Duration; with a jitter, an expression by which each process draws its own."""
     assert advice.max_lifetime is not None
     assert advice.least_lifetime is not None
     shortest, longest = round_seconds(advice.least_lifetime), round_seconds(advice.max_lifetime)
@@ -38,7 +38,7 @@ def _sqlx(advice: PoolAdvice) -> Iterator[str]:
     idle = "None" if advice.max_idle_time is None else format_rust_duration(advice.max_idle_time)
     yield f"    .idle_timeout({idle})"
     if advice.acquire_timeout is None:
-        yield f"    .acquire_timeout({format_rust_duration(FOR_EVER)}) // there is no off, and Duration::MAX overflows"
+        yield f"    .acquire_timeout({format_rust_duration(FOR_EVER)}) // no off, and Duration::MAX overflows"
     else:
         yield f"    .acquire_timeout({format_rust_duration(advice.acquire_timeout)})"
     yield '    .connect(&std::env::var("DATABASE_URL")?)'
@@ -49,10 +49,10 @@ def _deadpool(advice: PoolAdvice) -> Iterator[str]:
     yield "let pool = Pool::builder(manager)"
     yield f"    .max_size({advice.max_open})"
     if advice.acquire_timeout is None:
-        yield "    .wait_timeout(None) // waits for ever"
+        yield "    .wait_timeout(None) // waits without a limit"
     else:
         yield f"    .wait_timeout(Some({format_rust_duration(advice.acquire_timeout)}))"
-        yield "    .runtime(Runtime::Tokio1) // without it a pool with a timeout is not built"
+        yield "    .runtime(Runtime::Tokio1) // required for a pool with a timeout"
     yield "    .build()?;"
     kept = []
     if advice.max_lifetime is not None:
@@ -63,21 +63,21 @@ def _deadpool(advice: PoolAdvice) -> Iterator[str]:
         kept.append("metrics.last_used() < max_idle_time")
     if kept:
         yield "let retired = pool.clone();"
-        yield "// It has no lifetime and no idle time of its own."
+        yield "// deadpool has no lifetime and no idle time."
         yield "tokio::spawn(async move {"
         yield "    loop {"
-        yield f"        tokio::time::sleep({format_rust_duration(_LOOKS_EVERY)}).await;"
+        yield f"        tokio::time::sleep({format_rust_duration(_RETIRES_EVERY)}).await;"
         yield f"        retired.retain(|_, metrics| {' && '.join(kept)});"
         yield "    }"
         yield "});"
     else:
-        yield "// It has no lifetime and no idle time: a connection stays until it breaks."
+        yield "// deadpool has no lifetime and no idle time: a connection stays until it breaks."
 
 
 def _r2d2(advice: PoolAdvice) -> Iterator[str]:
     yield "let pool = r2d2::Pool::builder()"
     yield f"    .max_size({advice.max_open})"
-    yield f"    .min_idle(Some({advice.min_idle})) // None is max_size: build() would wait for all of them"
+    yield f"    .min_idle(Some({advice.min_idle})) // None means max_size: build() would wait for all"
     if advice.max_lifetime is None:
         yield "    .max_lifetime(None)"
     else:
@@ -85,7 +85,7 @@ def _r2d2(advice: PoolAdvice) -> Iterator[str]:
     idle = "None" if advice.max_idle_time is None else f"Some({format_rust_duration(advice.max_idle_time)})"
     yield f"    .idle_timeout({idle})"
     if advice.acquire_timeout is None:
-        yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // there is no off: 0 panics"
+        yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // no off: 0 panics"
     else:
         yield f"    .connection_timeout({format_rust_duration(advice.acquire_timeout)})"
     yield "    .build(manager)?;"

@@ -1,4 +1,4 @@
-"""What a configuration is made of: the advice for a pool in each process, and the advice for a pooler in between."""
+"""The two inputs of a configuration: the advice for a pool in each process, and the advice for a pooler in between."""
 
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -7,24 +7,24 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolAdvice:
-    """Settings for the pool of one process. Times are seconds; None is "off": for ever.
+    """Settings for the pool of one process. Times are seconds; None is "off": without a limit.
 
-    Raises ValueError for what no pool can be: ``max_open`` below 1 (unlimited is no advice), a floor or a cap above it,
-    a time that is not above 0, a jitter outside 0 to 1.
+    Raises ValueError for impossible values: ``max_open`` below 1 (unlimited is no advice), ``max_idle`` or ``min_idle``
+    above it, a time that is not above 0, a jitter outside 0 to 1.
     """
 
     max_open: int
     max_idle: int
-    """Idle connections kept, a count."""
+    """Number of idle connections kept."""
     min_idle: int = 0
     max_lifetime: float | None = None
     max_lifetime_jitter: float = 0.0
     """Share of ``max_lifetime``, below 1: connections live from (1 - jitter) x max_lifetime to max_lifetime."""
     max_idle_time: float | None = None
     acquire_timeout: float | None = None
-    """None: an acquire waits for ever."""
+    """None: an acquire waits without a limit."""
     processes: int | None = None
-    """How many processes hold such a pool in the worst moment, for the comment; None when that is not known."""
+    """Number of processes with such a pool at the worst moment, for the comment; None: not known."""
 
     def __post_init__(self) -> None:
         _check("max_open", self.max_open, 1)
@@ -48,7 +48,7 @@ class PoolAdvice:
 
     @property
     def least_lifetime(self) -> float | None:
-        """The shortest that a connection lives: ``max_lifetime`` less the whole jitter."""
+        """The shortest life of a connection: ``max_lifetime`` less the whole jitter; None without a lifetime."""
         return None if self.max_lifetime is None else self.max_lifetime - self.jitter_time
 
 
@@ -57,9 +57,9 @@ PoolMode = Literal["session", "transaction"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolerAdvice:
-    """Settings for one pooler process, in PgBouncer's names. Times are seconds; None is "off": for ever, or no limit.
+    """Settings for one pooler process, in PgBouncer's names. Times are seconds; None is "off": without a limit.
 
-    Raises ValueError for what no pooler can be.
+    Raises ValueError for impossible values.
     """
 
     pool_mode: PoolMode = "transaction"
@@ -67,20 +67,20 @@ class PoolerAdvice:
     """Server connections for each pair of user and database."""
     reserve_pool_size: int = 0
     reserve_pool_timeout: float = 5.0
-    """How long a client waits before the reserve is taken."""
+    """How long a client waits before the reserve is used."""
     min_pool_size: int = 0
     max_db_connections: int | None = None
-    """Most server connections to one database, whatever the users."""
+    """Most server connections to one database, for all users together."""
     max_client_conn: int
     query_wait_timeout: float | None = None
     server_lifetime: float | None = None
     server_idle_timeout: float | None = None
     pairs: int = 1
-    """Pairs of user and database that are in use."""
+    """Number of pairs of user and database in use."""
     max_connections: int | None = None
-    """The server's own limit; None when it is not known."""
+    """The server's own limit; None: not known."""
     num_init_children: int | None = None
-    """Pgpool-II: clients at once; None: as many as the slots allow."""
+    """Pgpool-II: clients at the same time; None: as many as the slots allow."""
     max_pool: int | None = None
     """Pgpool-II: server connections that each child keeps; None: one for each pair."""
 
@@ -97,17 +97,18 @@ class PoolerAdvice:
 
     @property
     def slots(self) -> int:
-        """The most server connections that this pooler takes."""
+        """The most server connections that this pooler opens."""
         most = (self.default_pool_size + self.reserve_pool_size) * self.pairs
         return most if self.max_db_connections is None else min(most, self.max_db_connections)
 
     @property
     def cached_by_child(self) -> int:
+        """Pgpool-II: server connections that each child keeps."""
         return self.max_pool or self.pairs
 
     @property
     def children(self) -> int:
-        """Pgpool-II opens up to children x ``cached_by_child`` connections, so the slots bound the children."""
+        """Pgpool-II opens up to children x ``cached_by_child`` connections, so the slots limit the children."""
         return self.num_init_children or max(1, self.slots // self.cached_by_child)
 
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy's QueuePool. pool_size is what is kept, pool_size + max_overflow what the server may see."""
+"""SQLAlchemy's QueuePool. It keeps pool_size connections; the server sees up to pool_size + max_overflow."""
 
 from collections.abc import Iterator
 
@@ -16,27 +16,27 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
     yield ""
     yield "engine = create_engine("
     yield '    os.environ["DATABASE_URL"],'
-    yield f"    pool_size={kept},  # kept open; with max_overflow it is what each process may take"
-    yield f"    max_overflow={advice.max_open - kept},  # closed at release: each use is a new connection"
+    yield f"    pool_size={kept},  # kept open; pool_size + max_overflow is the most"
+    yield f"    max_overflow={advice.max_open - kept},  # closed at release: each use opens a new connection"
     if advice.acquire_timeout is None:
-        yield "    pool_timeout=None,  # waits for ever; not given it is 30 s"
+        yield "    pool_timeout=None,  # waits without a limit; default 30 s"
     else:
         yield f"    pool_timeout={format_seconds(advice.acquire_timeout)},"
     if lifetime is None:
         yield "    pool_recycle=-1,  # off"
     elif jitter:
-        yield f"    pool_recycle={round_seconds(lifetime)} - random.randrange({jitter}),  # no jitter of its own"
+        yield f"    pool_recycle={round_seconds(lifetime)} - random.randrange({jitter}),  # the pool has no jitter"
     else:
         yield f"    pool_recycle={round_seconds(lifetime)},"
     if advice.max_idle_time is None:
-        yield "    # pool_pre_ping=True: a round trip an acquire, or else the first use after a failover fails"
+        yield "    # pool_pre_ping=True finds dead connections; it costs a round trip for each acquire"
         yield ")"
     else:
-        yield "    pool_use_lifo=True,  # leaves the unused alone, and pre_ping (a round trip) notices if they died"
+        yield "    pool_use_lifo=True,  # the pool reuses the newest; pre_ping (a round trip) finds dead ones"
         yield "    pool_pre_ping=True,"
         yield ")"
         idle = format_seconds(advice.max_idle_time)
-        yield f"# It closes nothing unused: the server's idle_session_timeout would, after {idle} s."
+        yield f"# The pool closes no unused connection. Set idle_session_timeout on the server to {idle} s for that."
 
 
 STACK = Stack(

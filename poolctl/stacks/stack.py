@@ -1,4 +1,4 @@
-"""What poolctl knows of a library or pooler whose configuration it can write."""
+"""A library or pooler whose configuration poolctl can write."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,27 +13,28 @@ class Config:
 
     stack: str
     file: str
-    """Name of the file it belongs into."""
+    """Name of the file that it belongs to."""
     text: str
     """Valid where it is pasted; ends with a newline."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """A library or pooler, and how its settings are spelled."""
+    """A library or pooler, and how its settings are written."""
 
     name: str
-    """As the pool kind of the same library is called."""
+    """The name of the same library in scenario files."""
     library: str
-    """Name and version whose documentation or source the spelling follows."""
+    """Name and version whose documentation or source the block follows."""
     file: str
     comment: str = "#"
-    """What begins a line of comment in ``file``."""
+    """What begins a comment in ``file``."""
     takes: type[PoolAdvice] | type[PoolerAdvice] = PoolAdvice
     aliases: tuple[str, ...] = ()
     write: Callable[[Any], Iterator[str]]
-    """The lines, from an advice of the type that it ``takes``."""
+    """Yields the lines, from an advice of the type in ``takes``."""
 
     @property
     def is_pooler(self) -> bool:
+        """Whether it is a pooler between applications and server."""
         return self.takes is PoolerAdvice

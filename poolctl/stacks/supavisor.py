@@ -1,4 +1,4 @@
-"""Supavisor, whose settings are rows of its metadata database. It has no lifetime, and no setting for an idle time."""
+"""Supavisor, whose settings are rows of its metadata database. It has no lifetime and no setting for an idle time."""
 
 from collections.abc import Iterator
 
@@ -11,17 +11,17 @@ _LARGEST_INTEGER = 2_147_483_647
 
 def _write(advice: PoolerAdvice) -> Iterator[str]:
     wait = FOR_EVER if advice.query_wait_timeout is None else advice.query_wait_timeout
-    yield "-- In Supavisor's metadata database; a pool that runs keeps its old size until it is restarted."
+    yield "-- In Supavisor's metadata database. A running pool keeps its old size until it is restarted."
     yield "UPDATE _supavisor.tenants"
     yield f"SET default_pool_size = {advice.default_pool_size}, default_max_clients = {advice.max_client_conn}"
     yield "WHERE external_id = 'app';"
     yield ""
-    yield "-- A user's own pool_size overrides the tenant's, and each user has such a pool. Milliseconds."
+    yield "-- Each user has such a pool; its pool_size overrides the tenant's. Milliseconds."
     yield "UPDATE _supavisor.users"
     yield f"SET pool_size = {advice.default_pool_size}, mode_type = '{advice.pool_mode}',"
     yield f"    pool_checkout_timeout = {min(round_milliseconds(wait), _LARGEST_INTEGER)}"
     yield "WHERE tenant_external_id = 'app';"
-    yield "-- It has no lifetime, and closes what is unused for five minutes."
+    yield "-- Supavisor has no lifetime. It closes connections after five unused minutes."
 
 
 STACK = Stack(
