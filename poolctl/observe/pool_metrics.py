@@ -15,12 +15,15 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from poolctl.observe.metric_names import JSON_KEYS, MEANINGS
+from poolctl.errors import BadInput
+from poolctl.observe.metric_names import JSON_KEYS, MEANINGS, Meaning
+from poolctl.observe.pool_texts import parse_go_number, read_pool_texts
 from poolctl.observe.prometheus import Series, parse
 from poolctl.observe.snapshot import PoolFigures, Source
 
@@ -37,11 +40,10 @@ _NUMBERS = {
     for one in fields(PoolFigures)
     if one.type in (int | None, float | None)
 }
-_STATUS = re.compile(
-    r"Pool size: (?P<size>\d+)\s+Connections in pool: (?P<idle>\d+)\s+"
-    r"Current Overflow: -?\d+\s+Current Checked out connections: (?P<in_use>\d+)"
-)
+_LIKELY = re.compile(r"pool|conn|acquir|busy|idle|in_?use|active|waiting|pending|checked|borrow")
+_LIKELY_NAME = re.compile(r"(?=[\w:]*(?:pool|conn))[a-zA-Z_:][\w:]*(?=[ {])")
 _DEEPEST = 4
+NO_NAMES: Mapping[str, Meaning] = MappingProxyType({})
 
 
 @dataclass
@@ -64,28 +66,32 @@ class ParsedPools:
     complaint: str = ""
 
 
-def read_pools(text: str, source: str) -> ParsedPools:
-    """The pools in ``text``, whichever of the formats it is; never raises. ``source`` is where it came from."""
+def read_pools(text: str, source: str, names: Mapping[str, Meaning] = NO_NAMES) -> ParsedPools:
+    """Return the pools in ``text``, whichever of the formats it is; never raise. ``source`` is where it came from.
+
+    ``names``: metric names or JSON keys of the user's own, which go before the known ones.
+    """
     document = None
     if text.lstrip()[:1] in ("{", "["):
         # A line of Prometheus text may begin with a brace, too.
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(text)
     if document is not None:
-        return _conclude(list(_read_json(document)), source, "no pool in this JSON")
-    statuses = list(_STATUS.finditer(text))
-    if statuses:
-        return _conclude([_read_status(text, one) for one in statuses], source, "")
-    exposition = parse(text, _is_pool_metric)
-    pools = list(_read_series(exposition.series))
+        return _conclude(list(_read_json(document, names)), source, _explain_unknown_keys(document))
+    exposition = parse(text, lambda name: name in names or _is_pool_metric(name))
+    pools = list(_read_series(exposition.series, names))
+    if not pools and (texts := tuple(read_pool_texts(text, source))):
+        return ParsedPools(texts)
     lag = [series.value for series in exposition.series if series.name == _LOOP_LAG and math.isfinite(series.value)]
     for pool in pools:
         if lag:
             pool.numbers["loop_lag"] = max(lag)
     if not exposition.unreadable:
-        return _conclude(pools, source, "no figures of a pool among its metrics")
+        return _conclude(pools, source, _explain_unknown_names(text))
     first, more = exposition.unreadable[0], len(exposition.unreadable) - 1
     complaint = f"line {first} is no Prometheus text" + (f", nor are {more} more" if more else "")
+    if not pools and len(exposition.unreadable) * 2 < text.count("\n") and (likely := _find_likely_names(text)):
+        complaint = _explain_unknown_names(text, likely)
     return ParsedPools(_conclude(pools, source, "").pools, complaint)
 
 
@@ -98,10 +104,49 @@ def _is_pool_metric(name: str) -> bool:
     return name.removesuffix("_total") in MEANINGS or name == _LOOP_LAG
 
 
-def _read_series(series: Iterable[Series]) -> Iterator[_Pool]:
+def _find_likely_names(text: str) -> list[str]:
+    """Return metric names in ``text`` that look like a pool's, the likeliest first."""
+    found = dict.fromkeys(match[0] for line in text.splitlines() if (match := _LIKELY_NAME.match(line)) is not None)
+    return sorted(found, key=lambda name: -len(set(_LIKELY.findall(name.lower()))))
+
+
+def _explain_unknown_names(text: str, likely: Sequence[str] | None = None) -> str:
+    names = _find_likely_names(text) if likely is None else likely
+    if not names:
+        return "no figures of a pool among its metrics"
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    return f"no figures of a pool that poolctl knows; these look like one: {shown} (--pool-stats-map in_use=NAME,...)"
+
+
+def _explain_unknown_keys(document: Any) -> str:
+    keys = [str(key) for key in document] if isinstance(document, dict) else []
+    if not keys:
+        return "no pool in this JSON"
+    return f"no pool in this JSON; its keys are {', '.join(keys[:8])} (--pool-stats-map in_use=KEY,...)"
+
+
+def parse_names(mapping: str) -> dict[str, Meaning]:
+    """Return the user's own names from ``in_use=my_pool_busy,max_open=my_pool_size``.
+
+    Raises BadInput for a figure that does not exist, with those that do.
+    """
+    names = {}
+    for pair in filter(None, (part.strip() for part in mapping.split(","))):
+        figure, equals, name = (part.strip() for part in pair.partition("="))
+        if not equals or not name or figure not in _NUMBERS:
+            raise BadInput(
+                f"--pool-stats-map {pair!r}: {figure or 'nothing'} is not a figure of a pool",
+                hint=f"write FIGURE=NAME; the figures are {', '.join(_NUMBERS)}",
+            )
+        names[name.removesuffix("_total")] = Meaning("custom", figure)
+    return names
+
+
+def _read_series(series: Iterable[Series], names: Mapping[str, Meaning] = NO_NAMES) -> Iterator[_Pool]:
     pools: dict[tuple[str, frozenset[tuple[str, str]]], _Pool] = {}
     for one in series:
-        meaning = MEANINGS.get(one.name.removesuffix("_total"))
+        bare = one.name.removesuffix("_total")
+        meaning = names.get(bare) or MEANINGS.get(bare)
         system = one.labels.get("db_system", one.labels.get("db_system_name", ""))
         if meaning is None or not math.isfinite(one.value) or system not in _DATABASES:
             continue
@@ -128,25 +173,29 @@ def _make_pool(library: str, labels: Mapping[str, str]) -> _Pool:
     )
 
 
-def _read_json(document: Any, name: str = "default", depth: int = 0) -> Iterator[_Pool]:
+def _read_json(document: Any, names: Mapping[str, Meaning], name: str = "default", depth: int = 0) -> Iterator[_Pool]:
     """A pool, a list of pools, or pools by their names, however they are nested."""
     if depth > _DEEPEST:
         return
     if isinstance(document, list):
         for one in document:
-            yield from _read_json(one, name, depth + 1)
+            yield from _read_json(one, names, name, depth + 1)
     elif isinstance(document, dict):
-        pool = _read_pool(document, name)
+        pool = _read_pool(document, names, name)
         if pool is not None:
             yield pool
             return
         for key, value in document.items():
-            yield from _read_json(value, str(key), depth + 1)
+            yield from _read_json(value, names, str(key), depth + 1)
 
 
-def _read_pool(document: Mapping[str, Any], name: str) -> _Pool | None:
+def _read_pool(document: Mapping[str, Any], names: Mapping[str, Meaning], name: str) -> _Pool | None:
     numbers = {key: number for key, value in document.items() if (number := _read_number(value)) is not None}
-    libraries = {JSON_KEYS[key].library for key in numbers if key in JSON_KEYS}
+    meanings = {key: meaning for key in numbers if (meaning := names.get(key) or JSON_KEYS.get(key)) is not None}
+    if "busy" not in numbers:
+        # Of Rails' statistics only this key is a pool's for certain: a size is of anything.
+        meanings = {key: meaning for key, meaning in meanings.items() if meaning.library != "rails"}
+    libraries = {meaning.library for meaning in meanings.values()}
     own = {key: numbers[key] for key in _NUMBERS if key in numbers}
     if not libraries and not own.keys() & {"open", "in_use", "idle", "waiting", "max_open"}:
         return None
@@ -160,8 +209,9 @@ def _read_pool(document: Mapping[str, Any], name: str) -> _Pool | None:
         application=given["application"] if isinstance(given["application"], str) else None,
     )
     for key, value in numbers.items():
-        if (meaning := JSON_KEYS.get(key)) is not None:
-            pool.add(meaning.field, value * meaning.scale)
+        if (meaning := meanings.get(key)) is not None:
+            # A duration as text ("7.9s") is in seconds already.
+            pool.add(meaning.field, value if isinstance(document[key], str) else value * meaning.scale)
     pool.numbers.update(own)
     if "requests_num" in numbers:
         # It counts what was asked for; those that failed are counted beside it, from the first one on.
@@ -170,21 +220,15 @@ def _read_pool(document: Mapping[str, Any], name: str) -> _Pool | None:
 
 
 def _read_number(value: object) -> float | None:
+    """Return a finite number, or the seconds of a duration that Go writes as text; None for anything else."""
+    if isinstance(value, str):
+        return parse_go_number(value)
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     with contextlib.suppress(OverflowError):
         number = float(value)
         return number if math.isfinite(number) else None
     return None
-
-
-def _read_status(text: str, status: "re.Match[str]") -> _Pool:
-    # A name may stand before it in the same line: "orders: Pool size: 5 ...".
-    before = text[text.rfind("\n", 0, status.start()) + 1 : status.start()].strip().rstrip(":").strip()
-    pool = _Pool("sqlalchemy", before or "default", {})
-    # The size is without the overflow, which the text does not give.
-    pool.numbers = {"idle": float(status["idle"]), "in_use": float(status["in_use"])}
-    return pool
 
 
 def _complete_figures(pool: _Pool, source: str) -> PoolFigures:
@@ -229,8 +273,9 @@ class PoolMetrics:
     ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
     """
 
-    def __init__(self, place: str, *, patience: float = FETCH_WITHIN) -> None:
+    def __init__(self, place: str, *, patience: float = FETCH_WITHIN, names: Mapping[str, Meaning] = NO_NAMES) -> None:
         self._patience = patience
+        self._names = names
         self._application, place = _split_application(place)
         self._is_url = re.match(r"https?://", place, re.IGNORECASE) is not None
         self._place = place
@@ -245,7 +290,7 @@ class PoolMetrics:
             return None
         if not is_whole:
             text = text[: text.rfind("\n") + 1]
-        read = read_pools(text, self.source.target)
+        read = read_pools(text, self.source.target, self._names)
         cut = f"longer than {LARGEST >> 20} MiB: only the beginning was read" if not is_whole else ""
         reason = "; ".join(part for part in (cut, read.complaint) if part)
         self.source = replace(self.source, ok=not reason, reason=reason)

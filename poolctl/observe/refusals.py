@@ -89,6 +89,29 @@ def classify(text: str, sqlstate: str | None, routine: str | None, target: str =
     return Refusal(_find_refuser(text, sqlstate, routine), text, sqlstate, routine, target)
 
 
+_LOGGED: tuple[tuple[str, RefusedBy], ...] = (
+    ("sorry, too many clients already", "server-slots"),
+    ('privileges of the "pg_use_reserved_connections" role', "reserved-slots"),
+    ("remaining connection slots are reserved", "superuser-slots"),
+    ("too many connections for role", "role-limit"),
+    ("too many connections for database", "database-limit"),
+    ("number of requested standby connections exceeds", "walsender-slots"),
+    *(pair for pair in _BY_POOLER_TEXT if pair[1] != "authentication"),
+)
+"""Texts as a log has them, where no routine is written."""
+
+
+def find_refuser_by_text(text: str, sqlstate: str | None = None) -> RefusedBy | None:
+    """Return which limit refused a client, by a line of a log; None for a message that is no such refusal.
+
+    A text in another language is known by its SQLSTATE alone, and then taken for the server's own slots.
+    """
+    for words, by in _LOGGED:
+        if words in text:
+            return by
+    return "server-slots" if sqlstate == TOO_MANY_CONNECTIONS else None
+
+
 def parse_libpq_message(message: str, target: str = "") -> Refusal:
     """The refusal in what libpq says, by PQERRORS_VERBOSE, of a connection that was not made.
 

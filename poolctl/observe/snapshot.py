@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-SourceKind = Literal["postgres", "pgbouncer", "pgpool", "host", "pool-stats"]
+SourceKind = Literal["postgres", "pgbouncer", "pgpool", "host", "pool-stats", "evidence"]
 
 IN_TRANSACTION = "idle in transaction"
 ABORTED = "idle in transaction (aborted)"
@@ -493,6 +493,100 @@ class HostSample:
 
 
 @dataclass(frozen=True, slots=True)
+class LogMoment:
+    """A stretch of time in logs, begun at ``at`` and ``LogFacts.interval`` long, and what was logged in it."""
+
+    at: float
+    open_at_least: int | None = None
+    """Most sessions open at once, as far as their logins and ends were logged; None without such lines."""
+    opened: int = 0
+    closed: int = 0
+    refused: int = 0
+    lock_waits: int = 0
+    timed_out: int = 0
+    """Of the server's own timeouts, of a pooler's queue, and of acquires in application logs."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRefusals:
+    """The refusals of one kind. ``who``: how many of each user, application or client, as far as the log names them."""
+
+    by: RefusedBy
+    text: str
+    count: int
+    first_at: float | None = None
+    last_at: float | None = None
+    who: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedLockWait:
+    """The longest wait behind one set of holders. ``queue``: pids that waited, the first in front."""
+
+    holders: tuple[int, ...]
+    queue: tuple[int, ...]
+    wait_time: float
+    text: str
+    at: float | None = None
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedApplication:
+    """Sessions that one application opened, by the name, or else the user, that it gave at login.
+
+    ``brief``: how many lasted less than a second. ``session_time``: of those that ended, mean.
+    """
+
+    name: str
+    sessions: int
+    first_at: float | None = None
+    brief: int = 0
+    session_time: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedStatements:
+    """Statements of one text (literals hidden) that were logged for how long they took, seconds."""
+
+    text: str
+    count: int
+    time: float
+    longest: float
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """What logs say over time. Instants are seconds since the epoch; None where no line had one."""
+
+    first_at: float | None = None
+    last_at: float | None = None
+    interval: float = 0.0
+    """Of each of ``moments``, seconds."""
+    moments: tuple[LogMoment, ...] = ()
+    refusals: tuple[LoggedRefusals, ...] = ()
+    lock_waits: tuple[LoggedLockWait, ...] = ()
+    applications: tuple[LoggedApplication, ...] = ()
+    statements: tuple[LoggedStatements, ...] = ()
+    restarts: tuple[float, ...] = ()
+    timeouts: Mapping[str, int] = field(default_factory=dict)
+    """How often each of the server's timeouts ended something, by its text."""
+    lost_clients: int = 0
+    deadlocks: int = 0
+    connect_time: float | None = None
+    """Mean of "connection ready" (PostgreSQL 18)."""
+    connect_count: int = 0
+    queue_timeouts: int = 0
+    """Clients that a pooler sent away because they had waited too long in its queue."""
+    leaks: tuple[str, ...] = ()
+    """Connections that a pool library reported as leaked and that did not come back in the log."""
+    leaks_returned: int = 0
+    was_starved: bool = False
+    """A pool library reported that its process had no processor."""
+    lines: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything as it looked in one round, begun at ``at`` on the clock of the machine poolctl runs on."""
 
@@ -515,6 +609,8 @@ class Observation:
     sources: tuple[Source, ...] = ()
     interval: float = 0.0
     """Between snapshots, as planned."""
+    log: LogFacts | None = None
+    """What the logs among the evidence say; None without any."""
 
     @property
     def first(self) -> Snapshot:

@@ -1,0 +1,309 @@
+"""Rows of pg_stat_activity and pg_locks, and counts of them, as the sample of a server that live looking gives.
+
+Decides what a cell means and what "now" is. Every column may be missing: what a paste does not have is None. Where a
+paste has only counts (``SELECT state, count(*)``), backends without an identity stand for them, with negative numbers
+as process ids, so that limits and totals are right and nothing can be said of any one of them.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from poolctl.observe.evidence.tables import PastedTable
+from poolctl.observe.snapshot import Backend, DatabaseCounters, LockWait
+
+Cells = Mapping[str, str | None]
+
+ACTIVITY = frozenset(
+    {
+        *("datname", "pid", "procpid", "usename", "application_name", "client_addr", "client_port", "client_hostname"),
+        *("backend_start", "xact_start", "query_start", "state_change", "wait_event_type", "wait_event", "waiting"),
+        *("state", "backend_xid", "backend_xmin", "query_id", "query", "current_query", "backend_type", "leader_pid"),
+    }
+)
+"""Columns of pg_stat_activity, old names included."""
+
+LOCKS = frozenset({"locktype", "relation", "mode", "granted", "virtualtransaction", "waitstart", "fastpath"})
+DATABASES = frozenset({"datname", "numbackends", "xact_commit", "xact_rollback", "sessions", "sessions_abandoned"})
+_COUNTS = frozenset({"count", "count(*)", "connections", "cnt", "total", "num", "n", "numbackends", "used"})
+_GROUPED_BY = frozenset(
+    {"state", "usename", "datname", "application_name", "client_addr", "wait_event", "wait_event_type", "backend_type"}
+)
+_AGES = {
+    "query_age": "query_at",
+    "xact_age": "transaction_at",
+    "transaction_age": "transaction_at",
+    "state_age": "state_at",
+    "idle_for": "state_at",
+    "idle_time": "state_at",
+    "idle_duration": "state_at",
+    "backend_age": "started_at",
+    "age": "state_at",
+    "duration": "query_at",
+    "runtime": "query_at",
+    "running_for": "query_at",
+}
+"""Columns that people compute with now() - ..., and the instant that each is the age of."""
+_NOWS = ("now", "clock_timestamp", "current_timestamp", "statement_timestamp")
+_INSTANTS = ("backend_start", "xact_start", "query_start", "state_change", *_NOWS)
+
+_TIMESTAMP = re.compile(
+    r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d+)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?", re.IGNORECASE
+)
+_INTERVAL = re.compile(
+    r"^(-)?(?:(\d+) years? ?)?(?:(\d+) mons? ?)?(?:(\d+) days? ?)?(?:(\d+):(\d\d):(\d\d(?:\.\d+)?))?$"
+)
+
+
+@dataclass(slots=True)
+class PastedActivity:
+    """What the tables of one paste say of a server. ``now``: the newest instant in it, None without any instant."""
+
+    backends: list[Backend] = field(default_factory=list)
+    databases: list[DatabaseCounters] = field(default_factory=list)
+    now: float | None = None
+    is_complete: bool = True
+    """False where a paste has only counts, or no column that says what each backend does."""
+    has_states: bool = False
+    missing: set[str] = field(default_factory=set)
+    """Columns that would decide more and that no table has."""
+
+
+def knows_activity(names: Sequence[str]) -> bool:
+    """Return True if these are columns of pg_stat_activity, of pg_stat_database, or counts of either."""
+    found = set(names)
+    return (
+        len(found & ACTIVITY) >= 2
+        or bool(found & _COUNTS and found & _GROUPED_BY)
+        or len(found & DATABASES) >= 2
+        or len(found & LOCKS) >= 3
+    )
+
+
+def parse_instant(text: str | None) -> float | None:
+    """Return seconds since the epoch, an instant without a zone taken as UTC; None for anything else."""
+    match = _TIMESTAMP.search(text or "")
+    if match is None:
+        return None
+    day, time, zone = match[1], match[2].replace(",", "."), (match[3] or "Z").upper()
+    clock, _, fraction = time.partition(".")
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    offset = 0.0
+    if zone[0] in "+-":
+        digits = zone[1:].replace(":", "")
+        offset = (int(digits[:2]) * 3600 + int(digits[2:4] or 0) * 60) * (1 if zone[0] == "+" else -1)
+    return moment.timestamp() - offset + float(f"0.{fraction or 0}")
+
+
+def parse_interval(text: str | None) -> float | None:
+    """Return seconds of an interval as psql writes it ("1 day 02:03:04.5"), or of a bare number; None otherwise."""
+    if text is None:
+        return None
+    stripped = text.strip()
+    match = _INTERVAL.match(stripped)
+    if match is not None and stripped:
+        sign = -1.0 if match[1] else 1.0
+        days = 365.25 * int(match[2] or 0) + 30 * int(match[3] or 0) + int(match[4] or 0)
+        clock = int(match[5] or 0) * 3600 + int(match[6] or 0) * 60 + float(match[7] or 0)
+        return sign * (timedelta(days=days).total_seconds() + clock)
+    try:
+        return float(stripped.removesuffix("s"))
+    except ValueError:
+        return None
+
+
+def read_activity(tables: Iterable[PastedTable], now: float | None = None) -> PastedActivity:
+    """Return what tables of pg_stat_activity, pg_locks and pg_stat_database say together.
+
+    ``now``: the instant of the paste, where it is known; else its newest one.
+    """
+    found = PastedActivity()
+    tables = list(tables)
+    instants = [
+        at
+        for table in tables
+        for row in table.rows
+        for name in _INSTANTS
+        if (at := parse_instant(row.get(name))) is not None
+    ]
+    found.now = now if now is not None else max(instants, default=None)
+    locks: list[Cells] = []
+    for table in tables:
+        names = set(table.columns)
+        if len(names & LOCKS) >= 3:
+            locks += table.rows
+        elif names & _COUNTS and names & _GROUPED_BY and not names & {"pid", "procpid"} and "numbackends" not in names:
+            _add_counts(found, table)
+        elif len(names & DATABASES) >= 2 and not names & {"pid", "procpid", "state"}:
+            found.databases += [counters for row in table.rows if (counters := _database(row)) is not None]
+        else:
+            _add_backends(found, table)
+    if locks:
+        found.backends = _with_locks(found.backends, locks)
+    return found
+
+
+def _add_backends(found: PastedActivity, table: PastedTable) -> None:
+    names = set(table.columns)
+    found.has_states = found.has_states or bool(names & {"state", "current_query"})
+    found.is_complete = found.is_complete and bool(names & {"state", "current_query"})
+    found.missing |= {"state", "backend_start", "xact_start", "state_change", "application_name"} - names
+    known = {backend.pid for backend in found.backends}
+    for number, row in enumerate(table.rows, 1):
+        backend = _backend(row, found.now, -(len(found.backends) + number))
+        if backend.pid not in known:
+            known.add(backend.pid)
+            found.backends.append(backend)
+
+
+def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
+    ages = {
+        instant: now - age
+        for name, instant in _AGES.items()
+        if now is not None and (age := parse_interval(row.get(name))) is not None and (row.get(name) or "").strip()
+    }
+    pid = _number(row.get("pid") or row.get("procpid"))
+    query = row.get("query") or row.get("current_query")
+    state = row.get("state") or _old_state(query)
+    kind = row.get("wait_event_type")
+    event = row.get("wait_event")
+    return Backend(
+        pid=otherwise if pid is None else pid,
+        user=row.get("usename"),
+        database=row.get("datname"),
+        application=row.get("application_name") or "",
+        # Without that column, what has a user or a database is a client: workers have neither in most versions.
+        backend_type=row.get("backend_type")
+        or ("client backend" if "backend_type" not in row and (row.get("usename") or row.get("datname")) else None),
+        client=_client(row),
+        client_port=_number(row.get("client_port")),
+        started_at=parse_instant(row.get("backend_start")) or ages.get("started_at"),
+        transaction_at=parse_instant(row.get("xact_start")) or ages.get("transaction_at"),
+        query_at=parse_instant(row.get("query_start")) or ages.get("query_at"),
+        state_at=parse_instant(row.get("state_change")) or ages.get("state_at"),
+        state=state,
+        wait_event_type=kind or ("Lock" if row.get("waiting") == "t" else _WAIT_TYPES.get(event or "")),
+        wait_event=event,
+        query=query,
+        query_id=_number(row.get("query_id")),
+        has_xid=bool(row.get("backend_xid")),
+        has_xmin=bool(row.get("backend_xmin")),
+        is_hidden=query == "<insufficient privilege>",
+    )
+
+
+_WAIT_TYPES = {
+    "ClientRead": "Client",
+    "ClientWrite": "Client",
+    "transactionid": "Lock",
+    "tuple": "Lock",
+    "relation": "Lock",
+    "advisory": "Lock",
+    "DataFileRead": "IO",
+    "WALSync": "IO",
+    "WalSync": "IO",
+}
+"""Types of wait events that people paste without their type."""
+
+
+def _old_state(query: str | None) -> str | None:
+    """Return the state that PostgreSQL before 9.2 wrote in place of the query, None for anything else."""
+    return {"<IDLE>": "idle", "<IDLE> in transaction": "idle in transaction"}.get(query or "")
+
+
+def _client(row: Cells) -> str | None:
+    if "client_addr" not in row:
+        return None
+    return (row.get("client_addr") or "local").partition("/")[0]
+
+
+def _number(text: str | None) -> int | None:
+    try:
+        return int((text or "").replace(",", ""))
+    except ValueError:
+        return None
+
+
+def _add_counts(found: PastedActivity, table: PastedTable) -> None:
+    """Add one backend for each that a grouped count has; without an identity, since the paste has none."""
+    found.is_complete = False
+    found.has_states = found.has_states or "state" in table.columns
+    counted = next(name for name in table.columns if name in _COUNTS)
+    for row in table.rows:
+        count = _number(row.get(counted)) or 0
+        state = row.get("state")
+        if "state" in table.columns and state is None and not row.get("usename"):
+            # Background workers have no state, and no slot of max_connections.
+            continue
+        for _ in range(min(count, 100_000)):
+            found.backends.append(
+                Backend(
+                    pid=-len(found.backends) - 1,
+                    user=row.get("usename"),
+                    database=row.get("datname"),
+                    application=row.get("application_name") or "",
+                    backend_type=row.get("backend_type") or "client backend",
+                    client=_client(row),
+                    state=state,
+                    wait_event_type=row.get("wait_event_type"),
+                    wait_event=row.get("wait_event"),
+                    is_inferred=True,
+                )
+            )
+
+
+def _database(row: Cells) -> DatabaseCounters | None:
+    name = row.get("datname")
+    if name is None:
+        return None
+    return DatabaseCounters(
+        name=name,
+        backends=_number(row.get("numbackends")) or 0,
+        commits=_number(row.get("xact_commit")) or 0,
+        rollbacks=_number(row.get("xact_rollback")) or 0,
+        sessions=_number(row.get("sessions")),
+        abandoned=_number(row.get("sessions_abandoned")),
+    )
+
+
+def _with_locks(backends: Sequence[Backend], locks: Sequence[Cells]) -> list[Backend]:
+    """Return the backends with the locks that each waits for and who holds them in a conflicting way.
+
+    Who blocks is inferred from granted locks on the same object: pg_locks alone does not say it.
+    """
+
+    held: dict[tuple[str | None, ...], set[int]] = {}
+    waits: dict[int, Cells] = {}
+    for lock in locks:
+        pid = _number(lock.get("pid"))
+        if pid is None:
+            continue
+        if lock.get("granted") in ("t", "true"):
+            held.setdefault(_lock_key(lock), set()).add(pid)
+        else:
+            waits[pid] = lock
+    changed = []
+    for backend in backends:
+        lock = waits.get(backend.pid, {})
+        if not lock:
+            changed.append(backend)
+            continue
+        blockers = tuple(sorted(held.get(_lock_key(lock), set()) - {backend.pid}))
+        wait = LockWait(
+            lock.get("locktype") or "",
+            lock.get("mode") or "",
+            lock.get("relation"),
+            parse_instant(lock.get("waitstart")),
+        )
+        changed.append(replace(backend, waits_for=wait, blocked_by=blockers, wait_event_type="Lock"))
+    return changed
+
+
+def _lock_key(lock: Cells) -> tuple[str | None, ...]:
+    return tuple(
+        lock.get(name) for name in ("locktype", "database", "relation", "transactionid", "virtualxid", "objid")
+    )

@@ -1,0 +1,444 @@
+"""All the evidence that was given, as one observation.
+
+Decides what each file is, by its content: tables, a scrape, figures of a pool, or a log; and how they stand together
+in time. "Now" is the newest instant in what shows backends, unless it is given. What could not be read stands in the
+observation's sources with the reason, so that no verdict leaves it out in silence.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from poolctl.errors import BadInput
+from poolctl.observe.evidence.activity import knows_activity, parse_instant, read_activity
+from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
+from poolctl.observe.evidence.files import EvidenceFile, find_files
+from poolctl.observe.evidence.pooler_log import read_pooler_line
+from poolctl.observe.evidence.server_log import ServerLog
+from poolctl.observe.evidence.tables import PastedTable, find_table
+from poolctl.observe.evidence.timeline import Timeline
+from poolctl.observe.pool_metrics import read_pools
+from poolctl.observe.pool_texts import PoolLine, add_line, read_pool_line
+from poolctl.observe.prometheus import parse
+from poolctl.observe.snapshot import (
+    BouncerSample,
+    Observation,
+    PgpoolSample,
+    PoolFigures,
+    Refusal,
+    ServerFacts,
+    ServerSample,
+    Snapshot,
+    Source,
+)
+
+_LONGEST_HEADER = 100_000
+SMALL = 16 << 20
+"""Bytes up to which a file is held whole, as a table or a scrape has to be; larger ones are logs, read line by line."""
+HEAD = 400
+"""Lines by which a large file is judged."""
+MOST_SNAPSHOTS = 500
+"""Of pool figures in a log; the last of each stretch of time is kept."""
+STALE = 60.0
+"""Seconds before the newest evidence from which a refusal in a log is history, and no longer the state of the end."""
+
+LOOKED_FOR = (
+    "psql output of pg_stat_activity, pg_locks or counts of them; CSV or JSON of these; SHOW of PgBouncer or "
+    "Pgpool-II; logs of PostgreSQL, PgBouncer or a pool library; Prometheus text; pool statistics"
+)
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with a file's name, the lines read of it, and its size in bytes, None where it is not known."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """What has been found so far, in all files."""
+
+    timeline: Timeline = field(default_factory=Timeline)
+    servers: list[ServerSample] = field(default_factory=list)
+    bouncers: list[BouncerSample] = field(default_factory=list)
+    pgpools: list[PgpoolSample] = field(default_factory=list)
+    pools: dict[tuple[str, str, str], PoolFigures] = field(default_factory=dict)
+    history: dict[int, dict[tuple[str, str, str], PoolFigures]] = field(default_factory=dict)
+    """Of pools that logs speak of, by the second of each line."""
+    settings: dict[str, str] = field(default_factory=dict)
+    sources: list[Source] = field(default_factory=list)
+    refusal: Refusal | None = None
+    refused_at: float | None = None
+    has_log: bool = False
+
+
+def read_evidence(
+    places: Sequence[str],
+    *,
+    prefix: str = "",
+    since: float | None = None,
+    until: float | None = None,
+    now: float | None = None,
+    progress: Progress | None = None,
+) -> Observation:
+    """Return the observation that the files at ``places`` make; folders, gzip and "-" (standard input) too.
+
+    ``prefix``: log_line_prefix of PostgreSQL's logs, inferred when empty. ``since`` and ``until`` (seconds since the
+    epoch): lines of logs before and after are left out. ``now``: the instant of pastes, else their newest. Raises
+    BadInput for a place that does not exist, and when nothing in any of the files could be read.
+    """
+    reading = _Reading()
+    for file in find_files(places):
+        _read_file(reading, file, prefix, since, until, now, progress)
+    if not any(source.ok for source in reading.sources):
+        raise BadInput(
+            "; ".join(f"--evidence {source.target}: {source.reason}" for source in reading.sources),
+            hint=f"known are {LOOKED_FOR}",
+        )
+    return _observe(reading, now)
+
+
+def _read_file(
+    reading: _Reading,
+    file: EvidenceFile,
+    prefix: str,
+    since: float | None,
+    until: float | None,
+    now: float | None,
+    progress: Progress | None,
+) -> None:
+    lines = file.lines()
+    head = list(islice(lines, HEAD))
+    is_small = file.size is None or file.size <= SMALL
+    if is_small and not _is_log(head, prefix):
+        head += list(lines)
+        text = "\n".join(head)
+        if _read_scrape(reading, text, file.name):
+            return
+    unread = _Unread()
+    source = _LineReader(reading, file.name, prefix, since, until, unread, keep_tables=is_small, now=now)
+    count = 0
+    for chunk in _chunks(head, lines):
+        source.feed(chunk)
+        count += len(chunk)
+        if progress is not None:
+            progress(file.name, count, file.size)
+    source.finish()
+    reading.timeline.lines += count
+    reading.sources.append(source.conclude(count))
+
+
+def _chunks(head: list[str], lines: Iterator[str]) -> Iterator[list[str]]:
+    yield head
+    while chunk := list(islice(lines, 20_000)):
+        yield chunk
+
+
+def _is_log(head: Sequence[str], prefix: str) -> bool:
+    log = ServerLog(prefix)
+    known = sum(1 for line in head[:100] if log.feed(line)[1] or read_pooler_line(line) is not None)
+    return known * 2 > sum(1 for line in head[:100] if line.strip())
+
+
+def _read_scrape(reading: _Reading, text: str, name: str) -> bool:
+    """Read a whole file as Prometheus text or JSON of a pool; return False where it is neither."""
+    exposition = parse(text, is_bouncer_metric)
+    bouncer = read_exporter(exposition.series, name)
+    if bouncer is not None:
+        reading.bouncers.append(bouncer)
+    start = text.lstrip()[:1]
+    meaningful = sum(1 for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    is_scrape = meaningful > 0 and len(exposition.unreadable) * 2 < meaningful
+    if start not in ("{", "[") and not is_scrape:
+        return False
+    if start in ("{", "[") and find_table(text.splitlines(), 0, _knows) is not None:
+        return False
+    read = read_pools(text, name)
+    for pool in read.pools:
+        reading.pools[pool.source, pool.library, _identity(pool)] = pool
+    if not read.pools and bouncer is None and start in ("{", "["):
+        return False
+    complaint = "" if read.pools or bouncer is not None else read.complaint
+    reading.sources.append(Source("evidence", name, ok=not complaint, reason=complaint))
+    return True
+
+
+def _identity(pool: PoolFigures) -> str:
+    return "\n".join([pool.name, *(f"{key}={value}" for key, value in sorted(pool.labels.items()))])
+
+
+def _knows(names: Sequence[str]) -> bool:
+    return knows_activity(names) or find_show(names) != "" or set(names) in _SETTINGS
+
+
+_SETTINGS = ({"name", "setting"}, {"name", "setting", "unit"}, {"name", "setting", "description"})
+_SHOWN = frozenset({"max_connections", "superuser_reserved_connections", "reserved_connections"})
+
+
+@dataclass(slots=True)
+class _Unread:
+    """Lines that no reader knew."""
+
+    count: int = 0
+    first: int = 0
+    text: str = ""
+
+    def add(self, number: int, line: str) -> None:
+        if line.strip():
+            self.count += 1
+            if not self.first:
+                self.first, self.text = number, line.strip()[:80]
+
+
+class _LineReader:
+    """One file, line by line: tables where they stand, and each other line by the first reader that knows it."""
+
+    def __init__(
+        self,
+        reading: _Reading,
+        name: str,
+        prefix: str,
+        since: float | None,
+        until: float | None,
+        unread: _Unread,
+        *,
+        keep_tables: bool,
+        now: float | None,
+    ) -> None:
+        self._reading = reading
+        self._name = name
+        self._log = ServerLog(prefix)
+        self._since, self._until, self._now = since, until, now
+        self._unread = unread
+        self._keep_tables = keep_tables
+        self._tables: list[PastedTable] = []
+        self._held: list[str] = []
+        self._number = 0
+        self._known = 0
+        self._known_of = dict.fromkeys(("PostgreSQL log", "PgBouncer log", "pool log"), 0)
+        self._bad_rows = 0
+        self._at: float | None = None
+
+    def feed(self, lines: list[str]) -> None:
+        """Read some lines; a file that may hold tables is kept until its end."""
+        if self._keep_tables:
+            self._held += lines
+            return
+        for line in lines:
+            self._number += 1
+            self._read_line(line)
+
+    def finish(self) -> None:
+        """Read what was kept, and close what was open."""
+        at = 0
+        held = self._held
+        while at < len(held):
+            found = find_table(held, at, _knows) if len(held[at]) < _LONGEST_HEADER else None
+            if found is not None:
+                self._tables.append(found.table)
+                self._known += 1 + len(found.table.rows)
+                self._bad_rows += len(found.table.skipped)
+                at += found.lines
+            elif (taken := self._read_setting(held, at)) is not None:
+                at += taken
+            else:
+                self._number = at + 1
+                self._read_line(held[at])
+                at += 1
+        for event in self._log.finish():
+            self._reading.timeline.add(event)
+        for tables in _group_tables(self._tables):
+            _add_tables(self._reading, tables, self._name, self._now)
+
+    def _read_setting(self, lines: list[str], at: int) -> int | None:
+        """Read the answer to ``SHOW max_connections``: a name, a ruler, a number. Return the lines that it takes."""
+        name = lines[at].strip()
+        if name in _SHOWN and at + 2 < len(lines) and lines[at + 2].strip().isdecimal():
+            self._reading.settings[name] = lines[at + 2].strip()
+            self._known += 1
+            return 4 if at + 3 < len(lines) and lines[at + 3].strip() == "(1 row)" else 3
+        return None
+
+    def _read_line(self, line: str) -> None:
+        events, is_log = self._log.feed(line)
+        for event in events:
+            if event.at is not None:
+                self._at = event.at
+            if self._is_wanted(event.at):
+                self._reading.timeline.add(event)
+                if event.refused_by is not None:
+                    self._refuse(Refusal(event.refused_by, event.text, target=self._name), event.at)
+        if is_log:
+            self._reading.has_log = True
+            self._known += 1
+            self._known_of["PostgreSQL log"] += 1
+            return
+        pooler = read_pooler_line(line)
+        if pooler is not None:
+            self._reading.has_log = True
+            self._known += 1
+            self._known_of["PgBouncer log"] += 1
+            if self._is_wanted(pooler.at):
+                self._reading.timeline.add_pooler(pooler)
+                if pooler.refused_by is not None:
+                    self._refuse(Refusal(pooler.refused_by, pooler.text, target=self._name), pooler.at)
+            return
+        of_pool = read_pool_line(line)
+        if of_pool is not None:
+            self._known += 1
+            self._known_of["pool log"] += 1
+            self._add_pool_line(of_pool, parse_instant(line))
+        else:
+            self._unread.add(self._number, line)
+
+    def _is_wanted(self, at: float | None) -> bool:
+        if at is None:
+            return True
+        return (self._since is None or at >= self._since) and (self._until is None or at <= self._until)
+
+    def _refuse(self, refusal: Refusal, at: float | None) -> None:
+        reading = self._reading
+        if reading.refused_at is None or (at is not None and at >= reading.refused_at):
+            reading.refusal, reading.refused_at = refusal, at if at is not None else reading.refused_at
+
+    def _add_pool_line(self, line: PoolLine, at: float | None) -> None:
+        if not self._is_wanted(at):
+            return
+        self._reading.has_log = True
+        self._reading.timeline.add_pool_line(line, at)
+        if line.leaked or line.returned or line.is_starved:
+            return
+        key = (self._name, line.library, line.name)
+        figures = add_line(self._reading.pools.get(key), line, self._name)
+        if key not in self._reading.pools and line.timed_out:
+            # What the log counts begins with its first error: before it, no acquire had given up.
+            first = replace(figures, timed_out_total=0.0)
+            self._reading.history.setdefault(int(at or 0) - 1, {})[key] = first
+        self._reading.pools[key] = figures
+        if at is not None:
+            self._reading.history.setdefault(int(at), {})[key] = figures
+
+    def conclude(self, count: int) -> Source:
+        """Return what became of the file, as a source."""
+        if self._known == 0:
+            reason = "nothing in it is of a known format" if count else "it is empty"
+            if self._unread.first:
+                reason += f"; line {self._unread.first} is {self._unread.text!r}"
+            return Source("evidence", self._name, ok=False, reason=reason)
+        notes = []
+        if self._bad_rows:
+            notes.append(f"{self._bad_rows} rows did not fit their columns")
+        # Stack traces and other programs' lines stand in every application's log: only tables should be whole.
+        mostly = max(self._known_of.values())
+        if self._unread.count and mostly == 0:
+            notes.append(f"{self._unread.count} lines were not read, the first is line {self._unread.first}")
+        return Source("evidence", self._name, ok=True, reason="; ".join(notes))
+
+
+def _group_tables(tables: Sequence[PastedTable]) -> list[list[PastedTable]]:
+    """Return the tables of each moment together: one that shows what another of its group shows begins the next."""
+    groups: list[list[PastedTable]] = []
+    shown: set[str] = set()
+    for table in tables:
+        what = find_show(table.columns) or _activity_of(table)
+        if what in shown or not groups:
+            groups.append([])
+            shown = set()
+        shown.add(what)
+        groups[-1].append(table)
+    return groups
+
+
+def _activity_of(table: PastedTable) -> str:
+    names = set(table.columns)
+    if names in _SETTINGS:
+        return "settings"
+    if {"locktype", "mode", "granted"} <= names:
+        return "locks"
+    return "databases" if "numbackends" in names else "activity" if names & {"pid", "procpid"} else "counts"
+
+
+def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now: float | None) -> None:
+    shows = [table for table in tables if find_show(table.columns)]
+    bouncer, pgpool = read_bouncer(shows, name), read_pgpool(shows, name)
+    if bouncer is not None:
+        reading.bouncers.append(bouncer)
+    if pgpool is not None:
+        reading.pgpools.append(pgpool)
+    for table in tables:
+        if set(table.columns) in _SETTINGS:
+            reading.settings |= {str(row["name"]): str(row["setting"]) for row in table.rows if row.get("setting")}
+    rest = [table for table in tables if not find_show(table.columns) and set(table.columns) not in _SETTINGS]
+    if not rest:
+        return
+    activity = read_activity(rest, now)
+    if activity.backends or activity.databases:
+        reading.servers.append(
+            ServerSample(
+                at=activity.now if activity.now is not None else 0.0,
+                started_at=0.0,
+                backends=tuple(activity.backends),
+                databases=tuple(activity.databases),
+            )
+        )
+
+
+def _observe(reading: _Reading, now: float | None) -> Observation:
+    """Put everything into snapshots, oldest first; the last one has the newest of each kind."""
+    log = reading.timeline.facts() if reading.has_log else None
+    newest = [server.at for server in reading.servers if server.at]
+    if log is not None and log.last_at is not None:
+        newest.append(log.last_at)
+    end = now if now is not None else max(newest, default=0.0)
+    snapshots = [Snapshot(at, pools=tuple(pools)) for at, pools in _pool_history(reading, end)]
+    servers = sorted(reading.servers, key=lambda server: server.at)
+    snapshots += [Snapshot(server.at or end, server) for server in servers[:-1]]
+    is_refusing = reading.refusal is not None and (
+        reading.refused_at is None or end - reading.refused_at <= STALE or not servers
+    )
+    last = Snapshot(
+        at=max([end, *(snapshot.at for snapshot in snapshots)]),
+        server=servers[-1] if servers else None,
+        refusal=reading.refusal if is_refusing else None,
+        bouncers=_newest_by_target(reading.bouncers),
+        pgpools=tuple(reading.pgpools[-1:]),
+        pools=tuple(reading.pools.values()),
+    )
+    return Observation(
+        snapshots=(*sorted(snapshots, key=lambda snapshot: snapshot.at), last),
+        server=_server_facts(reading),
+        sources=tuple(reading.sources),
+        log=log,
+    )
+
+
+def _newest_by_target(bouncers: Sequence[BouncerSample]) -> tuple[BouncerSample, ...]:
+    return tuple({bouncer.target: bouncer for bouncer in bouncers}.values())
+
+
+def _pool_history(reading: _Reading, end: float) -> Iterator[tuple[float, list[PoolFigures]]]:
+    """Yield what logs said of pools over time, each pool in every snapshot, thinned to ``MOST_SNAPSHOTS``."""
+    instants = sorted(reading.history)
+    step = max(1, len(instants) // MOST_SNAPSHOTS)
+    known: dict[tuple[str, str, str], PoolFigures] = {}
+    for number, at in enumerate(instants):
+        known |= reading.history[at]
+        if number % step == 0 and (at < end or end == 0.0):
+            yield float(at), list(known.values())
+
+
+def _server_facts(reading: _Reading) -> ServerFacts | None:
+    """Return the limits, where the evidence has them; every other fact of the server is unknown."""
+    text = reading.settings.get("max_connections", "")
+    if not text.isdecimal():
+        return None
+    kept = [reading.settings.get(name, "") for name in ("superuser_reserved_connections", "reserved_connections")]
+    reserved = [int(each) if each.isdecimal() else default for each, default in zip(kept, (3, 0), strict=True)]
+    return ServerFacts(
+        target="evidence",
+        version="",
+        version_number=0,
+        role="",
+        database="",
+        max_connections=int(text),
+        superuser_reserved=reserved[0],
+        reserved=reserved[1],
+        can_see_all=True,
+    )

@@ -1,0 +1,387 @@
+"""PostgreSQL's log, line by line: stderr with any log_line_prefix, csvlog, jsonlog, and how platforms wrap them.
+
+Decides what a line says: when, which process, and which event (an accepted connection, a refusal, a lock wait, a slow
+statement, a restart). Adding events up over time is left to ``timeline``. Nothing is kept but what is needed for that,
+so a log of any size is read in constant memory. Sources of the shapes: PostgreSQL's elog.c, csvlog.c, jsonlog.c,
+postinit.c, proc.c.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from poolctl.observe.evidence.activity import parse_instant
+from poolctl.observe.refusals import find_refuser_by_text
+from poolctl.observe.snapshot import RefusedBy
+
+EventKind = Literal[
+    "received",
+    "authorized",
+    "ready",
+    "disconnected",
+    "refused",
+    "lock-wait",
+    "lock-acquired",
+    "statement",
+    "started",
+    "stopping",
+    "ended-backend",
+    "lost-client",
+    "timed-out",
+    "deadlock",
+    "other",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEvent:
+    """One message. Times in seconds, instants since the epoch; None: the line does not say it."""
+
+    kind: EventKind
+    at: float | None = None
+    pid: int | None = None
+    user: str | None = None
+    database: str | None = None
+    application: str | None = None
+    client: str | None = None
+    duration: float | None = None
+    """Of a session (disconnected), a statement, a lock wait, or an opening (ready)."""
+    refused_by: RefusedBy | None = None
+    text: str = ""
+    """The message, for a refusal, a lock wait, a slow statement and a time-out."""
+    holders: tuple[int, ...] = ()
+    queue: tuple[int, ...] = ()
+
+
+# Levels in the languages that PostgreSQL is translated to, as far as people post them; SQLSTATE decides where it is.
+_FATAL = r"FATAL|PANIC|FATALE|ФАТАЛЬНО|ВАЖНО|ПАНИКА|致命错误|致命的エラー|FATALER FEHLER|PANIK"
+_LEVEL = re.compile(
+    rf"(?P<level>{_FATAL}|ERROR|LOG|WARNING|NOTICE|INFO|DEBUG[1-5]?|STATEMENT|DETAIL|HINT|CONTEXT|QUERY|LOCATION"
+    r"|FEHLER|WARNUNG|ANWEISUNG|TIPP|ERREUR|ATTENTION|INSTRUCTION|DÉTAIL|ASTUCE|ПРЕДУПРЕЖДЕНИЕ|ОШИБКА|СООБЩЕНИЕ"
+    r"|ПОДРОБНОСТИ|ОПЕРАТОР|日志|错误|ログ|エラー|REGISTRO|DETALLE|SENTENCIA|DETALHE|COMANDO): {1,2}"
+)
+_INSTANT = re.compile(
+    r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|UTC|GMT|[A-Z]{3,4}|[+-]\d\d(?::?\d\d)?))?"
+)
+_EPOCH = re.compile(r"(?<!\d)(1\d{9}\.\d{3})(?!\d)")
+_PIDS = (
+    re.compile(r"\[(\d{1,7})(?:-\d+)?\]"),
+    re.compile(r"(?<![\w.])pid[=: ]+(\d{1,7})"),
+    re.compile(r":(\d{1,7}):"),
+    re.compile(r"(?<![\w.)])\((\d{1,7})\)"),
+)
+"""Shapes of a process id in a prefix, the surest first: a port stands in parentheses, too."""
+_SESSION = re.compile(r"(?<![0-9a-f])[0-9a-f]{8}\.([0-9a-f]{1,6})(?![0-9a-f])")
+_NAMED = re.compile(r"(?P<key>user|db|database|app|application|client|host)=(?P<value>(?:\[?unknown\]?|[^\s,;\]|]*))")
+_USER_AT = re.compile(r"(?<![\w=])(?P<user>[\w.-]+|\[unknown\])@(?P<database>[\w.-]+|\[unknown\])(?![\w.])")
+_HOST = re.compile(r"(?<![\w.])(\d{1,3}(?:\.\d{1,3}){3}|[0-9a-f:]*::[0-9a-f:]+)(?:\((\d+)\))?")
+_SQLSTATE = re.compile(r"(?<![\w.])(?=[0-9A-Z]*\d)([0-9A-Z]{5})(?![\w.])")
+
+_AUTHORIZED = re.compile(
+    r"connection authorized: (?:user=(?P<user>.*?))?(?: database=(?P<database>.*?))?"
+    r"(?: application_name=(?P<application>.*?))?(?: SSL enabled .*| GSS .*)?$"
+)
+_RECEIVED = re.compile(r"connection received: host=(?P<host>\S+)(?: port=\d+)?")
+_READY = re.compile(r"connection ready: setup total=(?P<total>[\d.]+) ms")
+_DISCONNECTED = re.compile(
+    r"disconnection: session time: (?P<h>\d+):(?P<m>\d\d):(?P<s>\d\d\.\d+) user=(?P<user>.*?) "
+    r"database=(?P<database>.*?) host=(?P<host>\S+)"
+)
+_LOCK_WAIT = re.compile(
+    r"process (?P<pid>\d+) still waiting for (?P<mode>\w+) on (?P<what>.+?) after (?P<ms>[\d.]+) ms"
+)
+_LOCK_GOT = re.compile(r"process (?P<pid>\d+) acquired (?P<mode>\w+) on (?P<what>.+?) after (?P<ms>[\d.]+) ms")
+_LOCK_HOLDERS = re.compile(r"Process(?:es)? holding the lock: (?P<holders>[\d, ]+)\. Wait queue: (?P<queue>[\d, ]*)\.")
+_DURATION = re.compile(
+    r"duration: (?P<ms>[\d.]+) ms(?:  (?:statement|execute [^:]*|parse [^:]*|bind [^:]*): (?P<query>.*))?", re.S
+)
+_LOST = ("unexpected EOF on client connection", "could not receive data from client", "could not send data to client")
+_TIMEOUTS = (
+    "terminating connection due to idle-in-transaction timeout",
+    "terminating connection due to idle-session timeout",
+    "terminating connection due to transaction timeout",
+    "canceling statement due to lock timeout",
+    "canceling statement due to statement timeout",
+)
+_TIMEOUT_STATES = frozenset({"25P03", "57P05", "25P04", "55P03", "57014"})
+
+CSV_COLUMNS = (
+    *("log_time", "user_name", "database_name", "process_id", "connection_from", "session_id", "session_line_num"),
+    *("command_tag", "session_start_time", "virtual_transaction_id", "transaction_id", "error_severity"),
+    *("sql_state_code", "message", "detail", "hint", "internal_query", "internal_query_pos", "context", "query"),
+    *("query_pos", "location", "application_name", "backend_type", "leader_pid", "query_id"),
+)
+"""csvlog: 23 columns before PostgreSQL 13, 24 in it, 26 from 14 on."""
+_CSV_START = re.compile(r'^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} [^,]{1,8},"?[^,]*"?,"?[^,]*"?,\d*,')
+
+
+class ServerLog:
+    """Reads lines in their order; a message that goes over several lines is complete when the next one begins.
+
+    ``prefix``: log_line_prefix, where the user gave it; else when, who and which process are found by their shapes.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = compile_prefix(prefix) if prefix else None
+        self._csv: list[str] = []
+        self._pending: LogEvent | None = None
+
+    def feed(self, line: str) -> tuple[list[LogEvent], bool]:
+        """Return the events that are complete now, and True if the line belongs to a PostgreSQL log."""
+        if self._csv or _CSV_START.match(line):
+            return self._feed_csv(line)
+        if line[:1] == "{":
+            return self._feed_json(line)
+        match = _LEVEL.search(line[:2000])
+        if match is None:
+            # A tab begins a continuation; a line without any prefix belongs to the message before it.
+            is_ours = line[:1] == "\t"
+            return [], is_ours
+        if match["level"] in ("DETAIL", "DÉTAIL", "ПОДРОБНОСТИ", "DETALLE", "DETALHE"):
+            return self._complete(line[match.end() :]), True
+        if match["level"] in (
+            "STATEMENT",
+            "HINT",
+            "CONTEXT",
+            "QUERY",
+            "LOCATION",
+            "ANWEISUNG",
+            "TIPP",
+            "INSTRUCTION",
+            "ASTUCE",
+        ):
+            return [], True
+        before = line[: match.start()]
+        if not before.strip() and not line[match.end() :].strip():
+            return [], False
+        event = read_message(line[match.end() :].rstrip(), match["level"], self._read_prefix(before))
+        return self._hold(event), True
+
+    def finish(self) -> list[LogEvent]:
+        """Return what was still waiting for its next line."""
+        pending, self._pending = self._pending, None
+        return [pending] if pending is not None else []
+
+    def _hold(self, event: LogEvent | None) -> list[LogEvent]:
+        """Keep a lock wait until its DETAIL has said who holds the lock; pass all else on."""
+        done = self.finish()
+        if event is None:
+            return done
+        if event.kind == "lock-wait":
+            self._pending = event
+            return done
+        return [*done, event]
+
+    def _complete(self, detail: str) -> list[LogEvent]:
+        match = _LOCK_HOLDERS.search(detail)
+        if match is None or self._pending is None:
+            return []
+        event, self._pending = self._pending, None
+        return [_with_holders(event, match)]
+
+    def _read_prefix(self, before: str) -> dict[str, Any]:
+        if self._prefix is not None:
+            match = self._prefix.match(before)
+            if match is not None:
+                named: dict[str, Any] = {key: value for key, value in match.groupdict().items() if value}
+                named["at"] = parse_instant(named.get("time")) if "time" in named else _epoch(named.get("epoch"))
+                named["pid"] = int(named["pid"]) if named.get("pid", "").isdecimal() else None
+                return named
+        return infer_prefix(before)
+
+    def _feed_csv(self, line: str) -> tuple[list[LogEvent], bool]:
+        self._csv.append(line)
+        text = "\n".join(self._csv)
+        if text.count('"') % 2 and len(self._csv) < 10_000:
+            return [], True  # a quoted field goes on in the next line
+        self._csv = []
+        try:
+            cells = next(csv.reader([*text.split("\n")] if "\n" not in text else _csv_lines(text)))
+        except (csv.Error, StopIteration):
+            return [], True
+        row = dict(zip(CSV_COLUMNS, cells, strict=False))
+        return self._hold(_of_row(row)), True
+
+    def _feed_json(self, line: str) -> tuple[list[LogEvent], bool]:
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError):
+            return [], False
+        row = document.get("record", document) if isinstance(document, dict) else None
+        if not isinstance(row, dict):
+            return [], False
+        known = _JSON_KEYS.keys() & row.keys()
+        if "message" not in row or len(known) + len(set(CSV_COLUMNS) & row.keys()) < 3:
+            # Platforms put the whole line into one field of their own.
+            inner = next(
+                (row[key] for key in ("log", "textPayload", "errorMessage", "msg") if isinstance(row.get(key), str)), ""
+            )
+            return self.feed(inner.rstrip("\n")) if inner and inner[:1] != "{" else ([], False)
+        named = {_JSON_KEYS.get(str(key), str(key)): "" if value is None else str(value) for key, value in row.items()}
+        return self._hold(_of_row(named)), True
+
+
+_JSON_KEYS = {
+    "timestamp": "log_time",
+    "user": "user_name",
+    "dbname": "database_name",
+    "pid": "process_id",
+    "remote_host": "connection_from",
+    "state_code": "sql_state_code",
+    "statement": "query",
+}
+
+
+def _csv_lines(text: str) -> list[str]:
+    return [f"{line}\n" for line in text.split("\n")]
+
+
+def _of_row(row: Mapping[str, str]) -> LogEvent | None:
+    """Return the event of a row of csvlog or jsonlog, None where it says nothing that is of use here."""
+    pid = row.get("process_id", "")
+    known = {
+        "at": parse_instant(row.get("log_time")),
+        "pid": int(pid) if pid.isdecimal() else None,
+        "user": row.get("user_name") or None,
+        "database": row.get("database_name") or None,
+        "application": row.get("application_name") or None,
+        "client": (row.get("connection_from") or "").rpartition(":")[0].strip("[]")
+        or row.get("connection_from")
+        or None,
+        "sqlstate": row.get("sql_state_code") or None,
+    }
+    event = read_message(row.get("message", ""), row.get("error_severity", ""), known)
+    match = _LOCK_HOLDERS.search(row.get("detail", ""))
+    return _with_holders(event, match) if event is not None and match is not None else event
+
+
+def _with_holders(event: LogEvent, match: "re.Match[str]") -> LogEvent:
+    pids = [tuple(int(pid) for pid in match[name].split(",") if pid.strip()) for name in ("holders", "queue")]
+    return replace(event, holders=pids[0], queue=pids[1])
+
+
+def infer_prefix(before: str) -> dict[str, Any]:
+    """Return when, which process and who a line's prefix names, by the shapes that these have in nearly every one."""
+    found: dict[str, Any] = {"at": None, "pid": None}
+    # RDS and log shippers put an instant of their own before the server's: the last one counts.
+    instants = list(_INSTANT.finditer(before))
+    if instants:
+        found["at"] = parse_instant(instants[-1][0])
+        rest = before[instants[-1].end() :]
+    else:
+        found["at"] = _epoch(match[1]) if (match := _EPOCH.search(before)) else None
+        rest = before
+    if match := next((match for shape in _PIDS if (match := shape.search(rest) or shape.search(before))), None):
+        found["pid"] = int(match[1])
+    elif match := _SESSION.search(rest):
+        found["pid"] = int(match[1], 16)
+    for named in _NAMED.finditer(rest):
+        key = {"db": "database", "app": "application", "host": "client"}.get(named["key"], named["key"])
+        if named["value"].strip("[]") not in ("", "unknown"):
+            found[key] = named["value"]
+    if "user" not in found and (match := _USER_AT.search(rest)):
+        found["user"], found["database"] = (name if name != "[unknown]" else None for name in match.groups())
+    if "client" not in found and (match := _HOST.search(rest)):
+        found["client"] = match[1]
+    states = [each for each in _SQLSTATE.findall(rest) if not each.isdecimal() or each in ("53300", "57014", "57000")]
+    if states:
+        found["sqlstate"] = states[-1]
+    return found
+
+
+_ESCAPES = {
+    "a": r"(?P<application>.*?)",
+    "u": r"(?P<user>.*?)",
+    "d": r"(?P<database>.*?)",
+    "p": r"(?P<pid>\d*)",
+    "r": r"(?P<client>[^()\s]*?)(?:\(\d+\))?",
+    "h": r"(?P<client>\S*?)",
+    "e": r"(?P<sqlstate>[0-9A-Z]{5})",
+    "t": r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+?)",
+    "m": r"(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+ \S+?)",
+    "n": r"(?P<epoch>\d+\.\d+)",
+    "%": "%",
+}
+
+
+def compile_prefix(prefix: str) -> "re.Pattern[str]":
+    """Return the pattern of a log_line_prefix such as ``%m [%p] %q%u@%d ``. A name that comes twice counts once.
+
+    Behind ``%q`` a background process writes nothing.
+    """
+    head, quit_mark, tail = prefix.partition("%q")
+    seen = set[str]()
+    first = _compile_part(head, seen)
+    return re.compile(f"{first}(?:{_compile_part(tail, seen)})?$" if quit_mark else f"{first}$")
+
+
+def _compile_part(part: str, seen: set[str]) -> str:
+    pattern = ""
+    for literal, escape in re.findall(r"([^%]+)|%-?\d*([a-zA-Z%])", part):
+        if literal:
+            pattern += re.escape(literal)
+            continue
+        piece = _ESCAPES.get(escape, r".*?")
+        name = re.search(r"\?P<(\w+)>", piece)
+        if name is not None and name[1] in seen:
+            piece = piece.replace(f"?P<{name[1]}>", "?:")
+        elif name is not None:
+            seen.add(name[1])
+        pattern += piece
+    return pattern
+
+
+def _epoch(text: str | None) -> float | None:
+    return float(text) if text else None
+
+
+def read_message(text: str, level: str, known: Mapping[str, Any]) -> LogEvent | None:
+    """Return the event that a message is, None for the many that say nothing of connections."""
+    who = {
+        key: value
+        for key in ("at", "pid", "user", "database", "application", "client")
+        if (value := known.get(key)) not in (None, "[unknown]", "")
+    }
+    if match := _AUTHORIZED.search(text):
+        named = {key: value for key, value in match.groupdict().items() if value}
+        return LogEvent("authorized", **(who | named))
+    if match := _RECEIVED.search(text):
+        return LogEvent("received", **(who | {"client": match["host"]}))
+    if match := _READY.search(text):
+        return LogEvent("ready", **who, duration=float(match["total"]) / 1e3)
+    if match := _DISCONNECTED.search(text):
+        time = int(match["h"]) * 3600 + int(match["m"]) * 60 + float(match["s"])
+        named = {"user": match["user"], "database": match["database"], "client": match["host"]}
+        return LogEvent("disconnected", **(who | named), duration=time)
+    if match := _LOCK_WAIT.search(text):
+        return LogEvent("lock-wait", **(who | {"pid": int(match["pid"])}), duration=float(match["ms"]) / 1e3, text=text)
+    if match := _LOCK_GOT.search(text):
+        return LogEvent(
+            "lock-acquired", **(who | {"pid": int(match["pid"])}), duration=float(match["ms"]) / 1e3, text=text
+        )
+    return _read_failure(text, level, known, who)
+
+
+def _read_failure(text: str, level: str, known: Mapping[str, Any], who: Mapping[str, Any]) -> LogEvent | None:
+    sqlstate = known.get("sqlstate")
+    refused = find_refuser_by_text(text, sqlstate)
+    if refused is not None:
+        return LogEvent("refused", **who, refused_by=refused, text=text)
+    if match := _DURATION.search(text):
+        return LogEvent("statement", **who, duration=float(match["ms"]) / 1e3, text=match["query"] or "")
+    if "database system is ready to accept" in text:
+        return LogEvent("started", **who)
+    if "shutdown request" in text or "database system is shut down" in text:
+        return LogEvent("stopping", **who)
+    if sqlstate in _TIMEOUT_STATES or any(words in text for words in _TIMEOUTS):
+        return LogEvent("timed-out", **who, text=text)
+    if "terminating connection due to administrator command" in text or sqlstate == "57P01":
+        return LogEvent("ended-backend", **who)
+    if "deadlock detected" in text:
+        return LogEvent("deadlock", **who)
+    if any(words in text for words in _LOST):
+        return LogEvent("lost-client", **who, text=text)
+    return LogEvent("other", **who) if who.get("at") is not None else None

@@ -1,0 +1,275 @@
+"""Tables as people paste them: psql's aligned, expanded and unaligned output, CSV, Markdown and JSON rows.
+
+Decides where a table begins and ends in a text and which cell belongs to which column. What the columns mean is left
+to ``activity`` and ``consoles``. A table is recognized by at least two column names that they know, so that prose with
+bars in it is not taken for one.
+"""
+
+import csv
+import json
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+MOST_ROWS = 200_000
+"""Rows of one table that are kept; the server that has more has not been built."""
+
+_RULER = re.compile(r"^\s*[+|├┼]?[-─]{2,}(?:[+|┼][-─:]*)*[-─:+|┤]*\s*$")
+_MARKDOWN_RULER = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$")
+_RECORD = re.compile(r"^[-─*]*\[ RECORD (\d+) \][-─+┬┼]*\s*$|^\*+ (\d+)\. row \*+$")
+_COUNT = re.compile(r"^\s*\(\d+ \w+\)\s*$")
+_BAR = re.compile(r"[|│]")
+
+
+@dataclass(frozen=True, slots=True)
+class PastedTable:
+    """Column names in lower case, and rows as text; None is an empty cell. ``line``: where it begins, from 1.
+
+    ``skipped``: lines within it that did not fit its columns.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[dict[str, str | None], ...]
+    line: int
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A table, and how many lines of the text it took, from the line that it was looked for at."""
+
+    table: PastedTable
+    lines: int
+
+
+Knows = Callable[[Sequence[str]], bool]
+"""Whether names are columns of a table that some reader understands."""
+
+
+def find_table(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Return the table that begins at ``lines[at]``, or None. ``knows`` decides which headers count."""
+    line = lines[at]
+    if _RECORD.match(line):
+        return _expanded(lines, at, knows)
+    if line.lstrip()[:1] in ("{", "["):
+        return _json(lines, at, knows)
+    following = lines[at + 1] if at + 1 < len(lines) else ""
+    if _BAR.search(line) and (_RULER.match(following) or _MARKDOWN_RULER.match(following)):
+        return _aligned(lines, at, knows)
+    if _RULER.match(line) and _BAR.search(following):
+        # border 2: a ruler above the header, too.
+        found = _aligned(lines, at + 1, knows)
+        return None if found is None else Found(found.table, found.lines + 1)
+    return _separated(lines, at, knows)
+
+
+def _names(cells: Sequence[str]) -> tuple[str, ...]:
+    return tuple(cell.strip().strip('`"*').strip().lower() for cell in cells)
+
+
+def _cell(text: str) -> str | None:
+    stripped = text.strip()
+    return stripped if stripped not in ("", "∅", "[null]", "(null)", "NULL", "<null>") else None
+
+
+def _split(line: str, edges: Sequence[int], count: int) -> list[str] | None:
+    """Return the cells of a line, by the ruler's columns where they fit, else by its bars; None for another number."""
+    if edges and all(at < len(line) and line[at] in "|│" for at in edges):
+        return [line[start:end] for start, end in zip([0, *(at + 1 for at in edges)], [*edges, len(line)], strict=True)]
+    text = line.strip()
+    if text[:1] in "|│" and text[-1:] in "|│" and len(_BAR.findall(text)) > count:
+        text = text[1:-1]
+    # What has bars of its own is the query, and that is the last column of nearly every paste.
+    cells = _BAR.split(text, maxsplit=count - 1) if count > 1 else [text]
+    return cells if len(cells) == count else None
+
+
+def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    header, ruler = lines[at], lines[at + 1]
+    has_frame = header.lstrip()[:1] in ("|", "│")
+    names = _names(_BAR.split(header.strip().strip("|│") if has_frame else header))
+    if not knows(names):
+        return None
+    edges = [] if has_frame else [column for column, mark in enumerate(ruler) if mark in "+┼"]
+    rows: list[list[str]] = []
+    skipped: list[int] = []
+    wrapped: list[bool] = []
+    end = at + 2
+    while end < len(lines) and len(rows) < MOST_ROWS:
+        line = lines[end]
+        end += 1
+        if _COUNT.match(line):
+            break
+        if _RULER.match(line):
+            continue
+        if not line.strip():
+            # Chat programs put blank lines between rows: the table goes on if the next line has its shape.
+            if end < len(lines) and _split(lines[end], edges, len(names)) is not None and _BAR.search(lines[end]):
+                continue
+            end -= 1
+            break
+        cells = _split(line, edges, len(names)) if _BAR.search(line) else None
+        if cells is None:
+            if not _BAR.search(line):
+                end -= 1
+                break
+            skipped.append(end)
+            continue
+        if rows and _continues(cells, wrapped):
+            rows[-1] = [_join(old, new) for old, new in zip(rows[-1], cells, strict=True)]
+        else:
+            rows.append(cells)
+        wrapped = [cell.rstrip()[-1:] in ("+", "↵") for cell in cells]
+    known = tuple({name: _cell(_unwrap(cell)) for name, cell in zip(names, row, strict=True)} for row in rows)
+    return Found(PastedTable(names, known, at + 1, tuple(skipped)), end - at)
+
+
+def _continues(cells: Sequence[str], wrapped: Sequence[bool]) -> bool:
+    """Return True if a line goes on with the row before: cells that psql marked with a plus, and all others blank."""
+    return any(wrapped) and all(was or not cell.strip() for cell, was in zip(cells, wrapped, strict=True))
+
+
+def _join(old: str, new: str) -> str:
+    return f"{_unwrap(old).rstrip()}\n{new.strip()}" if new.strip() else old
+
+
+def _unwrap(cell: str) -> str:
+    """Return ``cell`` without the mark of a line end, which psql puts behind the padding."""
+    text = cell.rstrip()
+    return (
+        text[:-1] if text.endswith(("+", "↵")) and (text[:-1].endswith(" ") or "\n" in text or cell == text) else cell
+    )
+
+
+def _expanded(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    rows: list[dict[str, str | None]] = []
+    columns: dict[str, None] = {}
+    skipped: list[int] = []
+    last = ""
+    end = at
+    while end < len(lines):
+        line = lines[end]
+        if _RECORD.match(line):
+            rows.append({})
+            last = ""
+        elif _COUNT.match(line):
+            end += 1
+            break
+        elif not line.strip():
+            following = next((each for each in lines[end + 1 : end + 3] if each.strip()), "")
+            if not _RECORD.match(following):
+                break
+        else:
+            # psql separates by a bar, mysql's \G and some exports by a colon.
+            name, bar, value = (
+                line.partition("|") if "|" in line else line.partition("│") if "│" in line else line.partition(": ")
+            )
+            key = name.strip().lower()
+            if not bar or not re.fullmatch(r"[\w ?]*\+?", key):
+                skipped.append(end + 1)
+            elif key in ("", "+") and last:
+                rows[-1][last] = f"{rows[-1][last] or ''}\n{value.strip().removesuffix('+').strip()}"
+            else:
+                columns[key] = None
+                rows[-1][key] = _cell(value.rstrip().removesuffix("+") if value.endswith("+") else value)
+                last = key
+        end += 1
+    names = tuple(columns)
+    if not knows(names):
+        return None
+    return Found(PastedTable(names, tuple(rows), at + 1, tuple(skipped)), end - at)
+
+
+def _json(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Read an array of objects over any number of lines, or one object a line."""
+    text = "\n".join(lines[at:])
+    try:
+        document, end = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return None
+    taken = text[: len(text) - len(text.lstrip()) + end].count("\n") + 1
+    objects: list[Any] = document if isinstance(document, list) else [document]
+    while at + taken < len(lines) and lines[at + taken].lstrip()[:1] == "{":
+        try:
+            objects.append(json.loads(lines[at + taken]))
+        except (ValueError, RecursionError):
+            break
+        taken += 1
+    rows = [each for each in objects if isinstance(each, dict)]
+    names = tuple(dict.fromkeys(str(name).lower() for row in rows for name in row))
+    if not rows or not knows(names):
+        return None
+    table = PastedTable(
+        names, tuple({str(name).lower(): _json_cell(value) for name, value in row.items()} for row in rows), at + 1
+    )
+    return Found(table, taken)
+
+
+def _json_cell(value: Any) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return "t" if value else "f"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Read CSV with a header, or psql's unaligned output, by whichever mark makes the header's names known ones."""
+    for mark in (",", "|", "\t", ";"):
+        if mark not in lines[at]:
+            continue
+        header = next(csv.reader([lines[at]], delimiter=mark), [])
+        if len(header) > 1 and knows(_names(header)):
+            return _csv(lines, at, mark) if mark != "|" else _unaligned(lines, at)
+    return None
+
+
+def _csv(lines: Sequence[str], at: int, mark: str) -> Found:
+    taken = 0
+
+    def feed() -> Iterator[str]:
+        nonlocal taken
+        for line in lines[at:]:
+            taken += 1
+            yield line + "\n"
+
+    reader = csv.reader(feed(), delimiter=mark)
+    names = _names(next(reader))
+    rows: list[dict[str, str | None]] = []
+    skipped: list[int] = []
+    end = taken
+    try:
+        for cells in reader:
+            if not cells or len(cells) == 1:
+                break
+            if len(cells) == len(names):
+                rows.append({name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
+            else:
+                skipped.append(at + taken)
+            end = taken
+            if len(rows) >= MOST_ROWS:
+                break
+    except csv.Error:
+        skipped.append(at + taken)
+    return Found(PastedTable(names, tuple(rows), at + 1, tuple(skipped)), end)
+
+
+def _unaligned(lines: Sequence[str], at: int) -> Found:
+    names = _names(lines[at].split("|"))
+    rows: list[dict[str, str | None]] = []
+    skipped: list[int] = []
+    end = at + 1
+    while end < len(lines) and lines[end].strip() and not _COUNT.match(lines[end]):
+        cells = lines[end].split("|", maxsplit=len(names) - 1)
+        if len(cells) == len(names):
+            rows.append({name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
+        elif rows and names[-1] == "query":
+            # Without alignment a statement's own line ends are not marked.
+            rows[-1]["query"] = f"{rows[-1]['query'] or ''}\n{lines[end]}"
+        else:
+            skipped.append(end + 1)
+        end += 1
+    if end < len(lines) and _COUNT.match(lines[end]):
+        end += 1
+    return Found(PastedTable(names, tuple(rows), at + 1, tuple(skipped)), end - at)
