@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sizing_curves import CURVES, fewest, points, share_of_best
 
-from poolctl.sizing.division import Bound, Parts, divide
+from poolctl.sizing.division import Bound, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, TopStatement, Window, assumed, measured
 from poolctl.sizing.figures import given as said
 from poolctl.sizing.recommend import recommend
@@ -73,7 +73,7 @@ def test_the_worked_division_with_an_impatient_target_is_short_of_slots() -> Non
     assert "2 connections for 0.6 busy ones, where 4 keep the p99 wait within 5 ms" in answer.findings[0].summary
 
 
-PARTS = Parts(demand=10, capacity=100, most=None, pools=4, budget=20, workers=16, floor=1)
+PARTS = DivisionTerms(demand=10, capacity=100, most=None, pools=4, budget=20, workers=16, floor=1)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ PARTS = Parts(demand=10, capacity=100, most=None, pools=4, budget=20, workers=16
 def test_what_binds_is_named_and_what_would_bind_next(
     changes: dict[str, Any], max_open: int | None, binding: str, next_binding: str | None, verdict: str
 ) -> None:
-    parts = Parts(**{field.name: getattr(PARTS, field.name) for field in fields(PARTS)} | changes)
+    parts = DivisionTerms(**{field.name: getattr(PARTS, field.name) for field in fields(PARTS)} | changes)
     found = divide(parts)
 
     assert (found.max_open, found.binding, found.next_binding, found.verdict) == (

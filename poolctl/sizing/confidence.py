@@ -11,7 +11,7 @@ from typing import NamedTuple
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import LATE_SHARE, Demand, estimate_load
-from poolctl.sizing.division import Division, Parts, divide
+from poolctl.sizing.division import Division, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
 from poolctl.sizing.knee import Confidence
 from poolctl.sizing.queueing import servers_for_wait
@@ -51,7 +51,7 @@ class _Scales(NamedTuple):
 
 
 def estimate_interval(
-    figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, division: Division, random: Random
+    figures: Figures, parts: DivisionTerms, demand: Demand, capacity: Capacity, division: Division, random: Random
 ) -> tuple[int, int] | None:
     """Return the 5th and 95th percentile of max_open when the figures behind it are drawn again; None without a size.
 
@@ -69,7 +69,7 @@ def estimate_interval(
     return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
 
 
-def _draw_size(figures: Figures, parts: Parts, demand: Demand, capacity: Capacity, random: Random) -> int:
+def _draw_size(figures: Figures, parts: DivisionTerms, demand: Demand, capacity: Capacity, random: Random) -> int:
     scales = _draw_scales(figures, demand, capacity, random)
     wanted = None
     if parts.demand is not None and demand.load is not None:
@@ -89,7 +89,7 @@ def _draw_size(figures: Figures, parts: Parts, demand: Demand, capacity: Capacit
         else:
             wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
     usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
-    drawn = divide(Parts(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
+    drawn = divide(DivisionTerms(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
     return drawn.max_open or 0
 
 
@@ -128,7 +128,7 @@ def _resample(figures: Figures, random: Random) -> tuple[Window, ...]:
 def decide_trust(
     division: Division,
     interval: tuple[int, int] | None,
-    parts: Parts,
+    parts: DivisionTerms,
     demand: Demand,
     capacity: Capacity,
     budget: Budget,

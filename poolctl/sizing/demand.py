@@ -43,7 +43,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True)
-class Offered:
+class OfferedLoad:
     """The load of one process in erlangs, and the figures behind it."""
 
     load: float
@@ -108,7 +108,7 @@ def count_pools(figures: Figures) -> int:
     return max(1, instances) * max(1, processes)
 
 
-def estimate_load(figures: Figures) -> Offered | None:
+def estimate_load(figures: Figures) -> OfferedLoad | None:
     """Return the load of one process, or None if it is not known.
 
     A given rate times the hold time comes first, then the measured throughput times the hold time, then the mean number
@@ -120,7 +120,7 @@ def estimate_load(figures: Figures) -> Offered | None:
     per_instance = max(1, figures.processes.count if figures.processes is not None else 1)
     if figures.arrival_rate is not None and hold is not None:
         rate = figures.arrival_rate.value / per_instance
-        return Offered(rate * hold.value, hold.value, (figures.arrival_rate, hold), "arrival rate x hold time")
+        return OfferedLoad(rate * hold.value, hold.value, (figures.arrival_rate, hold), "arrival rate x hold time")
     if figures.throughput is not None and hold is not None and not figures.windows:
         held = hold.value
         method = "throughput x hold time"
@@ -128,12 +128,12 @@ def estimate_load(figures: Figures) -> Offered | None:
             # Little's law for those in use and those in the queue: what would be in use if there were room.
             held += figures.wait_time.value
             method = "throughput x (hold time + wait time), for the pool was full"
-        return Offered(figures.throughput.value * held / pools, hold.value, (figures.throughput, hold), method)
+        return OfferedLoad(figures.throughput.value * held / pools, hold.value, (figures.throughput, hold), method)
     peak = _find_peak(figures)
     if peak is None:
         return None
     busy, method = peak
-    return Offered(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
+    return OfferedLoad(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
 
 
 def _find_peak(figures: Figures) -> tuple[Figure, str] | None:
@@ -151,7 +151,7 @@ def _is_censored(figures: Figures) -> bool:
     return figures.censored_share is not None and figures.censored_share.value > 0.01
 
 
-def _decide_confidence(figures: Figures, offered: Offered) -> Confidence:
+def _decide_confidence(figures: Figures, offered: OfferedLoad) -> Confidence:
     """Return high where rate, hold and its variation are known, low where the load has swings that no window shows."""
     is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
     if figures.is_stationary is False and not figures.windows:

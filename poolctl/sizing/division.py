@@ -32,7 +32,7 @@ class Bound:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class DivisionTerms:
     """The quantities that are divided, in connections. None: not known, and limits nothing.
 
     ``capacity``, ``most`` (the total above which throughput falls) and ``pools`` belong to the usual fleet as a whole;
@@ -93,7 +93,7 @@ def count_worker_connections(figures: Figures) -> int | None:
     return max(1, figures.workers.count) * max(1, each)
 
 
-def divide(parts: Parts) -> Division:
+def divide(parts: DivisionTerms) -> Division:
     """Combine ``parts`` into max_open, and name the term that decides it."""
     share = parts.share
     bounds = (

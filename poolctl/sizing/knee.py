@@ -276,10 +276,10 @@ def _choose_upwards(measured: SweepRates, limit: int) -> int | None:
     grid = [1 << k for k in range(limit.bit_length()) if 1 << k <= limit]
     if limit > grid[-1]:
         grid.append(limit)
-    seen = [fmean(measured[n]) for n in grid if n in measured]
-    if len(seen) == len(grid):
+    rates = [fmean(measured[n]) for n in grid if n in measured]
+    if len(rates) == len(grid):
         return None
-    if len(seen) >= 4 and max(seen[-2:]) < max(seen[:-2]) / SHARE:
+    if len(rates) >= 4 and max(rates[-2:]) < max(rates[:-2]) / SHARE:
         return None
     return next(n for n in grid if n not in measured)
 

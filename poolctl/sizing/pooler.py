@@ -10,7 +10,7 @@ from math import ceil
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand, count_pools
-from poolctl.sizing.division import UNEVEN_SHARE, Parts
+from poolctl.sizing.division import UNEVEN_SHARE, DivisionTerms
 from poolctl.sizing.figures import Figures
 
 TOO_MANY = 3.0
@@ -89,7 +89,7 @@ def plan_pooler(
     budget: Budget,
     demand: Demand,
     capacity: Capacity,
-    parts: Parts,
+    parts: DivisionTerms,
     *,
     max_open: int,
 ) -> PoolerPlan:

@@ -18,7 +18,7 @@ from poolctl.sizing.causes import bound_gain, compute_speedup, find_causes
 from poolctl.sizing.confidence import decide_trust, estimate_interval
 from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.demand import Demand, count_pools, estimate_demand
-from poolctl.sizing.division import Binding, Division, Parts, compute_floor, count_worker_connections, divide
+from poolctl.sizing.division import Binding, Division, DivisionTerms, compute_floor, count_worker_connections, divide
 from poolctl.sizing.doubts import find_doubts
 from poolctl.sizing.figures import Figure, Figures, estimate_hold
 from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes
@@ -81,7 +81,7 @@ def _find_doubts(
     budget: Budget,
     demand: Demand,
     capacity: Capacity,
-    parts: Parts,
+    parts: DivisionTerms,
     division: Division,
 ) -> tuple[list[Finding], list[Trust]]:
     """Return all findings, and what each allows for the confidence."""
@@ -96,7 +96,7 @@ def _find_doubts(
 
 
 def _choose_lifetimes(
-    figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, parts: Parts, division: Division
+    figures: Figures, fleet: WorstFleet, budget: Budget, demand: Demand, parts: DivisionTerms, division: Division
 ) -> Lifetimes:
     """Choose lifetimes for the recommended pool; for the present one, if no size is recommended."""
     now = figures.current_max_open.count if figures.current_max_open is not None else 0
@@ -110,10 +110,10 @@ def _choose_lifetimes(
     )
 
 
-def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> Parts:
+def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> DivisionTerms:
     # A multiple of the cores says nothing about this database, so it must not limit a demand that is known.
     binds = capacity.is_known or demand.value is None
-    return Parts(
+    return DivisionTerms(
         demand=demand.value,
         capacity=capacity.value if binds else None,
         most=capacity.most if binds else None,
@@ -124,7 +124,7 @@ def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: C
     )
 
 
-def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: Parts) -> Finding:
+def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: DivisionTerms) -> Finding:
     needed, each = fleet.worst_case_processes * parts.floor, plural(parts.floor, "connection")
     return build_finding(
         "fleet-over-budget",
@@ -210,61 +210,61 @@ if TYPE_CHECKING:
 _BOUNDS = ("most_gain_from_pool", "gain_from_statement", "gain_from_locks", "gain_from_shorter_holds")
 
 
-def refuse(answer: Recommendation, findings: Sequence[Finding]) -> Recommendation:
-    """Return ``answer`` without its sizes. ``findings`` are the reasons and come first."""
+def refuse(result: Recommendation, findings: Sequence[Finding]) -> Recommendation:
+    """Return ``result`` without its sizes. ``findings`` are the reasons and come first."""
     causes = [replace(finding, severity="critical") for finding in findings]
     sizes = replace(
-        answer.recommendation, max_open=None, max_idle=None, min_idle=None, interval=None, confidence="refused"
+        result.recommendation, max_open=None, max_idle=None, min_idle=None, interval=None, confidence="refused"
     )
     return replace(
-        answer,
+        result,
         recommendation=sizes,
         verdict="refused",
         worst_case_connections=None,
-        findings=worst_first((*causes, *answer.findings)),
+        findings=worst_first((*causes, *result.findings)),
     )
 
 
 def add_diagnosis(
-    answer: Recommendation, figures: Figures, refusing: Sequence[Finding], others: Sequence[Finding]
+    result: Recommendation, figures: Figures, refusing: Sequence[Finding], others: Sequence[Finding]
 ) -> Recommendation:
-    """Return ``answer`` with the findings of a diagnosis of the same observation.
+    """Return ``result`` with the findings of a diagnosis of the same observation.
 
     ``refusing`` make it a refusal, ``others`` do not. Each code is reported once: sizing knows more about a slow
     statement, the diagnosis more about the holders of everything else.
     """
-    known = {finding.code for finding in answer.findings if finding.severity != "info"}
-    reported = known & {"slow-database"} if answer.is_refused else set()
-    causes = [explain_refusal(each, figures, answer) for each in refusing if each.code not in reported]
+    known = {finding.code for finding in result.findings if finding.severity != "info"}
+    reported = known & {"slow-database"} if result.is_refused else set()
+    causes = [explain_refusal(each, figures, result) for each in refusing if each.code not in reported]
     named = {finding.code for finding in causes}
-    kept = [each for each in answer.findings if each.code not in named]
+    kept = [each for each in result.findings if each.code not in named]
     kept += [each for each in others if each.code not in known]
-    answer = replace(answer, findings=tuple(kept))
-    return refuse(answer, causes) if causes else answer
+    result = replace(result, findings=tuple(kept))
+    return refuse(result, causes) if causes else result
 
 
-def drop_moot_findings(answer: Recommendation) -> Recommendation:
+def drop_moot_findings(result: Recommendation) -> Recommendation:
     """Return a refusal without the findings that no longer matter.
 
     These are the findings about the size that is not given, and a request for a larger pool beside a cause that no pool
     removes.
     """
-    if not answer.is_refused:
-        return answer
-    beside = any(each.severity == "critical" for each in answer.findings)
+    if not result.is_refused:
+        return result
+    beside = any(each.severity == "critical" for each in result.findings)
     moot = MOOT_IN_REFUSAL | (MOOT_BESIDE_CAUSE if beside else frozenset())
-    return replace(answer, findings=tuple(each for each in answer.findings if each.code not in moot))
+    return replace(result, findings=tuple(each for each in result.findings if each.code not in moot))
 
 
-def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) -> Finding:
+def explain_refusal(finding: Finding, figures: Figures, result: Recommendation) -> Finding:
     """Return ``finding``, which makes any pool size useless, with both limits as evidence.
 
     They are the most that any size could gain, and what removing the cause would gain.
     """
-    gain = bound_gain(figures, answer.capacity)
+    gain = bound_gain(figures, result.capacity)
     statement = figures.top_statement
     bounds: dict[str, Any] = {"most_gain_from_pool": gain}
-    for own in answer.findings:
+    for own in result.findings:
         if own.code == finding.code:
             bounds |= {name: own.evidence[name] for name in _BOUNDS if name in own.evidence}
     summary = f"Pool size is not the problem: {finding.summary}"
@@ -283,9 +283,9 @@ def explain_refusal(finding: Finding, figures: Figures, answer: Recommendation) 
     return replace(finding, summary=summary, evidence={**finding.evidence, **bounds})
 
 
-def reject_unverified(answer: Recommendation, verification: "Verification") -> Recommendation:
+def reject_unverified(result: Recommendation, verification: "Verification") -> Recommendation:
     """Turn a recommendation that failed its own verification into a refusal."""
-    tried = answer.recommendation.max_open
+    tried = result.recommendation.max_open
     finding = build_finding(
         "verification-failed",
         severity="critical",
@@ -294,4 +294,4 @@ def reject_unverified(answer: Recommendation, verification: "Verification") -> R
         evidence={"max_open": tried, "engine": verification.engine},
         remedy="Read the runs below; measure during the peak, or give the figures that are assumed",
     )
-    return refuse(answer, (finding,))
+    return refuse(result, (finding,))

@@ -49,9 +49,9 @@ def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
 
 def _estimate_rows_read(samples: tuple[ServerSample, ...], table: str, calls: int) -> float | None:
     """Estimate the rows that one call reads: rows of sequential scans in the window, by calls, else by scans."""
-    seen = [each for sample in samples for each in sample.tables if each.name == table]
-    if len(seen) < 2:
+    counters = [each for sample in samples for each in sample.tables if each.name == table]
+    if len(counters) < 2:
         return None
-    read, scans = seen[-1].rows_read - seen[0].rows_read, seen[-1].scans - seen[0].scans
+    read, scans = counters[-1].rows_read - counters[0].rows_read, counters[-1].scans - counters[0].scans
     # Scans are the worse divisor: a scan may begin before the window, and each parallel worker counts one.
-    return read / (calls or scans) if calls or scans > 0 else float(seen[-1].live_rows)
+    return read / (calls or scans) if calls or scans > 0 else float(counters[-1].live_rows)

@@ -89,8 +89,8 @@ class _TrialSetting:
     """What all trials of one verification have in common. ``hold``: seconds."""
 
     figures: Figures
-    answer: Recommendation
-    kind: str
+    result: Recommendation
+    library: str
     rate: float
     """Acquires per second of the whole fleet."""
     hold: float
@@ -100,7 +100,7 @@ class _TrialSetting:
         values: dict[str, Any] = {
             "name": name,
             "database": _write_database(self.figures),
-            "pool": _write_pool(self.answer, self.kind, max_open),
+            "pool": _write_pool(self.result, self.library, max_open),
             "load": {
                 "instances": instances,
                 "rate": self.rate / instances,
@@ -119,16 +119,16 @@ class _TrialSetting:
         return Trial(name, moment, max_open, is_current, parse_scenario(values))
 
 
-def plan_trials(figures: Figures, answer: Recommendation, kind: str = "database/sql") -> tuple[Trial, ...]:
-    """Return the trials of ``answer``, made from ``figures`` with their defaults filled in.
+def plan_trials(figures: Figures, result: Recommendation, library: str = "database/sql") -> tuple[Trial, ...]:
+    """Return the trials of ``result``, made from ``figures`` with their defaults filled in.
 
-    ``kind`` is the library, as scenarios name it. Empty if the load is not known: then nothing can be verified.
+    ``library`` is the value of pool.kind in scenario files. Empty if the load is not known.
     """
-    max_open, rate, hold = answer.recommendation.max_open, _find_fleet_rate(figures), estimate_hold(figures)
+    max_open, rate, hold = result.recommendation.max_open, _find_fleet_rate(figures), estimate_hold(figures)
     if max_open is None or rate is None or hold is None or rate <= 0 or hold.value <= 0:
         return ()
-    setting = _TrialSetting(figures, answer, kind if kind in LIBRARIES else "database/sql", rate, hold.value)
-    steady, worst = count_pools(figures), answer.fleet.worst_case_processes
+    setting = _TrialSetting(figures, result, library if library in LIBRARIES else "database/sql", rate, hold.value)
+    steady, worst = count_pools(figures), result.fleet.worst_case_processes
     least = _count(figures, "connections_per_request", 1)
     sizes = sorted({max(least, round(max_open * times)) for times in SWEPT} | {max_open})
     found = [setting.trial(f"max_open {size}", "steady", size, steady) for size in sizes]
@@ -136,7 +136,7 @@ def plan_trials(figures: Figures, answer: Recommendation, kind: str = "database/
         setting.trial("largest fleet", "largest", max_open, worst),
         setting.trial("failover", "failover", max_open, steady),
     ]
-    if answer.fleet.surge:
+    if result.fleet.surge:
         found.append(setting.trial("deploy", "deploy", max_open, max(1, ceil(worst / 2))))
     if figures.current_max_open is not None and figures.current_max_open.count > 0:
         now = figures.current_max_open.count
@@ -148,7 +148,7 @@ def plan_trials(figures: Figures, answer: Recommendation, kind: str = "database/
 
 
 def judge(
-    answer: Recommendation,
+    result: Recommendation,
     runs: Sequence[tuple[Trial, Summary]],
     *,
     wait_target: float,
@@ -164,13 +164,13 @@ def judge(
     outcomes = [summarize_trial(trial, summary) for trial, summary in runs]
     own = [outcome for outcome in outcomes if not outcome.is_current]
     swept = tuple(outcome for outcome in own if outcome.moment == "steady")
-    chosen = next((outcome for outcome in swept if outcome.max_open == answer.recommendation.max_open), None)
+    chosen = next((outcome for outcome in swept if outcome.max_open == result.recommendation.max_open), None)
     if chosen is None:
         return Verification(swept, (), None, False, ("the run with the recommended size did not finish",), tuple(notes))
     best = max(outcome.throughput for outcome in swept)
     share = chosen.throughput / best if best > 0 else None
     moments = tuple(outcome for outcome in outcomes if outcome.moment != "steady" or outcome.is_current)
-    failures = tuple(_find_failures(answer, chosen, share, [*own], wait_target))
+    failures = tuple(_find_failures(result, chosen, share, [*own], wait_target))
     return Verification(swept, moments, share, not failures, failures, tuple(notes), engine)
 
 
@@ -192,7 +192,7 @@ def summarize_trial(trial: Trial, summary: Summary) -> TrialOutcome:
 
 
 def _find_failures(
-    answer: Recommendation,
+    result: Recommendation,
     chosen: TrialOutcome,
     share: float | None,
     outcomes: Sequence[TrialOutcome],
@@ -201,12 +201,12 @@ def _find_failures(
     found = []
     if share is not None and share < BEST_SHARE:
         found.append(f"it reaches only {share:.0%} of the best throughput among the sizes tried")
-    if answer.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
+    if result.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
         found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, and the target is {wait_target * 1000:.3g} ms")
-    most = chosen.max_open * answer.fleet.worst_case_processes
-    if most > answer.budget.total:
+    most = chosen.max_open * result.fleet.worst_case_processes
+    if most > result.budget.total:
         # A run has no refusal as long as no burst fills every pool at once, but that is luck.
-        found.append(f"the largest fleet can open {most:,} connections, and there are {answer.budget.total:,} slots")
+        found.append(f"the largest fleet can open {most:,} connections, and there are {result.budget.total:,} slots")
     found += [
         f"the server refuses {outcome.refused:,} acquires ({outcome.name})"
         for outcome in outcomes
@@ -229,9 +229,9 @@ def _write_database(figures: Figures) -> dict[str, Any]:
     return database
 
 
-def _write_pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, Any]:
+def _write_pool(result: Recommendation, library: str, max_open: int) -> dict[str, Any]:
     """Write the recommended settings that this library has. Another size keeps idle connections in proportion."""
-    sizes = answer.recommendation
+    sizes = result.recommendation
     recommended = sizes.max_open or max_open
     idle = max_open if sizes.max_idle is None else min(max_open, ceil(sizes.max_idle * max_open / recommended))
     wanted: Mapping[str, Any] = {
@@ -241,7 +241,7 @@ def _write_pool(answer: Recommendation, kind: str, max_open: int) -> dict[str, A
         "max_idle_time": sizes.max_idle_time,
         "acquire_timeout": sizes.acquire_timeout,
     }
-    return {"kind": kind} | {key: value for key, value in wanted.items() if key in LIBRARIES[kind].keys}
+    return {"kind": library} | {key: value for key, value in wanted.items() if key in LIBRARIES[library].keys}
 
 
 def _is_bound_by_cores(figures: Figures) -> bool:

@@ -14,35 +14,35 @@ from poolctl.stacks.settings import PoolAdvice, PoolerAdvice
 from poolctl.stacks.stack import Config
 
 
-def write_configs(answer: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
+def write_configs(result: Recommendation, figures: Figures, stacks: Sequence[str]) -> tuple[tuple[Config, ...], str]:
     """Return the blocks for ``stacks``, in that order, and a note about them, "" if they need none.
 
     ``figures``: with their defaults filled in. No blocks for a refusal; no block of a pooler without a free slot.
     Raises BadInput for an unknown stack.
     """
     found = [find_stack(name) for name in stacks]
-    if answer.is_refused or answer.recommendation.max_open is None:
+    if result.is_refused or result.recommendation.max_open is None:
         return (), "Without a recommended size no configuration is written" if found else ""
-    pooler = _complete_pooler(answer, figures)
-    behind = answer.pooler.recommended and any(stack.is_pooler for stack in found)
+    pooler = _complete_pooler(result, figures)
+    behind = result.pooler.recommended and any(stack.is_pooler for stack in found)
     most = pooler.app_max_open if behind else None
     configs: list[Config] = []
     for stack in found:
         if not stack.is_pooler:
-            configs.append(render(stack.name, advise_pool(answer, max_open=most)))
+            configs.append(render(stack.name, advise_pool(result, max_open=most)))
         elif (advice := advise_pooler(pooler, figures)) is not None:
             configs.append(render(stack.name, advice))
     note = f"The blocks of applications are for use behind the pooler: max_open {most} in each process" if most else ""
     return tuple(configs), note
 
 
-def advise_pool(answer: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
+def advise_pool(result: Recommendation, *, max_open: int | None = None) -> PoolAdvice:
     """Return the settings for the pool of each process; ``max_open`` None: the recommended size.
 
     Raises ValueError for a refusal. A recommendation adds its jitter to the lifetime; an advice takes it off the
     longest life, as a share. Both mean that connections live from max_lifetime to max_lifetime + jitter.
     """
-    sizes = answer.recommendation
+    sizes = result.recommendation
     if sizes.max_open is None:
         raise ValueError("a refusal has no sizes")
     most = sizes.max_open if max_open is None else max_open
@@ -56,7 +56,7 @@ def advise_pool(answer: Recommendation, *, max_open: int | None = None) -> PoolA
         max_lifetime_jitter=sizes.max_lifetime_jitter / longest if longest > 0 else 0.0,
         max_idle_time=sizes.max_idle_time or None,
         acquire_timeout=sizes.acquire_timeout or None,
-        processes=answer.fleet.worst_case_processes,
+        processes=result.fleet.worst_case_processes,
     )
 
 
@@ -81,8 +81,8 @@ def advise_pooler(pooler: PoolerPlan, figures: Figures) -> PoolerAdvice | None:
     )
 
 
-def _complete_pooler(answer: Recommendation, figures: Figures) -> PoolerPlan:
-    if answer.pooler.pgbouncer is not None:
-        return answer.pooler
-    parts = (answer.fleet, answer.budget, answer.demand, answer.capacity)
-    return add_settings(answer.pooler, figures, *parts, compute_floor(figures))
+def _complete_pooler(result: Recommendation, figures: Figures) -> PoolerPlan:
+    if result.pooler.pgbouncer is not None:
+        return result.pooler
+    parts = (result.fleet, result.budget, result.demand, result.capacity)
+    return add_settings(result.pooler, figures, *parts, compute_floor(figures))
