@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poolctl.errors import BadInput
 from poolctl.observe import pool_metrics as pool_stats
-from poolctl.observe.pool_metrics import PoolMetrics, read_pools
+from poolctl.observe.pool_metrics import PoolMetrics, parse_names, read_pools
 from poolctl.observe.prometheus import Exposition, Series, parse
 from poolctl.observe.snapshot import PoolFigures
 
@@ -22,7 +23,7 @@ from poolctl.observe.snapshot import PoolFigures
 def test_whose_pool_it_is_can_be_said_before_the_place(tmp_path: Path) -> None:
     file, odd = tmp_path / "pools.prom", tmp_path / "a=b.prom"
     for each in (file, odd):
-        each.write_text("go_sql_max_open_connections 4\n")
+        each.write_text("go_sql_in_use_connections 4\n")
 
     def applications(place: str) -> list[str | None]:
         return [pool.application for pool in PoolMetrics(place).sample() or ()]
@@ -165,11 +166,18 @@ gorm_dbstats_max_lifetime_closed{db_name="shop"} 7
 DBSTATS = json.dumps(
     {
         "shop": {
-            "MaxOpenConnections": 30, "OpenConnections": 12, "InUse": 9, "Idle": 3, "WaitCount": 41,
-            "WaitDuration": 12500000000, "MaxIdleClosed": 5, "MaxIdleTimeClosed": 6, "MaxLifetimeClosed": 7,
+            "MaxOpenConnections": 30,
+            "OpenConnections": 12,
+            "InUse": 9,
+            "Idle": 3,
+            "WaitCount": 41,
+            "WaitDuration": 12500000000,
+            "MaxIdleClosed": 5,
+            "MaxIdleTimeClosed": 6,
+            "MaxLifetimeClosed": 7,
         }
     }
-)  # fmt: skip
+)
 HIKARI = """
 hikaricp_active_connections{pool="HikariPool-1",} 9.0
 hikaricp_idle_connections{pool="HikariPool-1",} 1.0
@@ -241,9 +249,18 @@ pgxpool_max_lifetime_destroy_count{db_name="shop"} 7
 pgxpool_max_idle_destroy_count{db_name="shop"} 6
 """
 GO_FIGURES = PoolFigures(
-    "here", "shop", "database/sql", max_open=30, open=12, in_use=9, idle=3, queued_total=41.0, wait_time_total=12.5,
-    closed_idle_total=11.0, closed_lifetime_total=7.0,
-)  # fmt: skip
+    "here",
+    "shop",
+    "database/sql",
+    max_open=30,
+    open=12,
+    in_use=9,
+    idle=3,
+    queued_total=41.0,
+    wait_time_total=12.5,
+    closed_idle_total=11.0,
+    closed_lifetime_total=7.0,
+)
 
 
 def busy(name: str, library: str, **more: object) -> PoolFigures:
@@ -269,8 +286,14 @@ def busy(name: str, library: str, **more: object) -> PoolFigures:
         (
             PGXPOOL,
             busy(
-                "shop", "pgxpool", waiting=None, queued_total=41.0, use_count_total=None, use_time_total=None,
-                closed_idle_total=6.0, closed_lifetime_total=7.0,
+                "shop",
+                "pgxpool",
+                waiting=None,
+                queued_total=41.0,
+                use_count_total=None,
+                use_time_total=None,
+                closed_idle_total=6.0,
+                closed_lifetime_total=7.0,
             ),
         ),
         (
@@ -289,8 +312,18 @@ def busy(name: str, library: str, **more: object) -> PoolFigures:
             '{"pools": [{"name": "a", "library": "mine", "max_open": 0, "in_use": 2, "idle": 1, "waiting": 0,'
             ' "labels": {"pod": "x"}, "application": "web", "loop_lag": 0.25, "acquired_total": 7}]}',
             PoolFigures(
-                "here", "a", "mine", {"pod": "x"}, max_open=0, open=3, in_use=2, idle=1, waiting=0,
-                acquired_total=7.0, loop_lag=0.25, application="web",
+                "here",
+                "a",
+                "mine",
+                {"pod": "x"},
+                max_open=0,
+                open=3,
+                in_use=2,
+                idle=1,
+                waiting=0,
+                acquired_total=7.0,
+                loop_lag=0.25,
+                application="web",
             ),
         ),
         (
@@ -298,9 +331,23 @@ def busy(name: str, library: str, **more: object) -> PoolFigures:
             PoolFigures("here", "orders", "sqlalchemy", open=7, in_use=6, idle=1),
         ),
     ],
-    ids=["go", "sqlstats", "gorm", "DBStats", "hikari", "micrometer", "otel", "older otel", "pgxpool", "node-pg",
-         "tarn", "mxbean", "poolctl", "sqlalchemy"],
-)  # fmt: skip
+    ids=[
+        "go",
+        "sqlstats",
+        "gorm",
+        "DBStats",
+        "hikari",
+        "micrometer",
+        "otel",
+        "older otel",
+        "pgxpool",
+        "node-pg",
+        "tarn",
+        "mxbean",
+        "poolctl",
+        "sqlalchemy",
+    ],
+)
 def test_the_names_of_a_library_become_the_same_figures(text: str, figures: PoolFigures) -> None:
     read = read_pools(text, "here")
 
@@ -547,3 +594,80 @@ def test_a_file_that_is_none_is_not_waited_for(tmp_path: Path) -> None:
     assert PoolMetrics(str(pipe)).sample() is None
     assert PoolMetrics(str(tmp_path)).sample() is None
     assert PoolMetrics("\x00").sample() is None
+
+
+def test_totals_without_a_gauge_are_a_complaint_and_no_pool_that_looks_idle() -> None:
+    read = read_pools("pgxpool_acquires_total 100\npgxpool_empty_acquire_total 30\n", "scrape")
+
+    assert read.pools == ()
+    assert "no gauge of connections open, in use or idle" in read.complaint
+
+
+def test_metrics_that_look_like_a_pool_are_named_when_none_is_known() -> None:
+    read = read_pools("shop_db_pool_busy 10\nshop_db_pool_size 10\nhttp_requests_total 7\n", "scrape")
+
+    assert read.pools == ()
+    assert "shop_db_pool_busy, shop_db_pool_size (--pool-stats-map in_use=NAME,...)" in read.complaint
+
+
+def test_names_of_the_users_own_go_before_the_known_ones() -> None:
+    names = parse_names("in_use=shop_db_pool_busy, max_open=shop_db_pool_size")
+    (pool,) = read_pools("shop_db_pool_busy 10\nshop_db_pool_size 12\n", "scrape", names).pools
+
+    assert (pool.in_use, pool.max_open) == (10, 12)
+
+
+def test_a_figure_that_no_pool_has_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(BadInput, match="busy is not a figure of a pool") as refused:
+        parse_names("busy=shop_db_pool_busy")
+
+    assert "in_use" in refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "numbers"),
+    [
+        ("HikariPool-1 - Pool stats (total=10/10, idle=0/5, active=10, waiting=3)", (10, 10, 10, 0, 3)),
+        ("HikariPool-1 - After cleanup  stats (total=1, active=0, idle=1, waiting=0)", (None, 1, 0, 1, 0)),
+        (
+            "main: Pool size: 5  Connections in pool: 1 Current Overflow: 0 Current Checked out connections: 4",
+            (None, 5, 4, 1, None),
+        ),
+        ("QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30.00", (15, 15, 15, 0, None)),
+        (
+            "the connection pool has been exhausted, either raise "
+            "'Max Pool Size' (currently 100) or 'Timeout' (currently 15 seconds)",
+            (100, 100, 100, 0, None),
+        ),
+        (
+            "Timed out fetching a new connection from the connection pool. (Current connection pool timeout: 10, "
+            "connection limit: 5)",
+            (5, 5, 5, 0, None),
+        ),
+        (
+            "{MaxOpenConnections:100 OpenConnections:90 InUse:80 Idle:10 WaitCount:1 WaitDuration:1m2s}",
+            (100, 90, 80, 10, None),
+        ),
+        (
+            "Pool { size: 3, num_idle: 1, is_closed: false, options: PoolOptions { max_connections: 50, min: 0 } }",
+            (50, 3, 2, 1, None),
+        ),
+        (
+            '{"acquireDuration": "7.8s", "acquiredConns": 32, "idleConns": 0, "maxConns": 32, "totalConns": 32}',
+            (32, 32, 32, 0, None),
+        ),
+        (
+            '{"idleSize": 0, "acquiredSize": 10, "allocatedSize": 10, "pendingAcquireSize": 7, "maxAllocatedSize": 10}',
+            (10, 10, 10, 0, 7),
+        ),
+        ('{"size": 15, "connections": 3, "busy": 2, "dead": 0, "idle": 1, "waiting": 4}', (15, 3, 2, 1, 4)),
+        (
+            '{"value": {"ActiveConnections": 9, "IdleConnections": 1, "TotalConnections": 10}}',
+            (None, 10, 9, 1, None),
+        ),
+    ],
+)
+def test_figures_are_read_as_each_library_prints_them(text: str, numbers: tuple[int | None, ...]) -> None:
+    (pool,) = read_pools(text, "paste").pools
+
+    assert (pool.max_open, pool.open, pool.in_use, pool.idle, pool.waiting) == numbers

@@ -138,6 +138,11 @@ MEANINGS: dict[str, Meaning] = {
             "total_conns": "open",
             "acquired_conns": "in_use",
             "idle_conns": "idle",
+            # otelpgx writes the words in full.
+            "max_connections": "max_open",
+            "total_connections": "open",
+            "acquired_connections": "in_use",
+            "idle_connections": "idle",
             "acquire_count": "acquired_total",
             "acquires": "acquired_total",
             "acquire_duration_ns": ("wait_time_total", _NS),
@@ -303,6 +308,12 @@ JSON_KEYS: dict[str, Meaning] = {
             "totalConnections": "open",
             "threadsAwaitingConnection": "waiting",
             "maximumPoolSize": "max_open",
+            # Jolokia keeps the bean's capitals.
+            "ActiveConnections": "in_use",
+            "IdleConnections": "idle",
+            "TotalConnections": "open",
+            "ThreadsAwaitingConnection": "waiting",
+            "MaximumPoolSize": "max_open",
         },
     ),
     **_add_prefix(
@@ -355,7 +366,16 @@ JSON_KEYS: dict[str, Meaning] = {
     **_add_prefix(
         "dbcp2",
         "",
-        {"numActive": "in_use", "numIdle": "idle", "maxTotal": "max_open", "numWaiters": "waiting"},
+        {
+            "numActive": "in_use",
+            "numIdle": "idle",
+            "maxTotal": "max_open",
+            "numWaiters": "waiting",
+            "NumActive": "in_use",
+            "NumIdle": "idle",
+            "MaxTotal": "max_open",
+            "NumWaiters": "waiting",
+        },
     ),
     **_add_prefix(
         "rails",

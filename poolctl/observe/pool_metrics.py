@@ -97,7 +97,12 @@ def read_pools(text: str, source: str, names: Mapping[str, Meaning] = NO_NAMES) 
 
 def _conclude(pools: Iterable[_Pool], source: str, complaint: str) -> ParsedPools:
     figures = tuple(_complete_figures(pool, source) for pool in pools)
-    return ParsedPools(figures, "" if figures else complaint)
+    # Totals alone say nothing of what is held now: taken for a pool, they would read as one that is not in use.
+    gauged = tuple(pool for pool in figures if any(each is not None for each in (pool.open, pool.in_use, pool.idle)))
+    if figures and not gauged:
+        names = ", ".join(dict.fromkeys(f"{pool.library} {pool.name}" for pool in figures))
+        return ParsedPools((), f"it has totals of {names} and no gauge of connections open, in use or idle")
+    return ParsedPools(gauged, "" if gauged else complaint)
 
 
 def _is_pool_metric(name: str) -> bool:
