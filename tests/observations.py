@@ -13,6 +13,9 @@ from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     Backend,
+    BouncerDatabase,
+    BouncerLink,
+    BouncerPool,
     BouncerSample,
     ClientProcess,
     DatabaseCounters,
@@ -254,6 +257,74 @@ def host(*processes: ClientProcess, cores: int = 8, **values: Any) -> HostSample
 def process(port: int, pid: int = 4242, **values: Any) -> ClientProcess:
     given: dict[str, Any] = {"command": "python shop.py", "status": "sleeping", **values}
     return ClientProcess(port=port, pid=pid, **given)
+
+
+def calling(count: int, pause: float, first: int = 100, **same: Any) -> list[Row]:
+    """Transactions held over a call of ``pause`` seconds, each at a phase of its own."""
+    return [
+        Row(first + i, IN_TRANSACTION, age=pause * (i + 0.5) / count, turns=pause, began=0.002, **same)
+        for i in range(count)
+    ]
+
+
+def bouncer(pids_: list[int], *, waiting: int = 4, mode: str = "transaction", **values: Any) -> BouncerSample:
+    """All server connections taken by clients of their own, one each, and ``waiting`` more."""
+    servers = [
+        BouncerLink("server", "app", "app", "active", "127.0.0.1", 5432, f"s{pid}", f"c{pid}", remote_pid=pid)
+        for pid in pids_
+    ]
+    clients = [
+        BouncerLink(
+            "client",
+            "app",
+            "app",
+            "active",
+            "10.0.0.7",
+            50_000 + pid,
+            f"c{pid}",
+            f"s{pid}",
+            application=f"web{pid % 2}",
+        )
+        for pid in pids_
+    ]
+    clients += [
+        BouncerLink("client", "app", "app", "waiting", "10.0.0.8", 60_000 + i, f"w{i}", application="late")
+        for i in range(waiting)
+    ]
+    row = BouncerPool(
+        "app",
+        "app",
+        clients_active=len(pids_),
+        clients_waiting=waiting,
+        servers_active=len(pids_),
+        max_wait=2.5,
+        mode=mode,
+    )
+    given: dict[str, Any] = {
+        "target": "pgbouncer:6432",
+        "pools": (row,),
+        "clients": tuple(clients),
+        "servers": tuple(servers),
+        "databases": (BouncerDatabase("app", database="app", pool_size=len(pids_)),),
+        "config": {"max_client_conn": "100", "default_pool_size": "20"},
+        **values,
+    }
+    return BouncerSample(**given)
+
+
+def count_sessions(opened: int, transactions: int, *, seconds: int = 7, **more: int) -> list[list[DatabaseCounters]]:
+    return [
+        [
+            DatabaseCounters(
+                "app",
+                backends=5,
+                commits=10_000 + transactions * look // (seconds - 1),
+                sessions=500 + opened * look // (seconds - 1),
+                abandoned=more.get("abandoned", 0) * look // (seconds - 1),
+            )
+        ]
+        for look in range(seconds)
+    ]
 
 
 def verdict(*given: Row, **scene: Any) -> Diagnosis:

@@ -5,9 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from finding_examples import render
 
+from poolctl.cli import main, poolctl
 from poolctl.diagnose import catalog, sql
 from poolctl.diagnose.catalog import CATALOG, build_finding, find
+from poolctl.diagnose.examples import EXAMPLES
 from poolctl.errors import BadInput
 
 ROOT = Path(__file__).parents[1] / "poolctl"
@@ -104,6 +108,30 @@ def test_a_finding_takes_from_the_catalog_what_its_rule_does_not_give() -> None:
         sql.UNREAD,
     )
     assert other.evidence_sql is None
+
+
+@pytest.mark.parametrize("code", CATALOG)
+def test_the_example_of_every_finding_is_what_poolctl_prints(code: str) -> None:
+    assert EXAMPLES[code] == f"{render(code)}\n", "out of date: python tests/finding_examples.py"
+
+
+@pytest.mark.parametrize("code", CATALOG)
+def test_explaining_a_finding_shows_its_meaning_its_remedy_its_example_and_its_sql(code: str) -> None:
+    answer = CliRunner().invoke(poolctl, ["inspect", "--explain", code])
+
+    words = " ".join(answer.stdout.split())
+    assert answer.exit_code == 0
+    assert all(" ".join(text.split()) in words for _, text in catalog.describe(CATALOG[code]))
+    assert EXAMPLES[code] in answer.stdout
+    assert all(statement in answer.stdout for statement in CATALOG[code].sql)
+
+
+def test_explaining_an_unknown_code_is_wrong_usage_and_names_the_near_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(["inspect", "--explain", "leak-in-transactoin"])
+
+    assert error.value.code == 2
+    assert "leak-in-transaction" in capsys.readouterr().err
 
 
 def test_an_unknown_code_names_the_near_ones() -> None:

@@ -9,6 +9,7 @@ from observations import (
     NOW,
     Row,
     busy,
+    calling,
     codes,
     find,
     full_pool,
@@ -27,14 +28,6 @@ from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait, PoolFigures
 
 REMEDIES_OF_LOAD = frozenset({"pool-undersized", "slow-database", "healthy"})
-
-
-def calling(count: int, pause: float, first: int = 100, **same: Any) -> list[Row]:
-    """Transactions held over a call of ``pause`` seconds, each at a phase of its own."""
-    return [
-        Row(first + i, IN_TRANSACTION, age=pause * (i + 0.5) / count, turns=pause, began=0.002, **same)
-        for i in range(count)
-    ]
 
 
 @pytest.mark.parametrize("pause", [0.08, 0.3, 0.9, 1.9])

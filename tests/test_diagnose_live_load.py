@@ -10,6 +10,7 @@ from observations import (
     Row,
     busy,
     codes,
+    count_sessions,
     find,
     full_pool,
     held_by,
@@ -293,24 +294,9 @@ def test_a_starved_fleet_is_one_finding() -> None:
     assert find(diagnosis, "client-starved").evidence["timed_out"] == 90
 
 
-def counters(opened: int, transactions: int, *, seconds: int = 7, **more: int) -> list[list[DatabaseCounters]]:
-    return [
-        [
-            DatabaseCounters(
-                "app",
-                backends=5,
-                commits=10_000 + transactions * look // (seconds - 1),
-                sessions=500 + opened * look // (seconds - 1),
-                abandoned=more.get("abandoned", 0) * look // (seconds - 1),
-            )
-        ]
-        for look in range(seconds)
-    ]
-
-
 @pytest.mark.parametrize(("opened", "transactions"), [(300, 300), (60, 400), (12, 30)])
 def test_a_session_for_every_few_transactions_is_churn(opened: int, transactions: int) -> None:
-    diagnosis = verdict(*busy(4), databases=counters(opened, transactions))
+    diagnosis = verdict(*busy(4), databases=count_sessions(opened, transactions))
 
     assert find(diagnosis, "connection-churn").evidence["opened"] == opened
     assert "healthy" not in codes(diagnosis)
@@ -321,17 +307,20 @@ def test_a_session_for_every_few_transactions_is_churn(opened: int, transactions
     [pytest.param(2, 10, id="a health check"), pytest.param(40, 9000, id="little beside the work"), (0, 0)],
 )
 def test_a_few_new_sessions_are_no_churn(opened: int, transactions: int) -> None:
-    assert troubles(verdict(*busy(4), databases=counters(opened, transactions))) == []
+    assert troubles(verdict(*busy(4), databases=count_sessions(opened, transactions))) == []
 
 
 def test_a_fleet_that_starts_up_is_no_churn() -> None:
     coming = [Row(100 + i, age=0.3, opened=0.5, from_look=5) for i in range(30)]
 
-    assert troubles(verdict(*coming, *busy(4), databases=counters(30, 60))) == []
+    assert troubles(verdict(*coming, *busy(4), databases=count_sessions(30, 60))) == []
 
 
 def test_clients_that_leave_without_a_goodbye_are_churn() -> None:
-    assert "dropped" in find(verdict(*busy(4), databases=counters(60, 9000, abandoned=40)), "connection-churn").summary
+    assert (
+        "dropped"
+        in find(verdict(*busy(4), databases=count_sessions(60, 9000, abandoned=40)), "connection-churn").summary
+    )
 
 
 def test_before_version_14_only_what_the_looks_caught_is_known() -> None:
@@ -371,7 +360,7 @@ def test_a_connection_for_every_request_is_no_storm_after_a_start() -> None:
     stay = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(20)]
     passing = [caught_logging_in(look) for look in range(6)]
 
-    diagnosis = verdict(*stay, *passing, databases=counters(300, 300), started_at=NOW - 10.0)
+    diagnosis = verdict(*stay, *passing, databases=count_sessions(300, 300), started_at=NOW - 10.0)
 
     assert troubles(diagnosis) == ["connection-churn"]
 

@@ -7,6 +7,7 @@ import pytest
 from observations import (
     LEAKS,
     Row,
+    bouncer,
     busy,
     codes,
     find,
@@ -28,7 +29,6 @@ from poolctl.observe.snapshot import (
     BouncerDatabase,
     BouncerLink,
     BouncerPool,
-    BouncerSample,
     HostSample,
     Observation,
     PgpoolChild,
@@ -37,51 +37,6 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
-
-
-def bouncer(pids_: list[int], *, waiting: int = 4, mode: str = "transaction", **values: Any) -> BouncerSample:
-    """All server connections taken by clients of their own, one each, and ``waiting`` more."""
-    servers = [
-        BouncerLink("server", "app", "app", "active", "127.0.0.1", 5432, f"s{pid}", f"c{pid}", remote_pid=pid)
-        for pid in pids_
-    ]
-    clients = [
-        BouncerLink(
-            "client",
-            "app",
-            "app",
-            "active",
-            "10.0.0.7",
-            50_000 + pid,
-            f"c{pid}",
-            f"s{pid}",
-            application=f"web{pid % 2}",
-        )
-        for pid in pids_
-    ]
-    clients += [
-        BouncerLink("client", "app", "app", "waiting", "10.0.0.8", 60_000 + i, f"w{i}", application="late")
-        for i in range(waiting)
-    ]
-    row = BouncerPool(
-        "app",
-        "app",
-        clients_active=len(pids_),
-        clients_waiting=waiting,
-        servers_active=len(pids_),
-        max_wait=2.5,
-        mode=mode,
-    )
-    given: dict[str, Any] = {
-        "target": "pgbouncer:6432",
-        "pools": (row,),
-        "clients": tuple(clients),
-        "servers": tuple(servers),
-        "databases": (BouncerDatabase("app", database="app", pool_size=len(pids_)),),
-        "config": {"max_client_conn": "100", "default_pool_size": "20"},
-        **values,
-    }
-    return BouncerSample(**given)
 
 
 def test_transactions_left_open_behind_pgbouncer_name_the_client_and_not_the_pooler() -> None:

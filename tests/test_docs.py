@@ -49,6 +49,14 @@ def test_the_page_of_pools_is_what_the_presets_say() -> None:
     )
 
 
+def test_the_page_of_findings_is_what_the_catalog_says() -> None:
+    page = runpy.run_path(str(ROOT / "docs" / "findings.py"))["page"]()
+
+    assert (ROOT / "docs" / "findings.md").read_text(encoding="utf-8") == page, (
+        "docs/findings.md is out of date: run docs/findings.py"
+    )
+
+
 @pytest.mark.parametrize("heading", ["Settings", "Behavior"])
 def test_every_pool_has_one_full_row(heading: str) -> None:
     rows = table_rows(heading)

@@ -32,6 +32,7 @@ UNCLEANED: tuple[str, ...] = (
     "poolctl/api",
     "poolctl/cli.py",
     "poolctl/commands",
+    "docs/findings.md",
     "poolctl/diagnose",
     "poolctl/engines/__init__.py",
     "poolctl/engines/batch.py",

@@ -40,6 +40,16 @@ Examples:
 """
 
 
+def _explain(context: click.Context, option: click.Parameter, code: str | None) -> None:
+    """Print the catalog's entry of ``code`` and exit. Raises BadInput for an unknown code."""
+    del option
+    if code is not None and not context.resilient_parsing:
+        from poolctl.diagnose.catalog import explain
+
+        click.echo(explain(code))
+        context.exit()
+
+
 @click.command(
     epilog=EPILOG, short_help="Look at live systems, and say what is wrong, who holds the slots, what to do."
 )
@@ -63,6 +73,14 @@ Examples:
 @click.option("--relief", is_flag=True, help="Also say which backends to end, in which order, and what that frees.")
 @click.option("--execute", is_flag=True, help="With --relief: end them, after asking once.")
 @click.option("--emergency", is_flag=True, help="Take a reserved slot where no other is free.")
+@click.option(
+    "--explain",
+    metavar="CODE",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Print what a finding means, what it is mistaken for and what to do; nothing is connected to.",
+)
 @output_options
 def inspect(
     as_json: bool,

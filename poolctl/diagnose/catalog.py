@@ -6,12 +6,14 @@ inspect --explain`` are made from this file. To add a finding, add an entry here
 tests/finding_examples.py; a test holds every code in the tree to this catalog.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from textwrap import wrap
 from typing import Any, Literal
 
 from poolctl.diagnose import sql
+from poolctl.diagnose.examples import EXAMPLES
 from poolctl.diagnose.finding import Confidence, Finding, Holder, Layer, Severity
 from poolctl.errors import BadInput
 
@@ -821,6 +823,39 @@ def find(code: str) -> FindingType:
         hint = f"did you mean {' or '.join(near)}?" if near else f"the codes are {', '.join(CATALOG)}"
         raise BadInput(f"there is no finding {code!r}", hint=hint)
     return entry
+
+
+def describe(entry: FindingType) -> Iterator[tuple[str, str]]:
+    """Yield the paragraphs about ``entry``, each with its heading, in the order in which people read them."""
+    yield "Meaning", entry.meaning
+    yield "Looks like", entry.signs
+    yield "Mistaken for", entry.mistaken_for
+    yield "Do", entry.remedy
+    yield "Would decide", entry.decided_by
+    also = []
+    if entry.relief_order:
+        also.append("poolctl inspect --relief may end the backends that it names, unless it is undetermined.")
+    if entry.comes_back:
+        also.append("Its connections come back by themselves, so the relief plan leaves them alone.")
+    if entry.refuses_size is not None:
+        also.append("poolctl recommend gives no size because of it: another size of the pool would not help.")
+    if entry.needs_no_privilege:
+        also.append("It is as sure without pg_monitor as with it.")
+    if also:
+        yield "Also", " ".join(also)
+
+
+def explain(code: str, width: int = 80) -> str:
+    """Return all that the catalog knows of ``code`` as text, wrapped to ``width`` columns. Raises BadInput."""
+    entry = find(code)
+    lines = wrap(f"{entry.code} ({entry.layer}): {entry.title}", width)
+    lines += ["", f"{'Reported by':<14}{', '.join(entry.reported_by)}"]
+    for heading, text in describe(entry):
+        lines += wrap(f"{heading:<14}{text}", width, subsequent_indent=" " * 14, break_on_hyphens=False)
+    lines += ["", "Example:", *EXAMPLES[entry.code].splitlines()]
+    for statement in entry.sql:
+        lines += ["", "Verify with SQL:" if statement == entry.sql[0] else "Or:", *statement.splitlines()]
+    return "\n".join(lines)
 
 
 _USUAL = ""
