@@ -1,4 +1,4 @@
-"""The fix of examples/threaded_pool_leak.py: whatever happens in between, the connection goes back.
+"""The fix of examples/threaded_pool_leak.py: each connection goes back to the pool, also after an error.
 
 python examples/threaded_pool_fixed.py "host=127.0.0.1 port=5432 dbname=app user=app"
 """

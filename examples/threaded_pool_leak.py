@@ -1,8 +1,8 @@
-"""The program of the first story: a connection is taken in every request and never put back.
+"""The program of the first story: each request takes a connection, and none puts it back.
 
     python examples/threaded_pool_leak.py "host=127.0.0.1 port=5432 dbname=app user=app"
 
-`poolctl simulate --keep` leaves a throw-away server running that it can be tried on.
+To try it, `poolctl simulate --keep` leaves a throw-away server running.
 """
 
 import sys
@@ -23,6 +23,6 @@ for request in range(1, 1001):
         cursor.execute("SELECT 1")
         cursor.fetchone()
     served += 1
-    # pool.putconn(connection) is what is missing
+    # pool.putconn(connection) is missing here
 
 print(f"{served} of 1000 requests served")

@@ -38,22 +38,22 @@ class Bench:
         self._admin = admin
         scenario = scenario_of(pool={"kind": kind} | settings, load={"query": "select1"})
         job = Job(scenario, make_conninfo(conninfo, application_name=self.name))
-        self.watch = PoolMonitor(scenario.pool.max_open)
-        self.library: PoolDriver = open_library(job, self.watch)
+        self.monitor = PoolMonitor(scenario.pool.max_open)
+        self.library: PoolDriver = open_library(job, self.monitor)
         self.library.start()
         eventually(lambda: self.stats().opening == 0)
 
     def take(self, request: Request | None = None) -> Any:
         request = request or Request()
         connection = self.library.acquire(request)
-        with self.watch.lock:
-            self.watch.acquired(request, 0.0)
+        with self.monitor.lock:
+            self.monitor.record_acquire(request, 0.0)
         return connection
 
     def give(self, connection: Any, *, is_broken: bool = False) -> None:
         self.library.release(connection, is_broken=is_broken)
-        with self.watch.lock:
-            self.watch.released(0.0)
+        with self.monitor.lock:
+            self.monitor.record_release(0.0)
 
     def work(self, connection: Any) -> None:
         self.library.run(connection, 0.0)
@@ -64,7 +64,7 @@ class Bench:
         return pid
 
     def stats(self) -> PoolStats:
-        with self.watch.lock:
+        with self.monitor.lock:
             return self.library.stats(0.0)
 
     def server(self) -> list[tuple[Any, ...]]:

@@ -96,8 +96,8 @@ def test_a_queue_gives_up_in_the_librarys_own_words(bench: MakeBench, kind: str,
     assert failure.value.timed_out
     assert not failure.value.at_once
     assert it.stats().waiting == 1, "it waits until its failure is booked"
-    with it.watch.lock:
-        it.watch.missed(request, 0.0, for_lack=failure.value.for_lack)
+    with it.monitor.lock:
+        it.monitor.record_failed_acquire(request, 0.0, is_shortage=failure.value.is_shortage)
     assert it.stats().waiting == 0
     for connection in held:
         it.give(connection)
@@ -279,7 +279,7 @@ def test_the_servers_refusal_reaches_who_opens(bench: MakeBench, limit_role: Cal
     assert failure.value.kind.origin == "server"
     assert failure.value.kind.sqlstate == "53300"
     assert failure.value.kind.message == 'too many connections for role "app"'
-    assert failure.value.for_lack
+    assert failure.value.is_shortage
     assert not failure.value.timed_out
     assert it.stats().open_failures == 1
     it.give(held)
@@ -290,7 +290,7 @@ def test_psycopg_pool_hides_the_servers_refusal_behind_its_own_timeout(
 ) -> None:
     it = bench("psycopg_pool", max_open=2, min_idle=1, acquire_timeout="200ms")
     hidden: list[ErrorKind] = []
-    it.watch.on_error = lambda kind, _: hidden.append(kind)
+    it.monitor.on_error = lambda kind, _: hidden.append(kind)
     held = it.take()
 
     limit_role(1)

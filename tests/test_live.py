@@ -315,7 +315,7 @@ def test_a_machine_that_slept_during_the_run_spoils_its_times_and_is_told(
         wall_clock=lambda: time.monotonic() + next(ahead),
     )
 
-    notes = [f"the machine slept for {s} s during the run: times across that moment mean nothing" for s in told]
+    notes = [f"the machine slept for {s} s during the run: times that include the sleep are wrong" for s in told]
     assert list(done.notes) == notes
     assert [note for note in view.notes if "slept" in note] == notes
     assert done.failure is None

@@ -58,7 +58,7 @@ def test_what_only_the_model_can_do_is_named_by_its_keys() -> None:
 
 
 def test_a_pool_at_the_top_is_refused_where_services_have_their_own() -> None:
-    with pytest.raises(BadInput, match=r"pool\.max_open = 5: is a service's own here") as refused:
+    with pytest.raises(BadInput, match=r"pool\.max_open = 5: belongs to a service here") as refused:
         parse_scenario(SERVICES | {"pool": {"max_open": 5}})
 
     assert refused.value.hint == "write it in its [[service]], or service.api.pool.max_open"

@@ -22,40 +22,40 @@ class Pool:
 
     def __init__(self, max_open: int = 2) -> None:
         self.clock = Clock()
-        self.watch = PoolMonitor(max_open)
-        self.watch.clock = self.clock
+        self.monitor = PoolMonitor(max_open)
+        self.monitor.clock = self.clock
 
     def open(self, at: float, count: int = 1) -> None:
         self.clock.now = at
         for _ in range(count):
-            with self.watch.open_connection():
+            with self.monitor.open_connection():
                 pass
 
     def acquire(self, at: float, request: Request | None = None) -> Request:
         self.clock.now = at
         request = request or Request()
-        with self.watch.lock:
-            self.watch.acquired(request, at)
+        with self.monitor.lock:
+            self.monitor.record_acquire(request, at)
         return request
 
     def queue(self, at: float) -> Request:
         self.clock.now = at
         request = Request()
-        self.watch.asking[request] = None
-        self.watch.queue(request)
+        self.monitor.acquiring[request] = None
+        self.monitor.queue(request)
         return request
 
-    def give_up(self, at: float, request: Request, *, for_lack: bool = True) -> None:
-        with self.watch.lock:
-            self.watch.missed(request, at, for_lack=for_lack)
+    def give_up(self, at: float, request: Request, *, is_shortage: bool = True) -> None:
+        with self.monitor.lock:
+            self.monitor.record_failed_acquire(request, at, is_shortage=is_shortage)
 
     def release(self, at: float) -> None:
-        with self.watch.lock:
-            self.watch.released(at)
+        with self.monitor.lock:
+            self.monitor.record_release(at)
 
     def stats(self, at: float, library_open: int | None = None) -> PoolStats:
-        with self.watch.lock:
-            return self.watch.stats(at, library_open)
+        with self.monitor.lock:
+            return self.monitor.stats(at, library_open)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def pool() -> Pool:
 def test_open_is_in_use_and_idle_and_opening(pool: Pool) -> None:
     pool.open(0.0, 2)
     pool.acquire(1.0)
-    with pool.watch.open_connection():
+    with pool.monitor.open_connection():
         stats = pool.stats(1.0)
 
     assert (stats.open, stats.in_use, stats.idle, stats.opening) == (3, 1, 1, 1)
@@ -79,7 +79,7 @@ def test_times_add_up_to_connection_seconds(pool: Pool) -> None:
     pool.acquire(3.0)
     pool.release(4.5)
     pool.clock.now = 6.0
-    pool.watch.closed("max_idle")
+    pool.monitor.record_close("max_idle")
 
     stats = pool.stats(10.0)
     assert stats.open_time == 6.0 + 8.0
@@ -88,7 +88,7 @@ def test_times_add_up_to_connection_seconds(pool: Pool) -> None:
 
 def test_an_opening_that_fails_was_open_only_meanwhile(pool: Pool) -> None:
     def fail() -> None:
-        with pool.watch.open_connection():
+        with pool.monitor.open_connection():
             pool.clock.now = 2.0
             raise ConnectionRefusedError
 
@@ -101,7 +101,7 @@ def test_an_opening_that_fails_was_open_only_meanwhile(pool: Pool) -> None:
 
 def test_the_time_of_each_opening_is_told(pool: Pool) -> None:
     told: list[float] = []
-    pool.watch.on_opened = lambda connect_time, now: told.append(now)
+    pool.monitor.on_opened = lambda connect_time, now: told.append(now)
     pool.open(7.0, 2)
 
     assert told == [7.0, 7.0]
@@ -148,7 +148,7 @@ def test_that_those_who_waited_gave_up_does_not_end_the_exhaustion(pool: Pool) -
 
 
 def test_a_request_turned_away_at_once_makes_the_pool_exhausted(pool: Pool) -> None:
-    pool.give_up(3.0, Request(), for_lack=False)
+    pool.give_up(3.0, Request(), is_shortage=False)
     assert pool.stats(3.0).exhausted_at is None
 
     pool.give_up(4.0, Request())
@@ -158,7 +158,7 @@ def test_a_request_turned_away_at_once_makes_the_pool_exhausted(pool: Pool) -> N
 def test_a_slot_that_the_library_lost_counts_as_in_use(pool: Pool) -> None:
     pool.open(0.0, 2)
     pool.acquire(0.0)
-    pool.watch.closed("leak_reclaimed", frees_slot=False)
+    pool.monitor.record_close("leak_reclaimed", frees_slot=False)
 
     stats = pool.stats(1.0, library_open=2)
     assert (stats.open, stats.in_use, stats.idle) == (2, 1, 1)
@@ -177,7 +177,7 @@ def test_what_the_garbage_collector_brings_back_is_no_longer_in_use(pool: Pool) 
     pool.open(0.0)
     pool.acquire(0.0)
     pool.clock.now = 2.0
-    pool.watch.reclaimed()
+    pool.monitor.record_reclaim()
 
     stats = pool.stats(3.0)
     assert (stats.in_use, stats.idle, stats.in_use_time) == (0, 1, 2.0)
@@ -188,22 +188,22 @@ def test_who_waits_unseen_by_the_queue_is_seen_when_the_pool_is_full(pool: Pool)
     pool.acquire(0.0)
     pool.acquire(0.0)
     pool.queue(1.0)
-    pool.watch.asking[Request()] = None
+    pool.monitor.acquiring[Request()] = None
 
     assert pool.stats(1.0).waiting == 2
-    pool.watch.has_queue = False
+    pool.monitor.has_queue = False
     assert pool.stats(1.0).waiting == 1
 
 
 class Closing:
     """A connection that only the cycle collector can find, and that closes itself then."""
 
-    def __init__(self, watch: PoolMonitor) -> None:
-        self.watch = watch
+    def __init__(self, monitor: PoolMonitor) -> None:
+        self.monitor = monitor
         self.itself = self
 
     def __del__(self) -> None:
-        self.watch.closed("leak_reclaimed")
+        self.monitor.record_close("leak_reclaimed")
 
 
 @pytest.fixture
@@ -216,9 +216,9 @@ def collected_by_hand() -> Iterator[None]:
 @pytest.mark.usefixtures("collected_by_hand")
 def test_a_connection_may_be_collected_while_its_watch_is_locked(pool: Pool) -> None:
     pool.open(0.0)
-    Closing(pool.watch)
+    Closing(pool.monitor)
 
-    with pool.watch.lock:
+    with pool.monitor.lock:
         gc.collect()
-        stats = pool.watch.stats(1.0)
+        stats = pool.monitor.stats(1.0)
     assert (stats.open, stats.closed.leak_reclaimed) == (0, 1)

@@ -85,7 +85,7 @@ def test_the_values_of_an_axis_are_those_of_a_scenario_file() -> None:
         ("load.hold=10..50ms:5ms", "give all numbers of a range a unit, or none"),
         ("load.hold=10ms..50ms:5", "give all numbers of a range a unit, or none"),
         ("load.hold=1parsec..9parsec:1parsec", "a duration is a number with a unit"),
-        ("pool.max_open=4,2..5", "4 is asked for twice"),
+        ("pool.max_open=4,2..5", "4 is given twice"),
         ("pool.max_open=1..10000000", "10,000,000 runs, and 10,000 is the most"),
     ],
 )
@@ -101,7 +101,7 @@ def test_what_is_no_axis_is_refused_with_the_key_and_the_rule(option: str, said:
     ("options", "said"),
     [
         (["pool.max_open=1,2", "max_open=3"], "--sweep pool.max_open: is given twice"),
-        (["load.hold=1ms", "load.hold.mean=2ms"], "is a part of load.hold, which is swept too"),
+        (["load.hold=1ms", "load.hold.mean=2ms"], "is a part of load.hold, which has a --sweep of its own"),
         (["pool.max_open=1..500", "pool.max_idle=1..500"], "500 x 500 = 250,000 runs, and 10,000 is the most"),
     ],
 )

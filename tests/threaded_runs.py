@@ -28,7 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class MemoryLink(InstanceChannel):
+class MemoryChannel(InstanceChannel):
     """Keeps what a pod reports. ``on_sample`` is called with each, after ``stop_at`` the user has enough."""
 
     def __init__(self, on_sample: Callable[[float], None], stop_at: float) -> None:
@@ -43,16 +43,16 @@ class MemoryLink(InstanceChannel):
         begin = time.monotonic()
         return lambda: time.monotonic() - begin
 
-    def sample(self, at: float, stats: PoolStats, acquired: int, errors: int) -> None:
+    def send_sample(self, at: float, stats: PoolStats, acquired: int, errors: int) -> None:
         self.samples.append((at, stats, acquired, errors))
         self._on_sample(at)
         if at >= self._stop_at:
             self.stopping = True
 
-    def progress(self, progress: Progress) -> None:
+    def send_progress(self, progress: Progress) -> None:
         self.progresses.append(progress.at)
 
-    def done(self, progress: Progress) -> None:
+    def send_result(self, progress: Progress) -> None:
         # As it would arrive: what is counted later is no longer seen.
         self.end = Progress.from_dict(progress.to_dict())
 
@@ -60,11 +60,11 @@ class MemoryLink(InstanceChannel):
 class Done:
     """A run that is over: what it reported, and how long it took."""
 
-    def __init__(self, link: MemoryLink, took: float) -> None:
-        assert link.end is not None
-        self.progress = link.end
-        self.tally, self.stats = link.end.tally, link.end.stats
-        self.samples, self.progresses = link.samples, link.progresses
+    def __init__(self, channel: MemoryChannel, took: float) -> None:
+        assert channel.end is not None
+        self.progress = channel.end
+        self.tally, self.stats = channel.end.tally, channel.end.stats
+        self.samples, self.progresses = channel.samples, channel.progresses
         self.took = took
 
 
@@ -90,11 +90,11 @@ class Driver:
         **job: Any,
     ) -> Done:
         scenario = scenario_of(pool={"kind": kind} | (pool or {}), load=load, leak=leak, events=events or [])
-        link = MemoryLink(on_sample, stop_at)
+        channel = MemoryChannel(on_sample, stop_at)
         told = Job(scenario, self.named("driver test"), **({"ends_at": scenario.load.duration, "interval": 0.02} | job))
         began_at = time.monotonic()
-        threads.drive(told, link)
-        return Done(link, time.monotonic() - began_at)
+        threads.drive(told, channel)
+        return Done(channel, time.monotonic() - began_at)
 
     def named(self, application: str) -> str:
         return make_conninfo(self.conninfo, application_name=application)
@@ -104,8 +104,8 @@ class Driver:
         with psycopg.connect(self.sandbox.admin_conninfo, autocommit=True) as connection:
             yield connection
 
-    def open_library(self, job: Job, watch: PoolMonitor) -> PoolDriver:
-        library = library_drivers.open_library(job, watch)
+    def open_library(self, job: Job, monitor: PoolMonitor) -> PoolDriver:
+        library = library_drivers.open_library(job, monitor)
         self._opened.append(library)
         return library
 

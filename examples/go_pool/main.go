@@ -1,8 +1,8 @@
-// The program of the second story: many goroutines on one sql.DB, without limits or with them.
+// The program of the second story: many goroutines share one sql.DB, without limits or with them.
 //
 //	go run main.go -limits=false "host=127.0.0.1 port=5432 dbname=app user=app sslmode=disable"
 //
-// Without limits the peak is as high as the load is wide; with them it is 30 for each process.
+// Without limits each goroutine can open a connection; with limits there are at most 30 for each process.
 package main
 
 import (

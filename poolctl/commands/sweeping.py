@@ -32,7 +32,7 @@ class Swept:
 
 def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     """Throughput at each number of connections that was tried. Raises PoolctlError."""
-    from poolctl.engines.throughput import check_sweep_target, start_sweep_server, sweep
+    from poolctl.engines.throughput import check_sweep_target, run_sweep, start_sweep_server
     from poolctl.sizing.knee import choose_next_round
     from poolctl.sizing.sweep_table import SweepPoint
 
@@ -46,7 +46,7 @@ def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
     tell = _teller(color, quiet)
     with catch_interrupts() as interrupts, ground as place:
         try:
-            found = sweep(
+            found = run_sweep(
                 place,
                 scripts,
                 lambda measured: choose_next_round(measured, place.limit, random),
@@ -72,10 +72,10 @@ def swept(asked: RecommendRequest, *, color: str, quiet: bool) -> Swept:
 
 def scripts_of(load: SweepLoad) -> "list[Script]":
     """What the sweep runs, all alike often. Raises BadInput."""
-    from poolctl.engines.pgbench import Script, mix
+    from poolctl.engines.pgbench import Script, get_mix
 
     if load.mix is not None:
-        return list(mix(load.mix))
+        return list(get_mix(load.mix))
     scripts = []
     for number, query in enumerate(load.queries, 1):
         text = query.strip().rstrip(";")

@@ -1,1 +1,1 @@
-"""What runs a scenario: live against real servers, or in virtual time."""
+"""The engines that run a scenario: live against real servers, or in virtual time."""

@@ -1,7 +1,7 @@
-"""Runs many scenarios in virtual time, on all cores, and hands on what is kept of each.
+"""Runs many scenarios in virtual time, on all cores, and returns a part of each result.
 
-Decides how the runs are spread over processes and what becomes of them when one is lost or the user has enough.
-A run stays in the process that made it: what comes back is what ``keep`` makes of it, so that memory does not grow
+Decides how the runs are distributed over processes, and what happens if a process is lost or the user ends the batch.
+A Run stays in the process that made it. Only what ``keep`` returns for it is sent back, so that memory does not grow
 with timelines.
 """
 
@@ -24,10 +24,10 @@ from poolctl.scenario.scenario import Scenario
 
 T = TypeVar("T")
 
-LOOK = 0.05
-"""Seconds between questions to ``stop`` while nothing comes in."""
+STOP_CHECK = 0.05
+"""Seconds between two calls of ``stop`` while no result arrives."""
 
-# -P: a file of the current folder must not stand in for a module. The path is then that of the parent.
+# -P: no file of the current folder may be imported in place of a module. The parent then sends its own path.
 _PROGRAM = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from poolctl.engines.batch import serve; serve(sys.stdin.buffer)"
@@ -36,15 +36,15 @@ _PROGRAM = (
 
 @dataclass(frozen=True, slots=True)
 class Result(Generic[T]):
-    """What was kept of the run ``number``. ``loss``: how its process ended instead, "" when it did not."""
+    """What was kept of run ``number``. ``loss``: how its process ended without a result, "": it did not."""
 
     number: int
     kept: T | None
     loss: str = ""
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
+def count_cores() -> int:
+    """Count the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -58,15 +58,16 @@ def run_many(
     processes: int | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Generator[Result[T], None, None]:
-    """Run each of ``scenarios`` and yield what ``keep`` makes of it, as runs end, in any order.
+    """Run each of ``scenarios`` and yield what ``keep`` returns for it, in the order in which the runs end.
 
-    ``keep`` is a function at the top of a module, for it is sent to other processes. ``interval``: as in
-    ``simulate``. ``processes``: at most so many, None for one a core; a single one runs here. ``stop``: asked 20
-    times a second whether the user has enough; what runs then is dropped. Closing the iterator ends the processes.
+    ``keep`` is a function at the top level of a module, because it is sent to other processes. ``interval``: as in
+    ``simulate``. ``processes``: at most so many, None: one for each core; with 1, the runs are made in this process.
+    ``stop``: called 20 times a second, returns True if the user ends the batch; runs that are under way are dropped.
+    Closing the iterator ends the processes.
     """
-    count = min(processes or cores(), len(scenarios))
+    count = min(processes or count_cores(), len(scenarios))
     if count > 1:
-        yield from _spread(scenarios, keep, interval, count, stop)
+        yield from _run_on_processes(scenarios, keep, interval, count, stop)
         return
     for number, scenario in enumerate(scenarios):
         run = simulate(scenario, interval=interval, stop=stop)
@@ -75,7 +76,7 @@ def run_many(
         yield Result(number, keep(run))
 
 
-def _spread(
+def _run_on_processes(
     scenarios: Sequence[Scenario],
     keep: Callable[[Run], T],
     interval: float,
@@ -85,29 +86,30 @@ def _spread(
     waiting = iter(enumerate(scenarios))
     with _Workers(count, (keep, interval)) as workers:
         for worker in workers.all:
-            workers.give(worker, next(waiting))
-        while workers.busy:
+            workers.assign(worker, next(waiting))
+        while workers.is_busy:
             if stop():
                 return
-            for worker in workers.ready(LOOK):
-                yield workers.take(worker)
+            for worker in workers.wait_for_results(STOP_CHECK):
+                yield workers.collect(worker)
                 following = next(waiting, None)
                 if following is not None:
-                    workers.give(worker, following)
+                    workers.assign(worker, following)
 
 
 class _Worker:
-    """A process that simulates one scenario after the other, told and telling in pickles."""
+    """A process that simulates one scenario after the other. Messages are pickles."""
 
     def __init__(self, setting: Any) -> None:
         self._setting = setting
         self.number: int | None = None
-        """Of the scenario it works on."""
+        """The number of the scenario that it simulates."""
         self._start()
 
     def _start(self) -> None:
+        # A file and not a pipe: a pipe that is not read blocks the process as soon as it is full.
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ``end``
-        # A session of its own: Ctrl-C in the terminal is for poolctl, which ends its processes itself.
+        # A session of its own: the terminal sends Ctrl-C to poolctl alone, which ends its processes itself.
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _PROGRAM],
             stdin=subprocess.PIPE,
@@ -115,51 +117,57 @@ class _Worker:
             stderr=self._errors,
             start_new_session=True,
         )
-        self.tell(sys.path)
-        self.tell((os.getpid(), *self._setting))
+        self.send(sys.path)
+        self.send((os.getpid(), *self._setting))
 
-    def tell(self, message: Any) -> None:
+    def send(self, message: Any) -> None:
+        """Send one message. If the process has ended, ``receive`` notices that."""
         assert self.process.stdin is not None
-        # A process that is gone is noticed, with its last words, where its answer is waited for.
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(message, self.process.stdin)
             self.process.stdin.flush()
 
     @property
     def output(self) -> BinaryIO:
+        """The standard output of the process."""
         assert self.process.stdout is not None
         return self.process.stdout  # type: ignore[return-value] # BufferedReader is what a binary pipe is
 
-    def hear(self) -> Any:
-        """The answer. Raises EOFError when the process ended without one."""
+    def receive(self) -> Any:
+        """Return the next message. Raises EOFError if the process ended without one."""
         try:
             return pickle.load(self.output)
         except pickle.UnpicklingError as error:
             raise EOFError(str(error)) from None
 
     def describe_end(self) -> str:
+        """Wait for the end of the process, and describe it with the last line that it wrote to standard error."""
         code = self.process.wait()
         self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"was ended by signal {-code} ({_signal_name(-code)})" if code < 0 else f"ended with exit code {code}"
-        return f"its process {how}{f': {words[-1]}' if words else ''}"
+        return f"its process {how}{f': {lines[-1]}' if lines else ''}"
 
     def end(self) -> None:
+        """Kill the process if it runs, and close its files."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self._errors):
             if stream is not None:
-                # What was never read by a process that is gone cannot be flushed either.
+                # Closing flushes what a process that has ended did not read.
                 with contextlib.suppress(BrokenPipeError):
                     stream.close()
 
-    def renew(self) -> None:
+    def restart(self) -> None:
+        """Replace the process by a new one."""
         self.end()
         self._start()
 
 
 class _Workers:
+    """All processes of a batch. Raises CannotDo if they cannot be started."""
+
     def __init__(self, count: int, setting: Any) -> None:
         self.all: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
@@ -181,34 +189,37 @@ class _Workers:
         self._selector.close()
 
     @property
-    def busy(self) -> bool:
+    def is_busy(self) -> bool:
+        """True if a process works on a scenario."""
         return bool(self._selector.get_map())
 
-    def give(self, worker: _Worker, job: tuple[int, Scenario]) -> None:
+    def assign(self, worker: _Worker, job: tuple[int, Scenario]) -> None:
+        """Send ``worker`` the next scenario."""
         worker.number = job[0]
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
-        worker.tell(job[1])
+        worker.send(job[1])
 
-    def ready(self, timeout: float) -> list[_Worker]:
+    def wait_for_results(self, timeout: float) -> list[_Worker]:
+        """Wait at most ``timeout`` seconds, and return the workers that have a result or have ended."""
         return [key.data for key, _ in self._selector.select(timeout)]
 
-    def take(self, worker: _Worker) -> Result[Any]:
-        """What ``worker`` has to say; one that is gone is replaced."""
+    def collect(self, worker: _Worker) -> Result[Any]:
+        """Receive the result of ``worker``, or replace its process if that has ended."""
         self._selector.unregister(worker.output)
         number, worker.number = worker.number, None
         assert number is not None
         try:
-            return Result(number, worker.hear())
+            return Result(number, worker.receive())
         except EOFError:
             loss = worker.describe_end()
-            worker.renew()
+            worker.restart()
             return Result(number, None, loss)
 
 
 def serve(orders: BinaryIO) -> None:
-    """Work off what ``orders`` bring, until they end. The main function of each process."""
-    answers = os.fdopen(os.dup(1), "wb")
-    # Nothing but answers may go where they go.
+    """Simulate the scenarios that ``orders`` bring, until they end. This is the main function of each process."""
+    results = os.fdopen(os.dup(1), "wb")
+    # Whatever else writes to standard output must not get between the results.
     os.dup2(2, 1)
     parent, keep, interval = pickle.load(orders)
     while True:
@@ -216,12 +227,12 @@ def serve(orders: BinaryIO) -> None:
             scenario = pickle.load(orders)
         except EOFError:
             return
-        # A parent that was killed cannot end its processes, and a long run does not look at its orders.
+        # A parent that was killed cannot end its processes, and a long run does not read its orders.
         run = simulate(scenario, interval=interval, stop=lambda: os.getppid() != parent)
         if run.interrupted:
             return
-        pickle.dump(keep(run), answers, protocol=pickle.HIGHEST_PROTOCOL)
-        answers.flush()
+        pickle.dump(keep(run), results, protocol=pickle.HIGHEST_PROTOCOL)
+        results.flush()
 
 
 def _signal_name(number: int) -> str:

@@ -1,7 +1,7 @@
 """Measures throughput at a number of connections, with PostgreSQL's own pgbench as the load.
 
-Decides how one window is run and read. Which windows are run is ``knee``'s business. A password reaches pgbench
-through its environment only: its arguments are in everybody's process list.
+Decides how one window is run and how pgbench's output is read. Which windows are run is left to ``throughput``. A
+password reaches pgbench through its environment only, because every user of the machine can read its arguments.
 """
 
 import os
@@ -21,13 +21,13 @@ from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_client_progra
 from poolctl.errors import BadInput, CannotConnect, CannotDo, MissingProgram
 
 SETTLING = 1.0
-"""Seconds at the start of a window that are not counted: plans are made, caches fill, the last client arrives."""
+"""Seconds at the start of a window that do not count: plans are made, caches fill, the last client connects."""
 
 GRACE = 20.0
-"""Seconds that a window may take beyond its time before pgbench is ended: clients connect, the last ones finish."""
+"""Seconds that a window may take beyond its time, for clients to connect and to finish. Then pgbench is killed."""
 
 LONGEST_SCRIPT = 60_000
-"""Bytes: what a pipe holds for sure before anybody reads it."""
+"""Bytes. Every pipe holds so many (Linux: 65,536) before a process reads it."""
 
 _PROGRESS = re.compile(r"progress: ([\d.]+) s, ([\d.]+) tps, lat ([\d.]+|NaN) ms stddev ([\d.]+|NaN)")
 _FAILED = re.compile(r"(?:pgbench: )?error: (?P<text>.+)")
@@ -35,7 +35,7 @@ _FAILED = re.compile(r"(?:pgbench: )?error: (?P<text>.+)")
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What a client does over and over, in pgbench's language; ``weight``: how often beside the others."""
+    """A script in pgbench's language, which each client repeats. ``weight``: how often compared with other scripts."""
 
     name: str
     text: str
@@ -44,9 +44,9 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class BenchWindow:
-    """Throughput (transactions a second) and mean latency (seconds) at so many connections, in one window.
+    """Throughput (transactions a second) and mean latency (seconds) at a number of connections, in one window.
 
-    ``other_cpu``: processors that this machine spent on neither the load nor a server of ours meanwhile.
+    ``other_cpu``: processors that other processes than the load and poolctl's own server used meanwhile.
     """
 
     connections: int
@@ -57,7 +57,7 @@ class BenchWindow:
 
 
 def find_pgbench() -> Path:
-    """pgbench beside the PostgreSQL that a sandbox would start, or in PATH. Raises MissingProgram."""
+    """Find the pgbench of the PostgreSQL that a sandbox would start, or one in PATH. Raises MissingProgram."""
     found = find_client_program("pgbench")
     if found is None:
         raise MissingProgram(
@@ -70,7 +70,7 @@ def find_pgbench() -> Path:
 class Pgbench:
     """Runs windows against one server. ``prepared`` False: behind a pooler that may lose prepared statements.
 
-    ``server_cpu``: processor seconds that the server on this machine has used so far; 0 for one elsewhere. Raises
+    ``server_cpu``: returns the processor seconds that the server has used so far, 0 for a server elsewhere. Raises
     BadInput for a script that is too long, MissingProgram.
     """
 
@@ -100,12 +100,12 @@ class Pgbench:
         self._runs = 0
 
     def measure(self, connections: int, seconds: float, *, stop: Callable[[], bool]) -> BenchWindow | None:
-        """One window; None when ``stop`` asked for the end of it.
+        """Run one window of ``seconds``; return None if ``stop`` returned True during it.
 
-        Raises BadInput when a statement fails, CannotConnect and CannotDo when pgbench cannot do its work.
+        Raises BadInput if a statement fails, CannotConnect and CannotDo if pgbench cannot do its work.
         """
         self._runs += 1
-        with _readable(script.text for script in self._scripts) as descriptors:
+        with _open_scripts(script.text for script in self._scripts) as descriptors:
             arguments = self._arguments(connections, seconds, descriptors)
             began, foreign = time.monotonic(), self._foreign_cpu()
             output = _run(arguments, self._environment, descriptors, seconds + SETTLING + GRACE, stop)
@@ -115,7 +115,7 @@ class Pgbench:
         return replace(_read(output, connections), other_cpu=max(0.0, other))
 
     def _foreign_cpu(self) -> float:
-        """Processor seconds of the whole machine so far, without the server's and pgbench's."""
+        """Return the processor seconds of the whole machine so far, without the server's and pgbench's."""
         times = psutil.cpu_times()
         busy = times.user + times.system
         own = os.times()
@@ -130,11 +130,12 @@ class Pgbench:
 
 
 @contextmanager
-def _readable(texts: Iterable[str]) -> Iterator[list[int]]:
-    """Open descriptors from which each of ``texts`` can be read once: nothing is left on disk, whatever happens."""
+def _open_scripts(texts: Iterable[str]) -> Iterator[list[int]]:
+    """Open a descriptor for each of ``texts``, from which it can be read once. Nothing can be left on disk."""
     descriptors = []
     try:
         for text in texts:
+            # The text fits into the pipe's buffer (LONGEST_SCRIPT), so writing does not wait for the reader.
             reading, writing = os.pipe()
             descriptors.append(reading)
             with os.fdopen(writing, "wb") as pipe:
@@ -152,7 +153,7 @@ def _run(
     timeout: float,
     stop: Callable[[], bool],
 ) -> str | None:
-    # A session of its own: Ctrl-C is for poolctl, which tells what was measured so far.
+    # A session of its own: the terminal sends Ctrl-C to poolctl alone, which reports what was measured so far.
     process = subprocess.Popen(
         arguments,
         env=environment,
@@ -175,19 +176,19 @@ def _run(
             if time.monotonic() > deadline:
                 raise CannotDo(
                     f"pgbench did not end within {timeout:.0f} s",
-                    hint="a statement of the load takes longer than a window: give it less to do",
+                    hint="a statement of the load takes longer than a window: use a shorter one",
                 )
     finally:
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)
             process.communicate()
     if process.returncode != 0:
-        raise _failure(output)
+        raise _make_error(output)
     return output
 
 
 def _read(output: str, connections: int) -> BenchWindow:
-    """The lines of progress after the settling, each the mean of one second."""
+    """Read pgbench's lines of progress, each the mean of one second, without those of the settling."""
     seconds, transactions, time_in_them, last = 0.0, 0.0, 0.0, 0.0
     for at, rate, latency, _ in _PROGRESS.findall(output):
         span, last = float(at) - last, float(at)
@@ -199,15 +200,15 @@ def _read(output: str, connections: int) -> BenchWindow:
     if not seconds or not transactions:
         raise CannotDo(
             f"no transaction ended within a window at {connections} connections",
-            hint="a transaction of the load takes longer than a window: give it less to do",
+            hint="a transaction of the load takes longer than a window: use a shorter one",
         )
     return BenchWindow(connections, transactions / seconds, time_in_them / transactions, seconds)
 
 
-def _failure(output: str) -> BadInput | CannotConnect | CannotDo:
-    told = [match["text"].strip() for line in output.splitlines() if (match := _FAILED.search(line))]
+def _make_error(output: str) -> BadInput | CannotConnect | CannotDo:
+    own = [match["text"].strip() for line in output.splitlines() if (match := _FAILED.search(line))]
     server = [line.split(":", 1)[1].strip() for line in output.splitlines() if line.startswith(("ERROR:", "FATAL:"))]
-    text = next(iter([*server, *told]), output.strip().splitlines()[-1] if output.strip() else "no reason given")
+    text = next(iter([*server, *own]), output.strip().splitlines()[-1] if output.strip() else "no reason given")
     if "connection to server" in text or "connection failed" in text:
         return CannotConnect(f"pgbench cannot connect: {text}", hint="try the same conninfo with psql")
     if text.startswith("ERROR:"):
@@ -253,8 +254,8 @@ MIXES: dict[str, tuple[Script, ...]] = {
 }
 
 
-def mix(name: str) -> tuple[Script, ...]:
-    """The scripts of a built-in load. Raises BadInput."""
+def get_mix(name: str) -> tuple[Script, ...]:
+    """Return the scripts of a built-in load. Raises BadInput."""
     if name not in MIXES:
         raise BadInput(f"--mix {name}: there is no such load", hint=f"one of {', '.join(MIXES)}")
     return MIXES[name]

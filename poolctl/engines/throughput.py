@@ -1,7 +1,7 @@
-"""Finds, on a real server, how throughput depends on the number of connections.
+"""Measures, on a real server, how throughput depends on the number of connections.
 
-Decides where it is measured (the throw-away server, or a named one within its free slots) and when the user's time is
-up. Which numbers are measured next is the caller's plan, which knows nothing of servers.
+Decides on which server this is measured (the throw-away server, or a named one within its free slots), which windows
+count, and when the time is over. The caller's plan decides which number of connections is measured next.
 """
 
 import time
@@ -17,36 +17,36 @@ from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, ServerFull
 
 WINDOW = 2.0
-"""Seconds that are counted of each window."""
+"""Seconds of each window that count."""
 
 MOST_CONNECTIONS = 256
-"""On the throw-away server: far beyond what any load of a machine that runs poolctl beside it can use."""
+"""Most connections on the throw-away server: far more than any load on the machine that also runs poolctl can use."""
 
 CLEAN = 0.2
-"""Processors that others may use during a window; more, and it says as much about them as about the database."""
+"""Processors that other processes may use during a window. If they use more, the window measures them, too."""
 
 STATEMENT_TIMEOUT = 30
-"""Seconds, for every session of a sweep on a named server."""
+"""Seconds. The statement_timeout of every connection of a sweep on a named server."""
 
 
 @dataclass(frozen=True, slots=True)
 class SweepTarget:
-    """Where a sweep runs. ``limit``: most connections that it may open; ``arithmetic``: why so many."""
+    """The server of a sweep. ``limit``: most connections that the sweep may open; ``arithmetic``: why so many."""
 
     conninfo: str
     limit: int
     prepared: bool
     arithmetic: str
     sandbox: Sandbox | None = None
-    """None: a server of the user's."""
+    """None: a server that the user named."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What was measured, in the order in which it was. ``out_of_time``, ``interrupted``: the plan was not finished.
+    """The windows in the order in which they were measured.
 
-    ``disturbed``: how many windows were left out because other processes used the machine; when most were, all stay in
-    and ``is_noisy``.
+    ``out_of_time``, ``interrupted``: the plan was not finished. ``disturbed``: number of windows that were left out
+    because other processes used the machine. ``is_noisy``: most were disturbed, so the later ones all count.
     """
 
     windows: tuple[BenchWindow, ...]
@@ -59,17 +59,17 @@ class Sweep:
 
     @property
     def table(self) -> tuple[tuple[int, float, float], ...]:
-        """(connections, throughput, latency) of each window."""
+        """Connections, throughput and latency of each window."""
         return tuple((window.connections, window.throughput, window.latency) for window in self.windows)
 
 
 Plan = Callable[[Mapping[int, Sequence[float]]], Sequence[int]]
-"""Which numbers of connections are measured next, given the throughput of each window so far; none: enough."""
+"""From the throughput of each window so far, by connections, to the numbers to measure next; none: stop."""
 
 
 @contextmanager
 def start_sweep_server(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]:
-    """A server with the tables of the built-in loads, which ends with the block. Raises PoolctlError."""
+    """Start a server with the tables of the built-in loads, which ends with the block. Raises PoolctlError."""
     with Sandbox.start(max_connections=limit + 10, reserved=3, settings={"synchronous_commit": False}) as sandbox:
         with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as connection:
             connection.execute("SET ROLE app")
@@ -79,17 +79,17 @@ def start_sweep_server(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget
 
 
 def check_sweep_target(conninfo: str) -> SweepTarget:
-    """A server of the user's, within its free slots less a margin.
+    """Check the server that the user named, and return it with the number of connections that a sweep may open.
 
-    Raises BadInput, CannotConnect, and ServerFull when not even one connection can be spared.
+    Raises BadInput, CannotConnect, and ServerFull if the sweep may not open a single connection.
     """
     slots = free_slots(conninfo, application="poolctl sweep")
     limit = slots.free - slots.margin
     if limit < 1:
         raise ServerFull(
-            f"the target has {slots.free} free connections, of which {slots.margin} stay free: none is left to sweep "
-            f"with ({slots.arithmetic})",
-            hint="sweep when it is less busy, or on a copy of it",
+            f"the target has {slots.free} free connections, of which {slots.margin} must stay free: none is left for "
+            f"the sweep ({slots.arithmetic})",
+            hint="sweep when the server is less busy, or sweep a copy of it",
         )
     options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s"
     return SweepTarget(
@@ -100,8 +100,8 @@ def check_sweep_target(conninfo: str) -> SweepTarget:
     )
 
 
-def sweep(
-    ground: SweepTarget,
+def run_sweep(
+    target: SweepTarget,
     scripts: Sequence[Script],
     plan: Plan,
     *,
@@ -110,29 +110,29 @@ def sweep(
     stop: Callable[[], bool],
     on_window: Callable[[BenchWindow], None] = lambda window: None,
 ) -> Sweep:
-    """Measure until ``plan`` has enough, ``budget`` seconds are over, or ``stop`` says so.
+    """Measure until ``plan`` returns no more numbers, ``budget`` seconds are over, or ``stop`` returns True.
 
-    Raises BadInput when a statement fails, CannotConnect and CannotDo when the server or pgbench do.
+    Raises BadInput if a statement fails, CannotConnect and CannotDo if the server or pgbench fails.
     """
     if not scripts:
-        raise BadInput("--sweep has nothing to run", hint="--query, --script or --mix says what")
-    server_cpu = ground.sandbox.measure_cpu_time if ground.sandbox is not None else lambda: 0.0
-    load = Pgbench(ground.conninfo, scripts, prepared=ground.prepared, seed=seed, server_cpu=server_cpu)
+        raise BadInput("--sweep has nothing to run", hint="give --query, --script or --mix")
+    server_cpu = target.sandbox.measure_cpu_time if target.sandbox is not None else lambda: 0.0
+    load = Pgbench(target.conninfo, scripts, prepared=target.prepared, seed=seed, server_cpu=server_cpu)
     began = time.monotonic()
-    seen = _Seen()
-    while wanted := plan(seen.measured):
+    kept = _WindowFilter()
+    while wanted := plan(kept.measured):
         for connections in wanted:
-            over_time = bool(seen.windows) and time.monotonic() - began > budget
+            over_time = bool(kept.windows) and time.monotonic() - began > budget
             window = None if over_time or stop() else load.measure(connections, WINDOW, stop=stop)
             if window is None:
-                return seen.told(ground.limit, time.monotonic() - began, over_time, not over_time)
-            if seen.takes(window):
+                return kept.make_sweep(target.limit, time.monotonic() - began, over_time, not over_time)
+            if kept.add(window):
                 on_window(window)
-    return seen.told(ground.limit, time.monotonic() - began, False, False)
+    return kept.make_sweep(target.limit, time.monotonic() - began, False, False)
 
 
-class _Seen:
-    """The windows that count. On a machine that is never quiet, leaving windows out would leave none."""
+class _WindowFilter:
+    """Separates the windows that count from disturbed ones. On a machine that is always busy, all count."""
 
     def __init__(self) -> None:
         self.windows: list[BenchWindow] = []
@@ -140,7 +140,8 @@ class _Seen:
         self._disturbed = 0
         self._is_noisy = False
 
-    def takes(self, window: BenchWindow) -> bool:
+    def add(self, window: BenchWindow) -> bool:
+        """Add ``window``, and return True if it counts."""
         if window.other_cpu > CLEAN and not self._is_noisy:
             self._disturbed += 1
             self._is_noisy = self._disturbed >= 4 and self._disturbed > len(self.windows) / 2
@@ -149,5 +150,6 @@ class _Seen:
         self.measured.setdefault(window.connections, []).append(window.throughput)
         return True
 
-    def told(self, limit: int, seconds: float, out_of_time: bool, interrupted: bool) -> Sweep:
+    def make_sweep(self, limit: int, seconds: float, out_of_time: bool, interrupted: bool) -> Sweep:
+        """Return the result so far."""
         return Sweep(tuple(self.windows), limit, seconds, out_of_time, interrupted, self._disturbed, self._is_noisy)

@@ -1,8 +1,8 @@
-"""What one instance is asked to do: which requests, when, for how long, and which of them leak.
+"""The work of one instance: which requests, when, for how long, and which of them leak.
 
-Everything random is drawn from the scenario's seed, in streams of their own for arrivals, for each worker and
-for the pool, so that variants of a scenario meet the same arrivals. Pure: times are seconds on the run's clock,
-which starts at 0 with the load.
+Everything random is drawn from the scenario's seed, with a separate stream for arrivals, for each worker and for the
+pool, so that variants of a scenario get the same arrivals. Pure: times are seconds on the run's clock, which starts
+at 0 with the load.
 """
 
 from collections.abc import Iterator
@@ -16,9 +16,12 @@ from poolctl.scenario.scenario import Distribution, Scenario, parse_scenario
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a pod is told. ``begins_at`` and ``ends_at``: its part of the run, shorter when a deploy adds or
-    retires it; ``ends_at`` None: until its requests are done. ``interval``: seconds between samples.
-    ``cpu_rows_per_second``: how much work a core of the server does, for the built-in query "cpu"."""
+    """The order that an instance receives.
+
+    ``begins_at`` and ``ends_at``: its part of the run, which a deploy makes shorter; ``ends_at`` None: until its
+    requests are done. ``interval``: seconds between samples. ``cpu_rows_per_second``: how much work a core of the
+    server does, for the built-in query "cpu".
+    """
 
     scenario: Scenario
     conninfo: str
@@ -27,38 +30,43 @@ class Job:
     ends_at: float | None = None
     interval: float = 0.1
     prepared: bool = True
-    """Whether a prepared statement survives from one use of a connection to the next; false behind a pooler."""
+    """True if a prepared statement lasts from one use of a connection to the next; False behind a pooler."""
     cpu_rows_per_second: float = 1e7
 
     @property
     def is_retired(self) -> bool:
-        """Whether a deploy ends this pod before the load is over."""
+        """True if a deploy ends this instance before the load is over."""
         return self.ends_at is not None and self.ends_at != self.scenario.load.duration
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return {name: getattr(self, name) for name in self.__slots__} | {"scenario": self.scenario.to_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Job":
+        """Read what ``to_dict`` gave."""
         return cls(**(values | {"scenario": parse_scenario(values["scenario"])}))
 
 
 @dataclass(slots=True)
 class Worker:
-    """One closed loop: request, think, request again. ``until`` None: to the end of the load."""
+    """One closed loop: think, request, think again. ``until`` None: to the end of the load."""
 
     begins_at: float
     until: float | None
     requests_left: int | None
-    """Of a burst's own; None: no bound of its own."""
+    """Requests that the burst grants to this worker; None: no limit of its own."""
     hold: Distribution
     think: Distribution
     random: Random
     is_burst: bool = False
 
 
-def jobs(scenario: Scenario, conninfo: str, **options: Any) -> list[Job]:
-    """A job for each pod of each generation. A deploy begins a generation and, an overlap later, ends the last."""
+def plan_jobs(scenario: Scenario, conninfo: str, **options: Any) -> list[Job]:
+    """Return a job for each instance of each generation. ``options``: the other fields of Job, the same for all.
+
+    A deploy begins a generation and, ``overlap`` seconds later, ends the one before.
+    """
     deploys = [event for event in scenario.events if event.do == "deploy"]
     begins = [0.0, *(event.at for event in deploys)]
     ends = [*(event.at + event.overlap for event in deploys), scenario.load.duration]
@@ -71,7 +79,7 @@ def jobs(scenario: Scenario, conninfo: str, **options: Any) -> list[Job]:
 
 
 class Workload:
-    """The requests of one instance. Not thread-safe: a driver with threads holds a lock around each call."""
+    """The requests of one instance. Not thread-safe: an instance with threads holds a lock around each call."""
 
     def __init__(self, job: Job) -> None:
         self._load = job.scenario.load
@@ -85,29 +93,34 @@ class Workload:
             (event.at, event.at + event.duration, event.factor) for event in job.scenario.events if event.do == "slow"
         ]
 
-    def stream(self, name: str) -> Random:
-        """A random stream of its own, the same in every run with this seed."""
+    def make_random(self, name: str) -> Random:
+        """Create the random stream ``name``, the same in every run with this seed."""
         return Random(f"{self._seed}/{name}")
 
-    def arrivals(self) -> Iterator[float]:
-        """Due times of the open loop, a Poisson process; nothing when the load is closed."""
-        rate, random, at = self._load.rate, self.stream("arrivals").random, self.begins_at
+    def draw_arrivals(self) -> Iterator[float]:
+        """Draw the due times of the open loop, a Poisson process; none for a closed loop."""
+        rate, random, at = self._load.rate, self.make_random("arrivals").random, self.begins_at
         while rate:
             at -= log(1.0 - random()) / rate
             if at >= self.ends_at or not self.take_request():
                 return
             yield at
 
-    def workers(self) -> list[Worker]:
-        """The closed loops: the steady ones, then those of each burst."""
+    def make_workers(self) -> list[Worker]:
+        """Return the closed loops: first the steady ones, then the ones of each burst."""
         load = self._load
         steady = [
-            Worker(self.begins_at, None, None, load.hold, load.think, self.stream(f"worker {number}"))
+            Worker(self.begins_at, None, None, load.hold, load.think, self.make_random(f"worker {number}"))
             for number in range(load.workers or 0)
         ]
         extra = [
             Worker(
-                burst.at, burst.until, burst.requests or None, burst.hold, burst.think, self.stream(f"burst {b}/{n}")
+                burst.at,
+                burst.until,
+                burst.requests or None,
+                burst.hold,
+                burst.think,
+                self.make_random(f"burst {b}/{n}"),
             )
             for b, burst in enumerate(load.bursts)
             for n in range(burst.workers)
@@ -116,34 +129,38 @@ class Workload:
         return steady + extra
 
     def take_request(self) -> bool:
-        """Whether one more steady request may begin: an instance stops after ``load.requests``."""
+        """Count one more steady request. Return False if it must not begin: the limit is ``load.requests``."""
         if self._budget is None:
             return True
         self._budget -= 1
         return self._budget >= 0
 
     def is_bounded(self, worker: Worker) -> bool:
-        """Whether ``takes_request`` can ever say no to ``worker``."""
+        """Return True if ``take_request_of`` can ever return False for ``worker``."""
         return worker.requests_left is not None or (not worker.is_burst and self._budget is not None)
 
-    def takes_request(self, worker: Worker) -> bool:
-        """Whether ``worker`` may begin one more request: the steady ones share the instance's, a burst has its own."""
+    def take_request_of(self, worker: Worker) -> bool:
+        """Count one more request of ``worker``. Return False if it must not begin.
+
+        Steady workers share the limit of the instance, a worker of a burst has its own.
+        """
         if worker.requests_left is not None:
             worker.requests_left -= 1
             return worker.requests_left >= 0
         return worker.is_burst or self.take_request()
 
-    def next_leaks(self) -> bool:
-        """Whether the request that begins now is one of those that never give back."""
+    def decide_leak(self) -> bool:
+        """Count a request that begins now, and return True if it never releases its connections."""
         self._requests += 1
         return self._leak.every > 0 and self._requests % self._leak.every == 0
 
     @property
     def is_ever_slow(self) -> bool:
+        """True if the scenario makes queries slow at some time."""
         return bool(self._windows)
 
-    def slow_factor(self, at: float) -> float:
-        """How many times longer a query takes at ``at``."""
+    def find_slowdown(self, at: float) -> float:
+        """Return how many times longer a query takes at ``at``."""
         factor = 1.0
         for begin, end, times in self._windows:
             if begin <= at < end:

@@ -1,1 +1,1 @@
-"""What to run, as a scenario file says it, and what happened, as a Run. No I/O but reading a file."""
+"""Scenarios (what to run) and Runs (what happened). No I/O except for reading a scenario file."""

@@ -1,4 +1,4 @@
-"""Times in logarithmic buckets, and the few numbers that tell a distribution of them.
+"""Times in logarithmic buckets, and the eight numbers that summarize their distribution.
 
 Decides what a percentile is. Times are seconds.
 """
@@ -27,6 +27,7 @@ class Histogram:
         self.max = 0.0
 
     def record(self, seconds: float) -> None:
+        """Add one time. A negative one, which a clock that is set back can produce, counts as 0 in the buckets."""
         microseconds = int(seconds * 1e6)
         if microseconds >= 256:
             shift = microseconds.bit_length() - 8
@@ -42,6 +43,7 @@ class Histogram:
             self.max = seconds
 
     def merge(self, other: "Histogram") -> None:
+        """Add all times of ``other``."""
         if len(other.counts) > len(self.counts):
             self.counts.extend([0] * (len(other.counts) - len(self.counts)))
         for at, number in enumerate(other.counts):
@@ -52,25 +54,27 @@ class Histogram:
         self.max = max(self.max, other.max)
 
     def percentile(self, percent: float) -> float:
-        """The smallest recorded time that at least ``percent`` % do not exceed (nearest rank); 0 when empty."""
+        """Return the smallest recorded time that at least ``percent`` % do not exceed (nearest rank); 0 if empty."""
         if not self.count:
             return 0.0
         rank = max(1, -(-self.count * percent // 100))
         if rank >= self.count:
             return self.max
-        seen = 0
+        passed = 0
         for at, number in enumerate(self.counts):
-            seen += number
-            if seen >= rank:
+            passed += number
+            if passed >= rank:
                 return min(_bucket_middle(at), self.max)
         return self.max
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         buckets = {str(at): number for at, number in enumerate(self.counts) if number}
         return {"buckets": buckets, "count": self.count, "total": self.total, "max": self.max}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` gave."""
         histogram = cls()
         buckets = {int(at): number for at, number in values["buckets"].items()}
         histogram.counts = [0] * max(256, max(buckets, default=0) + 1)
@@ -83,7 +87,7 @@ class Histogram:
 class Backlog:
     """Times on their way into a histogram. To record a thousand of them together takes a fifth of the time.
 
-    ``values`` is for whoever has one, to append to; none may be negative. They are lost until ``settle`` was called.
+    The caller appends times to ``values``; none may be negative. The histogram lacks them until ``settle`` is called.
     """
 
     __slots__ = ("_codes", "_histogram", "values")
@@ -94,15 +98,15 @@ class Backlog:
         self.values: list[float] = []
 
     def count(self) -> None:
-        """Take what is in ``values``, but leave its buckets to ``settle``.
+        """Count the times in ``values``, but leave the buckets to ``settle``.
 
-        The upper 19 bits of a float of 64 are its sign, its exponent and 7 bits of its mantissa. That is a bucket of
-        the histogram, read where it is instead of computed.
+        The upper 19 bits of a 64-bit float are its sign, its exponent and 7 bits of its mantissa. These bits are a
+        bucket of the histogram, so the bucket is read and not computed.
         """
         histogram, values = self._histogram, self.values
         if not values:
             return
-        # Not sum(), which compensates for rounding in newer Pythons: the total is that of record().
+        # Not sum(), which compensates for rounding since Python 3.12: the total must equal that of record().
         (histogram.total,) = deque(accumulate(values, initial=histogram.total), maxlen=1)
         histogram.count += len(values)
         histogram.max = max(histogram.max, max(values))
@@ -135,7 +139,7 @@ def _bucket_middle(at: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A distribution of times, told in eight numbers."""
+    """A distribution of times in eight numbers."""
 
     count: int = 0
     total: float = 0.0
@@ -148,6 +152,7 @@ class Times:
 
     @classmethod
     def of(cls, histogram: Histogram) -> Self:
+        """Summarize ``histogram``."""
         p50, p90, p95, p99 = (histogram.percentile(percent) for percent in (50, 90, 95, 99))
         mean = histogram.total / histogram.count if histogram.count else 0.0
         return cls(histogram.count, histogram.total, mean, p50, p90, p95, p99, histogram.max)

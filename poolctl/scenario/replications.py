@@ -1,6 +1,6 @@
-"""Replications: the same scenario under other random numbers, and what their scatter says of the mean.
+"""Replications: the same scenario with other random numbers, and how exactly they give the mean.
 
-Decides which seeds are used and how wide an interval is. Pure arithmetic: runs nothing.
+Decides which seeds are used and how wide a confidence interval is. Pure arithmetic: runs nothing.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +14,10 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The mean of independent replications. ``low`` and ``high`` bound it at ``CONFIDENCE``; None: fewer than two
-    replications, whose scatter is unknown. ``least`` and ``most`` are the extreme replications themselves."""
+    """The mean of independent replications, within ``low`` and ``high`` with the probability ``CONFIDENCE``.
+
+    They are None for a single replication, which has no variance. ``least`` and ``most``: the extreme replications.
+    """
 
     mean: float
     low: float | None
@@ -26,11 +28,11 @@ class Estimate:
 
 
 def derive_seed(seed: int, number: int) -> int:
-    """The seed of replication ``number`` (from 0) of a scenario with ``seed``: the same for ever.
+    """Return the seed of replication ``number`` (from 0) of a scenario with ``seed``. It never changes.
 
-    Number 0 is the scenario's own, so that the run already seen is one of them, and more replications contain fewer.
-    The others are the first 48 bits of SHA-256 over "poolctl/replication/SEED/NUMBER": unlike seed + 1, seed + 2, ...
-    those of neighboring seeds have nothing in common. 48 bits pass through any JSON reader unharmed.
+    Number 0 is the scenario's own seed, so a single run is also the first replication, and ten replications contain
+    the first five. The other seeds are the first 48 bits of SHA-256 over "poolctl/replication/SEED/NUMBER". Unlike
+    seed + 1, seed + 2, ... they differ for neighboring seeds. Every JSON reader keeps 48 bits exactly.
     """
     if number == 0:
         return seed
@@ -38,11 +40,11 @@ def derive_seed(seed: int, number: int) -> int:
 
 
 def estimate(values: Sequence[float]) -> Estimate:
-    """Mean and confidence interval: mean +- t(n-1) * sqrt(variance / n), the variance with n - 1 below it.
+    """Compute mean and confidence interval: mean +- t(n-1) * sqrt(variance / n), the variance with divisor n - 1.
 
-    Law and Kelton, Simulation Modeling and Analysis, section 4.5. It supposes independent replications and means
-    near a normal distribution, which many percentiles of short runs are not: their intervals are approximate.
-    Raises ValueError without any value.
+    Law and Kelton, Simulation Modeling and Analysis, section 4.5. It assumes independent replications and means close
+    to a normal distribution. Many percentiles of short runs are not, so their intervals are approximate. Raises
+    ValueError for no values.
     """
     count = len(values)
     if not count:
@@ -57,10 +59,10 @@ def estimate(values: Sequence[float]) -> Estimate:
 
 
 def estimate_all(records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """An estimate for every number that all ``records`` have, in tables nested as theirs.
+    """Estimate every number that all ``records`` have, in tables nested as theirs.
 
-    None stands where some have a number and some have none (a pool that was exhausted in one run alone has no mean
-    moment of exhaustion); lists and text are left out.
+    The estimate is None if some records have no number there (a pool that was exhausted in one of the runs has no mean
+    time of exhaustion). Lists and texts are left out.
     """
     found: dict[str, Any] = {}
     for key in records[0]:
@@ -79,26 +81,26 @@ def _is_number(value: object) -> bool:
 
 
 def student_t(confidence: float, freedom: int) -> float:
-    """The t that a Student variable with ``freedom`` degrees of freedom stays within, to both sides, with the
-    probability ``confidence``. Bisection of the exact finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4.
+    """Compute t: a Student variable with ``freedom`` degrees of freedom lies in -t to t with the given ``confidence``.
 
-    Raises ValueError for a confidence outside 0 to 1 or without a degree of freedom.
+    Bisection of the exact finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4. Raises ValueError for a confidence
+    outside 0 to 1 or without a degree of freedom.
     """
     if not 0.0 < confidence < 1.0 or freedom < 1:
         raise ValueError(f"confidence is between 0 and 1 and freedom 1 or more, not {confidence} and {freedom}")
-    # The probability grows with the angle, whose range is bounded where that of t is not.
+    # Bisect the angle and not t: the probability grows with both, but only the angle has a bounded range.
     low, high = 0.0, pi / 2
     for _ in range(60):
         middle = (low + high) / 2
-        if _within(middle, freedom) < confidence:
+        if _compute_probability(middle, freedom) < confidence:
             low = middle
         else:
             high = middle
     return sin(low) / cos(low) * sqrt(freedom)
 
 
-def _within(angle: float, freedom: int) -> float:
-    """The probability of -t to t, with t = tan(angle) * sqrt(freedom)."""
+def _compute_probability(angle: float, freedom: int) -> float:
+    """Compute the probability of -t to t, with t = tan(angle) * sqrt(freedom)."""
     if freedom == 1:
         return 2 * angle / pi
     square = cos(angle) ** 2

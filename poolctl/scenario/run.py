@@ -1,7 +1,7 @@
-"""What happened in a run, from whichever engine: counts, times, errors, a timeline.
+"""What happened in a run of either engine: counts, times, errors, a timeline.
 
-Decides what the numbers mean and that they add up. ``Tally`` is what one instance counts while it runs;
-``Summary`` is what is told afterwards, for an instance or for the fleet. Times are seconds.
+Decides what the numbers mean and that they add up. ``Tally`` is what one instance counts while it runs. ``Summary``
+is the result for one instance or for all of them. Times are seconds.
 """
 
 from collections.abc import Iterable, Mapping
@@ -16,7 +16,7 @@ from poolctl.scenario.scenario import Scenario
 
 @dataclass(frozen=True, slots=True)
 class ErrorKind:
-    """Who said no (``origin``: pool, server or pooler), and how."""
+    """An error. ``origin``: pool, server or pooler. ``name``: its class in Python. ``sqlstate``: None if unknown."""
 
     origin: str
     name: str
@@ -26,13 +26,15 @@ class ErrorKind:
 
 @dataclass(frozen=True, slots=True)
 class ObservedError:
+    """How often an error occurred, and when first."""
+
     kind: ErrorKind
     count: int
     first_at: float
 
 
 class Tally:
-    """What one instance counts while it runs. Requests due before ``warmup`` leave no trace in it.
+    """What one instance counts while it runs. Requests that are due before the end of the warm-up are not counted.
 
     Each acquire ends in exactly one way, so ``offered == acquired + timed_out + refused + failed + unfinished``,
     and ``acquired == released + leaked + in use at the end``.
@@ -69,22 +71,30 @@ class Tally:
 
     @property
     def offered(self) -> int:
+        """All acquires."""
         return self.acquired + self.timed_out + self.refused + self.failed + self.unfinished
 
     def error(self, kind: ErrorKind, at: float) -> None:
+        """Count one error."""
         count, first_at = self.errors.get(kind, (0, at))
         self.errors[kind] = (count + 1, min(first_at, at))
 
     def merge(self, other: "Tally") -> None:
+        """Add the counts, times and errors of ``other``."""
         for name in _COUNTS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _HISTOGRAMS:
             getattr(self, name).merge(getattr(other, name))
+        self.merge_errors(other)
+
+    def merge_errors(self, other: "Tally") -> None:
+        """Add the errors of ``other``, and nothing else."""
         for kind, (count, first_at) in other.errors.items():
             known, earliest = self.errors.get(kind, (0, first_at))
             self.errors[kind] = (known + count, min(earliest, first_at))
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return {
             **{name: getattr(self, name) for name in _COUNTS},
             **{name: getattr(self, name).to_dict() for name in _HISTOGRAMS},
@@ -93,6 +103,7 @@ class Tally:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what ``to_dict`` gave."""
         tally = cls()
         for name in _COUNTS:
             setattr(tally, name, values[name])
@@ -119,9 +130,12 @@ _HISTOGRAMS = ("wait_time", "use_time", "connect_time")
 
 @dataclass(frozen=True, slots=True)
 class Connections:
-    """What became of server connections. These count the whole run, warm-up included, so that
-    ``opened - closed.total == open`` when at the end none is opening or closing; the averages leave the warm-up
-    out. For a fleet the peaks are those of the sum, as sampled in the timeline."""
+    """What became of server connections.
+
+    The counts are for the whole run, warm-up included, so that ``opened - closed.total == open`` if at the end no
+    connection is opening or closing. The averages exclude the warm-up. For several instances the peaks are those of
+    their sum, as sampled in the timeline.
+    """
 
     opened: int
     open_failures: int
@@ -137,18 +151,18 @@ class Connections:
 
 @dataclass(frozen=True, slots=True)
 class ObservedServer:
-    """What the server itself saw. None: nobody could look."""
+    """What the server itself reported. None: unknown."""
 
     max_connections: int | None = None
     usable: int | None = None
-    """What an ordinary role can have."""
+    """Connections that ordinary roles can have."""
     peak_connections: int | None = None
-    """Most client backends seen at once, poolctl's own observer left out."""
+    """Most client backends in one sample, without poolctl's own observer."""
     refused: int | None = None
     """Clients refused with SQLSTATE 53300, from the server's log."""
     version: str | None = None
     cpu: float | None = None
-    """Processor cores that server processes kept busy, on average."""
+    """Processor cores that the server's processes used, on average."""
     cores: int | None = None
     states: dict[str, int] = field(default_factory=dict)
     """Backends of the workload by state and wait event, at the end of the load."""
@@ -158,7 +172,7 @@ class ObservedServer:
 
 @dataclass(frozen=True, slots=True)
 class ScannedTable:
-    """A table that was read from end to end. Rows are those read by sequential scans during the run."""
+    """A table that sequential scans have read. ``rows_read``: by these scans, during the run."""
 
     name: str
     rows: int
@@ -168,7 +182,7 @@ class ScannedTable:
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A statement's part in the server's execution time (pg_stat_statements); ``total_time`` is seconds."""
+    """A statement and its share of the server's execution time (pg_stat_statements)."""
 
     query: str
     calls: int
@@ -178,7 +192,7 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """One instance, or the fleet, in numbers that add up (see Tally)."""
+    """One instance, or all of them, in numbers that add up (see Tally)."""
 
     offered: int
     acquired: int
@@ -189,34 +203,35 @@ class Summary:
     failed: int
     unfinished: int
     duration: float
-    """Length of the load without the warm-up; the drain is not in it."""
+    """Length of the load, without warm-up and drain."""
     throughput: float
     """Connections released per second before the load ended."""
     offered_rate: float
     wait_time: Times
-    """From wanting a connection (open loop: from the due time) to having it or giving up."""
+    """From wanting a connection (open loop: from the due time) to having it or to the error."""
     queued_count: int
     queued_time: float
     use_time: Times
     connections: Connections
     connect_time: Times
     exhausted_at: float | None
-    """When the exhaustion began that lasts at the end; where none does, when the pool was first exhausted."""
+    """When the exhaustion began that lasts at the end. If none does: when the pool was exhausted first."""
     recovered_at: float | None
-    """When the last exhaustion ended; None: none ever began, or one lasts."""
+    """When the last exhaustion ended. None: the pool was never exhausted, or is still so at the end."""
     errors: tuple[ObservedError, ...]
     server: ObservedServer | None = None
 
     @property
     def exhausted_for_good(self) -> bool:
+        """True if the pool is exhausted at the end."""
         return self.exhausted_at is not None and self.recovered_at is None
 
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
-    """The fleet at one instant of the run's clock; ``acquired`` and ``errors`` count from the start.
+    """All instances at one instant of the run's clock. ``acquired`` and ``errors`` count from the start.
 
-    ``server_connections``: None where the server was not looked at.
+    ``server_connections``: the client backends that the server reports, None if unknown.
     """
 
     at: float
@@ -232,23 +247,23 @@ class TimelinePoint:
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """How well the load itself was made. A run whose generator was the limit says little about the pool."""
+    """How well poolctl made the load. If poolctl itself was the limit, the run says little about the pool."""
 
     lag: Times
-    """How late requests began after they were due, for reasons that lie in poolctl."""
+    """How late requests began after they were due, because poolctl was too slow."""
     cpu: float
     """Share of one processor core used by the busiest instance's process."""
     ideal_wait: float | None = None
-    """Mean wait that the same arrivals and use times give in the ideal queue (Kiefer-Wolfowitz), where it applies."""
+    """Mean wait of the same arrivals and use times in the ideal queue (Kiefer-Wolfowitz). None: it does not apply."""
     measured_wait: float | None = None
-    """Mean wait measured over the same requests."""
+    """Measured mean wait of the same requests."""
 
     LAG_LIMIT = 0.005
     CPU_LIMIT = 0.85
 
     @property
     def bound_by(self) -> tuple[str, ...]:
-        """Why the generator was the limit; empty when it was not."""
+        """Why poolctl itself was the limit; empty if it was not."""
         reasons = []
         if self.lag.p99 > self.LAG_LIMIT:
             reasons.append(f"requests began {self.lag.p99 * 1e3:.1f} ms late at the 99th percentile")
@@ -259,10 +274,10 @@ class Generator:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run. ``interrupted``: stopped by the user, the numbers are what was measured until then.
+    """One run. ``interrupted``: the user ended it early, the numbers are those until then.
 
-    ``failure``: what broke so badly that the run could not go on or is incomplete, None when nothing did.
-    ``notes``: sentences about the run that are no findings, such as what could not be seen.
+    ``failure``: what broke, so that the run ended early or is incomplete; None: nothing did. ``notes``: sentences
+    about the run that are no findings, such as what could not be observed.
     """
 
     engine: str
@@ -276,11 +291,11 @@ class Run:
     failure: str | None = None
     notes: tuple[str, ...] = ()
     services: tuple[tuple[str, Summary], ...] = ()
-    """Of several services on one server, each with its name and the figures of all its instances."""
+    """If several services share the server: the name of each, and the summary of all its instances."""
     kernel: str = ""
-    """Of a model run, which of the two kernels made it: "plain" or "compiled". Their figures are the same."""
+    """The kernel of a model run: "plain" or "compiled". Both give the same figures."""
     cut_off: str = ""
-    """Why a model run that could never have ended was: "standstill" (no time passes) or "queue" (it only grows)."""
+    """Why a model run was ended that could never end by itself: "standstill" (no time passes) or "queue" (it grows)."""
 
 
 def summarize(
@@ -294,11 +309,11 @@ def summarize(
     ended_at: float | None = None,
     server: ObservedServer | None = None,
 ) -> Summary:
-    """Put instances together. ``pools`` are the snapshots at the end, ``warm`` those at the end of the warm-up.
+    """Summarize instances together. ``pools``: their snapshots at the end, ``warm``: those at the end of the warm-up.
 
-    ``load_time``: seconds of load without the warm-up. ``warm_at`` and ``ended_at``: when ``warm`` and ``pools``
-    were taken, for the averages; without ``ended_at``, at the end of the load. ``timeline``: for the peaks of a
-    fleet; one instance knows its own.
+    ``load_time``: seconds of load without the warm-up. ``warm_at`` and ``ended_at``: when ``warm`` and ``pools`` were
+    taken, for the averages; ``ended_at`` None: at the end of the load. ``timeline``: for the peaks of several
+    instances; a single one knows its own.
     """
     total = Tally()
     for tally in tallies:
@@ -306,7 +321,7 @@ def summarize(
     stats = list(pools)
     before = [snapshot for snapshot in warm if snapshot is not None]
     span = ended_at - warm_at if ended_at is not None else load_time
-    exhausted_at, recovered_at = _exhaustion(stats)
+    exhausted_at, recovered_at = _find_exhaustion(stats)
     return Summary(
         offered=total.offered,
         acquired=total.acquired,
@@ -323,7 +338,7 @@ def summarize(
         queued_count=total.queued_count,
         queued_time=total.queued_time,
         use_time=Times.of(total.use_time),
-        connections=_connections(stats, before, list(timeline), span),
+        connections=_summarize_connections(stats, before, list(timeline), span),
         connect_time=Times.of(total.connect_time),
         exhausted_at=exhausted_at,
         recovered_at=recovered_at,
@@ -335,10 +350,10 @@ def summarize(
     )
 
 
-def _connections(
+def _summarize_connections(
     stats: list[PoolStats], before: list[PoolStats], points: list[TimelinePoint], span: float
 ) -> Connections:
-    """Of the pools at the end; averages over the ``span`` seconds since they were as ``before``."""
+    """Add up the pools at the end. Averages are over the ``span`` seconds since the snapshots ``before``."""
 
     def average(name: str) -> float:
         passed = sum(getattr(s, name) for s in stats) - sum(getattr(s, name) for s in before)
@@ -363,8 +378,11 @@ def _connections(
     )
 
 
-def _exhaustion(stats: list[PoolStats]) -> tuple[float | None, float | None]:
-    """Beginning and end, as Summary has them: of the one that lasts, else from the first beginning to the last end."""
+def _find_exhaustion(stats: list[PoolStats]) -> tuple[float | None, float | None]:
+    """Return ``exhausted_at`` and ``recovered_at`` of Summary for several pools.
+
+    An exhaustion that lasts at the end has no end. Otherwise it is from the first begin to the last end.
+    """
     lasting = [s.exhausted_since for s in stats if s.exhausted_since is not None]
     beginnings = lasting or [s.exhausted_at for s in stats if s.exhausted_at is not None]
     ends = [] if lasting else [s.recovered_at for s in stats if s.recovered_at is not None]
@@ -379,10 +397,10 @@ def _add_closed(parts: Iterable[Closed]) -> Closed:
 
 
 def compute_ideal_waits(due: Iterable[float], use_times: Iterable[float], servers: int) -> list[float]:
-    """Waits of the same requests in the ideal first-come-first-served queue with ``servers`` connections.
+    """Compute the waits of the same requests in the ideal first-come-first-served queue with ``servers`` connections.
 
-    ``due`` ascends. The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free
-    first. A cheap check of measured waits: what differs is the pool's and the engine's own doing.
+    ``due`` must ascend. The recursion of Kiefer and Wolfowitz (1955): each request takes the connection that is free
+    first. This checks measured waits: any difference is caused by the pool or by poolctl.
     """
     free_at = [0.0] * servers
     waits = []

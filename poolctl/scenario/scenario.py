@@ -1,7 +1,6 @@
 """A scenario: database, pool, load, leak and events, as both engines run it.
 
-Decides what a scenario may say; the names are public (the scenario file). Times are float seconds, None where
-something is switched off.
+Decides what a scenario file may contain. Its names are public. Times are float seconds; None means "off".
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,55 +18,59 @@ VIAS = ("none", "pgbouncer", "pgpool")
 LEAK_SHAPES = ("forgotten", "in-transaction", "unread-rows", "dropped-reference", "long-hold")
 EVENTS = ("restart", "failover", "pause", "slow", "deploy")
 RUN_KEYS = ("duration", "warmup", "drain", "seed")
-"""Keys of load that hold for the whole run, however many services there are."""
+"""Keys of load that are valid for the whole run, with all its services."""
 BUILT_IN_QUERIES = ("sleep", "select1", "cpu")
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A random time. ``mean`` is seconds; ``cv`` (deviation over mean) is used by lognormal alone."""
+    """A random time. ``mean``: seconds. ``cv``: standard deviation / mean, used by lognormal only."""
 
     kind: str
     mean: float
     cv: float = 1.0
 
     def sample(self, random: Random) -> float:
+        """Draw one time, in seconds."""
         if self.kind == "constant":
             return self.mean
         if self.kind == "exponential":
             return -log(1.0 - random.random()) * self.mean
+        # In a lognormal distribution 1 + cv^2 is exp(sigma^2), and the mean is exp(mu + sigma^2 / 2).
         sigma2 = log(1.0 + self.cv * self.cv)
         return random.lognormvariate(log(self.mean) - sigma2 / 2, sqrt(sigma2)) if self.mean else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Database:
+    """The server, and what is between it and the pool."""
+
     max_connections: int = 100
     reserved: int = 3
-    """superuser_reserved_connections: what ordinary roles cannot use."""
+    """superuser_reserved_connections: slots that ordinary roles cannot use."""
     cores: int | None = 2
     """Model only. None: queries never slow each other down."""
     connect_time: Distribution = Distribution("constant", 0.005)
     """Model only; live measures it."""
     connect_cpu: float = 0.002
-    """Model only: seconds of work that one opening costs the server, a part of connect_time."""
+    """Model only: seconds of processor time that one opening costs the server, a part of connect_time."""
     contention: float = 0.0
-    """Model only: every query is slower by this share for each other one that runs (alpha of the Universal
-    Scalability Law); 0.02 and 11 running queries make each take 1.2 times as long."""
+    """Model only: each query is slower by this share for each other query that runs (alpha of the Universal
+    Scalability Law). With 0.02 and 11 running queries each takes 1.2 times as long."""
     coherency: float = 0.0
-    """Model only: and by this share for each ordered pair of running queries (the law's beta)."""
+    """Model only: also slower by this share for each ordered pair of running queries (beta of that law)."""
     pooler_connect_time: Distribution = Distribution("constant", 0.0005)
-    """Model only: from a client to the pooler, which has its own connections to the server."""
+    """Model only: the time of an opening from a client to the pooler."""
     via: str = "none"
     pgbouncer: dict[str, Any] = field(default_factory=dict)
     pgpool: dict[str, Any] = field(default_factory=dict)
     setup: str = ""
-    """SQL that is run once on the throw-away server before the load, by its superuser."""
+    """SQL that runs once on the throw-away server before the load."""
 
 
 @dataclass(frozen=True, slots=True)
 class Burst:
-    """Extra closed-loop workers of each instance. ``until`` None: to the end; ``requests`` 0: over and over."""
+    """Extra closed-loop workers of each instance. ``until`` None: to the end; ``requests`` 0: without a limit."""
 
     at: float
     until: float | None
@@ -79,50 +82,52 @@ class Burst:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What each instance is asked to do. ``workers`` and ``rate``: one of the two, or neither with bursts alone."""
+    """The load of each instance. ``workers`` and ``rate``: one of the two, or none if there are bursts."""
 
     instances: int
     workers: int | None
     think: Distribution
     rate: float | None
     hold: Distribution
-    """Acquire to release, on a server that is not busy."""
+    """Time from acquire to release on a server that is not busy."""
     hold_outside: Distribution
-    """Model only: the part of hold that is spent outside the database, such as a call to another service inside the
-    transaction. It holds the connection and needs no core."""
+    """Model only: the part of hold that is spent outside the database, such as a call to another service within the
+    transaction. It keeps the connection and needs no core."""
     query: str
     connections_per_request: int
     requests: int
-    """Each instance stops after so many; 0: by duration alone."""
+    """Each instance stops after so many requests; 0: there is no such limit."""
     duration: float | None
     """None: until the requests are done."""
     warmup: float
     drain: float
     error_pause: float
-    """What a closed-loop worker waits after an acquire that failed at once (rejected, refused). Without it a
-    full server is asked as fast as the processor allows."""
+    """Seconds that a closed-loop worker waits after an acquire that failed at once (rejected, refused). Without a
+    pause it would repeat the acquire as fast as the processor allows."""
     seed: int
     retries: int = 0
-    """Model only: how often a request tries again after an acquire that failed. Each try is an acquire of its own."""
+    """Model only: how often a request repeats an acquire that failed. Each repetition counts as an acquire."""
     retry_backoff: float = 0.0
     """Seconds before the first retry."""
     retry_growth: float = 2.0
-    """What each further retry multiplies the backoff by."""
+    """Factor from each backoff to the next."""
     retry_jitter: float = 0.0
-    """Up to this share of each backoff, at random, is taken off it."""
+    """Each backoff is shortened at random by up to this share."""
     bursts: tuple[Burst, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
+    """Which requests leak, and in which state they leave the connection."""
+
     every: int = 0
-    """Every so many requests of an instance, one never gives its connection back; 0: none leaks."""
+    """One of so many requests of an instance never releases its connections; 0: none leaks."""
     shape: str = "forgotten"
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happens to the server, or (deploy) to the fleet. ``duration`` is "for" in the file."""
+    """Something that happens to the server, or (deploy) to the instances. ``duration`` is "for" in the file."""
 
     at: float
     do: str
@@ -130,13 +135,15 @@ class Event:
     factor: float = 1.0
     overlap: float = 0.0
     down: float | None = None
-    """Model only: seconds that the server is away in a restart or failover; None: 0.5 and 0."""
+    """Model only: seconds without a server in a restart or failover; None: 0.5 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
     """One of several applications on the same server ([[service]], model only), with a pool and load of its own.
-    How long the run lasts, its warm-up, drain and seed are the top-level load's for all of them."""
+
+    Duration, warm-up, drain and seed are those of the top-level load for all of them.
+    """
 
     name: str
     pool: PoolSettings
@@ -146,6 +153,8 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
+    """What to run."""
+
     name: str
     description: str
     database: Database
@@ -154,17 +163,17 @@ class Scenario:
     leak: Leak
     events: tuple[Event, ...] = ()
     services: tuple[Service, ...] = ()
-    """Empty for a single application. Otherwise ``pool``, ``load`` and ``leak`` are those of the first one."""
+    """Empty for a single application. Otherwise ``pool``, ``load`` and ``leak`` are those of the first service."""
 
     @property
     def all_services(self) -> tuple[Service, ...]:
-        """The services; a single application is one without a name."""
+        """The services. A single application counts as one without a name."""
         return self.services or (Service("", self.pool, self.load, self.leak),)
 
     @property
     def model_only(self) -> tuple[str, ...]:
-        """What is asked for here that only the model engine can do, by key."""
-        asked = {
+        """The keys in use that only the model engine supports."""
+        in_use = {
             "service": bool(self.services),
             "database.contention": self.database.contention or self.database.coherency,
             "load.hold_outside": self.load.hold_outside.mean,
@@ -172,10 +181,10 @@ class Scenario:
             "events.down": any(event.down is not None for event in self.events),
             "pool.max_waiting": self.pool.max_waiting and self.pool.kind == "mysql2",
         }
-        return tuple(key for key, is_asked in asked.items() if is_asked)
+        return tuple(key for key, is_used in in_use.items() if is_used)
 
     def to_dict(self) -> dict[str, Any]:
-        """As in the scenario file with every default filled in; times are seconds, None is "off"."""
+        """Return the values of the scenario file, with all defaults. Times are seconds, None is "off"."""
         plain: dict[str, Any] = _plain(self)
         services = plain.pop("services")
         if services:
@@ -196,12 +205,12 @@ def load_scenario(path: Path, assignments: Iterable[str] = ()) -> Scenario:
 
 
 def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> Scenario:
-    """A scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
+    """Create a scenario from the values of a file, or from what ``Scenario.to_dict`` gave. Raises BadInput."""
     top = TomlTable(values, source or TomlSource())
     name, description = top.take_text("name", ""), top.take_text("description", "")
     sections = [top.take_table(section) for section in ("database", "pool", "load", "leak")]
     event_tables, service_tables = top.take_tables("events"), top.take_tables("service")
-    # A misspelled key is told before a missing one: it is why the other is missing.
+    # First the misspelled keys, then the missing ones: a misspelled key is often the missing one.
     top.finish()
     if not name:
         raise top.refuse_missing("name", "is required", hint='start the file with name = "..."')
@@ -224,13 +233,13 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
 
 
 def _refuse_shared(table: TomlTable, section: str, services: Sequence[TomlTable]) -> None:
-    """What stands at the top although each service has its own."""
+    """Refuse keys at the top that belong to each service."""
     for key, value in table.take_rest().items():
         name = services[0].peek("name") or "NAME"
         raise table.refuse(
             key,
             value,
-            "is a service's own here",
+            "belongs to a service here",
             hint=f"write it in its [[service]], or service.{name}.{section}.{key}",
         )
 
@@ -295,7 +304,7 @@ def _pool(table: TomlTable) -> PoolSettings:
     table.finish()
     settings = kind.complete({key: value for key, value in given.items() if key in kind.keys})
     for key in sorted(given.keys() - kind.keys):
-        # Saying of a setting that the library does not have what holds anyway is no mistake.
+        # A setting that the library lacks is accepted if it has the value that is in force anyway.
         if given[key] != getattr(settings, key):
             known = ", ".join(f"{ours} ({native})" for ours, native in kind.native.items())
             raise table.refuse(key, written[key], f"{kind.name} has no such setting", hint=f"it has {known}")
@@ -306,7 +315,7 @@ def _pool(table: TomlTable) -> PoolSettings:
 
 def _load(table: TomlTable) -> Load:
     query = table.take_text("query", "sleep")
-    # A statement of the user's takes the time it takes; only pg_sleep has to be told.
+    # The duration of the user's statement is its own; only pg_sleep needs one.
     hold_default = Distribution("exponential", 0.020) if query == "sleep" else Distribution("constant", 0.0)
     hold = _distribution(table, "hold", hold_default)
     think = _distribution(table, "think", Distribution("constant", 0.0))
@@ -398,7 +407,7 @@ def _event(table: TomlTable) -> Event:
     for key in ("for", "factor", "overlap", "down"):
         if key in written and key not in meant:
             raise table.refuse(key, written[key], f"means nothing for {event.do}")
-        # A deploy without overlap is one; a pause of no length is none.
+        # A deploy without overlap is possible; a pause without a length is not.
         if event.do in ("pause", "slow") and key in meant and key not in written:
             raise table.refuse_missing(key, f"is required for {event.do}")
     if event.do in ("pause", "slow") and not event.duration:

@@ -1,6 +1,6 @@
-"""Sweeps: a scenario once for every combination of values of some of its keys.
+"""Sweeps: one scenario for each combination of values of some keys.
 
-Decides what ``--sweep KEY=VALUES`` means and which scenarios that makes. Runs nothing.
+Decides what ``--sweep KEY=VALUES`` means and which scenarios result from it. Runs nothing.
 """
 
 import copy
@@ -16,11 +16,11 @@ from poolctl.errors import BadInput
 from poolctl.pool import LIBRARIES
 from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.scenario.toml import TomlSource, override
-from poolctl.scenario.variants import SECTION_OF, with_kind
+from poolctl.scenario.variants import SECTION_OF, with_library
 from poolctl.units import parse_duration
 
 MOST_RUNS = 10_000
-"""Of one sweep. A slip such as 1..1000000 must not fill the memory before anything is said."""
+"""Most runs of one sweep, so that a typing error such as 1..1000000 is refused before it fills the memory."""
 
 EXAMPLE = "for example --sweep pool.max_open=5..60:5 or --sweep load.instances=2,4,8"
 
@@ -31,15 +31,15 @@ _LIKE_A_RANGE = re.compile(r"-?[\d.]+\s*[a-zµ]*\s*\.\.")
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A key, with its section, and the values it takes, in this order, as they would be written after ``--set``."""
+    """A key with its section, and its values in order, as they would be written after ``--set``."""
 
     key: str
     words: tuple[str, ...]
 
     @property
     def values(self) -> tuple[Any, ...]:
-        """The values as a scenario file would give them: numbers where they are numbers, text otherwise."""
-        return tuple(_value(word) for word in self.words)
+        """The values as a scenario file would give them: numbers, or text."""
+        return tuple(_parse_value(word) for word in self.words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Cell:
 
 
 class _SweptSource(TomlSource):
-    """Points at the option for keys that the sweep sets, and at the file for all others."""
+    """A source that names the option for keys that the sweep sets, and the file for all others."""
 
     def __init__(self, source: TomlSource, keys: Sequence[str]) -> None:
         super().__init__(source.name)
@@ -64,38 +64,41 @@ class _SweptSource(TomlSource):
 
 
 def parse_axes(options: Sequence[str]) -> tuple[Axis, ...]:
-    """One axis for each ``KEY=VALUES``. Raises BadInput, also for a grid of more than ``MOST_RUNS`` runs.
+    """Parse each ``KEY=VALUES`` into an axis. Raises BadInput, also for a grid of more than ``MOST_RUNS`` runs.
 
-    VALUES are words with commas between them, or ranges: ``5..60`` counts in ones, ``5..60:5`` in steps, and with
-    units ``10ms..50ms:10ms``. A range holds its end only where a step falls on it.
+    VALUES are words and ranges, separated by commas. The range ``5..60`` counts in ones, ``5..60:5`` in steps, and
+    ``10ms..50ms:10ms`` with units. A range contains its end only if a step falls on it.
     """
-    axes = tuple(_axis(option) for option in options)
+    axes = tuple(_parse_axis(option) for option in options)
     keys = [axis.key for axis in axes]
     for key in keys:
         if keys.count(key) > 1:
             raise BadInput(f"--sweep {key}: is given twice", hint=f"write all its values after one --sweep {key}=")
         for other in keys:
             if key.startswith(f"{other}."):
-                raise BadInput(f"--sweep {key}: is a part of {other}, which is swept too")
+                raise BadInput(f"--sweep {key}: is a part of {other}, which has a --sweep of its own")
     runs = prod(len(axis.words) for axis in axes)
     if runs > MOST_RUNS:
         sizes = " x ".join(f"{len(axis.words):,}" for axis in axes)
-        shown = f"{sizes} = {runs:,}" if len(axes) > 1 else sizes
-        raise BadInput(f"--sweep: {shown} runs, and {MOST_RUNS:,} is the most", hint="take larger steps")
+        product_text = f"{sizes} = {runs:,}" if len(axes) > 1 else sizes
+        raise BadInput(f"--sweep: {product_text} runs, and {MOST_RUNS:,} is the most", hint="take larger steps")
     return axes
 
 
 def make_grid(values: Mapping[str, Any], axes: Sequence[Axis], source: TomlSource) -> tuple[list[Cell], list[str]]:
-    """Every combination, the last axis changing fastest, and what had to be left out of some. Raises BadInput."""
+    """Return every combination, the last axis changing fastest, and a sentence for each setting that was left out.
+
+    Raises BadInput.
+    """
     probe = copy.deepcopy(dict(values))
     swept = _SweptSource(source, [key for axis in axes for key in _assign(probe, f"{axis.key}={axis.words[0]}")])
     cells, notes = [], dict[str, None]()
     for words in product(*(axis.words for axis in axes)):
         changed: dict[str, Any] = copy.deepcopy(dict(values))
-        # The kind first: it drops settings that the library does not have, and must not drop those set here.
+        # The library first: it drops settings that the library lacks, and must not drop what the sweep sets.
         for axis, word in sorted(zip(axes, words, strict=True), key=lambda pair: pair[0].key != "pool.kind"):
             if axis.key == "pool.kind" and word in LIBRARIES:
-                changed, dropped = with_kind(changed, word)[1:]
+                changed, dropped = with_library(changed, word)[1:]
                 notes.update(dict.fromkeys(dropped))
             else:
                 _assign(changed, f"{axis.key}={word}")
@@ -103,7 +106,7 @@ def make_grid(values: Mapping[str, Any], axes: Sequence[Axis], source: TomlSourc
     return cells, list(notes)
 
 
-def _axis(option: str) -> Axis:
+def _parse_axis(option: str) -> Axis:
     key, equals, text = option.partition("=")
     key = key.strip()
     if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
@@ -116,15 +119,15 @@ def _axis(option: str) -> Axis:
     for part in _split(text):
         if not part:
             raise BadInput(f"--sweep {option!r}: a value is missing", hint=EXAMPLE)
-        for word in _words(key, part):
+        for word in _expand(key, part):
             if word in words:
-                raise BadInput(f"--sweep {key}: {word} is asked for twice")
+                raise BadInput(f"--sweep {key}: {word} is given twice")
             words[word] = None
     return Axis(key, tuple(words))
 
 
 def _split(text: str) -> Iterator[str]:
-    """The parts between commas, those inside brackets or quotes left alone."""
+    """Split at commas, except within brackets or quotes."""
     depth, quote, part = 0, "", ""
     for character in text:
         if quote:
@@ -141,14 +144,14 @@ def _split(text: str) -> Iterator[str]:
     yield part.strip()
 
 
-def _words(key: str, part: str) -> Iterator[str]:
+def _expand(key: str, part: str) -> Iterator[str]:
     found = _RANGE.fullmatch(part)
     if found is None:
         if _LIKE_A_RANGE.match(part):
             raise BadInput(f"--sweep {key}={part}: a range is written FROM..TO or FROM..TO:STEP", hint=EXAMPLE)
         yield part
         return
-    first, last, step, unit = _bounds(key, part, found.groups())
+    first, last, step, unit = _parse_range(key, part, found.groups())
     if step <= 0:
         raise BadInput(f"--sweep {key}={part}: the step must be more than 0")
     if first > last:
@@ -163,8 +166,8 @@ def _words(key: str, part: str) -> Iterator[str]:
         yield f"{value if value.denominator == 1 else format(float(value), '.12g')}{unit}"
 
 
-def _bounds(key: str, part: str, found: tuple[str | None, ...]) -> tuple[Fraction, Fraction, Fraction, str]:
-    """First, last and step as multiples of one unit, and that unit."""
+def _parse_range(key: str, part: str, found: tuple[str | None, ...]) -> tuple[Fraction, Fraction, Fraction, str]:
+    """Return first, last and step of a range as multiples of one unit, and that unit."""
     first, first_unit, last, last_unit, step, step_unit = (text or "" for text in found)
     if bool(first_unit) != bool(last_unit) or (step and bool(step_unit) != bool(last_unit)):
         raise BadInput(f"--sweep {key}={part}: give all numbers of a range a unit, or none", hint=EXAMPLE)
@@ -177,14 +180,14 @@ def _bounds(key: str, part: str, found: tuple[str | None, ...]) -> tuple[Fractio
         step = "1"
     unit = step_unit or last_unit
     try:
-        sizes = [_seconds(name) for name in (first_unit, last_unit, unit)] if unit else [Fraction(1)] * 3
+        sizes = [_parse_unit(name) for name in (first_unit, last_unit, unit)] if unit else [Fraction(1)] * 3
     except ValueError as error:
         raise BadInput(f"--sweep {key}={part}: {error}") from None
     return Fraction(first) * sizes[0] / sizes[2], Fraction(last) * sizes[1] / sizes[2], Fraction(step), unit
 
 
-def _seconds(unit: str) -> Fraction:
-    # Through its decimal text: the float 0.001 itself is not a thousandth, and sums of it would miss the end.
+def _parse_unit(unit: str) -> Fraction:
+    # From the decimal text: the float 0.001 is not exactly a thousandth, and its multiples would miss the end.
     return Fraction(repr(parse_duration(f"1{unit}")))
 
 
@@ -195,7 +198,7 @@ def _assign(values: dict[str, Any], assignment: str) -> list[str]:
         raise BadInput(error.message.replace("--set", "--sweep", 1), hint=error.hint) from None
 
 
-def _value(word: str) -> Any:
+def _parse_value(word: str) -> Any:
     probe: dict[str, Any] = {}
     override(probe, [f"value={word}"])
     return probe["value"]

@@ -1,7 +1,7 @@
-"""Reads a table of keys that a person wrote: TOML files and ``--set`` options.
+"""Reads tables of keys that a person wrote: TOML files and ``--set`` options.
 
-Every value is checked as it is taken, and whatever is left over at the end is refused. An error names the
-thing with its full name, the value, the rule and, for a file, the line.
+Each value is checked when it is taken, and the keys that are left at the end are refused. An error contains the full
+name of the key, the value, the rule and, for a file, the line.
 """
 
 import difflib
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class TomlSource:
-    """Where a table came from, so that an error can point at it."""
+    """The origin of a table, which errors name. ``text``: of the file, ``overridden``: the keys that --set has set."""
 
     def __init__(self, name: str = "", text: str = "", overridden: Iterable[str] = ()) -> None:
         self.name = name
@@ -26,22 +26,25 @@ class TomlSource:
         self._overridden = frozenset(overridden)
 
     def locate(self, key: str) -> str:
-        """ "leak.toml, line 7: " or "--set ", ready to stand before the key."""
+        """Return the words before a key in an error: "leak.toml, line 7: " or "--set "."""
         parts = key.split(".")
         if any(".".join(parts[:end]) in self._overridden for end in range(1, len(parts) + 1)):
             return "--set "
-        line = _line_of(self._text, key)
+        line = _find_line(self._text, key)
         if line:
             return f"{self.name}, line {line}: "
         return f"{self.name}: " if self.name else ""
 
 
 class TomlTable:
-    """One table, from which each key is taken once. ``path`` is its full name, "" for the top."""
+    """One table, from which each key is taken once. ``path``: its full name, "" for the top.
+
+    The ``take_`` methods return the default if the key is absent or None, and raise BadInput for a wrong value.
+    """
 
     def __init__(self, values: Mapping[str, Any], source: TomlSource, path: str = "") -> None:
         if not isinstance(values, Mapping):
-            raise BadInput(f"{source.locate(path)}{path} = {_shown(values)}: must be a table")
+            raise BadInput(f"{source.locate(path)}{path} = {_format_value(values)}: must be a table")
         self._values = dict(values)
         self._known: list[str] = []
         self._source = source
@@ -51,48 +54,51 @@ class TomlTable:
         return self._values.get(key) is not None
 
     def has(self, key: str) -> bool:
-        """Whether the key is there at all, be it as None, which stands for what is switched off."""
+        """Return True if the key is present, even with the value None, which means "off"."""
         return key in self._values
 
     def peek(self, key: str) -> Any:
-        """The raw value, without taking it; None when it is absent."""
+        """Return the raw value without taking it, None if it is absent."""
         return self._values.get(key)
 
     def skip(self, key: str) -> None:
-        """Know a key that is absent, so that an error can offer it."""
+        """Take a key without reading it, so that an error can suggest its name."""
         self._known.append(key)
         self._values.pop(key, None)
 
     def refuse(self, key: str, value: object, rule: str, *, hint: str = "") -> BadInput:
-        """The error for a value that breaks ``rule``; the caller raises it."""
+        """Create the error for a value that breaks ``rule``. The caller raises it."""
         name = self._name(key)
-        return BadInput(f"{self._source.locate(name)}{name} = {_shown(value)}: {rule}", hint=hint)
+        return BadInput(f"{self._source.locate(name)}{name} = {_format_value(value)}: {rule}", hint=hint)
 
     def refuse_missing(self, key: str, rule: str, *, hint: str = "") -> BadInput:
-        """The error for a key that has to be given; the caller raises it."""
+        """Create the error for a key that is required. The caller raises it."""
         name = self._name(key)
         return BadInput(f"{self._source.locate(name)}{name}: {rule}", hint=hint)
 
     def with_values(self, values: Mapping[str, Any]) -> "TomlTable":
-        """This table with ``values`` that were written elsewhere."""
+        """Return this table with ``values`` added, which come from another table."""
         return TomlTable(self._values | dict(values), self._source, self._path)
 
     def take_duration(self, key: str, default: float) -> float:
+        """Take a duration, in seconds."""
         return self._take(key, default, parse_duration)
 
     def take_duration_or_off(self, key: str, default: float | None) -> float | None:
-        """Seconds, or None for "off"."""
+        """Take a duration, in seconds, or None for "off"."""
         if self.is_off(key):
             return None
         return self._take(key, default, parse_duration)
 
     def take_count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
-        """A count, or None for "unlimited"."""
+        """Take a count, or None for "unlimited"."""
         if self.is_off(key, "unlimited"):
             return None
         return self.take_count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
 
     def take_count(self, key: str, default: int, *, least: int = 0) -> int:
+        """Take a whole number."""
+
         def check(value: object) -> int:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError("must be a whole number")
@@ -103,6 +109,8 @@ class TomlTable:
         return self._take(key, default, check)
 
     def take_number(self, key: str, default: float, *, above: float = 0.0) -> float:
+        """Take a number greater than ``above``."""
+
         def check(value: object) -> float:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError("must be a number")
@@ -113,7 +121,7 @@ class TomlTable:
         return self._take(key, default, check)
 
     def take_share(self, key: str, default: float) -> float:
-        """A number from 0 to 1."""
+        """Take a number from 0 to 1."""
 
         def check(value: object) -> float:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
@@ -123,6 +131,8 @@ class TomlTable:
         return self._take(key, default, check)
 
     def take_text(self, key: str, default: str) -> str:
+        """Take a text."""
+
         def check(value: object) -> str:
             if not isinstance(value, str):
                 raise ValueError("must be text in quotes")
@@ -131,36 +141,38 @@ class TomlTable:
         return self._take(key, default, check)
 
     def take_choice(self, key: str, default: str, choices: Collection[str]) -> str:
+        """Take one of ``choices``."""
+
         def check(value: object) -> str:
             if not isinstance(value, str) or value not in choices:
-                raise ValueError(f"must be one of {', '.join(choices)}{_meant(str(value), choices)}")
+                raise ValueError(f"must be one of {', '.join(choices)}{_suggest(str(value), choices)}")
             return value
 
         return self._take(key, default, check)
 
     def take_table(self, key: str) -> "TomlTable":
-        """The table under ``key``, empty when it is absent."""
+        """Take the table under ``key``, an empty one if it is absent."""
         return TomlTable(self._take(key, {}, lambda value: value), self._source, self._name(key))
 
     def take_tables(self, key: str) -> list["TomlTable"]:
-        """The array of tables under ``key`` ([[key]])."""
+        """Take the array of tables under ``key``, written [[key]]."""
         values: Any = self._take(key, [], lambda value: value)
         if not isinstance(values, list):
             raise self.refuse(key, values, f"must be an array of tables, written [[{self._name(key)}]]")
         return [TomlTable(value, self._source, f"{self._name(key)}[{at}]") for at, value in enumerate(values)]
 
     def take_rest(self) -> dict[str, Any]:
-        """Every key not yet taken, for a table whose keys belong to somebody else."""
+        """Take all remaining keys, for a table that is passed on to another program."""
         values, self._values = self._values, {}
         return values
 
     def finish(self) -> None:
-        """Refuse what nobody took."""
+        """Raise BadInput for a key that was not taken."""
         for key, value in self._values.items():
             raise self.refuse(
                 key,
                 value,
-                f"there is no such key{_meant(key, self._known)}",
+                f"there is no such key{_suggest(key, self._known)}",
                 hint=f"keys here: {', '.join(dict.fromkeys(self._known))}",
             )
 
@@ -177,7 +189,7 @@ class TomlTable:
             raise self.refuse(key, value, str(error)) from None
 
     def is_off(self, key: str, word: str = "off") -> bool:
-        """Whether ``key`` says ``word`` (or None, as ``to_dict`` writes it); it is taken if so."""
+        """Return True, and take ``key``, if its value is ``word`` or None, which ``to_dict`` writes for it."""
         if not self.has(key) or self._values[key] not in (word, None):
             return False
         self._known.append(key)
@@ -189,7 +201,7 @@ class TomlTable:
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
-    """The values and the text of a TOML file. Raises BadInput when it cannot be read or is not TOML."""
+    """Return the values and the text of a TOML file. Raises BadInput if it cannot be read or is not TOML."""
     try:
         text = path.read_bytes().decode()
     except FileNotFoundError:
@@ -206,9 +218,9 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
 def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
     """Set ``section.key=value`` assignments in ``values``, and return the keys that were set.
 
-    Among tables written [[service]] the name of one stands for it: "service.api.pool.max_open". The keys come back
-    as errors name them ("service[0].pool.max_open"). A value is read as TOML where it is TOML (30, 1.5, true, {...})
-    and as text otherwise ("250ms" needs no quotes).
+    One of several tables [[service]] is named by its name: "service.api.pool.max_open". The returned keys are written
+    as in errors ("service[0].pool.max_open"). A value that is TOML (30, 1.5, true, {...}) is read as TOML, any other
+    as text ("250ms" needs no quotes). Raises BadInput.
     """
     keys = []
     for assignment in assignments:
@@ -219,19 +231,19 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
                 f"--set {assignment!r}: must be section.key=value", hint="for example --set pool.max_open=10"
             )
         *sections, last = key.split(".")
-        table, place = _below(values, sections, assignment)
+        table, place = _find_table(values, sections, assignment)
         table[last] = _toml_or_text(text.strip())
         keys.append(".".join((*place, last)))
     return keys
 
 
-def _below(values: dict[str, Any], sections: list[str], assignment: str) -> tuple[dict[str, Any], list[str]]:
-    """The table under ``sections``, which is made where there is none, and its name as errors give it."""
+def _find_table(values: dict[str, Any], sections: list[str], assignment: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the table under ``sections``, created if there is none, and its name as errors write it."""
     table: Any = values
     place: list[str] = []
     for section in sections:
         if isinstance(table, list):
-            number = _named(table, section, assignment)
+            number = _find_by_name(table, section, assignment)
             table = table[number]
             place[-1] += f"[{number}]"
         else:
@@ -251,8 +263,8 @@ def _have_names(tables: Any) -> bool:
     return isinstance(tables, list) and all(isinstance(table, dict) and "name" in table for table in tables)
 
 
-def _named(tables: list[dict[str, Any]], name: str, assignment: str) -> int:
-    """Which of an array of tables has ``name`` as its name."""
+def _find_by_name(tables: list[dict[str, Any]], name: str, assignment: str) -> int:
+    """Return the index of the table called ``name`` in an array of tables."""
     names = [table["name"] for table in tables]
     if name not in names:
         raise BadInput(f"--set {assignment!r}: there is no {name}", hint=f"the names are: {', '.join(map(str, names))}")
@@ -266,12 +278,12 @@ def _toml_or_text(text: str) -> Any:
         return text
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _meant(word: str, choices: Iterable[str]) -> str:
+def _suggest(word: str, choices: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(choices), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -280,11 +292,11 @@ _HEADER = re.compile(r"\s*\[(\[)?\s*([\w.\-\"]+)\s*\]")
 _KEY = re.compile(r"\s*([\w.\-\"]+)\s*=")
 
 
-def _line_of(text: str, key: str) -> int:
-    """The line (from 1) on which ``key`` stands in a TOML text; 0 when it is not written there as such.
+def _find_line(text: str, key: str) -> int:
+    """Return the line (from 1) of ``key`` in a TOML text, 0 if it is not there in a form that is recognized.
 
-    tomllib keeps no positions, and this is only for pointing at a mistake: a key inside an inline table is
-    reported at the line of that table.
+    tomllib keeps no positions. This is only for error messages: a key within an inline table is reported at the line
+    of that table.
     """
     section, arrays = "", dict[str, int]()
     lines: dict[str, int] = {}

@@ -1,7 +1,7 @@
-"""Variants of one scenario: the same arrivals, and one thing different.
+"""Variants of one scenario: the same arrivals, with one difference.
 
-Decides what the words of ``--compare`` mean. Works on the values of a scenario file, before they are checked, so
-that a variant is refused with the same words as a file.
+Decides what the words of ``--compare`` mean. Changes the values of a scenario file before they are checked, so that a
+variant is refused with the same message as a file.
 """
 
 import copy
@@ -26,13 +26,13 @@ SECTION_OF = {
     **dict.fromkeys(("max_connections", "reserved", "cores", "via"), "database"),
     **dict.fromkeys(("every", "shape"), "leak"),
 }
-"""Where a key belongs that is written without its section."""
+"""The section of a key that is written without one."""
 
 Values = dict[str, Any]
 
 
 class NamedValues(NamedTuple):
-    """A variant: its name, the values of its scenario, and what had to be left out of it."""
+    """A variant: its name, the values of its scenario, and a sentence about each setting that was left out."""
 
     name: str
     values: Values
@@ -40,7 +40,7 @@ class NamedValues(NamedTuple):
 
 
 def with_leak(values: Values, *, every: int | None = None, shape: str | None = None) -> Values:
-    """``values`` with a leak: the scenario's own, or the default where it has none."""
+    """Add a leak to a copy of ``values``. ``every`` and ``shape`` None: those of the scenario, else the defaults."""
     changed = copy.deepcopy(values)
     leak = changed.setdefault("leak", {})
     leak["every"] = every or leak.get("every") or DEFAULT_LEAK
@@ -50,28 +50,29 @@ def with_leak(values: Values, *, every: int | None = None, shape: str | None = N
 
 
 def without_leak(values: Values) -> Values:
+    """Remove the leak from a copy of ``values``."""
     changed = copy.deepcopy(values)
     changed.setdefault("leak", {})["every"] = 0
     return changed
 
 
-def with_kind(values: Values, kind: str) -> NamedValues:
-    """``values`` on another pool. Settings that it does not have are left out, and said to be."""
+def with_library(values: Values, library: str) -> NamedValues:
+    """Change the pool library in a copy of ``values``. Settings that the library lacks are left out and noted."""
     changed = copy.deepcopy(values)
     pool = changed.setdefault("pool", {})
-    pool["kind"] = kind
-    dropped = [key for key in pool if key != "kind" and key not in LIBRARIES[kind].keys]
+    pool["kind"] = library
+    dropped = [key for key in pool if key != "kind" and key not in LIBRARIES[library].keys]
     for key in dropped:
         del pool[key]
-    notes = (f"{kind}: {', '.join(dropped)} left out, the library has no such setting",) if dropped else ()
-    return NamedValues(kind, changed, notes)
+    notes = (f"{library}: {', '.join(dropped)} left out, the library has no such setting",) if dropped else ()
+    return NamedValues(library, changed, notes)
 
 
 def parse_variants(values: Values, words: str) -> list[NamedValues]:
-    """The variants that ``words`` ask for, in that order.
+    """Return the variants that ``words`` name, in that order.
 
-    ``leak``, ``correct``, the name of a pool or of a pooler stand for themselves; after ``key=`` every word is a
-    value of that key, up to the next ``key=``. Raises BadInput.
+    A word is ``leak``, ``correct``, a pool library or a pooler. After ``key=`` each word is a value of that key, until
+    the next ``key=``. Raises BadInput.
     """
     variants = []
     for key, word in _split(words):
@@ -82,14 +83,16 @@ def parse_variants(values: Values, words: str) -> list[NamedValues]:
         elif word == "correct":
             variants.append(NamedValues("correct", without_leak(values)))
         elif word in LIBRARIES:
-            variants.append(with_kind(values, word))
+            variants.append(with_library(values, word))
         elif word in VIAS:
             changed = copy.deepcopy(values)
             changed.setdefault("database", {})["via"] = word
             variants.append(NamedValues(word, changed))
         else:
             known = ["leak", "correct", *LIBRARIES, *(via for via in VIAS if via != "none")]
-            raise BadInput(f"--compare {word!r}: is no variant", hint=f"{', '.join(known)}, or key=value,value,...")
+            raise BadInput(
+                f"--compare {word!r}: there is no such variant", hint=f"{', '.join(known)}, or key=value,value,..."
+            )
     _refuse_twins(variants)
     return variants
 
@@ -100,7 +103,7 @@ def _split(words: str) -> Iterable[tuple[str, str]]:
         if "=" in word:
             key, _, word = (part.strip() for part in word.partition("="))
         if not word.strip():
-            raise BadInput(f"--compare {words!r}: has an empty word")
+            raise BadInput(f"--compare {words!r}: a word is missing")
         yield key, word.strip()
 
 
@@ -116,4 +119,4 @@ def _refuse_twins(variants: Sequence[NamedValues]) -> None:
     names = [variant.name for variant in variants]
     for name in names:
         if names.count(name) > 1:
-            raise BadInput(f"--compare: {name} is asked for twice")
+            raise BadInput(f"--compare: {name} is given twice")

@@ -14,8 +14,8 @@ import statistics
 import time
 from random import Random
 
-from poolctl.engines.pgbench import MIXES, Pgbench, mix
-from poolctl.engines.throughput import start_sweep_server, sweep
+from poolctl.engines.pgbench import MIXES, Pgbench, get_mix
+from poolctl.engines.throughput import run_sweep, start_sweep_server
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.knee import choose_next_round
 from poolctl.sizing.recommend import recommend
@@ -41,9 +41,9 @@ def bench(name: str, chosen: argparse.Namespace) -> None:
     with start_sweep_server(limit=chosen.most) as ground:
         random = Random(1)
         began = time.monotonic()
-        found = sweep(
+        found = run_sweep(
             ground,
-            mix(name),
+            get_mix(name),
             lambda measured: choose_next_round(measured, ground.limit, random),
             seed=1,
             budget=chosen.budget,
@@ -57,7 +57,9 @@ def bench(name: str, chosen: argparse.Namespace) -> None:
         rules = {"2 x cores + 1": 2 * cores + 1, "4 x cores": 4 * cores, "10": 10, "workers": WORKERS}
         sizes = sorted({*grid(chosen.most), *rules.values(), *([recommended] if recommended else [])})
         assert ground.sandbox is not None
-        load = Pgbench(ground.conninfo, mix(name), prepared=True, seed=7, server_cpu=ground.sandbox.measure_cpu_time)
+        load = Pgbench(
+            ground.conninfo, get_mix(name), prepared=True, seed=7, server_cpu=ground.sandbox.measure_cpu_time
+        )
         others: list[float] = []
 
         def in_turns(sizes: list[int], windows: int) -> dict[int, float]:

@@ -1,1 +1,1 @@
-"""What runs in an instance's process: the load, the pool under test, and what is counted."""
+"""The process of one instance: the load, the pool under test, and its counts."""

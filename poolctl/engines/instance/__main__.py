@@ -1,7 +1,7 @@
-"""A pod: one instance of the application under test, in an operating-system process of its own.
+"""One instance of the application under test, in a process of its own.
 
-Started by the live engine as ``python -m poolctl.engines.instance KIND``, with a job on its standard input
-(see ``channel``). It keeps its connections until its input ends.
+The live engine starts it as ``python -m poolctl.engines.instance LIBRARY`` and sends it a job on standard input
+(see ``channel``). The instance keeps its connections open until its standard input ends.
 """
 
 import os
@@ -12,28 +12,29 @@ from poolctl.errors import PoolctlError
 
 
 def main() -> None:
-    kind = sys.argv[1]
+    """Run one instance until the live engine ends it."""
+    library = sys.argv[1]
     _allow_many_sockets()
-    # The driver is chosen before the job is known, so that its libraries load while the server still starts.
-    if kind == "database/sql":
+    # The library is an argument and not only in the job, so that it loads while the server still starts.
+    if library == "database/sql":
         from poolctl.engines.instance.event_loop import drive
     else:
         from poolctl.engines.instance.library_drivers import preload
         from poolctl.engines.instance.threads import drive
 
-        preload(kind)
-    link = InstanceChannel(sys.stdin, sys.stdout)
+        preload(library)
+    channel = InstanceChannel(sys.stdin, sys.stdout)
     try:
-        drive(link.read_job(), link)
-        link.wait_to_leave()
+        drive(channel.read_job(), channel)
+        channel.wait_for_end()
     except PoolctlError as error:
-        link.failed(error)
-    # Threads may still wait in a real library's pool, and would hold the process for as long as it likes.
+        channel.send_failure(error)
+    # Threads may still wait in a real library's pool. A normal exit would wait for them, without limit.
     os._exit(0)
 
 
 def _allow_many_sockets() -> None:
-    """Raise the limit on open files as far as it may be raised: 1,500 connections are more than the usual 1,024."""
+    """Raise the limit on open files to the hard limit: the usual 1,024 are too few for 1,500 connections."""
     if sys.platform == "win32":
         return
     import resource

@@ -1,9 +1,9 @@
-"""The line between a pod and the live engine: one JSON object a line.
+"""The channel between an instance and the live engine: standard input and output, one JSON object a line.
 
     in    the job, then {"start": monotonic seconds}, then perhaps {"stop": true}
     out   {"ready": pid}, {"sample": ...} each interval, {"progress": ...} each second, {"done": ...} or {"failed": ...}
 
-When the input ends, the pod is told to go, or whoever started it is gone, and the process ends at once.
+The end of the input ends the process at once: the live engine wants that, or is itself gone.
 """
 
 import json
@@ -21,13 +21,16 @@ from poolctl.scenario.histogram import Histogram
 from poolctl.scenario.run import Tally
 
 PROGRESS_INTERVAL = 1.0
-"""Seconds between reports of the whole tally: what is lost when a pod is killed is at most this much."""
+"""Seconds between two messages with all counts. An instance that is killed loses at most the last interval."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """All that a pod has counted so far. ``warm``: the pool at the end of the warm-up, None before or without it.
-    ``cpu``: processor seconds used since the start. ``ideal``: see Generator, as (ideal mean, measured mean)."""
+    """Everything that an instance has counted so far.
+
+    ``warm``: the pool at the end of the warm-up, None before its end or without one. ``cpu``: processor seconds used
+    since the start. ``ideal``: the mean wait in the ideal queue and the measured one (see Generator), None: unknown.
+    """
 
     at: float
     tally: Tally
@@ -38,6 +41,7 @@ class Progress:
     ideal: tuple[float, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
         return {
             "at": self.at,
             "tally": self.tally.to_dict(),
@@ -50,6 +54,8 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Progress":
+        """Read what ``to_dict`` gave."""
+
         def stats(plain: dict[str, Any]) -> PoolStats:
             return PoolStats(**(plain | {"closed": Closed(**plain["closed"])}))
 
@@ -65,53 +71,60 @@ class Progress:
 
 
 class InstanceChannel:
-    """The pod's end of the line to the live engine."""
+    """The instance's end of the channel. Any thread may send."""
 
     def __init__(self, source: TextIO, sink: TextIO) -> None:
         self._source = source
         self._sink = sink
         self._lock = threading.Lock()
         self._started = threading.Event()
-        self._left = threading.Event()
+        self._ended = threading.Event()
         self._start_at = 0.0
         self.stopping = False
         """The user wants the run to end now."""
 
     def read_job(self) -> Job:
+        """Wait for the job. Ends the process if the live engine is gone."""
         line = self._source.readline()
         if not line:
             os._exit(0)
         return Job.from_dict(json.loads(line))
 
     def wait_for_start(self) -> Callable[[], float]:
-        """Say that this pod is ready, wait for the others, and return the run's clock."""
+        """Report that this instance is ready, wait until all are, and return the run's clock (seconds)."""
         threading.Thread(target=self._listen, daemon=True).start()
         self._send({"ready": os.getpid()})
         self._started.wait()
+        # All processes of a machine share this clock, so one number starts all instances at the same instant.
         start_at, monotonic = self._start_at, time.monotonic
         return lambda: monotonic() - start_at
 
-    def sample(self, at: float, stats: PoolStats, acquired: int, errors: int) -> None:
-        """One row of the timeline; ``acquired`` and ``errors`` count from the start, warm-up included."""
+    def send_sample(self, at: float, stats: PoolStats, acquired: int, errors: int) -> None:
+        """Send one row of the timeline; ``acquired`` and ``errors`` count from the start, warm-up included."""
         row = (at, stats.open, stats.in_use, stats.idle, stats.opening, stats.waiting, acquired, errors)
         self._send({"sample": row})
 
-    def progress(self, progress: Progress) -> None:
+    def send_progress(self, progress: Progress) -> None:
+        """Send all counts so far."""
         self._send({"progress": progress.to_dict()})
 
-    def done(self, progress: Progress) -> None:
+    def send_result(self, progress: Progress) -> None:
+        """Send the final counts."""
         self._send({"done": progress.to_dict()})
 
-    def wait_to_leave(self) -> None:
-        """Keep the connections open until the live engine has looked at them: its closing our input ends us."""
+    def wait_for_end(self) -> None:
+        """Wait, with all connections open, until the live engine has sampled them and closes the input."""
         while True:
-            self._left.wait()
+            # _listen() ends the process; this event is never set.
+            self._ended.wait()
 
-    def failed(self, error: PoolctlError) -> None:
+    def send_failure(self, error: PoolctlError) -> None:
+        """Report why this instance cannot do its job."""
         self._send({"failed": {"code": error.code, "message": error.message, "hint": error.hint}})
 
     def _send(self, message: dict[str, Any]) -> None:
         line = json.dumps(message) + "\n"
+        # One lock around the whole line: lines of several threads must not mix.
         with self._lock:
             try:
                 self._sink.write(line)
@@ -127,4 +140,5 @@ class InstanceChannel:
                 self._started.set()
             if "stop" in command:
                 self.stopping = True
+        # Not sys.exit(): it would end this thread alone, and other threads may wait without limit in a library.
         os._exit(0)

@@ -1,7 +1,7 @@
-"""The native driver of a pod, for ``database/sql``: one thread, no blocking, our Pool.
+"""The event loop of an instance with a ``database/sql`` pool: one thread, non-blocking connections, our own Pool.
 
-Decides when requests begin, how long they hold and how they leak; who gets a connection is the pool's business.
-Times are seconds on the run's clock.
+Decides when requests begin, how long they hold a connection and how they leak. The pool decides which client gets a
+connection. Times are seconds on the run's clock.
 """
 
 from collections import deque
@@ -11,7 +11,7 @@ from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
 from poolctl.engines.instance.native_pool import OVERDUE, NativePool
 from poolctl.engines.instance.request_counter import RequestCounter
-from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, parameter, statement, takes_hold
+from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, make_parameter, make_statement, takes_hold
 from poolctl.engines.instance.timers import Timers
 from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.pool import Connection
@@ -19,12 +19,15 @@ from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import Distribution
 
 END_CHECK = 0.02
-"""Seconds between looks whether the run is over."""
+"""Seconds between two checks for the end of the run."""
 
 
 class LoadClient:
-    """Who makes requests, one at a time: a closed loop (``worker``) many, an arrival one. ``due``: when the present
-    acquire was wanted; ``until``: when a closed loop begins no more, ``has_budget``: it may end before that."""
+    """A client that makes one request at a time: a closed loop (``worker``) many, an arrival of the open loop one.
+
+    ``due``: when the present acquire was wanted. ``until``: from when on a closed loop begins no request;
+    ``has_budget``: a limit on its number of requests may end it earlier.
+    """
 
     __slots__ = (
         "attempt",
@@ -61,29 +64,30 @@ class LoadClient:
         self.queued_at: float | None = None
 
 
-def drive(job: Job, link: InstanceChannel) -> None:
-    """Do the job, report on ``link``, and return when it is done."""
-    InstanceLoop(job, link).run()
+def drive(job: Job, channel: InstanceChannel) -> None:
+    """Do ``job``, report on ``channel``, and return when the run is over."""
+    InstanceLoop(job, channel).run()
 
 
 class InstanceLoop:
     """Everything that one instance does in a run."""
 
-    # Instances of 30 attributes and more are slow without: the interpreter then looks each up by its name.
+    # An object with 30 attributes or more is slow without slots: the interpreter no longer shares its table of keys
+    # with the class, and looks each attribute up by name.
     __slots__ = (
         "_acquire",
         "_arrival_holds",
         "_arrivals",
         "_begins_at",
-        "_books",
+        "_channel",
         "_clients",
+        "_counter",
         "_ever_leaks",
         "_is_ever_slow",
+        "_is_over",
         "_job",
         "_leak_shape",
-        "_link",
         "_load",
-        "_over",
         "_parameter",
         "_pool",
         "_prepared",
@@ -103,55 +107,57 @@ class InstanceLoop:
         "workload",
     )
 
-    def __init__(self, job: Job, link: InstanceChannel) -> None:
+    def __init__(self, job: Job, channel: InstanceChannel) -> None:
         self._job = job
-        self._link = link
+        self._channel = channel
         self._load = job.scenario.load
         self._warmup = self._load.warmup
         self.workload = Workload(job)
         self._begins_at, self.ends_at = job.begins_at, self.workload.ends_at
-        self._statement = statement(job).encode()
-        self._parameter = parameter(job)
+        self._statement = make_statement(job).encode()
+        self._parameter = make_parameter(job)
         self._takes_hold = takes_hold(job)
         self.each = self._load.connections_per_request
         self._prepared = job.prepared
         self._is_ever_slow = self.workload.is_ever_slow
         self._ever_leaks = job.scenario.leak.every > 0
         self._leak_shape = job.scenario.leak.shape
-        self.clock = link.wait_for_start()
+        self.clock = channel.wait_for_start()
         self._timers = Timers()
-        self._books = RequestCounter(job, link, self.ends_at)
-        pool_random = self.workload.stream("pool")
+        self._counter = RequestCounter(job, channel, self.ends_at)
+        pool_random = self.workload.make_random("pool")
         self._pool = NativePool(job.scenario.pool, pool_random, job.conninfo, self._timers, self.clock, self)
-        # Looked up once: these are called for every request.
-        self._succeeded, self._released = self._books.acquire_succeeded, self._books.released
+        # Bound methods are looked up once, because these are called for every request.
+        self._succeeded, self._released = self._counter.count_acquire, self._counter.count_release
         self._acquire, self._release = self._pool.acquire, self._pool.release
         self._clients: set[LoadClient] = set()
         self._using = 0
         self._sources = 0
-        self._over = False
+        self._is_over = False
         self._returning: deque[LoadClient] = deque()
-        self._arrivals = self.workload.arrivals()
-        self._arrival_holds = self.workload.stream("holds")
+        self._arrivals = self.workload.draw_arrivals()
+        self._arrival_holds = self.workload.make_random("holds")
 
     def run(self) -> None:
+        """Run the load from its begin to the end of the drain, and send the final counts."""
         self._plan()
         pool, timers, returning, clock = self._pool, self._timers, self._returning, self.clock
-        while not self._over:
+        while not self._is_over:
             while returning:
                 self._work(returning.popleft(), clock())
             timers.run_due(clock())
+            # A timer may have added clients: then poll the sockets without waiting, so that neither side starves.
             pool.wait(0.0 if returning else timers.next_at() - clock())
         for client in self._clients:
             if client.state in ("waiting", "opening"):
-                self._books.unfinished(client.counted)
+                self._counter.count_unfinished(client.counted)
         now = clock()
-        self._books.sample(now, self._pool.rules.stats(now))
-        self._books.close(now, self._pool.rules.stats(now))
+        self._counter.send_sample(now, self._pool.rules.stats(now))
+        self._counter.finish(now, self._pool.rules.stats(now))
 
     def _plan(self) -> None:
         begins_at, timers = self._begins_at, self._timers
-        for worker in self.workload.workers():
+        for worker in self.workload.make_workers():
             self._sources += 1
             client = LoadClient(self, worker.hold, worker.random, worker)
             timers.at(max(worker.begins_at, begins_at), self._work, client)
@@ -163,7 +169,7 @@ class InstanceLoop:
         timers.at(begins_at, self._sample, 0)
         timers.at(begins_at + PROGRESS_INTERVAL, self._report)
         timers.at(begins_at, self._pool.watch_cleaner)
-        timers.at(begins_at, self._look_whether_over)
+        timers.at(begins_at, self._check_end)
 
     def _plan_arrival(self) -> None:
         due = next(self._arrivals, None)
@@ -177,78 +183,81 @@ class InstanceLoop:
         self._begin_late(LoadClient(self, self._load.hold, self._arrival_holds), due, now)
 
     def _work(self, client: LoadClient, now: float) -> None:
-        """A closed loop comes to its next request: think, then acquire."""
-        if now >= client.until or (client.has_budget and not self.workload.takes_request(_worker(client))):
+        """Begin the next request of a closed loop, after its think time if it has one."""
+        if now >= client.until or (client.has_budget and not self.workload.take_request_of(_worker(client))):
             self._sources -= 1
         elif client.thinks:
             due = now + _worker(client).think.sample(client.random)
-            self._timers.at(due, self._thought, (client, due))
+            self._timers.at(due, self._end_think, (client, due))
         else:
             self._begin(client, now, now)
 
-    def _thought(self, thought: tuple[LoadClient, float], now: float) -> None:
+    def _end_think(self, thought: tuple[LoadClient, float], now: float) -> None:
         if now >= self.ends_at:
             self._sources -= 1
         else:
             self._begin_late(*thought, now)
 
     def _begin_late(self, client: LoadClient, due: float, now: float) -> None:
-        if self._books.counts(due):
-            self._books.lag.record(now - due)
+        if self._counter.is_counted(due):
+            self._counter.lag.record(now - due)
         self._begin(client, due, now)
 
     def _begin(self, client: LoadClient, due: float, now: float) -> None:
         client.due = due
         client.counted = due >= self._warmup
-        client.leaks = self._ever_leaks and self.workload.next_leaks()
-        # Drawn now, not when it is served: variants of a scenario give the same request the same hold.
+        client.leaks = self._ever_leaks and self.workload.decide_leak()
+        # Drawn now and not when the request is served, so that variants of a scenario give it the same hold.
         if client.hold.mean:
             client.holds = [client.hold.sample(client.random) for _ in range(self.each)]
         self._clients.add(client)
         self._acquire(client, now)
 
     def use(self, client: LoadClient, connection: Connection, now: float) -> None:
-        """The acquire succeeded: run the statement."""
+        """Run the statement of a client whose acquire succeeded."""
         self._succeeded(client.counted, client.due, client.queued_at, now)
         held = client.held
         hold = client.holds[len(held)]
         held.append((connection, now))
         client.holds_until = now + hold
-        wire: AsyncConnection = connection.handle
+        handle: AsyncConnection = connection.handle
+        # The value of $1.
         text = None
         if self._parameter is not None:
-            text = self._parameter(hold * self.workload.slow_factor(now) if self._is_ever_slow else hold)
+            text = self._parameter(hold * self.workload.find_slowdown(now) if self._is_ever_slow else hold)
         self._using += 1
         if client.leaks and self._leak_shape == "in-transaction":
             query = self._statement if text is None else self._statement.replace(b"$1", f"'{text}'".encode())
-            wire.send_script(b"BEGIN; " + query)
+            handle.send_script(b"BEGIN; " + query)
         else:
-            wire.send(self._statement, text, prepare=self._prepared)
-        if wire.dead:
-            self._timers.at(now, self.answered, wire)
+            handle.send(self._statement, text, prepare=self._prepared)
+        if handle.is_dead:
+            # Sending failed. Not at once: this may be a call of the pool's, which is in the middle of its work.
+            self._timers.at(now, self.end_statement, handle)
 
     def fail(self, client: LoadClient, kind: ErrorKind, now: float) -> None:
-        """The acquire ended without a connection, and with it the request."""
+        """End a request whose acquire ended without a connection."""
         overdue = kind is OVERDUE
-        self._books.acquire_failed(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
+        self._counter.count_failed_acquire(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
         self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
 
-    def answered(self, wire: AsyncConnection, now: float) -> None:
-        """The statement on a connection in use has ended."""
-        client: LoadClient = wire.client
+    def end_statement(self, handle: AsyncConnection, now: float) -> None:
+        """Continue the request whose statement has ended: hold on, acquire another connection, leak or release."""
+        client: LoadClient = handle.client
+        # A leaked connection may still receive rows or the end of a transaction.
         if client.state != "using":
             return
         self._using -= 1
-        if wire.error is not None:
-            self._books.statement_failed(client.counted, wire.error, now)
+        if handle.error is not None:
+            self._counter.count_statement_failure(client.counted, handle.error, now)
             self._end(client, now)
             return
         if not self._takes_hold:
-            if self._is_ever_slow and self._is_slowed(client, wire, now):
+            if self._is_ever_slow and self._is_slowed(client, handle, now):
                 return
             if client.holds_until > now:
                 self._using += 1
-                self._timers.at(client.holds_until, self._held, client)
+                self._timers.at(client.holds_until, self._end_hold, client)
                 return
         if client.leaks or self.each > 1:
             self._next_step(client, now)
@@ -257,23 +266,25 @@ class InstanceLoop:
         if client.worker is not None:
             self._work(client, now)
 
-    def _is_slowed(self, client: LoadClient, wire: AsyncConnection, now: float) -> bool:
-        """Whether the statement goes on: one of the user's cannot be slowed itself, so the server sleeps for the
-        difference."""
-        factor = 1.0 if client.slowed else self.workload.slow_factor(now)
+    def _is_slowed(self, client: LoadClient, handle: AsyncConnection, now: float) -> bool:
+        """Make a slow statement of the user's slower, and return True if the client has to wait for that.
+
+        The statement itself cannot be changed, so the server sleeps for the difference after it.
+        """
+        factor = 1.0 if client.slowed else self.workload.find_slowdown(now)
         if factor > 1.0:
             client.slowed = True
             self._using += 1
             extra = (factor - 1.0) * (now - client.held[-1][1])
-            wire.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
+            handle.send(b"SELECT pg_sleep($1::float8)", f"{extra:.6f}", prepare=False)
         return factor > 1.0
 
-    def _held(self, client: LoadClient, now: float) -> None:
+    def _end_hold(self, client: LoadClient, now: float) -> None:
         self._using -= 1
         self._next_step(client, now)
 
     def _next_step(self, client: LoadClient, now: float) -> None:
-        """One hold is over: acquire the next connection, leak, or release all."""
+        """Continue after one hold: acquire the next connection, leak, or release all."""
         if len(client.held) < self.each:
             client.due = now
             client.slowed = False
@@ -284,7 +295,7 @@ class InstanceLoop:
             self._end(client, now)
 
     def _end(self, client: LoadClient, now: float, *, pause: float = 0.0) -> None:
-        """The request is over: release what it holds; its worker goes on."""
+        """End a request: release its connections and let its worker continue."""
         self._give_back(client, now)
         self._go_on(client, now, pause)
 
@@ -299,17 +310,17 @@ class InstanceLoop:
         held.clear()
 
     def _leak(self, client: LoadClient, now: float) -> None:
-        """The request is over, and its connections never come back; its worker goes on as another client."""
+        """End a request without releasing its connections. Its worker continues as another client."""
         client.state = "leaked"
         self._clients.discard(client)
-        self._books.leaked(client.counted, len(client.held))
+        self._counter.count_leak(client.counted, len(client.held))
         for connection, _ in client.held:
-            wire: AsyncConnection = connection.handle
+            handle: AsyncConnection = connection.handle
             if self._leak_shape == "unread-rows":
-                wire.send_script(UNREAD_ROWS.encode())
-                wire.ignore()
+                handle.send_script(UNREAD_ROWS.encode())
+                handle.ignore()
             elif self._leak_shape == "long-hold":
-                self._beat(wire, now)
+                self._beat(handle, now)
         self._go_on(LoadClient(self, client.hold, client.random, client.worker), now, 0.0)
 
     def _go_on(self, client: LoadClient, now: float, pause: float) -> None:
@@ -318,43 +329,45 @@ class InstanceLoop:
         if pause:
             self._timers.at(now + pause, self._work, client)
         else:
+            # Not a direct call: the recursion would grow with each request that ends at once.
             self._returning.append(client)
 
-    def _beat(self, wire: AsyncConnection, now: float) -> None:
-        """A long hold works on, and is idle in a transaction that is never the same."""
-        if not wire.dead:
-            wire.send_script(b"COMMIT; BEGIN; SELECT 1")
-            self._timers.at(now + LONG_HOLD_BEAT, self._beat, wire)
+    def _beat(self, handle: AsyncConnection, now: float) -> None:
+        """Begin the next transaction of a long hold, and again every ``LONG_HOLD_BEAT`` seconds."""
+        if not handle.is_dead:
+            handle.send_script(b"COMMIT; BEGIN; SELECT 1")
+            self._timers.at(now + LONG_HOLD_BEAT, self._beat, handle)
 
-    def opened(self, connect_time: float, now: float) -> None:
-        if self._books.counts(now):
-            self._books.tally.connect_time.record(connect_time)
+    def count_opening(self, connect_time: float, now: float) -> None:
+        """Count an opening that succeeded."""
+        if self._counter.is_counted(now):
+            self._counter.tally.connect_time.record(connect_time)
 
     def _sample(self, number: int, now: float) -> None:
-        self._books.sample(now, self._pool.rules.stats(now))
+        self._counter.send_sample(now, self._pool.rules.stats(now))
         self._timers.at(self._begins_at + (number + 1) * self._job.interval, self._sample, number + 1)
 
     def _report(self, _: None, now: float) -> None:
-        self._books.report(now, self._pool.rules.stats(now))
+        self._counter.send_progress(now, self._pool.rules.stats(now))
         self._timers.at(now + PROGRESS_INTERVAL, self._report)
 
     def _note_warm(self, _: None, now: float) -> None:
-        self._books.warm(self._pool.rules.stats(now))
+        self._counter.end_warmup(self._pool.rules.stats(now))
 
-    def _look_whether_over(self, _: None, now: float) -> None:
-        if self._link.stopping or now >= self.ends_at + self._load.drain:
-            self._over = True
+    def _check_end(self, _: None, now: float) -> None:
+        if self._channel.stopping or now >= self.ends_at + self._load.drain:
+            self._is_over = True
         elif not self._clients and not self._returning:
-            self._over = now >= self.ends_at or self._sources == 0
+            self._is_over = now >= self.ends_at or self._sources == 0
         elif self._load.duration is None and not self._using:
-            self._over = self._is_stuck()
-        self._timers.at(now + END_CHECK, self._look_whether_over)
+            self._is_over = self._is_stuck()
+        self._timers.at(now + END_CHECK, self._check_end)
 
     def _is_stuck(self) -> bool:
-        """Whether every request waits, and nothing is under way that could ever serve one."""
-        if self._pool.is_dialing or self._returning or self._pool.has_deadlines():
+        """Return True if every request waits, and nothing is under way that could ever end a wait."""
+        if self._pool.has_openings or self._returning or self._pool.has_deadlines():
             return False
-        return not self._timers.holds_any((self._work, self._thought, self._arrive))
+        return not self._timers.holds_any((self._work, self._end_think, self._arrive))
 
 
 def _worker(client: LoadClient) -> Worker:

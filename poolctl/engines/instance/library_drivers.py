@@ -1,7 +1,7 @@
-"""The real pool libraries behind one small seam (``library``), each imported only when it is used.
+"""The real pool libraries behind one interface (``pool_driver``), each imported only when it is used.
 
-Decides how poolctl's settings are told to each library, and what its errors mean; who gets a connection, who waits
-and what is closed is the library's own doing.
+Decides how poolctl's settings are passed to each library, and what its errors mean. The library itself decides which
+client gets a connection, which waits, and what is closed.
 """
 
 import logging
@@ -13,7 +13,7 @@ from threading import get_ident
 from typing import Any, NoReturn, cast
 
 from poolctl.engines.instance.monitored_connections import Psycopg, Psycopg2
-from poolctl.engines.instance.pool_driver import BaseLibrary, NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_driver import BaseDriver, NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
 from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
@@ -24,42 +24,45 @@ from poolctl.scenario.run import ErrorKind
 _POOL_NAME = "pool"
 
 FOR_EVER = 1e8
-"""Seconds, some three years: "off" for a library that has no such value. Python's locks take up to 9e9."""
+"""Seconds, some three years: "off" for a library that has no such value. A timeout of Python's locks is at most 9e9."""
 
 
-def open_library(job: Job, watch: PoolMonitor) -> PoolDriver:
-    """The pool that ``job`` asks for, not yet started. Raises MissingProgram when the library is not installed."""
-    kind = job.scenario.pool.kind
+def open_library(job: Job, monitor: PoolMonitor) -> PoolDriver:
+    """Create the pool of ``job``, without starting it. Raises MissingProgram if the library is not installed."""
+    library = job.scenario.pool.kind
     try:
-        return _LIBRARIES[kind](job, watch)
+        return _DRIVERS[library](job, monitor)
     except ImportError as error:
         raise MissingProgram(
-            f"a {kind} pool needs the Python package {error.name}, which is not installed",
+            f"a {library} pool needs the Python package {error.name}, which is not installed",
             hint='pip install "poolctl[pools]"',
         ) from error
 
 
-def preload(kind: str) -> None:
-    """Import what ``kind`` needs while there is time. That something is missing is told by ``open_library``."""
-    for name in ("psycopg", *_PACKAGES.get(kind, ())):
+def preload(library: str) -> None:
+    """Import the packages of ``library`` ahead. ``open_library`` reports a package that is missing."""
+    for name in ("psycopg", *_PACKAGES.get(library, ())):
         with suppress(ImportError):
             import_module(name)
 
 
-class PsycopgPool(BaseLibrary):
-    """psycopg_pool.ConnectionPool. Connections are opened by its workers, whose errors no client ever sees: they
-    are reported as hidden. The slot of a connection whose reference was dropped never comes back."""
+class PsycopgPool(BaseDriver):
+    """psycopg_pool.ConnectionPool.
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
-        super().__init__(job, watch)
+    Its workers open the connections. No client sees their errors, so these are reported as hidden. The slot of a
+    connection whose reference was dropped never comes back.
+    """
+
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
+        super().__init__(job, monitor)
         from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-        # Without a handler of its own every failed opening would be printed.
+        # Without a handler, Python prints every warning of the library: one for each opening that fails.
         logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
         settings = self.settings
-        self.driver = Psycopg(job, watch, hides_errors=True)
+        self.driver = Psycopg(job, monitor, hides_errors=True)
         self._timeout, self._ended, self._too_many = PoolTimeout, PoolClosed, TooManyRequests
-        watch.closing_reason = _reason_in_psycopg_pool
+        monitor.closing_reason = _reason_in_psycopg_pool
         self._pool = ConnectionPool(
             self.conninfo,
             name=_POOL_NAME,
@@ -68,22 +71,22 @@ class PsycopgPool(BaseLibrary):
             min_size=settings.min_idle,
             max_size=settings.max_open,
             open=False,
-            timeout=_or_for_ever(settings.acquire_timeout),
+            timeout=_none_to_for_ever(settings.acquire_timeout),
             max_waiting=settings.max_waiting,
-            max_lifetime=_or_for_ever(settings.max_lifetime),
-            max_idle=_or_for_ever(settings.max_idle_time),
+            max_lifetime=_none_to_for_ever(settings.max_lifetime),
+            max_idle=_none_to_for_ever(settings.max_idle_time),
         )
-        # What get_stats calls pool_available, without the dictionary around it at every acquire.
+        # The idle connections. get_stats() would build a dictionary at every acquire.
         self._idle = self._pool._pool
 
     def start(self) -> None:
-        """Begin to fill the pool in the background."""
+        """Start to fill the pool in the background."""
         self._pool.open(wait=False)
 
     def acquire(self, request: Request) -> Any:
         request.queued_at = None
         if not self._idle:
-            self.watch.queue(request)
+            self.monitor.queue(request)
         try:
             return self._pool.getconn()
         except self._timeout as error:
@@ -96,12 +99,12 @@ class PsycopgPool(BaseLibrary):
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         if is_broken:
-            # The library drops it without a word; this does nothing to it but count.
+            # The library drops a broken connection without closing it. This call only counts it.
             connection.close()
         self._pool.putconn(connection)
 
     def stats(self, now: float) -> PoolStats:
-        return self.watch.stats(now, self._pool.get_stats()["pool_size"])
+        return self.monitor.stats(now, self._pool.get_stats()["pool_size"])
 
     def close(self) -> None:
         super().close()
@@ -112,47 +115,51 @@ class PsycopgPool(BaseLibrary):
 
 
 def _reason_in_psycopg_pool() -> str:
-    """Its workers close what has been idle for too long; what has lived for too long is closed by who releases it."""
+    """Return why psycopg_pool closes a connection in this thread.
+
+    Its own workers close a connection that was idle for too long. The releasing client closes one that is too old.
+    """
     return "max_idle_time" if threading.current_thread().name.startswith(_POOL_NAME) else "max_lifetime"
 
 
-class Psycopg2Pool(BaseLibrary):
-    """psycopg2.pool.ThreadedConnectionPool: nobody waits, a full pool says so at once.
+class Psycopg2Pool(BaseDriver):
+    """psycopg2.pool.ThreadedConnectionPool, which has no queue: a full pool refuses at once.
 
-    Its constructor opens ``minconn`` connections and raises when one of them cannot be had. An application would
-    crash and be started again; here each acquire tries anew. A dropped reference changes nothing: the pool keeps one.
+    Its constructor opens ``minconn`` connections and raises if one of them fails. An application would crash and be
+    started again; here each acquire repeats the constructor until it succeeds. A dropped reference changes nothing,
+    because the pool keeps one itself.
     """
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
-        super().__init__(job, watch)
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
+        super().__init__(job, monitor)
         from psycopg2 import Error
         from psycopg2.pool import PoolError, ThreadedConnectionPool
 
-        self._driver = Psycopg2(job, watch)
+        self._driver = Psycopg2(job, monitor)
         self.driver = self._driver
         self._rejected, self._error = PoolError, Error
-        watch.has_queue = False
-        watch.closing_reason = lambda: "max_idle"
-        watch.dropped_reason = "other"
-        self._make: Callable[[], Any] = lambda: ThreadedConnectionPool(
+        monitor.has_queue = False
+        monitor.closing_reason = lambda: "max_idle"
+        monitor.dropped_reason = "other"
+        self._create_pool: Callable[[], Any] = lambda: ThreadedConnectionPool(
             self.settings.max_idle,
             self.settings.max_open,
             self.conninfo,
             connection_factory=self._driver.connection_class,
         )
         self._pool: Any = None
-        self._making = threading.Lock()
+        self._creation = threading.Lock()
 
     def start(self) -> None:
         try:
-            self._made()
+            self._get_pool()
         except self._error as error:
-            self.watch.hidden_error(classify(str(error), type(error).__name__, error.pgcode))
+            self.monitor.report_hidden_error(classify(str(error), type(error).__name__, error.pgcode))
 
     def acquire(self, request: Request) -> Any:
         request.queued_at = None
         try:
-            connection = (self._pool or self._made()).getconn()
+            connection = (self._pool or self._get_pool()).getconn()
         except self._rejected as error:
             raise NotAcquired(ErrorKind("pool", "PoolError", None, str(error)), timed_out=True, at_once=True) from None
         except self._error as error:
@@ -165,12 +172,12 @@ class Psycopg2Pool(BaseLibrary):
         try:
             self._pool.putconn(connection, close=is_broken)
         except self._error as error:
-            # The backend died in a transaction: the rollback in putconn fails, and the slot stays taken.
+            # The backend ended within a transaction: the rollback in putconn() fails, and the slot stays taken.
             raise SlotLost(classify(str(error), type(error).__name__, error.pgcode)) from None
 
     def stats(self, now: float) -> PoolStats:
         pool = self._pool
-        return self.watch.stats(now, len(pool._used) + len(pool._pool) + self.watch.opening if pool else None)
+        return self.monitor.stats(now, len(pool._used) + len(pool._pool) + self.monitor.opening if pool else None)
 
     def close(self) -> None:
         super().close()
@@ -178,22 +185,24 @@ class Psycopg2Pool(BaseLibrary):
         for connection in self._pool._pool if self._pool is not None else []:
             connection.close()
 
-    def _made(self) -> Any:
-        with self._making:
+    def _get_pool(self) -> Any:
+        with self._creation:
             if self._pool is None:
-                self._pool = self._make()
+                self._pool = self._create_pool()
             return self._pool
 
     def drop(self, connection: Any) -> None:
-        """Nothing: the pool's own list keeps the connection."""
+        """Do nothing: the pool's own list keeps the connection."""
 
 
-class SqlalchemyPool(BaseLibrary):
-    """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``. What the garbage
-    collector finds unreferenced goes back to the pool, or is closed when it is over pool_size."""
+class SqlalchemyPool(BaseDriver):
+    """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``.
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
-        super().__init__(job, watch)
+    A connection without references goes back to the pool through the garbage collector; above pool_size it is closed.
+    """
+
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
+        super().__init__(job, monitor)
         from psycopg import Error
         from sqlalchemy import create_engine
         from sqlalchemy.exc import DBAPIError
@@ -201,7 +210,7 @@ class SqlalchemyPool(BaseLibrary):
         from sqlalchemy.pool import QueuePool
 
         logging.getLogger("sqlalchemy.pool").addHandler(logging.NullHandler())
-        self.driver = Psycopg(job, watch)
+        self.driver = Psycopg(job, monitor)
         self._timeout, self._errors = PoolTimeout, (Error, DBAPIError)
         self._releasing: set[int] = set()
         settings = self.settings
@@ -216,19 +225,19 @@ class SqlalchemyPool(BaseLibrary):
             pool_timeout=settings.acquire_timeout,
             pool_recycle=-1 if settings.max_lifetime is None else settings.max_lifetime,
         )
-        # Without overflow no release ever closes: what cannot happen is not looked for at every request.
+        # Without overflow no release closes a connection, so release() need not note which thread releases.
         self._may_close = self._max_overflow != 0
         self._listening = threading.Lock()
-        watch.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
+        monitor.closing_reason = lambda: "max_idle" if get_ident() in self._releasing else "max_lifetime"
         self._pool = cast(Any, self._engine.pool)
         self._idle = self._pool._pool.queue
 
     def acquire(self, request: Request) -> Any:
         request.queued_at = None
         pool = self._pool
-        # What overflow() and checkedin() tell, without a call and a lock each.
+        # The values of overflow() and checkedin(), without a call and a lock for each.
         if not self._idle and 0 <= self._max_overflow <= pool._overflow:
-            self.watch.queue(request)
+            self.monitor.queue(request)
         try:
             connection = self._engine.raw_connection()
         except self._timeout as error:
@@ -269,32 +278,32 @@ class SqlalchemyPool(BaseLibrary):
         from sqlalchemy import event
 
         connection.dbapi_connection.is_dropped = True
-        # From the first one on: a listener costs every request.
+        # Not before the first dropped reference: a listener costs time in every request.
         with self._listening:
-            if not event.contains(self._engine, "checkin", self._came_back):
-                event.listen(self._engine, "checkin", self._came_back)
+            if not event.contains(self._engine, "checkin", self._count_return):
+                event.listen(self._engine, "checkin", self._count_return)
 
-    def _came_back(self, connection: Any, _: Any) -> None:
-        """The pool takes a connection back, also one that was dropped."""
+    def _count_return(self, connection: Any, _: Any) -> None:
+        """Count a dropped connection that came back to the pool."""
         if connection is not None and connection.is_dropped:
-            self.watch.reclaimed()
+            self.monitor.record_reclaim()
 
 
-class NoPool(BaseLibrary):
-    """A new connection for every request. There is no bound but the server's, and its refusal comes at once."""
+class NoPool(BaseDriver):
+    """No pool: a new connection for every request. The only limit is the server's, which refuses at once."""
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
-        super().__init__(job, watch)
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
+        super().__init__(job, monitor)
         from psycopg import Error
         from psycopg.errors import ConnectionTimeout
 
-        self.driver = Psycopg(job, watch)
+        self.driver = Psycopg(job, monitor)
         self._timeout, self._error = ConnectionTimeout, Error
-        watch.has_queue = False
-        watch.closing_reason = lambda: "max_idle"
+        monitor.has_queue = False
+        monitor.closing_reason = lambda: "max_idle"
         self._options: dict[str, Any] = {"autocommit": True}
         if self.settings.acquire_timeout is not None:
-            # libpq's own rule for what is under two seconds: it takes two.
+            # libpq treats a connect_timeout below two seconds as two.
             self._options["connect_timeout"] = max(2, round(self.settings.acquire_timeout))
 
     def acquire(self, request: Request) -> Any:
@@ -311,11 +320,11 @@ class NoPool(BaseLibrary):
 
 
 def _raise_not_acquired(error: Any) -> NoReturn:
-    """From what psycopg raised when it could not open."""
+    """Raise NotAcquired for ``error``, which psycopg raised because it could not open a connection."""
     raise NotAcquired(classify(str(error), type(error).__name__, getattr(error, "sqlstate", None))) from None
 
 
-def _or_for_ever(time: float | None) -> float:
+def _none_to_for_ever(time: float | None) -> float:
     return FOR_EVER if time is None else time
 
 
@@ -325,7 +334,7 @@ _PACKAGES = {
     "sqlalchemy": ("sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg"),
 }
 
-_LIBRARIES: dict[str, Callable[[Job, PoolMonitor], PoolDriver]] = {
+_DRIVERS: dict[str, Callable[[Job, PoolMonitor], PoolDriver]] = {
     "psycopg_pool": PsycopgPool,
     "psycopg2": Psycopg2Pool,
     "sqlalchemy": SqlalchemyPool,

@@ -1,8 +1,8 @@
-"""Connections of psycopg and psycopg2 that report their own opening and closing, and what is done on them.
+"""Connections of psycopg and psycopg2 that report their own opening and closing, and the statements on them.
 
-Decides how a statement is run and what a leak leaves behind on the server. Normal work runs in autocommit, so that
-a connection that is not working shows as ``idle``, whichever library holds it. Each class here is made for one Watch:
-the libraries are given a class, not an instance.
+Decides how a statement is run and in which state a leak leaves the backend. Normal work runs in autocommit, so that
+the server shows an unused connection as ``idle`` with every library. The connection classes are created within
+functions, one for each PoolMonitor, because a library takes a class and creates the connections itself.
 """
 
 import threading
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from poolctl.engines.instance.pool_monitor import PoolMonitor
-from poolctl.engines.instance.statements import UNREAD_ROWS, parameter, statement
+from poolctl.engines.instance.statements import UNREAD_ROWS, make_parameter, make_statement
 from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
 from poolctl.scenario.run import ErrorKind
@@ -20,7 +20,7 @@ _SQLSTATE = ord("C")
 
 
 class RequestFailed(Exception):
-    """A statement ended in an error. ``is_broken``: and the connection with it."""
+    """A statement failed. ``is_broken``: so did its connection."""
 
     def __init__(self, kind: ErrorKind, *, is_broken: bool) -> None:
         super().__init__(kind.message)
@@ -29,38 +29,41 @@ class RequestFailed(Exception):
 
 
 class Driver(Protocol):
-    """What is done on a connection; each raises StatementFailed."""
+    """The statements of the workload on one kind of connection. Each method raises RequestFailed."""
 
     connection_class: Any
 
     def run(self, connection: Any, seconds: float) -> None:
-        """The workload's statement; ``seconds`` is what it is to take, for those that can be told."""
+        """Run the statement of the workload. ``seconds``: how long it shall take, if it has a parameter for that."""
 
     def begin(self, connection: Any) -> None:
-        """Have the statements that follow in one transaction."""
+        """Begin a transaction."""
 
     def script(self, connection: Any, sql: str) -> None:
-        """Some statements, separated by semicolons."""
+        """Run statements separated by semicolons."""
 
     def leave_unread(self, connection: Any) -> None:
-        """Ask for more rows than fit on the way, and read none of them."""
+        """Request more rows than the socket buffers take, and read none of them."""
 
 
 class Psycopg:
-    """By libpq's own blocking calls and without psycopg's cursor: the same statement at a third of the cost, and with
-    many threads in a process that is time under the interpreter's lock, in which each delays the others. One call
-    lets go of the lock once; psycopg's way around it, to see a Ctrl-C that no pod gets, at every step."""
+    """psycopg's connections, used through libpq's own blocking calls and not through a cursor.
 
-    def __init__(self, job: Job, watch: PoolMonitor, *, hides_errors: bool = False) -> None:
+    That costs a third of the time, which threads spend under the interpreter lock, where each delays the others. A
+    blocking call releases the lock once. psycopg's cursor waits in steps, and takes the lock at each, in order to
+    notice Ctrl-C; an instance never receives a Ctrl-C.
+    """
+
+    def __init__(self, job: Job, monitor: PoolMonitor, *, hides_errors: bool = False) -> None:
         from psycopg import Error
         from psycopg.pq import ConnStatus, ExecStatus
 
-        self.connection_class = _psycopg_class(watch, hides_errors)
+        self.connection_class = _make_psycopg_class(monitor, hides_errors)
         self._error = Error
         self._failed = frozenset({ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.NONFATAL_ERROR})
         self._bad = ConnStatus.BAD
-        self._statement = statement(job).encode()
-        self._parameter = parameter(job)
+        self._statement = make_statement(job).encode()
+        self._parameter = make_parameter(job)
         self._is_prepared = job.prepared
 
     def run(self, connection: Any, seconds: float) -> None:
@@ -94,12 +97,12 @@ class Psycopg:
         except self._error as error:
             raise self._failure(pgconn, str(error), error.sqlstate) from None
         except MemoryError:
-            # What psycopg makes of libpq's giving no result at all: the statement could not even be sent.
+            # psycopg raises this if libpq returns no result at all: the statement could not even be sent.
             raise self._failure(pgconn, pgconn.get_error_message(), None) from None
         if result.status not in self._failed:
             return
         if pgconn.status == self._bad:
-            # The result is only the last word, libpq's own; the server's, from before, are here.
+            # The result holds libpq's last message only; the connection also has the server's, which came before.
             raise self._failure(pgconn, pgconn.get_error_message(), None)
         state = (result.error_field(_SQLSTATE) or b"").decode() or None
         raise self._failure(pgconn, result.error_message.decode(errors="replace"), state)
@@ -118,13 +121,13 @@ class Psycopg:
 class Psycopg2:
     """psycopg2 sends every statement as text; it cannot prepare."""
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
         import psycopg2
 
-        self.connection_class = _psycopg2_class(watch)
+        self.connection_class = _make_psycopg2_class(monitor)
         self._error = psycopg2.Error
-        self._statement = statement(job)
-        self._parameter = parameter(job)
+        self._statement = make_statement(job)
+        self._parameter = make_parameter(job)
         self._end = threading.Event()
 
     def run(self, connection: Any, seconds: float) -> None:
@@ -134,7 +137,7 @@ class Psycopg2:
             self.script(connection, self._statement.replace("$1", f"'{self._parameter(seconds)}'"))
 
     def begin(self, connection: Any) -> None:
-        # As psycopg2 does it: the next statement begins a transaction.
+        # psycopg2 then sends BEGIN before the next statement.
         connection.autocommit = False
 
     def script(self, connection: Any, sql: str) -> None:
@@ -145,24 +148,24 @@ class Psycopg2:
             raise RequestFailed(kind, is_broken=bool(connection.closed)) from None
 
     def leave_unread(self, connection: Any) -> None:
-        """psycopg2 has no call that sends without reading: a thread of its own is stuck in the midst of a COPY."""
+        """Block a new thread in the middle of a COPY: psycopg2 has no call that sends without reading."""
 
         def copy() -> None:
             try:
                 connection.cursor().copy_expert(f"COPY ({UNREAD_ROWS}) TO STDOUT", _Blocked(self._end))
             except (self._error, OSError):
-                # Of the server's end, or of ours.
+                # The server or this process is ending.
                 return
 
         threading.Thread(target=copy, daemon=True, name="unread rows").start()
 
     def end(self) -> None:
-        """Let the threads with unread rows go."""
+        """End the threads with unread rows."""
         self._end.set()
 
 
 class _Blocked:
-    """A file that takes nothing until the end."""
+    """A file whose write() blocks until ``end`` is set."""
 
     def __init__(self, end: threading.Event) -> None:
         self._end = end
@@ -172,26 +175,26 @@ class _Blocked:
         raise OSError("these rows are never read")
 
 
-def _psycopg_class(watch: PoolMonitor, hides_errors: bool) -> Any:
+def _make_psycopg_class(monitor: PoolMonitor, hides_errors: bool) -> Any:
     import psycopg
     from psycopg.pq import ConnStatus
 
-    class WatchedConnection(psycopg.Connection[Any]):
+    class MonitoredConnection(psycopg.Connection[Any]):
         is_counted = False
         is_prepared = False
         is_dropped = False
-        """Its last reference was dropped on purpose."""
+        """The leak "dropped-reference" drops its last reference on purpose."""
         keeps_slot = False
-        """And its pool will never know."""
+        """The pool does not notice that, and the slot stays taken."""
 
         @classmethod
         def connect(cls, conninfo: str = "", **options: Any) -> Any:
             try:
-                with watch.open_connection():
+                with monitor.open_connection():
                     connection = super().connect(conninfo, **options)
             except psycopg.Error as error:
                 if hides_errors:
-                    watch.hidden_error(classify(str(error), type(error).__name__, error.sqlstate))
+                    monitor.report_hidden_error(classify(str(error), type(error).__name__, error.sqlstate))
                 raise
             connection.is_counted = True
             return connection
@@ -199,33 +202,34 @@ def _psycopg_class(watch: PoolMonitor, hides_errors: bool) -> Any:
         def close(self) -> None:
             if self.is_counted:
                 self.is_counted = False
-                watch.closed(_reason(watch, self.pgconn.status == ConnStatus.BAD, self.is_dropped))
+                monitor.record_close(_choose_reason(monitor, self.pgconn.status == ConnStatus.BAD, self.is_dropped))
             super().close()
 
         def __del__(self, *_: Any) -> None:
-            # Instead of psycopg's own, which warns of what is done here on purpose.
+            # Replaces psycopg's own method, which warns of a connection that was not closed. The garbage collector
+            # may call this in any thread, between any two statements: the monitor only notes it (see PoolMonitor).
             if not self.is_counted:
                 return
             self.is_counted = False
             is_broken = self.pgconn.status == ConnStatus.BAD
             self.pgconn.finish()
-            watch.closed(
-                "error" if is_broken else watch.dropped_reason,
+            monitor.record_close(
+                "error" if is_broken else monitor.dropped_reason,
                 frees_slot=not self.keeps_slot,
                 ends_use=self.is_dropped and not self.keeps_slot,
             )
 
-    return WatchedConnection
+    return MonitoredConnection
 
 
-def _psycopg2_class(watch: PoolMonitor) -> Any:
+def _make_psycopg2_class(monitor: PoolMonitor) -> Any:
     import psycopg2.extensions
 
-    class WatchedConnection(psycopg2.extensions.connection):
+    class MonitoredConnection(psycopg2.extensions.connection):
         is_counted = False
 
         def __init__(self, dsn: str, *options: Any, **more: Any) -> None:
-            with watch.open_connection():
+            with monitor.open_connection():
                 super().__init__(dsn, *options, **more)
             self.is_counted = True
             self.autocommit = True
@@ -233,20 +237,20 @@ def _psycopg2_class(watch: PoolMonitor) -> Any:
         def close(self) -> None:
             if self.is_counted:
                 self.is_counted = False
-                watch.closed(_reason(watch, bool(self.closed), False))
+                monitor.record_close(_choose_reason(monitor, bool(self.closed), False))
             super().close()
 
         def __del__(self) -> None:
             if self.is_counted:
                 self.is_counted = False
-                watch.closed("error" if self.closed else watch.dropped_reason)
+                monitor.record_close("error" if self.closed else monitor.dropped_reason)
 
-    return WatchedConnection
+    return MonitoredConnection
 
 
-def _reason(watch: PoolMonitor, is_broken: bool, is_dropped: bool) -> str:
+def _choose_reason(monitor: PoolMonitor, is_broken: bool, is_dropped: bool) -> str:
     if is_broken:
         return "error"
     if is_dropped:
-        return watch.dropped_reason
-    return watch.closing_reason()
+        return monitor.dropped_reason
+    return monitor.closing_reason()

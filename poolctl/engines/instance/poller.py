@@ -1,7 +1,8 @@
-"""Waits for sockets, to the microsecond, and knows whose they are.
+"""Waits for sockets with a precision of microseconds.
 
-``epoll_wait`` rounds a wait up to whole milliseconds, and over a busy period the delays pile up. ``select`` does
-not round; asked about the epoll descriptor alone, it has no limit on the number of sockets either.
+Decides which system call waits; returns the owners of the sockets that are ready. ``epoll_wait`` rounds a timeout up
+to whole milliseconds, and in a busy period these delays add up. ``select`` does not round. It takes no descriptors
+above 1,023, but the epoll descriptor alone is small, and it is readable as soon as one of its sockets is ready.
 """
 
 import select
@@ -11,22 +12,24 @@ from typing import Generic, Protocol, TypeVar
 Owner = TypeVar("Owner")
 
 COARSE = 0.002
-"""Seconds from which on epoll itself waits."""
+"""Seconds. A longer wait uses epoll itself, which saves two system calls."""
 
 
 class Poller(Protocol[Owner]):
+    """A set of sockets, each with its owner."""
+
     def watch(self, fd: int, owner: Owner, *, write: bool = False) -> None:
-        """Report ``owner`` when ``fd`` can be read, or instead when it can be written."""
+        """Report ``owner`` when ``fd`` can be read; with ``write``, when it can be written instead."""
 
     def forget(self, fd: int) -> None:
-        """Stop reporting ``fd``; it may be closed already."""
+        """Stop reporting ``fd``, which may be closed already."""
 
     def wait(self, timeout: float) -> list[Owner]:
-        """The owners of what is ready, after at most ``timeout`` seconds."""
+        """Wait at most ``timeout`` seconds and return the owners of the sockets that are ready."""
 
 
 class EpollPoller(Generic[Owner]):
-    """Linux."""
+    """The poller of Linux."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -46,12 +49,12 @@ class EpollPoller(Generic[Owner]):
             try:
                 self._epoll.unregister(fd)
             except OSError:
-                # libpq has closed it, and with that epoll has forgotten it by itself.
+                # libpq has closed the socket, and closing removes it from epoll.
                 return
 
     def wait(self, timeout: float) -> list[Owner]:
         if timeout >= COARSE:
-            # Whole milliseconds of it, in one call; the caller comes back for the rest.
+            # Rounded down to whole milliseconds; the caller waits for the rest in its next call.
             events = self._epoll.poll(int(min(timeout, 1.0) * 1000) / 1000)
         else:
             events = self._epoll.poll(0)
@@ -59,11 +62,12 @@ class EpollPoller(Generic[Owner]):
                 select.select(self._own, (), (), timeout)
                 events = self._epoll.poll(0)
         owners = self._owners
+        # A socket may have been forgotten after the kernel queued its event.
         return [owners[fd] for fd, _ in events if fd in owners]
 
 
 class SelectorPoller(Generic[Owner]):
-    """Everything else; kqueue does not round."""
+    """The poller of all other systems. kqueue, which macOS and BSD have, does not round."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -86,4 +90,5 @@ class SelectorPoller(Generic[Owner]):
 
 
 def new_poller() -> Poller[Owner]:
+    """Create the poller of this system."""
     return EpollPoller() if hasattr(select, "epoll") else SelectorPoller()

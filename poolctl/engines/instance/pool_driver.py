@@ -1,8 +1,8 @@
-"""The seam between whoever makes requests and a real pool library: acquire, work, release, or leak.
+"""The interface to a real pool library: acquire, work, release, or leak.
 
-Decides what all libraries have in common: what an acquire can end in, and what a leak is. A request takes its
-connection with ``acquire`` and then books it with the Watch, under the Watch's lock, together with whatever else is
-counted of it; likewise after ``release``.
+Decides what all libraries have in common: how an acquire can end, and what a leak is. The caller acquires a connection
+with ``acquire`` and then records that in the PoolMonitor, under the monitor's lock and together with its own counts;
+likewise after ``release``. The driver itself cannot do so, because it returns to the caller without the lock.
 """
 
 import threading
@@ -18,7 +18,7 @@ from poolctl.scenario.run import ErrorKind
 
 
 class NotAcquired(Exception):
-    """An acquire ended without a connection. ``at_once``: the pool said no instead of letting it wait."""
+    """An acquire ended without a connection. ``at_once``: the pool refused it instead of letting it wait."""
 
     def __init__(self, kind: ErrorKind, *, timed_out: bool = False, at_once: bool = False) -> None:
         super().__init__(kind.message)
@@ -27,72 +27,73 @@ class NotAcquired(Exception):
         self.at_once = at_once
 
     @property
-    def for_lack(self) -> bool:
-        """Of a connection, and not because of some other error."""
+    def is_shortage(self) -> bool:
+        """True if no connection was free, False for any other error."""
         return self.timed_out or is_refusal(self.kind)
 
 
 class PoolDriver(Protocol):
-    """A pool with its driver. A connection is whatever the library gives; only its own library looks into it."""
+    """A pool with its driver. The type of a connection is known to its own library alone."""
 
-    watch: PoolMonitor
+    monitor: PoolMonitor
     driver: Driver
 
     def start(self) -> None:
-        """What an application does with the pool when it starts."""
+        """Do what an application does with the pool when it starts."""
 
     def acquire(self, request: Request) -> Any:
-        """A connection. Raises NotAcquired."""
+        """Acquire a connection. Raises NotAcquired."""
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
-        """Give back, as the library wants it. Raises SlotLost when the library did not take it."""
+        """Release a connection in the library's own way. Raises SlotLost if the library did not take it."""
 
     def run(self, connection: Any, seconds: float) -> None:
-        """The workload's statement, see Driver. Raises StatementFailed."""
+        """Run the statement of the workload, see Driver. Raises RequestFailed."""
 
     def begin(self, connection: Any) -> None:
-        """Have the statements that follow in one transaction. Raises StatementFailed."""
+        """Begin a transaction. Raises RequestFailed."""
 
     def script(self, connection: Any, sql: str) -> None:
-        """Some other statements. Raises StatementFailed."""
+        """Run other statements, separated by semicolons. Raises RequestFailed."""
 
     def leak(self, connection: Any, shape: str) -> None:
-        """Never give back. For "dropped-reference" the caller's must be the last reference but one, this call's.
+        """Leave ``connection`` unreleased in the state of ``shape``. Raises RequestFailed.
 
-        The transaction of "in-transaction" was begun by the caller. Raises StatementFailed.
+        For "dropped-reference" the references of the caller and of this call must be the only ones. For
+        "in-transaction" the caller has begun the transaction.
         """
 
     def stats(self, now: float) -> PoolStats:
-        """The snapshot, as the library sees it. The Watch's lock is held."""
+        """Return the snapshot, with the library's own count of slots. The monitor's lock must be held."""
 
     def close(self) -> None:
-        """End the pool: its idle connections are closed, and released ones will be."""
+        """Close the pool and its idle connections. Connections in use are closed when they are released."""
 
 
 class SlotLost(Exception):
-    """The library failed to take a connection back, and counts it as in use for ever."""
+    """The library failed to take a connection back, and counts it as in use without end."""
 
     def __init__(self, kind: ErrorKind) -> None:
         super().__init__(kind.message)
         self.kind = kind
 
 
-class BaseLibrary:
+class BaseDriver:
     """What all libraries have in common."""
 
     driver: Driver
 
-    def __init__(self, job: Job, watch: PoolMonitor) -> None:
-        self.watch = watch
+    def __init__(self, job: Job, monitor: PoolMonitor) -> None:
+        self.monitor = monitor
         self.settings = job.scenario.pool
         self.conninfo = job.conninfo
         self._leaked: list[Any] = []
         self._long_holds: list[Any] = []
-        self._unbeaten = threading.Lock()
+        self._beat_lock = threading.Lock()
         self._ending = threading.Event()
 
     def start(self) -> None:
-        """Nothing, unless the library opens connections ahead."""
+        """Do nothing. A library that opens connections ahead overrides this."""
 
     def run(self, connection: Any, seconds: float) -> None:
         self.driver.run(connection, seconds)
@@ -112,27 +113,27 @@ class BaseLibrary:
         elif shape == "long-hold":
             self.script(connection, "BEGIN; SELECT 1")
             self._long_holds.append(connection)
-            # Whoever gets it starts the one thread for all of them.
-            if self._unbeaten.acquire(blocking=False):
-                threading.Thread(target=self._beat, daemon=True, name="long holds").start()
+            # Acquired once and never released: the first long hold starts the one thread for all of them.
+            if self._beat_lock.acquire(blocking=False):
+                threading.Thread(target=self._renew_transactions, daemon=True, name="long holds").start()
         self._leaked.append(connection)
 
     def stats(self, now: float) -> PoolStats:
-        return self.watch.stats(now)
+        return self.monitor.stats(now)
 
     def close(self) -> None:
         self._ending.set()
-        self.watch.closing_reason = lambda: "other"
+        self.monitor.closing_reason = lambda: "other"
 
     def leave_unread(self, connection: Any) -> None:
         self.driver.leave_unread(connection)
 
     def drop(self, connection: Any) -> None:
-        """Prepare for the loss of the last reference."""
+        """Mark a connection whose last reference the caller drops next, so that its closing is counted as reclaimed."""
         connection.is_dropped = True
 
-    def _beat(self) -> None:
-        """Long holds work on, and are idle in a transaction that is never the same."""
+    def _renew_transactions(self) -> None:
+        """Begin a new transaction on each long hold every ``LONG_HOLD_BEAT`` seconds."""
         while not self._ending.wait(LONG_HOLD_BEAT):
             for connection in list(self._long_holds):
                 try:

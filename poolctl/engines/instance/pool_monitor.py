@@ -1,9 +1,9 @@
-"""Watches the pool of a real library from outside, and keeps the numbers that the library does not.
+"""Observes the pool of a real library from outside, and keeps the numbers that the library does not keep.
 
-Decides what counts as open, in use, waiting and exhausted when a library runs the pool; the library decides who gets
-a connection. A pool is exhausted from when a request finds nothing free in a full pool, or is turned away (by
-psycopg2's pool at once, or by the server), until a release, or an acquire that leaves nobody in the queue. That those
-who waited gave up does not end it. Times are seconds on the run's clock, which stands at 0 until the run begins.
+Decides what counts as open, in use, waiting and exhausted; the library decides which client gets a connection. An
+exhaustion begins when a request finds no free connection in a full pool or is refused (by psycopg2's pool at once, or
+by the server). It ends with a release, or with an acquire that leaves the queue empty. It does not end when the
+waiting requests give up. Times are seconds on the run's clock, which stands at 0 until the run begins.
 """
 
 import threading
@@ -19,8 +19,8 @@ from poolctl.scenario.run import ErrorKind
 
 
 class Request:
-    """Somebody who acquires. ``due``: when the present acquire was wanted; ``queued_at``: since when it waits in the
-    library's queue, None when it does not."""
+    """A request that acquires. ``due``: when the present acquire was wanted. ``queued_at``: since when it waits in the
+    library's queue, None: it does not. ``lag``: how late it began, None: that is already counted."""
 
     __slots__ = ("acquired_at", "counted", "due", "holds", "lag", "leaks", "queued_at")
 
@@ -42,27 +42,27 @@ class _Closing(NamedTuple):
 
 
 class PoolMonitor:
-    """``lock`` guards everything here; methods that say so are called with it held.
+    """The counts of one pool. ``lock`` guards all of them; some methods must be called with the lock held.
 
-    Closings are only noted and counted later: the garbage collector may close a connection in the middle of any
-    statement, also of one that holds the lock.
+    Closings are only noted at first, without the lock, and counted later: the garbage collector may close a
+    connection between any two statements, also in a thread that holds the lock. To take it there would be a deadlock.
     """
 
     def __init__(self, max_open: int = 0) -> None:
         self.lock = threading.Lock()
         self.clock: Callable[[], float] = lambda: 0.0
-        self.asking: dict[Request, None] = {}
-        """Requests that want a connection and have neither got it nor given up."""
+        self.acquiring: dict[Request, None] = {}
+        """Requests that want a connection and have neither got one nor given up. A dict, for its order."""
         self.on_opened: Callable[[float, float], None] = lambda connect_time, now: None
-        """Told of each opening, with the lock held."""
+        """Called for each opening, with the lock held."""
         self.on_error: Callable[[ErrorKind, float], None] = lambda kind, now: None
-        """Told, with the lock held, of errors that the library keeps from those who acquire."""
+        """Called, with the lock held, for errors that the library hides from the clients."""
         self.closing_reason: Callable[[], str] = lambda: "other"
-        """Why the library closes a connection here and now, asked by the thread that does."""
+        """Returns why the library closes a connection; called by the thread that closes it."""
         self.dropped_reason = "leak_reclaimed"
         """Why the garbage collector closes a connection."""
         self.has_queue = True
-        """Whether requests wait in the library when the pool is full."""
+        """True if requests wait in the library when the pool is full."""
         self._max_open = max_open
         self._queued: dict[Request, None] = {}
         self._opening: dict[int, None] = {}
@@ -80,17 +80,18 @@ class PoolMonitor:
 
     @property
     def opening(self) -> int:
-        """Connections being opened now, by whichever thread."""
+        """Number of connections that are being opened now, by any thread."""
         return len(self._opening)
 
     @contextmanager
     def open_connection(self) -> Iterator[None]:
-        """Count what happens inside as one opening."""
+        """Count the block as one opening, which fails if the block raises."""
         ident = get_ident()
         with self.lock:
             self._settle()
             self._opening[ident] = None
             self._open += 1
+            # An area is the sum over connections of (end - begin): the begin is subtracted now, the end added later.
             self._open_area -= self.clock()
             self._peak_open = max(self._peak_open, self._open)
         began_at = time.monotonic()
@@ -109,24 +110,25 @@ class PoolMonitor:
             self._opened += 1
             self.on_opened(connect_time, self.clock())
 
-    def hidden_error(self, kind: ErrorKind) -> None:
-        """An opening failed in the background, where the library tells nobody."""
+    def report_hidden_error(self, kind: ErrorKind) -> None:
+        """Count an opening that failed in the background, where the library reports it to no client."""
         with self.lock:
             self.on_error(kind, self.clock())
 
-    def closed(self, reason: str, *, frees_slot: bool = True, ends_use: bool = False) -> None:
-        """A connection is closed. ``frees_slot``: the pool knows; ``ends_use``: it was in use until now.
+    def record_close(self, reason: str, *, frees_slot: bool = True, ends_use: bool = False) -> None:
+        """Note that a connection is closed. The lock is not needed: see the class.
 
-        Needs no lock: see the class.
+        ``frees_slot``: the pool notices the closing. ``ends_use``: the connection was in use until now.
         """
+        # deque.append() is atomic in CPython.
         self._closings.append(_Closing(reason, self.clock(), frees_slot, ends_use))
 
-    def reclaimed(self) -> None:
-        """A connection in use came back to the pool by itself, through the garbage collector."""
+    def record_reclaim(self) -> None:
+        """Note that the garbage collector brought a connection in use back to the pool."""
         self._closings.append(_Closing("", self.clock(), False, True))
 
     def queue(self, request: Request) -> None:
-        """``request`` finds no connection free, and waits for one in the library."""
+        """Count a request that finds no free connection and waits for one in the library."""
         with self.lock:
             now = self.clock()
             request.queued_at = now
@@ -135,11 +137,11 @@ class PoolMonitor:
             if self._in_use >= self._max_open > 0:
                 self._exhaust(now)
 
-    def acquired(self, request: Request, now: float) -> None:
-        """Lock held."""
+    def record_acquire(self, request: Request, now: float) -> None:
+        """Count a request that has got its connection. The lock must be held."""
         if self._closings:
             self._settle()
-        self.asking.pop(request, None)
+        self.acquiring.pop(request, None)
         if request.queued_at is not None:
             self._leave_queue(request, now - request.queued_at)
         request.acquired_at = now
@@ -153,24 +155,29 @@ class PoolMonitor:
         elif self._exhausted_since is not None:
             self._recover(now)
 
-    def missed(self, request: Request, now: float, *, for_lack: bool) -> None:
-        """An acquire ended without a connection; ``for_lack`` of one, or because of another error. Lock held."""
-        self.asking.pop(request, None)
+    def record_failed_acquire(self, request: Request, now: float, *, is_shortage: bool) -> None:
+        """Count an acquire that ended without a connection. The lock must be held.
+
+        ``is_shortage``: no connection was free; False: any other error.
+        """
+        self.acquiring.pop(request, None)
         if request.queued_at is not None:
             self._leave_queue(request, now - request.queued_at)
-        if for_lack:
+        if is_shortage:
             self._exhaust(now)
 
-    def released(self, now: float) -> None:
-        """Lock held."""
+    def record_release(self, now: float) -> None:
+        """Count a release. The lock must be held."""
         self._in_use -= 1
         self._in_use_area += now
         if self._exhausted_since is not None and not self._queued:
             self._recover(now)
 
     def stats(self, now: float, library_open: int | None = None) -> PoolStats:
-        """The snapshot. ``library_open``: how many slots the library itself takes for taken, the ones that it lost
-        to a leak and those whose opening it means to try again included; None: as watched. Lock held.
+        """Return the snapshot. The lock must be held.
+
+        ``library_open``: how many slots the library itself counts as taken, which includes the ones that it lost to a
+        leak and those whose opening it will try again; None: as observed here.
         """
         self._settle()
         open_ = self._open if library_open is None else library_open
@@ -178,8 +185,9 @@ class PoolMonitor:
         idle = max(0, open_ - self._in_use - opening)
         waiting = len(self._queued)
         if self.has_queue and not idle and open_ >= self._max_open > 0:
-            # A request may lose the free connection that it saw to another one, and waits without having queued.
-            waiting = max(waiting, len(self.asking) - self.opening)
+            # A request may lose the free connection that it saw to another request. It then waits, although it did
+            # not call queue().
+            waiting = max(waiting, len(self.acquiring) - self.opening)
         since = self._exhausted_since
         return PoolStats(
             max_open=self._max_open,
@@ -221,7 +229,7 @@ class PoolMonitor:
             self._recovered_at = now
 
     def _settle(self) -> None:
-        """Count the closings noted since the last time."""
+        """Count the closings that were noted since the last call."""
         while self._closings:
             reason, at, frees_slot, ends_use = self._closings.popleft()
             if reason:

@@ -1,4 +1,7 @@
-"""What a pod counts of its requests, and how it reports them."""
+"""The counts of one instance: what became of its requests, and how that is sent to the live engine.
+
+Decides which acquires are counted, and in which of the counts of Tally. Times are seconds on the run's clock.
+"""
 
 import time
 
@@ -10,51 +13,57 @@ from poolctl.scenario.histogram import Backlog, Histogram
 from poolctl.scenario.run import ErrorKind, Tally, compute_ideal_waits
 
 REPLAY_LIMIT = 200_000
-"""Requests remembered for the replay through the ideal queue."""
+"""Most requests that are remembered for the replay through the ideal queue."""
 
 
 class RequestCounter:
-    """Counts acquires of the requests that are ``counted``, those due after the warm-up, and all for the timeline."""
+    """Counts acquires. Those of ``counted`` requests, due after the warm-up, go into the tally, all into the timeline.
 
-    def __init__(self, job: Job, link: InstanceChannel, ends_at: float) -> None:
+    An instance with threads holds a lock around each call.
+    """
+
+    def __init__(self, job: Job, channel: InstanceChannel, ends_at: float) -> None:
         self.tally = Tally()
         self._waits, self._uses = Backlog(self.tally.wait_time), Backlog(self.tally.use_time)
         self._record_wait, self._record_use = self._waits.values.append, self._uses.values.append
         self.lag = Histogram()
         self.acquired = self.errors = 0
-        """From the start, warm-up included."""
-        self._link = link
+        """Counts for the timeline, warm-up included."""
+        self._channel = channel
         self._warmup = job.scenario.load.warmup
         self._ends_at = ends_at
         self._late = 0
-        """Released after the load ended."""
+        """Releases after the end of the load."""
         self._warm: PoolStats | None = None
         self._cpu_at_start = time.process_time()
         self._servers = job.scenario.pool.max_open if _is_replayable(job) else 0
         self._replay: list[tuple[float, float, float]] = []
 
-    def counts(self, due: float) -> bool:
-        """Whether a request due at ``due`` is counted, and with it each of its acquires."""
+    def is_counted(self, due: float) -> bool:
+        """Return True if a request due at ``due``, and with it each of its acquires, is counted."""
         return due >= self._warmup
 
-    def acquire_succeeded(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
+    def count_acquire(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
+        """Count an acquire that succeeded. ``queued_at``: since when it was in the queue, None: it was not."""
         self.acquired += 1
         if counted:
             self._record_wait(now - due)
             if queued_at is not None:
-                self._left_queue(queued_at, now)
+                self._count_queued(queued_at, now)
 
-    def acquire_failed(
+    def count_failed_acquire(
         self, counted: bool, due: float, queued_at: float | None, now: float, kind: ErrorKind, *, timed_out: bool
     ) -> None:
+        """Count an acquire that ended with the error ``kind``. ``queued_at``: as in ``count_acquire``."""
         self.errors += 1
         if not counted:
             return
         self._record_wait(now - due)
         if queued_at is not None:
-            self._left_queue(queued_at, now)
+            self._count_queued(queued_at, now)
         tally = self.tally
         tally.error(kind, now)
+        # The ideal queue has no timeouts: from now on there is nothing to compare with.
         self._servers = 0
         if timed_out:
             tally.timed_out += 1
@@ -63,7 +72,8 @@ class RequestCounter:
         else:
             tally.failed += 1
 
-    def released(self, counted: bool, due: float, acquired_at: float, now: float) -> None:
+    def count_release(self, counted: bool, due: float, acquired_at: float, now: float) -> None:
+        """Count a release, and how long the connection was held."""
         if not counted:
             return
         self._record_use(now - acquired_at)
@@ -72,51 +82,59 @@ class RequestCounter:
         if self._servers and len(self._replay) < REPLAY_LIMIT:
             self._replay.append((due, acquired_at, now))
 
-    def leaked(self, counted: bool, connections: int) -> None:
+    def count_leak(self, counted: bool, connections: int) -> None:
+        """Count connections that are never released."""
         if counted:
             self.tally.leaked += connections
 
-    def unfinished(self, counted: bool) -> None:
-        """An acquire that still waited at the end. Its wait is not over, and in no figure of waits."""
+    def count_unfinished(self, counted: bool) -> None:
+        """Count an acquire that still waits at the end. Its wait is not over, and is in no figure of waits."""
         if counted:
             self.tally.unfinished += 1
 
-    def statement_failed(self, counted: bool, kind: ErrorKind, now: float) -> None:
-        """The statement of a request that had its connection ended in an error."""
+    def count_statement_failure(self, counted: bool, kind: ErrorKind, now: float) -> None:
+        """Count a statement that failed after its request had acquired a connection."""
         self.errors += 1
         if counted:
             self.tally.error(kind, now)
 
-    def warm(self, stats: PoolStats) -> None:
+    def end_warmup(self, stats: PoolStats) -> None:
+        """Keep the pool's counts at the end of the warm-up, so that they can be subtracted."""
         self._warm = stats
 
-    def sample(self, at: float, stats: PoolStats) -> None:
+    def send_sample(self, at: float, stats: PoolStats) -> None:
+        """Send one row of the timeline."""
+        # Here and not in count_acquire: to count many times together takes a fifth of the time (see Backlog).
         self._waits.count()
         self._uses.count()
-        self._link.sample(at, stats, self.acquired, self.errors)
+        self._channel.send_sample(at, stats, self.acquired, self.errors)
 
-    def report(self, at: float, stats: PoolStats) -> None:
-        self._link.progress(self._progress(at, stats, None))
+    def send_progress(self, at: float, stats: PoolStats) -> None:
+        """Send all counts so far."""
+        self._channel.send_progress(self._make_progress(at, stats, None))
 
-    def close(self, at: float, stats: PoolStats) -> None:
-        self._link.done(self._progress(at, stats, self._ideal()))
+    def finish(self, at: float, stats: PoolStats) -> None:
+        """Send the final counts."""
+        self._channel.send_result(self._make_progress(at, stats, self._compare_with_ideal()))
 
-    def _left_queue(self, queued_at: float, now: float) -> None:
+    def _count_queued(self, queued_at: float, now: float) -> None:
         self.tally.queued_count += 1
         self.tally.queued_time += now - queued_at
 
-    def _progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
+    def _make_progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
         self._waits.settle()
         self._uses.settle()
         tally = self.tally
-        # Every acquire that ended left one wait behind, every release one use.
+        # Derived here, so that the hot path counts nothing twice: each acquire that ended has one wait, each release
+        # one use time.
         tally.acquired = tally.wait_time.count - tally.timed_out - tally.refused - tally.failed
         tally.released = tally.use_time.count
         tally.released_in_time = tally.released - self._late
         cpu = time.process_time() - self._cpu_at_start
         return Progress(at, self.tally, stats, self._warm, self.lag, cpu, ideal)
 
-    def _ideal(self) -> tuple[float, float] | None:
+    def _compare_with_ideal(self) -> tuple[float, float] | None:
+        """Return the mean wait in the ideal queue and the measured mean wait; None if they cannot be compared."""
         if not self._servers or not self._replay:
             return None
         rows = sorted(self._replay)
@@ -125,7 +143,7 @@ class RequestCounter:
 
 
 def _is_replayable(job: Job) -> bool:
-    """Whether every wait of this load is the queue's: the ideal queue knows no bursts, leaks or second acquires."""
+    """Return True if the ideal queue can replay this load: it has no bursts, leaks, events or nested acquires."""
     scenario, load = job.scenario, job.scenario.load
     return bool(
         load.rate

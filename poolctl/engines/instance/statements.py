@@ -5,14 +5,14 @@ from collections.abc import Callable
 from poolctl.engines.workload import Job
 
 LONG_HOLD_BEAT = 0.5
-"""Seconds between the transactions of a long hold: it is never the same transaction twice."""
+"""Seconds between two transactions of a long hold, so that no transaction grows old."""
 
 UNREAD_ROWS = "SELECT repeat('x', 1000) FROM generate_series(1, 200000)"
-"""Some 200 MB: more than every socket buffer on the way takes, so that the backend waits in ClientWrite."""
+"""Some 200 MB: more than all socket buffers on the way can take, so that the backend waits in ClientWrite."""
 
 
-def statement(job: Job) -> str:
-    """The workload's statement, with $1 for seconds (sleep) or rows (cpu), in PostgreSQL's own notation."""
+def make_statement(job: Job) -> str:
+    """Return the statement of the workload. $1 stands for seconds (query "sleep") or rows (query "cpu")."""
     query = job.scenario.load.query
     return {
         "sleep": "SELECT pg_sleep($1::float8)",
@@ -21,8 +21,8 @@ def statement(job: Job) -> str:
     }.get(query, query)
 
 
-def parameter(job: Job) -> Callable[[float], str] | None:
-    """What makes the value for $1 of the seconds that the statement is to take; None for a statement without $1."""
+def make_parameter(job: Job) -> Callable[[float], str] | None:
+    """Return a function from seconds, which the statement shall take, to the value of $1. None: there is no $1."""
     query = job.scenario.load.query
     if query == "sleep":
         return lambda hold: f"{hold:.6f}"
@@ -32,5 +32,5 @@ def parameter(job: Job) -> Callable[[float], str] | None:
 
 
 def takes_hold(job: Job) -> bool:
-    """Whether the statement itself lasts for the hold; others are followed by a wait for the rest of it."""
+    """Return True if the statement itself lasts for the hold. After any other, the client waits for the rest."""
     return job.scenario.load.query in ("sleep", "cpu")

@@ -1,8 +1,8 @@
-"""The driver of a pod that runs a real pool library: a thread for each closed loop, and as many as an open loop needs.
+"""An instance with a real pool library: a thread for each closed loop, and as many as an open loop needs.
 
-Decides when requests begin, how long they hold and how they leak; who gets a connection is the library's business,
-and what is counted is the business of Books and Watch. Libraries block, so threads it must be; more than about eight
-busy ones in a process slow each other down. Times are seconds on the run's clock.
+Decides when requests begin, how long they hold a connection and how they leak. The library decides which client gets
+a connection; RequestCounter and PoolMonitor decide what is counted. The libraries block, so this needs threads; more
+than about eight busy ones in a process slow each other down. Times are seconds on the run's clock.
 """
 
 import os
@@ -25,27 +25,27 @@ from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.scenario.run import ErrorKind
 
 THREAD_LIMIT = 1000
-"""Most threads of an open loop. Arrivals beyond it begin late, and show as lag."""
+"""Most threads of an open loop. Further arrivals begin late, which is measured as lag."""
 
 END_CHECK = 0.02
-"""Seconds between looks whether the run is over."""
+"""Seconds between two checks for the end of the run."""
 
 STUCK_AFTER = 0.5
-"""Seconds without any change after which a run without a duration, in which everybody waits, is given up."""
+"""Seconds. A run without a duration ends after so long without a change if all its clients wait."""
 
 
-def drive(job: Job, link: InstanceChannel) -> None:
-    """Do the job, report on ``link``, and return when it is done. Raises MissingProgram."""
+def drive(job: Job, channel: InstanceChannel) -> None:
+    """Do ``job``, report on ``channel``, and return when the run is over. Raises MissingProgram."""
     if job.scenario.pool.kind != "none":
         _stay_on_one_core(job.instance, job.scenario.load.instances)
     library = open_library(job, PoolMonitor(job.scenario.pool.max_open))
-    run = ThreadedInstance(job, link, library)
+    run = ThreadedInstance(job, channel, library)
     is_first = job.begins_at <= 0
     if is_first:
-        # As an application does that is started before it is sent requests.
+        # An application also starts its pool before it gets its first request.
         library.start()
-    clock = library.watch.clock = link.wait_for_start()
-    while clock() < job.begins_at and not link.stopping:
+    clock = library.monitor.clock = channel.wait_for_start()
+    while clock() < job.begins_at and not channel.stopping:
         time.sleep(max(0.0, min(END_CHECK, job.begins_at - clock())))
     if not is_first:
         library.start()
@@ -53,11 +53,11 @@ def drive(job: Job, link: InstanceChannel) -> None:
 
 
 def _stay_on_one_core(instance: int, instances: int) -> None:
-    """Let the threads of this process run on one core, if each instance can have another one and the system does that.
+    """Keep all threads of this process on one core, if there is a core for each instance (Linux only).
 
-    The interpreter's lock lets one of them run at a time, and handing it over between cores costs more than the cores
-    gain: with two instances on two cores the libraries serve a sixth to a half more requests this way. Not for those
-    that connect for every request: libpq's cryptography goes on without the lock.
+    The interpreter lock lets one thread run at a time, and to pass it between cores costs more than the cores gain:
+    with two instances on two cores the libraries serve a sixth to a half more requests this way. Not for instances
+    that connect for every request: libpq's cryptography runs without the lock, in parallel.
     """
     if sys.platform == "linux":
         cores = sorted(os.sched_getaffinity(0))
@@ -66,21 +66,23 @@ def _stay_on_one_core(instance: int, instances: int) -> None:
 
 
 class ThreadedInstance:
-    """Everything that one instance does in a run. Started threads are daemons: whoever still waits in the library at
-    the end goes with the process."""
+    """Everything that one instance does in a run.
 
-    def __init__(self, job: Job, link: InstanceChannel, library: PoolDriver) -> None:
+    All threads are daemons: a thread that still waits in the library at the end is ended with the process.
+    """
+
+    def __init__(self, job: Job, channel: InstanceChannel, library: PoolDriver) -> None:
         self._job = job
-        self._link = link
+        self._channel = channel
         self._load = job.scenario.load
         self._library = library
-        self._watch = watch = library.watch
-        self._lock = watch.lock
-        self._clock = watch.clock
-        """Of the run once it has begun."""
+        self._monitor = monitor = library.monitor
+        self._lock = monitor.lock
+        self._clock = monitor.clock
+        """The run's clock, once the run has begun."""
         self._workload = Workload(job)
         self._ends_at = self._workload.ends_at
-        self._books = RequestCounter(job, link, self._ends_at)
+        self._counter = RequestCounter(job, channel, self._ends_at)
         self._takes_hold = takes_hold(job)
         self._is_ever_slow = self._workload.is_ever_slow
         self._leaks = bool(job.scenario.leak.every)
@@ -89,15 +91,16 @@ class ThreadedInstance:
         self._arrived: SimpleQueue[Request] = SimpleQueue()
         self._threads = self._dispatched = self._finished = 0
         self._sources = 0
-        self._over = False
+        self._has_ended = False
         self._crash: BaseException | None = None
         self._still_since: tuple[int, float] = (-1, 0.0)
-        watch.on_opened = self._count_opening
-        watch.on_error = self._count_error
+        monitor.on_opened = self._count_opening
+        monitor.on_error = self._count_error
 
     def run(self) -> None:
-        self._clock = self._watch.clock
-        for worker in self._workload.workers():
+        """Run the load from its begin to the end of the drain, and send the final counts."""
+        self._clock = self._monitor.clock
+        for worker in self._workload.make_workers():
             self._begin_source(self._loop, worker)
         if self._load.rate:
             self._begin_source(self._dispatch)
@@ -105,17 +108,17 @@ class ThreadedInstance:
         if self._crash is not None:
             raise self._crash
         with self._lock:
-            self._over = True
-            # A copy: others may begin to ask while this goes on, and are not counted.
-            for request in list(self._watch.asking):
-                self._books.unfinished(request.counted)
+            self._has_ended = True
+            # A copy: requests that begin during this loop change the dict, and are not counted.
+            for request in list(self._monitor.acquiring):
+                self._counter.count_unfinished(request.counted)
             now = self._clock()
             stats = self._library.stats(now)
-            self._books.sample(now, stats)
-            self._books.close(now, stats)
+            self._counter.send_sample(now, stats)
+            self._counter.finish(now, stats)
 
     def _report(self) -> None:
-        """Samples and progress, until the run is over."""
+        """Send samples and progress until the run is over."""
         begins_at, interval, clock = self._job.begins_at, self._job.interval, self._clock
         warm_at = self._load.warmup if self._load.warmup > begins_at else inf
         sample_at, report_at = begins_at, begins_at + PROGRESS_INTERVAL
@@ -124,29 +127,29 @@ class ThreadedInstance:
                 with self._lock:
                     stats = self._library.stats(now)
                     if now >= warm_at:
-                        self._books.warm(stats)
+                        self._counter.end_warmup(stats)
                         warm_at = inf
                     if now >= sample_at:
-                        self._books.sample(now, stats)
+                        self._counter.send_sample(now, stats)
                         sample_at = begins_at + ((now - begins_at) // interval + 1) * interval
                     if now >= report_at:
-                        self._books.report(now, stats)
+                        self._counter.send_progress(now, stats)
                         report_at = now + PROGRESS_INTERVAL
             self._sleep_until(min(now + END_CHECK, warm_at, sample_at, report_at))
 
     def _is_over(self, now: float) -> bool:
-        if self._crash is not None or self._link.stopping or now >= self._ends_at + self._load.drain:
+        if self._crash is not None or self._channel.stopping or now >= self._ends_at + self._load.drain:
             return True
         if not self._sources and self._dispatched == self._finished:
             return True
         return self._load.duration is None and self._is_stuck(now)
 
     def _is_stuck(self, now: float) -> bool:
-        """Whether everybody waits for ever, and nobody is left to release or open anything."""
+        """Return True if all clients wait without a timeout, and none is left that could release or open."""
         with self._lock:
-            waiting = len(self._watch.asking)
+            waiting = len(self._monitor.acquiring)
             running = self._sources + self._dispatched - self._finished
-            state = self._books.acquired
+            state = self._counter.acquired
             if not self._waits_for_ever or running != waiting or self._library.stats(now).opening:
                 state = -1
         if state < 0 or state != self._still_since[0]:
@@ -168,19 +171,19 @@ class ThreadedInstance:
         threading.Thread(target=body, daemon=True).start()
 
     def _loop(self, worker: Worker) -> None:
-        """A closed loop: think, acquire, work, release, again."""
+        """Run a closed loop: think, acquire, work, release, again."""
         until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
         clock, request, random = self._clock, Request(), worker.random
         draw, connections, thinks = worker.hold.sample, self._load.connections_per_request, worker.think.mean > 0
         has_budget, holds = self._workload.is_bounded(worker), worker.hold.mean > 0
         request.holds = [0.0] * connections
         self._sleep_until(min(max(worker.begins_at, self._job.begins_at), self._ends_at))
-        while (now := clock()) < until and not self._over and (not has_budget or self._takes_request(worker)):
+        while (now := clock()) < until and not self._has_ended and (not has_budget or self._takes_request(worker)):
             request.due = now
             if thinks:
                 request.due = now + worker.think.sample(random)
                 self._sleep_until(min(request.due, self._ends_at))
-                if (now := clock()) >= self._ends_at or self._over:
+                if (now := clock()) >= self._ends_at or self._has_ended:
                     return
                 request.lag = now - request.due
             if holds:
@@ -191,19 +194,19 @@ class ThreadedInstance:
 
     def _takes_request(self, worker: Worker) -> bool:
         with self._lock:
-            return self._workload.takes_request(worker)
+            return self._workload.take_request_of(worker)
 
     def _dispatch(self) -> None:
-        """The open loop: each arrival at its due time, to a thread that has nothing to do."""
-        random = self._workload.stream("holds")
-        for due in self._workload.arrivals():
+        """Run the open loop: pass each arrival at its due time to an unused thread, and start one if there is none."""
+        random = self._workload.make_random("holds")
+        for due in self._workload.draw_arrivals():
             holds = [self._load.hold.sample(random) for _ in range(self._load.connections_per_request)]
             self._sleep_until(due)
-            if self._over:
+            if self._has_ended:
                 return
             request = Request(due, holds)
             request.counted = due >= self._load.warmup
-            self._watch.asking[request] = None
+            self._monitor.acquiring[request] = None
             self._dispatched += 1
             self._arrived.put(request)
             if self._dispatched - self._finished > self._threads < THREAD_LIMIT:
@@ -212,7 +215,7 @@ class ThreadedInstance:
 
     def _serve_arrivals(self) -> None:
         try:
-            while not self._over:
+            while not self._has_ended:
                 request = self._arrived.get()
                 request.lag = self._clock() - request.due
                 self._serve(request)
@@ -222,11 +225,11 @@ class ThreadedInstance:
             self._crash = error
 
     def _serve(self, request: Request) -> float:
-        """One request from its first acquire to its end; returns the pause that its worker owes before the next."""
+        """Serve one request from its first acquire to its end. Return the seconds to wait before the next one."""
         request.counted = request.due >= self._load.warmup
         if self._leaks:
             with self._lock:
-                request.leaks = self._workload.next_leaks()
+                request.leaks = self._workload.decide_leak()
         held: list[tuple[Any, float]] = []
         is_broken, pause = False, 0.0
         try:
@@ -245,56 +248,56 @@ class ThreadedInstance:
                 self._fail(request, error.kind)
         while held:
             self._release(request, *held.pop(), is_broken)
-            # The statement that failed was that of the last one.
+            # The statement that failed ran on the connection that was acquired last.
             is_broken = False
         return pause
 
     def _acquire(self, request: Request) -> Any:
-        watch, books, clock = self._watch, self._books, self._clock
-        watch.asking[request] = None
+        monitor, counter, clock = self._monitor, self._counter, self._clock
+        monitor.acquiring[request] = None
         try:
             connection = self._library.acquire(request)
         except NotAcquired as error:
             with self._lock:
                 now = clock()
-                watch.missed(request, now, for_lack=error.for_lack)
-                if not self._over:
+                monitor.record_failed_acquire(request, now, is_shortage=error.is_shortage)
+                if not self._has_ended:
                     self._note_lag(request)
-                    # A pool that says no at once has let nobody wait.
+                    # The client of a pool that refuses at once has not waited.
                     due = now if error.at_once else request.due
-                    books.acquire_failed(
+                    counter.count_failed_acquire(
                         request.counted, due, request.queued_at, now, error.kind, timed_out=error.timed_out
                     )
             raise
         with self._lock:
             now = clock()
-            watch.acquired(request, now)
-            if not self._over:
+            monitor.record_acquire(request, now)
+            if not self._has_ended:
                 if request.lag is not None:
                     self._note_lag(request)
-                books.acquire_succeeded(request.counted, request.due, request.queued_at, now)
+                counter.count_acquire(request.counted, request.due, request.queued_at, now)
         return connection
 
     def _use(self, connection: Any, hold: float, request: Request) -> None:
-        """Work with a connection for ``hold`` seconds, or as long as a statement of the user's takes."""
+        """Use a connection for ``hold`` seconds, or for as long as the user's statement takes if that is longer."""
         library, clock = self._library, self._clock
         if request.leaks and self._leak_shape == "in-transaction":
             library.begin(connection)
         if not self._is_ever_slow:
             library.run(connection, hold)
         elif self._takes_hold:
-            library.run(connection, hold * self._workload.slow_factor(clock()))
+            library.run(connection, hold * self._workload.find_slowdown(clock()))
         else:
-            factor, began_at = self._workload.slow_factor(clock()), clock()
+            factor, began_at = self._workload.find_slowdown(clock()), clock()
             library.run(connection, hold)
             if factor > 1.0:
-                # A statement of the user's cannot be slowed itself: the server sleeps for the difference.
+                # The user's statement itself cannot be slowed, so the server sleeps for the difference.
                 library.script(connection, f"SELECT pg_sleep({(factor - 1.0) * (clock() - began_at):.6f})")
         if hold and not self._takes_hold:
             self._sleep_until(request.acquired_at + hold)
 
     def _leak(self, request: Request, held: list[tuple[Any, float]]) -> None:
-        """The request is over, and its connections never come back."""
+        """End a request without releasing its connections."""
         while held:
             connection, acquired_at = held.pop()
             try:
@@ -302,10 +305,11 @@ class ThreadedInstance:
             except RequestFailed:
                 held.append((connection, acquired_at))
                 raise
+            # For the shape "dropped-reference" this must be the last reference.
             del connection
             with self._lock:
-                if not self._over:
-                    self._books.leaked(request.counted, 1)
+                if not self._has_ended:
+                    self._counter.count_leak(request.counted, 1)
 
     def _release(self, request: Request, connection: Any, acquired_at: float, is_broken: bool) -> None:
         try:
@@ -316,26 +320,26 @@ class ThreadedInstance:
             return
         with self._lock:
             now = self._clock()
-            self._watch.released(now)
-            if not self._over:
-                self._books.released(request.counted, request.due, acquired_at, now)
+            self._monitor.record_release(now)
+            if not self._has_ended:
+                self._counter.count_release(request.counted, request.due, acquired_at, now)
 
     def _fail(self, request: Request, kind: ErrorKind) -> None:
-        if not self._over:
-            self._books.statement_failed(request.counted, kind, self._clock())
+        if not self._has_ended:
+            self._counter.count_statement_failure(request.counted, kind, self._clock())
 
     def _note_lag(self, request: Request) -> None:
         if request.lag is not None and request.counted:
-            self._books.lag.record(request.lag)
+            self._counter.lag.record(request.lag)
         request.lag = None
 
     def _count_opening(self, connect_time: float, now: float) -> None:
-        if not self._over and self._books.counts(now):
-            self._books.tally.connect_time.record(connect_time)
+        if not self._has_ended and self._counter.is_counted(now):
+            self._counter.tally.connect_time.record(connect_time)
 
     def _count_error(self, kind: ErrorKind, now: float) -> None:
-        if not self._over:
-            self._books.statement_failed(self._books.counts(now), kind, now)
+        if not self._has_ended:
+            self._counter.count_statement_failure(self._counter.is_counted(now), kind, now)
 
     def _sleep_until(self, at: float) -> None:
         delay = at - self._clock()

@@ -1,7 +1,7 @@
-"""What a live run teaches the model, so that both run the same scenario on the same machine.
+"""Measurements of a live run for the model, so that both run the same scenario on the same machine.
 
-Decides which measured times replace the scenario's guesses. What the load does to the pool is left to the model:
-nothing that it is meant to predict is handed to it.
+Decides which measured times replace the scenario's estimates. The model gets nothing that it has to predict, such as
+what the load does to the pool.
 """
 
 from dataclasses import replace
@@ -13,17 +13,17 @@ from poolctl.scenario.scenario import Distribution, Scenario
 from poolctl.units import format_duration
 
 FEW = 5
-"""Openings below which their median says nothing of how they scatter."""
+"""With fewer openings, their median says nothing about how their times vary."""
 
 WIDEST = 3.0
-"""Largest coefficient of variation: one opening that met a restart must not make all others short."""
+"""Largest coefficient of variation, so that one opening during a restart does not make all others short."""
 
 
 def calibrate(scenario: Scenario, live: Run) -> tuple[Scenario, tuple[str, ...]]:
-    """``scenario`` with what ``live`` measured, and sentences that say what was changed.
+    """Return ``scenario`` with the times that ``live`` measured, and a sentence for each change.
 
-    Openings take what they took live, to the pooler where one stands between. Cores are those of the machine, for a
-    throw-away server; a load of pg_sleep needs none, and gets no limit.
+    Openings take as long as in the live run; with a pooler, those are openings to the pooler. The server has the cores
+    of the machine if it is a throw-away server, and no limit if the load is pg_sleep, which needs no core.
     """
     database, notes = scenario.database, []
     opening = live.summary.connect_time
@@ -50,8 +50,11 @@ def calibrate(scenario: Scenario, live: Run) -> tuple[Scenario, tuple[str, ...]]
 
 
 def _lognormal(times: Times) -> Distribution:
-    """From mean and median, whose ratio is exp(sigma^2 / 2) in a lognormal distribution, so 1 + cv^2 is its square.
-    The deviation itself is not measured, and one long opening would spoil it."""
+    """Fit a lognormal distribution to mean and median.
+
+    In a lognormal distribution mean / median is exp(sigma^2 / 2), and 1 + cv^2 is exp(sigma^2), the square of that.
+    The standard deviation is not used: it is not measured, and one long opening would distort it.
+    """
     if times.count < FEW or times.p50 <= 0 or times.mean <= times.p50:
         return Distribution("constant", times.mean)
     cv = sqrt((times.mean / times.p50) ** 2 - 1.0)

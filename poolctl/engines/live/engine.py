@@ -1,58 +1,62 @@
-"""Runs a scenario for real: pods as processes against a real server, watched from both sides.
+"""Runs a scenario for real: instances as processes against a real server, observed from both sides.
 
-Decides the order of things and what becomes of a run in which something breaks. The pods do the work (``pod``),
-the observer sees the server's side, and what they measured is put together here.
+Decides the order of the steps, when a run is given up, and what is kept of a run in which something breaks. The
+instances make the load (engines/instance), the observer samples the server, and ``live_result`` adds up the figures.
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from poolctl.engines.live.instance_fleet import InstanceFleet, InstanceProcess
+from poolctl.engines.live.instance_fleet import InstanceFleet
+from poolctl.engines.live.live_result import SHORTEST_RUN, collect_errors, summarize_generator, summarize_instances
 from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_query, cpu_rows_per_second
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
-from poolctl.engines.sandbox import Sandbox
-from poolctl.engines.workload import Job, jobs
-from poolctl.errors import BadInput, PoolctlError
-from poolctl.scenario.histogram import Histogram, Times
-from poolctl.scenario.run import Generator, ObservedError, ObservedServer, Run, Summary, Tally, TimelinePoint, summarize
-from poolctl.scenario.scenario import BUILT_IN_QUERIES, Event, Scenario
+from poolctl.engines.live.server_events import ServerEvents
+from poolctl.engines.workload import plan_jobs
+from poolctl.errors import BadInput
+from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
+from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
 
-KINDS = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")
-"""The pools that a live run can drive: the real libraries, and Go's rules with real connections."""
+LIVE_LIBRARIES = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")
+"""The pools that a live run can use: the real libraries, and Go's rules with real connections."""
 
 START_DELAY = 0.05
-"""Seconds between the word to start and the start: every pod must have heard it."""
+"""Seconds from the message that names the start to the start, so that it reaches every instance in time."""
 
 GATHER = 0.05
-"""Seconds between looks at the pods, at Ctrl-C and at the server."""
+"""Seconds between two checks of the instances, of Ctrl-C and of the server."""
 
 PATIENCE = 3.0
-"""Seconds that a pod may take to tell its figures once its load should have ended."""
+"""Seconds that an instance may take to report its final counts after the end of its load."""
 
-LAST_LOOK = 0.5
-"""Seconds that the observer gets to see the server as the load left it."""
+LAST_SAMPLE = 0.5
+"""Seconds that the run waits for one more sample of the server after the load."""
 
 SUSPEND_LIMIT = 2.0
-"""Seconds by which wall time may run ahead of the run's clock before the machine must have slept."""
+"""Seconds. If wall time has advanced so much more than the run's clock, the machine has slept."""
 
 
 class RunView(Protocol):
-    """Who watches the run while it goes on."""
+    """Receives the progress of a run."""
 
-    def phase(self, text: str) -> None: ...
-    def update(self, point: TimelinePoint, errors: Sequence[ObservedError]) -> None: ...
-    def note(self, text: str) -> None: ...
+    def phase(self, text: str) -> None:
+        """Show which step of the run begins."""
+
+    def update(self, point: TimelinePoint, errors: Sequence[ObservedError]) -> None:
+        """Show one row of the timeline, with the errors so far."""
+
+    def note(self, text: str) -> None:
+        """Show a sentence about the run."""
 
 
 def check_scenario(scenario: Scenario) -> None:
-    """Raise BadInput for what no live run can do."""
-    if scenario.pool.kind not in KINDS:
+    """Raise BadInput if ``scenario`` needs something that only the model can do."""
+    if scenario.pool.kind not in LIVE_LIBRARIES:
         raise BadInput(
-            f"pool.kind = {scenario.pool.kind!r} has no live driver: live runs drive {', '.join(KINDS)}",
+            f"pool.kind = {scenario.pool.kind!r} cannot run live: live runs use {', '.join(LIVE_LIBRARIES)}",
             hint="use --engine model for it",
         )
     if scenario.model_only:
@@ -61,9 +65,9 @@ def check_scenario(scenario: Scenario) -> None:
         )
 
 
-def pods_of(scenario: Scenario) -> int:
-    """How many processes a run takes: a deploy adds a generation."""
-    return len(jobs(scenario, ""))
+def count_processes(scenario: Scenario) -> int:
+    """Return how many processes a run needs, the later generations of its deploys included."""
+    return len(plan_jobs(scenario, ""))
 
 
 def run_on(
@@ -75,8 +79,11 @@ def run_on(
     stop: Callable[[], bool] = lambda: False,
     wall_clock: Callable[[], float] = time.time,
 ) -> Run:
-    """Start the pods, let ``serve`` start the server while they load their libraries, and run ``scenario``."""
-    with InstanceFleet(scenario.pool.kind, pods_of(scenario)) as fleet:
+    """Start the instances and, while they load their libraries, the server with ``serve``; then run ``scenario``.
+
+    See ``run_live`` for the rest.
+    """
+    with InstanceFleet(scenario.pool.kind, count_processes(scenario)) as fleet:
         view.phase("starting the server")
         return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop, wall_clock=wall_clock)
 
@@ -91,17 +98,17 @@ def run_live(
     stop: Callable[[], bool] = lambda: False,
     wall_clock: Callable[[], float] = time.time,
 ) -> Run:
-    """Run ``scenario`` on ``server`` with the pods of ``fleet``, which are used up by it.
+    """Run ``scenario`` on ``server`` with the instances of ``fleet``, which serve for one run.
 
-    ``interval``: seconds between rows of the timeline. ``stop``: asked 20 times a second whether the user has
-    enough. ``wall_clock``: seconds of a clock that goes on while the machine sleeps, as the run's own does not.
-    Raises PoolctlError when the run cannot begin; what breaks later is told in ``Run.failure``.
+    ``interval``: seconds between rows of the timeline. ``stop``: called 20 times a second, returns True if the user
+    ends the run. ``wall_clock``: seconds of a clock that also advances while the machine sleeps, unlike the run's.
+    Raises PoolctlError if the run cannot begin. What breaks later is reported in ``Run.failure``.
     """
     run = _LiveRun(scenario, server, fleet, view, interval, wall_clock)
     try:
         run.prepare()
         run.watch(stop)
-        return run.result()
+        return run.make_result()
     finally:
         run.close()
 
@@ -137,11 +144,12 @@ class _LiveRun:
         self._start_at = 0.0
 
     def prepare(self) -> None:
+        """Check the server and wait until all instances are ready."""
         scenario, server = self._scenario, self._server
         if scenario.load.query not in BUILT_IN_QUERIES:
             check_query(server, scenario.load.query)
         rows = cpu_rows_per_second(server.observer_conninfo) if scenario.load.query == "cpu" else 1e7
-        self._jobs = jobs(
+        self._jobs = plan_jobs(
             scenario, server.conninfo, interval=self._interval, prepared=server.prepared, cpu_rows_per_second=rows
         )
         count = len(self._jobs)
@@ -150,7 +158,7 @@ class _LiveRun:
         self._observer.prepare()
 
     def watch(self, stop: Callable[[], bool]) -> None:
-        """From the start of the load until every pod has told its figures."""
+        """Start the load, and wait until every instance has reported its final counts or is overdue."""
         self._view.phase("running")
         self._start_at = time.monotonic() + START_DELAY
         ahead = self._wall_clock() - time.monotonic()
@@ -158,31 +166,34 @@ class _LiveRun:
         cpu_before = sandbox.measure_cpu_time() if sandbox else 0.0
         self._fleet.start(self._start_at)
         self._observer.start(self._clock)
-        events = _Events(self._scenario.events, sandbox, self._clock)
+        events = ServerEvents(self._scenario.events, sandbox, self._clock)
         events.start()
-        give_up_at = self._latest_end()
+        give_up_at = self._find_latest_end()
         while not self._fleet.is_over:
             self._fleet.gather(GATHER)
             self._show()
-            if self._cpu is None and sandbox and (self._clock() >= self._load_end() or self._fleet.is_over):
-                self._cpu = (sandbox.measure_cpu_time() - cpu_before) / max(self._clock(), GATHER)
+            if self._cpu is None and sandbox and (self._clock() >= self._find_load_end() or self._fleet.is_over):
+                self._cpu = (sandbox.measure_cpu_time() - cpu_before) / max(self._clock(), SHORTEST_RUN)
             if not self._interrupted and stop():
                 self._interrupted = True
                 give_up_at = self._clock() + PATIENCE
                 self._fleet.stop()
+            # A restart on purpose also ends the server for a moment.
             if self._failure is None and sandbox and not sandbox.is_alive() and not events.is_busy:
                 self._failure = f"the server ended at {self._clock():.1f} s: {_last_line(sandbox.log_tail())}"
                 give_up_at = self._clock() + PATIENCE
                 self._fleet.stop()
             if self._clock() > give_up_at:
                 break
-        self._look_once_more()
+        self._sample_after_load()
         events.stop()
         self._failure = self._failure or events.failure
-        self._end_of_watch(self._wall_clock() - time.monotonic() - ahead)
+        self._note_losses(self._wall_clock() - time.monotonic() - ahead)
 
-    def result(self) -> Run:
-        pods = [pod for pod in self._fleet.pods if pod.progress is not None]
+    def make_result(self) -> Run:
+        """Put the figures of all instances, the server and the observer together."""
+        instances = [instance for instance in self._fleet.instances if instance.progress is not None]
+        # The statistics below use the observer's connection, which its thread must have released.
         self._observer.stop()
         server = ObservedServer(
             max_connections=self._server.max_connections,
@@ -196,172 +207,75 @@ class _LiveRun:
             scanned=self._observer.scanned_tables(),
             statements=self._observer.statements(),
         )
+        load, timeline = self._scenario.load, self._timeline
         return Run(
             engine="live",
             scenario=self._scenario,
-            seed=self._scenario.load.seed,
-            summary=self._summarize(pods, server),
-            timeline=tuple(self._timeline),
-            instances=tuple(self._summarize([pod], None) for pod in pods),
-            generator=self._generator(pods),
+            seed=load.seed,
+            summary=summarize_instances(instances, load.warmup, timeline=timeline, server=server),
+            timeline=tuple(timeline),
+            instances=tuple(
+                summarize_instances([instance], load.warmup, timeline=timeline, server=None) for instance in instances
+            ),
+            generator=summarize_generator(instances, len(self._fleet.instances)),
             interrupted=self._interrupted,
             failure=self._failure,
             notes=tuple(self._notes),
         )
 
     def close(self) -> None:
+        """Close the observer's connection."""
         self._observer.close()
 
     def _clock(self) -> float:
         return time.monotonic() - self._start_at
 
-    def _load_end(self) -> float:
+    def _find_load_end(self) -> float:
         return self._scenario.load.duration or float("inf")
 
-    def _latest_end(self) -> float:
-        return self._load_end() + self._scenario.load.drain + PATIENCE
+    def _find_latest_end(self) -> float:
+        return self._find_load_end() + self._scenario.load.drain + PATIENCE
 
     def _show(self) -> None:
-        look = self._observer.latest
-        # What was seen before a pause or an outage says nothing about now.
-        fresh = look if look is not None and self._clock() - look.at < max(1.0, 5 * self._interval) else None
+        sample = self._observer.latest
+        # A sample from before a pause or an outage says nothing about now.
+        fresh = sample if sample is not None and self._clock() - sample.at < max(1.0, 5 * self._interval) else None
         if fresh is not None:
             self._states = fresh.states
-        for point in self._fleet.points(fresh.connections if fresh else None):
+        for point in self._fleet.collect_rows(fresh.connections if fresh else None):
             self._timeline.append(point)
-            self._view.update(point, self._errors())
+            self._view.update(point, collect_errors(self._fleet.instances))
         if self._exposed is not None:
-            self._exposed.show(self._fleet.pods)
+            self._exposed.show(self._fleet.instances)
 
-    def _look_once_more(self) -> None:
-        """See the server as the load left it: the pods hold their connections until they are told to go."""
+    def _sample_after_load(self) -> None:
+        """Wait for a sample from after the load: the instances keep their connections until the fleet ends them."""
         over_at = self._clock()
-        while self._clock() - over_at < LAST_LOOK and not self._failure:
-            look = self._observer.latest
-            if look is None or look.at > over_at:
+        while self._clock() - over_at < LAST_SAMPLE and not self._failure:
+            sample = self._observer.latest
+            if sample is None or sample.at > over_at:
                 return
             time.sleep(GATHER / 5)
 
-    def _errors(self) -> list[ObservedError]:
-        total = Tally()
-        for pod in self._fleet.pods:
-            if pod.progress is not None:
-                for kind, (count, first_at) in pod.progress.tally.errors.items():
-                    known, earliest = total.errors.get(kind, (0, first_at))
-                    total.errors[kind] = (known + count, min(earliest, first_at))
-        return [ObservedError(kind, count, first_at) for kind, (count, first_at) in total.errors.items()]
-
-    def _end_of_watch(self, slept: float) -> None:
+    def _note_losses(self, slept: float) -> None:
         self._show()
-        lost = [pod for pod in self._fleet.pods if pod.loss]
-        for pod in lost:
-            self._note(f"instance {pod.number} {pod.loss}; its figures end with its last report")
-        silent = [pod for pod in self._fleet.pods if not pod.is_done and not pod.loss]
+        lost = [instance for instance in self._fleet.instances if instance.loss]
+        for instance in lost:
+            self._note(f"instance {instance.number} {instance.loss}; its figures end with its last report")
+        silent = [instance for instance in self._fleet.instances if not instance.is_done and not instance.loss]
         if silent:
-            self._note(f"{len(silent)} instances did not tell their last figures in time")
+            self._note(f"{len(silent)} instances did not report their final counts in time")
         if (lost or silent) and not self._failure:
-            what = f"{len(lost)} of {len(self._fleet.pods)} instances ended before they were done"
+            what = f"{len(lost)} of {len(self._fleet.instances)} instances ended before they were done"
             self._failure = what if lost else f"{len(silent)} instances stopped answering"
         if slept > SUSPEND_LIMIT:
-            self._note(f"the machine slept for {slept:.0f} s during the run: times across that moment mean nothing")
+            self._note(f"the machine slept for {slept:.0f} s during the run: times that include the sleep are wrong")
         if self._observer.peak is None:
-            self._note("the server could not be looked at during the run")
+            self._note("the server could not be observed during the run")
 
     def _note(self, text: str) -> None:
         self._notes.append(text)
         self._view.note(text)
-
-    def _summarize(self, pods: Sequence[InstanceProcess], server: ObservedServer | None) -> Summary:
-        warmup = self._scenario.load.warmup
-        spans = [(_begins_at(pod, warmup), _ends_at(pod), pod.progress.at) for pod in pods if pod.progress]
-        begin = min((begin for begin, _, _ in spans), default=0.0)
-        return summarize(
-            [pod.progress.tally for pod in pods if pod.progress],
-            [pod.progress.stats for pod in pods if pod.progress],
-            warm=[pod.progress.warm for pod in pods if pod.progress],
-            load_time=max((end for _, end, _ in spans), default=0.0) - begin,
-            ended_at=max((told for _, _, told in spans), default=0.0) - begin,
-            timeline=self._timeline,
-            server=server,
-        )
-
-    def _generator(self, pods: Sequence[InstanceProcess]) -> Generator:
-        lag = Histogram()
-        cpu = 0.0
-        ideal: list[tuple[float, float]] = []
-        for pod in pods:
-            progress = pod.progress
-            if progress is None or pod.job is None:
-                continue
-            lag.merge(progress.lag)
-            cpu = max(cpu, progress.cpu / max(progress.at - pod.job.begins_at, GATHER))
-            if progress.ideal is not None:
-                ideal.append(progress.ideal)
-        is_complete = len(ideal) == len(self._fleet.pods)
-        return Generator(
-            lag=Times.of(lag),
-            cpu=cpu,
-            ideal_wait=sum(wait for wait, _ in ideal) / len(ideal) if is_complete else None,
-            measured_wait=sum(wait for _, wait in ideal) / len(ideal) if is_complete else None,
-        )
-
-
-class _Events(threading.Thread):
-    """Does to the throw-away server what the scenario says. ``is_busy``: the server is down on purpose."""
-
-    def __init__(self, events: Sequence[Event], sandbox: Sandbox | None, clock: Callable[[], float]) -> None:
-        super().__init__(daemon=True)
-        # The pods slow their statements and split their generations themselves.
-        self._events = [event for event in events if event.do in ("restart", "failover", "pause")]
-        self._sandbox = sandbox
-        self._clock = clock
-        self._cancel = threading.Event()
-        self.is_busy = False
-        self.failure: str | None = None
-
-    def run(self) -> None:
-        for event in self._events:
-            if self._cancel.wait(max(0.0, event.at - self._clock())) or self._sandbox is None:
-                return
-            self.is_busy = True
-            try:
-                self._do(event, self._sandbox)
-            except PoolctlError as error:
-                self.failure = f"the event {event.do} at {event.at:g} s failed: {error.message}"
-                return
-            self.is_busy = False
-
-    def stop(self) -> None:
-        """Let what is under way end, and begin no more."""
-        self._cancel.set()
-        self.join(timeout=30.0)
-
-    def _do(self, event: Event, sandbox: Sandbox) -> None:
-        if event.do == "restart":
-            sandbox.restart()
-        elif event.do == "failover":
-            sandbox.fail_over()
-        else:
-            sandbox.pause()
-            try:
-                self._cancel.wait(event.duration)
-            finally:
-                sandbox.resume()
-
-
-def _job(pod: InstanceProcess) -> Job:
-    assert pod.job is not None
-    return pod.job
-
-
-def _begins_at(pod: InstanceProcess, warmup: float) -> float:
-    return max(_job(pod).begins_at, warmup)
-
-
-def _ends_at(pod: InstanceProcess) -> float:
-    told = pod.progress.at if pod.progress else 0.0
-    ends_at = _job(pod).ends_at
-    return told if ends_at is None else min(told, ends_at)
 
 
 def _last_line(text: str) -> str:

@@ -1,8 +1,8 @@
-"""Reads what a server, a pooler or a library said when it gave no connection.
+"""The origin of an error in a live run (server or pooler) and its SQLSTATE, from the text of the error.
 
-libpq loses the SQLSTATE of a refused connect (psycopg 3 and psycopg2 report none), so it is taken from the text,
-which the throw-away server writes in English. Texts: PostgreSQL proc.c, postinit.c, miscinit.c; PgBouncer
-objects.c, client.c; Pgpool-II child.c.
+libpq does not keep the SQLSTATE of a refused connection, so psycopg and psycopg2 have none to report. The text is
+enough here, because the throw-away server writes in English. Texts: PostgreSQL proc.c, postinit.c, miscinit.c;
+PgBouncer objects.c, client.c; Pgpool-II child.c.
 """
 
 import re
@@ -41,7 +41,7 @@ _REFUSALS = frozenset({"53300", "08P01"})
 
 
 def classify(message: str, name: str = "OperationalError", sqlstate: str | None = None) -> ErrorKind:
-    """Who said it, and the SQLSTATE as far as the text gives it. ``name`` is the error's class in the library."""
+    """Return the origin of an error, and its SQLSTATE if the text shows it. ``name``: the error's class in Python."""
     text = _last_line(message)
     # Pgpool-II's refusal differs from PostgreSQL's by one capital letter.
     for origin, known in (("pooler", _POOLER), ("server", _SERVER)):
@@ -52,17 +52,20 @@ def classify(message: str, name: str = "OperationalError", sqlstate: str | None 
 
 
 def is_refusal(kind: ErrorKind) -> bool:
-    """Whether a server or pooler turned the client away because it is full; any other error is a failure."""
+    """Return True if a server or pooler refused the client because it is full. Any other error is a failure."""
     return kind.origin in ("server", "pooler") and kind.sqlstate in _REFUSALS
 
 
 def _last_line(message: str) -> str:
-    """The server's own words: libpq puts what it tried in front, with ports that differ from error to error."""
+    """Return the server's own message, without the address that libpq puts before it.
+
+    The address holds ports that differ from error to error, and the same error would be counted under many names.
+    """
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     text = next(
         (line for line in lines if "FATAL:" in line or "ERROR:" in line), lines[0] if lines else "unknown error"
     )
     text = re.sub(r"^.*?(FATAL|ERROR|PANIC):\s*(?=\S)", "", text)
-    # Without words of the server's, libpq's own: keep the reason, not the address.
+    # If the server sent no message, this is libpq's own: keep its reason without the address.
     text = re.sub(r"^(connection failed|consuming input failed): ", "", text)
     return re.sub(r'^connection (to server )?at "[^"]*"( \([^)]*\))?, port \d+ failed: ', "", text)

@@ -1,6 +1,7 @@
-"""Runs the pods: starts them, tells them their jobs, gathers what they report, and ends them.
+"""The processes of a live run, one for each instance: starts them, sends their jobs, collects their reports, ends them.
 
-A pod that dies loses its last second of figures and nothing else; what it had told is kept.
+Decides when a process counts as lost, and when a row of the timeline is complete. A process that dies loses the
+counts of its last second; everything that it had reported before is kept.
 """
 
 import json
@@ -19,21 +20,22 @@ from poolctl.errors import CannotDo, PoolctlError
 from poolctl.scenario.run import TimelinePoint
 
 START_TIMEOUT = 60.0
-"""Seconds until every pod must be ready; a thousand of them take their time on two cores."""
+"""Seconds until every instance must be ready. A thousand instances need most of them on two cores."""
 
 LATE_TICKS = 5
-"""Rows of the timeline wait for the slowest pod for so many intervals."""
+"""For so many intervals a row of the timeline waits for the slowest instance."""
 
 
 class InstanceProcess:
-    """One process and what is known of it. ``loss``: how it ended, when it ended before it was done."""
+    """One process and what it reported. ``loss``: how it ended, None: it runs, or has ended after its last report."""
 
-    def __init__(self, kind: str, number: int) -> None:
+    def __init__(self, library: str, number: int) -> None:
         self.number = number
-        # A session of its own: Ctrl-C in the terminal is for poolctl, which asks the pods for their figures first.
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ``end``
+        # A file and not a pipe: a pipe that is not read blocks the process as soon as it is full.
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ``kill``
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "poolctl.engines.instance", kind],
+            [sys.executable, "-m", "poolctl.engines.instance", library],
+            # A session of its own: the terminal sends Ctrl-C to poolctl alone, which first collects the counts.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -48,15 +50,16 @@ class InstanceProcess:
         self.loss: str | None = None
         self._unread = b""
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one message. A process that has ended gets none: ``receive`` notices its end."""
         assert self.process.stdin is not None
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
             return
 
-    def read(self) -> list[dict[str, Any]] | None:
-        """The messages that have arrived; None at the end of its output."""
+    def receive(self) -> list[dict[str, Any]] | None:
+        """Return the messages that have arrived, None at the end of the process's output."""
         assert self.process.stdout is not None
         data = os.read(self.process.stdout.fileno(), 1 << 20)
         if not data:
@@ -64,20 +67,21 @@ class InstanceProcess:
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
-    def leave(self) -> None:
-        """Let the process end, and its connections with it."""
+    def close_input(self) -> None:
+        """End the process, and with it its connections, by closing its standard input."""
         assert self.process.stdin is not None
         self.process.stdin.close()
 
     def describe_end(self) -> str:
-        """How the process ended, with the last words it wrote."""
+        """Wait for the end of the process, and describe it with the last line that it wrote to standard error."""
         code = self.process.wait()
         self._errors.seek(0)
-        words = self._errors.read().decode(errors="replace").strip().splitlines()
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
         how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        return f"{how}: {words[-1]}" if words else how
+        return f"{how}: {lines[-1]}" if lines else how
 
-    def end(self) -> None:
+    def kill(self) -> None:
+        """Kill the process if it runs, and close its files."""
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
@@ -87,24 +91,27 @@ class InstanceProcess:
 
 
 class InstanceFleet:
-    """Pods are started at once, so that they load their libraries while the server starts."""
+    """All instances of a run. Their processes start at once, so that they load their libraries while the server starts.
 
-    def __init__(self, kind: str, pods: int) -> None:
-        self.pods: list[InstanceProcess] = []
+    ``library``: as in pool.kind. ``count``: number of processes. Raises CannotDo if they cannot be started.
+    """
+
+    def __init__(self, library: str, count: int) -> None:
+        self.instances: list[InstanceProcess] = []
         self._selector = selectors.DefaultSelector()
         self._rows: dict[int, dict[int, Sequence[float]]] = {}
         self._next_tick = 0
         self._interval = 0.1
         self._start_at = 0.0
         try:
-            for number in range(pods):
-                pod = InstanceProcess(kind, number)
-                self.pods.append(pod)
-                assert pod.process.stdout is not None
-                self._selector.register(pod.process.stdout, selectors.EVENT_READ, pod)
+            for number in range(count):
+                instance = InstanceProcess(library, number)
+                self.instances.append(instance)
+                assert instance.process.stdout is not None
+                self._selector.register(instance.process.stdout, selectors.EVENT_READ, instance)
         except OSError as error:
             self.close()
-            raise CannotDo(f"could not start {pods} instances: {error.strerror}") from None
+            raise CannotDo(f"could not start {count} instances: {error.strerror}") from None
 
     def __enter__(self) -> "InstanceFleet":
         return self
@@ -113,102 +120,104 @@ class InstanceFleet:
         self.close()
 
     def prepare(self, jobs: Sequence[Job]) -> None:
-        """Give each pod its job and wait until all are ready. Raises PoolctlError when one cannot do it."""
+        """Send each instance its job and wait until all are ready. Raises PoolctlError if one cannot do its job."""
         self._interval = jobs[0].interval
-        for pod, job in zip(self.pods, jobs, strict=True):
-            pod.job = job
-            pod.tell(job.to_dict())
+        for instance, job in zip(self.instances, jobs, strict=True):
+            instance.job = job
+            instance.send(job.to_dict())
         deadline = time.monotonic() + START_TIMEOUT
-        while not all(pod.is_ready for pod in self.pods):
+        while not all(instance.is_ready for instance in self.instances):
             self.gather(0.1)
-            for pod in self.pods:
-                if pod.failure:
-                    raise _as_error(pod.failure)
-                if pod.loss:
-                    raise CannotDo(f"an instance could not start: it {pod.loss}")
+            for instance in self.instances:
+                if instance.failure:
+                    raise _make_error(instance.failure)
+                if instance.loss:
+                    raise CannotDo(f"an instance could not start: it {instance.loss}")
             if time.monotonic() > deadline:
-                raise CannotDo(f"{len(self.pods)} instances were not ready after {START_TIMEOUT:.0f} s")
+                raise CannotDo(f"{len(self.instances)} instances were not ready after {START_TIMEOUT:.0f} s")
 
     def start(self, start_at: float) -> None:
-        """Begin the load at ``start_at``, in seconds of time.monotonic, which all processes share."""
+        """Begin the load at ``start_at``, in seconds of time.monotonic, which is the same clock in all processes."""
         self._start_at = start_at
-        for pod in self.pods:
-            pod.tell({"start": start_at})
+        for instance in self.instances:
+            instance.send({"start": start_at})
 
     def stop(self) -> None:
-        """Ask for the figures now; the pods end their load at once."""
-        for pod in self.pods:
-            pod.tell({"stop": True})
+        """End the load at once. The instances then send their final counts."""
+        for instance in self.instances:
+            instance.send({"stop": True})
 
     @property
     def is_over(self) -> bool:
-        return all(pod.is_done or pod.loss for pod in self.pods)
+        """True if every instance has sent its final counts or is lost."""
+        return all(instance.is_done or instance.loss for instance in self.instances)
 
     def gather(self, timeout: float) -> None:
-        """Take in what the pods report within ``timeout`` seconds."""
+        """Receive what the instances report, and return after at most ``timeout`` seconds."""
         for key, _ in self._selector.select(timeout):
-            pod: InstanceProcess = key.data
-            messages = pod.read()
+            instance: InstanceProcess = key.data
+            messages = instance.receive()
             if messages is None:
                 self._selector.unregister(key.fileobj)
-                if not pod.is_done and not pod.failure:
-                    pod.loss = pod.describe_end()
+                if not instance.is_done and not instance.failure:
+                    instance.loss = instance.describe_end()
                 continue
             for message in messages:
-                self._take(pod, message)
+                self._process(instance, message)
 
-    def points(self, server_connections: int | None) -> list[TimelinePoint]:
-        """The rows of the timeline that are complete by now."""
+    def collect_rows(self, server_connections: int | None) -> list[TimelinePoint]:
+        """Return the rows of the timeline that have become complete. ``server_connections``: None if unknown."""
         now = time.monotonic() - self._start_at
-        points = []
+        rows = []
         while self._rows:
             tick = self._next_tick
             row = self._rows.get(tick, {})
-            running = [n for n, pod in enumerate(self.pods) if self._is_running(pod, tick)]
+            running = [n for n, instance in enumerate(self.instances) if self._is_running(instance, tick)]
             is_late = now > (tick + LATE_TICKS) * self._interval
             if not is_late and not all(n in row for n in running):
                 break
             if not row and tick > max(self._rows):
                 break
-            points.append(self._point(tick, self._rows.pop(tick, {}), server_connections))
+            rows.append(self._make_row(tick, self._rows.pop(tick, {}), server_connections))
             self._next_tick += 1
-        return points
+        return rows
 
     def close(self) -> None:
-        for pod in self.pods:
-            pod.end()
+        """Kill the processes that still run."""
+        for instance in self.instances:
+            instance.kill()
         self._selector.close()
 
-    def _is_running(self, pod: InstanceProcess, tick: int) -> bool:
-        begins_at = pod.job.begins_at if pod.job else 0.0
-        return not pod.is_done and not pod.loss and begins_at <= tick * self._interval
+    def _is_running(self, instance: InstanceProcess, tick: int) -> bool:
+        begins_at = instance.job.begins_at if instance.job else 0.0
+        return not instance.is_done and not instance.loss and begins_at <= tick * self._interval
 
-    def _take(self, pod: InstanceProcess, message: dict[str, Any]) -> None:
+    def _process(self, instance: InstanceProcess, message: dict[str, Any]) -> None:
         if "sample" in message:
             row = message["sample"]
             tick = max(round(row[0] / self._interval), self._next_tick)
-            self._rows.setdefault(tick, {})[pod.number] = row
+            self._rows.setdefault(tick, {})[instance.number] = row
         elif "progress" in message:
-            pod.progress = Progress.from_dict(message["progress"])
+            instance.progress = Progress.from_dict(message["progress"])
         elif "done" in message:
-            pod.progress = Progress.from_dict(message["done"])
-            pod.is_done = True
-            if pod.job is not None and pod.job.is_retired:
-                pod.leave()
+            instance.progress = Progress.from_dict(message["done"])
+            instance.is_done = True
+            if instance.job is not None and instance.job.is_retired:
+                instance.close_input()
         elif "ready" in message:
-            pod.is_ready = True
+            instance.is_ready = True
         elif "failed" in message:
-            pod.failure = message["failed"]
-            pod.loss = f"failed: {message['failed']['message']}"
+            instance.failure = message["failed"]
+            instance.loss = f"failed: {message['failed']['message']}"
 
-    def _point(self, tick: int, rows: dict[int, Sequence[float]], server_connections: int | None) -> TimelinePoint:
+    def _make_row(self, tick: int, rows: dict[int, Sequence[float]], server_connections: int | None) -> TimelinePoint:
         gauges, counters = [0] * 5, [0] * 2
-        for number, pod in enumerate(self.pods):
-            pod.row = rows.get(number, pod.row)
-            if pod.row is None:
+        for number, instance in enumerate(self.instances):
+            instance.row = rows.get(number, instance.row)
+            if instance.row is None:
                 continue
-            _, *values = pod.row
-            if self._is_running(pod, tick) or number in rows:
+            _, *values = instance.row
+            if self._is_running(instance, tick) or number in rows:
                 gauges = [total + int(value) for total, value in zip(gauges, values[:5], strict=True)]
             counters = [total + int(value) for total, value in zip(counters, values[5:], strict=True)]
         is_open, in_use, idle, opening, waiting = gauges
@@ -225,12 +234,12 @@ class InstanceFleet:
         )
 
 
-def _as_error(failure: dict[str, str]) -> PoolctlError:
-    for kind in _subclasses(PoolctlError):
+def _make_error(failure: dict[str, str]) -> PoolctlError:
+    for kind in _list_subclasses(PoolctlError):
         if kind.code == failure["code"]:
             return kind(failure["message"], hint=failure["hint"])
     return CannotDo(failure["message"], hint=failure["hint"])
 
 
-def _subclasses(kind: type[PoolctlError]) -> list[type[PoolctlError]]:
-    return [kind, *(inner for child in kind.__subclasses__() for inner in _subclasses(child))]
+def _list_subclasses(kind: type[PoolctlError]) -> list[type[PoolctlError]]:
+    return [kind, *(inner for child in kind.__subclasses__() for inner in _list_subclasses(child))]

@@ -1,4 +1,8 @@
-"""The server a live run goes to: a throw-away one, or one that the user names and that must not be harmed."""
+"""The server of a live run: a throw-away server, or one that the user names and that must not be harmed.
+
+Decides how many connections a run may take from a named server, what it must not do there, and how its sessions are
+limited.
+"""
 
 from dataclasses import dataclass
 from typing import Self
@@ -11,15 +15,15 @@ from poolctl.errors import BadInput, CannotConnect, ServerFull
 from poolctl.scenario.scenario import Database, Scenario
 
 MARGIN = 0.1
-"""Share of a named server's free slots that a run leaves alone, at least three."""
+"""Share of a named server's free slots that a run does not use. At least three slots are left."""
 
 SIMULATION = "poolctl simulate"
-"""application_name of the sessions that make the load."""
+"""application_name of the connections that make the load."""
 
 STATEMENT_TIMEOUT = 60
-"""Seconds, for every session on a named server."""
+"""Seconds. The statement_timeout of every connection to a named server."""
 
-# An ordinary role sees no backend_type of other roles' sessions; without a database they are no clients.
+# An ordinary role cannot see the backend_type of other roles' backends; a backend without a database is no client.
 _SLOTS = """
 SELECT current_setting('max_connections')::int,
        current_setting('superuser_reserved_connections')::int
@@ -35,8 +39,10 @@ SELECT current_setting('max_connections')::int,
 
 @dataclass(frozen=True, slots=True)
 class LiveServer:
-    """Where the pods connect (``conninfo``) and where the observer looks. ``sandbox`` None: a named server, which is
-    neither restarted nor paused nor measured from the host."""
+    """A server and what is known of it. ``conninfo`` is for the instances.
+
+    ``sandbox`` None: a named server, which poolctl neither restarts nor pauses nor measures from the host.
+    """
 
     conninfo: str
     observer_conninfo: str
@@ -48,9 +54,9 @@ class LiveServer:
 
 
 class ThrowAwayServers:
-    """Starts the throw-away server that a scenario asks for, and keeps it for the next one that asks for the same.
+    """Starts the throw-away server that a scenario needs, and reuses it for the next scenario that needs the same.
 
-    ``port``: where applications connect, None for a free one. ``keep``: the last server is left running.
+    ``port``: where applications connect, None: any free port. ``keep``: leave the last server running.
     """
 
     def __init__(self, *, port: int | None = None, keep: bool = False) -> None:
@@ -66,7 +72,7 @@ class ThrowAwayServers:
         self._stop()
 
     def serve(self, scenario: Scenario) -> LiveServer:
-        """A server as fresh as the scenario needs it, with the setup SQL run. Raises PoolctlError."""
+        """Return a server for ``scenario``, after the scenario's setup SQL. Raises PoolctlError."""
         database = scenario.database
         if self.sandbox is None or database != self._serves or database.setup:
             self._stop()
@@ -98,17 +104,17 @@ def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> LiveServer:
         max_connections=database.max_connections,
         usable=database.max_connections - database.reserved,
         version=sandbox.version,
-        # A pooler may give the next statement to another server connection, which knows nothing of what was prepared.
+        # A pooler may send the next statement over another server connection, which lacks the prepared statement.
         prepared=database.via == "none",
         sandbox=sandbox,
     )
 
 
 def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> LiveServer:
-    """A server that the user named.
+    """Check that ``scenario`` is safe for the server that the user named, and return that server.
 
-    Raises ServerFull, with the arithmetic, when the run could take more than the free slots less a margin, and
-    BadInput for what only the throw-away server can do.
+    Raises ServerFull, with the arithmetic, if the run could take more than the free slots less a margin, and BadInput
+    for what is possible on the throw-away server only.
     """
     _refuse_what_harms(scenario)
     own = _as_ours(conninfo, SIMULATION)
@@ -118,8 +124,8 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
         wants = f"up to {needed}" if needed is not None else "an unbounded number of"
         raise ServerFull(
             f"the scenario takes {wants} connections, and the target has {slots.free} free "
-            f"({slots.arithmetic}), less a margin of {slots.margin} and one to look at it",
-            hint="lower pool.max_open or load.instances, or say --allow-exhaustion if the server may run out",
+            f"({slots.arithmetic}), less a margin of {slots.margin} and one to observe it",
+            hint="lower pool.max_open or load.instances, or give --allow-exhaustion if the server may run out",
         )
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
     given = conninfo_to_dict(own).get("options", "")
@@ -135,8 +141,10 @@ def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = 
 
 @dataclass(frozen=True, slots=True)
 class FreeSlots:
-    """What a named server can still give. ``free``: the least of the server's, the role's and the database's;
-    ``margin``: what poolctl leaves alone of it."""
+    """The free slots of a named server. ``free``: the least of the server's, the role's and the database's.
+
+    ``margin``: how many of them poolctl does not use.
+    """
 
     max_connections: int
     reserved: int
@@ -154,7 +162,7 @@ class FreeSlots:
 
 
 def free_slots(conninfo: str, *, application: str) -> FreeSlots:
-    """Ask a named server, over one connection. Raises BadInput and CannotConnect."""
+    """Count the free slots of a named server, over one connection. Raises BadInput and CannotConnect."""
     try:
         with psycopg.connect(_as_ours(conninfo, application), autocommit=True, connect_timeout=10) as connection:
             row = connection.execute(_SLOTS).fetchone()
@@ -175,14 +183,14 @@ def _as_ours(conninfo: str, application: str) -> str:
 
 
 def is_behind_pooler(conninfo: str) -> bool:
-    """Whether a pooler answers: the process id it gave at login is not the backend's (``pg_backend_pid``)."""
+    """Return True for a pooler: the process id that it sends at login is not that of the backend."""
     with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
         row = connection.execute("SELECT pg_backend_pid()").fetchone()
         return row is not None and row[0] != connection.info.backend_pid
 
 
 def hide_password(conninfo: str) -> str:
-    """``conninfo`` as it may be shown."""
+    """Return ``conninfo`` without its password, for display."""
     try:
         values = conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError:
@@ -193,14 +201,14 @@ def hide_password(conninfo: str) -> str:
 
 
 def format_address(conninfo: str) -> str:
-    """What a person needs to connect to the same place: neither the password nor the options of our sessions."""
+    """Return what a person needs to connect to the same server: no password, no options of poolctl's connections."""
     shown = ("service", "host", "hostaddr", "port", "user", "dbname")
     values = conninfo_to_dict(conninfo)
     return make_conninfo("", **{key: values[key] for key in shown if values.get(key) is not None})
 
 
 def most_connections(scenario: Scenario) -> int | None:
-    """Most connections that the scenario can have open at once; None when nothing bounds them."""
+    """Return the most connections that ``scenario`` can have open at once, None if there is no bound."""
     load, pool = scenario.load, scenario.pool
     generations = 2 if any(event.do == "deploy" for event in scenario.events) else 1
     each: int | None = pool.max_open or None
@@ -211,7 +219,7 @@ def most_connections(scenario: Scenario) -> int | None:
 
 def _refuse_what_harms(scenario: Scenario) -> None:
     if scenario.database.setup:
-        raise BadInput("database.setup is only run on the throw-away server", hint="leave it out with --target")
+        raise BadInput("database.setup is possible on the throw-away server only", hint="leave it out with --target")
     if scenario.database.via != "none":
         raise BadInput(
             f"database.via = {scenario.database.via!r} puts a pooler before the throw-away server only",
@@ -219,7 +227,10 @@ def _refuse_what_harms(scenario: Scenario) -> None:
         )
     for event in scenario.events:
         if event.do in ("restart", "failover", "pause"):
-            raise BadInput(f"the event {event.do!r} is only done to the throw-away server", hint="drop it, or --target")
+            raise BadInput(
+                f"the event {event.do!r} is possible on the throw-away server only",
+                hint="leave out the event, or leave out --target",
+            )
 
 
 def _run_setup(conninfo: str, setup: str) -> None:
@@ -229,12 +240,11 @@ def _run_setup(conninfo: str, setup: str) -> None:
             connection.execute(setup.encode())
     except psycopg.Error as error:
         message = error.diag.message_primary or str(error)
-        raise BadInput(f"database.setup failed: {message}", hint="it is run once, as SQL, before the load") from None
+        raise BadInput(f"database.setup failed: {message}", hint="it runs once, as SQL, before the load") from None
 
 
 def check_query(server: LiveServer, query: str) -> None:
-    """Raise BadInput when the server does not understand a statement of the user's, before it does so a thousand
-    times."""
+    """Raise BadInput if the server does not understand the user's statement, before the load sends it many times."""
     with psycopg.connect(server.conninfo, autocommit=True, connect_timeout=10) as connection:
         result = connection.pgconn.prepare(b"", query.encode())
     if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
@@ -243,10 +253,10 @@ def check_query(server: LiveServer, query: str) -> None:
 
 
 def cpu_rows_per_second(conninfo: str) -> float:
-    """How many rows of generate_series an idle core of this server sums in a second, for the query "cpu"."""
+    """Measure how many rows of generate_series an idle core of this server sums in a second, for the query "cpu"."""
     rows = 200_000
     query = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT sum(i) FROM generate_series(1, {rows}::int8) AS i"
-    # The observer's connection: it may speak no other than the simple protocol.
+    # This is the observer's walsender, which accepts the simple protocol only: no prepared statement.
     with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
         plans = [connection.execute(query).fetchone() for _ in range(3)]
     seconds: list[float] = [plan[0][0]["Execution Time"] / 1000 for plan in plans if plan is not None]

@@ -1,8 +1,8 @@
 """The server's own view of a run, on a connection that is not counted.
 
-On the throw-away server that connection is a walsender: it runs ordinary SQL, but has slots of its own
-(max_wal_senders), so watching a full server takes nothing from the workload and never waits for a free slot.
-On a named target it is one ordinary connection, which leaves itself out of every count.
+On the throw-away server that connection is a walsender. It runs ordinary SQL but has slots of its own
+(max_wal_senders), so it can observe a full server, and takes no slot from the workload. On a named server it is one
+ordinary connection, which excludes itself from every count.
 """
 
 import threading
@@ -17,11 +17,11 @@ from poolctl.errors import CannotConnect
 from poolctl.scenario.run import ScannedTable, Statement
 
 RECONNECT_PAUSE = 0.2
-"""Seconds between attempts to see again after the server cut the connection (restart, failover)."""
+"""Seconds between two attempts to connect again after the server closed the connection (restart, failover)."""
 
-SHARE_OF_TIME = 20
-"""A look that took t seconds is followed by a pause of at least this many times t: at 1,500 connections a look
-costs the server some 25 ms."""
+PAUSE_FACTOR = 20
+"""A sample that took t seconds is followed by a pause of at least so many times t. At 1,500 connections a sample costs
+the server some 25 ms, which would be a quarter of a core at ten samples a second."""
 
 _BACKENDS = """
 SELECT state, wait_event, count(*)
@@ -45,7 +45,7 @@ ORDER BY 3 DESC LIMIT 5
 
 @dataclass(frozen=True, slots=True)
 class ObserverSample:
-    """What was seen at one instant of the run's clock: client backends, in all and by state."""
+    """The client backends at one instant of the run's clock, in all and by state."""
 
     at: float
     connections: int
@@ -53,9 +53,11 @@ class ObserverSample:
 
 
 class Observer:
-    """Looks again and again in a thread of its own; ``latest`` is None while the server cannot be seen.
+    """Samples the server again and again in a thread of its own. Raises CannotConnect.
 
-    ``has_server_to_itself``: the server's statistics are the workload's alone, and may be reset.
+    ``latest``: the last sample, None while the server does not answer. ``peak``: most client backends in one sample,
+    None: there was no sample. ``has_server_to_itself``: the server's statistics are the workload's alone, and may be
+    reset.
     """
 
     def __init__(self, conninfo: str, interval: float, *, has_server_to_itself: bool) -> None:
@@ -71,10 +73,10 @@ class Observer:
         try:
             self._connection = self._connect()
         except psycopg.OperationalError as error:
-            raise CannotConnect(f"cannot look at the server: {error}".strip()) from None
+            raise CannotConnect(f"cannot connect to the server to observe it: {error}".strip()) from None
 
     def prepare(self) -> None:
-        """Note where the counters stand before the load."""
+        """Record the server's counters before the load."""
         if not self._alone:
             return
         self._scanned = {row[0]: row for row in self._connection.execute(_TABLES)}
@@ -82,21 +84,24 @@ class Observer:
             self._connection.execute("SELECT pg_stat_statements_reset()")
 
     def start(self, clock: Callable[[], float]) -> None:
-        self._thread = threading.Thread(target=self._look_on, args=(clock,), daemon=True)
+        """Start to sample, with times of ``clock``."""
+        self._thread = threading.Thread(target=self._run, args=(clock,), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the looking; ``scanned_tables`` and ``statements`` may be asked after it."""
+        """Stop sampling. ``scanned_tables`` and ``statements`` use the same connection, and are called after it."""
         self._stop.set()
         if self._thread is not None:
+            # The thread may hang in a server that no longer answers.
             self._thread.join(timeout=2.0)
 
     def close(self) -> None:
+        """Stop sampling and close the connection."""
         self.stop()
         self._connection.close()
 
     def scanned_tables(self) -> tuple[ScannedTable, ...]:
-        """The tables that were read from end to end since ``prepare``, most rows first."""
+        """Return the tables that sequential scans have read since ``prepare``, most rows first."""
         if not self._alone:
             return ()
         tables = []
@@ -107,7 +112,7 @@ class Observer:
         return tuple(sorted(tables, key=lambda table: -table.rows_read))
 
     def statements(self) -> tuple[Statement, ...]:
-        """The workload's costliest statements since ``prepare``; none where pg_stat_statements is missing."""
+        """Return the workload's costliest statements since ``prepare``, none if pg_stat_statements is missing."""
         if not self._alone or not self._has_statements():
             return ()
         return tuple(
@@ -116,7 +121,7 @@ class Observer:
         )
 
     def _connect(self) -> "psycopg.Connection[Any]":
-        # Neither prepared statements nor parameters: a walsender speaks the simple protocol alone.
+        # No prepared statements and no parameters: a walsender accepts the simple protocol only.
         return psycopg.connect(self._conninfo, autocommit=True, prepare_threshold=None, connect_timeout=2)
 
     def _has_statements(self) -> bool:
@@ -124,18 +129,18 @@ class Observer:
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         if self._thread is not None and self._thread.is_alive():
-            # It hangs in a server that no longer answers.
+            # It still waits for a server that no longer answers, and a libpq connection serves one thread at a time.
             return []
         try:
             return self._connection.execute(query).fetchall()
         except psycopg.Error:
             return []
 
-    def _look_on(self, clock: Callable[[], float]) -> None:
+    def _run(self, clock: Callable[[], float]) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             try:
-                self._look(clock())
+                self._sample(clock())
                 pause = self._interval
             except psycopg.Error:
                 self.latest = None
@@ -143,14 +148,14 @@ class Observer:
                 pause = RECONNECT_PAUSE
                 self._reconnect()
             took = time.monotonic() - began
-            self._stop.wait(max(pause - took, SHARE_OF_TIME * took if pause != RECONNECT_PAUSE else 0.0, 0.0))
+            self._stop.wait(max(pause - took, PAUSE_FACTOR * took if pause != RECONNECT_PAUSE else 0.0, 0.0))
 
-    def _look(self, at: float) -> None:
+    def _sample(self, at: float) -> None:
         states: dict[str, int] = {}
         total = 0
         for state, wait_event, count in self._connection.execute(_BACKENDS):
             total += count
-            states[_described(state, wait_event)] = states.get(_described(state, wait_event), 0) + count
+            states[_describe_state(state, wait_event)] = states.get(_describe_state(state, wait_event), 0) + count
         self.latest = ObserverSample(at, total, states)
         self.peak = max(self.peak or 0, total)
         self.blind_since = None
@@ -163,8 +168,8 @@ class Observer:
             return
 
 
-def _described(state: str | None, wait_event: str | None) -> str:
-    """ "idle", "idle in transaction", "active", "active (PgSleep)", "active (ClientWrite)"."""
+def _describe_state(state: str | None, wait_event: str | None) -> str:
+    """Describe what a backend does: "idle", "idle in transaction", "active", "active (PgSleep)", "starting"."""
     if state is None:
         return "starting"
     if wait_event is None or (wait_event == "ClientRead" and state != "active"):

@@ -1,7 +1,7 @@
-"""What the pools of a running load say of themselves, exposed as a real application would: Prometheus text in a file.
+"""The figures of the pools of a running load, in a file of Prometheus text, as a real application exposes them.
 
-``poolctl inspect --pool-stats`` reads it from a second terminal. The names are OpenTelemetry's for pools of database
-connections (semantic conventions, db.client.connection.*).
+``poolctl inspect --pool-stats`` reads the file from a second terminal. The names are those of OpenTelemetry for pools
+of database connections (semantic conventions, db.client.connection.*).
 """
 
 import time
@@ -16,7 +16,7 @@ EVERY = 0.25
 
 
 class ExposedPools:
-    """The file in ``folder``, made anew again and again: a reader sees one version or the next, never half of one."""
+    """The file in ``folder``. Each version replaces the file as a whole, so that a reader never sees half of one."""
 
     def __init__(self, folder: Path, *, max_open: int, application: str) -> None:
         self._path = folder / NAME
@@ -24,27 +24,30 @@ class ExposedPools:
         self._application = application
         self._written_at = float("-inf")
 
-    def show(self, pods: Sequence[InstanceProcess]) -> None:
-        """Write what ``pods`` told last, unless that was done a moment ago. A folder that is full loses a version."""
+    def show(self, instances: Sequence[InstanceProcess]) -> None:
+        """Write what ``instances`` reported last, at most every ``EVERY`` seconds.
+
+        A version that cannot be written, for example on a full disk, is left out.
+        """
         now = time.monotonic()
         if now - self._written_at < EVERY:
             return
         self._written_at = now
         fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_text("".join(self._lines(pods)), encoding="utf-8")
+            fresh.write_text("".join(self._lines(instances)), encoding="utf-8")
             fresh.chmod(0o644)
             fresh.replace(self._path)
         except OSError:
             return
 
-    def _lines(self, pods: Sequence[InstanceProcess]) -> list[str]:
+    def _lines(self, instances: Sequence[InstanceProcess]) -> list[str]:
         lines = []
-        for pod in pods:
-            if pod.row is None or pod.loss:
+        for instance in instances:
+            if instance.row is None or instance.loss:
                 continue
-            _, _, in_use, idle, _, waiting, acquired, _ = (int(value) for value in pod.row)
-            label = f'pool_name="instance {pod.number}",application_name="{self._application}"'
+            _, _, in_use, idle, _, waiting, acquired, _ = (int(value) for value in instance.row)
+            label = f'pool_name="instance {instance.number}",application_name="{self._application}"'
             lines += [
                 f'db_client_connection_count{{{label},state="used"}} {in_use}\n',
                 f'db_client_connection_count{{{label},state="idle"}} {idle}\n',

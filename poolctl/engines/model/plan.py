@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import inf, log, sqrt
 
-from poolctl.engines.workload import jobs
+from poolctl.engines.workload import plan_jobs
 from poolctl.errors import BadInput
 from poolctl.pool import LIBRARIES, PoolRules
 from poolctl.scenario.scenario import Burst, Database, Distribution, Scenario, Service
@@ -140,7 +140,8 @@ def pods(scenario: Scenario) -> list[ModelInstance]:
             scenario.events,
         )
         found += [
-            ModelInstance(number, job.begins_at, inf if job.ends_at is None else job.ends_at) for job in jobs(alone, "")
+            ModelInstance(number, job.begins_at, inf if job.ends_at is None else job.ends_at)
+            for job in plan_jobs(alone, "")
         ]
     return found
 
