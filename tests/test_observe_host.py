@@ -55,9 +55,9 @@ def let_everybody_in(sandbox: Sandbox) -> None:
 
 @pytest.fixture
 def server(sandbox: Sandbox) -> Iterator[Postgres]:
-    with closing(Postgres(sandbox.admin_conninfo)) as looking:
-        eventually(lambda: clients_of(sample_of(looking)) == [])
-        yield looking
+    with closing(Postgres(sandbox.admin_conninfo)) as server:
+        eventually(lambda: clients_of(sample_of(server)) == [])
+        yield server
 
 
 @contextlib.contextmanager
@@ -390,7 +390,7 @@ if IS_ROOT and psutil.LINUX:
         assert titles >= 2
         assert processes == 0
         assert unowned == [orphan.client_port]
-        assert reason.endswith("local clients belong to processes that this user may not see")
+        assert reason.endswith("local clients belong to processes that are hidden from this user")
 
     def test_in_another_network_namespace_no_owner_means_nothing(sandbox: Sandbox, server: Postgres) -> None:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -288,9 +288,9 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 @pytest.fixture
 def console(pooled: Sandbox) -> Iterator[PgBouncer]:
     assert pooled.pooler_admin_conninfo is not None
-    with closing(PgBouncer(pooled.pooler_admin_conninfo)) as looking:
-        eventually(lambda: seen(looking).clients == ())
-        yield looking
+    with closing(PgBouncer(pooled.pooler_admin_conninfo)) as pooler:
+        eventually(lambda: seen(pooler).clients == ())
+        yield pooler
 
 
 def seen(bouncer: PgBouncer) -> BouncerSample:
@@ -451,7 +451,7 @@ def test_a_pgbouncer_that_hangs_costs_one_look_its_patience_and_is_seen_again(
 
     assert first is None
     assert 1.0 < took < 3.0
-    assert reason == "it took the connection and then said nothing"
+    assert reason == "it accepted the connection and then did not answer"
     assert console.sample() is not None
 
 

@@ -164,9 +164,9 @@ def pooled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
 
 @pytest.fixture
 def console(pooled: Sandbox) -> Iterator[Pgpool]:
-    with closing(Pgpool(pooled.conninfo)) as looking:
-        eventually(lambda: looking.sample() is not None and busy(seen(looking)) == [])
-        yield looking
+    with closing(Pgpool(pooled.conninfo)) as pooler:
+        eventually(lambda: pooler.sample() is not None and busy(seen(pooler)) == [])
+        yield pooler
 
 
 def seen(pgpool: Pgpool) -> PgpoolSample:
@@ -220,7 +220,7 @@ def test_with_every_child_busy_a_look_ends_in_time_and_says_that_it_hangs(pooled
     assert 1.0 < took < 3.0
     assert took_again < took
     assert not source.ok
-    assert source.reason == "it took the connection and then said nothing: every child is busy, or it is stuck"
+    assert source.reason == "it accepted the connection and then did not answer: every child is busy, or it is stuck"
 
 
 @pytest.mark.server
@@ -235,13 +235,13 @@ def test_one_that_was_there_before_sees_all_children_busy(pooled: Sandbox, conso
 
 @pytest.mark.server
 def test_after_a_hang_it_is_seen_again_with_all_it_is_made_of(pooled: Sandbox) -> None:
-    with closing(Pgpool(pooled.conninfo)) as looking:
+    with closing(Pgpool(pooled.conninfo)) as pooler:
         with all_children_busy(pooled):
-            assert seen(looking).hangs
-        eventually(lambda: not seen(looking).hangs)
+            assert seen(pooler).hangs
+        eventually(lambda: not seen(pooler).hangs)
 
-        assert seen(looking).num_init_children == 3
-        assert looking.source.ok
+        assert seen(pooler).num_init_children == 3
+        assert pooler.source.ok
 
 
 @pytest.mark.server
@@ -291,10 +291,10 @@ def test_looking_often_leaves_no_more_than_one_connection_to_postgresql(pooled: 
 
 @pytest.mark.server
 def test_a_postgresql_is_no_pgpool(pooled: Sandbox) -> None:
-    with closing(Pgpool(pooled.direct_conninfo)) as looking:
-        assert looking.sample() is None
+    with closing(Pgpool(pooled.direct_conninfo)) as pooler:
+        assert pooler.sample() is None
 
-    assert looking.source.reason.startswith("it is no Pgpool-II: unrecognized configuration parameter")
+    assert pooler.source.reason.startswith("it is not a Pgpool-II: unrecognized configuration parameter")
 
 
 @pytest.mark.server
@@ -305,8 +305,8 @@ def test_a_full_pgpool_that_refuses_is_quoted(tmp_path_factory: pytest.TempPathF
         own_temporary_directory(tmp_path_factory),
         Sandbox.start(max_connections=20, via="pgpool", pgpool=keys) as running,
         closing(connect(running.conninfo)),
-        closing(Pgpool(running.conninfo)) as looking,
+        closing(Pgpool(running.conninfo)) as pooler,
     ):
-        assert looking.sample() is None
+        assert pooler.sample() is None
 
-    assert "Sorry, too many clients already" in looking.source.reason
+    assert "Sorry, too many clients already" in pooler.source.reason

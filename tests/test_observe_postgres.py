@@ -7,7 +7,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 from sandboxes import connect, eventually, one
-from watched import MANY, Clients, bindirs, looking, pid_of, seen, seen_when, started
+from watched import MANY, Clients, bindirs, observing, pid_of, seen, seen_when, started
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
@@ -44,13 +44,13 @@ def hidden(sandbox: Sandbox) -> Iterator[Clients]:
 
 @pytest.fixture
 def server(sandbox: Sandbox) -> Iterator[Postgres]:
-    with looking(sandbox.admin_conninfo) as server:
+    with observing(sandbox.admin_conninfo) as server:
         yield server
 
 
 @pytest.fixture
 def ordinary(sandbox: Sandbox) -> Iterator[Postgres]:
-    with looking(sandbox.conninfo) as server:
+    with observing(sandbox.conninfo) as server:
         yield server
 
 
@@ -143,7 +143,7 @@ def test_a_slot_held_before_login_is_seen_where_the_server_shows_it(hidden: Clie
 
 
 def test_own_sessions_are_left_out_and_other_inspectors_are_recognizable(sandbox: Sandbox, server: Postgres) -> None:
-    with looking(sandbox.conninfo) as other:
+    with observing(sandbox.conninfo) as other:
         seen(other)
         # The sessions of the test before may still be ending.
         backends = seen_when(server, lambda seen: sum(each.is_client for each in seen.values()) == 1)
@@ -234,7 +234,7 @@ def test_with_pg_read_all_stats_nothing_is_hidden(sandbox: Sandbox, hidden: Clie
     with connect(sandbox.admin_conninfo) as admin:
         admin.execute("GRANT pg_read_all_stats TO app")
         try:
-            with looking(sandbox.conninfo) as server:
+            with observing(sandbox.conninfo) as server:
                 backends = {each.pid: each for each in seen(server).backends}
                 facts = server.facts
         finally:
@@ -248,9 +248,9 @@ def test_with_pg_read_all_stats_nothing_is_hidden(sandbox: Sandbox, hidden: Clie
 
 def test_settings_are_the_servers_and_never_those_of_a_session(sandbox: Sandbox) -> None:
     own = "-c statement_timeout=12345 -c idle_in_transaction_session_timeout=23456 -c work_mem=5MB"
-    with looking(f"{sandbox.conninfo} options='{own}'") as server:
+    with observing(f"{sandbox.conninfo} options='{own}'") as server:
         seen(server)
-    with looking(sandbox.conninfo) as plain:
+    with observing(sandbox.conninfo) as plain:
         seen(plain)
 
     assert server.facts is not None
@@ -272,7 +272,7 @@ def test_limits_and_settings_of_roles_and_databases_are_read_without_anybodys_se
         admin.execute("ALTER DATABASE app SET idle_in_transaction_session_timeout = '1min'")
         admin.execute("ALTER ROLE batch IN DATABASE app SET lock_timeout = '4s'; CREATE ROLE nobody_may")
         try:
-            with looking(sandbox.conninfo) as server:
+            with observing(sandbox.conninfo) as server:
                 seen(server)
         finally:
             admin.execute("ALTER DATABASE app CONNECTION LIMIT -1; ALTER DATABASE app RESET ALL")
@@ -292,14 +292,14 @@ def test_limits_and_settings_of_roles_and_databases_are_read_without_anybodys_se
 
 def test_counters_of_databases_statements_and_tables_grow(sandbox: Sandbox, clients: Clients) -> None:
     connection = clients.open()
-    with looking(sandbox.admin_conninfo) as server:
+    with observing(sandbox.admin_conninfo) as server:
         first = seen(server)
         for _ in range(30):
             connection.execute("SELECT count(*) FROM shop.stock WHERE id > 3")
         connection.close()
         # Counters reach the server's statistics a while after the statements, at the latest when the session ends.
         eventually(lambda: {table.name for table in tables_of(sandbox)} == {"shop.stock"})
-    with looking(sandbox.admin_conninfo) as server:
+    with observing(sandbox.admin_conninfo) as server:
         second = seen(server)
         assert server.facts is not None
         has_sessions = server.facts.version_number >= 140000
@@ -317,7 +317,7 @@ def test_counters_of_databases_statements_and_tables_grow(sandbox: Sandbox, clie
 
 
 def tables_of(sandbox: Sandbox) -> tuple[TableCounters, ...]:
-    with looking(sandbox.admin_conninfo) as server:
+    with observing(sandbox.admin_conninfo) as server:
         return seen(server).tables
 
 
@@ -328,7 +328,7 @@ def test_statements_that_may_not_be_read_are_told_and_all_else_is_seen(sandbox: 
         functions = "ALL FUNCTIONS IN SCHEMA public"
         admin.execute(f"REVOKE EXECUTE ON {functions} FROM PUBLIC".encode())
         try:
-            with looking(sandbox.conninfo) as server:
+            with observing(sandbox.conninfo) as server:
                 sample = seen(server)
         finally:
             admin.execute(f"GRANT EXECUTE ON {functions} TO PUBLIC".encode())
@@ -409,7 +409,7 @@ def test_a_very_long_query_is_cut_and_other_encodings_do_not_hurt() -> None:
         with connect(sandbox.admin_conninfo) as admin:
             admin.execute("CREATE DATABASE old ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
         old = sandbox.conninfo.replace("dbname=app", "dbname=old")
-        with Clients(sandbox.conninfo) as clients, Clients(old) as others, looking(sandbox.admin_conninfo) as server:
+        with Clients(sandbox.conninfo) as clients, Clients(old) as others, observing(sandbox.admin_conninfo) as server:
             long = clients.open()
             long.execute("SELECT '" + "é" * 400_000 + "'")
             latin = others.open()
@@ -429,7 +429,7 @@ def test_the_owner_of_a_database_cannot_slip_in_functions_of_his_own(sandbox: Sa
             owner.execute(f"CREATE FUNCTION {function} LANGUAGE sql AS 'SELECT 1 / 0'".encode())
         owner.execute("ALTER DATABASE app SET search_path = public, pg_catalog")
     try:
-        with looking(sandbox.admin_conninfo) as server:
+        with observing(sandbox.admin_conninfo) as server:
             seen(server)
     finally:
         with connect(sandbox.conninfo) as owner:
@@ -476,8 +476,8 @@ def test_behind_a_pooler_it_says_so_and_leaves_no_setting_to_the_next_client(via
     options = {"pgbouncer": {"pool_mode": "transaction", "default_pool_size": 1}} if via == "pgbouncer" else {}
     with (
         Sandbox.start(max_connections=20, via=via, **options) as sandbox,  # type: ignore[arg-type]
-        looking(sandbox.conninfo) as server,
-        looking(sandbox.direct_conninfo) as direct,
+        observing(sandbox.conninfo) as server,
+        observing(sandbox.direct_conninfo) as direct,
     ):
         sample = seen(server)
         seen(direct)

@@ -184,7 +184,7 @@ def test_what_a_newer_poolctl_adds_is_left_out(path: Path) -> None:
         (3, '{"snapshot": []}', "an object was expected, not a list"),
         (3, '{"snapshot": {}}', "at is missing"),
         (3, '{"snapshot": {"at": "noon"}}', "at: a number was expected, not a text"),
-        (3, '{"snapshot": {"at": NaN}}', "NaN is no number that JSON has"),
+        (3, '{"snapshot": {"at": NaN}}', "NaN is not a number in JSON"),
         (3, '{"snapshot": {"at": 1e999}}', "at: the number is too large"),
         (3, '{"snapshot": {"at": 1, "server": {"at": 1, "started_at": 1, "backends": [{"pid": true, "user": null, '
             '"database": null}]}}}', "server: backends: pid: a whole number was expected, not true or false"),

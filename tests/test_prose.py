@@ -17,11 +17,14 @@ ROOT = Path(__file__).parents[1]
 BANNED = re.compile(
     r"""\b(
         told | tell | tells | telling | anew | for\ want\ of | be\ it | knock\w* | (?:have|has|had)\ (?:seen\ )?enough
-        | those\ that | what\ is\ seen | what\ was\ seen | nobody | somebody | anybody | whoever | everybody
+        | those\ that | what\ is\ seen | what\ was\ seen | nobody(?![`"]) | somebody | anybody | whoever | everybody
     )\b""",
     re.IGNORECASE | re.VERBOSE,
 )
-"""Say who does it (the client, the backend, the instance, poolctl), and report, print or say instead of tell."""
+"""Say who does it (the client, the backend, the instance, poolctl), and report, print or say instead of tell.
+
+`nobody` in quotes is the name of a user of the system.
+"""
 
 REFERENCES = re.compile(
     r"\b(postgres|pools|engines|diagnosis|sizing|evidence) reference\b|\breference/\w+\.md", re.IGNORECASE
@@ -35,8 +38,6 @@ UNCLEANED: tuple[str, ...] = (
     "docs/findings.md",
     "poolctl/diagnose",
     "poolctl/engines/model",
-    "poolctl/engines/sandbox",
-    "poolctl/observe",
     "poolctl/pool",
     "poolctl/report",
     "docs/pools.md",
@@ -63,6 +64,7 @@ _VERBS = """
     stay step stop store stream strip submit subtract sum summarize suppress swap sweep switch take terminate test throw
     tidy time touch trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait
     wake walk warm warn watch weigh widen wrap write yield judge rebuild import receive
+    confirm fall freeze learn probe reap thaw
 """
 VERBS = frozenset(_VERBS.split())
 """What a function's docstring may begin with. Add a verb that is missing; a noun is not one."""

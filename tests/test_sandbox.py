@@ -109,7 +109,7 @@ def test_errors_that_are_no_refusals_are_not_counted_as_such(sandbox: Sandbox) -
     assert sandbox.count_refusals() == refused_before
 
 
-@pytest.mark.parametrize("change", ["restart", "failover"])
+@pytest.mark.parametrize("change", ["restart", "fail_over"])
 def test_a_restart_and_a_failover_cut_every_client_and_lose_nothing_committed(sandbox: Sandbox, change: str) -> None:
     with connect(sandbox.conninfo) as application:
         application.execute("DROP TABLE IF EXISTS kept")

@@ -163,7 +163,7 @@ def pid_of(connection: "psycopg.Connection[Any]") -> int:
 
 
 @contextmanager
-def looking(conninfo: str, **options: Any) -> Iterator[Postgres]:
+def observing(conninfo: str, **options: Any) -> Iterator[Postgres]:
     server = Postgres(conninfo, **options)
     try:
         yield server

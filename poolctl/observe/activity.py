@@ -1,9 +1,12 @@
-"""Turns the rows of pg_stat_activity and pg_locks into Backends, those that the role may not see by inference.
+"""The rows that a PostgreSQL shows of its activity, read as Backends and counters.
 
-A role without pg_read_all_stats gets other roles' rows nearly empty, but every row of pg_locks: each transaction, and
-each running statement, holds a lock on its own virtual transaction id. What cannot be told apart: REPEATABLE READ and
-open cursors keep an xmin while the session is idle, which then looks active; an aborted transaction holds no virtual
-transaction id and looks idle.
+A role without pg_read_all_stats gets the rows of other roles nearly empty, but every row of pg_locks: each transaction,
+and each running statement, holds a lock on its own virtual transaction id. States are inferred from those locks. Two
+states are inferred wrongly: REPEATABLE READ and open cursors keep an xmin while idle, which then looks active; an
+aborted transaction holds no virtual transaction id, and looks idle.
+
+Counters of statements and tables cost the server more, or need an extension: they are read less often, and given up at
+the first failure. What the rows mean for a diagnosis is left to others.
 """
 
 import time
@@ -17,23 +20,31 @@ from poolctl.observe.sql import MARK, format_numbers, load_statement
 
 Row = Mapping[str, Any]
 
+READ_EVERY = 0.9
+"""Seconds at least between two readings of the counters."""
+
+SHARE_OF_TIME = 10
+"""The pause is also at least so many times what the last reading took: with many statements it is longer."""
+
+_MOST_TEXTS = 500
+
 UNNAMED = "?"
-"""A relation of another database than the one looked at."""
+"""A relation of another database than the one that poolctl is connected to."""
 
 
 def read_backends(
     rows: Iterable[Row], locks: Iterable[Row], names: Mapping[int, str], database: int
 ) -> tuple[Backend, ...]:
-    """The backends in ``rows`` (backends.sql) with what ``locks`` (locks.sql) adds to them.
+    """Build the backends in ``rows`` (backends.sql) with what ``locks`` (locks.sql) adds to them.
 
-    ``names`` are those of relations, by oid, of the database looked at, whose oid is ``database``.
+    ``names`` are the relations, by oid, of the database that poolctl is connected to, whose oid is ``database``.
     """
     held = {row["pid"]: row for row in locks}
     return tuple(_read_backend(row, held.get(row["pid"], {}), names, database) for row in rows)
 
 
 def list_relations(locks: Iterable[Row], database: int) -> set[int]:
-    """The oids of the relations in ``locks`` that have a name in the database looked at."""
+    """List the oids of the relations in ``locks`` that have a name in the connected database."""
     found: set[int] = set()
     for row in locks:
         if row["waits_relation"] is not None and row["waits_database"] == database:
@@ -84,7 +95,7 @@ def _read_backend(row: Row, locks: Row, names: Mapping[int, str], database: int)
 
 
 def _infer_state(row: Row, locks: Row) -> tuple[str, str | None]:
-    """State and kind of wait of a client's backend whose row is hidden."""
+    """Infer state and kind of wait of a client's backend whose row is hidden."""
     if locks.get("waits_kind") is not None:
         return "active", "Lock"
     if locks.get("virtual_transaction") is None:
@@ -101,7 +112,7 @@ def _read_lock_wait(locks: Row, names: Mapping[int, str], database: int) -> Lock
 
 
 def _parse_strong_locks(locks: Row) -> list[tuple[int, int]]:
-    """(database, relation) of each."""
+    """Return (database, relation) of each."""
     pairs = (entry.split(":") for entry in locks.get("strong") or ())
     return [(int(where), int(relation)) for where, relation in pairs]
 
@@ -111,19 +122,10 @@ def _name_relation(relation: int, where: int | None, names: Mapping[int, str], d
     return names.get(relation, UNNAMED) if where in (database, 0) else UNNAMED
 
 
-READ_EVERY = 0.9
-"""Seconds at least between two looks at them."""
-
-SHARE_OF_TIME = 10
-"""And at least this many times what the last one took, so that a server with very many of them is asked less often."""
-
-_MOST_TEXTS = 500
-
-
 class CounterReader:
-    """Asks one server, over the connection of its owner. ``schema`` is pg_stat_statements' own, None without it.
+    """Counters of one server, over a connection of its owner. ``schema``: of pg_stat_statements; None without it.
 
-    A part that fails once is not asked for again on this connection; ``reasons`` says so.
+    A part that fails once is not read again on this connection; ``reasons`` says so.
     """
 
     def __init__(self, schema: str | None = None) -> None:
@@ -137,7 +139,7 @@ class CounterReader:
     def read(
         self, connection: ServerConnection, version: int, running: set[int]
     ) -> tuple[tuple[StatementCounters, ...], tuple[TableCounters, ...]]:
-        """Both, or nothing where it is not time yet; ``running``: the query ids of what runs now. Raises ServerLost."""
+        """Read both, or return nothing where it is too early; ``running``: query ids of now. Raises ServerLost."""
         began = time.monotonic()
         if began < self._next_at:
             return (), ()
@@ -151,6 +153,7 @@ class CounterReader:
     ) -> tuple[StatementCounters, ...]:
         if self._schema is None:
             return ()
+        # Texts are in a file that the server reads whole: they are fetched once each, counters every time.
         known = format_numbers(running.union(tuple(self._texts)[-_MOST_TEXTS:]))
         try:
             (rows,) = connection.read(load_statement("statements", version).format(schema=self._schema, known=known))

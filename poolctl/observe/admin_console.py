@@ -1,8 +1,9 @@
-"""A connection to a pooler's own tables: opened when it is first asked, and its rows read by the names of columns.
+"""A connection to a pooler's own tables: opened at the first query, its rows read by the names of columns.
 
-Poolers answer to less than PostgreSQL does, and in their own way: PgBouncer's console runs no BEGIN, Pgpool-II 4.3
-describes the columns of a result twice, and what is a number in one version is a text in another. What the rows mean is
-left to ``pgbouncer`` and ``pgpool``, that nothing waits for ever to ``connection``.
+Poolers understand less than PostgreSQL does, and differ: PgBouncer's console runs no BEGIN, Pgpool-II 4.3 describes the
+columns of a result twice, a number of one version is a text in another, and times are wall clock in a zone with a short
+name or none. Decides how such values are read; what the rows mean is left to ``pgbouncer`` and ``pgpool``, and
+deadlines to ``connection``.
 """
 
 import contextlib
@@ -18,12 +19,15 @@ from poolctl.observe.connection import ServerConnection, describe_target, find_a
 from poolctl.observe.refusals import Refused, ServerLost
 
 ANSWER_WITHIN = 1.2
-"""Seconds for one look, connecting included: a round of all sources waits a little longer than that."""
+"""Seconds for one sample, connecting included: the sampler waits a little longer than that."""
+
+_OFFSET_STEP = 900
+"""Every time zone is a multiple of a quarter of an hour away from UTC."""
 
 _FIXED = {
     # PGOPTIONS of the environment is for PostgreSQL: PgBouncer refuses a client that sends any.
     "options": "",
-    # Otherwise PGTARGETSESSIONATTRS makes libpq ask what no console answers.
+    # Otherwise PGTARGETSESSIONATTRS makes libpq run a query that no console understands.
     "target_session_attrs": "any",
 }
 
@@ -36,7 +40,7 @@ class Row(dict[str, Any]):
         return default if value is None else str(value)
 
     def count(self, name: str, default: int = 0) -> int:
-        """A whole number, of a truth value 0 or 1; ``default`` where there is none."""
+        """Return a whole number, 0 or 1 for a truth value; ``default`` where there is none."""
         value = self.get(name)
         if value in ("t", "true"):
             return 1
@@ -49,8 +53,11 @@ class Row(dict[str, Any]):
 
 
 class Console:
-    """``defaults`` fill in what ``conninfo`` leaves open, before libpq's environment does: PGPORT and PGDATABASE are
-    meant for PostgreSQL. Raises BadInput for a connection string that cannot be read."""
+    """A pooler's console.
+
+    ``defaults`` fill in what ``conninfo`` leaves open, before libpq's environment does: PGPORT and PGDATABASE are meant
+    for PostgreSQL. Raises BadInput for a connection string that cannot be read.
+    """
 
     def __init__(self, conninfo: str, defaults: Mapping[str, str]) -> None:
         given = parse_conninfo(conninfo)
@@ -63,22 +70,22 @@ class Console:
         self.target = describe_target(self._conninfo)
         self.host, self.port = find_address(self._conninfo)
         self.connected_at: float | None = None
-        """When poolctl's connection was made, on this machine's clock; None while there is none."""
+        """When poolctl connected, on this machine's clock; None while not connected."""
 
     @property
     def own_port(self) -> int | None:
-        """This end's port of the connection; None over a Unix socket or while not connected."""
+        """The port of poolctl's end of the connection; None over a Unix socket or while not connected."""
         return self._connection.local_port if self._connection is not None else None
 
     @property
     def login_pid(self) -> int | None:
-        """The process id that was told at login; None while not connected."""
+        """The process id that came at login; None while not connected."""
         return self._connection.login_pid if self._connection is not None else None
 
     def query(self, command: str, deadline: float, *, may_connect: bool = True) -> list[Row]:
-        """The rows that ``command`` gives, by ``deadline`` on the monotonic clock.
+        """Return the rows of ``command``, by ``deadline`` on the monotonic clock.
 
-        With ``may_connect`` it connects where there is no connection, or where it is found to be gone: once. Raises
+        With ``may_connect`` it connects, once, where there is no connection or where it has broken. Raises
         StatementFailed; Refused or ServerLost, after which there is no connection.
         """
         if self._connection is None and not may_connect:
@@ -107,23 +114,19 @@ class Console:
         except ServerLost:
             self.close()
             raise
-        # The last is the one with the rows; see above.
+        # Pgpool-II 4.3 describes the columns twice: the last table is the one with the rows.
         return [Row(row) for row in tables[-1]] if tables else []
 
 
 def explain_failure(error: Refused | ServerLost) -> str:
-    """Why there was no answer, for a source's status."""
+    """Explain why there was no answer, for a source's status."""
     if error.hung:
-        return "it took the connection and then said nothing"
+        return "it accepted the connection and then did not answer"
     return error.message
 
 
-_OFFSET_STEP = 900
-"""Every time zone is a multiple of a quarter of an hour away from UTC."""
-
-
 def parse_instant(text: str | None, offsets: Mapping[str, float]) -> float | None:
-    """Seconds since the epoch of a wall clock's text: "2026-11-25 01:25:16", with or without a zone behind it.
+    """Return the seconds since the epoch of a wall clock's text: "2026-11-25 01:25:16", with or without a zone.
 
     ``offsets``: seconds east of UTC by the zone's name ("" for none). None where the zone is not known.
     """
@@ -136,10 +139,10 @@ def parse_instant(text: str | None, offsets: Mapping[str, float]) -> float | Non
 
 
 def learn_offset(text: str | None, at: float | None) -> dict[str, float]:
-    """What a text that was written at the instant ``at`` says of the offset of its zone; nothing without either.
+    """Learn the offset of a zone from a text that was written at the instant ``at``; nothing without either.
 
-    A zone's name ("IST") does not say which one it is, and some poolers write none: but each shows when poolctl's
-    own connection was made.
+    A zone's name ("IST") is ambiguous, and some poolers write none; but each shows when poolctl's own connection was
+    made, which poolctl knows.
     """
     parts = _parse_clock(text)
     if parts is None or at is None:
@@ -149,7 +152,7 @@ def learn_offset(text: str | None, at: float | None) -> dict[str, float]:
 
 
 def read_local_offsets() -> dict[str, float]:
-    """Of this machine's own zone, by its names in winter and summer."""
+    """Return the offsets of this machine's zone, by its names in winter and summer."""
     return {
         time.tzname[0]: -float(time.timezone),
         time.tzname[1]: -float(time.altzone),
@@ -159,7 +162,7 @@ def read_local_offsets() -> dict[str, float]:
 
 
 def _parse_clock(text: str | None) -> tuple[float, str] | None:
-    """The instant as if the clock ran on UTC, and the zone's name."""
+    """Parse the instant, as if the clock ran on UTC, and the zone's name."""
     if not text:
         return None
     try:

@@ -1,8 +1,9 @@
-"""One libpq connection that never waits longer than it is told to, whatever the other side does.
+"""A libpq connection with a deadline for everything, whatever the other side does.
 
-Decides how poolctl speaks to servers it must not harm: by the simple protocol (poolers pass it on, nothing is
-prepared), everything read-only in a transaction of its own whose settings end with it (behind a pooler the session is
-somebody else's a moment later), and with a deadline on this side as well, since a frozen server enforces no timeout.
+Decides how poolctl speaks to servers that it must not harm: by the simple protocol (every pooler passes it on, and
+nothing is prepared), read-only in a transaction of its own whose settings end with it (behind a pooler the backend
+serves another client a moment later), and with a deadline on this side too, since a frozen server enforces no timeout.
+Also decides how a connection string is parsed and shown. What a refusal means is left to ``refusals``.
 """
 
 import contextlib
@@ -31,11 +32,10 @@ from poolctl.observe.snapshot import Refusal
 from poolctl.observe.startup import Endpoint, probe_login
 
 NAME = "poolctl"
-"""The application_name of every connection that looks."""
+"""The application_name of every connection that observes."""
 
 PATIENCE = 3.0
-"""Seconds until a server that says nothing is given up: longer than its own statement_timeout, which comes first when
-it works at all."""
+"""Seconds until a silent server is given up: longer than the statement_timeout, which a working server applies."""
 
 STATEMENT_TIMEOUT = 2.0
 
@@ -43,7 +43,7 @@ Row = dict[str, Any]
 
 _BEGIN = (
     "BEGIN READ ONLY",
-    # Whoever owns a database decides its search_path, and could put functions of his own before the catalog's.
+    # The owner of a database decides its search_path, and could put other functions before those of the catalog.
     "SET LOCAL search_path = pg_catalog",
 )
 _LIMITS = (
@@ -59,7 +59,7 @@ _ROWS, _EMPTY = pq.ExecStatus.TUPLES_OK, (pq.ExecStatus.COMMAND_OK, pq.ExecStatu
 
 
 def parse_conninfo(conninfo: str) -> dict[str, Any]:
-    """The parts of a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
+    """Split a conninfo string or URI. Raises BadInput, without quoting any of it: it may hold a password."""
     if _is_misread(conninfo):
         raise BadInput(
             "the connection URI has an @ where none belongs: part of a password would be taken for a host or database",
@@ -76,7 +76,10 @@ def parse_conninfo(conninfo: str) -> dict[str, Any]:
 
 
 def _is_misread(conninfo: str) -> bool:
-    """Whether a URI has more than one @ before its parameters, or one behind the first slash."""
+    """Return True if a URI has more than one @ before its parameters, or one behind the first slash.
+
+    libpq ends the user and password at the first @, and would look for the rest of a password as a host, or show it.
+    """
     _, scheme, rest = conninfo.strip().partition("://")
     if not scheme or not conninfo.strip().startswith(("postgres://", "postgresql://")):
         return False
@@ -85,7 +88,7 @@ def _is_misread(conninfo: str) -> bool:
 
 
 def describe_target(conninfo: str) -> str:
-    """What a connection string leads to, as it may be shown: "db.example.com:5432/app". Raises BadInput."""
+    """Describe where a connection string leads, without secrets: "db.example.com:5432/app". Raises BadInput."""
     given = _add_defaults(parse_conninfo(conninfo))
     host = given.get("host") or given.get("hostaddr")
     if host is None and given.get("service"):
@@ -96,7 +99,7 @@ def describe_target(conninfo: str) -> str:
 
 
 def find_address(conninfo: str) -> tuple[str, int | None]:
-    """The first address and port that a connection string leads to; ("", None) where only a service file knows.
+    """Find the first address and port that a connection string leads to; ("", None) where only a service file knows.
 
     An address "" is libpq's own default, a folder of Unix sockets. Raises BadInput.
     """
@@ -108,22 +111,22 @@ def find_address(conninfo: str) -> tuple[str, int | None]:
 
 
 class ServerConnection:
-    """Open until ``close``, or until it raises ServerLost. For one thread at a time."""
+    """A connection that is open until ``close``, or until it raises ServerLost. For one thread at a time."""
 
     def __init__(self, pgconn: "pq.abc.PGconn", target: str) -> None:
         self._pgconn = pgconn
         self.target = target
         self.login_pid = pgconn.backend_pid
-        """The process id given at login: the backend's, or a pooler's invention."""
+        """The process id given at login: the backend's, or a number that a pooler made up."""
         self.notices: list[str] = []
-        """What the server or a pooler said without being asked."""
+        """The last notices of the server or a pooler."""
         pgconn.notice_handler = self._note
 
     @classmethod
     def open(cls, conninfo: str, *, within: float = PATIENCE, application: str = NAME) -> Self:
         """Connect. Raises Refused, with the reason, after ``within`` seconds at the latest; BadInput.
 
-        Hosts and addresses are tried one after the other as long as nobody answers; the first one that does decides.
+        Hosts and addresses are tried in turn until one of them answers; that one decides.
         """
         deadline = time.monotonic() + within
         given = parse_conninfo(conninfo)
@@ -136,7 +139,7 @@ class ServerConnection:
             try:
                 return cls(_dial(make_conninfo("", **settings), max(left, 0.1), target), target)
             except Refused as error:
-                # "localhost" is two addresses: if nobody listens on one and the other hangs, the server is there.
+                # "localhost" is two addresses: if one refuses and the other hangs, the server is there and hangs.
                 refused = error if refused is None or error.hung else refused
                 if error.refusal.by not in ("unreachable", "starting-up"):
                     raise
@@ -152,22 +155,22 @@ class ServerConnection:
 
     @property
     def has_pooler_pid(self) -> bool:
-        """Whether that can be no process id of an operating system's."""
+        """Whether ``login_pid`` is no possible process id of an operating system."""
         return not 0 < self.login_pid <= _LARGEST_PID
 
     @property
     def server_version(self) -> int:
-        """server_version_num as it was announced at login: 180006 for 18.6."""
+        """server_version_num as announced at login: 180006 for 18.6."""
         return self._pgconn.server_version
 
     @property
     def is_console(self) -> bool:
-        """Whether this is PgBouncer's admin console and no database."""
+        """Whether this is PgBouncer's admin console, which is no database."""
         return (self._pgconn.parameter_status(b"server_version") or b"").endswith(b"/bouncer")
 
     @property
     def local_port(self) -> int | None:
-        """Of this end of the connection; None for a Unix socket."""
+        """The port of this end of the connection; None for a Unix socket."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pgconn.socket)) as end:
             name = end.getsockname()
             return int(name[1]) if isinstance(name, tuple) else None
@@ -175,7 +178,7 @@ class ServerConnection:
 
     @property
     def is_local(self) -> bool:
-        """Whether it leads to this machine: by a Unix socket or a loopback address."""
+        """Whether the connection leads to this machine: by a Unix socket or a loopback address."""
         address = _decode(self._pgconn.hostaddr)
         if not address:
             return _decode(self._pgconn.host).startswith(("/", "@"))
@@ -184,7 +187,7 @@ class ServerConnection:
         return False
 
     def read(self, *statements: str, before_limits: str = "", within: float = PATIENCE) -> list[list[Row]]:
-        """Run statements in one read-only transaction under timeouts, in one round trip; the rows of each.
+        """Run statements in one read-only transaction under timeouts, in one round trip; return the rows of each.
 
         ``before_limits`` is one more, run first, before the timeouts are set. Raises StatementFailed (nothing is left
         behind), ServerLost.
@@ -198,11 +201,12 @@ class ServerConnection:
             raise
 
     def execute(self, script: str, *, within: float = PATIENCE) -> list[list[Row]]:
-        """Run a script as it is; the rows of every statement that has any. Raises StatementFailed, ServerLost."""
+        """Run a script as it is; return the rows of each statement that has any. Raises StatementFailed, ServerLost."""
         deadline = time.monotonic() + within
         failure: StatementFailed | None = None
         found: list[list[Row]] = []
         try:
+            # The simple protocol, one script: prepared statements and parameters do not survive every pooler.
             self._pgconn.send_query(script.encode())
             while (result := self._fetch_result(deadline, within)) is not None:
                 if result.status == _ROWS:
@@ -212,6 +216,7 @@ class ServerConnection:
         except psycopg.Error as error:
             raise self._break_off(failure.message if failure else _take_first_line(error), failure) from None
         except (ValueError, ArithmeticError) as error:
+            # A value that its type's reader cannot read: no PostgreSQL sends one.
             raise self._break_off(f"the server's answer makes no sense ({type(error).__name__})") from None
         if failure is None:
             return found
@@ -221,6 +226,7 @@ class ServerConnection:
 
     def _fetch_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
         pgconn = self._pgconn
+        # Reading while writing: a server that sends much before it reads would otherwise wait for us, and we for it.
         while pgconn.flush():
             self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, deadline, within)
             pgconn.consume_input()
@@ -243,12 +249,27 @@ class ServerConnection:
         del self.notices[:-10]
 
 
+def find_refusal(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
+    """Try to connect, and return why the server refused; None when it let the client in.
+
+    Takes one connection for some milliseconds. Raises BadInput for a conninfo that cannot be read.
+    """
+    try:
+        ServerConnection.open(conninfo, within=within).close()
+    except Refused as error:
+        return error.refusal
+    return None
+
+
 def _list_attempts(given: dict[str, Any], deadline: float, target: str) -> list[dict[str, str]]:
-    """Where to try, one place after the other: libpq's own order, but with a timeout for names and dead hosts."""
+    """List the places to try, in libpq's own order.
+
+    libpq tries them itself, but with one timeout a host and none for looking up its name.
+    """
     hosts, addresses = _split(given.get("host")), _split(given.get("hostaddr"))
     ports = _split(given.get("port")) or ["5432"]
     count = max(len(hosts), len(addresses))
-    # libpq takes it whole: a service file says where, or the parts do not belong together, and it says so itself.
+    # Left to libpq: a service file names the place, or the counts do not match, which libpq explains itself.
     if given.get("service") or count == 0 or len(ports) not in (1, count) or (addresses and len(addresses) != count):
         return [{}]
     places: list[dict[str, str]] = []
@@ -270,7 +291,10 @@ def _list_attempts(given: dict[str, Any], deadline: float, target: str) -> list[
 
 
 def _resolve(host: str, deadline: float) -> list[str]:
-    """Its addresses, none if it has none or nobody says so in time. A name server that hangs keeps its thread."""
+    """Look up the addresses of a host; none if there are none, or no answer came in time.
+
+    getaddrinfo has no timeout: its thread is left behind when the name server hangs.
+    """
     with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
     answer: queue.SimpleQueue[list[str]] = queue.SimpleQueue()
@@ -290,6 +314,7 @@ def _resolve(host: str, deadline: float) -> list[str]:
 
 def _dial(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
     deadline = time.monotonic() + within
+    # Not PQconnectdb: that one blocks beyond any deadline while the server says nothing.
     pgconn = pq.PGconn.connect_start(conninfo.encode())
     try:
         if pgconn.status == pq.ConnStatus.BAD:
@@ -321,7 +346,7 @@ def _read_refusal(pgconn: "pq.abc.PGconn", target: str, within: float) -> Refusa
 
 
 def _keep_details(pgconn: "pq.abc.PGconn") -> None:
-    """Make libpq keep the SQLSTATE and the routine of a refusal: by itself it keeps the text alone."""
+    """Make libpq keep the SQLSTATE and the routine of a refusal; by default it keeps the text alone."""
     with contextlib.suppress(OSError, AttributeError, ImportError):
         pointer: Any = pgconn
         _set_verbosity()(ctypes.c_void_p(pointer.pgconn_ptr), _VERBOSE)
@@ -330,7 +355,7 @@ def _keep_details(pgconn: "pq.abc.PGconn") -> None:
 def _set_verbosity() -> Callable[..., int]:
     if pq.__impl__ == "python":
         return importlib.import_module("psycopg.pq._pq_ctypes").pq.PQsetErrorVerbosity  # type: ignore[no-any-return]
-    # A symbol is looked for in the library and in those that it was linked with: the very libpq that dials.
+    # dlsym also searches the libraries that this one was linked with, which finds the very libpq that connects.
     library = importlib.import_module(f"psycopg_{pq.__impl__}.pq")
     return ctypes.CDLL(library.__file__).PQsetErrorVerbosity
 
@@ -351,7 +376,7 @@ def _read_rows(result: "pq.abc.PGresult") -> list[Row]:
 
 
 def _decode(raw: bytes | None) -> str:
-    """The server's bytes as they came: mostly UTF-8, else something of an older age that must not stop us."""
+    """Decode the server's bytes, which come unconverted: as UTF-8, else byte for byte."""
     if raw is None:
         return ""
     try:
@@ -387,7 +412,7 @@ def _take_first_line(error: object) -> str:
 
 
 def _add_defaults(given: dict[str, Any]) -> dict[str, Any]:
-    """``given`` with what the environment says of where to connect."""
+    """Add what libpq's environment says of where to connect."""
     found = {
         option.keyword.decode(): option.val.decode()
         for option in pq.Conninfo.get_defaults()
@@ -398,15 +423,3 @@ def _add_defaults(given: dict[str, Any]) -> dict[str, Any]:
 
 def _split(value: object) -> list[str]:
     return str(value).split(",") if value else []
-
-
-def find_refusal(conninfo: str, *, within: float = PATIENCE) -> Refusal | None:
-    """Why the client that ``conninfo`` describes is turned away now; None when it is let in, and leaves at once.
-
-    Takes one connection for some milliseconds where it is let in. Raises BadInput for a conninfo that cannot be read.
-    """
-    try:
-        ServerConnection.open(conninfo, within=within).close()
-    except Refused as error:
-        return error.refusal
-    return None

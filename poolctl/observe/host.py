@@ -1,8 +1,8 @@
-"""What the operating system says of the server and its clients, without any connection.
+"""The operating system's view of the server and its clients, without any connection.
 
-Works while the server refuses everybody: its processes' titles tell who holds the slots, the sockets tell which
-process here stands behind a client's port. Decides which processes are those of the server in question, for others may
-run beside it: by the process ids and ports that it reported, else by who listens where poolctl connects to.
+Works while the server refuses all clients: the titles of its processes show who holds the slots, the sockets show which
+process here uses a client's port. Decides which processes belong to the server in question, as others may run beside
+it: by the process ids and ports that it reported, else by the process that listens where poolctl connects.
 """
 
 import os
@@ -50,12 +50,12 @@ from poolctl.safe_text import redact_command
 
 
 class Host:
-    """The machine poolctl runs on. ``look`` never raises; ``source`` says how it went and what it could not see.
+    """The machine poolctl runs on. ``sample`` never raises; ``source`` says how it went and what stays hidden.
 
     ``address`` and ``port`` are where poolctl reaches the server: an IP address, a name of this machine, the folder of
     a Unix socket ("" for libpq's), or None where the server's facts have to say whether it is here. ``pooler_ports``
-    are of poolers here, whose clients and listen queues are wanted, too. ``every``: seconds at least between two looks,
-    in between ``look`` gives None: whoever asks several times a second does not want the process list each time.
+    are of poolers here, whose clients and listen queues are wanted, too. ``every``: seconds at least between two
+    samples; in between ``sample`` returns None, as reading the process list several times a second costs too much.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Host:
         self.source = Source("host", "this machine")
 
     def sample(self, server: ServerSample | None, facts: ServerFacts | None) -> HostSample | None:
-        """The state now. Backends of ``server`` decide which processes are its own; without it titles alone do."""
+        """Sample the host. Backends of ``server`` decide which processes are its own; without it only titles do."""
         if time.monotonic() < self._next_at:
             return None
         self._next_at = time.monotonic() + self._every
@@ -93,9 +93,10 @@ class Host:
         return sample
 
     def close(self) -> None:
-        """Nothing is kept open between looks."""
+        """Do nothing: no file or connection stays open between samples."""
 
     def _take_sample(self, server: ServerSample | None, facts: ServerFacts | None) -> tuple[HostSample, str]:
+        # One table of sockets for all questions: read twice, a connection that closes in between would look orphaned.
         here = _Addresses.read()
         is_here = here.has(self._address) if self._address is not None else facts is not None and facts.is_local
         table = _Sockets.read(self._owners)
@@ -160,7 +161,7 @@ class Host:
         ports: Collection[int],
         unix: Mapping[int, int | None],
     ) -> set[Orphan]:
-        """Among the connections of ``clients`` to the server's ``ports``, and those over its Unix socket."""
+        """Find orphans among the connections of ``clients`` to the server's ``ports``, and over its Unix socket."""
 
         def find_suspects(tcp: list[TcpSocket], ends: Mapping[int, int | None]) -> set[Orphan]:
             found = {
@@ -177,7 +178,10 @@ class Host:
         )
 
     def _find_server_addresses(self, table: "_Sockets") -> set[str]:
-        """The addresses of the server: as it was named, and as poolctl's own connection has it."""
+        """Find the addresses of the server: as it was named, and as poolctl's own connection has it.
+
+        They differ where an address is translated, as to a container's published port.
+        """
         own = set(list_sockets(os.getpid())) if psutil.LINUX else {os.getpid()}
         return {one.remote.address for one in table.tcp if one.inode in own and one.remote.port == self._port} | {
             self._address or ""
@@ -186,7 +190,7 @@ class Host:
     def _is_client_end(
         self, one: TcpSocket, ports: Collection[int], here: "_Addresses", reached: Collection[str]
     ) -> bool:
-        """Whether it is a client's end of a connection to the server or a pooler in question."""
+        """Return True for a client's end of a connection to the server or a pooler in question."""
         if one.state != ESTABLISHED or not one.inode or one.remote.port not in ports:
             return False
         return one.remote.address in reached or here.has(one.remote.address)
@@ -194,8 +198,10 @@ class Host:
     def _find_unix_clients(
         self, titles: Iterable[BackendTitle], known: Mapping[int, UnixSocket]
     ) -> dict[int, int | None]:
-        """Backends by the inode of their client's end of a Unix socket, a negative one where nobody holds it; None
-        for a client of a pooler."""
+        """Find backends by the inode of their client's end of a Unix socket; None for a client of a pooler.
+
+        The inode is negative where no process holds the client's end.
+        """
         local = [title for title in titles if title.client == "local"]
         keys = {(title.pid, title.started_at) for title in local}
         self._unix_ends = {key: ends for key, ends in self._unix_ends.items() if key in keys}
@@ -205,6 +211,7 @@ class Host:
         }
         for title in local:
             key = (title.pid, title.started_at)
+            # Which sockets a backend has open is read once: reading /proc/PID/fd costs more than all the rest here.
             if key not in self._unix_ends:
                 held = (inode for inode in list_sockets(title.pid) if inode in known)
                 self._unix_ends[key] = tuple(inode for inode in held if _SOCKET in known[inode].path)
@@ -236,6 +243,7 @@ class Host:
         try:
             process = psutil.Process(pid)
             with process.oneshot():
+                # psutil.Process is equal only with the same start time, so a reused pid is another key.
                 if process not in self._commands:
                     self._commands[process] = redact_command(process.cmdline()) or process.name()
                 return ClientProcess(
@@ -254,7 +262,7 @@ _SOCKET = "/.s.PGSQL."
 
 
 class _Addresses(NamedTuple):
-    """Of this machine."""
+    """The addresses of this machine."""
 
     own: frozenset[str]
 
@@ -266,12 +274,12 @@ class _Addresses(NamedTuple):
         return cls(frozenset(own | {"local", socket.gethostname()}))
 
     def has(self, address: str) -> bool:
-        """Whether an IP address, a name or the folder of a Unix socket leads here; other names are not looked up."""
+        """Return True if an IP address, a name or the folder of a Unix socket leads here; no name is looked up."""
         return address in self.own or is_loopback(address)
 
 
 class _Sockets(NamedTuple):
-    """The TCP sockets of this machine, and how to find out whose they are. Off Linux an "inode" is the owner's pid."""
+    """The TCP sockets of this machine, and how to find their owners. Off Linux an "inode" is the owner's pid."""
 
     tcp: list[TcpSocket]
     owners: Callable[[Collection[int], Collection[int]], dict[int, int]]
@@ -298,7 +306,7 @@ class _Sockets(NamedTuple):
 
 
 def _read_portable_sockets() -> tuple[list[TcpSocket], bool]:
-    """What psutil finds, and whether that is all: on macOS only root sees other users' sockets."""
+    """Read the sockets that psutil finds, and whether that is all: on macOS only root sees other users' sockets."""
     states = {psutil.CONN_ESTABLISHED: ESTABLISHED, psutil.CONN_CLOSE_WAIT: CLOSE_WAIT, psutil.CONN_LISTEN: LISTEN}
     is_complete = True
     try:
@@ -332,7 +340,7 @@ def _collect_names(server: ServerSample | None, facts: ServerFacts | None) -> Na
 
 
 def _collect_clients(titles: Iterable[BackendTitle], server: ServerSample | None) -> set[End]:
-    """The clients' ends of all backends' connections over TCP."""
+    """Collect the clients' ends of all backends' connections over TCP."""
     ends = [(title.client, title.client_port) for title in titles]
     ends += [(backend.client, backend.client_port) for backend in (server.backends if server is not None else ())]
     return {End(normalize_address(address), port) for address, port in ends if address and port and address != "local"}
@@ -345,7 +353,7 @@ def _exclude_own(
     unix: Mapping[int, int | None],
     owners: Mapping[int, int],
 ) -> tuple[BackendTitle, ...]:
-    """Without the backend that serves poolctl, which is not among those of ``server`` either."""
+    """Leave out the backend that serves poolctl, which ``server`` leaves out, too."""
     if server is None:
         return tuple(titles)
     reported = {backend.pid for backend in server.backends}
@@ -361,11 +369,11 @@ def _explain_missing(has_server: bool, is_here: bool, unnamed: int) -> str:
     missing = []
     if not has_server:
         where = (
-            "could not be told apart from others here, or is in a container" if is_here else "is not on this machine"
+            "could not be identified among others here, or is in a container" if is_here else "is not on this machine"
         )
         missing.append(f"the server {where}: no process titles")
     if unnamed:
-        missing.append(f"{unnamed} local clients belong to processes that this user may not see")
+        missing.append(f"{unnamed} local clients belong to processes that are hidden from this user")
     return "; ".join(missing)
 
 

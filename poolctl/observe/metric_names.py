@@ -1,4 +1,4 @@
-"""What the figures of connection pools are called, library by library.
+"""The names of pool metrics, library by library, and the field of PoolFigures that each one adds to.
 
 Prometheus names: client_golang's collector (go_sql_*), sqlstats, gorm's plugin, HikariCP's own tracker and
 Micrometer's, OpenTelemetry's db.client.connection.* and its older spelling, pgxpool's exporters.
@@ -12,7 +12,7 @@ _MS, _NS = 1e-3, 1e-9
 
 
 class Meaning(NamedTuple):
-    """Of a name: the field of PoolFigures that it adds to, after multiplication. "" is one for each state."""
+    """What a name adds to: a field of PoolFigures, after multiplication. "" means one field for each state."""
 
     library: str
     field: str
@@ -383,4 +383,4 @@ JSON_KEYS: dict[str, Meaning] = {
         {"size": "max_open", "connections": "open", "busy": "in_use", "waiting": "waiting"},
     ),
 }
-"""Each library leaves out of its JSON what never happened; a key of its own is enough to know it by."""
+"""A library leaves out of its JSON what never happened; one key of its own is enough to recognize it."""

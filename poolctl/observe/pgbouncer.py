@@ -1,8 +1,8 @@
-"""What a PgBouncer says of itself on its admin console.
+"""PgBouncer's view of itself, from its admin console.
 
-Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23, 1.24 and 1.25.
-The console lets in also when ``max_client_conn`` is reached, but counts as a client like any other: poolctl's own is
-left out of every count, and is not kept between looks where it would take the last place.
+Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23, 1.24 and 1.25. The
+console accepts a client also when ``max_client_conn`` is reached, but counts it like any other: poolctl's own is left
+out of every count, and is closed between samples where it would take the last place.
 """
 
 import os
@@ -27,15 +27,15 @@ from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats, Source
 
 CONSOLE = "pgbouncer"
-"""The name of the database that is no database."""
+"""The database name that leads to the console."""
 _SECRET_KEYS = re.compile(r"passw|secret|key_file|auth_file|ldap|auth_query")
 _TABLES = ("POOLS", "CLIENTS", "SERVERS", "DATABASES", "STATS", "LISTS", "CONFIG", "VERSION")
 
 
 class PgBouncer:
-    """One PgBouncer. ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+    """One PgBouncer. ``sample`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
 
-    Any user of ``admin_users`` or ``stats_users`` will do. Raises BadInput for a connection string that cannot be
+    It needs a user of ``admin_users`` or ``stats_users``. Raises BadInput for a connection string that cannot be
     read, or that names a database: the console is the one named ``pgbouncer``, which is taken when none is named.
     """
 
@@ -51,11 +51,11 @@ class PgBouncer:
 
     @property
     def port(self) -> int | None:
-        """That PgBouncer listens on, for the host's view of its clients."""
+        """The port that PgBouncer listens on, for the host's view of its clients."""
         return self._console.port
 
     def sample(self) -> BouncerSample | None:
-        """The state now; None when the console did not answer. Tables that could not be read are empty, and named in
+        """Sample it; None when the console did not answer. Tables that could not be read are empty, and named in
         ``source.reason``."""
         deadline = time.monotonic() + self._patience
         tables: dict[str, list[Row]] = {}
@@ -78,6 +78,7 @@ class PgBouncer:
             own_port=self._console.own_port,
             connected_at=self._console.connected_at,
         )
+        # Closed, not kept: on a full PgBouncer the next client would be refused because of poolctl.
         if is_place_needed(sample):
             self._console.close()
         return sample
@@ -87,25 +88,27 @@ class PgBouncer:
 
 
 def is_place_needed(sample: BouncerSample) -> bool:
-    """Whether an application would be let in if poolctl were not there, or might soon be."""
+    """Return True if poolctl may take the place of an application: the last one, or one beyond."""
     limit, used = sample.config.get("max_client_conn", ""), sample.lists.get("used_clients")
     return limit.isdecimal() and used is not None and used + 1 >= int(limit)
 
 
 def _explain_missing(tables: Mapping[str, list[Row]], refused: Mapping[str, str], silence: str) -> str:
     if "POOLS" in refused:
-        return f"it is no console of PgBouncer: {refused['POOLS']}"
+        return f"it is not a console of PgBouncer: {refused['POOLS']}"
     if not tables:
-        return f"{silence}: its user has to be one of stats_users" if silence == "not allowed" else silence
+        return f"{silence}: the user has to be one of stats_users" if silence == "not allowed" else silence
     missing = [table for table in _TABLES if table not in tables]
     if not missing:
         return ""
-    return f"SHOW {', '.join(missing)} not seen: {silence or next(iter(refused.values()))}"
+    return f"SHOW {', '.join(missing)} not read: {silence or next(iter(refused.values()))}"
 
 
 def find_own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
-    """poolctl's own row of SHOW CLIENTS: by its port, over a Unix socket (``own_port`` None) by its process id; behind
-    an address translation the only one on the console that may be it."""
+    """Find poolctl's own row of SHOW CLIENTS: by its port, or by its process id over a Unix socket (``own_port`` None).
+
+    Behind an address translation neither fits; then the only client of the console that is named so is taken.
+    """
     candidates = [
         row
         for row in clients
@@ -120,7 +123,7 @@ def find_own_client(clients: Iterable[Row], own_port: int | None) -> Row | None:
 def read_sample(
     tables: Mapping[str, list[Row]], *, target: str, own_port: int | None = None, connected_at: float | None = None
 ) -> BouncerSample:
-    """The sample that the SHOW tables make, by their names; those that are missing leave their part empty.
+    """Build the sample from the SHOW tables, by their names; a missing table leaves its part empty.
 
     ``own_port`` and ``connected_at`` are of poolctl's connection, which is left out.
     """
@@ -141,7 +144,7 @@ def read_sample(
 
 
 def parse_pools(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
-    """SHOW POOLS without the console's own, which has no server."""
+    """Parse SHOW POOLS without the console's own pool, which has no server."""
     return tuple(
         BouncerPool(
             database=row.text("database"),
@@ -162,7 +165,7 @@ def parse_pools(rows: Iterable[Row]) -> tuple[BouncerPool, ...]:
 
 
 def parse_link(row: Row, kind: Literal["client", "server"], offsets: Mapping[str, float]) -> BouncerLink:
-    """A row of SHOW CLIENTS or SHOW SERVERS. ``offsets``: of the zones that PgBouncer writes its times in."""
+    """Parse a row of SHOW CLIENTS or SHOW SERVERS. ``offsets``: of the zones that PgBouncer writes its times in."""
     address = row.text("addr")
     return BouncerLink(
         kind=kind,
@@ -182,7 +185,7 @@ def parse_link(row: Row, kind: Literal["client", "server"], offsets: Mapping[str
 
 
 def parse_databases(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
-    """SHOW DATABASES without the console's own. ``reserve_pool`` was renamed in 1.24."""
+    """Parse SHOW DATABASES without the console's own. ``reserve_pool`` was renamed in 1.24."""
     return tuple(
         BouncerDatabase(
             name=row.text("name"),
@@ -202,7 +205,7 @@ def parse_databases(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
 
 
 def parse_stats(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
-    """SHOW STATS without the console's own; times become seconds."""
+    """Parse SHOW STATS without the console's own; times become seconds."""
     return tuple(
         BouncerStats(
             database=row.text("database"),
@@ -218,12 +221,12 @@ def parse_stats(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
 
 
 def parse_config(rows: Iterable[Row]) -> dict[str, str]:
-    """SHOW CONFIG without what names or holds secrets: passwords, key files, the file and the query of users."""
+    """Parse SHOW CONFIG without what names or holds secrets: passwords, key files, the file and the query of users."""
     return {row.text("key"): row.text("value") for row in rows if not _SECRET_KEYS.search(row.text("key"))}
 
 
 def parse_lists(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
-    """SHOW LISTS; ``own`` of the used clients are poolctl's."""
+    """Parse SHOW LISTS; ``own`` of the used clients are poolctl's."""
     lists = {row.text("list"): row.count("items") for row in rows}
     if "used_clients" in lists:
         lists["used_clients"] = max(0, lists["used_clients"] - own)
@@ -231,7 +234,7 @@ def parse_lists(rows: Iterable[Row], *, own: int = 0) -> dict[str, int]:
 
 
 def parse_version(rows: Iterable[Row]) -> str:
-    """ "1.18.0" of "PgBouncer 1.18.0"; "" where there is none."""
+    """Return "1.18.0" of "PgBouncer 1.18.0"; "" where there is none."""
     for row in rows:
         match = re.search(r"\d+(?:\.\d+)+\S*", row.text("version"))
         if match is not None:

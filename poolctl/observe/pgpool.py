@@ -1,8 +1,9 @@
-"""What a Pgpool-II says of itself, in answer to SHOW pool_...
+"""Pgpool-II's view of itself, from SHOW pool_...
 
-A Pgpool-II with every child busy refuses nobody: the kernel takes the connection, and nothing comes back, not to SHOW
-either. So every look has an end, and how many clients wait is the host's to see, in the listen queue. One connection
-is kept between looks: each new one would take another child and leave another connection to PostgreSQL in its cache.
+A Pgpool-II with every child busy refuses no client: the kernel accepts the connection, and no answer comes, not to SHOW
+either. So every sample has a deadline, and the clients that wait are counted in the kernel's listen queue. One
+connection is kept between samples: each new one takes another child, and leaves another connection to PostgreSQL in its
+cache.
 """
 
 import re
@@ -24,13 +25,13 @@ from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample
 from poolctl.observe.sockets import count_waiting_by_port, is_loopback, read_tcp_sockets
 
 _NOTICED = 0.5
-"""Seconds to wait for one that hung at the look before: it then only has to show that it serves again."""
+"""Seconds to wait when the sample before hung: it only has to show that it serves again."""
 _LIMITS = ("num_init_children", "max_pool", "reserved_connections")
 
 
 @dataclass(frozen=True, slots=True)
 class _Fixed:
-    """What needs a restart to change."""
+    """What only a restart changes."""
 
     version: str = ""
     num_init_children: int | None = None
@@ -39,7 +40,7 @@ class _Fixed:
 
 
 class Pgpool:
-    """One Pgpool-II. ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+    """One Pgpool-II. ``sample`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
 
     Raises BadInput for a connection string that cannot be read.
     """
@@ -53,18 +54,20 @@ class Pgpool:
 
     @property
     def port(self) -> int | None:
-        """That Pgpool-II listens on, for the host's view of its listen queue."""
+        """The port that Pgpool-II listens on, for the host's view of its listen queue."""
         return self._console.port
 
     @property
     def backend_pid(self) -> int | None:
-        """Of the PostgreSQL backend that Pgpool-II opened for poolctl, which counts as a client there; None while
-        there is none."""
+        """The pid of the PostgreSQL backend that Pgpool-II opened for poolctl, which counts as a client there; None
+        while there is none."""
         return self._console.login_pid
 
     def sample(self) -> PgpoolSample | None:
-        """The state now; with ``hangs`` and what is known from before when it took the connection and said nothing;
-        None when it was not there or let nobody in."""
+        """Sample it; None when it is not there or refuses.
+
+        When it accepts the connection and does not answer, the sample has ``hangs`` and what was known before.
+        """
         patience = min(self._patience, _NOTICED) if self._hung else self._patience
         deadline = time.monotonic() + patience
         self._hung = False
@@ -74,7 +77,7 @@ class Pgpool:
             if self._fixed.num_init_children is None:
                 self._fixed = self._read_fixed(deadline)
         except StatementFailed as error:
-            self.source = replace(self.source, ok=False, reason=f"it is no Pgpool-II: {error.message}")
+            self.source = replace(self.source, ok=False, reason=f"it is not a Pgpool-II: {error.message}")
             self._console.close()
             return None
         except (Refused, ServerLost) as error:
@@ -112,7 +115,7 @@ class Pgpool:
 
 
 def count_waiting(host: str, port: int | None) -> int | None:
-    """Clients in the listen queue of a Pgpool-II on this machine; None where it is on another, or cannot be seen."""
+    """Count the clients in the listen queue of a Pgpool-II on this machine; None where it is elsewhere or hidden."""
     sockets = read_tcp_sockets()
     if port is None or not (is_loopback(host) or host in {one.local.address for one in sockets}):
         return None
@@ -130,20 +133,22 @@ def _explain_silence(error: Refused | ServerLost) -> str:
 
 
 def find_own_child(pools: Sequence[Row], backend_pid: int | None) -> int | None:
-    """The pid of the child that serves poolctl, by the backend that poolctl was given."""
+    """Find the pid of the child that serves poolctl, by the backend that poolctl was given."""
     own = _find_own(pools, backend_pid)
     return own.count("pool_pid") or None if own is not None else None
 
 
 def learn_offsets(pools: Sequence[Row], backend_pid: int | None, connected_at: float | None) -> dict[str, float]:
-    """How far Pgpool-II's clock, which it writes without a zone, is east of UTC: from when poolctl's own connection
-    was made; else as this machine's clock is."""
+    """Learn how far Pgpool-II's clock, which it writes without a zone, is east of UTC.
+
+    It shows when poolctl's own connection was made; without that, this machine's zone is taken.
+    """
     own = _find_own(pools, backend_pid)
     local = read_local_offsets()
     here = local[time.tzname[time.localtime().tm_isdst > 0]]
     if own is None:
         return local | {"": here}
-    # Before 4.3 only the backend's age is shown, which is poolctl's own when nobody used it before.
+    # Before 4.3 only the backend's start is shown, which is poolctl's own if no other client used the backend before.
     written = own.text("client_connection_time") or (own.text("create_time") if own.count("pool_counter") == 1 else "")
     return local | {"": here} | learn_offset(written, connected_at)
 
@@ -155,7 +160,7 @@ def _find_own(pools: Sequence[Row], backend_pid: int | None) -> Row | None:
 def parse_children(
     rows: Sequence[Row], offsets: Mapping[str, float], *, own: int | None = None
 ) -> tuple[PgpoolChild, ...]:
-    """SHOW pool_processes: a row each child. ``own``: the child that serves poolctl."""
+    """Parse SHOW pool_processes: a row each child. ``own``: the child that serves poolctl."""
     return tuple(
         PgpoolChild(
             pid=row.count("pool_pid"),
@@ -171,7 +176,7 @@ def parse_children(
 
 
 def parse_connections(rows: Sequence[Row], *, own_pid: int | None = None) -> tuple[PgpoolConnection, ...]:
-    """SHOW pool_pools: the slots with a backend in them. ``own_pid``: the backend that serves poolctl."""
+    """Parse SHOW pool_pools: the slots with a backend in them. ``own_pid``: the backend that serves poolctl."""
     return tuple(
         PgpoolConnection(
             child_pid=row.count("pool_pid"),
@@ -188,12 +193,12 @@ def parse_connections(rows: Sequence[Row], *, own_pid: int | None = None) -> tup
 
 
 def parse_limits(rows: Sequence[Row]) -> dict[str, int]:
-    """The sizes among what SHOW pool_status lists; nothing else of it is kept, for passwords stand in it, too."""
+    """Parse the sizes in SHOW pool_status; nothing else of it is kept, since it lists passwords, too."""
     return {row.text("item"): row.count("value") for row in rows if row.text("item") in _LIMITS}
 
 
 def parse_version(rows: Sequence[Row]) -> str:
-    """ "4.3.5" of "4.3.5 (tamahomeboshi)"; "" where there is none."""
+    """Return "4.3.5" of "4.3.5 (tamahomeboshi)"; "" where there is none."""
     for row in rows:
         match = re.match(r"\d+(?:\.\d+)+\S*", row.text("pool_version"))
         if match is not None:

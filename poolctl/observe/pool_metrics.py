@@ -1,7 +1,8 @@
-"""Fetches what an application says of its own pool, from a URL or a file.
+"""An application's figures of its own pool, fetched from a URL or a file.
 
-One request a look, with a limit to its time and its size. What stands in a URL to get in (a user and password, a
-query) goes to that host and nowhere else: not into the source's name, not along a redirect, not into an error.
+Reads Prometheus text and JSON by the names of ``metric_names``, JSON with the names of ``PoolFigures`` itself, and the
+text of SQLAlchemy's ``pool.status()``. One request a sample, with a limit of time and size. Credentials in a URL (a
+user and password, a query) go to that host and nowhere else: not into the source's name, a redirect or an error.
 """
 
 import base64
@@ -60,20 +61,20 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True)
 class ParsedPools:
-    """Pools, and what was wrong with the text: "" when nothing was."""
+    """The pools in a text, and what was wrong with it; "" for nothing."""
 
     pools: tuple[PoolFigures, ...]
     complaint: str = ""
 
 
 def read_pools(text: str, source: str, names: Mapping[str, Meaning] = NO_NAMES) -> ParsedPools:
-    """Return the pools in ``text``, whichever of the formats it is; never raise. ``source`` is where it came from.
+    """Read the pools in ``text`` of any format; never raise. ``source`` is where the text came from.
 
     ``names``: metric names or JSON keys of the user's own, which go before the known ones.
     """
     document = None
     if text.lstrip()[:1] in ("{", "["):
-        # A line of Prometheus text may begin with a brace, too.
+        # Prometheus text may begin with a brace, too: {"a.quoted.name"} 1.
         with contextlib.suppress(ValueError, RecursionError):
             document = json.loads(text)
     if document is not None:
@@ -89,7 +90,7 @@ def read_pools(text: str, source: str, names: Mapping[str, Meaning] = NO_NAMES) 
     if not exposition.unreadable:
         return _conclude(pools, source, _explain_unknown_names(text))
     first, more = exposition.unreadable[0], len(exposition.unreadable) - 1
-    complaint = f"line {first} is no Prometheus text" + (f", nor are {more} more" if more else "")
+    complaint = f"line {first} is not Prometheus text" + (f", nor are {more} more" if more else "")
     if not pools and len(exposition.unreadable) * 2 < text.count("\n") and (likely := _find_likely_names(text)):
         complaint = _explain_unknown_names(text, likely)
     return ParsedPools(_conclude(pools, source, "").pools, complaint)
@@ -133,7 +134,7 @@ def _explain_unknown_keys(document: Any) -> str:
 def parse_names(mapping: str) -> dict[str, Meaning]:
     """Return the user's own names from ``in_use=my_pool_busy,max_open=my_pool_size``.
 
-    Raises BadInput for a figure that does not exist, with those that do.
+    Raises BadInput for a figure that does not exist, with the names of figures that do.
     """
     names = {}
     for pair in filter(None, (part.strip() for part in mapping.split(","))):
@@ -179,7 +180,7 @@ def _make_pool(library: str, labels: Mapping[str, str]) -> _Pool:
 
 
 def _read_json(document: Any, names: Mapping[str, Meaning], name: str = "default", depth: int = 0) -> Iterator[_Pool]:
-    """A pool, a list of pools, or pools by their names, however they are nested."""
+    """Read a pool, a list of pools, or pools by their names, nested at most ``_DEEPEST`` levels."""
     if depth > _DEEPEST:
         return
     if isinstance(document, list):
@@ -219,7 +220,7 @@ def _read_pool(document: Mapping[str, Any], names: Mapping[str, Meaning], name: 
             pool.add(meaning.field, value if isinstance(document[key], str) else value * meaning.scale)
     pool.numbers.update(own)
     if "requests_num" in numbers:
-        # It counts what was asked for; those that failed are counted beside it, from the first one on.
+        # psycopg_pool counts all requests; failed ones are counted beside it once there is one.
         pool.numbers["acquired_total"] -= pool.numbers.setdefault("timed_out_total", 0.0)
     return pool
 
@@ -262,20 +263,20 @@ def _complete_figures(pool: _Pool, source: str) -> PoolFigures:
 
 
 FETCH_WITHIN = 1.2
-"""Seconds: a round of all sources waits a little longer."""
+"""Seconds for one request: the sampler waits a little longer."""
 LARGEST = 16 << 20
-"""Bytes: some 150,000 lines; a service writes a few thousand."""
+"""Bytes, some 150,000 lines; a service writes a few thousand."""
 _CHUNK = 1 << 16
 
 
 class _CannotFetch(Exception):
-    """Why there is nothing to read, in words that hold no secret."""
+    """Why there is nothing to read, in words without a secret."""
 
 
 class PoolMetrics:
-    """One place that tells of pools, as URL or file; ``APPLICATION=`` before it says whose they are.
+    """One URL or file with figures of pools; ``APPLICATION=`` before it names the application they belong to.
 
-    ``look`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
+    ``sample`` takes at most ``patience`` seconds and never raises; ``source`` says how it went.
     """
 
     def __init__(self, place: str, *, patience: float = FETCH_WITHIN, names: Mapping[str, Meaning] = NO_NAMES) -> None:
@@ -287,7 +288,7 @@ class PoolMetrics:
         self.source = Source("pool-stats", _strip_secrets(place) if self._is_url else place)
 
     def sample(self) -> tuple[PoolFigures, ...] | None:
-        """The pools now, those that could be read; None when the place could not be read at all."""
+        """Read the pools now, as far as they are readable; None when the place could not be read at all."""
         try:
             text, is_whole = _run_within(self._patience, self._fetch if self._is_url else self._read_place)
         except _CannotFetch as error:
@@ -304,13 +305,13 @@ class PoolMetrics:
         return tuple(replace(pool, application=self._application) for pool in read.pools)
 
     def close(self) -> None:
-        """Nothing is kept open between looks."""
+        """Do nothing: no connection or file stays open between samples."""
 
     def _read_place(self) -> tuple[str, bool]:
         path = Path(self._place)
         try:
             if path.exists() and not path.is_file():
-                raise _CannotFetch("it is no file")
+                raise _CannotFetch("it is not a file")
             with path.open("rb") as file:
                 content = file.read(LARGEST + 1)
         except (OSError, ValueError) as error:
@@ -338,7 +339,7 @@ class PoolMetrics:
 
 
 def _make_opener() -> urllib.request.OpenerDirector:
-    """Without the handlers for files and FTP, where a redirect could lead."""
+    """Make an opener without the handlers for files and FTP, where a redirect could lead."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -364,13 +365,13 @@ def _make_request(url: str) -> urllib.request.Request:
     )
     if parts.username is not None:
         pair = ":".join(urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
-        # "Unredirected" headers are not repeated at the place that a redirect names.
+        # An "unredirected" header is not sent again to the place that a redirect names.
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(pair.encode()).decode())
     return request
 
 
 def _split_application(place: str) -> tuple[str | None, str]:
-    """The application's name, None where ``place`` has none before it, and the URL or file."""
+    """Split "APPLICATION=PLACE" into the name, None without one, and the URL or file."""
     name, equals, rest = place.partition("=")
     if not equals or not name or not rest or re.search(r"[/:?]", name) or Path(place).exists():
         return None, place
@@ -378,7 +379,7 @@ def _split_application(place: str) -> tuple[str | None, str]:
 
 
 def _strip_secrets(url: str) -> str:
-    """The URL as far as it may be shown: its query and what stands before the host can hold a token."""
+    """Reduce a URL to what may be shown: its query and the part before the host can hold a token."""
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError:
@@ -392,13 +393,15 @@ def _explain(error: Exception) -> str:
         return "no answer in time"
     if isinstance(reason, OSError):
         return reason.strerror or type(reason).__name__
-    # The text of the others can repeat the URL.
-    return f"no HTTP answer that could be read ({type(reason).__name__})"
+    # The text of other errors can repeat the URL.
+    return f"no readable HTTP answer ({type(reason).__name__})"
 
 
 def _run_within(seconds: float, fetch: Callable[[], tuple[str, bool]]) -> tuple[str, bool]:
-    """What ``fetch`` returns; raises _CannotFetch when it takes longer. A name server or a network file system can
-    hold a thread for minutes, so it is left behind."""
+    """Return what ``fetch`` returns. Raises _CannotFetch after ``seconds``.
+
+    A name server or a network file system can block a thread for minutes; such a thread is left behind.
+    """
     outcome: list[tuple[str, bool] | _CannotFetch] = []
 
     def run() -> None:

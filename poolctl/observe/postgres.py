@@ -1,7 +1,7 @@
-"""PostgreSQL 12 to 18, looked at through one read-only connection that says who it is and harms nobody.
+"""PostgreSQL 12 to 18, sampled over one read-only connection that is named ``poolctl``.
 
-Decides what is asked, how often, and what becomes of it when the server refuses, dies, hangs or talks nonsense: the
-round goes on without it, with a reason. Nothing here retries within a round more than once.
+Decides what is asked, how often, and what happens when the server refuses, dies, hangs or sends nonsense: the sample
+is left out, with a reason. A sample connects at most twice, and a refusal that time does not cure is not tried again.
 """
 
 import re
@@ -27,6 +27,13 @@ from poolctl.observe.snapshot import (
 from poolctl.observe.sql import format_numbers, load_statement
 from poolctl.observe.terminate import TerminationResult, end_backend
 
+RETRY_EVERY = 1.0
+"""Seconds at least between a failed attempt to connect and the next."""
+
+_INCURABLE = ("authentication", "unknown")
+"""Refusals that time does not cure: trying again would only fill the server's log."""
+_MOST_NAMES = 5_000
+
 _UNITS = {
     "ms": 1e-3,
     "s": 1.0,
@@ -38,136 +45,30 @@ _UNITS = {
     "8kB": 8192.0,
     "MB": 1024.0**2,
 }
-"""Of pg_settings, in seconds and bytes."""
+"""Units of pg_settings, in seconds and bytes."""
 
 QUEUED_AFTER = 1.0
-"""Seconds: behind a pooler that has already let us in the first answer takes milliseconds, unless we stand in its
-queue; there its own limit is minutes (query_wait_timeout, 120 s)."""
+"""Seconds for the first answer behind a pooler. It takes milliseconds, unless poolctl stands in the pooler's queue: the
+limit of that queue is minutes (query_wait_timeout, 120 s)."""
 
 _SESSION_SETTINGS = re.compile(r"timeout$|^tcp_|^client_connection_check_interval$|^track_|^work_mem$|^max_parallel_")
-"""Settings of roles and databases that say something about sessions. Applications keep secrets in others."""
-
-
-def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[ServerFacts, int, int, str | None]:
-    """The facts, the oid of the database looked at, how many clients hold a slot (this one among them), and where
-    pg_stat_statements is: a schema's name, quoted, or None.
-
-    Raises Refused for what is no PostgreSQL, StatementFailed, ServerLost.
-    """
-    if connection.is_console:
-        text = "this is PgBouncer's admin console, and no database; --pgbouncer reads it"
-        raise Refused(Refusal("unknown", text, target=connection.target))
-    version = connection.server_version
-    settings_first = load_statement("settings", version)
-    parts = ("facts", "roles", "database_limits")
-    within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
-    try:
-        settings, facts, roles, databases = connection.read(
-            *(load_statement(part, version) for part in parts), before_limits=settings_first, within=within
-        )
-    except ServerLost as lost:
-        if lost.hung and connection.has_pooler_pid:
-            text = f"a pooler let us in, and no server connection behind it gave an answer within {within:g} s"
-            raise Refused(Refusal("pooler-queue", text, target=connection.target)) from None
-        raise
-    if not facts:
-        raise StatementFailed("the server says nothing about the role that we are", "")
-    row = facts[0]
-    values = _read_settings(settings)
-    server = ServerFacts(
-        target=connection.target,
-        version=row["version"].split(" ")[0],
-        version_number=row["version_number"],
-        role=row["role"],
-        database=row["database"],
-        max_connections=int(values["max_connections"]),
-        superuser_reserved=int(values["superuser_reserved_connections"]),
-        reserved=int(values.get("reserved_connections", 0) + values.get("rds.rds_superuser_reserved_connections", 0)),
-        is_superuser=row["is_superuser"],
-        uses_reserved=row.get("uses_reserved", False),
-        can_see_all=row["can_see_all"],
-        may_signal=row["may_signal"],
-        is_behind_pooler=_is_behind_pooler(connection, row),
-        is_local=connection.is_local,
-        settings=values,
-        roles=tuple(_read_role(role) for role in roles),
-        databases=tuple(
-            DatabaseFacts(each["name"], _read_limit(each["connection_limit"]), _read_role_settings(each["settings"]))
-            for each in databases
-        ),
-    )
-    return server, row["database_oid"], row["clients"], row["statements_schema"]
-
-
-def _read_settings(rows: Iterable[Row]) -> dict[str, float]:
-    """Times in seconds, memory in bytes, a switch as 1 or 0. What only this session has is left out."""
-    found: dict[str, float] = {}
-    for row in rows:
-        if not row["is_server_wide"]:
-            continue
-        value = float(row["setting"] == "on") if row["vartype"] == "bool" else float(row["setting"])
-        # -1 switches some of them off, 0 the others.
-        found[row["name"]] = value * _UNITS.get(row["unit"] or "", 1.0) if value > 0 else value
-    return found
-
-
-def _is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -> bool:
-    if row["pid"] != connection.login_pid:
-        return True
-    # Pgpool-II gives the backend's own process id. Another port at the other end may also be a router's work, but not
-    # on this machine; elsewhere only Pgpool-II answers what only Pgpool-II understands.
-    if row["client_port"] == connection.local_port:
-        return False
-    if connection.is_local:
-        return True
-    try:
-        return bool(connection.execute("SHOW pool_version"))
-    except StatementFailed:
-        return False
-
-
-def _read_role(row: Row) -> RoleFacts:
-    return RoleFacts(
-        row["name"],
-        _read_limit(row["connection_limit"]),
-        row["is_superuser"],
-        row.get("uses_reserved", False),
-        _read_role_settings(row["settings"]),
-    )
-
-
-def _read_limit(value: int) -> int | None:
-    """-1 is no limit, -2 a database that was half dropped (16+)."""
-    return value if value >= 0 else None
-
-
-def _read_role_settings(entries: Iterable[str] | None) -> dict[str, str]:
-    """ "name=value" of pg_db_role_setting; what is set for one database comes after what is set for all."""
-    pairs = (entry.partition("=") for entry in entries or ())
-    return {name: value for name, _, value in pairs if _SESSION_SETTINGS.search(name)}
-
-
-RETRY_EVERY = 1.0
-"""Seconds at least after an attempt that failed. A refusal that time does not cure is not tried again at all."""
-
-_INCURABLE = ("authentication", "unknown")
-_MOST_NAMES = 5_000
+"""Settings of roles and databases that matter for connections. Applications keep secrets in others."""
 
 
 class Postgres:
-    """One server. Connects at the first ``look``, and again, once a look, when the connection was lost.
+    """One server. Connects at the first ``sample``, and again, once a sample, when the connection was lost.
 
     ``emergency``: a slot that is reserved for superusers or pg_use_reserved_connections may be taken; without it the
-    connection is given back as soon as it turns out to be one. Raises BadInput for a conninfo that cannot be read.
-    Safe to use from several threads, one after the other.
+    connection is closed as soon as it turns out to hold such a slot. Raises BadInput for a conninfo that cannot be
+    read. Safe to use from several threads, one after the other.
     """
 
     def __init__(self, conninfo: str, *, emergency: bool = False, within: float = PATIENCE) -> None:
         self.target = describe_target(conninfo)
         self.facts: ServerFacts | None = None
-        """Of the last connection; None as long as there was none."""
+        """Facts of the last connection; None as long as there was none."""
         self.refusal: Refusal | None = None
-        """Why the last look found nobody who let it in."""
+        """Why the last attempt to connect was refused; None when it was not."""
         self._conninfo = conninfo
         self._emergency = emergency
         self._within = within
@@ -183,14 +84,14 @@ class Postgres:
 
     @property
     def source(self) -> Source:
-        """How it stands after the last look."""
+        """The state after the last sample."""
         missing = "; ".join(self._counters.reasons)
         return Source("postgres", self.target, ok=not self._failure, reason=self._failure or missing)
 
     def sample(self) -> ServerSample | None:
-        """The server now; None, with ``source.reason`` and maybe ``refusal``, when it cannot be seen.
+        """Sample the server; None, with ``source.reason`` and maybe ``refusal``, when it does not answer.
 
-        Takes at most about ``within`` seconds for each of connecting and asking.
+        Takes at most about ``within`` seconds each for connecting and for the answers.
         """
         with self._using:
             try:
@@ -224,13 +125,14 @@ class Postgres:
                 return TerminationResult(pid, "refused", error.message)
 
     def close(self) -> None:
+        """Close the connection; a later ``sample`` opens another."""
         with self._using:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
 
     def _connect(self) -> ServerConnection | None:
-        """Connect and learn what does not change; None when it may not be tried now. Raises PoolctlError."""
+        """Connect and read the facts; None when it is too early to try again. Raises PoolctlError."""
         now = time.monotonic()
         if self._gave_up or now - self._refused_at < RETRY_EVERY:
             return None
@@ -260,17 +162,17 @@ class Postgres:
             return
         self._gave_up = True
         text = (
-            f"only reserved slots are free: {clients - 1} clients hold the {facts.usable} that are for everybody; "
+            f"only reserved slots are free: {clients - 1} clients hold the {facts.usable} for ordinary roles; "
             "--emergency takes a reserved one"
         )
         raise Refused(Refusal("reserved-slots" if facts.reserved else "superuser-slots", text, target=self.target))
 
     def _forget(self, error: Exception) -> None:
-        """Note why the server was not seen; the connection goes with it unless only a statement failed."""
+        """Note why there is no sample, and close the connection unless only a statement failed."""
         is_nonsense = not isinstance(error, PoolctlError)
         self._failure = f"the server's answer makes no sense ({error})" if is_nonsense else str(error)
         said = error.refusal if isinstance(error, Refused | ServerLost) else None
-        # A server that ends sessions is not one that refuses them; a pooler may let in first, and refuse then.
+        # A server that ends backends does not refuse clients; a pooler may let a client in first, and refuse then.
         self.refusal = said if said is None or isinstance(error, Refused) or said.by.startswith("pooler") else None
         if self._connection is not None and not isinstance(error, StatementFailed):
             self._connection.close()
@@ -283,7 +185,7 @@ class Postgres:
         (clock,), backends, locks, databases = connection.read(*(load_statement(part, version) for part in parts))
         self._learn_names(connection, list_relations(locks, self._database))
         read = read_backends(backends, locks, self._names, self._database)
-        # Most sessions are as they were: one object for the same row keeps a long watch small.
+        # Most backends are as they were: one object for equal rows keeps a long observation small.
         kept = tuple(self._known[each.pid] if self._known.get(each.pid) == each else each for each in read)
         self._known = {each.pid: each for each in kept}
         running = {each.query_id for each in kept if each.query_id is not None and each.is_active}
@@ -301,3 +203,103 @@ class Postgres:
         except StatementFailed:
             return
         self._names.update({row["oid"]: row["name"] for row in rows})
+
+
+def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[ServerFacts, int, int, str | None]:
+    """Read what does not change during an observation: limits, roles, databases, and the server's own settings.
+
+    Returns the facts, the oid of the connected database, how many clients hold a slot (this one among them), and the
+    quoted schema of pg_stat_statements, or None. Raises Refused for anything but a PostgreSQL, StatementFailed,
+    ServerLost.
+    """
+    if connection.is_console:
+        text = "this is PgBouncer's admin console, and no database; --pgbouncer reads it"
+        raise Refused(Refusal("unknown", text, target=connection.target))
+    version = connection.server_version
+    settings_first = load_statement("settings", version)
+    parts = ("facts", "roles", "database_limits")
+    within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
+    try:
+        settings, facts, roles, databases = connection.read(
+            *(load_statement(part, version) for part in parts), before_limits=settings_first, within=within
+        )
+    except ServerLost as lost:
+        if lost.hung and connection.has_pooler_pid:
+            text = f"a pooler let us in, and no server connection behind it gave an answer within {within:g} s"
+            raise Refused(Refusal("pooler-queue", text, target=connection.target)) from None
+        raise
+    if not facts:
+        raise StatementFailed("the server shows nothing about poolctl's own role", "")
+    row = facts[0]
+    values = _read_settings(settings)
+    server = ServerFacts(
+        target=connection.target,
+        version=row["version"].split(" ")[0],
+        version_number=row["version_number"],
+        role=row["role"],
+        database=row["database"],
+        max_connections=int(values["max_connections"]),
+        superuser_reserved=int(values["superuser_reserved_connections"]),
+        reserved=int(values.get("reserved_connections", 0) + values.get("rds.rds_superuser_reserved_connections", 0)),
+        is_superuser=row["is_superuser"],
+        uses_reserved=row.get("uses_reserved", False),
+        can_see_all=row["can_see_all"],
+        may_signal=row["may_signal"],
+        is_behind_pooler=_is_behind_pooler(connection, row),
+        is_local=connection.is_local,
+        settings=values,
+        roles=tuple(_read_role(role) for role in roles),
+        databases=tuple(
+            DatabaseFacts(each["name"], _read_limit(each["connection_limit"]), _read_role_settings(each["settings"]))
+            for each in databases
+        ),
+    )
+    return server, row["database_oid"], row["clients"], row["statements_schema"]
+
+
+def _read_settings(rows: Iterable[Row]) -> dict[str, float]:
+    """Convert settings: times in seconds, memory in bytes, a switch as 1 or 0; leave out what only this session has."""
+    found: dict[str, float] = {}
+    for row in rows:
+        if not row["is_server_wide"]:
+            continue
+        value = float(row["setting"] == "on") if row["vartype"] == "bool" else float(row["setting"])
+        # -1 switches some of them off, 0 the others.
+        found[row["name"]] = value * _UNITS.get(row["unit"] or "", 1.0) if value > 0 else value
+    return found
+
+
+def _is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -> bool:
+    if row["pid"] != connection.login_pid:
+        return True
+    # Pgpool-II passes on the backend's own process id. Another port at the other end may also come from a router, but
+    # not on this machine; elsewhere a command that only Pgpool-II understands decides.
+    if row["client_port"] == connection.local_port:
+        return False
+    if connection.is_local:
+        return True
+    try:
+        return bool(connection.execute("SHOW pool_version"))
+    except StatementFailed:
+        return False
+
+
+def _read_role(row: Row) -> RoleFacts:
+    return RoleFacts(
+        row["name"],
+        _read_limit(row["connection_limit"]),
+        row["is_superuser"],
+        row.get("uses_reserved", False),
+        _read_role_settings(row["settings"]),
+    )
+
+
+def _read_limit(value: int) -> int | None:
+    """Return None for no limit: -1, or -2 of a database that was half dropped (16+)."""
+    return value if value >= 0 else None
+
+
+def _read_role_settings(entries: Iterable[str] | None) -> dict[str, str]:
+    """Parse "name=value" of pg_db_role_setting; what is set for one database comes after what is set for all."""
+    pairs = (entry.partition("=") for entry in entries or ())
+    return {name: value for name, _, value in pairs if _SESSION_SETTINGS.search(name)}

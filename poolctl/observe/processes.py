@@ -1,7 +1,11 @@
-"""The processes of a PostgreSQL: which they are among all of this machine, what they are called, what they use.
+"""The processes of a PostgreSQL: which ones of this machine they are, what their titles say, what they use.
 
-Others may run beside the server in question, so it is found by the ids and ports of the backends that it reported,
-else by who listens where poolctl connects to.
+Other servers may run beside the one in question. It is found by the ids and ports of the backends that it reported,
+else by the process that listens where poolctl connects.
+
+A backend's title is ``postgres: [cluster_name: ]user database client state[ waiting]`` (init_ps_display and
+set_ps_display in ps_status.c). The state is the server's own text. The names before it are chosen by users: they may
+hold spaces, colons and whole imitations of a title, so a title is read from its end.
 """
 
 import math
@@ -23,15 +27,20 @@ from poolctl.observe.sockets import has_hidden_sockets, list_sockets
 PREFIX = "postgres: "
 _CLIENT = re.compile(r" (?P<client>\[local\]|(?P<address>[^\s()]+)\((?P<port>\d+)\))(?: (?P<state>.*))?$", re.DOTALL)
 _HELPERS = ("checkpointer", "background writer", "walwriter", "autovacuum launcher")
-"""Of every server at least one runs, behind the cluster's name."""
+"""Titles behind the cluster's name; at least one of these processes runs in every server."""
 _WALSENDER = "walsender "
 _LONGEST = 1000
-"""Characters: names of 63 bytes each, an address and a command."""
+"""Characters of a title that are read: names of 63 bytes each, an address and a command."""
+
+_COMPARED_BACKENDS = 30
+"""Backends that are compared with the processes of the same id; fewer would be enough."""
+_SAME_START = 2.0
+"""Seconds between a process's start and the backend_start that it reports: authentication lies in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What is known of a server's names, which decides where a user's ends and a database's begins."""
+    """The known names of a server, which decide where a user's name ends and a database's begins."""
 
     cluster: str = ""
     users: Collection[str] = field(default=frozenset())
@@ -39,7 +48,7 @@ class Names:
 
 
 def find_cluster_name(titles: Iterable[str]) -> str:
-    """The cluster_name, by the titles of a server's helpers; "" when it has none, or no helper is seen."""
+    """Find the cluster_name in the titles of a server's helpers; "" without one, or without a helper."""
     for title in titles:
         for helper in _HELPERS:
             if title.rstrip().endswith(": " + helper) and title.startswith(PREFIX):
@@ -50,14 +59,16 @@ def find_cluster_name(titles: Iterable[str]) -> str:
 def parse_title(
     title: str, pid: int, started_at: float | None = None, names: Names | None = None
 ) -> BackendTitle | None:
-    """The backend that ``title`` tells of; None for every other process, walsenders among them: those take none of
-    max_connections."""
+    """Parse the title of a client's backend; None for any other process.
+
+    Walsenders are among the others: they take none of max_connections.
+    """
     names = names or Names()
     start = PREFIX + (f"{names.cluster}: " if names.cluster else "")
     if not title.startswith(start):
         return None
     title = title[len(start) : len(start) + _LONGEST]
-    # The last client in the title is the real one: what stands behind it is the server's.
+    # The last client in the title is the real one: only the server's own text stands behind it.
     at = max(title.rfind(" [local]"), _find_last_address(title))
     match = _CLIENT.match(title, at) if at > 0 else None
     if match is None or title.startswith(_WALSENDER):
@@ -82,24 +93,20 @@ def _find_last_address(title: str) -> int:
 
 
 def split_names(text: str, names: Names) -> tuple[str, str]:
-    """User and database of "user database": where both may hold spaces, the split at which both are known, else one
-    of them; a user alone when there is no space."""
+    """Split "user database", where both may hold spaces, at the space where both are known, else one of them.
+
+    Without any space it is a user alone.
+    """
     spaces = [at for at, letter in enumerate(text) if letter == " "]
     if not spaces:
         return text, ""
     splits = [(text[:at], text[at + 1 :]) for at in reversed(spaces)]
-    # The sort is stable: where nothing is known it is the last space, as databases rarely have any.
+    # max() takes the first of equals: where no name is known the last space, as databases rarely have one.
     return max(splits, key=lambda split: (split[0] in names.users) + (split[1] in names.databases))
 
 
-_COMPARED_BACKENDS = 30
-"""Backends that are compared with the processes of the same id; a few would do."""
-_SAME_START = 2.0
-"""Seconds between a process's start and the backend_start that it reports: authentication lies between."""
-
-
 def find_parent(backends: Iterable[Backend]) -> psutil.Process | None:
-    """The process whose children these backends are; None when most of them are not to be found here."""
+    """Find the process whose children these backends are; None when most of them are not on this machine."""
     parents: Counter[int] = Counter()
     strangers = 0
     telling = [one for one in backends if one.client_port is not None or one.started_at is not None or one.user]
@@ -119,7 +126,7 @@ def find_parent(backends: Iterable[Backend]) -> psutil.Process | None:
 
 
 def _is_backend(process: psutil.Process, backend: Backend) -> bool:
-    """Whether the process of that id is this backend: elsewhere the same number is another process."""
+    """Return True if the process of that id is this backend: for a server elsewhere it is another process."""
     title = read_title(process)
     if title.startswith(PREFIX) and backend.client_port is not None:
         return f"({backend.client_port})" in title
@@ -129,10 +136,11 @@ def _is_backend(process: psutil.Process, backend: Backend) -> bool:
 
 
 def find_listener(folder: str | None, port: int | None, inodes: Collection[int]) -> psutil.Process | None:
-    """The postmaster that listens on ``port``, of which nothing else is known.
+    """Find the postmaster that listens on ``port``, of which nothing else is known.
 
     ``folder`` is that of its Unix socket ("" for the usual ones), None where it is reached over TCP; ``inodes`` are of
-    the sockets that listen on the port (off Linux: the processes). None where there is no such, or no telling.
+    the sockets that listen on the port (off Linux: the processes). None where there is none, or
+    where it cannot be decided.
     """
     if port is None:
         return None
@@ -146,7 +154,7 @@ def find_listener(folder: str | None, port: int | None, inodes: Collection[int])
         own = set(list_sockets(process.pid)) if psutil.LINUX else {process.pid}
         if own & set(inodes):
             return process
-        # One that has none at all is just starting, and not the one that listens.
+        # A process without any socket is only starting, and is not the one that listens.
         if not own and has_hidden_sockets(process.pid):
             unreadable.append(process)
     named = [process for process in unreadable if _has_port_argument(process, port)]
@@ -173,7 +181,7 @@ def _has_port_argument(process: psutil.Process, port: int) -> bool:
 
 
 def _read_lock_file(folder: str, port: int) -> int | None:
-    """PostgreSQL writes the postmaster's pid beside its Unix socket."""
+    """Read the postmaster's pid, which PostgreSQL writes beside its Unix socket."""
     for place in [folder] if folder else ["/var/run/postgresql", "/tmp"]:
         with suppress(OSError, ValueError, IndexError):
             return int(Path(place, f".s.PGSQL.{port}.lock").read_text().split()[0])
@@ -190,7 +198,7 @@ class Member(NamedTuple):
 
 
 def list_members(postmaster: psutil.Process | None) -> list[Member]:
-    """The children of a postmaster; none without one."""
+    """List the children of a postmaster; none without one."""
     if postmaster is None:
         return []
     if psutil.LINUX:
@@ -206,13 +214,13 @@ def list_members(postmaster: psutil.Process | None) -> list[Member]:
 
 
 def _list_linux_members(parent: int) -> Iterator[Member]:
-    """As psutil would find them, with each file read once: four times as fast for 500 backends."""
+    """List what psutil would find, but read each file once: four times as fast for 500 backends."""
     ticks, booted_at = os.sysconf("SC_CLK_TCK"), psutil.boot_time()
-    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand of them at each look
+    for name in os.listdir("/proc"):  # noqa: PTH208 - a thousand of them in each sample
         if not name.isdecimal():
             continue
         with suppress(OSError, ValueError, IndexError):
-            # The name of the program, between brackets, may hold anything, brackets too.
+            # The name of the program, between brackets, may itself hold brackets and spaces.
             fields = _read_file(f"/proc/{name}/stat").rpartition(b")")[2].split()
             if int(fields[1]) == parent:
                 title = _read_file(f"/proc/{name}/cmdline").replace(b"\0", b" ").rstrip().decode(errors="replace")
@@ -229,7 +237,7 @@ def _read_file(path: str) -> bytes:
 
 
 def read_title(process: psutil.Process) -> str:
-    """The command line as one text; "" where it may not be seen."""
+    """Read the command line as one text; "" where it is hidden from this user."""
     with suppress(psutil.Error):
         text = " ".join(process.cmdline()).rstrip()
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
@@ -237,7 +245,7 @@ def read_title(process: psutil.Process) -> str:
 
 
 class ProcessorTimes(NamedTuple):
-    """Processor seconds since the beginning, at ``at`` on the monotonic clock; ``server`` None where it is not here."""
+    """Processor seconds since the beginning, at ``at`` on the monotonic clock; ``server`` None if it is elsewhere."""
 
     at: float
     busy: float
@@ -247,7 +255,7 @@ class ProcessorTimes(NamedTuple):
     @classmethod
     def read(cls, postmaster: psutil.Process | None, family: Iterable[Member]) -> "ProcessorTimes":
         all_cores = psutil.cpu_times()
-        # The time of guests is in that of users already.
+        # Linux counts the time of guests in that of users already.
         total = sum(all_cores) - getattr(all_cores, "guest", 0.0) - getattr(all_cores, "guest_nice", 0.0)
         idle = all_cores.idle + getattr(all_cores, "iowait", 0.0)
         server = None
@@ -255,13 +263,16 @@ class ProcessorTimes(NamedTuple):
             server = sum(member.used for member in family)
             with suppress(psutil.Error):
                 times = postmaster.cpu_times()
-                # What a backend has used goes to its parent when it ends.
+                # When a backend ends, the kernel adds its time to its parent's children.
                 server += times.user + times.system
                 server += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
         return cls(time.monotonic(), total - idle, total, server)
 
     def compare(self, before: "ProcessorTimes | None") -> tuple[float | None, float | None]:
-        """The share of all cores that was busy, and the cores that the server kept busy; None without a before."""
+        """Compute the share of all cores that was busy, and the cores that the server kept busy.
+
+        None for both without a ``before``.
+        """
         if before is None or self.total <= before.total or self.at <= before.at:
             return None, None
         share = min(1.0, max(0.0, (self.busy - before.busy) / (self.total - before.total)))
@@ -271,8 +282,10 @@ class ProcessorTimes(NamedTuple):
 
 
 def list_ports(postmaster: psutil.Process | None, listening: Mapping[int, int]) -> set[int]:
-    """The TCP ports that a server listens on, of those in ``listening`` by their inode (off Linux: by their process);
-    empty where its open files may not be seen."""
+    """List the TCP ports that a server listens on, of ``listening``: ports by inode (off Linux: by process).
+
+    Empty where the server's open files are hidden from this user.
+    """
     if postmaster is None:
         return set()
     own = list_sockets(postmaster.pid) if psutil.LINUX else [postmaster.pid]
@@ -280,7 +293,7 @@ def list_ports(postmaster: psutil.Process | None, listening: Mapping[int, int]) 
 
 
 def has_same_network(postmaster: psutil.Process) -> bool:
-    """Whether the server has the network that poolctl sees; true also where that may not be read."""
+    """Return True if the server is in poolctl's network namespace, or where that cannot be read."""
     if not psutil.LINUX:
         return True
     try:
@@ -291,14 +304,14 @@ def has_same_network(postmaster: psutil.Process) -> bool:
 
 
 def parse_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle, ...]:
-    """The backends among the children of a postmaster. ``names``: the users and databases that are known."""
+    """Parse the backends among the children of a postmaster. ``names``: users and databases that are known."""
     names = Names(find_cluster_name(member.title for member in family), names.users, names.databases)
     found = (parse_title(member.title, member.pid, member.started_at, names) for member in family)
     return tuple(title for title in found if title is not None)
 
 
 def count_usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Whole cores, a part of one counting as one; None where the machine does not say how many it has.
+    """Count the cores that a process may use, a part of one as one; None where the machine does not report any.
 
     Quotas: cpu.max of every group above the process (cgroup v2), cpu.cfs_quota_us (v1).
     """
@@ -329,7 +342,7 @@ def _list_groups(pid: int, proc: Path, groups: Path) -> list[Path]:
 
 
 def _read_quota(group: Path) -> float | None:
-    """Cores; None without a limit."""
+    """Read the limit of a control group, in cores; None without one."""
     with suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = (group / "cpu.max").read_text().split()[:2]
         return None if limit == "max" else int(limit) / int(period)

@@ -1,8 +1,8 @@
-"""Reads Prometheus' text formats: 0.0.4, OpenMetrics with its exemplars and its ``# EOF``, and names in quotes.
+"""Prometheus' text formats, parsed: 0.0.4, OpenMetrics with its exemplars and its ``# EOF``, and names in quotes.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/ and https://prometheus.io/docs/specs/om/open_metrics_spec/.
-A line that cannot be read is counted by its number and costs no other; what the names mean is left to
-``pool_figures``.
+A line that cannot be read is reported by its number and does not affect the others. What the names mean is left to
+``pool_metrics``.
 """
 
 import re
@@ -14,18 +14,18 @@ _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL = re.compile(r'\s*(?:([a-zA-Z_][a-zA-Z0-9_.]*)|"((?:[^"\\]|\\.)*)")\s*(=\s*"((?:[^"\\]|\\.)*)"\s*)?(,|(?=\}))')
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|Inf|NaN|inf|nan)")
 _REST = re.compile(r"(?:\s+[+-]?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)?\s*(?:#.*)?")
-"""A timestamp, an exemplar; neither is of use here."""
+"""A timestamp and an exemplar, which are ignored."""
 _SHAPE = re.compile(
     rf"{_NAME.pattern}(?:\s*\{{(?:[^\"{{}}]|\"(?:[^\"\\]|\\.)*\")*\}}\s*|\s+){_NUMBER.pattern}{_REST.pattern}"
 )
-"""Of a line, as far as one need look that nobody asked for."""
+"""A line that is valid as far as matters for one whose metric is not wanted."""
 _ESCAPES = {"n": "\n", "\\": "\\", '"': '"'}
 _NO_LABELS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: a name with its labels, and the value. Dots in names are underscores here, as older servers write."""
+    """One line: a name with its labels, and the value. Dots in names become underscores, as older servers write."""
 
     name: str
     labels: Mapping[str, str]
@@ -36,12 +36,14 @@ class Series:
 class Exposition:
     series: tuple[Series, ...]
     unreadable: tuple[int, ...]
-    """Numbers of the lines that are none, from 1."""
+    """Numbers of the lines that cannot be read, from 1."""
 
 
 def parse(text: str, wanted: Callable[[str], bool] = lambda name: True) -> Exposition:
-    """The series of ``text`` whose names are ``wanted``; never raises. A line of another name is only looked at for
-    whether it is one."""
+    """Parse the series of ``text`` whose names are ``wanted``; never raises.
+
+    Lines of other names are only checked for their form.
+    """
     series: list[Series] = []
     unreadable: list[int] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -53,6 +55,7 @@ def parse(text: str, wanted: Callable[[str], bool] = lambda name: True) -> Expos
         if not line:
             continue
         name = _NAME.match(line)
+        # One regular expression instead of a parse: a service writes thousands of lines, and ten of a pool.
         if name is not None and not wanted(name[0]) and _SHAPE.fullmatch(line) is not None:
             continue
         one = _parse_line(line)
@@ -76,7 +79,7 @@ def _parse_line(line: str) -> Series | None:
         quoted, labels, at = read
         name = name or quoted
     elif match and at == match.end():
-        return None  # Nothing between the name and the rest.
+        return None  # nothing between the name and the value
     while at < len(line) and line[at] in " \t":
         at += 1
     number = _NUMBER.match(line, at)
@@ -86,7 +89,7 @@ def _parse_line(line: str) -> Series | None:
 
 
 def _parse_labels(line: str, at: int) -> tuple[str, dict[str, str], int] | None:
-    """The quoted name of the metric, if any, the labels, and where the line goes on behind the brace."""
+    """Parse the quoted name of the metric, if any, and the labels; also return the place behind the brace."""
     name = ""
     labels: dict[str, str] = {}
     while True:

@@ -1,8 +1,8 @@
-"""Observations as JSON lines: written while one looks, read again for the same diagnosis without any server.
+"""Observations as JSON lines: written while poolctl observes, read again for the same diagnosis without a server.
 
-The first line says what it is; every other line is one object: ``about`` (the server's facts and the sources, written
+The first line names the format; every other line is one object: ``about`` (the server's facts and the sources, written
 again whenever they change; the last one counts) or ``snapshot``. A field that has its default is left out. Literals of
-statements are hidden while writing unless told otherwise; passwords in command lines and reasons always are.
+statements are hidden unless the user wants them; passwords in command lines and reasons are always hidden.
 """
 
 import json
@@ -21,12 +21,12 @@ FORMAT = 1
 _KEY = "poolctl_recording"
 _HINT = "a file that inspect --record wrote"
 _MOST_KEPT = 5_000
-"""Texts whose hidden form is remembered: the same statements come again in every snapshot."""
+"""Texts whose hidden form is kept: the same statements come again in every snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What a recording says beside its snapshots."""
+    """The part of an observation beside its snapshots."""
 
     interval: float = 0.0
     server: ServerFacts | None = None
@@ -34,7 +34,7 @@ class About:
 
 
 class Recorder:
-    """Writes one observation to ``path``, line by line, so that what was seen survives whatever happens to poolctl.
+    """Writer of one observation to ``path``, line by line, so that the lines survive whatever ends poolctl.
 
     Raises CannotDo, with the system's reason, when the file cannot be written.
     """
@@ -57,12 +57,12 @@ class Recorder:
         self.close()
 
     def write(self, snapshot: Snapshot, observation: Observation) -> None:
-        """Add ``snapshot``; of ``observation``, the one so far, what has changed beside it. Raises CannotDo."""
+        """Add ``snapshot``, and the facts and sources of ``observation`` if they have changed. Raises CannotDo."""
         self.note(observation)
         self._write({"snapshot": self._clean(to_dict(snapshot))})
 
     def note(self, observation: Observation) -> None:
-        """Write down facts and sources, if they are others than before. Raises CannotDo."""
+        """Write facts and sources, if they have changed. Raises CannotDo."""
         about = About(observation.interval, observation.server, observation.sources)
         if about != self._about:
             self._about = about
@@ -104,7 +104,7 @@ class Recorder:
 
 
 def read_recording(path: Path) -> tuple[Observation, str]:
-    """The observation in the file ``path``, and a note when its last line was cut off, else "".
+    """Read the observation in the file ``path``, and a note when its last line was cut off, else "".
 
     Raises BadInput with the number of the line that is none of a recording's, CannotDo when the file cannot be read.
     """
@@ -167,11 +167,11 @@ def _check_header(entry: Mapping[str, Any]) -> None:
 
 
 def _refuse_constant(name: str) -> float:
-    raise ValueError(f"{name} is no number that JSON has")
+    raise ValueError(f"{name} is not a number in JSON")
 
 
 def hide_all_literals(observation: Observation) -> Observation:
-    """``observation`` as a recording would show it: every literal of a statement hidden."""
+    """Hide every literal of every statement in ``observation``, as a recording does."""
     return replace(observation, snapshots=tuple(map(_hide_in, observation.snapshots)))
 
 

@@ -1,8 +1,8 @@
-"""Tells what kind of no a server or a pooler said, in any language, and what it means that nobody said anything.
+"""Why a server or a pooler refused a connection, independent of the language of its messages.
 
-PostgreSQL names the C function that refused (the *routine*) in every error; the text is in the language of
-``lc_messages``. PgBouncer and Pgpool-II name none and speak English. Routines: PostgreSQL proc.c, postinit.c,
-miscinit.c; texts: PgBouncer client.c, objects.c, server.c, Pgpool-II child.c.
+Decides by SQLSTATE and by the C function (the *routine*) that PostgreSQL names in every error; its text is in the
+language of ``lc_messages``. PgBouncer and Pgpool-II name no routine and speak English, so their texts decide. Routines:
+PostgreSQL's proc.c, postinit.c, miscinit.c; texts: PgBouncer's client.c, objects.c, server.c, Pgpool-II's child.c.
 """
 
 import re
@@ -20,7 +20,7 @@ _BY_ROUTINE: dict[str, RefusedBy] = {
 _BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
     ("no more connections allowed", "pooler-clients"),
     ("client connections exceeded", "pooler-clients"),
-    # Pgpool-II's; PostgreSQL's begins with a small letter.
+    # Pgpool-II's own; PostgreSQL's begins with a small letter.
     ("Sorry, too many clients already", "pooler-clients"),
     ("query_wait_timeout", "pooler-queue"),
     ("server login has been failing", "pooler-login"),
@@ -46,14 +46,16 @@ _TRIED = re.compile(r'^connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\
 
 # Without a SQLSTATE: what libpq says by itself.
 HIDDEN_BY_TLS = "during SSL exchange"
-"""libpq 17 and newer do not repeat what a server says to a request for encryption: anybody could have put it there."""
+"""libpq 17 and newer hide what a server answers to a request for encryption: it is not yet authenticated."""
 
 _NO_PASSWORD = ("no password supplied", "password retrieved from file", "authentication method requirement")
 
 
 class Refused(CannotConnect):
-    """The server did not let us in, or nobody answered; ``refusal`` says what is known of it. ``hung``: somebody took
-    the connection, and then said nothing."""
+    """The server refused the connection, or there was no answer; ``refusal`` has what is known of it.
+
+    ``hung``: the connection was accepted, and nothing came.
+    """
 
     def __init__(self, refusal: Refusal, *, hung: bool = False) -> None:
         super().__init__(refusal.text)
@@ -62,7 +64,7 @@ class Refused(CannotConnect):
 
 
 class ServerLost(CannotDo):
-    """The connection broke, the server hung past the time given to it, or said what no PostgreSQL says."""
+    """The connection broke, the server did not answer in time, or answered as no PostgreSQL does."""
 
     code = "server-lost"
 
@@ -70,11 +72,11 @@ class ServerLost(CannotDo):
         super().__init__(message)
         self.hung = hung
         self.refusal = refusal
-        """What was said before it broke, if anything was."""
+        """The error that came before the connection broke, if one did."""
 
 
 class StatementFailed(CannotDo):
-    """The server refused one statement and goes on."""
+    """The server refused one statement; the connection can still be used."""
 
     code = "statement-failed"
 
@@ -85,7 +87,7 @@ class StatementFailed(CannotDo):
 
 
 def classify(text: str, sqlstate: str | None, routine: str | None, target: str = "") -> Refusal:
-    """The refusal that these fields of an error message make. ``sqlstate`` None: nobody on the other side said it."""
+    """Build the refusal from the fields of an error message. ``sqlstate`` None: libpq or the kernel said it."""
     return Refusal(_find_refuser(text, sqlstate, routine), text, sqlstate, routine, target)
 
 
@@ -113,10 +115,10 @@ def find_refuser_by_text(text: str, sqlstate: str | None = None) -> RefusedBy | 
 
 
 def parse_libpq_message(message: str, target: str = "") -> Refusal:
-    """The refusal in what libpq says, by PQERRORS_VERBOSE, of a connection that was not made.
+    """Read the refusal in what libpq says, with PQERRORS_VERBOSE, of a connection that was not made.
 
-    With several attempts (an encrypted one, then a plain one) the first is the one that counts: the second may
-    only be told that it has to be encrypted.
+    With several attempts (an encrypted one, then a plain one) the first one counts: to the second the server may only
+    answer that encryption is required.
     """
     coded = _VERBOSE.search(message)
     if coded is None:
@@ -155,6 +157,6 @@ def _find_pooler_refuser(text: str, sqlstate: str) -> RefusedBy:
 
 
 def _strip_address(message: str) -> str:
-    """libpq's reason without the address, which the target names already."""
+    """Return libpq's reason without the address, which the target names already."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return _TRIED.sub("", lines[0]) if lines else "nobody answered"
+    return _TRIED.sub("", lines[0]) if lines else "no answer"

@@ -1,8 +1,8 @@
-"""Takes the rounds: asks every source at the same instants, and waits for none of them longer than for the others.
+"""Sampling of all sources at the same instants, each with a deadline.
 
-Decides when one looks and what a source that hangs costs. Every source is asked in a thread of its own; a round goes on
-without the answers that do not come in time, and takes those that the round before went on without. A source that owes
-one is neither asked again nor waited for.
+Decides when samples are taken and what a source that hangs costs. Every source works in a thread of its own. A snapshot
+is complete without the samples that do not come in time; a late one becomes part of the next snapshot. A source whose
+sample is late is neither asked again nor waited for.
 """
 
 import queue
@@ -18,19 +18,19 @@ from poolctl.observe.snapshot import HostSample, Observation, Refusal, ServerFac
 DURATION = 3.0
 INTERVAL = 1.0
 EARLY = 0.3
-"""Seconds from the first look to the second. Of a busy application no transaction lasts that long, of a leak every one
-does: a pair so close tells the two apart in the first second. The grid of whole intervals behind it shows what takes
-longer: turnover, growth, and counters that the server flushes once a second."""
+"""Seconds from the first sample to the second. No transaction of a busy application lasts that long, and every one of a
+leak does: so close a pair separates the two in the first second. The whole intervals after it show what takes longer:
+turnover, growth, and counters that the server flushes once a second."""
 
 MOST_SAMPLES = 600
-"""Of an observation whose interval nobody asked for: it grows with the duration."""
+"""Most samples of an observation without a given interval: the interval grows with the duration."""
 
 PATIENCE = 1.5
-"""Seconds that a round waits for answers. With the two seconds that an observation may take on top of its duration, a
-server that hangs in the last round still leaves time to say so."""
+"""Seconds that a snapshot waits for its samples. An observation may take two seconds on top of its duration: a server
+that hangs at the end still leaves time to report it."""
 
 HOST_PATIENCE = 0.3
-"""Seconds that the host gets in any case: a look at 500 backends takes a tenth of one."""
+"""Seconds that the host gets in any case: a sample with 500 backends takes a tenth of one."""
 
 HOST = Source("host", "this machine")
 
@@ -39,7 +39,7 @@ _CLOSED_WITHIN = 0.2
 
 
 class SampledSource(Protocol):
-    """A source. ``look`` never raises for what the world does, and may return None; ``source`` says why."""
+    """A source. ``sample`` never raises for what the system does, and may return None; ``source`` says why."""
 
     @property
     def source(self) -> Source: ...
@@ -67,9 +67,9 @@ class SampledHost(Protocol):
 
 
 class Sampler:
-    """Holds the sources of one observation. ``with Watcher(...) as watcher`` closes them.
+    """The sources of one observation. ``with Sampler(...) as sampler`` closes them.
 
-    ``host`` is made when it is first needed, in its own thread: what it imports takes a while.
+    ``host`` is made when it is first needed, in its own thread: its imports take a while.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class Sampler:
         self.close()
 
     def close(self) -> None:
-        """Close every source; one that hangs is closed by its own thread, should it ever come back."""
-        for lane in self._lanes():
+        """Close every source; one that hangs is closed by its own thread, if that ever returns."""
+        for lane in self._list_lanes():
             lane.close()
 
     @property
     def observation(self) -> Observation:
-        """What has been seen so far."""
-        sources = tuple(lane.status() for lane in self._lanes())
+        """The observation so far."""
+        sources = tuple(lane.status for lane in self._list_lanes())
         return Observation(tuple(self._snapshots), self._facts, sources, self._interval)
 
     def observe(
@@ -118,14 +118,16 @@ class Sampler:
         began: float | None = None,
         jitter: Callable[[], float] = lambda: 0.0,
     ) -> Observation:
-        """Look at once, after ``EARLY`` seconds, and then each ``interval`` until ``duration`` seconds after the call.
+        """Sample at once, after ``EARLY`` seconds, and then each ``interval`` until ``duration`` seconds are over.
 
-        ``duration`` None: until ``stop`` says so, which is asked twenty times a second. ``keep``: only that many of the
-        newest snapshots are held. ``on_snapshot`` gets each as it is taken. Returns at the latest ``PATIENCE`` seconds
-        after ``duration``, or after the first look where that took longer; a server that is still silent then, while
-        nobody else has said anything, or a host gets all of them: on a machine without a core to spare the first answer
-        takes seconds. ``began`` (time.monotonic()) is when the user began to wait, if that was before. ``jitter``:
-        seconds that a look is late, drawn for each, so that what happens at regular intervals is seen as it is.
+        ``duration`` None: until ``stop`` returns True, which is checked twenty times a second. ``keep``: how many of
+        the newest snapshots are kept; None keeps all. ``on_snapshot`` gets each as it is taken. ``began``
+        (time.monotonic()): when the user began to wait, if earlier. ``jitter``: seconds that a sample is late, drawn
+        for each, so that events at regular intervals are sampled fairly.
+
+        Returns at the latest ``PATIENCE`` seconds after ``duration``, or after the first snapshot if that took longer.
+        Until then it waits for a server as long as no source has answered, and for the host: on a machine without a
+        free core a first sample takes seconds.
         """
         began = time.monotonic() if began is None else began
         self._interval = interval or max(INTERVAL, (duration or 0.0) / MOST_SAMPLES)
@@ -133,39 +135,39 @@ class Sampler:
         for instant in plan_instants(lambda: time.monotonic() - began, duration, self._interval):
             if not _sleep_until(began + instant + jitter(), stop):
                 break
-            self._snapshots.append(self._round(time.monotonic() + PATIENCE))
+            self._snapshots.append(self._take_snapshot(time.monotonic() + PATIENCE))
             on_snapshot(self._snapshots[-1])
         else:
             if self.awaits_server or self._awaits_host:
-                self._snapshots.append(self._round(began + (duration or 0.0) + PATIENCE, insists=True))
+                self._snapshots.append(self._take_snapshot(began + (duration or 0.0) + PATIENCE, insists=True))
                 on_snapshot(self._snapshots[-1])
         return self.observation
 
     @property
     def awaits_server(self) -> bool:
-        """Whether nobody has said anything yet, and the server owes an answer."""
-        told = any(each.server or each.bouncers or each.pgpools or each.pools for each in self._snapshots)
-        return self._server is not None and self._server.owes and not told
+        """Whether no source has answered yet, and the server's first sample is under way."""
+        has_answer = any(each.server or each.bouncers or each.pgpools or each.pools for each in self._snapshots)
+        return self._server is not None and self._server.is_busy and not has_answer
 
     @property
     def _awaits_host(self) -> bool:
-        return self._host is not None and self._host.owes and not any(each.host for each in self._snapshots)
+        return self._host is not None and self._host.is_busy and not any(each.host for each in self._snapshots)
 
-    def _round(self, deadline: float, *, insists: bool = False) -> Snapshot:
+    def _take_snapshot(self, deadline: float, *, insists: bool = False) -> Snapshot:
         at = time.time()
-        for lane in self._lanes():
+        for lane in self._list_lanes():
             if lane is not self._host:
-                lane.ask()
+                lane.request()
         server, refusal = self._take_server(deadline, insists=insists)
         host = None
         if self._host is not None:
-            self._host.ask(server, self._facts)
+            self._host.request(server, self._facts)
         bouncers, pgpools, pools = (
-            [answer for lane in lanes if (answer := lane.take(deadline)) is not None]
+            [sample for lane in lanes if (sample := lane.take(deadline)) is not None]
             for lanes in (self._bouncers, self._pgpools, self._pools)
         )
         if self._host is not None:
-            # It was only asked when the server had answered, or had used up the round.
+            # It began only after the server had answered, or had used up the time.
             host = self._host.take(max(deadline, time.monotonic() + HOST_PATIENCE), insists=insists)
         return Snapshot(
             at=at,
@@ -180,15 +182,15 @@ class Sampler:
     def _take_server(self, deadline: float, *, insists: bool) -> tuple[ServerSample | None, Refusal | None]:
         if self._server is None:
             return None, None
-        answer = self._server.take(deadline, insists=insists)
-        if answer is None:
-            source = self._server.status()
+        taken = self._server.take(deadline, insists=insists)
+        if taken is None:
+            source = self._server.status
             return None, Refusal("unreachable", source.reason, target=source.target)
-        sample, refusal, facts = answer
+        sample, refusal, facts = taken
         self._facts = facts or self._facts
         return sample, refusal
 
-    def _lanes(self) -> Iterator["_Lane"]:
+    def _list_lanes(self) -> Iterator["_Lane"]:
         if self._server is not None:
             yield self._server
         yield from (*self._bouncers, *self._pgpools, *self._pools)
@@ -197,9 +199,11 @@ class Sampler:
 
 
 def plan_instants(elapsed: Callable[[], float], duration: float | None, interval: float) -> Iterator[float]:
-    """When to look, in seconds after the beginning. ``elapsed`` is asked after each look: what a slow answer has
-    made impossible is left out, the last instant, ``duration``, never. When the first look has taken all of it, a
-    second follows at once: from one alone nobody can tell what stands still."""
+    """Plan the instants of samples, in seconds after the beginning.
+
+    ``elapsed`` is called after each sample: instants that a slow sample has passed are left out, but never the last
+    one, ``duration``. If the first sample took longer, a second follows at once: one alone does not show what moves.
+    """
     yield 0.0
     first = elapsed()
     planned = first + min(EARLY, interval / 2)
@@ -208,7 +212,7 @@ def plan_instants(elapsed: Callable[[], float], duration: float | None, interval
     while duration is None or planned < duration - gap:
         yield planned
         latest = elapsed()
-        # The next whole interval that leaves a gap behind the look before.
+        # The next whole interval that leaves a gap behind the sample before.
         count = max(count + 1, int((latest + gap) // interval) + 1)
         planned = count * interval
     if duration > 0:
@@ -216,61 +220,62 @@ def plan_instants(elapsed: Callable[[], float], duration: float | None, interval
 
 
 class _Lane:
-    """One source and the thread that asks it, which ends with poolctl whatever it waits for.
+    """One source and its thread, which is a daemon: it ends with poolctl whatever it waits for.
 
-    ``make`` makes the source in that thread; ``made`` is one that is there already.
+    ``make`` makes the source in that thread; ``made`` is a source that exists already.
     """
 
     def __init__(
         self,
         known: Source,
-        look: Callable[..., Any],
+        sample: Callable[..., Any],
         *,
         made: Any = None,
         make: Callable[[], Any] = lambda: None,
     ) -> None:
-        self._look = look
+        self._sample = sample
         self._made, self._make = made, make
-        self._questions: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[tuple[Any, Source]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
+        self._samples: queue.SimpleQueue[tuple[Any, Source]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._owes = self._is_late = False
-        self._asked_at = 0.0
-        self._rounds = self._missed = 0
+        self._is_busy = self._is_late = False
+        self._requested_at = 0.0
+        self._requested = self._missed = 0
         self._last = known
 
-    def ask(self, *arguments: Any) -> None:
-        """Have it look, unless an answer of an earlier round is still owed: that one counts for this round, too."""
-        self._is_late = self._owes
-        if self._owes:
+    def request(self, *arguments: Any) -> None:
+        """Request a sample, unless an earlier one is still under way: that one then counts for this snapshot, too."""
+        self._is_late = self._is_busy
+        if self._is_busy:
             return
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True)
+            self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
-        self._owes = True
-        self._asked_at = time.monotonic()
-        self._questions.put(arguments)
+        self._is_busy = True
+        self._requested_at = time.monotonic()
+        self._requests.put(arguments)
 
     @property
-    def owes(self) -> bool:
-        """Whether it was asked and has not answered yet."""
-        return self._owes
+    def is_busy(self) -> bool:
+        """Whether a sample is under way."""
+        return self._is_busy
 
     def take(self, deadline: float, *, insists: bool = False) -> Any:
-        """Its answer; None if it has none by ``deadline``. Who was late once is not waited for again, unless one
-        insists."""
-        self._rounds += 1
-        answer, has_come = self._collect(until=0.0 if self._is_late and not insists else deadline)
+        """Take the sample; None if there is none by ``deadline``. A late source is not waited for again, unless
+        ``insists``."""
+        self._requested += 1
+        sample, has_come = self._collect(until=0.0 if self._is_late and not insists else deadline)
         self._missed += not (has_come and self._last.ok)
-        return answer
+        return sample
 
+    @property
     def status(self) -> Source:
-        """How it stands. Of a source that answers now, but did not always, it says so."""
-        if self._owes:
-            silent = time.monotonic() - self._asked_at
+        """The state of the source. Its reason says how often it did not answer, also if it answers now."""
+        if self._is_busy:
+            silent = time.monotonic() - self._requested_at
             return replace(self._last, ok=False, reason=f"no answer for {silent:.1f} s")
         if self._last.ok and self._missed:
-            missing = f"no answer in {self._missed} of {self._rounds} rounds"
+            missing = f"no answer in {self._missed} of {self._requested} samples"
             return replace(self._last, reason="; ".join(filter(None, [missing, self._last.reason])))
         return self._last
 
@@ -279,38 +284,38 @@ class _Lane:
             if self._made is not None:
                 self._made.close()
             return
-        self._questions.put(None)
-        if not self._owes:
+        self._requests.put(None)
+        if not self._is_busy:
             self._thread.join(timeout=_CLOSED_WITHIN)
 
     def _collect(self, *, until: float) -> tuple[Any, bool]:
-        """The answer that is owed, and whether it has come."""
-        if not self._owes:
+        """Collect the sample that is under way, and whether it has come."""
+        if not self._is_busy:
             return None, False
         try:
-            value, self._last = self._answers.get(timeout=max(until - time.monotonic(), 0.0))
+            value, self._last = self._samples.get(timeout=max(until - time.monotonic(), 0.0))
         except queue.Empty:
             return None, False
-        self._owes = False
+        self._is_busy = False
         return value, True
 
-    def _work(self) -> None:
-        while (arguments := self._questions.get()) is not None:
-            self._answers.put(self._answer(arguments))
+    def _run(self) -> None:
+        while (arguments := self._requests.get()) is not None:
+            self._samples.put(self._call(arguments))
         if self._made is not None:
             self._made.close()
 
-    def _answer(self, arguments: tuple[Any, ...]) -> tuple[Any, Source]:
+    def _call(self, arguments: tuple[Any, ...]) -> tuple[Any, Source]:
         try:
             if self._made is None:
                 self._made = self._make()
-            return self._look(self._made, *arguments), self._made.source
-        except Exception as error:  # noqa: BLE001 - told in one line, and the other sources go on
+            return self._sample(self._made, *arguments), self._made.source
+        except Exception as error:  # noqa: BLE001 - reported in one line, and the other sources go on
             return None, replace(self._last, ok=False, reason=f"{type(error).__name__}: {error}")
 
 
 def _make_lane(source: SampledSource) -> _Lane:
-    return _Lane(source.source, lambda asked: asked.sample(), made=source)
+    return _Lane(source.source, lambda made: made.sample(), made=source)
 
 
 def _sample_server(server: SampledServer) -> tuple[ServerSample | None, Refusal | None, ServerFacts | None]:
@@ -322,7 +327,7 @@ def _sample_host(host: SampledHost, server: ServerSample | None, facts: ServerFa
 
 
 def _sleep_until(until: float, stop: Callable[[], bool]) -> bool:
-    """Whether the instant was reached, without having been told to stop."""
+    """Sleep until an instant; return False if ``stop`` came first."""
     while (left := until - time.monotonic()) > 0:
         if stop():
             return False

@@ -1,9 +1,10 @@
-"""What live systems looked like, as data: an ``Observation`` is a series of ``Snapshot``s and what does not change.
+"""The state of live systems as data: an ``Observation`` is a series of ``Snapshot``s, and the facts beside them.
 
-Decides the names and units of everything that observers read and that the diagnosis and the sizing stand on. Nothing
-here connects, judges or prints. Instants (``_at``) are seconds since the Unix epoch, those of a server on the server's
-own clock, so that they are equal in two samples exactly when nothing happened in between; times are seconds. None
-means "not seen", never zero: what a role may not see, a version does not have, or a source did not say.
+Decides the names and units of everything that the sources read and that the diagnosis and the sizing need. Nothing here
+connects, judges or prints. Instants (``_at``) are seconds since the Unix epoch; instants of a server are on its own
+clock, so that they are equal in two samples exactly when nothing happened in between. Times are seconds. None means
+"not known", never zero: hidden from the role, absent in a version, or not answered. The names of the fields stand in
+recordings, so they cannot change.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ ABORTED = "idle in transaction (aborted)"
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Something that was asked. ``target`` never holds a secret. ``reason``: why it could not answer, or what part
-    of its answer is missing although ``ok``."""
+    """A source of samples. ``target`` never holds a secret.
+
+    ``reason``: why it did not answer, or what part of its answer is missing although ``ok``.
+    """
 
     kind: SourceKind
     target: str
@@ -29,8 +32,10 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class LockWait:
-    """The lock that a backend waits for (pg_locks, not granted). ``relation`` is a name in the database looked at, or
-    None. ``since`` is pg_locks.waitstart (PostgreSQL 14+)."""
+    """The lock that a backend waits for (pg_locks, not granted).
+
+    ``relation`` is a name in the connected database, or None. ``since`` is pg_locks.waitstart (PostgreSQL 14+).
+    """
 
     kind: str
     mode: str
@@ -42,7 +47,7 @@ class LockWait:
 class Backend:
     """One row of pg_stat_activity with what pg_locks adds to it. poolctl's own backend is never among them.
 
-    A row of another role, seen without pg_read_all_stats, has None in most fields (``is_hidden``); then ``state`` is
+    A row of another role, read without pg_read_all_stats, has None in most fields (``is_hidden``); then ``state`` is
     inferred from pg_locks and ``is_inferred`` says so. ``client`` is an address, "local" for a Unix socket.
     """
 
@@ -61,7 +66,7 @@ class Backend:
     wait_event_type: str | None = None
     wait_event: str | None = None
     query: str | None = None
-    """At most track_activity_query_size bytes, literals included: hide them before anybody reads it."""
+    """At most track_activity_query_size bytes, with literals, which have to be hidden before the text is shown."""
     query_id: int | None = None
     has_xid: bool = False
     has_xmin: bool = False
@@ -71,17 +76,19 @@ class Backend:
     virtual_transaction: str | None = None
     """pg_locks.virtualtransaction of a running transaction; the same in two samples means the same transaction."""
     blocked_by: tuple[int, ...] = ()
-    """pg_blocking_pids; only asked for backends that wait for a lock."""
+    """pg_blocking_pids; only of backends that wait for a lock."""
     waits_for: LockWait | None = None
     advisory_locks: int = 0
-    """Held ones (granted)."""
+    """How many it holds (granted)."""
     strong_locks: tuple[str, ...] = ()
-    """Relations (or "?" where the name is in another database) that it holds ShareLock or stronger on."""
+    """Relations that it holds ShareLock or stronger on; "?" for one of another database."""
 
     @property
     def is_client(self) -> bool:
-        """Whether it counts against max_connections: walsenders, autovacuum and other workers have slots of their
-        own. A hidden row counts when it has a database; those of workers without one do not."""
+        """Whether it counts against max_connections: walsenders, autovacuum and other workers have slots of their own.
+
+        A hidden row counts if it has a database; rows of workers have none.
+        """
         if self.backend_type is not None:
             return self.backend_type == "client backend"
         return self.database is not None or self.state == "starting"
@@ -101,7 +108,7 @@ class DatabaseCounters:
     """pg_stat_database of one database; all but ``backends`` only ever grow, until ``reset_at`` changes.
 
     ``sessions`` and the times: PostgreSQL 14+. ``active_time`` is added when a statement ends,
-    ``transaction_idle_time`` when the transaction goes on or ends: neither says anything of what has not ended.
+    ``transaction_idle_time`` when the transaction goes on or ends: what has not ended is in neither.
     """
 
     name: str
@@ -137,7 +144,7 @@ class StatementCounters:
 
 @dataclass(frozen=True, slots=True)
 class TableCounters:
-    """pg_stat_user_tables of one table in the database looked at. No size is ever asked: it touches the files."""
+    """pg_stat_user_tables of one table in the connected database. Sizes are never read: that touches the files."""
 
     name: str
     live_rows: int
@@ -169,10 +176,10 @@ class DatabaseFacts:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """What does not change while one looks: read once.
+    """What does not change during an observation: read once.
 
-    ``settings``: the server-wide values (never poolctl's own session's) of the timeouts and sizes that the diagnosis
-    asks for, as text in seconds or units of their own as pg_settings has them after conversion: times in seconds.
+    ``settings``: the server-wide values (never those of poolctl's own session) of the timeouts and sizes that the
+    diagnosis needs: times in seconds, memory in bytes, a switch as 1 or 0.
     """
 
     target: str
@@ -194,10 +201,10 @@ class ServerFacts:
     is_local: bool = False
     """Reached over a Unix socket or a loopback address."""
     has_statements: bool = False
-    """pg_stat_statements can be read in the database looked at."""
+    """pg_stat_statements can be read in the connected database."""
     settings: Mapping[str, float] = field(default_factory=dict)
     roles: tuple[RoleFacts, ...] = ()
-    """Those that may log in."""
+    """The roles with LOGIN."""
     databases: tuple[DatabaseFacts, ...] = ()
 
     @property
@@ -212,22 +219,22 @@ class ServerSample:
 
     at: float
     started_at: float
-    """Of the postmaster."""
+    """Start of the postmaster."""
     backends: tuple[Backend, ...] = ()
     databases: tuple[DatabaseCounters, ...] = ()
     statements: tuple[StatementCounters, ...] = ()
-    """The costliest since the statistics began, 50 at most; empty in a look that did not ask."""
+    """The costliest since the statistics began, 50 at most; empty in a sample that did not read them."""
     tables: tuple[TableCounters, ...] = ()
-    """The most read sequentially, 50 at most; empty in a look that did not ask."""
+    """The most read sequentially, 50 at most; empty in a sample that did not read them."""
 
     @property
     def clients(self) -> tuple[Backend, ...]:
-        """Those that count against max_connections."""
+        """The backends that count against max_connections."""
         return tuple(backend for backend in self.backends if backend.is_client)
 
     @property
     def hidden(self) -> int:
-        """Rows of which the state could not be seen."""
+        """How many rows are hidden from the role."""
         return sum(backend.is_hidden for backend in self.backends)
 
 
@@ -251,9 +258,9 @@ RefusedBy = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """What a server said to a client that it did not let in. ``routine`` None: a pooler answered, or nobody.
+    """A server's answer to a client that it refused. ``routine`` None: a pooler answered, libpq, or the kernel.
 
-    ``text`` is the server's own, in whatever language it speaks.
+    ``text`` is the server's own, in the server's language.
     """
 
     by: RefusedBy
@@ -277,7 +284,7 @@ class BouncerPool:
     servers_tested: int = 0
     servers_login: int = 0
     max_wait: float = 0.0
-    """Of the oldest waiting client. A gauge; 0 for clients queued during login."""
+    """Wait so far of the oldest waiting client; 0 for clients queued during login."""
     mode: str | None = None
 
     @property
@@ -303,7 +310,7 @@ class BouncerLink:
     requested_at: float | None = None
     wait: float = 0.0
     remote_pid: int | None = None
-    """Of a server: the PostgreSQL backend's pid. Meaningless when the upstream is another pooler."""
+    """Of a server: the pid of the PostgreSQL backend. Meaningless when the upstream is another pooler."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,7 +331,7 @@ class BouncerDatabase:
 
 @dataclass(frozen=True, slots=True)
 class BouncerStats:
-    """A row of SHOW STATS, totals. ``wait_time`` grows only when a waiter is served."""
+    """A row of SHOW STATS, totals. ``wait_time`` grows only when a waiting client is served."""
 
     database: str
     transactions: int = 0
@@ -336,7 +343,7 @@ class BouncerStats:
 
 @dataclass(frozen=True, slots=True)
 class BouncerSample:
-    """A PgBouncer through its admin console. The console's own client is not among ``clients``."""
+    """A PgBouncer, from its admin console. The console's own client is not among ``clients``."""
 
     target: str
     version: str = ""
@@ -363,7 +370,7 @@ class PgpoolChild:
     started_at: float | None = None
     connected_at: float | None = None
     is_own: bool = False
-    """It serves poolctl itself while it looks."""
+    """It serves poolctl itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,9 +389,10 @@ class PgpoolConnection:
 
 @dataclass(frozen=True, slots=True)
 class PgpoolSample:
-    """A Pgpool-II through SHOW. ``waiting``: clients in the listen queue of its port (the host's view).
+    """A Pgpool-II, from SHOW. ``waiting``: clients in the listen queue of its port (the host's view).
 
-    The connection that it caches for poolctl itself is not among ``connections``."""
+    The connection that it caches for poolctl itself is not among ``connections``.
+    """
 
     target: str
     version: str = ""
@@ -395,13 +403,13 @@ class PgpoolSample:
     reserved_connections: int | None = None
     waiting: int | None = None
     hangs: bool = False
-    """It took poolctl's connection and said nothing until the deadline, as it does when every child is busy; then
-    ``children`` and ``connections`` are empty because they could not be seen."""
+    """It accepted poolctl's connection and did not answer by the deadline, as it does when every child is busy; then
+    ``children`` and ``connections`` are empty because they are not known."""
 
 
 @dataclass(frozen=True, slots=True)
 class PoolFigures:
-    """What an application says of its own pool (Prometheus text, OpenTelemetry names, or a file).
+    """An application's figures of its own pool (Prometheus text, OpenTelemetry names, or a file).
 
     Gauges first, then totals that only grow. ``waiting`` of psycopg_pool counts clients that gave up until the next
     release (``waiting_may_lie``).
@@ -429,14 +437,14 @@ class PoolFigures:
     closed_idle_total: float | None = None
     closed_lifetime_total: float | None = None
     loop_lag: float | None = None
-    """Of the application's event loop, where it is exported (nodejs_eventloop_lag_seconds)."""
+    """Lag of the application's event loop, where it is exported (nodejs_eventloop_lag_seconds)."""
     application: str | None = None
-    """The application_name that its sessions have, where a label says so."""
+    """The application_name of its connections, where a label says so."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendTitle:
-    """What the operating system's process list says of a backend, without any connection."""
+    """A backend in the operating system's process list, read without any connection."""
 
     pid: int
     user: str
@@ -457,7 +465,7 @@ class ClientProcess:
     """
 
     port: int
-    """Of the client's end of the connection; 0 over a Unix socket."""
+    """Port of the client's end of the connection; 0 over a Unix socket."""
     pid: int
     command: str
     status: str
@@ -469,21 +477,20 @@ class ClientProcess:
 
 @dataclass(frozen=True, slots=True)
 class HostSample:
-    """The machine poolctl runs on, as far as it has to do with the server."""
+    """The machine poolctl runs on, as far as it concerns the server."""
 
     has_server: bool
-    """The server's processes run here and can be seen."""
+    """The server's processes run here and are visible."""
     titles: tuple[BackendTitle, ...] = ()
     processes: tuple[ClientProcess, ...] = ()
     unowned_ports: tuple[int, ...] = ()
-    """Client ports of backends with a local address, whose connection exists and belongs to no process that could be
-    seen, or does not exist any more."""
+    """Client ports of backends with a local address whose connection no process holds, or is gone."""
     unowned_backends: tuple[int, ...] = ()
-    """Pids of backends over a Unix socket that nobody holds the other end of."""
+    """Pids of backends over a Unix socket whose other end no process holds."""
     sees_all_sockets: bool = False
-    """False in another network or process namespace, or without the privilege: then no owner means nothing."""
+    """False in another network or process namespace, or without the privilege: then a missing owner proves nothing."""
     cores: int | None = None
-    """That the server may use, by its affinity and control groups; None where it does not run here."""
+    """Cores that the server may use, by its affinity and control groups; None where it does not run here."""
     cpu_share: float | None = None
     """Share of all cores that was busy since the sample before, 0 to 1."""
     server_cpu: float | None = None
@@ -535,7 +542,7 @@ class LoggedLockWait:
 class LoggedApplication:
     """Sessions that one application opened, by the name, or else the user, that it gave at login.
 
-    ``brief``: how many lasted less than a second. ``session_time``: of those that ended, mean.
+    ``brief``: how many lasted less than a second. ``session_time``: mean of the sessions that ended.
     """
 
     name: str
@@ -588,12 +595,12 @@ class LogFacts:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything as it looked in one round, begun at ``at`` on the clock of the machine poolctl runs on."""
+    """The samples of all sources at one instant, ``at`` on the clock of the machine poolctl runs on."""
 
     at: float
     server: ServerSample | None = None
     refusal: Refusal | None = None
-    """Instead of ``server``, or of a probe made beside it."""
+    """In place of ``server``, or from an attempt to log in beside it."""
     bouncers: tuple[BouncerSample, ...] = ()
     pgpools: tuple[PgpoolSample, ...] = ()
     pools: tuple[PoolFigures, ...] = ()
@@ -602,13 +609,13 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A series of snapshots, oldest first, and what was asked for them."""
+    """A series of snapshots, oldest first, the facts, and the sources."""
 
     snapshots: tuple[Snapshot, ...]
     server: ServerFacts | None = None
     sources: tuple[Source, ...] = ()
     interval: float = 0.0
-    """Between snapshots, as planned."""
+    """Planned seconds between snapshots."""
     log: LogFacts | None = None
     """What the logs among the evidence say; None without any."""
 
@@ -627,5 +634,5 @@ class Observation:
 
     @property
     def samples(self) -> tuple[ServerSample, ...]:
-        """The server's samples, where there are any."""
+        """The samples of the server, as far as it answered."""
         return tuple(snapshot.server for snapshot in self.snapshots if snapshot.server is not None)

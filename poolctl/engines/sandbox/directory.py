@@ -2,8 +2,8 @@
 
 A sandbox's folder holds a file that its owner keeps locked. The lock is shared by poolctl and its guardian, and the
 system releases it when both are gone however they ended, so a folder whose lock can be taken has no owner any more;
-process ids, which are reused, decide nothing. Only folders of the same user are looked at: what stands in another
-user's folder is not to be trusted with a signal or a removal.
+process ids, which are reused, decide nothing. Only folders of the same user are considered: another user could make a
+folder that leads poolctl to signal or remove the wrong thing.
 """
 
 import contextlib
@@ -31,8 +31,8 @@ COMMON_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 _LOCK = "lock"
 _UNREADY_LOCK = "lock.new"
-# A folder without its lock file is being made this very moment, or is left by a run that died in that moment; the
-# lock comes first, so there is nothing else in it.
+# Seconds. A folder without its lock file is being made at this moment, or is left by a run that died in that moment.
+# The lock is the first file made, so such a folder is otherwise empty.
 _UNLOCKED_FOR = 60.0
 
 
@@ -73,14 +73,14 @@ class SandboxDirectory:
         return path
 
     def mark_kept(self) -> None:
-        """Say that the sandbox is meant to outlive its owner: nobody's sweep takes it while its servers run."""
+        """Mark the sandbox as one that outlives its owner: no sweep removes it while its servers run."""
         os.pwrite(self.lock, _make_note(kept=True), 0)
 
 
 def create_directory(account: Account | None) -> SandboxDirectory:
-    """A new locked folder below the temporary directory, or below another one where ``account`` cannot enter that.
+    """Create a locked folder below the temporary directory, or below another one if ``account`` cannot enter that.
 
-    Raises SandboxFailed when there cannot be one.
+    Raises SandboxFailed when there is no place for one.
     """
     parent = _choose_parent(account)
     try:
@@ -115,7 +115,7 @@ def _choose_parent(account: Account | None) -> Path:
 def sweep_stale(parent: Path | None = None) -> list[Path]:
     """Remove the sandboxes of runs that are gone, with the servers that still run in them; returns their folders.
 
-    ``parent``: where to look; None: in the temporary directory.
+    ``parent``: the folder to search; None: the temporary directory.
     """
     swept = []
     for path in (parent or Path(tempfile.gettempdir())).resolve().glob(f"{PREFIX}*"):
@@ -149,6 +149,7 @@ def stop_kept(directory: str | Path) -> None:
 
 
 def stop_command(directory: Path) -> str:
+    """Return the shell command that stops a kept sandbox."""
     return f"poolctl simulate --stop {shlex.quote(str(directory))}"
 
 
@@ -163,7 +164,7 @@ def remove(path: Path) -> None:
 
 
 def find_servers(path: Path) -> list[psutil.Process]:
-    """The server processes that work in ``path``, backends included, found by their working directory."""
+    """Find the server processes that work in ``path``, backends included, by their working directory."""
     found = []
     for process in psutil.process_iter(["name", "cwd"]):
         cwd = process.info["cwd"]
@@ -173,7 +174,7 @@ def find_servers(path: Path) -> list[psutil.Process]:
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether ``process`` runs, one that has ended and waits to be collected not counted."""
+    """Return True if ``process`` runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -199,7 +200,7 @@ def end_servers(path: Path) -> None:
 
 
 def _wait_for_end(processes: list[psutil.Process], seconds: float) -> None:
-    # Not psutil's wait: that one also waits until somebody collects the ended, and they are not our children.
+    # Not psutil's wait, which also waits until the parent has collected a process: these are not poolctl's children.
     deadline = time.monotonic() + seconds
     while any(is_running(process) for process in processes) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -257,7 +258,7 @@ def _is_ours(path: Path) -> bool:
 
 
 def _make_note(*, kept: bool) -> bytes:
-    # Padded, so that writing it anew never leaves the tail of a longer one.
+    # Padded: a shorter note that is written over a longer one leaves no tail of it.
     return json.dumps({"owner": os.getpid(), "kept": kept}).ljust(79).encode() + b"\n"
 
 

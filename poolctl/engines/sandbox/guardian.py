@@ -1,11 +1,11 @@
-"""The guardian: parent of every server of one sandbox, which ends them all as soon as poolctl is gone.
+"""The guardian: the parent of every server of one sandbox, which ends them all as soon as poolctl is gone.
 
 It is a program of its own (``python guardian.py CONTROL_FD DIRECTORY``), started in a session of its own so that the
 terminal's Ctrl-C does not reach it, and needs nothing but the standard library. poolctl sends it requests, one JSON
 object a line, over a socket; whatever ends poolctl closes that socket, and a closed socket ends the servers and removes
 the directory. Being the parent, it can never mistake a reused process id for one of its servers.
 
-What is started, and with which settings, poolctl decides.
+poolctl decides what is started, and with which settings.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Together below the 5 s in which nothing may be left: PostgreSQL's own patience with its backends would be 5 s alone.
+# Seconds for servers to end, and after SIGKILL. PostgreSQL itself waits 5 s for its backends; users notice sooner.
 _PATIENCE = 3.0
 _AFTER_KILL = 1.0
 _IPC_RMID = 0
@@ -30,6 +30,8 @@ SERVER_PROGRAMS = frozenset({"postgres", "initdb", "pgbouncer", "pgpool"})
 
 
 class Guardian:
+    """The servers of one sandbox, and the socket whose end means that poolctl is gone."""
+
     def __init__(self, control: socket.socket, directory: Path) -> None:
         self._control = control
         self._directory = directory
@@ -44,7 +46,7 @@ class Guardian:
         self._wake_read, self._wake_write = os.pipe()
 
     def serve(self) -> None:
-        """Answer requests until poolctl is gone, then leave nothing behind (unless told to keep it)."""
+        """Answer requests until poolctl is gone, then end and remove everything, unless the sandbox is to be kept."""
         self._listen_to_signals()
         _raise_file_limit()
         try:
@@ -58,7 +60,7 @@ class Guardian:
     def _listen_to_signals(self) -> None:
         os.set_blocking(self._wake_write, False)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
-        # Functions, not SIG_IGN: an ignored signal stays ignored in the servers started from here.
+        # Functions, not SIG_IGN: exec keeps an ignored signal ignored, and the servers need theirs.
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGTERM, self._note_termination)
@@ -151,7 +153,7 @@ class Guardian:
             if code is not None:
                 del self._children[name]
                 self._exits[name] = code
-                # A Pgpool-II that crashed leaves its children behind, in its process group.
+                # A Pgpool-II that crashed leaves its children behind, in its process group, which is named by its pid.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(child.pid, signal.SIGKILL)
 
@@ -178,20 +180,20 @@ class Guardian:
         deadline = time.monotonic() + seconds
         self._reap()
         while self._children and (left := deadline - time.monotonic()) > 0:
-            # Waking at least every 50 ms covers a child that ended between the look at it and the wait.
+            # Waking at least every 50 ms covers a child that ended between the check and the wait.
             ready, _, _ = select.select([self._wake_read], [], [], min(left, 0.05))
             if ready:
                 os.read(self._wake_read, 4096)
             self._reap()
 
     def _release_shared_memory(self) -> None:
-        """Remove the segment of a postmaster that was killed: nobody else would, and macOS has room for 32."""
+        """Remove the shared memory of a postmaster that was killed: no other process does, and macOS allows only 32."""
         try:
             lines = (self._directory / "data" / "postmaster.pid").read_text().splitlines()
             segment = int(lines[6].split()[1])
         except (OSError, ValueError, IndexError):
             return  # an orderly end removes the file
-        # As the servers' own user, who could have written any number into the file.
+        # As the servers' own user, who could have written any number into the file: root could remove any segment.
         user = os.geteuid()
         os.seteuid(user if self._account is None else self._account)
         ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
@@ -218,9 +220,9 @@ def _raise_file_limit() -> None:
 
 
 def _find_left(directory: Path) -> list[int]:
-    """Server processes that still work inside ``directory``: backends that outlived a killed postmaster.
+    """Find server processes that still work inside ``directory``: backends that outlived a killed postmaster.
 
-    Looks at /proc, so it finds none on macOS; the next run's sweep does there.
+    Reads /proc, so it finds none on macOS; there the next run's sweep does.
     """
     found = []
     for process in Path("/proc").glob("[0-9]*"):

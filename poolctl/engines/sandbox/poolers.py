@@ -1,8 +1,8 @@
 """The real poolers in front of a sandbox: PgBouncer and Pgpool-II.
 
-Decides how each is configured around the keys that the scenario hands over as they are named there, and turns what
-a pooler says about a bad key into one clear error. Everything that is not given keeps the pooler's own default
-(PgBouncer: 100 clients, session mode, 20 server connections for each user and database).
+Decides how each is configured around the keys of the scenario, which are the pooler's own, and turns its complaint
+about a bad key into one clear error. A key that is not given keeps the pooler's default (PgBouncer: 100 clients,
+session mode, 20 server connections for each user and database).
 """
 
 import re
@@ -61,7 +61,7 @@ class PoolerServer(ABC):
 
     @abstractmethod
     def _write_configuration(self, directory: SandboxDirectory, server_port: int) -> list[str | Path]:
-        """Write the configuration; returns the command line."""
+        """Write the configuration files; return the command line."""
 
     @abstractmethod
     def _is_ready(self, said: str) -> bool: ...
@@ -108,9 +108,11 @@ class PoolerServer(ABC):
 
 
 class PgBouncerServer(PoolerServer):
+    """A PgBouncer."""
+
     program = "pgbouncer"
     title = "PgBouncer"
-    # It holds nothing that a kill would leak, and how long SIGTERM takes depends on its version.
+    # SIGKILL: it holds nothing that a kill leaves behind, and how long SIGTERM takes depends on its version.
     end_signal = "SIGKILL"
     owned_keys = frozenset(
         {
@@ -143,7 +145,7 @@ class PgBouncerServer(PoolerServer):
         return [directory.write("pgbouncer.ini", f"[databases]\n{database}\n\n[pgbouncer]\n{lines}")]
 
     def _is_ready(self, said: str) -> bool:
-        # Said once it listens.
+        # The line that it writes once it listens.
         return "process up: PgBouncer" in said
 
     def _find_refused_key(self, said: str) -> BadInput | None:
@@ -160,6 +162,8 @@ class PgBouncerServer(PoolerServer):
 
 
 class PgpoolServer(PoolerServer):
+    """A Pgpool-II."""
+
     program = "pgpool"
     title = "Pgpool-II"
     # SIGQUIT ends it at once; SIGKILL would leave its shared memory behind.
@@ -184,8 +188,8 @@ class PgpoolServer(PoolerServer):
     )
 
     def _check_key(self, key: str, value: object) -> Setting:
-        # Pgpool-II passes over unknown keys without a word, so its program is asked: each name stands in it as text.
-        # Backend settings carry a number, and a linker may keep one name as the tail of a longer one.
+        # Pgpool-II ignores unknown keys silently, so the name is searched in its program, where each stands as text.
+        # Backend settings carry a number, and a linker may store a name as the tail of a longer one.
         if key.rstrip("0123456789").encode() + b"\0" not in self.executable.read_bytes():
             raise BadInput(
                 f"database.pgpool.{key}: the installed Pgpool-II has no such setting",
@@ -222,13 +226,13 @@ class PgpoolServer(PoolerServer):
             **self._keys,
         }
         text = "".join(f"{key} = {_quote(value)}\n" for key, value in settings.items())
-        # A PCP user nobody knows: without its file Pgpool-II complains at every start.
+        # A PCP user with a random password: without the file Pgpool-II complains at every start.
         users = directory.write("pgpool-pcp.conf", f"poolctl:{secrets.token_hex(16)}\n")
         rules = directory.write("pgpool-hba.conf", "")
         return ["-n", "-f", directory.write("pgpool.conf", text), "-F", users, "-a", rules]
 
     def _is_ready(self, said: str) -> bool:
-        # Asking by connecting would leave a connection to the server in the pool.
+        # The log decides: connecting would leave a connection to the server in the pool.
         return "successfully started" in said
 
     def _find_refused_key(self, said: str) -> BadInput | None:
@@ -243,7 +247,7 @@ class PgpoolServer(PoolerServer):
 
 
 def make_pooler(via: str, pgbouncer: Mapping[str, object], pgpool: Mapping[str, object]) -> PoolerServer | None:
-    """The pooler that ``via`` names, not started; None for "none".
+    """Make the pooler that ``via`` names, not started; None for "none".
 
     Raises BadInput for another name or a bad key, MissingProgram when the pooler is not installed.
     """
@@ -271,4 +275,4 @@ def _quote(value: Setting) -> str:
 
 def _indent(text: str, count: int = 6) -> str:
     lines = [line for line in text.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (it said nothing)"
+    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (its log is empty)"

@@ -1,7 +1,7 @@
 """The server processes of a sandbox: started and ended through the guardian, measured and frozen through psutil.
 
-Decides how requests reach the guardian and how processor time is added up. Which servers there are, and with which
-settings, is left to ``server`` and ``poolers``.
+Decides how requests reach the guardian and how processor time is summed. Which servers run, and with which settings, is
+left to ``server`` and ``poolers``.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import psutil
 from poolctl.engines.sandbox.directory import SandboxDirectory, remove
 from poolctl.errors import SandboxFailed
 
-# What a server may see of the environment: nothing that starts with PG, which would change its settings.
+# The environment of the servers: nothing that starts with PG, which would change their settings.
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
 _ANSWER_WITHIN = 10.0
 _END_WITHIN = 8.0
@@ -78,7 +78,8 @@ class Guard:
     def start(self, name: str, argv: Sequence[str | Path], *, end_signal: int) -> psutil.Process | None:
         """Start a server whose output goes to its log; ``end_signal`` is what ends it at once.
 
-        Returns None when it has already ended: ``wait`` then tells how. Raises SandboxFailed when it cannot be run.
+        Returns None when it has already ended: ``wait`` then returns its exit code. Raises SandboxFailed when it cannot
+        be run.
         """
         account = self._directory.account
         answer = self._ask(
@@ -100,11 +101,11 @@ class Guard:
             return None
 
     def wait(self, name: str, seconds: float) -> int | None:
-        """The exit code of a server as soon as it ends; None when it still runs after ``seconds``."""
+        """Wait for a server to end, and return its exit code; None when it still runs after ``seconds``."""
         answer = self._ask(do="wait", name=name, timeout=seconds)
         if answer["running"]:
             return None
-        # Not known to have ended, and not running either: it never started.
+        # Neither running nor ended: it never started.
         return -1 if answer["exit"] is None else int(answer["exit"])
 
     def is_running(self, name: str) -> bool:
@@ -114,11 +115,11 @@ class Guard:
         self._ask(do="signal", name=name, signal=number)
 
     def note_stopped(self, pids: Sequence[int]) -> None:
-        """Tell which processes are frozen, so that the guardian can thaw them before it ends them."""
+        """Report which processes are frozen, so that the guardian can thaw them before it ends them."""
         self._ask(do="stopped", pids=list(pids))
 
     def log_end(self, name: str, lines: int = 8) -> str:
-        """The last lines of a server's log."""
+        """Read the last lines of a server's log."""
         return "\n".join(read_tail(self._directory.log(name)).splitlines()[-lines:])
 
     def close(self, *, keep: bool = False) -> None:
@@ -167,7 +168,7 @@ class Guard:
         self._control.close()
 
     def forget(self) -> None:
-        """In a forked child: let go of what would make the guardian believe that poolctl is still there."""
+        """Close, in a forked child, what would make the guardian believe that poolctl is still there."""
         # By number: another thread may have held the lock inside the buffered reader when the process was forked.
         for descriptor in (self._control.detach(), self._directory.lock):
             with contextlib.suppress(OSError):
@@ -198,11 +199,11 @@ class CpuMeter:
         self._begin = self.read()
 
     def read(self) -> float:
-        """Seconds of user and system time since the meter was made; never less than at the last call.
+        """Read the seconds of user and system time since the meter was made; never less than at the last call.
 
         The kernel adds a process's time to its parent's when the parent collects it, so the guardian and the
-        postmaster know the time of every backend that has ended, however short its life. macOS does not tell: there a
-        backend counts with what was seen of it at the last call before it ended.
+        postmaster know the time of every backend that has ended, however short its life. macOS does not show that:
+        there a backend counts with its time at the last call before it ended.
         """
         # A parent is read before its children: one that ends in between is missed for once, not counted twice for good.
         collected = self._read_collected(self._guardian)
@@ -217,7 +218,7 @@ class CpuMeter:
 
     @staticmethod
     def _read_used(process: psutil.Process) -> float:
-        # The times that psutil reads are cut to whole hundredths: of a thousand young backends nothing would be seen.
+        # psutil reads whole hundredths of a second: a thousand young backends would count as nothing.
         with contextlib.suppress(OSError, ValueError, IndexError):
             return int(Path(f"/proc/{process.pid}/schedstat").read_text().split()[0]) / 1e9
         times = process.cpu_times()
@@ -232,7 +233,7 @@ class CpuMeter:
 
 
 def list_family(parent: psutil.Process) -> list[psutil.Process]:
-    """``parent``, then all its descendants; empty when it has ended."""
+    """List ``parent``, then all its descendants; empty when it has ended."""
     try:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -240,9 +241,9 @@ def list_family(parent: psutil.Process) -> list[psutil.Process]:
 
 
 def freeze(guard: Guard, parent: psutil.Process) -> list[psutil.Process]:
-    """Stop ``parent`` and every process below it where they are; returns them, for ``thaw``."""
-    # The parent first: it then starts no process that the list would miss. The guardian is told before, so that it
-    # can thaw them also when poolctl is killed half-way.
+    """Stop ``parent`` and every process below it where they are; return them, for ``thaw``."""
+    # The parent first: then it starts no process that the list would miss. The guardian learns of it before, so that
+    # it can thaw them also when poolctl is killed half-way.
     guard.note_stopped([parent.pid])
     _stop_all([parent])
     frozen = list_family(parent)
@@ -272,7 +273,7 @@ def thaw(guard: Guard, frozen: Sequence[psutil.Process]) -> None:
 
 
 def read_tail(path: Path, size: int = 16384) -> str:
-    """The end of a log file; "" when there is none."""
+    """Read the end of a log file; "" when there is none."""
     try:
         with path.open("rb") as log:
             log.seek(max(0, path.stat().st_size - size))

@@ -1,8 +1,8 @@
 """A throw-away PostgreSQL on 127.0.0.1, alone or behind a real PgBouncer or Pgpool-II.
 
-Decides in which order the parts of a sandbox start and end, and what users of it are told: where to connect, what
-runs, what it used, whom it refused. The parts themselves are ``server`` and ``poolers``; that nothing is left
-behind, whatever happens to poolctl, is the business of ``guardian`` and ``directory``.
+Decides in which order the parts of a sandbox start and end, and what its users can learn: where to connect, what runs,
+what it used, how many clients it refused. The parts are ``server`` and ``poolers``; ``guardian`` and ``directory`` see
+to it that nothing is left behind, whatever happens to poolctl.
 """
 
 import signal
@@ -70,8 +70,8 @@ class Sandbox:
     ) -> Self:
         """Start a server with ``max_connections`` slots, the last ``reserved`` of them for superusers.
 
-        ``via`` ("none", "pgbouncer", "pgpool") says what stands in front of it, with the keys of ``pgbouncer`` or
-        ``pgpool`` handed over as they are named there. ``port`` is the one that applications connect to; None takes a
+        ``via`` ("none", "pgbouncer", "pgpool") is what stands in front of it, with the keys of ``pgbouncer`` or
+        ``pgpool`` in the pooler's own names. ``port`` is the one that applications connect to; None takes a
         free one. ``settings`` are further ones of postgresql.conf. With ``keep`` it is left running by ``stop`` (and
         by ``with``), but not by a poolctl that is killed before.
 
@@ -159,23 +159,23 @@ class Sandbox:
         return self._guard.pid
 
     def list_process_ids(self) -> list[int]:
-        """The postmaster, its backends and helpers, then the pooler and its children."""
+        """List the postmaster, its backends and helpers, then the pooler and its children."""
         roots = [self._server.process, self._pooler.process if self._pooler is not None else None]
         return [process.pid for root in roots if root is not None for process in list_family(root)]
 
     def measure_cpu_time(self) -> float:
-        """Processor seconds that all servers have used since they were ready; never less than at the last call.
+        """Measure the processor seconds that all servers have used since they were ready; never less than before.
 
-        Backends that have ended are included; on macOS only those that were still there at some earlier call.
+        Backends that have ended are included; on macOS with their time at the last call.
         """
         return self._meter.read()
 
     def count_refusals(self) -> int:
-        """How many clients PostgreSQL has refused so far with SQLSTATE 53300, whoever asked: pool, pooler, observer."""
+        """Count the clients, of any kind, that PostgreSQL has refused so far with SQLSTATE 53300."""
         return self._server.count_refusals()
 
     def is_alive(self) -> bool:
-        """Whether the server, and the pooler if any, runs; also true in the middle of ``restart``. Takes 0.1 ms."""
+        """Return True if the server, and the pooler if any, runs, also in the middle of ``restart``. Takes 0.1 ms."""
         if self._is_changing:
             return True
         return self._server.is_running() and (self._pooler is None or self._pooler.is_running())
@@ -190,7 +190,7 @@ class Sandbox:
         raise SandboxFailed(f"{self._pooler.title} has died:\n{self._guard.log_end(self._pooler.program)}")
 
     def log_tail(self, lines: int = 20, *, of_pooler: bool = False) -> str:
-        """The last lines of PostgreSQL's log, or of the pooler's."""
+        """Read the last lines of PostgreSQL's log, or of the pooler's."""
         name = self._pooler.program if of_pooler and self._pooler is not None else NAME
         return self._guard.log_end(name, lines)
 
@@ -206,7 +206,7 @@ class Sandbox:
         self._restart(signal.SIGQUIT)
 
     def pause(self) -> None:
-        """Freeze every process of PostgreSQL where it is (SIGSTOP): clients wait. The pooler goes on."""
+        """Pause every process of PostgreSQL where it is (SIGSTOP): clients wait. The pooler goes on."""
         with self._changing:
             if not self._frozen and self._server.process is not None:
                 self._frozen = freeze(self._guard, self._server.process)

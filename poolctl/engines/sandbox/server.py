@@ -1,8 +1,8 @@
 """The PostgreSQL of a sandbox: its data directory, its settings, its start and its log.
 
-Decides how a throw-away server is configured: nothing of it has to survive a crash of the machine, everybody on this
-machine may connect as the ordinary role ``app``, and only the user who started it as the superuser. Who is told about
-it, what stands in front of it and when it goes away is left to ``sandbox``.
+Decides how a throw-away server is configured: nothing has to survive a crash of the machine, every user of this machine
+may connect as the ordinary role ``app``, and only the user who started it as the superuser. What stands in front of it
+and when it ends is left to ``sandbox``.
 """
 
 import contextlib
@@ -55,8 +55,8 @@ _OWNED_SETTINGS = frozenset(
         "wal_level",
     }
 )
-# %q ends the prefix of processes without a client. The name that a client chose for itself stands between two tabs,
-# which it cannot contain, so that no name can pass for a refusal.
+# %q ends the prefix of processes without a client. The application_name stands between two tabs, which it cannot
+# contain, so that no name can look like a refusal.
 _LOG_PREFIX = "%m [%p] %e %q\t%a\t"
 _REFUSAL = re.compile(rb"^\S+ \S+ \S+ \[\d+\] 53300 \t[^\t]*\tFATAL:  ")
 _COMPLAINTS = re.compile(r"(?:FATAL|PANIC|ERROR|LOG|HINT|DETAIL): +(.*)")
@@ -68,7 +68,7 @@ _BAD_SETTING = re.compile(
 
 
 class PortTaken(SandboxFailed):
-    """Somebody else listens on the port."""
+    """Another process listens on the port."""
 
 
 class PostgresServer:
@@ -204,11 +204,11 @@ class PostgresServer:
         return self.process is not None and is_running(self.process)
 
     def count_refusals(self) -> int:
-        """How many clients were refused so far for want of a slot (SQLSTATE 53300), by the server's own log."""
+        """Count the clients refused so far because no slot was free (SQLSTATE 53300), by the server's own log."""
         return self._log.read()
 
     def make_failure(self, what: str) -> SandboxFailed:
-        """An error that says ``what`` happened, with the end of the server's log."""
+        """Make an error that says ``what`` happened, with the end of the server's log."""
         log = read_tail(self._directory.log(NAME))
         return SandboxFailed(f"{what}:\n{_find_complaints(log)}", hint=self._suggest_remedy(log))
 
@@ -229,14 +229,14 @@ class PostgresServer:
         self.port = port
         deadline = time.monotonic() + _READY_WITHIN
         while not self._is_ready():
-            # The wait for its end is the pause between two looks: a server that dies is noticed at once.
+            # Waiting for its end is the pause between two checks: a server that dies is noticed at once.
             if self._guard.wait(NAME, 0.005) is not None:
                 self._raise_for_death(log.read_bytes()[said_before:].decode(errors="replace"))
             if time.monotonic() > deadline:
                 raise self.make_failure(f"PostgreSQL was not ready after {_READY_WITHIN:.0f} s")
 
     def _is_ready(self) -> bool:
-        # The postmaster's own word, in its pid file since version 10: asking by connecting would fill the log.
+        # The postmaster writes its state into its pid file since version 10; connecting would fill the log.
         try:
             lines = (self._directory.data / "postmaster.pid").read_text().splitlines()
         except OSError:
@@ -272,25 +272,24 @@ class PostgresServer:
 
 
 def make_default_settings(bindir: Path) -> dict[str, Setting]:
-    """What every throw-away server is started with, before the scenario's own settings."""
+    """Return the settings of every throw-away server, before the scenario's own."""
     settings: dict[str, Setting] = {
-        # It is thrown away: nothing has to survive a crash of the machine. What is committed survives a failover all
-        # the same, since that only kills processes.
+        # Nothing has to survive a crash of the machine. What is committed survives a failover nevertheless, since
+        # that only kills processes.
         "fsync": False,
         "full_page_writes": False,
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
-        # In the data directory, where it goes away with it whatever happens, and where a container's small /dev/shm
-        # does not matter.
+        # In the data directory: removed with it whatever happens, and not limited by a container's small /dev/shm.
         "dynamic_shared_memory_type": "mmap",
-        # Walsenders take none of max_connections: that is how poolctl watches without being counted.
+        # Walsenders take none of max_connections: so poolctl's observer takes no slot.
         "wal_level": "replica",
         "max_wal_senders": 10,
         "track_io_timing": True,
         "timezone": "UTC",
         "log_timezone": "UTC",
         "log_checkpoints": False,
-        # The client has the error; its statement again in the log would only fill the disk.
+        # The client gets the error; its statement in the log, too, would only fill the disk.
         "log_min_error_statement": "panic",
     }
     if has_library(bindir, "pg_stat_statements"):
@@ -314,10 +313,10 @@ def check_settings(max_connections: int, reserved: int, settings: Mapping[str, S
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on, outside the range that outgoing connections are given.
+    """Find a free port of 127.0.0.1, outside the range that the kernel gives to outgoing connections.
 
-    Inside that range a client's own connection can take the port while the server restarts, and a client that knocks
-    on the port meanwhile can even be connected to itself.
+    Inside that range a client's own connection can take the port while the server restarts, and a client that connects
+    to the port meanwhile can even be connected to itself.
     """
     for _ in range(100):
         port = 20000 + secrets.randbelow(12768)
@@ -330,7 +329,7 @@ def free_port() -> int:
 
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
-        # As the servers do it: connections that are still closing do not count.
+        # As the servers do: connections that are still closing do not count.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
@@ -381,7 +380,7 @@ def _quote(value: Setting) -> str:
 
 
 def _find_complaints(log: str, count: int = 6) -> str:
-    """The complaints in ``log``, else its last lines: without times and process ids, which tell the reader nothing."""
+    """Find the complaints in ``log``, else its last lines: without times and process ids, which help no reader."""
     complaints = [match[1] for match in map(_COMPLAINTS.search, log.splitlines()) if match]
     lines = complaints or [line for line in log.splitlines() if line.strip()]
-    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (it said nothing)"
+    return "\n".join(f"  {line}" for line in lines[-count:]) or "  (its log is empty)"

@@ -37,7 +37,7 @@ class _Tally:
     lock_waits: int = 0
     timed_out: int = 0
     delta: int = 0
-    """Sessions that began less those that ended."""
+    """Sessions that began less sessions that ended."""
 
     def add(self, other: "_Tally") -> None:
         self.opened += other.opened
@@ -84,7 +84,7 @@ class Timeline:
     _was_starved: bool = False
     _has_sessions: bool = False
     _before: int = 0
-    """Sessions that were open when the log began, of those that ended in it."""
+    """Sessions that were open when the log began, as far as they ended in it."""
 
     def add(self, event: LogEvent) -> None:
         """Count one message of PostgreSQL's log."""

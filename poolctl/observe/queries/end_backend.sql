@@ -1,4 +1,4 @@
--- Its identity is checked in the statement that ends it: a process id alone may be somebody else's by now.
+-- Identity is checked in the statement that ends it: the process id alone may belong to another backend by now.
 SELECT pid, is_it, CASE WHEN is_it THEN pg_terminate_backend(pid) END AS was_signalled
 FROM (
     SELECT pid, backend_type = 'client backend'

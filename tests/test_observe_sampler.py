@@ -1,4 +1,4 @@
-"""Rounds of looking: when they happen, what they cost, and what a source that hangs or dies takes from the others."""
+"""Samples of all sources: when they are taken, and what a source that hangs or dies costs the others."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sandboxes import connect, one
-from watched import Clients, looking
+from watched import Clients, observing
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.connection import NAME
@@ -29,7 +29,7 @@ from poolctl.observe.snapshot import (
 )
 
 SHORT = 0.8
-"""Seconds: long enough for a first look, an early one and a last."""
+"""Seconds: long enough for a first sample, an early one and a last."""
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def sandbox() -> Iterator[Sandbox]:
 
 
 def planned(duration: float | None, interval: float, *, takes: float = 0.0, count: int = 20) -> list[float]:
-    """The instants at which one looks, if every look takes so long."""
+    """The instants of samples, if every sample takes so long."""
     clock = [0.0]
     found: list[float] = []
     for instant in islice(plan_instants(lambda: clock[0], duration, interval), count):
@@ -65,13 +65,13 @@ def planned(duration: float | None, interval: float, *, takes: float = 0.0, coun
         (2.1, 1.0, 0.0, [0, 0.3, 1, 2.1]),
     ],
 )
-def test_one_looks_at_once_early_each_interval_and_at_the_end(
+def test_samples_are_taken_at_once_early_each_interval_and_at_the_end(
     duration: float, interval: float, takes: float, expected: list[float]
 ) -> None:
     assert planned(duration, interval, takes=takes) == expected
 
 
-def test_without_an_end_one_looks_on_and_on() -> None:
+def test_without_an_end_samples_go_on() -> None:
     assert planned(None, 1.0, count=6) == [0, 0.3, 1, 2, 3, 4]
 
 
@@ -80,7 +80,7 @@ def test_without_an_end_one_looks_on_and_on() -> None:
     interval=st.floats(0.1, 5),
     takes=st.floats(0, 2),
 )
-def test_two_looks_are_never_crowded_and_the_end_is_never_missed(
+def test_two_samples_are_never_crowded_and_the_end_is_never_missed(
     duration: float, interval: float, takes: float
 ) -> None:
     found = planned(duration, interval, takes=takes, count=1000)
@@ -95,10 +95,10 @@ def test_two_looks_are_never_crowded_and_the_end_is_never_missed(
 def test_an_observation_begins_at_once_and_ends_in_time(sandbox: Sandbox) -> None:
     taken: list[tuple[float, Snapshot]] = []
     began = time.monotonic()
-    with Clients(sandbox.direct_conninfo) as clients, looking(sandbox.direct_conninfo) as server:
+    with Clients(sandbox.direct_conninfo) as clients, observing(sandbox.direct_conninfo) as server:
         held = clients.in_transaction()
-        with Sampler(server) as watcher:
-            observation = watcher.observe(
+        with Sampler(server) as sampler:
+            observation = sampler.observe(
                 SHORT, on_snapshot=lambda snapshot: taken.append((time.monotonic() - began, snapshot))
             )
 
@@ -117,11 +117,11 @@ def test_an_observation_begins_at_once_and_ends_in_time(sandbox: Sandbox) -> Non
     assert {pid for pid, _ in set.intersection(*survivors)} == {held}
 
 
-def test_it_stops_when_it_is_told_and_keeps_what_it_has(sandbox: Sandbox) -> None:
+def test_it_stops_on_request_and_keeps_what_it_has(sandbox: Sandbox) -> None:
     taken: list[Snapshot] = []
     began = time.monotonic()
-    with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
-        observation = watcher.observe(None, stop=lambda: len(taken) >= 2, on_snapshot=taken.append)
+    with observing(sandbox.direct_conninfo) as server, Sampler(server) as sampler:
+        observation = sampler.observe(None, stop=lambda: len(taken) >= 2, on_snapshot=taken.append)
 
     assert len(observation.snapshots) == 2
     assert time.monotonic() - began < 2.0
@@ -129,14 +129,14 @@ def test_it_stops_when_it_is_told_and_keeps_what_it_has(sandbox: Sandbox) -> Non
 
 def test_a_long_watch_keeps_only_the_newest(sandbox: Sandbox) -> None:
     taken: list[Snapshot] = []
-    with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
-        observation = watcher.observe(SHORT, interval=0.2, keep=2, on_snapshot=taken.append)
+    with observing(sandbox.direct_conninfo) as server, Sampler(server) as sampler:
+        observation = sampler.observe(SHORT, interval=0.2, keep=2, on_snapshot=taken.append)
 
     assert len(taken) > 3
     assert list(observation.snapshots) == taken[-2:]
 
 
-def test_all_rounds_use_one_connection(sandbox: Sandbox) -> None:
+def test_all_samples_use_one_connection(sandbox: Sandbox) -> None:
     most, over = 0, threading.Event()
 
     def count() -> None:
@@ -149,8 +149,8 @@ def test_all_rounds_use_one_connection(sandbox: Sandbox) -> None:
     counter = threading.Thread(target=count)
     counter.start()
     try:
-        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
-            watcher.observe(SHORT, interval=0.1)
+        with observing(sandbox.direct_conninfo) as server, Sampler(server) as sampler:
+            sampler.observe(SHORT, interval=0.1)
     finally:
         over.set()
         counter.join()
@@ -168,20 +168,20 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
         durations.append(time.monotonic() - last)
         last = time.monotonic()
 
-    with looking(sandbox.direct_conninfo) as server, Sampler(server, bouncers=[console]) as watcher:
-        watcher.observe(0.0)
+    with observing(sandbox.direct_conninfo) as server, Sampler(server, bouncers=[console]) as sampler:
+        sampler.observe(0.0)
         sandbox.pause()
         try:
             last = began = time.monotonic()
-            observation = watcher.observe(2.0, interval=0.5, on_snapshot=note)
+            observation = sampler.observe(2.0, interval=0.5, on_snapshot=note)
             took = time.monotonic() - began
         finally:
             sandbox.resume()
-        after = watcher.observe(0.0)
+        after = sampler.observe(0.0)
 
     assert observation.samples == ()
     assert all(snapshot.bouncers for snapshot in observation.snapshots)
-    # One timeout, in the first round; no other waits for it.
+    # One timeout, in the first sample; no other waits for it.
     assert PATIENCE <= max(durations) < PATIENCE + 0.5
     assert sorted(durations)[-2] < 0.9
     assert took < 2.0 + 0.5
@@ -191,9 +191,9 @@ def test_a_server_that_hangs_takes_nothing_from_the_others(sandbox: Sandbox) -> 
     assert len(after.snapshots) == 1
 
 
-def timed(watcher: Sampler, duration: float) -> tuple[Observation, float]:
+def timed(sampler: Sampler, duration: float) -> tuple[Observation, float]:
     began = time.monotonic()
-    return watcher.observe(duration), time.monotonic() - began
+    return sampler.observe(duration), time.monotonic() - began
 
 
 def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox: Sandbox) -> None:
@@ -201,8 +201,8 @@ def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox:
     back = threading.Timer(2.0, sandbox.resume)
     back.start()
     try:
-        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
-            observation, took = timed(watcher, 1.0)
+        with observing(sandbox.direct_conninfo) as server, Sampler(server) as sampler:
+            observation, took = timed(sampler, 1.0)
     finally:
         back.join()
 
@@ -213,9 +213,9 @@ def test_a_first_answer_that_takes_longer_than_the_window_is_waited_for(sandbox:
 def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> None:
     sandbox.pause()
     try:
-        with looking(sandbox.direct_conninfo) as server, Sampler(server) as watcher:
-            observation, took = timed(watcher, 0.5)
-            awaits = watcher.awaits_server
+        with observing(sandbox.direct_conninfo) as server, Sampler(server) as sampler:
+            observation, took = timed(sampler, 0.5)
+            awaits = sampler.awaits_server
     finally:
         sandbox.resume()
 
@@ -224,12 +224,12 @@ def test_a_server_that_never_answers_is_given_up_in_time(sandbox: Sandbox) -> No
     assert 0.5 + PATIENCE <= took < 0.5 + PATIENCE + 0.5
 
 
-def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
-    with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
+def test_a_server_that_is_cut_off_is_sampled_again_after_the_gap() -> None:
+    with Sandbox.start(max_connections=10) as sandbox, observing(sandbox.direct_conninfo) as server:
         cut = threading.Timer(0.6, sandbox.fail_over)
-        with Sampler(server) as watcher:
+        with Sampler(server) as sampler:
             cut.start()
-            observation = watcher.observe(3.0, interval=0.25)
+            observation = sampler.observe(3.0, interval=0.25)
         cut.join()
 
     assert observation.snapshots[0].server is not None
@@ -240,11 +240,11 @@ def test_a_server_that_is_cut_off_is_seen_again_and_the_gap_is_told() -> None:
 
 
 def test_a_server_that_dies_for_good_is_refused_from_then_on() -> None:
-    with Sandbox.start(max_connections=10) as sandbox, looking(sandbox.direct_conninfo) as server:
+    with Sandbox.start(max_connections=10) as sandbox, observing(sandbox.direct_conninfo) as server:
         cut = threading.Timer(0.5, sandbox.stop)
-        with Sampler(server) as watcher:
+        with Sampler(server) as sampler:
             cut.start()
-            observation = watcher.observe(3.0)
+            observation = sampler.observe(3.0)
         cut.join()
 
     assert len(observation.samples) >= 1
@@ -261,14 +261,14 @@ def sandbox_port(target: str) -> str:
     return target.partition(":")[2].partition("/")[0]
 
 
-def test_the_host_is_looked_at_with_what_the_server_said(sandbox: Sandbox) -> None:
+def test_the_host_is_sampled_with_the_backends_of_the_server(sandbox: Sandbox) -> None:
     with (
         Clients(sandbox.direct_conninfo) as clients,
-        looking(sandbox.direct_conninfo) as server,
-        Sampler(server, host=Host) as watcher,
+        observing(sandbox.direct_conninfo) as server,
+        Sampler(server, host=Host) as sampler,
     ):
         clients.idle()
-        observation = watcher.observe(0.0)
+        observation = sampler.observe(0.0)
 
     assert observation.first.host is not None
     assert [source.kind for source in observation.sources] == ["postgres", "host"]
@@ -283,8 +283,8 @@ class SlowHost(Host):
 
 
 def test_a_host_that_is_slow_at_first_is_waited_for_at_the_end(sandbox: Sandbox) -> None:
-    with looking(sandbox.direct_conninfo) as server, Sampler(server, host=SlowHost) as watcher:
-        observation, took = timed(watcher, 1.0)
+    with observing(sandbox.direct_conninfo) as server, Sampler(server, host=SlowHost) as sampler:
+        observation, took = timed(sampler, 1.0)
 
     assert observation.last.host is not None
     assert took < 1.0 + PATIENCE + 0.5
@@ -303,8 +303,8 @@ class Broken:
 
 
 def test_a_mistake_in_one_source_costs_one_line(sandbox: Sandbox) -> None:
-    with looking(sandbox.direct_conninfo) as server, Sampler(server, pools=[Broken()]) as watcher:
-        observation = watcher.observe(SHORT)
+    with observing(sandbox.direct_conninfo) as server, Sampler(server, pools=[Broken()]) as sampler:
+        observation = sampler.observe(SHORT)
 
     assert len(observation.samples) == 3
     assert observation.sources[1] == Source(
@@ -314,8 +314,8 @@ def test_a_mistake_in_one_source_costs_one_line(sandbox: Sandbox) -> None:
 
 def test_without_any_server_the_other_sources_are_asked_all_the_same(sandbox: Sandbox) -> None:
     console = PgBouncer(str(sandbox.pooler_admin_conninfo))
-    with Sampler(bouncers=[console]) as watcher:
-        observation = watcher.observe(0.0)
+    with Sampler(bouncers=[console]) as sampler:
+        observation = sampler.observe(0.0)
 
     assert observation.first.server is None
     assert observation.first.refusal is None
@@ -323,24 +323,24 @@ def test_without_any_server_the_other_sources_are_asked_all_the_same(sandbox: Sa
 
 
 def test_nothing_is_asked_of_sources_that_are_only_opened_and_closed() -> None:
-    watcher = Sampler(pools=[Broken()], host=Host)
-    watcher.close()
+    sampler = Sampler(pools=[Broken()], host=Host)
+    sampler.close()
 
-    assert [source.reason for source in watcher.observation.sources] == ["", ""]
-    assert watcher.observation.sources[1] == HOST
+    assert [source.reason for source in sampler.observation.sources] == ["", ""]
+    assert sampler.observation.sources[1] == HOST
 
 
 def test_a_live_observation_reads_the_same_from_its_recording(sandbox: Sandbox, tmp_path: Path) -> None:
     path = tmp_path / "night.jsonl"
     with (
         Clients(sandbox.direct_conninfo) as clients,
-        looking(sandbox.direct_conninfo) as server,
-        Sampler(server, bouncers=[PgBouncer(str(sandbox.pooler_admin_conninfo))]) as watcher,
+        observing(sandbox.direct_conninfo) as server,
+        Sampler(server, bouncers=[PgBouncer(str(sandbox.pooler_admin_conninfo))]) as sampler,
         Recorder(path, show_literals=True) as recorder,
     ):
         clients.in_transaction()
         clients.busy("SELECT pg_sleep(60), 'Ann' /*route='/orders'*/")
-        observation = watcher.observe(SHORT, on_snapshot=lambda snapshot: recorder.write(snapshot, watcher.observation))
+        observation = sampler.observe(SHORT, on_snapshot=lambda snapshot: recorder.write(snapshot, sampler.observation))
         recorder.note(observation)
 
     assert read_recording(path) == (observation, "")

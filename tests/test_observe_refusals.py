@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect, eventually, one, own_temporary_directory
-from watched import Clients, bindirs, looking, seen, speaking, started
+from watched import Clients, bindirs, observing, seen, speaking, started
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
@@ -170,7 +170,7 @@ def test_slots_reserved_for_a_role_are_told_from_those_for_superusers() -> None:
         refusal = find_refusal(sandbox.conninfo)
         with connect(sandbox.admin_conninfo) as admin:
             admin.execute("GRANT pg_use_reserved_connections TO app")
-        with looking(sandbox.conninfo) as careful, looking(sandbox.conninfo, emergency=True) as bold:
+        with observing(sandbox.conninfo) as careful, observing(sandbox.conninfo, emergency=True) as bold:
             assert careful.sample() is None
             seen(bold)
             bold_facts = bold.facts
@@ -186,17 +186,17 @@ def test_slots_reserved_for_a_role_are_told_from_those_for_superusers() -> None:
 
 def test_a_superuser_takes_no_reserved_slot_unless_it_is_an_emergency(sandbox: Sandbox) -> None:
     usable = all_slots(sandbox)
-    with filled(sandbox.conninfo, usable), looking(sandbox.admin_conninfo) as careful:
+    with filled(sandbox.conninfo, usable), observing(sandbox.admin_conninfo) as careful:
         assert careful.sample() is None
         assert careful.sample() is None
         left = find_refusal(sandbox.admin_conninfo)
-        with looking(sandbox.admin_conninfo, emergency=True) as bold:
+        with observing(sandbox.admin_conninfo, emergency=True) as bold:
             assert len(seen(bold).clients) == usable
 
     assert left is None
     assert careful.refusal == Refusal(
         "superuser-slots",
-        f"only reserved slots are free: {usable} clients hold the {usable} that are for everybody; "
+        f"only reserved slots are free: {usable} clients hold the {usable} for ordinary roles; "
         "--emergency takes a reserved one",
         target=careful.target,
     )
@@ -207,7 +207,7 @@ def test_a_superuser_takes_no_reserved_slot_unless_it_is_an_emergency(sandbox: S
 
 def test_a_superuser_looks_as_anybody_while_there_is_room(sandbox: Sandbox) -> None:
     usable = all_slots(sandbox)
-    with filled(sandbox.conninfo, usable - 1), looking(sandbox.admin_conninfo) as server:
+    with filled(sandbox.conninfo, usable - 1), observing(sandbox.admin_conninfo) as server:
         assert len(seen(server).clients) == usable - 1
 
 
@@ -286,7 +286,7 @@ def test_the_language_of_the_server_does_not_matter(language: str, tmp_path_fact
             'connection to server at "db" (10.0.0.1), port 5432 failed: Connection refused\n\tIs the server running?\n',
             Refusal("unreachable", "Connection refused"),
         ),
-        ("", Refusal("unreachable", "nobody answered")),
+        ("", Refusal("unreachable", "no answer")),
     ],
 )  # fmt: skip
 def test_the_words_of_libpq_are_read_whatever_language_it_speaks(message: str, refusal: Refusal) -> None:
@@ -391,7 +391,7 @@ def test_a_pgbouncer_that_lets_in_and_has_no_server_connection_is_told_to_be_one
     with (
         Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer=options) as sandbox,
         Clients(sandbox.conninfo) as clients,
-        looking(sandbox.conninfo) as server,
+        observing(sandbox.conninfo) as server,
     ):
         clients.in_transaction()
         began = time.monotonic()
@@ -447,7 +447,7 @@ def test_what_pgpool_says_is_heard_although_libpq_hides_it() -> None:
 def test_the_admin_console_is_not_mistaken_for_a_database() -> None:
     with (
         Sandbox.start(max_connections=10, via="pgbouncer") as sandbox,
-        looking(str(sandbox.pooler_admin_conninfo)) as server,
+        observing(str(sandbox.pooler_admin_conninfo)) as server,
     ):
         assert server.sample() is None
 

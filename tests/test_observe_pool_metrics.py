@@ -493,8 +493,8 @@ def test_what_lets_poolctl_in_goes_to_that_host_and_nowhere_else(served: Served)
         (lambda handler: handler.say("no", 503), "it answered HTTP 503 Service Unavailable"),
         (lambda handler: handler.say("", 302, Location="file:///etc/passwd"), "it answered HTTP 302 Found"),
         (lambda handler: handler.say("", 302, Location="/metrics"), "it answered HTTP 302 Found"),
-        (lambda handler: handler.wfile.write(b"\x00\xff nonsense\r\n\r\n"), "no HTTP answer that could be read"),
-        (lambda handler: handler.say("<html>\n<body>\n"), "line 1 is no Prometheus text, nor are 1 more"),
+        (lambda handler: handler.wfile.write(b"\x00\xff nonsense\r\n\r\n"), "no readable HTTP answer"),
+        (lambda handler: handler.say("<html>\n<body>\n"), "line 1 is not Prometheus text, nor are 1 more"),
         (lambda handler: handler.say("up 1\n"), "no figures of a pool among its metrics"),
         (lambda handler: handler.say("{}"), "no pool in this JSON"),
     ],
@@ -517,7 +517,7 @@ def test_a_bad_line_among_good_ones_is_told_and_the_pools_are_kept(served: Serve
 
     assert pools is not None
     assert [pool.open for pool in pools] == [12]
-    assert (stats.source.ok, stats.source.reason) == (False, "line 1 is no Prometheus text")
+    assert (stats.source.ok, stats.source.reason) == (False, "line 1 is not Prometheus text")
 
 
 @pytest.mark.parametrize("drip", [False, True], ids=["says nothing", "says little by little"])
