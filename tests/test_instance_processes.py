@@ -1,4 +1,4 @@
-"""Pods with real libraries, as processes of their own."""
+"""Instances with real libraries, as processes of their own."""
 
 import json
 import subprocess
@@ -24,8 +24,8 @@ def driver(servers: ThrowAwayServers) -> Driver:
     return Driver(servers)
 
 
-class PodProcess:
-    """A real pod, spoken to as the live engine does."""
+class RealInstance:
+    """A real instance, with the messages of the live engine."""
 
     def __init__(self, job: Job) -> None:
         kind = job.scenario.pool.kind
@@ -34,65 +34,65 @@ class PodProcess:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
-        self.tell(job.to_dict())
-        assert "ready" in self.hear()
+        self.send(job.to_dict())
+        assert "ready" in self.receive()
 
-    def tell(self, message: dict[str, Any]) -> None:
+    def send(self, message: dict[str, Any]) -> None:
         self.stdin.write(json.dumps(message) + "\n")
         self.stdin.flush()
 
-    def hear(self) -> dict[str, Any]:
-        heard: dict[str, Any] = json.loads(self.stdout.readline())
-        return heard
+    def receive(self) -> dict[str, Any]:
+        message: dict[str, Any] = json.loads(self.stdout.readline())
+        return message
 
     def begin(self) -> None:
-        self.tell({"start": time.monotonic()})
+        self.send({"start": time.monotonic()})
 
-    def hear_the_end(self) -> Progress:
-        while "done" not in (heard := self.hear()):
-            assert "failed" not in heard
-        return Progress.from_dict(heard["done"])
+    def receive_result(self) -> Progress:
+        while "done" not in (message := self.receive()):
+            assert "failed" not in message
+        return Progress.from_dict(message["done"])
 
 
 @pytest.fixture
-def pod() -> Iterator[Callable[[Job], PodProcess]]:
-    pods: list[PodProcess] = []
+def instance() -> Iterator[Callable[[Job], RealInstance]]:
+    instances: list[RealInstance] = []
 
-    def start(job: Job) -> PodProcess:
-        pods.append(PodProcess(job))
-        return pods[-1]
+    def start(job: Job) -> RealInstance:
+        instances.append(RealInstance(job))
+        return instances[-1]
 
     yield start
-    for started in pods:
+    for started in instances:
         started.stdin.close()
         started.process.wait(5.0)
         started.stdout.close()
 
 
 @pytest.mark.parametrize("kind", ["psycopg_pool", "sqlalchemy"])
-def test_a_pod_ends_although_its_threads_wait_for_ever(
-    driver: Driver, pod: Callable[[Job], PodProcess], kind: str
+def test_an_instance_ends_although_its_threads_wait_without_limit(
+    driver: Driver, instance: Callable[[Job], RealInstance], kind: str
 ) -> None:
     size = {"max_open": 2, "acquire_timeout": "off"} | ({"max_idle": 2} if kind == "sqlalchemy" else {"min_idle": 2})
     load = {"workers": 4, "hold": "1ms", "requests": 30, "duration": "off"}
     scenario = scenario_of(pool={"kind": kind} | size, load=load, leak={"every": 5})
-    it = pod(Job(scenario, driver.named("stuck pod")))
+    it = instance(Job(scenario, driver.named("stuck instance")))
     it.begin()
 
-    end = it.hear_the_end()
+    end = it.receive_result()
     assert (end.tally.leaked, end.tally.unfinished, end.stats.in_use) == (2, 4, 2)
     assert end.tally.acquired == end.tally.released + 2
     it.stdin.close()
     assert it.process.wait(5.0) == 0
 
 
-def test_a_pod_whose_master_is_gone_ends_and_takes_its_connections_with_it(
-    driver: Driver, pod: Callable[[Job], PodProcess]
+def test_an_instance_ends_with_its_connections_when_the_live_engine_is_gone(
+    driver: Driver, instance: Callable[[Job], RealInstance]
 ) -> None:
     scenario = scenario_of(pool={"kind": "psycopg2"} | SIZES["psycopg2"], load={"duration": "30s"})
-    it = pod(Job(scenario, driver.named("orphan"), ends_at=30.0))
+    it = instance(Job(scenario, driver.named("orphan"), ends_at=30.0))
     it.begin()
-    assert "sample" in it.hear()
+    assert "sample" in it.receive()
     with driver.superuser() as superuser:
 
         def count() -> int:
@@ -107,16 +107,16 @@ def test_a_pod_whose_master_is_gone_ends_and_takes_its_connections_with_it(
         eventually(lambda: count() == 0)
 
 
-def test_a_pod_of_a_later_generation_opens_nothing_before_its_time(
-    driver: Driver, pod: Callable[[Job], PodProcess]
+def test_an_instance_of_a_later_generation_opens_nothing_before_its_time(
+    driver: Driver, instance: Callable[[Job], RealInstance]
 ) -> None:
     scenario = scenario_of(pool={"kind": "psycopg2"} | SIZES["psycopg2"], load={"workers": 3, "duration": "600ms"})
-    it = pod(Job(scenario, driver.named("later"), begins_at=0.3, ends_at=0.6, interval=0.05))
+    it = instance(Job(scenario, driver.named("later"), begins_at=0.3, ends_at=0.6, interval=0.05))
     it.begin()
 
-    at, open_, *_ = it.hear()["sample"]
+    at, open_, *_ = it.receive()["sample"]
     assert 0.3 <= at < 0.45
     assert open_ == 3
-    end = it.hear_the_end()
+    end = it.receive_result()
     assert end.stats.open_time < 0.5 * 3
     assert end.tally.released == end.tally.offered > 10

@@ -55,7 +55,7 @@ def test_a_full_pool_makes_acquires_wait_and_time_out_with_gos_words(servers: Th
     assert done.summary.queued_count >= done.summary.timed_out
 
 
-def test_while_it_runs_the_pools_tell_their_figures_to_whoever_looks(servers: ThrowAwayServers) -> None:
+def test_the_pools_of_a_running_load_expose_their_figures_in_a_file(servers: ThrowAwayServers) -> None:
     seen: list[PoolFigures] = []
 
     def look(point: TimelinePoint) -> None:
@@ -172,16 +172,14 @@ def test_the_same_seed_gives_the_same_arrivals_and_another_does_not(servers: Thr
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux lets a process choose its core")
 @pytest.mark.parametrize(("kind", "of_their_own"), [("psycopg_pool", True), ("none", False), ("database/sql", False)])
-def test_pods_whose_threads_share_an_interpreter_each_keep_to_a_core(
-    servers: ThrowAwayServers, kind: str, of_their_own: bool
-) -> None:
+def test_instances_with_threads_each_stay_on_one_core(servers: ThrowAwayServers, kind: str, of_their_own: bool) -> None:
     cores = os.sched_getaffinity(0)
     seen: set[frozenset[int]] = set()
 
     def look(_: TimelinePoint) -> None:
-        for pod in psutil.Process().children():
-            if "poolctl.engines.instance" in pod.cmdline():
-                seen.add(frozenset(pod.cpu_affinity()))
+        for instance in psutil.Process().children():
+            if "poolctl.engines.instance" in instance.cmdline():
+                seen.add(frozenset(instance.cpu_affinity()))
 
     pool = {"kind": kind} if kind == "none" else {"kind": kind, "max_open": 4}
     run(servers, scenario_of(pool=pool, load={"instances": len(cores), "workers": 2}), view=Recorder(look))
@@ -254,7 +252,7 @@ def test_a_deploy_runs_both_generations_for_the_overlap(servers: ThrowAwayServer
     assert [point for point in done.timeline if point.at < 0.6][-1].open == 4
 
 
-def test_a_pod_that_is_killed_is_told_and_the_others_go_on(servers: ThrowAwayServers) -> None:
+def test_an_instance_that_is_killed_is_reported_and_the_others_continue(servers: ThrowAwayServers) -> None:
     killed: list[int] = []
 
     def kill_one(point: TimelinePoint) -> None:
@@ -289,7 +287,7 @@ def test_a_server_that_dies_ends_the_run_and_keeps_what_was_measured() -> None:
     assert done.summary.released > 50
 
 
-def test_an_interrupted_run_tells_what_was_measured(servers: ThrowAwayServers) -> None:
+def test_an_interrupted_run_reports_what_was_measured(servers: ThrowAwayServers) -> None:
     seen: list[float] = []
     view = Recorder(lambda point: seen.append(point.at))
     done = run(servers, scenario_of(load={"duration": "30s"}), view=view, stop=lambda: bool(seen and seen[-1] > 0.5))
@@ -300,9 +298,9 @@ def test_an_interrupted_run_tells_what_was_measured(servers: ThrowAwayServers) -
     assert done.timeline[-1].at < 5
 
 
-@pytest.mark.parametrize(("minutes", "told"), [(2, ["120"]), (0, [])])
-def test_a_machine_that_slept_during_the_run_spoils_its_times_and_is_told(
-    servers: ThrowAwayServers, minutes: int, told: list[str]
+@pytest.mark.parametrize(("minutes", "reported"), [(2, ["120"]), (0, [])])
+def test_a_machine_that_slept_during_the_run_is_reported(
+    servers: ThrowAwayServers, minutes: int, reported: list[str]
 ) -> None:
     ahead = iter([0.0, 60.0 * minutes])
     view = Recorder()
@@ -315,7 +313,7 @@ def test_a_machine_that_slept_during_the_run_spoils_its_times_and_is_told(
         wall_clock=lambda: time.monotonic() + next(ahead),
     )
 
-    notes = [f"the machine slept for {s} s during the run: times that include the sleep are wrong" for s in told]
+    notes = [f"the machine slept for {s} s during the run: times that include the sleep are wrong" for s in reported]
     assert list(done.notes) == notes
     assert [note for note in view.notes if "slept" in note] == notes
     assert done.failure is None
@@ -362,7 +360,7 @@ def test_the_cpu_query_keeps_the_servers_processor_busy(servers: ThrowAwayServer
     assert done.summary.server.cpu > 0.4
 
 
-def test_a_kind_without_a_live_driver_is_refused() -> None:
+def test_a_library_that_cannot_run_live_is_refused() -> None:
     with pytest.raises(BadInput, match="database/sql"):
         check_scenario(scenario_of(pool={"kind": "pgxpool"}))
 

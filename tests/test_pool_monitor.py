@@ -1,4 +1,4 @@
-"""What counts as open, in use, waiting and exhausted in a pool that is watched from outside. No server, no clock."""
+"""What counts as open, in use, waiting and exhausted in a pool that is observed from outside. No server, no clock."""
 
 import gc
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ class Clock:
 
 
 class Pool:
-    """A watched pool of ``max_open`` whose clock is set by hand."""
+    """An observed pool of ``max_open`` whose clock is set by hand."""
 
     def __init__(self, max_open: int = 2) -> None:
         self.clock = Clock()
@@ -100,23 +100,23 @@ def test_an_opening_that_fails_was_open_only_meanwhile(pool: Pool) -> None:
 
 
 def test_the_time_of_each_opening_is_told(pool: Pool) -> None:
-    told: list[float] = []
-    pool.monitor.on_opened = lambda connect_time, now: told.append(now)
+    openings: list[float] = []
+    pool.monitor.on_opened = lambda connect_time, now: openings.append(now)
     pool.open(7.0, 2)
 
-    assert told == [7.0, 7.0]
+    assert openings == [7.0, 7.0]
 
 
-def test_a_pool_is_exhausted_from_when_somebody_waits_in_a_full_one(pool: Pool) -> None:
+def test_a_pool_is_exhausted_from_when_a_request_waits_in_a_full_one(pool: Pool) -> None:
     pool.open(0.0, 2)
     pool.acquire(0.0)
     pool.acquire(1.0)
-    assert pool.stats(1.0).exhausted_at is None, "full, and nobody waits"
+    assert pool.stats(1.0).exhausted_at is None, "full, and no request waits"
 
     waiting = pool.queue(2.0)
     assert pool.stats(3.0).exhausted_since == 2.0
     pool.release(4.0)
-    assert pool.stats(4.0).exhausted_since == 2.0, "somebody still waits"
+    assert pool.stats(4.0).exhausted_since == 2.0, "a request still waits"
     pool.acquire(4.0, waiting)
     stats = pool.stats(5.0)
     assert (stats.exhausted_at, stats.recovered_at, stats.exhausted_time) == (2.0, 4.0, 2.0)

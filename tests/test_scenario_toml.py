@@ -131,7 +131,7 @@ def test_none_is_what_is_switched_off_where_that_can_be_and_the_default_elsewher
     nothing.finish()
 
 
-def test_a_key_that_nobody_took_is_refused_with_the_nearest_that_exists() -> None:
+def test_a_key_that_was_not_taken_is_refused_with_the_nearest_that_exists() -> None:
     keys = TomlTable({"max_opne": 5}, TomlSource(), "pool")
     keys.take_count("max_open", 0)
     keys.skip("max_idle")

@@ -1,10 +1,10 @@
-"""The thread driver of a pod with the real libraries: what is counted, when requests begin, and how runs end."""
+"""Threaded instances with the real libraries: what is counted, when requests begin, and how runs end."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from threaded_runs import KINDS, SIZES, Done, Driver
+from threaded_runs import LIBRARIES, SIZES, Done, Driver
 
 from poolctl.engines.instance import threads
 from poolctl.engines.live.live_servers import ThrowAwayServers
@@ -13,7 +13,7 @@ from poolctl.pool import Closed
 pytestmark = pytest.mark.server
 
 WAITS = {"max_open": 1, "min_idle": 1, "acquire_timeout": "off"}
-"""A psycopg_pool of one connection in which everybody waits for ever."""
+"""A psycopg_pool of one connection in which all clients wait without limit."""
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def assert_adds_up(done: Done) -> None:
         assert sample.open <= (sample.max_open or sample.open)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_a_correct_workload_releases_all_it_acquires(driver: Driver, kind: str) -> None:
     done = driver.run(kind, pool=SIZES[kind], load={"workers": 3, "hold": "5ms", "duration": "400ms"})
 
@@ -49,7 +49,7 @@ def test_a_correct_workload_releases_all_it_acquires(driver: Driver, kind: str) 
     assert done.progress.cpu > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_each_leak_keeps_a_connection_for_good(driver: Driver, kind: str) -> None:
     load = {"workers": 5, "hold": "2ms", "duration": "600ms", "error_pause": "20ms"}
     done = driver.run(kind, pool=SIZES[kind], load=load, leak={"every": 4})
@@ -107,7 +107,7 @@ def test_what_begins_late_in_the_driver_itself_is_lag_and_wait(driver: Driver, m
 
 def test_arrivals_are_the_same_for_every_library(driver: Driver) -> None:
     load = {"workers": "off", "rate": 100.0, "hold": "1ms", "duration": "300ms", "seed": 7}
-    offered = {driver.run(kind, pool=SIZES[kind], load=load).tally.offered for kind in KINDS}
+    offered = {driver.run(kind, pool=SIZES[kind], load=load).tally.offered for kind in LIBRARIES}
 
     assert len(offered) == 1
     assert offered.pop() > 10
@@ -121,7 +121,7 @@ def test_requests_bound_a_run(driver: Driver) -> None:
     assert done.took < 5.0
 
 
-def test_a_run_without_duration_ends_when_everybody_waits_for_ever(driver: Driver) -> None:
+def test_a_run_without_duration_ends_when_all_clients_wait_without_limit(driver: Driver) -> None:
     load = {"workers": 3, "requests": 50, "hold": "1ms", "duration": "off"}
     done = driver.run("psycopg_pool", pool=WAITS, load=load, leak={"every": 5})
 
@@ -282,7 +282,7 @@ def test_leaks_in_a_run_show_on_the_server(driver: Driver, kind: str, shape: str
         assert (done.tally.leaked, done.stats.in_use, done.stats.open) == (3, 3, 3)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", LIBRARIES)
 def test_a_server_that_cuts_its_connections_costs_errors_and_not_the_run(driver: Driver, kind: str) -> None:
     with driver.superuser() as superuser:
         cut = iter([0.2, 0.4])

@@ -1,4 +1,4 @@
-"""Runs the thread driver of a pod in this process, on a throw-away server."""
+"""Runs a threaded instance in this process, on a throw-away server."""
 
 import io
 import time
@@ -19,7 +19,7 @@ from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 
-KINDS = ("psycopg_pool", "psycopg2", "sqlalchemy", "none")
+LIBRARIES = ("psycopg_pool", "psycopg2", "sqlalchemy", "none")
 SIZES: dict[str, dict[str, Any]] = {
     "psycopg_pool": {"max_open": 3, "min_idle": 3, "acquire_timeout": "150ms"},
     "psycopg2": {"max_open": 3, "max_idle": 3},
@@ -29,7 +29,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class MemoryChannel(InstanceChannel):
-    """Keeps what a pod reports. ``on_sample`` is called with each, after ``stop_at`` the user has enough."""
+    """Keeps what an instance reports. ``on_sample`` gets each sample; at ``stop_at`` the user ends the run."""
 
     def __init__(self, on_sample: Callable[[float], None], stop_at: float) -> None:
         super().__init__(io.StringIO(), io.StringIO())
@@ -91,9 +91,11 @@ class Driver:
     ) -> Done:
         scenario = scenario_of(pool={"kind": kind} | (pool or {}), load=load, leak=leak, events=events or [])
         channel = MemoryChannel(on_sample, stop_at)
-        told = Job(scenario, self.named("driver test"), **({"ends_at": scenario.load.duration, "interval": 0.02} | job))
+        order = Job(
+            scenario, self.named("driver test"), **({"ends_at": scenario.load.duration, "interval": 0.02} | job)
+        )
         began_at = time.monotonic()
-        threads.drive(told, channel)
+        threads.drive(order, channel)
         return Done(channel, time.monotonic() - began_at)
 
     def named(self, application: str) -> str:
@@ -110,7 +112,7 @@ class Driver:
         return library
 
     def clean_up(self) -> None:
-        """What ends with its process in a real pod: idle connections, those who wait, and what has leaked."""
+        """End what would end with the process of a real instance: idle connections, waiting threads and leaks."""
         for library in self._opened:
             library.close()
         with self.superuser() as superuser:

@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bare_pools.py KIND CONNINFO THREADS
 
-Prints "ready" when its connections are open, and runs for so many seconds as the line that it reads then says; prints
-the number of requests. The statement is run as poolctl's pods run it, so that what is missing to this figure is what
-poolctl adds. ``database/sql`` is the same loop without any pool: one thread over non-blocking libpq connections.
+Prints "ready" when its connections are open, reads a number of seconds, runs for so long, and prints the number of
+requests. The statement runs as in poolctl's instances, so that the difference to this figure is what poolctl adds.
+``database/sql`` is the same loop without any pool: one thread over non-blocking libpq connections.
 """
 
 import select

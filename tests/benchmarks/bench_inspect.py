@@ -28,7 +28,7 @@ SESSIONS = (50, 500)
 def first_paint(arguments: list[str], environment: dict[str, str], needle: str) -> float:
     """Seconds from the start of a terminal program until ``needle`` is on its screen.
 
-    In a real terminal (tmux): such programs ask it questions, and wait ten seconds where nobody answers.
+    In a real terminal (tmux): such programs ask it questions, and wait ten seconds if there is no answer.
     """
     tmux = ["tmux", "-L", f"poolctl-bench-{os.getpid()}"]
     began = time.perf_counter()

@@ -62,18 +62,18 @@ def pgbench(sandbox: Sandbox, seconds: int) -> float:
 def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> float:
     """Requests per second of two processes with four connections each and nothing of poolctl's (see bare_pools)."""
     command = [sys.executable, str(Path(__file__).with_name("bare_pools.py")), kind, sandbox.direct_conninfo, "4"]
-    pods = [
+    instances = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(2)
     ]
-    lines = [pod.stdout for pod in pods if pod.stdout is not None]
+    lines = [instance.stdout for instance in instances if instance.stdout is not None]
     for line in lines:
         line.readline()
-    for pod in pods:
-        assert pod.stdin is not None
-        pod.stdin.write(f"{seconds}\n")
+    for instance in instances:
+        assert instance.stdin is not None
+        instance.stdin.write(f"{seconds}\n")
     total = sum(int(line.readline()) for line in lines)
-    for pod in pods:
-        pod.communicate()
+    for instance in instances:
+        instance.communicate()
     return total / seconds
 
 
