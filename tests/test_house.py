@@ -113,6 +113,35 @@ def test_a_file_imports_only_from_rooms_above_it() -> None:
     assert wrong == []
 
 
+RULES = {
+    "live": {"advice", "holds", "leaks", "limits", "load", "locks", "poolers", "pools", "sessions"},
+    "run": {"holds", "leaks", "limits", "load", "server"},
+}
+"""The files of diagnose/ with rules. What two of them need is a fact, in a file that is not among them."""
+
+
+def test_a_rule_imports_no_rule() -> None:
+    modules = {f"poolctl.diagnose.{kind}.{name}" for kind, names in RULES.items() for name in names}
+    files = {ROOT / "diagnose" / kind / f"{name}.py" for kind, names in RULES.items() for name in names}
+
+    assert files <= set(FILES)
+    assert [str(imported) for imported in OWN if imported.file in files and imported.module in modules] == []
+
+
+def test_every_rule_is_in_a_file_of_rules() -> None:
+    """The order of the rules names each of them, so what it imports is a rule or a fact."""
+    orders = {kind: ROOT / "diagnose" / kind / "diagnose.py" for kind in RULES}
+    facts = {"context", "facts", "tracks", "waits", "usage", "work", "holders", "headroom", "shared_findings"}
+    imported = {
+        (kind, each.module.rpartition(".")[2])
+        for kind, file in orders.items()
+        for each in OWN
+        if each.file == file and each.module.startswith(f"poolctl.diagnose.{kind}.")
+    }
+
+    assert {name for kind, name in imported if name not in RULES[kind]} <= facts
+
+
 def test_the_rooms_form_no_circle() -> None:
     seen: set[str] = set()
     waiting = dict(ROOMS)

@@ -1,7 +1,7 @@
 """The statement that most of the database's execution time goes into, and what an index would be on."""
 
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.load import statement_growth, work_of
+from poolctl.diagnose.live.work import statement_growth, work_of
 from poolctl.diagnose.statements import filtered_columns
 from poolctl.observe.snapshot import Observation, ServerSample
 from poolctl.sizing.figures import TopStatement

@@ -3,13 +3,13 @@ verdict that nothing is wrong."""
 
 from collections.abc import Iterator
 from math import ceil
+from statistics import median
 from typing import Any
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.sessions import notes_of
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -334,3 +334,34 @@ def _rest_words(case: RuleContext, still: list[Application]) -> str:
         rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
         return f"; {rest}, which is parked unless users see timeouts"
     return ""
+
+
+def notes_of(case: RuleContext) -> Iterator[str]:
+    """Sentences about what looks like trouble and is none, the most telling first."""
+    facts = case.facts
+    held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]
+    if held:
+        oldest = max(held, key=lambda track: track.age)
+        who = quote(oldest.last.application or oldest.last.user or "?", 40)
+        many = "one session" if len(held) == 1 else f"{format_count(len(held))} sessions"
+        yield f"{many} held a transaction open while idle, the oldest for {format_duration(oldest.age)} ({who})"
+    frozen = sum(len(each.frozen_idle) for each in facts.applications)
+    if frozen > 0.5 * len(facts.tracks):
+        known = facts.waiting()
+        asked = "nobody waits for them" if known.is_known and not known else "whether anybody waits was not to be seen"
+        share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} sessions"
+        yield f"{share} did nothing in the window: parked, {asked}"
+    listening = sum(1 for t in facts.tracks if (t.last.query or "").lstrip()[:6].upper() == "LISTEN")
+    if listening:
+        yield f"{plural(listening, 'session')} {'listens' if listening == 1 else 'listen'} for notifications"
+    locks = sum(1 for t in facts.tracks if t.last.advisory_locks)
+    if locks:
+        yield f"{plural(locks, 'session')} {'holds' if locks == 1 else 'hold'} advisory locks"
+    waiting = sum(1 for t in facts.tracks if t.waits_for_lock)
+    if waiting:
+        yield f"{plural(waiting, 'session')} waited for a lock for a moment"
+    long = [t for t in facts.tracks if t.last.is_active and t.statement_age > 60.0]
+    if long:
+        ages = median(t.statement_age for t in long)
+        run = "runs" if len(long) == 1 else "run"
+        yield f"{plural(len(long), 'statement')} {run} for long (typically {format_duration(ages)})"

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from poolctl.diagnose.catalog import SLOW_EVERYTHING
 from poolctl.diagnose.finding import Confidence, Finding, Holder, Limit, Severity
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import limits_of
 from poolctl.diagnose.live.holders import Clients, holders_of
 from poolctl.diagnose.live.tracks import Application, Track
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, use_of
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,23 @@ class RuleContext:
         """Critical when clients are refused or wait now because of this application's connections; else they will."""
         refused = self.is_full or self.facts.is_refusing
         return "critical" if refused or self.facts.waiting(application) else "warning"
+
+    def is_turning_over(self, application: Application) -> bool:
+        """Whether every connection does short work and comes back: then, and only then, more of them may help."""
+        tracks = application.tracks
+        if self.said & SLOW_EVERYTHING:
+            return False
+        use = use_of(application)
+        busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
+        explained = any(track.pid in self.taken for track in tracks)
+        moved = sum(1 for track in tracks if track.has_moved or track.is_new)
+        return (
+            bool(tracks)
+            and not explained
+            and not application.stuck
+            and not busy_elsewhere
+            and moved >= 0.8 * len(tracks)
+        )
 
 
 Rule = Callable[[RuleContext], Iterator[Finding]]

@@ -15,8 +15,8 @@ from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding
 from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
 from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.holds import held_across_io, opening_beside_idle, self_deadlock, standing_still
-from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction
+from poolctl.diagnose.live.holds import held_across_io, self_deadlock
+from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction, opening_beside_idle, standing_still
 from poolctl.diagnose.live.limits import fleet_over_budget, handshake_pile_up, role_limit, slots_exhausted, slots_low
 from poolctl.diagnose.live.load import connection_churn, reconnect_storm, slow_database
 from poolctl.diagnose.live.locks import lock_queue

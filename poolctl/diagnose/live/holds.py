@@ -2,22 +2,17 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
-from poolctl.diagnose.live.leaks import SPREAD, held, is_on_purpose, is_quiet, long_hold, undetermined_hold
+from poolctl.diagnose.live.shared_findings import held_finding, long_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, SPREAD, is_quiet, use_of
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.observe.snapshot import Backend
-from poolctl.units import format_duration, percent, plural
+from poolctl.units import format_duration, percent
 
-HELD_SHARE = 0.3
-"""Share of the time in use that is idle in a transaction (catalog)."""
-LEAST_PAUSE = 0.05
-"""Typical seconds between two statements of one transaction, from which something else is done in between. A chatty
-application's pauses are network round trips of a few milliseconds, also on a busy machine (settled by staging)."""
 LEAST_TELLING = 4
 """Sessions in use at every look from which they rather are a pool than the workers of a batch: the smallest default
 size of a common pool (psycopg_pool 4, SQLAlchemy 5, HikariCP 10)."""
@@ -25,53 +20,6 @@ WHETHER_POOLED = (
     "whether clients wait: the figures of its pool (--pool-stats) or its errors; workers of a batch with a connection "
     "each keep nobody out"
 )
-USED_UP_SHARE = 0.9
-"""Share of an application's sessions in use from which it has none to spare."""
-
-
-@dataclass(frozen=True, slots=True)
-class HoldPattern:
-    """How an application used its connections, over all looks."""
-
-    active: int = 0
-    paused: int = 0
-    """Idle in a transaction that moved on or will."""
-    stuck: int = 0
-    pause: float = 0.0
-    """Typical seconds idle in the transaction: caught at random, a pause is half over, so twice the median so far."""
-    used_up: float = 0.0
-    """Share of the looks with all but a tenth of the sessions in use."""
-    mean_paused: float = 0.0
-
-    @property
-    def share(self) -> float:
-        return self.paused / max(1, self.active + self.paused + self.stuck)
-
-
-def use_of(application: Application) -> HoldPattern:
-    stuck = {track.pid for track in application.stuck}
-    if stuck:
-        # Beside a leak, what rests for as long is rather its newest than a pause.
-        stuck |= {t.pid for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER}
-    pauses: list[float] = []
-    counts: dict[float, list[int]] = {}
-    active = paused = lost = 0
-    for track in (*application.tracks, *application.gone):
-        for at, row in track.rows:
-            count = counts.setdefault(at, [0, 0])
-            count[1] += 1
-            count[0] += row.in_transaction or row.is_active
-            if track.pid in stuck and row.in_transaction:
-                lost += 1
-            elif row.in_transaction:
-                paused += 1
-                pauses.append(at - row.state_at if row.state_at is not None else 0.0)
-            elif row.is_active and row.wait_event_type not in ("Lock", "Client"):
-                active += 1
-    full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
-    looks = max(1, len(counts))
-    pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return HoldPattern(active, paused, lost, pause, full / looks, paused / looks)
 
 
 def held_across_io(case: RuleContext) -> Iterator[Finding]:
@@ -113,116 +61,6 @@ def held_across_io(case: RuleContext) -> Iterator[Finding]:
             long_enough = case.facts.window > 3 * application.longest_ended > 0
             confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
             yield held_finding(case, application, use, holding, confidence)
-
-
-def held_finding(
-    case: RuleContext,
-    application: Application,
-    use: HoldPattern,
-    holding: tuple[Track, ...],
-    confidence: Confidence,
-    decide_by: str | None = None,
-) -> Finding:
-    waiting = case.facts.waiting(application)
-    wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
-    ended = [t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there]
-    return build_finding(
-        "held-across-io",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, holding),
-        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} of "
-        f"the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end{wait}",
-        evidence={
-            "sessions": application.count,
-            "idle_in_transaction_share": percent(use.share),
-            "typical_pause": use.pause,
-            "longest_seen_to_end": application.longest_ended,
-            "ended_meanwhile": len(ended),
-            "stuck": len(application.stuck),
-            "looks_without_a_spare_session": percent(use.used_up),
-            "waiting": waiting.count,
-            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
-            "clients wait or no session is to spare",
-        },
-        holders=case.holders(holding),
-        frees=min(len(holding), round(use.mean_paused)),
-        decide_by=decide_by,
-    )
-
-
-STILL_SHARE = 0.5
-"""Share of the usable slots that one application's standing sessions take, from which they are the question when
-clients are refused."""
-
-
-def standing_still(case: RuleContext) -> Iterator[Finding]:
-    """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
-
-    Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
-    than max(1 s, 10 x the median)) have half of them; or a pool or pooler says that clients wait for exactly this
-    application's connections, and half of those stand still. Always undetermined.
-    """
-    usable = case.facts.server.usable if case.facts.server else 0
-    for application in case.facts.programs:
-        still = held(application, case.free(application.tracks))
-        if case.facts.sees_titles_only:
-            # A title that says idle at every look may have worked in between.
-            still = tuple(track for track in still if not track.is_idle)
-        short = (case.is_full or case.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
-        waiting = case.facts.waiting(application)
-        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(case, application)
-        if still and (short or told):
-            of = f"of {plural(application.count, 'session')}"
-            yield undetermined_hold(case, application, still, of)
-
-
-def _is_used_up(case: RuleContext, application: Application) -> bool:
-    pools, queues = case.facts.pools_of(application), case.facts.queues_of(application)
-    return any(pool.is_full for pool in pools) or any(
-        queue.is_used_up and queue.last.clients_waiting for queue in queues
-    )
-
-
-def opening_beside_idle(case: RuleContext) -> Iterator[Finding]:
-    """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
-
-    Threshold: in one process of this host, three sessions that did something and then stood still for the whole
-    window, more than half of its sessions, and two new ones opened meanwhile. A pool reuses before it opens; new
-    threads with connections of their own do not, hence undetermined.
-    """
-    for application in case.facts.programs:
-        by_process: dict[int, list[Track]] = {}
-        for track in case.free(application.tracks):
-            process = case.clients.of_backend(track).process
-            if process is not None:
-                by_process.setdefault(process.pid, []).append(track)
-        if case.facts.waiting(application).is_known:
-            continue
-        suspects = [
-            track
-            for tracks in by_process.values()
-            if _opens_beside_idle(tracks)
-            for track in tracks
-            if _is_parked(track)
-        ]
-        if suspects:
-            yield undetermined_hold(case, application, tuple(suspects), f"of {plural(application.count, 'session')}")
-
-
-def _opens_beside_idle(tracks: Sequence[Track]) -> bool:
-    still = [track for track in tracks if _is_parked(track)]
-    new = [track for track in tracks if track.is_new and track.was_used]
-    return len(still) >= 3 and 2 * len(still) > len(tracks) and len(new) >= 2
-
-
-def _is_parked(track: Track) -> bool:
-    return (
-        track.is_idle
-        and track.is_frozen
-        and track.was_used
-        and track.age > STUCK_AFTER
-        and not track.last.advisory_locks
-    )
 
 
 LEAST_JAM = 2
@@ -306,7 +144,7 @@ def _waits_enough(case: RuleContext, application: Application, waiting: Waiting,
 def _jam(case: RuleContext, application: Application) -> _Jam | None:
     if len(case.free(application.tracks)) < application.count or not application.count:
         return None
-    if any(track.last.state_at is None or is_on_purpose(track) for track in application.tracks):
+    if any(track.last.state_at is None or track.is_on_purpose for track in application.tracks):
         return None
     pools = case.facts.pools_of(application)
     full = any(pool.is_full for pool in pools)

@@ -4,14 +4,16 @@ In a transaction the server alone can tell: nothing but the application ends it.
 parked session of a healthy pool looks the same, so somebody has to say that the pool is out of connections.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import inf
 from statistics import median
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
+from poolctl.diagnose.live.shared_findings import long_hold, undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
+from poolctl.diagnose.live.usage import SPREAD, held, is_quiet
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
 
@@ -21,9 +23,6 @@ LEAST_BY_HAND = 5
 ACQUIRE_TIMEOUT = 30.0
 """Seconds after which psycopg_pool, SQLAlchemy and HikariCP give up waiting by default: a holder that waits for a
 second connection would have failed and released by then."""
-SPREAD = 0.06
-"""Seconds between the youngest and the oldest of a set that still count as one moment. Jams of nested acquires were
-within it on idle and on loaded machines (5 to 32 ms seen), leaks come one by one."""
 
 
 def leak_in_transaction(case: RuleContext) -> Iterator[Finding]:
@@ -113,18 +112,8 @@ def _locks_lost(case: RuleContext, application: Application) -> str:
     return f" (it would also drop {plural(locks, 'advisory lock')} of sessions that idle in one)" if locks else ""
 
 
-def held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
-    """Sessions that rest for longer than max(1 s, 10 x the median use), in or out of a transaction, and did
-    something before: a pool opens ahead of need."""
-    limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
-    return tuple(
-        track
-        for track in tracks
-        if (track.is_idle or track.is_in_transaction)
-        and track.is_confirmed
-        and track.was_used
-        and (track.age > limit or (track.last.state_at is None and track.is_in_transaction))
-    )
+LEAST_STEPS = 3
+"""Rises of the least in use, never a fall, from which it is a staircase and not a busy minute (catalog)."""
 
 
 def idle_holds(case: RuleContext) -> Iterator[Finding]:
@@ -153,19 +142,6 @@ def idle_holds(case: RuleContext) -> Iterator[Finding]:
         yield idle_hold(case, application, pools, suspects)
 
 
-LEAST_STEPS = 3
-"""Rises of the least in use, never a fall, from which it is a staircase and not a busy minute (catalog)."""
-
-
-def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
-    """Nothing was acquired in the whole window, and yet something is in use."""
-    grown = [pool.growth("acquired_total") for pool in pools]
-    in_use = any(pool.last.in_use for pool in pools)
-    return (
-        bool(pools) and in_use and all(growth is not None and growth <= 0 for growth in grown) and pools[0].window > 1.0
-    )
-
-
 def idle_hold(
     case: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
 ) -> Finding:
@@ -178,7 +154,7 @@ def idle_hold(
     undetermined.
     """
     returned = returns(application, pools)
-    on_purpose = [track for track in suspects if is_on_purpose(track)]
+    on_purpose = [track for track in suspects if track.is_on_purpose]
     steps = max(pool.steps for pool in pools)
     waiting = case.facts.waiting(application)
     frozen_share = len(application.frozen_idle) / max(1, application.count)
@@ -197,67 +173,13 @@ def idle_hold(
     return _leak(case, application, pools, suspects, confidence)
 
 
-def is_on_purpose(track: Track) -> bool:
-    """Whether its last statement, or a lock, says that the session means to stay."""
-    words = (track.last.query or "").lstrip().split(None, 2)
-    first = words[0].rstrip(";").upper() if words else ""
-    return bool(track.last.advisory_locks) or first in ("LISTEN", "DECLARE", "FETCH")
-
-
 def returns(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
     """Sessions that rested for longer than max(1 s, 10 x the median) and then moved, while the pool was full at
     every look: nobody leaves a connection lying in a pool that is waited for."""
     if not all(pool.was_always_full for pool in pools):
         return ()
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
-    return tuple(track for track in application.tracks if track.has_moved and _longest_rest(track) > limit)
-
-
-def _longest_rest(track: Track) -> float:
-    rests = [
-        at - row.state_at
-        for at, row in track.rows
-        if row.state_at is not None
-        and (row.state == "idle" or row.in_transaction)
-        and row.state_at != track.last.state_at
-    ]
-    return max(rests, default=0.0)
-
-
-def long_hold(
-    case: RuleContext,
-    application: Application,
-    suspects: tuple[Track, ...],
-    returned: tuple[Track, ...],
-    confidence: Confidence,
-) -> Finding:
-    """Connections that are held for long and come back, while others wait for them."""
-    waiting = case.facts.waiting(application)
-    longest = max([*(_longest_rest(track) for track in returned), *(track.age for track in suspects)])
-    holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
-    seen = ", and nobody acquired or released any meanwhile"
-    if returned:
-        seen = f", {plural(len(returned), 'release')} seen"
-    elif any(map(is_on_purpose, suspects)):
-        seen = ", as their last statements say, on purpose"
-    return build_finding(
-        "long-hold",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, holding),
-        summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for "
-        f"{format_duration(longest)} or longer{seen}; {plural(waiting.count or 0, 'client')} waiting",
-        evidence={
-            "held": len(holding),
-            "sessions": application.count,
-            "longest_hold": longest,
-            "median_use": application.typical_use,
-            "releases_seen": len(returned),
-            "waiting": waiting.count,
-            "threshold": "a hold of more than 1 s and 10 x the median that came back, while clients wait",
-        },
-        holders=case.holders(holding),
-        frees=len(holding),
-    )
+    return tuple(track for track in application.tracks if track.has_moved and track.longest_rest > limit)
 
 
 def _leak(
@@ -302,32 +224,76 @@ def _leak(
     )
 
 
-def undetermined_hold(case: RuleContext, application: Application, suspects: tuple[Track, ...], of: str) -> Finding:
-    """``leak-or-long-hold``: a set that stands still while clients wait, and no such hold was seen to end yet."""
-    ages = [track.age for track in suspects]
-    waiting = case.facts.waiting(application)
-    wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
-    limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
-    return build_finding(
-        "leak-or-long-hold",
-        severity=case.severity(application),
-        confidence="undetermined",
-        summary=f"{plural(len(suspects), 'connection')} {of} by {called(application)} stand still{wait}, the oldest "
-        f"for {format_duration(max(ages))}: leaked, or a long job that will come back",
-        evidence={
-            "standing_still": len(suspects),
-            "sessions": application.count,
-            "oldest_age": max(ages),
-            "youngest_age": min(ages),
-            "moved_meanwhile": len(application.moved),
-            "waiting": waiting.count,
-            "waiting_told_by": waiting.by or None,
-            "median_use": application.typical_use,
-            "threshold": f"standing still for more than {format_duration(limit)} (1 s, {TIMES_TYPICAL} x the median)",
-        },
-        holders=case.holders(suspects),
-        frees=len(suspects),
-        decide_by="watch for longer than the longest hold that is legitimate (--for): one that comes back is a long "
-        "hold, a number in use that only climbs is a leak; or ask the process where its connections are, and its host "
-        "whether it is stopped",
+STILL_SHARE = 0.5
+"""Share of the usable slots that one application's standing sessions take, from which they are the question when
+clients are refused."""
+
+
+def standing_still(case: RuleContext) -> Iterator[Finding]:
+    """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
+
+    Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
+    than max(1 s, 10 x the median)) have half of them; or a pool or pooler says that clients wait for exactly this
+    application's connections, and half of those stand still. Always undetermined.
+    """
+    usable = case.facts.server.usable if case.facts.server else 0
+    for application in case.facts.programs:
+        still = held(application, case.free(application.tracks))
+        if case.facts.sees_titles_only:
+            # A title that says idle at every look may have worked in between.
+            still = tuple(track for track in still if not track.is_idle)
+        short = (case.is_full or case.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
+        waiting = case.facts.waiting(application)
+        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(case, application)
+        if still and (short or told):
+            of = f"of {plural(application.count, 'session')}"
+            yield undetermined_hold(case, application, still, of)
+
+
+def _is_used_up(case: RuleContext, application: Application) -> bool:
+    pools, queues = case.facts.pools_of(application), case.facts.queues_of(application)
+    return any(pool.is_full for pool in pools) or any(
+        queue.is_used_up and queue.last.clients_waiting for queue in queues
+    )
+
+
+def opening_beside_idle(case: RuleContext) -> Iterator[Finding]:
+    """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
+
+    Threshold: in one process of this host, three sessions that did something and then stood still for the whole
+    window, more than half of its sessions, and two new ones opened meanwhile. A pool reuses before it opens; new
+    threads with connections of their own do not, hence undetermined.
+    """
+    for application in case.facts.programs:
+        by_process: dict[int, list[Track]] = {}
+        for track in case.free(application.tracks):
+            process = case.clients.of_backend(track).process
+            if process is not None:
+                by_process.setdefault(process.pid, []).append(track)
+        if case.facts.waiting(application).is_known:
+            continue
+        suspects = [
+            track
+            for tracks in by_process.values()
+            if _opens_beside_idle(tracks)
+            for track in tracks
+            if _is_parked(track)
+        ]
+        if suspects:
+            yield undetermined_hold(case, application, tuple(suspects), f"of {plural(application.count, 'session')}")
+
+
+def _opens_beside_idle(tracks: Sequence[Track]) -> bool:
+    still = [track for track in tracks if _is_parked(track)]
+    new = [track for track in tracks if track.is_new and track.was_used]
+    return len(still) >= 3 and 2 * len(still) > len(tracks) and len(new) >= 2
+
+
+def _is_parked(track: Track) -> bool:
+    return (
+        track.is_idle
+        and track.is_frozen
+        and track.was_used
+        and track.age > STUCK_AFTER
+        and not track.last.advisory_locks
     )

@@ -13,7 +13,6 @@ from poolctl.diagnose.finding import Confidence, Finding, Limit
 from poolctl.diagnose.live.context import RuleContext, called
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
-from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, plural, quote
@@ -211,7 +210,7 @@ def fleet_over_budget(case: RuleContext) -> Iterator[Finding]:
         return
     if case.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
         instances = _instances(case)
-        free = [track for track in case.free(facts.tracks) if not is_waiting(track)]
+        free = [track for track in case.free(facts.tracks) if not track.waits_for_lock]
         # What is stuck or leaked explains a full server better than the sum of what is left.
         if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
             what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} sessions each"

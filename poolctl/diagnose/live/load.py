@@ -1,6 +1,5 @@
 """Statements at work, and whether they are more than the database's processors and disks can carry."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,14 +11,12 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, at_most_likely
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
+from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, work_of
 from poolctl.diagnose.statements import filtered_columns
-from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2
 """Statements at work over cores from which they mostly wait for a processor (catalog)."""
-DOMINANT_SHARE = 0.5
-"""Share of the execution time above which one statement is the workload (catalog)."""
 LEAST_RUNNING = 0.02
 """Median age, seconds, of the statements seen at work, from which they are slow and not merely many: sixteen clients
 of 0.1 ms statements also keep two cores busy, and nobody waits for them. Caught at random a statement is half done:
@@ -30,107 +27,6 @@ LEAST_BUSY = 0.01
 SLOW_STATEMENT = 0.3
 """Seconds that a statement takes, from which a pool that is full of them is not too small, though the processors are
 idle or unknown and clients wait: connections that come back quickly do so within milliseconds (a proposal)."""
-BUSY_SHARE = 0.9
-"""Share of the cores that the server alone keeps busy (sizing reference, 5.6)."""
-SMALL_TABLE = 1000
-TIMES_READ = 1
-"""Reading a table of a thousand rows or more from end to end, once in the window, is what an index would save."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Statements at work: running or reading, not waiting for locks, clients or a timer."""
-
-    mean: float
-    age: float
-    """Median, seconds."""
-    statement: str | None
-    share: float
-    """Of the time at work that is this statement's."""
-    by_counters: bool
-    """The share is pg_stat_statements', not the samples'."""
-    table: TableCounters | None
-    rows_read: float
-    tracks: tuple[Track, ...]
-
-
-def is_at_work(backend: Backend) -> bool:
-    return backend.is_active and backend.wait_event_type not in ("Lock", "Client", "Timeout", "Activity", "Extension")
-
-
-def work_of(facts: LiveFacts) -> Work:
-    ages: list[float] = []
-    statements: Counter[str] = Counter()
-    counts: list[int] = []
-    for look in facts.looks:
-        rows = [backend for backend in look.backends if backend.is_client and is_at_work(backend)]
-        counts.append(len(rows))
-        for row in rows:
-            if row.query_at is not None:
-                ages.append(max(0.0, look.at - row.query_at))
-            if row.query and not row.is_hidden:
-                statements[row.query] += 1
-    top, seen = statements.most_common(1)[0] if statements else (None, 0)
-    share = seen / max(1, sum(statements.values()))
-    counted = _by_counters(facts)
-    if counted is not None:
-        top, share = counted
-    table, rows_read = _scanned(facts, top or "")
-    tracks = tuple(track for track in facts.tracks if is_at_work(track.last))
-    # Where ages are hidden. Caught at random a statement is half done, but it is rather one of the long ones.
-    age = median(ages) if ages else _mean_time(facts)
-    return Work(mean(counts) if counts else 0.0, age, top, share, counted is not None, table, rows_read, tracks)
-
-
-def _mean_time(facts: LiveFacts) -> float:
-    """Seconds of statements for each transaction that ended in the window, by counters that every role may see; 0
-    before PostgreSQL 14, and where none ended."""
-    time, transactions = 0.0, 0
-    for then, now in facts.counted:
-        if now.active_time is not None:
-            time += now.active_time - (then.active_time or 0.0)
-            transactions += now.commits + now.rollbacks - then.commits - then.rollbacks
-    return max(0.0, time) / transactions if transactions > 0 else 0.0
-
-
-def _by_counters(facts: LiveFacts) -> tuple[str, float] | None:
-    """The statement with most of the execution time in the window, and its share. Only what ended is counted."""
-    grown = statement_growth(facts)
-    total = sum(time for _, time in grown)
-    if total <= 0:
-        return None
-    best, time = max(grown, key=lambda pair: pair[1])
-    return (best.query, time / total) if best.query else None
-
-
-def statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
-    """Execution time of each statement between the first and the last sample that have any, seconds."""
-    samples = [sample for sample in facts.samples if sample.statements]
-    if len(samples) < 2:
-        return []
-    before = {(row.query_id, row.user, row.database): row.time for row in samples[0].statements}
-    return [
-        (row, row.time - before.get((row.query_id, row.user, row.database), 0.0))
-        for row in samples[-1].statements
-        if row.time > before.get((row.query_id, row.user, row.database), 0.0)
-    ]
-
-
-def _scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
-    """The table named in ``query`` that was read most from end to end, with the rows read in the window."""
-    samples = [sample for sample in facts.samples if sample.tables]
-    if len(samples) < 2:
-        return None, 0.0
-    before = {table.name: table for table in samples[0].tables}
-    best, most = None, 0.0
-    for table in samples[-1].tables:
-        known = before.get(table.name)
-        read = float(table.rows_read - (known.rows_read if known else table.rows_read))
-        name = re.escape(table.name.rpartition(".")[2])
-        is_named = re.search(rf"\b{name}\b", query) is not None
-        if is_named and table.live_rows >= SMALL_TABLE and read >= TIMES_READ * table.live_rows and read > most:
-            best, most = table, read
-    return best, most
 
 
 def slow_database(case: RuleContext) -> Iterator[Finding]:

@@ -230,13 +230,3 @@ def _remedy(pid: int, root: Backend | None) -> str:
     if root.is_active:
         return f"The root, pid {pid}, is at work: make its statement or its transaction shorter, or end it."
     return f"The root, pid {pid}, holds the lock beyond its transaction: make it let go, or end it."
-
-
-def waiting_pids(case: RuleContext) -> frozenset[int]:
-    """Everybody behind the head of a queue, who is held up and holds nothing up by himself."""
-    looks = case.facts.looks
-    return frozenset(pid for queue in (queues_in(looks[-1]) if looks else ()) for pid in queue.waiters)
-
-
-def is_waiting(track: Track) -> bool:
-    return track.last.wait_event_type == "Lock" or bool(track.last.blocked_by)

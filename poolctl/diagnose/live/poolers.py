@@ -16,8 +16,6 @@ from poolctl.diagnose.catalog import (
 from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import busy_children
-from poolctl.diagnose.live.locks import is_waiting
-from poolctl.diagnose.live.pools import turns_over
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live.waits import BouncerQueue, number
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
@@ -210,7 +208,7 @@ def behind(case: RuleContext, queue: BouncerQueue) -> Behind:
         if t.last.in_transaction and (t.age > STUCK_AFTER or (t.last.state_at is None and t.is_confirmed))
     ]
     parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.rests]
-    blocked = [t for t in tracks if is_waiting(t)]
+    blocked = [t for t in tracks if t.waits_for_lock]
     rest = {t.pid for t in (*pinned, *parked, *blocked)}
     moving = [t for t in tracks if t.pid not in rest]
     return Behind(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
@@ -327,7 +325,7 @@ def _is_kept_idle(queue: BouncerQueue, found: Behind) -> bool:
 def _is_too_small(case: RuleContext, queue: BouncerQueue, found: Behind) -> bool:
     owners = [each for each in case.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
     filled = not queue.size or queue.last.servers >= queue.size
-    return queue.waiting.sustained and filled and bool(owners) and all(turns_over(case, owner) for owner in owners)
+    return queue.waiting.sustained and filled and bool(owners) and all(case.is_turning_over(owner) for owner in owners)
 
 
 def pooler_undersized(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:

@@ -7,13 +7,12 @@ work and every connection comes back quickly.
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, SLOW_EVERYTHING, build_finding
+from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, called
-from poolctl.diagnose.live.holds import HELD_SHARE, LEAST_PAUSE, use_of
-from poolctl.diagnose.live.load import BUSY_SHARE
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
+from poolctl.diagnose.live.tracks import STUCK_AFTER
 from poolctl.diagnose.live.waits import PoolSeries
+from poolctl.diagnose.live.work import BUSY_SHARE
 from poolctl.units import format_duration, plural, quote
 
 
@@ -31,7 +30,7 @@ def pool_undersized(case: RuleContext) -> Iterator[Finding]:
             continue
         most, waiting = sum(series.max_open for series in short), _waiting_for(short)
         # With fewer sessions than they count they are another's pools, or have lost slots.
-        if not turns_over(case, owner) or owner.count < 0.8 * most:
+        if not case.is_turning_over(owner) or owner.count < 0.8 * most:
             continue
         cores, cpu = facts.cores, facts.server_cpu
         idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
@@ -61,20 +60,6 @@ def pool_undersized(case: RuleContext) -> Iterator[Finding]:
             holders=case.holders(case.free(owner.tracks)),
             remedy=SIZE_POOL,
         )
-
-
-def turns_over(case: RuleContext, application: Application) -> bool:
-    """Whether every connection does short work and comes back: then, and only then, more of them may help."""
-    tracks = application.tracks
-    if case.said & SLOW_EVERYTHING:
-        return False
-    use = use_of(application)
-    busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
-    explained = any(track.pid in case.taken for track in tracks)
-    moved = sum(1 for track in tracks if track.has_moved or track.is_new)
-    return (
-        bool(tracks) and not explained and not application.stuck and not busy_elsewhere and moved >= 0.8 * len(tracks)
-    )
 
 
 def client_starved(case: RuleContext) -> Iterator[Finding]:

@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 from poolctl.diagnose.catalog import COME_BACK, RELIEF_ORDER
 from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.leaks import is_on_purpose
 from poolctl.diagnose.live.tracks import Track, is_tool
 from poolctl.observe.snapshot import Backend, Observation
 from poolctl.units import format_duration
@@ -111,7 +110,7 @@ def _spared_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | No
         return "it holds an advisory lock, which somebody relies on"
     if last.strong_locks and not is_root:
         return f"it holds a strong lock ({', '.join(last.strong_locks[:3])}): ending it undoes that work"
-    if is_on_purpose(track) and not is_root:
+    if track.is_on_purpose and not is_root:
         return "it listens or keeps a cursor on purpose"
     return None
 
@@ -166,7 +165,7 @@ def _reasons(facts: LiveFacts, backend: Backend, track: Track | None) -> Iterato
         yield "it belongs to the role that is looking"
     if is_tool(backend.application):
         yield "it is an operator's tool"
-    if track is not None and is_on_purpose(track):
+    if track is not None and track.is_on_purpose:
         yield "it listens, keeps a cursor or holds an advisory lock on purpose"
     if backend.strong_locks:
         yield "it holds a strong lock: ending it undoes that work"

@@ -2,14 +2,12 @@
 processes, where this machine shows them."""
 
 from collections.abc import Iterable, Iterator
-from statistics import median
 
 from poolctl.diagnose.catalog import NOT_BY_STATE, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
-from poolctl.diagnose.live.locks import is_waiting
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
-from poolctl.units import format_count, format_duration, plural, quote
+from poolctl.units import format_duration, plural
 
 STOPPED = frozenset({"stopped", "tracing-stop"})
 LOOPBACK = ("127.", "::1", "local")
@@ -32,11 +30,11 @@ def orphaned_backends(case: RuleContext) -> Iterator[Finding]:
         for track in case.free(case.facts.tracks)
         if (track.last.client_port in ports or track.pid in pids)
         and (track.last.is_active or track.last.in_transaction)
-        and (len(hosts) > 1 or _query_age(track) > STUCK_AFTER)
+        and (len(hosts) > 1 or track.statement_age > STUCK_AFTER)
         and not track.has_moved
     ]
     for application, tracks in _by_application(case, orphans):
-        oldest = max(_query_age(track) for track in tracks)
+        oldest = max(track.statement_age for track in tracks)
         yield build_finding(
             "orphaned-backends",
             severity=case.severity(application),
@@ -191,7 +189,7 @@ def slow_reader(case: RuleContext) -> Iterator[Finding]:
         reading = tuple(t for t in case.free(application.tracks) if _is_unread(t))
         if not reading:
             continue
-        oldest = max(_query_age(t) for t in reading)
+        oldest = max(t.statement_age for t in reading)
         confidence: Confidence = "certain" if all(len(t.rows) >= 2 for t in reading) else "likely"
         yield build_finding(
             "slow-reader",
@@ -220,7 +218,7 @@ def _is_unread(track: Track) -> bool:
     if not same:
         return False
     watched = track.now - track.rows[0][0]
-    return _query_age(track) > SLOW_READER or (len(track.rows) >= SURE_LOOKS and watched >= 2.0)
+    return track.statement_age > SLOW_READER or (len(track.rows) >= SURE_LOOKS and watched >= 2.0)
 
 
 STUCK_PROTOCOL = 60.0
@@ -239,12 +237,12 @@ def stuck_protocol(case: RuleContext) -> Iterator[Finding]:
         stuck = tuple(
             t
             for t in case.free(application.tracks)
-            if _waits_for_client(t, "ClientRead") and _query_age(t) > MAYBE_STUCK
+            if _waits_for_client(t, "ClientRead") and t.statement_age > MAYBE_STUCK
         )
         stuck = tuple(t for t in stuck if "COPY" not in (t.last.query or "")[:200].upper())
         if not stuck:
             continue
-        oldest = max(_query_age(t) for t in stuck)
+        oldest = max(t.statement_age for t in stuck)
         same = all(len(t.rows) >= 2 and t.rows[0][1].query_at == t.last.query_at for t in stuck)
         known = all(t.last.query for t in stuck)
         confidence: Confidence = "certain" if oldest > STUCK_PROTOCOL and same and known else "undetermined"
@@ -271,43 +269,7 @@ def _waits_for_client(track: Track, event: str) -> bool:
     return track.last.is_active and track.last.wait_event_type == "Client" and track.last.wait_event == event
 
 
-def _query_age(track: Track) -> float:
-    start = track.last.query_at if track.last.is_active else track.last.state_at
-    return max(0.0, track.now - start) if start is not None else 0.0
-
-
 def _by_application(case: RuleContext, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
     pids = {track.pid for track in tracks}
     found = [(each, tuple(t for t in each.tracks if t.pid in pids)) for each in case.facts.applications]
     return [(each, own) for each, own in found if own]
-
-
-def notes_of(case: RuleContext) -> Iterator[str]:
-    """Sentences about what looks like trouble and is none, the most telling first."""
-    facts = case.facts
-    held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]
-    if held:
-        oldest = max(held, key=lambda track: track.age)
-        who = quote(oldest.last.application or oldest.last.user or "?", 40)
-        many = "one session" if len(held) == 1 else f"{format_count(len(held))} sessions"
-        yield f"{many} held a transaction open while idle, the oldest for {format_duration(oldest.age)} ({who})"
-    frozen = sum(len(each.frozen_idle) for each in facts.applications)
-    if frozen > 0.5 * len(facts.tracks):
-        known = facts.waiting()
-        asked = "nobody waits for them" if known.is_known and not known else "whether anybody waits was not to be seen"
-        share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} sessions"
-        yield f"{share} did nothing in the window: parked, {asked}"
-    listening = sum(1 for t in facts.tracks if (t.last.query or "").lstrip()[:6].upper() == "LISTEN")
-    if listening:
-        yield f"{plural(listening, 'session')} {'listens' if listening == 1 else 'listen'} for notifications"
-    locks = sum(1 for t in facts.tracks if t.last.advisory_locks)
-    if locks:
-        yield f"{plural(locks, 'session')} {'holds' if locks == 1 else 'hold'} advisory locks"
-    waiting = sum(1 for t in facts.tracks if is_waiting(t))
-    if waiting:
-        yield f"{plural(waiting, 'session')} waited for a lock for a moment"
-    long = [t for t in facts.tracks if t.last.is_active and _query_age(t) > 60.0]
-    if long:
-        ages = median(_query_age(t) for t in long)
-        run = "runs" if len(long) == 1 else "run"
-        yield f"{plural(len(long), 'statement')} {run} for long (typically {format_duration(ages)})"

@@ -188,6 +188,35 @@ class Track:
         return self.rows[0][0] > self.since and (self.last.started_at is None or self.last.started_at >= self.since)
 
     @property
+    def waits_for_lock(self) -> bool:
+        return self.last.wait_event_type == "Lock" or bool(self.last.blocked_by)
+
+    @property
+    def is_on_purpose(self) -> bool:
+        """Whether its last statement, or a lock, says that the session means to stay."""
+        words = (self.last.query or "").lstrip().split(None, 2)
+        first = words[0].rstrip(";").upper() if words else ""
+        return bool(self.last.advisory_locks) or first in ("LISTEN", "DECLARE", "FETCH")
+
+    @property
+    def statement_age(self) -> float:
+        """Seconds since its statement began; since it came to its present state, where none is under way."""
+        start = self.last.query_at if self.last.is_active else self.last.state_at
+        return max(0.0, self.now - start) if start is not None else 0.0
+
+    @property
+    def longest_rest(self) -> float:
+        """Seconds of the longest rest, in a transaction or not, that was over by the last look; 0 without any."""
+        rests = [
+            at - row.state_at
+            for at, row in self.rows
+            if row.state_at is not None
+            and (row.state == "idle" or row.in_transaction)
+            and row.state_at != self.last.state_at
+        ]
+        return max(rests, default=0.0)
+
+    @property
     def session_age(self) -> float | None:
         return None if self.last.started_at is None else max(0.0, self.now - self.last.started_at)
 

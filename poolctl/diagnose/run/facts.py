@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise, takewhile
 from math import inf
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from poolctl.diagnose.finding import Finding, Severity
 from poolctl.pool import LIBRARIES
@@ -49,6 +49,26 @@ def limit_of(kind: ErrorKind) -> Limit | None:
     if kind.sqlstate == "53300":
         return "server" if kind.origin == "server" else "pooler-clients"
     return None
+
+
+def parse_count(value: object, default: int) -> int:
+    """Return a pooler's setting, which a scenario may write as a number or as text; ``default`` if it is neither."""
+    try:
+        return default if value is None else int(str(value))
+    except ValueError:
+        return default
+
+
+class PoolerQueue(NamedTuple):
+    """Clients that waited inside PgBouncer: its server connections and mode, its clients, and how it ended."""
+
+    size: int
+    mode: str
+    clients: int
+    given_up: int
+    """By query_wait_timeout."""
+    starved: int
+    """Without a server connection at the end."""
 
 
 def held_slots(summary: Summary) -> int:
@@ -273,6 +293,27 @@ class Facts:
         told = sum(error.count for error in self.refusals("server"))
         logged = 0 if self.refusals("role") else self.server.refused or 0
         return max(told, logged)
+
+    @property
+    def pooler_queue(self) -> PoolerQueue | None:
+        """What waited inside PgBouncer; None where nothing did, or where a leak explains it that no pooler sees."""
+        settings = self.scenario.database.pgbouncer
+        errors = self.refusals("pooler-queue")
+        if self.scenario.database.via != "pgbouncer":
+            return None
+        sizes = [parse_count(settings.get("default_pool_size"), 20)]
+        sizes += [parse_count(settings.get(key), 0) for key in ("max_db_connections", "max_user_connections")]
+        size = min(number for number in sizes if number) if any(sizes) else 0
+        clients = self.summary.connections.peak_open
+        starved = self.summary.connections.in_use - self.lost + self.summary.unfinished
+        is_full = (self.server.peak_connections or 0) >= size > 0
+        if not errors and not (is_full and starved > 0 and clients > size):
+            return None
+        mode = str(settings.get("pool_mode", "session"))
+        # Outside of session mode a leaked connection takes a server connection only while its transaction is open.
+        if mode != "session" and self.leaked and self.leak.shape not in ("in-transaction", "unread-rows"):
+            return None
+        return PoolerQueue(size, mode, clients, sum(error.count for error in errors), starved)
 
     def event_at(self, at: float) -> Event | None:
         """The last event in whose window ``at`` lies: from its beginning until its backlog could drain."""

@@ -10,7 +10,6 @@ from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import DELAYS, build_finding, find
 from poolctl.diagnose.finding import Confidence, Finding, Severity
 from poolctl.diagnose.run.facts import Facts, held_slots, main_error
-from poolctl.diagnose.run.limits import pooler_queue
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 
@@ -137,7 +136,7 @@ def _severity(facts: Facts) -> Severity:
     summary = facts.summary
     unserved = summary.timed_out or summary.refused or summary.unfinished or facts.refused_by_server
     # Behind a pooler the pool's own slots may last while the pooler's do not.
-    return "critical" if unserved or facts.is_stuck or pooler_queue(facts) else "warning"
+    return "critical" if unserved or facts.is_stuck or facts.pooler_queue else "warning"
 
 
 def _sentence(facts: Facts, severity: Severity, are: str, lost: int | None = None) -> str:

@@ -6,7 +6,7 @@ A refusal is never the root by itself: ``slots_exhausted`` stands after what fil
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import RAISE_CHILDREN, RAISE_CLIENTS, RAISE_POOL_SIZE, build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run.facts import Facts, main_error
+from poolctl.diagnose.run.facts import Facts, main_error, parse_count
 from poolctl.units import format_count, format_duration, plural, quote
 
 NEAR_LIMIT = 0.5
@@ -183,14 +183,14 @@ def pooler_client_limit(facts: Facts) -> Finding | None:
     if error is not None:
         count, text = sum(e.count for e in errors), error.kind.message
         return _pooler_client_limit(facts, f"Pooler refused {plural(count, 'client')}: {quote(text)}", count, text)
-    children = _number(facts.scenario.database.pgpool.get("num_init_children"), 32)
+    children = parse_count(facts.scenario.database.pgpool.get("num_init_children"), 32)
     last = facts.load_points[-1] if facts.load_points else None
     if facts.scenario.database.via != "pgpool" or last is None:
         return None
     hanging = last.opening + sum(e.count for e in facts.summary.errors if "timeout expired" in e.kind.message)
     if not hanging:
         return None
-    if last.open - last.opening < children - _number(facts.scenario.database.pgpool.get("reserved_connections"), 0):
+    if last.open - last.opening < children - parse_count(facts.scenario.database.pgpool.get("reserved_connections"), 0):
         return None
     hang = f"{plural(hanging, 'client')} {'hangs' if hanging == 1 else 'hang'} in connect without an error"
     return _pooler_client_limit(facts, f"Pgpool-II's {children} children are all busy: {hang}", hanging, None)
@@ -217,63 +217,44 @@ def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | N
 
 
 def pooler_queue(facts: Facts) -> Finding | None:
-    """Clients waited inside PgBouncer for one of its server connections.
+    """Report clients that waited inside PgBouncer for one of its server connections.
 
     Threshold: a query_wait_timeout, or every server connection of the pooler open (the server's own count) while
-    requests did not finish. Certain in session mode, where the mode is read; otherwise likely, as SHOW POOLS was
-    not asked.
+    requests did not finish. Certain in session mode, as the mode is read; otherwise likely, as SHOW POOLS was not
+    read.
     """
-    settings = facts.scenario.database.pgbouncer
-    errors = facts.refusals("pooler-queue")
-    if facts.scenario.database.via != "pgbouncer":
+    queue = facts.pooler_queue
+    if queue is None:
         return None
-    sizes = [_number(settings.get("default_pool_size"), 20)]
-    sizes += [_number(settings.get(key), 0) for key in ("max_db_connections", "max_user_connections")]
-    size = min(number for number in sizes if number) if any(sizes) else 0
-    clients = facts.summary.connections.peak_open
-    starved = facts.summary.connections.in_use - facts.lost + facts.summary.unfinished
-    is_full = (facts.server.peak_connections or 0) >= size > 0
-    if not errors and not (is_full and starved > 0 and clients > size):
-        return None
-    mode = str(settings.get("pool_mode", "session"))
-    given_up = sum(e.count for e in errors)
-    ends = f"{format_count(given_up)} gave up (query_wait_timeout)" if given_up else f"{format_count(starved)} waited"
-    code, confidence, held, remedy = "pool-undersized", "likely", "busy", RAISE_POOL_SIZE
-    if mode == "session":
-        code, confidence, held, remedy = "pooler-session-mode", "certain", "bound to a client each", ""
+    ends = f"{format_count(queue.starved)} waited"
+    if queue.given_up:
+        ends = f"{format_count(queue.given_up)} gave up (query_wait_timeout)"
+    code, held, remedy = "pool-undersized", "busy", RAISE_POOL_SIZE
+    if queue.mode == "session":
+        code, held, remedy = "pooler-session-mode", "bound to one client each", ""
     elif facts.leaked:
-        if facts.leak.shape not in ("in-transaction", "unread-rows"):
-            return None
         code, held, remedy = "pooler-pinned-transaction", "pinned by an unfinished transaction", ""
     return build_finding(
         code,
         severity="critical",
-        confidence="certain" if confidence == "certain" else "likely",
+        confidence="certain" if queue.mode == "session" else "likely",
         layer="pooler",
-        summary=f"PgBouncer's {size} server connections are {held} ({mode} mode): {format_count(clients)} clients "
-        f"share them, {ends}",
+        summary=f"PgBouncer's {queue.size} server connections are {held} ({queue.mode} mode): "
+        f"{format_count(queue.clients)} clients share them, {ends}",
         evidence={
-            "pool_size": size,
-            "pool_mode": mode,
-            "clients": clients,
-            "query_wait_timeouts": given_up,
-            "unfinished": starved,
+            "pool_size": queue.size,
+            "pool_mode": queue.mode,
+            "clients": queue.clients,
+            "query_wait_timeouts": queue.given_up,
+            "unfinished": queue.starved,
             "server_peak_connections": facts.server.peak_connections,
             "usable": facts.usable,
             "threshold": "a query_wait_timeout, or all server connections open and requests that did not finish",
         },
         evidence_sql=sql.POOLER,
         remedy=remedy,
-        frees=min(size, facts.lost) if code != "pool-undersized" else 0,
+        frees=min(queue.size, facts.lost) if code != "pool-undersized" else 0,
     )
-
-
-def _number(value: object, default: int) -> int:
-    """A pooler's setting, which a scenario may write as a number or as text; ``default`` where it is neither."""
-    try:
-        return default if value is None else int(str(value))
-    except ValueError:
-        return default
 
 
 def endless_load(facts: Facts) -> Finding | None:

@@ -1,0 +1,113 @@
+"""Findings that more than one rule reports: a long hold, work elsewhere, and a hold whose cause is open.
+
+Decides their words and evidence. When they are reported is left to the rules.
+"""
+
+from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.finding import Confidence, Finding
+from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldPattern
+from poolctl.units import format_duration, percent, plural
+
+
+def long_hold(
+    case: RuleContext,
+    application: Application,
+    suspects: tuple[Track, ...],
+    returned: tuple[Track, ...],
+    confidence: Confidence,
+) -> Finding:
+    """Connections that are held for long and come back, while others wait for them."""
+    waiting = case.facts.waiting(application)
+    longest = max([*(track.longest_rest for track in returned), *(track.age for track in suspects)])
+    holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
+    seen = ", and nobody acquired or released any meanwhile"
+    if returned:
+        seen = f", {plural(len(returned), 'release')} seen"
+    elif any(track.is_on_purpose for track in suspects):
+        seen = ", as their last statements say, on purpose"
+    return build_finding(
+        "long-hold",
+        severity=case.severity(application),
+        confidence=at_most_likely(confidence, holding),
+        summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for "
+        f"{format_duration(longest)} or longer{seen}; {plural(waiting.count or 0, 'client')} waiting",
+        evidence={
+            "held": len(holding),
+            "sessions": application.count,
+            "longest_hold": longest,
+            "median_use": application.typical_use,
+            "releases_seen": len(returned),
+            "waiting": waiting.count,
+            "threshold": "a hold of more than 1 s and 10 x the median that came back, while clients wait",
+        },
+        holders=case.holders(holding),
+        frees=len(holding),
+    )
+
+
+def undetermined_hold(case: RuleContext, application: Application, suspects: tuple[Track, ...], of: str) -> Finding:
+    """``leak-or-long-hold``: a set that stands still while clients wait, and no such hold was seen to end yet."""
+    ages = [track.age for track in suspects]
+    waiting = case.facts.waiting(application)
+    wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
+    limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
+    return build_finding(
+        "leak-or-long-hold",
+        severity=case.severity(application),
+        confidence="undetermined",
+        summary=f"{plural(len(suspects), 'connection')} {of} by {called(application)} stand still{wait}, the oldest "
+        f"for {format_duration(max(ages))}: leaked, or a long job that will come back",
+        evidence={
+            "standing_still": len(suspects),
+            "sessions": application.count,
+            "oldest_age": max(ages),
+            "youngest_age": min(ages),
+            "moved_meanwhile": len(application.moved),
+            "waiting": waiting.count,
+            "waiting_told_by": waiting.by or None,
+            "median_use": application.typical_use,
+            "threshold": f"standing still for more than {format_duration(limit)} (1 s, {TIMES_TYPICAL} x the median)",
+        },
+        holders=case.holders(suspects),
+        frees=len(suspects),
+        decide_by="watch for longer than the longest hold that is legitimate (--for): one that comes back is a long "
+        "hold, a number in use that only climbs is a leak; or ask the process where its connections are, and its host "
+        "whether it is stopped",
+    )
+
+
+def held_finding(
+    case: RuleContext,
+    application: Application,
+    use: HoldPattern,
+    holding: tuple[Track, ...],
+    confidence: Confidence,
+    decide_by: str | None = None,
+) -> Finding:
+    waiting = case.facts.waiting(application)
+    wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
+    ended = [t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there]
+    return build_finding(
+        "held-across-io",
+        severity=case.severity(application),
+        confidence=at_most_likely(confidence, holding),
+        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} of "
+        f"the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end{wait}",
+        evidence={
+            "sessions": application.count,
+            "idle_in_transaction_share": percent(use.share),
+            "typical_pause": use.pause,
+            "longest_seen_to_end": application.longest_ended,
+            "ended_meanwhile": len(ended),
+            "stuck": len(application.stuck),
+            "looks_without_a_spare_session": percent(use.used_up),
+            "waiting": waiting.count,
+            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
+            "clients wait or no session is to spare",
+        },
+        holders=case.holders(holding),
+        frees=min(len(holding), round(use.mean_paused)),
+        decide_by=decide_by,
+    )
