@@ -16,11 +16,11 @@ from typing import Any
 
 import psycopg
 import pytest
-from incidents import Stage, stage
 from psycopg.conninfo import make_conninfo
 from report_parts import HOSTILE
 from sandboxes import connect, eventually, one, own_temporary_directory
 from schema_check import problems
+from staging import Stage, stage
 from terminals import Terminal
 from test_report_inspection_json import SCHEMA
 

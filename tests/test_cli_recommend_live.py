@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from incidents import Stage, stage
 from psycopg.conninfo import make_conninfo
 from sandboxes import connect, eventually, one, own_temporary_directory
 from schema_check import problems
+from staging import Stage, stage
 from test_report_recommendation_json import SCHEMA
 
 pytestmark = pytest.mark.server

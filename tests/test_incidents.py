@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from incidents import HARMLESS, LEAKS, Stage, Verdict, inspect, pids_of, stage
 from sandboxes import connect, eventually, one, own_temporary_directory
+from staging import HARMLESS, LEAKS, Stage, Verdict, inspect, pids_of, stage
 
 from poolctl.engines.sandbox.binaries import find_pooler
 from poolctl.errors import MissingProgram

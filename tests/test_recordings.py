@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import pytest
 from click.testing import CliRunner
-from incidents import LEAKS
 from schema_check import problems
+from staging import LEAKS
 from test_report_inspection_json import SCHEMA
 
 from poolctl.cli import poolctl

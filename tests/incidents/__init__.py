@@ -1,0 +1,1 @@
+"""A generator of incidents: real clients of several languages on a real server, and what inspect says of each."""

@@ -1,0 +1,72 @@
+"""The generator of incidents itself: what it draws, and that its judgement can fail."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from incidents.generator import EXPECTED, draw_incident, judge
+
+ROOT = Path(__file__).parents[1]
+
+
+def finding(
+    code: str, confidence: str = "likely", severity: str = "critical", application: str = "shop"
+) -> dict[str, Any]:
+    holders = [{"application": application}]
+    return {"code": code, "confidence": confidence, "severity": severity, "summary": code, "holders": holders}
+
+
+def test_one_seed_draws_one_incident_and_many_seeds_draw_every_behavior() -> None:
+    drawn = [draw_incident(seed, ["psycopg", "hikaricp"]) for seed in range(200)]
+
+    assert drawn == [draw_incident(seed, ["psycopg", "hikaricp"]) for seed in range(200)]
+    assert {incident.behavior for incident in drawn} == EXPECTED.keys()
+
+
+@pytest.mark.parametrize(
+    ("behavior", "codes", "is_right"),
+    [
+        ("transaction-leak", {"leak-in-transaction": "likely"}, True),
+        ("transaction-leak", {"healthy": "certain"}, False),
+        ("transaction-leak", {"leak-in-transaction": "likely", "pool-undersized": "likely"}, False),
+        ("transaction-leak", {"leak-or-long-hold": "undetermined"}, True),
+        ("healthy", {"healthy": "likely"}, True),
+        ("healthy", {"leak-in-transaction": "likely"}, False),
+        ("small", {"pool-undersized": "certain"}, True),
+        ("small", {"lock-queue": "certain"}, False),
+    ],
+)
+def test_a_verdict_is_right_or_wrong_by_the_table(behavior: str, codes: dict[str, str], is_right: bool) -> None:
+    incident = next(
+        drawn
+        for seed in range(1000)
+        if (drawn := draw_incident(seed, ["psycopg"])).behavior == behavior and drawn.has_figures and drawn.has_name
+    )
+    findings = [finding(code, sure, "info" if code == "healthy" else "critical") for code, sure in codes.items()]
+
+    wrong = judge(incident, {"findings": findings}, "shop")
+
+    assert (wrong == []) == is_right, wrong
+
+
+def test_a_holder_of_another_application_and_relief_that_harms_are_wrong() -> None:
+    small = next(
+        drawn
+        for seed in range(1000)
+        if (drawn := draw_incident(seed, ["psycopg"])).behavior == "small" and drawn.has_figures and drawn.has_name
+    )
+    document = {"findings": [finding("pool-undersized", application="other")], "relief": {"steps": [{"pid": 7}]}}
+
+    assert [line.partition(" ")[0] for line in judge(small, document, "shop")] == ["pool-undersized", "relief"]
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_the_generator_stages_incidents_and_says_how_many_were_right() -> None:
+    command = [sys.executable, "-m", "tests.incidents", "--count", "3", "--seed", "100", "--stack", "psycopg"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+
+    assert done.stdout.splitlines()[-1].startswith("3 incidents, seeds 100 to 102: "), done.stdout + done.stderr
+    assert "not staged" not in done.stdout
