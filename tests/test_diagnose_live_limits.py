@@ -24,7 +24,7 @@ from observations import (
 
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.headroom import limits_of
+from poolctl.diagnose.live.headroom import find_limits
 from poolctl.observe.snapshot import IN_TRANSACTION, BackendTitle, DatabaseFacts, HostSample, Refusal, RoleFacts
 
 FULL = Refusal("superuser-slots", "remaining connection slots are reserved for superusers", "53300", "InitPostgres")
@@ -37,7 +37,7 @@ def titles(count: int, state: str = "idle", first: int = 100) -> tuple[BackendTi
 def test_usable_slots_are_less_than_max_connections() -> None:
     facts = server(superuser_reserved=3, reserved=5)
 
-    [limit] = limits_of(LiveFacts(observe(*busy(10), facts=facts)))
+    [limit] = find_limits(LiveFacts(observe(*busy(10), facts=facts)))
 
     assert (limit.name, limit.limit, limit.used, limit.free, limit.binds) == ("max_connections", 92, 10, 82, False)
 
@@ -45,7 +45,7 @@ def test_usable_slots_are_less_than_max_connections() -> None:
 def test_walsenders_and_workers_take_no_slot_of_clients() -> None:
     workers = [Row(900 + i, "active", kind=kind) for i, kind in enumerate(["walsender", "autovacuum worker"])]
 
-    assert limits_of(LiveFacts(observe(*busy(4), *workers)))[0].used == 4
+    assert find_limits(LiveFacts(observe(*busy(4), *workers)))[0].used == 4
 
 
 def test_the_nearest_limit_comes_first_and_binds_when_it_is_hit() -> None:
@@ -53,7 +53,7 @@ def test_the_nearest_limit_comes_first_and_binds_when_it_is_hit() -> None:
         roles=(RoleFacts("app", connection_limit=10),), databases=(DatabaseFacts("app", connection_limit=50),)
     )
 
-    limits = limits_of(LiveFacts(observe(*busy(10), facts=facts)))
+    limits = find_limits(LiveFacts(observe(*busy(10), facts=facts)))
 
     assert [(limit.scope, limit.free, limit.binds) for limit in limits] == [
         ("role", 0, True),
@@ -65,13 +65,13 @@ def test_the_nearest_limit_comes_first_and_binds_when_it_is_hit() -> None:
 def test_superusers_are_exempt_from_their_roles_limit() -> None:
     facts = server(roles=(RoleFacts("app", connection_limit=5, is_superuser=True),))
 
-    assert [limit.scope for limit in limits_of(LiveFacts(observe(*busy(8), facts=facts)))] == ["server"]
+    assert [limit.scope for limit in find_limits(LiveFacts(observe(*busy(8), facts=facts)))] == ["server"]
 
 
 def test_growth_gives_the_time_that_is_left() -> None:
     new = [Row(300 + i, age=1.0, opened=1.2, from_look=4) for i in range(6)]
 
-    [limit] = limits_of(LiveFacts(observe(*busy(60), *new)))
+    [limit] = find_limits(LiveFacts(observe(*busy(60), *new)))
 
     assert limit.exhausted_in == pytest.approx(31 * 3 / 6)
 

@@ -22,7 +22,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.statements import filtered_columns
+from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     DatabaseCounters,
@@ -172,7 +172,7 @@ def test_a_server_of_unknown_size_is_undetermined() -> None:
     ],
 )
 def test_index_candidates_come_from_the_condition(query: str, columns: list[str]) -> None:
-    assert filtered_columns(query) == columns
+    assert find_filtered_columns(query) == columns
 
 
 @pytest.mark.parametrize("size", [3, 10, 60])

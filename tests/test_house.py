@@ -114,7 +114,7 @@ def test_a_file_imports_only_from_rooms_above_it() -> None:
 
 
 RULES = {
-    "live": {"advice", "holds", "leaks", "limits", "load", "locks", "poolers", "pools", "sessions"},
+    "live": {"advice", "backends", "holds", "leaks", "limits", "load", "locks", "poolers", "pools"},
     "run": {"holds", "leaks", "limits", "load", "server"},
 }
 """The files of diagnose/ with rules. What two of them need is a fact, in a file that is not among them."""

@@ -6,7 +6,7 @@ import pytest
 from observations import NOW, Row, busy, full_pool, observe, rows, server
 
 from poolctl.diagnose.live.diagnose import diagnose
-from poolctl.diagnose.live.relief import ReliefPlan, ending_sql, plan_relief
+from poolctl.diagnose.live.relief import ReliefPlan, plan_relief, write_ending_sql
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Observation
 
 
@@ -40,7 +40,7 @@ def test_the_head_of_a_lock_queue_comes_before_everything_else() -> None:
 
 
 def test_the_statement_checks_the_process_id_and_its_start() -> None:
-    assert ending_sql(4711, NOW + 0.123456) == (
+    assert write_ending_sql(4711, NOW + 0.123456) == (
         "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4711 "
         "and backend_start = '2027-01-15 08:00:00.123456+00:00'::timestamptz;"
     )

@@ -3,7 +3,7 @@
 import re
 
 
-def filtered_columns(query: str) -> list[str]:
+def find_filtered_columns(query: str) -> list[str]:
     """Columns compared in the statement's WHERE, as candidates for an index, equality first. A guess from the text,
     not a parser."""
     _, *conditions = re.split(r"\bwhere\b", query, flags=re.IGNORECASE)

@@ -1,8 +1,8 @@
 """The statement that most of the database's execution time goes into, and what an index would be on."""
 
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.work import statement_growth, work_of
-from poolctl.diagnose.statements import filtered_columns
+from poolctl.diagnose.live.work import measure_statement_growth, measure_work
+from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.observe.snapshot import Observation, ServerSample
 from poolctl.sizing.figures import TopStatement
 
@@ -13,12 +13,12 @@ def find_top_statement(observation: Observation) -> TopStatement | None:
     ``column`` is a guess from the text of the statement: the first column that its WHERE compares.
     """
     facts = LiveFacts(observation)
-    work = work_of(facts)
+    work = measure_work(facts)
     if not work.statement:
         return None
     table = work.table
     calls, rows, time = _sum_growth(facts, work.statement) if work.by_counters else (0, 0, 0.0)
-    columns = filtered_columns(work.statement) if table is not None else []
+    columns = find_filtered_columns(work.statement) if table is not None else []
     window = facts.window
     return TopStatement(
         query=work.statement,
@@ -34,11 +34,11 @@ def find_top_statement(observation: Observation) -> TopStatement | None:
 
 def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
     """Return calls, rows and seconds of that statement within the window."""
-    samples = [sample for sample in facts.samples if sample.statements]
+    samples = [sample for sample in facts.server_samples if sample.statements]
     before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
     calls = rows = 0
     time = 0.0
-    for row, grown in statement_growth(facts):
+    for row, grown in measure_statement_growth(facts):
         if row.query == query:
             known = before.get((row.query_id, row.user, row.database))
             calls += row.calls - (known.calls if known else 0)

@@ -8,7 +8,7 @@ from typing import Any
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, called
+from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
@@ -18,26 +18,26 @@ TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_ti
 MOST_MONITORS = 3
 
 
-def no_safety_net(case: RuleContext) -> Iterator[Finding]:
+def find_no_safety_net(context: RuleContext) -> Iterator[Finding]:
     """Something that would have kept a mistake small is not there. Advice only.
 
     Threshold: an application logs in as a superuser; no slot is kept back for operators; more than three sessions
     of one monitor; or every timeout is off, for the server and for the applications' roles, which is told only
     beside a finding that one of them would have bounded (it is every server's default).
     """
-    facts = case.facts
+    facts = context.facts
     if facts.server is None:
         return
     gaps: dict[str, Any] = {}
-    supers = sorted({each.user or "" for each in facts.programs if _is_superuser(case, each.user)})
+    supers = sorted({each.user or "" for each in facts.programs if _is_superuser(context, each.user)})
     if supers:
         gaps["superuser_applications"] = supers
     if facts.server.superuser_reserved + facts.server.reserved == 0:
         gaps["slots_kept_back"] = 0
     monitors = [each for each in facts.applications if is_monitor(each.name) and each.count > MOST_MONITORS]
     if monitors:
-        gaps["monitor_sessions"] = {called(each): each.count for each in monitors}
-    if case.taken and _no_timeout(case):
+        gaps["monitor_sessions"] = {name_application(each): each.count for each in monitors}
+    if context.explained and _no_timeout(context):
         gaps["timeouts_off"] = list(TIMEOUTS)
     if not gaps:
         return
@@ -45,32 +45,32 @@ def no_safety_net(case: RuleContext) -> Iterator[Finding]:
         "no-safety-net",
         severity="info",
         confidence="certain",
-        summary=f"Nothing keeps a mistake small here: {', '.join(_gap_words(gaps))}",
+        summary=f"Nothing keeps a mistake small here: {', '.join(_write_gaps(gaps))}",
         evidence=gaps
         | {"threshold": "any of: superuser applications, no reserved slot, > 3 monitor sessions, no timeout"},
-        holders=case.holders(t for each in facts.programs if each.user in supers for t in each.tracks),
+        holders=context.find_holders(t for each in facts.programs if each.user in supers for t in each.tracks),
     )
 
 
-def _is_superuser(case: RuleContext, user: str | None) -> bool:
-    role = case.facts.roles.get(user or "")
+def _is_superuser(context: RuleContext, user: str | None) -> bool:
+    role = context.facts.roles.get(user or "")
     return role is not None and role.is_superuser
 
 
-def _no_timeout(case: RuleContext) -> bool:
+def _no_timeout(context: RuleContext) -> bool:
     """Off everywhere, as far as settings were told at all."""
-    facts = case.facts
+    facts = context.facts
     if not facts.server or not any(name in facts.server.settings for name in TIMEOUTS):
         return False
     users = {each.user for each in facts.programs}
     own = [role.settings for role in facts.server.roles if role.name in users]
     own += [database.settings for database in facts.server.databases]
-    return not any(facts.setting(name) for name in TIMEOUTS) and not any(
+    return not any(facts.get_setting(name) for name in TIMEOUTS) and not any(
         settings.get(name, "0") not in ("0", "") for settings in own for name in TIMEOUTS
     )
 
 
-def _gap_words(gaps: dict[str, Any]) -> Iterator[str]:
+def _write_gaps(gaps: dict[str, Any]) -> Iterator[str]:
     if "superuser_applications" in gaps:
         yield f"applications log in as superuser ({', '.join(gaps['superuser_applications'][:3])})"
     if "slots_kept_back" in gaps:
@@ -83,20 +83,20 @@ def _gap_words(gaps: dict[str, Any]) -> Iterator[str]:
         yield "every timeout is off"
 
 
-def partial_view(case: RuleContext) -> Iterator[Finding]:
+def find_partial_view(context: RuleContext) -> Iterator[Finding]:
     """Not everything could be seen, which makes every other finding less sure.
 
     Threshold: one backend of which only its own role may see the state; or process titles instead of rows.
     """
-    facts = case.facts
+    facts = context.facts
     hidden = facts.hidden
-    missing = _missing(case)
-    if not hidden and not missing and not (facts.sees_titles_only and facts.tracks):
+    missing = _count_missing(context)
+    if not hidden and not missing and not (facts.has_only_titles and facts.tracks):
         return
-    seen = len(facts.tracks)
-    summary = f"The state of {hidden} of {plural(seen, 'session')} is hidden from this role and was inferred"
-    if facts.sees_titles_only:
-        summary = f"The server refused, so {plural(seen, 'backend')} are known by their process titles only"
+    observed = len(facts.tracks)
+    summary = f"The state of {hidden} of {plural(observed, 'session')} is hidden from this role and was inferred"
+    if facts.has_only_titles:
+        summary = f"The server refused, so {plural(observed, 'backend')} are known by their process titles only"
     elif not hidden:
         summary = f"{plural(missing, 'session')} of the server's databases could not be seen"
     yield build_finding(
@@ -106,7 +106,7 @@ def partial_view(case: RuleContext) -> Iterator[Finding]:
         summary=summary,
         evidence={
             "hidden": hidden,
-            "seen": seen,
+            "seen": observed,
             "missing": missing,
             "role": facts.server.role if facts.server else None,
             "threshold": "any hidden backend",
@@ -114,10 +114,10 @@ def partial_view(case: RuleContext) -> Iterator[Finding]:
     )
 
 
-def _missing(case: RuleContext) -> int:
+def _count_missing(context: RuleContext) -> int:
     """Backends that the databases count and nobody showed. numbackends also counts walsenders and workers, hence all
     rows; a few come and go between the two questions."""
-    samples = case.facts.samples
+    samples = context.facts.server_samples
     if not samples or not samples[-1].databases:
         return 0
     missing = min(sum(d.backends for d in s.databases) - len([b for b in s.backends if b.database]) for s in samples)
@@ -131,18 +131,18 @@ BUDGET_SHARE = 0.2
 """Share of the usable slots from which an idle pool is worth a word although nobody said whether anybody waits."""
 
 
-def oversized_pool(case: RuleContext) -> Iterator[Finding]:
+def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
     """A pool holds many more connections than its work needs. Advice only, and a fixed size may be meant.
 
     Threshold: ten sessions or more, more than half of them frozen idle over the window, none opened, and nobody
     waits. Likely: the pool's figures say that nobody waits. Undetermined: nobody says; then only of a pool that
     takes a fifth of the usable slots.
     """
-    facts = case.facts
+    facts = context.facts
     usable = facts.server.usable if facts.server else 0
     for application in facts.programs:
-        tracks, frozen = case.free(application.tracks), case.free(application.frozen_idle)
-        waiting = facts.waiting(application)
+        tracks, frozen = context.keep_unexplained(application.tracks), context.keep_unexplained(application.frozen_idle)
+        waiting = facts.count_waiting(application)
         if (
             len(tracks) < LEAST_OVERSIZED
             or len(frozen) <= OVERSIZED_SHARE * len(tracks)
@@ -152,13 +152,14 @@ def oversized_pool(case: RuleContext) -> Iterator[Finding]:
             continue
         if not waiting.is_known and (usable <= 0 or len(tracks) < BUDGET_SHARE * usable):
             continue
-        in_use = _most_in_use(application)
+        in_use = _count_most_in_use(application)
         yield build_finding(
             "oversized-pool",
             severity="info",
             confidence="likely" if waiting.is_known else "undetermined",
-            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of {called(application)} did "
-            f"nothing in {format_duration(facts.window)}, at most {in_use} were in use at once",
+            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of "
+            f"{name_application(application)} did nothing in {format_duration(facts.window)}, at most {in_use} were in "
+            "use at once",
             evidence={
                 "sessions": len(tracks),
                 "frozen_idle": len(frozen),
@@ -168,13 +169,13 @@ def oversized_pool(case: RuleContext) -> Iterator[Finding]:
                 "window": facts.window,
                 "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, nobody waiting",
             },
-            holders=case.holders(frozen),
+            holders=context.find_holders(frozen),
             frees=max(0, min(len(frozen), len(tracks) - in_use)),
             decide_by=None if waiting.is_known else "a window that contains the peak, with the pool's own figures",
         )
 
 
-def _most_in_use(application: Application) -> int:
+def _count_most_in_use(application: Application) -> int:
     by_look: dict[float, int] = {}
     for track in application.tracks:
         for at, row in track.rows:
@@ -185,25 +186,27 @@ def _most_in_use(application: Application) -> int:
 WHO_WAITS = "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
 
 
-def healthy(case: RuleContext) -> Finding:
+def judge_health(context: RuleContext) -> Finding:
     """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
     Undetermined: what was seen says too little, or that something is the matter: see ``_doubts``."""
-    facts = case.facts
-    waiting = facts.waiting()
-    confidence: Confidence = "certain" if facts.is_full_view and waiting.is_known and len(facts.looks) > 1 else "likely"
+    facts = context.facts
+    waiting = facts.count_waiting()
+    confidence: Confidence = (
+        "certain" if facts.is_full_view and waiting.is_known and len(facts.samples) > 1 else "likely"
+    )
     used = len(facts.tracks)
     usable = facts.server.usable if facts.server else None
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
     of = f" of {format_count(usable)} usable" if usable is not None else ""
     counts = f"{format_count(used)}{of} connections open, {working} at work"
-    still = _standing_still(case)
-    summary = f"Healthy: {counts}, {_waiting_words(waiting)}{_lock_words(facts)}{_rest_words(case, still)}"
+    still = _find_still(context)
+    summary = f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
     decide_by = None
-    if not facts.looks:
+    if not facts.samples:
         summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
     if confidence == "likely" and not waiting.is_known:
         decide_by = WHO_WAITS
-    doubt = next(_doubts(case, counts, working), None)
+    doubt = next(_find_doubts(context, counts, working), None)
     if doubt is not None:
         confidence = "undetermined"
         summary, decide_by = doubt
@@ -217,22 +220,22 @@ def healthy(case: RuleContext) -> Finding:
             "usable": usable,
             "at_work": working,
             "waiting": waiting.count,
-            "standing_still": {called(each): each.count for each in still} or None,
-            "looks": len(facts.looks),
+            "standing_still": {name_application(each): each.count for each in still} or None,
+            "looks": len(facts.samples),
             "window": facts.window,
-            "notes": list(notes_of(case)),
+            "notes": list(write_notes(context)),
             "threshold": "no finding at warning or above",
         },
         decide_by=decide_by,
     )
 
 
-def _doubts(case: RuleContext, counts: str, working: int) -> Iterator[tuple[str, str]]:
+def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tuple[str, str]]:
     """What keeps from a claim of health although no rule found anything, and what would decide it; the worst first."""
-    facts = case.facts
-    waiting = facts.waiting()
+    facts = context.facts
+    waiting = facts.count_waiting()
     answer = "an answer of the server, of a pooler, or figures of the pools"
-    if not facts.looks and not facts.queues and not facts.pgpools and not facts.pools:
+    if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
         yield "Nothing was seen that a verdict could stand on", answer
     if waiting.sustained:
         clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
@@ -243,23 +246,23 @@ def _doubts(case: RuleContext, counts: str, working: int) -> Iterator[tuple[str,
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
         yield (
-            f"The server answered {plural(len(facts.looks), 'look')} and then no more{said}: until then {counts}",
+            f"The server answered {plural(len(facts.samples), 'sample')} and then no more{said}: until then {counts}",
             answer,
         )
     for each in filter(_is_paused, facts.programs):
         since, limit = (format_duration(age) for age in (min(track.age for track in each.tracks), each.stuck_after))
         yield (
-            f"All {each.count} sessions of {called(each)} have been idle in a transaction for {since} or longer: slow "
-            f"work or a leak, which the times seen so far do not tell before {limit}; {counts}",
+            f"All {each.count} sessions of {name_application(each)} have been idle in a transaction for {since} or "
+            f"longer: slow work or a leak, which the times seen so far do not tell before {limit}; {counts}",
             f"a longer look (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
         )
     for each in facts.programs:
-        unclear = [track for track in each.tracks if _works_or_rests(track)]
+        unclear = [track for track in each.tracks if _may_rest(track)]
         if len(unclear) > 1:
             yield (
-                f"{len(unclear)} of {plural(each.count, 'session')} of {called(each)} have been in one and the same "
-                f"transaction for {format_duration(min(track.age for track in unclear))} or longer, and this role may "
-                f"not see whether they work in it: long statements or a leak; {counts}",
+                f"{len(unclear)} of {plural(each.count, 'session')} of {name_application(each)} have been in one and "
+                f"the same transaction for {format_duration(min(track.age for track in unclear))} or longer, and this "
+                f"role may not see whether they work in it: long statements or a leak; {counts}",
                 "a look as a member of pg_monitor, or from the server's own machine, whose process list tells",
             )
     if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
@@ -270,7 +273,7 @@ def _doubts(case: RuleContext, counts: str, working: int) -> Iterator[tuple[str,
         )
 
 
-def _works_or_rests(track: Track) -> bool:
+def _may_rest(track: Track) -> bool:
     """Whether locks alone say that it is active, all the time in one transaction: the extended protocol's portals make
     a transaction that idles look the same. Where its title was seen, its client is known, too."""
     last = track.last
@@ -285,20 +288,20 @@ def _is_paused(application: Application) -> bool:
     )
 
 
-def _waiting_words(waiting: Waiting) -> str:
+def _write_waiting(waiting: Waiting) -> str:
     if not waiting:
         return "nobody is seen to wait"
     return f"{plural(waiting.count or 0, 'client')} waited for a moment"
 
 
-def _standing_still(case: RuleContext) -> list[Application]:
+def _find_still(context: RuleContext) -> list[Application]:
     """Applications of which every session did nothing in the window, and nobody says whether anybody waits."""
     return [
         each
-        for each in case.facts.programs
+        for each in context.facts.programs
         if all(t.is_idle and t.is_frozen and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
         and each.count > 1
-        and not case.facts.waiting(each).is_known
+        and not context.facts.count_waiting(each).is_known
     ]
 
 
@@ -306,11 +309,11 @@ LEAST_QUEUED = 3
 """At a time, on average, from which waits for locks are worth a word."""
 
 
-def _lock_words(facts: LiveFacts) -> str:
+def _write_locks(facts: LiveFacts) -> str:
     """Waits for locks that make no queue behind one session: a row that everybody changes."""
     active = [row for track in facts.all_tracks for _, row in track.rows if row.is_active and row.is_client]
     waiting = sum(row.wait_event_type == "Lock" for row in active)
-    if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.looks):
+    if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.samples):
         return ""
     return (
         f"; {percent(waiting / len(active))} of the statements under way waited for locks, each behind another for a "
@@ -318,27 +321,27 @@ def _lock_words(facts: LiveFacts) -> str:
     )
 
 
-def _rest_words(case: RuleContext, still: list[Application]) -> str:
+def _write_rests(context: RuleContext, still: list[Application]) -> str:
     """What the server alone cannot tell apart: a quiet pool, and one whose connections never come back."""
-    facts = case.facts
+    facts = context.facts
     resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
     if still:
         first = still[0]
         since = format_duration(min(track.age for track in first.tracks))
         more = f" (as have all of {plural(len(still) - 1, 'other application')})" if len(still) > 1 else ""
         return (
-            f"; all {format_count(first.count)} sessions of {called(first)} have done nothing for {since} or "
+            f"; all {format_count(first.count)} sessions of {name_application(first)} have done nothing for {since} or "
             f"longer{more}, which is quiet or stuck: the figures of its pool (--pool-stats) would tell"
         )
-    if 2 * resting > len(facts.tracks) and not facts.waiting().is_known:
+    if 2 * resting > len(facts.tracks) and not facts.count_waiting().is_known:
         rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
         return f"; {rest}, which is parked unless users see timeouts"
     return ""
 
 
-def notes_of(case: RuleContext) -> Iterator[str]:
+def write_notes(context: RuleContext) -> Iterator[str]:
     """Sentences about what looks like trouble and is none, the most telling first."""
-    facts = case.facts
+    facts = context.facts
     held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]
     if held:
         oldest = max(held, key=lambda track: track.age)
@@ -347,7 +350,7 @@ def notes_of(case: RuleContext) -> Iterator[str]:
         yield f"{many} held a transaction open while idle, the oldest for {format_duration(oldest.age)} ({who})"
     frozen = sum(len(each.frozen_idle) for each in facts.applications)
     if frozen > 0.5 * len(facts.tracks):
-        known = facts.waiting()
+        known = facts.count_waiting()
         asked = "nobody waits for them" if known.is_known and not known else "whether anybody waits was not to be seen"
         share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} sessions"
         yield f"{share} did nothing in the window: parked, {asked}"

@@ -12,60 +12,82 @@ from math import ceil
 
 from poolctl.diagnose.catalog import MAY_HEAD_LOCKS, NEED_NO_PRIVILEGE
 from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
-from poolctl.diagnose.live.advice import healthy, no_safety_net, oversized_pool, partial_view
+from poolctl.diagnose.live.advice import find_no_safety_net, find_oversized_pool, find_partial_view, judge_health
+from poolctl.diagnose.live.backends import (
+    find_aborted_transaction,
+    find_frozen_clients,
+    find_frozen_peers,
+    find_orphaned_backends,
+    find_slow_reader,
+    find_stuck_protocol,
+)
 from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.holds import held_across_io, self_deadlock
-from poolctl.diagnose.live.leaks import idle_holds, leak_in_transaction, opening_beside_idle, standing_still
-from poolctl.diagnose.live.limits import fleet_over_budget, handshake_pile_up, role_limit, slots_exhausted, slots_low
-from poolctl.diagnose.live.load import connection_churn, reconnect_storm, slow_database
-from poolctl.diagnose.live.locks import lock_queue
-from poolctl.diagnose.live.poolers import pooler_client_limit, pooler_queues, pooler_refused
-from poolctl.diagnose.live.pools import client_starved, pool_slots_lost, pool_undersized, unexplained_wait
-from poolctl.diagnose.live.sessions import (
-    aborted_transaction,
-    frozen_clients,
-    frozen_peers,
-    orphaned_backends,
-    slow_reader,
-    stuck_protocol,
+from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
+from poolctl.diagnose.live.leaks import (
+    find_idle_holds,
+    find_leak_in_transaction,
+    find_opening_beside_idle,
+    find_standing_still,
+)
+from poolctl.diagnose.live.limits import (
+    find_fleet_over_budget,
+    find_handshake_pile_up,
+    find_role_limit,
+    find_slots_exhausted,
+    find_slots_low,
+)
+from poolctl.diagnose.live.load import find_connection_churn, find_reconnect_storm, find_slow_database
+from poolctl.diagnose.live.locks import find_lock_queue
+from poolctl.diagnose.live.poolers import find_pooler_client_limit, find_pooler_queues, find_pooler_refusal
+from poolctl.diagnose.live.pools import (
+    find_client_starved,
+    find_pool_slots_lost,
+    find_pool_undersized,
+    find_unexplained_wait,
 )
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Observation
 
 CAUSES: tuple[Rule, ...] = (
     # The client is gone or stopped: whatever its backends look like follows from that.
-    orphaned_backends,
-    frozen_clients,
+    find_orphaned_backends,
+    find_frozen_clients,
     # Signs of their own.
-    slow_reader,
-    stuck_protocol,
-    aborted_transaction,
+    find_slow_reader,
+    find_stuck_protocol,
+    find_aborted_transaction,
     # Idle in a transaction: a jam is told from a leak by its one moment, work elsewhere from both by its turnover.
-    self_deadlock,
-    leak_in_transaction,
-    lock_queue,
-    held_across_io,
-    slow_database,
+    find_self_deadlock,
+    find_leak_in_transaction,
+    find_lock_queue,
+    find_held_across_io,
+    find_slow_database,
     # What a pooler says of its own queue.
-    pooler_queues,
+    find_pooler_queues,
     # Idle outside of a transaction: only with somebody who says that the pool is out of connections.
-    pool_slots_lost,
-    idle_holds,
-    frozen_peers,
-    standing_still,
-    opening_beside_idle,
+    find_pool_slots_lost,
+    find_idle_holds,
+    find_frozen_peers,
+    find_standing_still,
+    find_opening_beside_idle,
     # A bigger pool is the remedy only of what nothing above explains.
-    pool_undersized,
-    client_starved,
-    unexplained_wait,
-    connection_churn,
-    reconnect_storm,
-    fleet_over_budget,
-    handshake_pile_up,
+    find_pool_undersized,
+    find_client_starved,
+    find_unexplained_wait,
+    find_connection_churn,
+    find_reconnect_storm,
+    find_fleet_over_budget,
+    find_handshake_pile_up,
 )
-EFFECTS: tuple[Rule, ...] = (pooler_client_limit, role_limit, slots_exhausted, slots_low, pooler_refused)
-ADVICE: tuple[Rule, ...] = (oversized_pool, no_safety_net, partial_view)
+EFFECTS: tuple[Rule, ...] = (
+    find_pooler_client_limit,
+    find_role_limit,
+    find_slots_exhausted,
+    find_slots_low,
+    find_pooler_refusal,
+)
+ADVICE: tuple[Rule, ...] = (find_oversized_pool, find_no_safety_net, find_partial_view)
 
 
 def diagnose(observation: Observation) -> Diagnosis:
@@ -75,37 +97,37 @@ def diagnose(observation: Observation) -> Diagnosis:
     they are in the observation: hide their literals before.
     """
     facts = LiveFacts(observation)
-    case = RuleContext.of(facts)
+    context = RuleContext.of(facts)
     findings: list[Finding] = []
     for rule in (*CAUSES, *EFFECTS, *ADVICE):
-        for finding in rule(case):
+        for finding in rule(context):
             findings.append(finding)
-            case = case.after(finding) if finding.severity != "info" else case
+            context = context.add(finding) if finding.severity != "info" else context
     if not reaches(findings, "warning"):
-        findings.insert(0, healthy(case))
-    capped = [_capped(facts, finding) for finding in _with_roots_raised(findings)]
+        findings.insert(0, judge_health(context))
+    capped = [_cap(facts, finding) for finding in _raise_roots(findings)]
     return Diagnosis(
-        findings=tuple(sorted(capped, key=_order)),
-        limits=case.limits,
-        groups=groups_of(case),
-        concurrency=concurrency_of(facts),
-        unseen=tuple(_unseen(facts)),
+        findings=tuple(sorted(capped, key=_rank_finding)),
+        limits=context.limits,
+        groups=group_backends(context),
+        concurrency=measure_concurrency(facts),
+        unseen=tuple(_list_unobserved(facts)),
     )
 
 
-def _order(finding: Finding) -> tuple[int, bool, bool]:
+def _rank_finding(finding: Finding) -> tuple[int, bool, bool]:
     """By severity; what is decided before what is not; the verdict before advice. Else as the rules were asked."""
     return SEVERITIES.index(finding.severity), finding.confidence == "undetermined", finding.code != "healthy"
 
 
-def _capped(facts: LiveFacts, finding: Finding) -> Finding:
-    hidden = facts.hidden > 0 or facts.sees_titles_only
+def _cap(facts: LiveFacts, finding: Finding) -> Finding:
+    hidden = facts.hidden > 0 or facts.has_only_titles
     if hidden and finding.confidence == "certain" and finding.code not in NEED_NO_PRIVILEGE:
         return replace(finding, confidence="likely")
     return finding
 
 
-def _with_roots_raised(findings: Sequence[Finding]) -> list[Finding]:
+def _raise_roots(findings: Sequence[Finding]) -> list[Finding]:
     """A root is as urgent as the queue behind it, and so stays before it."""
     heads = {
         pid: finding.severity
@@ -122,9 +144,9 @@ def _with_roots_raised(findings: Sequence[Finding]) -> list[Finding]:
     return raised
 
 
-def groups_of(case: RuleContext) -> tuple[Group, ...]:
+def group_backends(context: RuleContext) -> tuple[Group, ...]:
     """The client backends of the last look by application, user, database and address, the most first."""
-    facts = case.facts
+    facts = context.facts
     members: dict[tuple[str, str, str, str], list[Track]] = {}
     for track in facts.tracks:
         last = track.last
@@ -139,14 +161,14 @@ def groups_of(case: RuleContext) -> tuple[Group, ...]:
     for key, tracks in members.items():
         states = Counter(track.last.state or "unknown" for track in tracks)
         growth = (len(tracks) - first[key]) / facts.window if facts.window > 0 else 0.0
-        groups.append(_group(case, key, tracks, dict(states.most_common()), growth))
+        groups.append(_build_group(context, key, tracks, dict(states.most_common()), growth))
     return tuple(
         sorted(groups, key=lambda group: (-group.count, group.application, group.user or "", group.client or ""))
     )
 
 
-def _group(
-    case: RuleContext, key: tuple[str, str, str, str], tracks: Sequence[Track], states: dict[str, int], growth: float
+def _build_group(
+    context: RuleContext, key: tuple[str, str, str, str], tracks: Sequence[Track], states: dict[str, int], growth: float
 ) -> Group:
     idle = [t.age for t in tracks if t.is_idle and t.last.state_at is not None]
     begun = [t.now - t.last.transaction_at for t in tracks if t.last.transaction_at is not None]
@@ -163,39 +185,39 @@ def _group(
         turnover=sum(t.has_moved for t in tracks),
         opened=sum(t.is_new for t in tracks),
         growth=growth,
-        holders=tuple(holder for holder in case.holders(tracks) if holder.process is not None),
+        holders=tuple(holder for holder in context.find_holders(tracks) if holder.process is not None),
     )
 
 
-def concurrency_of(facts: LiveFacts) -> Concurrency | None:
+def measure_concurrency(facts: LiveFacts) -> Concurrency | None:
     """Client backends at work (active or in a transaction) at once. None where nobody looked.
 
     The counters see what happens between the looks, and lag; the looks see what has not ended. The larger mean is
     told (postgres reference, 4).
     """
-    if not facts.looks:
+    if not facts.samples:
         return None
     counts = sorted(
-        sum(1 for backend in look.backends if backend.is_client and (backend.is_active or backend.in_transaction))
-        for look in facts.looks
+        sum(1 for backend in sample.backends if backend.is_client and (backend.is_active or backend.in_transaction))
+        for sample in facts.samples
     )
     by_looks = sum(counts) / len(counts)
-    by_counters = _mean_by_counters(facts)
+    by_counters = _measure_mean(facts)
     method = "samples" if by_counters is None else "samples and counters"
     return Concurrency(
         mean=max(by_looks, by_counters or 0.0),
-        p95=float(_rank(counts, 0.95)),
-        p99=float(_rank(counts, 0.99)),
+        p95=float(_take_rank(counts, 0.95)),
+        p99=float(_take_rank(counts, 0.99)),
         max=float(counts[-1]),
         method=method,
     )
 
 
-def _rank(ordered: Sequence[int], share: float) -> int:
+def _take_rank(ordered: Sequence[int], share: float) -> int:
     return ordered[max(0, ceil(share * len(ordered)) - 1)]
 
 
-def _mean_by_counters(facts: LiveFacts) -> float | None:
+def _measure_mean(facts: LiveFacts) -> float | None:
     if facts.window <= 0:
         return None
     times = [
@@ -209,10 +231,10 @@ def _mean_by_counters(facts: LiveFacts) -> float | None:
     return max(0.0, sum(times)) / facts.window if times else None
 
 
-def _unseen(facts: LiveFacts) -> Iterable[str]:
+def _list_unobserved(facts: LiveFacts) -> Iterable[str]:
     """What could not be looked at, and what that leaves open."""
-    yield from _unseen_of_server(facts)
-    waiting = facts.waiting()
+    yield from _list_unobserved_of_server(facts)
+    waiting = facts.count_waiting()
     if not waiting.is_known:
         yield "Whether clients wait inside their applications' pools: no pool's figures were given (--pool-stats)."
     host = facts.host
@@ -222,17 +244,17 @@ def _unseen(facts: LiveFacts) -> Iterable[str]:
         yield "How many cores the server has and how busy they are: it does not run on this host."
 
 
-def _unseen_of_server(facts: LiveFacts) -> Iterator[str]:
+def _list_unobserved_of_server(facts: LiveFacts) -> Iterator[str]:
     server = facts.server
-    if facts.sees_titles_only:
+    if facts.has_only_titles:
         yield "The server's own view: it refused; process titles say neither applications nor times."
-    elif not facts.looks:
+    elif not facts.samples:
         yield "The server's backends: nobody showed them."
     if facts.hidden:
         yield f"The state and times of {facts.hidden} sessions of other roles: this role is no member of pg_monitor."
     if server is not None and server.is_behind_pooler and not facts.queues and not facts.pgpools:
         yield "The clients' addresses: a pooler stands in between and was not asked."
-    if len(facts.looks) == 1:
+    if len(facts.samples) == 1:
         yield "What moves and what stands still: there was one look only."
-    if server is not None and server.version_number < 140000 and facts.samples:
+    if server is not None and server.version_number < 140000 and facts.server_samples:
         yield "How many sessions were opened and dropped: PostgreSQL counts them from version 14 on."

@@ -9,8 +9,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from poolctl.diagnose.live.tracks import Application, Sample, Track, applications_of, look_of, tracks_of
-from poolctl.diagnose.live.waits import BouncerQueue, PoolSeries, Waiting, bouncer_queues, last_pgpools, pool_series
+from poolctl.diagnose.live.tracks import Application, Sample, Track, build_tracks, group_by_application, read_sample
+from poolctl.diagnose.live.waits import (
+    BouncerQueue,
+    PoolSeries,
+    Waiting,
+    build_pool_series,
+    build_queues,
+    collect_pgpools,
+)
 from poolctl.observe.snapshot import (
     DatabaseCounters,
     HostSample,
@@ -40,7 +47,7 @@ class LiveFacts:
         return self.observation.server
 
     @cached_property
-    def samples(self) -> tuple[ServerSample, ...]:
+    def server_samples(self) -> tuple[ServerSample, ...]:
         """Since the server last started: backends do not outlive it."""
         samples = self.observation.samples
         return tuple(sample for sample in samples if sample.started_at == samples[-1].started_at)
@@ -48,46 +55,46 @@ class LiveFacts:
     @property
     def counted(self) -> tuple[tuple[DatabaseCounters, DatabaseCounters], ...]:
         """Each database's counters in the first and in the last sample; without those that were reset in between."""
-        if len(self.samples) < 2:
+        if len(self.server_samples) < 2:
             return ()
-        before = {database.name: database for database in self.samples[0].databases}
-        pairs = ((before.get(now.name), now) for now in self.samples[-1].databases)
+        before = {database.name: database for database in self.server_samples[0].databases}
+        pairs = ((before.get(now.name), now) for now in self.server_samples[-1].databases)
         return tuple((then, now) for then, now in pairs if then is not None and then.reset_at == now.reset_at)
 
     @cached_property
-    def looks(self) -> tuple[Sample, ...]:
+    def samples(self) -> tuple[Sample, ...]:
         """Looks at backends of one kind: the server's own rows where it let us in last, titles where it did not."""
-        found = [(snapshot, look) for snapshot in self.observation.snapshots if (look := look_of(snapshot))]
+        found = [(snapshot, sample) for snapshot in self.observation.snapshots if (sample := read_sample(snapshot))]
         if not found:
             return ()
         by_titles = found[-1][0].server is None
-        started = None if by_titles else self.samples[-1].started_at
-        looks: dict[float, Sample] = {}
-        for snapshot, look in found:
+        started = None if by_titles else self.server_samples[-1].started_at
+        samples: dict[float, Sample] = {}
+        for snapshot, sample in found:
             if (snapshot.server is None) == by_titles and (
                 not snapshot.server or snapshot.server.started_at == started
             ):
-                looks[look.at] = look
-        return tuple(sorted(looks.values(), key=lambda look: look.at))
+                samples[sample.at] = sample
+        return tuple(sorted(samples.values(), key=lambda sample: sample.at))
 
     @property
-    def sees_titles_only(self) -> bool:
+    def has_only_titles(self) -> bool:
         """Whether all that is known of the backends comes from the process list."""
-        last = next((s for s in reversed(self.observation.snapshots) if look_of(s) is not None), None)
+        last = next((s for s in reversed(self.observation.snapshots) if read_sample(s) is not None), None)
         return last is not None and last.server is None
 
     @property
     def window(self) -> float:
         """Seconds between the first and the last look at the backends."""
-        return self.looks[-1].at - self.looks[0].at if self.looks else 0.0
+        return self.samples[-1].at - self.samples[0].at if self.samples else 0.0
 
     @property
     def now(self) -> float:
-        return self.looks[-1].at if self.looks else 0.0
+        return self.samples[-1].at if self.samples else 0.0
 
     @cached_property
     def all_tracks(self) -> tuple[Track, ...]:
-        return tracks_of(self.looks)
+        return build_tracks(self.samples)
 
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
@@ -101,7 +108,7 @@ class LiveFacts:
     @cached_property
     def applications(self) -> tuple[Application, ...]:
         """Those with backends that said who they are, tools and all."""
-        return applications_of(track for track in self.all_tracks if track.last.state != "starting")
+        return group_by_application(track for track in self.all_tracks if track.last.state != "starting")
 
     @property
     def programs(self) -> tuple[Application, ...]:
@@ -135,7 +142,7 @@ class LiveFacts:
 
     @property
     def is_full_view(self) -> bool:
-        return bool(self.samples) and not self.hidden and not self.sees_titles_only
+        return bool(self.server_samples) and not self.hidden and not self.has_only_titles
 
     @property
     def refusal(self) -> Refusal | None:
@@ -153,44 +160,44 @@ class LiveFacts:
         round without an answer is a busy machine."""
         last = self.observation.snapshots[-2:]
         unanswered = all(s.refusal is not None and s.refusal.by not in LIMIT_REFUSALS for s in last)
-        return bool(self.samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
+        return bool(self.server_samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
 
-    def refused_by(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
+    def find_refusal(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
         """The newest refusal of one of ``kinds``."""
         wanted = frozenset(kinds)
         return next((each for each in reversed(self.refusals) if each.by in wanted), None)
 
     @cached_property
     def pools(self) -> tuple[PoolSeries, ...]:
-        return pool_series(self.observation.snapshots)
+        return build_pool_series(self.observation.snapshots)
 
     @cached_property
     def queues(self) -> tuple[BouncerQueue, ...]:
-        return bouncer_queues(self.observation.snapshots)
+        return build_queues(self.observation.snapshots)
 
     @cached_property
     def pgpools(self) -> tuple[PgpoolSample, ...]:
-        return last_pgpools(self.observation.snapshots)
+        return collect_pgpools(self.observation.snapshots)
 
-    def pools_of(self, application: Application) -> tuple[PoolSeries, ...]:
-        return tuple(series for series in self.pools if self.owner_of(series) is application)
+    def find_pools_of(self, application: Application) -> tuple[PoolSeries, ...]:
+        return tuple(series for series in self.pools if self.find_owner(series) is application)
 
-    def pools_by_owner(self) -> tuple[tuple[Application | None, tuple[PoolSeries, ...]], ...]:
+    def group_pools(self) -> tuple[tuple[Application | None, tuple[PoolSeries, ...]], ...]:
         """The pools of each application together, a fleet's that is; those that nobody is known to own at the end."""
-        owned = tuple((each, pools) for each in self.programs if (pools := self.pools_of(each)))
-        strays = tuple(series for series in self.pools if self.owner_of(series) is None)
+        owned = tuple((each, pools) for each in self.programs if (pools := self.find_pools_of(each)))
+        strays = tuple(series for series in self.pools if self.find_owner(series) is None)
         return (*owned, (None, strays)) if strays else owned
 
     @cached_property
     def _owners(self) -> dict[int, Application | None]:
-        return {id(series): self._find_owner(series) for series in self.pools}
+        return {id(series): self._search_owner(series) for series in self.pools}
 
-    def owner_of(self, series: PoolSeries) -> Application | None:
+    def find_owner(self, series: PoolSeries) -> Application | None:
         """The application whose sessions these are, of one of ``pools``: by the label that says so, by a label or name
         that is its name, by being the only one, by about as many sessions. None where several could be it."""
         return self._owners[id(series)]
 
-    def _find_owner(self, series: PoolSeries) -> Application | None:
+    def _search_owner(self, series: PoolSeries) -> Application | None:
         last, programs = series.last, self.programs
         named = [each for each in programs if last.application and each.name == last.application]
         if last.application:
@@ -215,7 +222,7 @@ class LiveFacts:
         """Of several applications the one whose number of sessions is the pool's look by look; None where another's is
         not further from it by one session at least."""
         opened = {at: figures.open or 0 for at, figures in zip(series.times, series.figures, strict=True)}
-        looks = [
+        samples = [
             (opened[snapshot.at], snapshot.server.at)
             for snapshot in self.observation.snapshots
             if snapshot.server is not None and snapshot.at in opened
@@ -223,11 +230,11 @@ class LiveFacts:
         distances = []
         for each in near:
             sessions = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
-            distances.append(sum(abs(sessions[at] - many) for many, at in looks))
+            distances.append(sum(abs(sessions[at] - many) for many, at in samples))
         best, second = sorted(distances)[:2]
-        return near[distances.index(best)] if second - best >= len(looks) > 0 else None
+        return near[distances.index(best)] if second - best >= len(samples) > 0 else None
 
-    def queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
+    def find_queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
         """Pools of a PgBouncer that serve the application's user and database; its servers may serve others too."""
         return tuple(
             queue
@@ -235,17 +242,17 @@ class LiveFacts:
             if queue.last.user == application.user and queue.database == application.database
         )
 
-    def waiting(self, application: Application | None = None) -> Waiting:
+    def count_waiting(self, application: Application | None = None) -> Waiting:
         """Who waits for the connections that ``application`` holds; for anybody's, without one. A client that the
         server refuses waits for nobody's in particular: see ``is_refusing``."""
         key = repr((application.name, application.user, application.database)) if application else ""
         if key not in self.memory:
-            self.memory[key] = self._waiting(application)
+            self.memory[key] = self._count_waiting(application)
         return self.memory[key]
 
-    def _waiting(self, application: Application | None) -> Waiting:
-        pools = self.pools if application is None else self.pools_of(application)
-        queues = self.queues if application is None else self.queues_of(application)
+    def _count_waiting(self, application: Application | None) -> Waiting:
+        pools = self.pools if application is None else self.find_pools_of(application)
+        queues = self.queues if application is None else self.find_queues_of(application)
         found = [each.waiting for each in pools] + [each.waiting for each in queues]
         found += [
             Waiting(each.waiting, each.waiting > 0, "Pgpool-II") for each in self.pgpools if each.waiting is not None
@@ -266,5 +273,5 @@ class LiveFacts:
     def roles(self) -> dict[str, RoleFacts]:
         return {role.name: role for role in self.server.roles} if self.server else {}
 
-    def setting(self, name: str) -> float | None:
+    def get_setting(self, name: str) -> float | None:
         return self.server.settings.get(name) if self.server else None

@@ -11,7 +11,7 @@ from dataclasses import replace
 from poolctl.diagnose.finding import Limit
 from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
-from poolctl.diagnose.live.waits import number
+from poolctl.diagnose.live.waits import parse_setting
 from poolctl.observe.snapshot import PgpoolChild, RefusedBy
 
 LEAST_GROWTH = 3
@@ -20,12 +20,19 @@ MOST_LIMITS = 200
 """A server may have thousands of roles with a limit; the nearest are told."""
 
 
-def limits_of(facts: LiveFacts) -> tuple[Limit, ...]:
+def find_limits(facts: LiveFacts) -> tuple[Limit, ...]:
     """By what is left of each; of equal ones the server's own first. At most one binds: the nearest that is hit or
     will be, and none where nothing is short."""
-    found = [*_server(facts), *_roles(facts), *_databases(facts), *_bouncers(facts), *_pgpools(facts), *_pools(facts)]
+    found = [
+        *_list_server_limits(facts),
+        *_list_role_limits(facts),
+        *_list_database_limits(facts),
+        *_list_bouncer_limits(facts),
+        *_list_pgpool_limits(facts),
+        *_list_pool_limits(facts),
+    ]
     ordered = sorted(found, key=lambda limit: (max(0, limit.free), limit.free / max(1, limit.limit), limit.name))
-    return _with_binding(facts, ordered[:MOST_LIMITS])
+    return _mark_binding(facts, ordered[:MOST_LIMITS])
 
 
 def is_near(limit: Limit) -> bool:
@@ -34,8 +41,8 @@ def is_near(limit: Limit) -> bool:
     return limit.free < 0.1 * limit.limit or limit.free <= 0
 
 
-def _with_binding(facts: LiveFacts, limits: list[Limit]) -> tuple[Limit, ...]:
-    refused = next((at for at, limit in enumerate(limits) if _refused(facts, limit)), None)
+def _mark_binding(facts: LiveFacts, limits: list[Limit]) -> tuple[Limit, ...]:
+    refused = next((at for at, limit in enumerate(limits) if _is_refusing(facts, limit)), None)
     hit = next((at for at, limit in enumerate(limits) if limit.free <= 0 and limit.scope != "pool"), None)
     timed = [(limit.exhausted_in, at) for at, limit in enumerate(limits) if limit.exhausted_in is not None]
     near = next((at for at, limit in enumerate(limits) if is_near(limit)), None)
@@ -51,12 +58,12 @@ _REFUSED_SCOPES: dict[RefusedBy, str] = {
 }
 
 
-def _refused(facts: LiveFacts, limit: Limit) -> bool:
+def _is_refusing(facts: LiveFacts, limit: Limit) -> bool:
     refusal = facts.refusal
     return refusal is not None and _REFUSED_SCOPES.get(refusal.by) == limit.scope and limit.free <= 0
 
 
-def _server(facts: LiveFacts) -> Iterator[Limit]:
+def _list_server_limits(facts: LiveFacts) -> Iterator[Limit]:
     server = facts.server
     if server is None:
         if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS:
@@ -65,7 +72,7 @@ def _server(facts: LiveFacts) -> Iterator[Limit]:
             yield Limit("max_connections", "server", limit=used, used=used, free=0, note=note)
         return
     kept = server.superuser_reserved + server.reserved
-    privileged = privileged_slots(facts)
+    privileged = count_privileged(facts)
     used = len(facts.tracks)
     # Superusers sit on their own slots last, so all that is open counts against what is left for the others.
     free = server.usable - used
@@ -82,12 +89,12 @@ def _server(facts: LiveFacts) -> Iterator[Limit]:
         limit=server.usable,
         used=max(used, server.usable) if refusal is not None and refusal.by in SLOT_REFUSALS else used,
         free=max(0, free),
-        exhausted_in=_time_left(facts, facts.tracks, free),
+        exhausted_in=_estimate_time_left(facts, facts.tracks, free),
         note=note,
     )
 
 
-def privileged_slots(facts: LiveFacts) -> int:
+def count_privileged(facts: LiveFacts) -> int:
     """Client backends of superusers and of roles that may use reserved slots."""
     roles = facts.roles
     return sum(
@@ -97,24 +104,24 @@ def privileged_slots(facts: LiveFacts) -> int:
     )
 
 
-def _roles(facts: LiveFacts) -> Iterator[Limit]:
+def _list_role_limits(facts: LiveFacts) -> Iterator[Limit]:
     used = Counter(track.last.user for track in facts.tracks)
     for role in facts.roles.values():
         if role.connection_limit is None or role.connection_limit < 0 or role.is_superuser or not used[role.name]:
             continue
         own = tuple(track for track in facts.tracks if track.last.user == role.name)
-        yield _limit(facts, f"CONNECTION LIMIT of role {role.name}", "role", role.connection_limit, own)
+        yield _build_limit(facts, f"CONNECTION LIMIT of role {role.name}", "role", role.connection_limit, own)
 
 
-def _databases(facts: LiveFacts) -> Iterator[Limit]:
+def _list_database_limits(facts: LiveFacts) -> Iterator[Limit]:
     for database in facts.server.databases if facts.server else ():
         own = tuple(track for track in facts.tracks if track.last.database == database.name)
         if database.connection_limit is not None and database.connection_limit >= 0 and own:
             limit = database.connection_limit
-            yield _limit(facts, f"CONNECTION LIMIT of database {database.name}", "database", limit, own)
+            yield _build_limit(facts, f"CONNECTION LIMIT of database {database.name}", "database", limit, own)
 
 
-def _limit(facts: LiveFacts, name: str, scope: str, limit: int, own: tuple[Track, ...]) -> Limit:
+def _build_limit(facts: LiveFacts, name: str, scope: str, limit: int, own: tuple[Track, ...]) -> Limit:
     free = limit - len(own)
     return Limit(
         name=name,
@@ -122,13 +129,13 @@ def _limit(facts: LiveFacts, name: str, scope: str, limit: int, own: tuple[Track
         limit=limit,
         used=len(own),
         free=max(0, free),
-        exhausted_in=_time_left(facts, own, free),
+        exhausted_in=_estimate_time_left(facts, own, free),
     )
 
 
-def _bouncers(facts: LiveFacts) -> Iterator[Limit]:
+def _list_bouncer_limits(facts: LiveFacts) -> Iterator[Limit]:
     for bouncer in {each.target: each for s in facts.observation.snapshots for each in s.bouncers}.values():
-        most = number(bouncer.config.get("max_client_conn"))
+        most = parse_setting(bouncer.config.get("max_client_conn"))
         # SHOW LISTS counts the console that is asking.
         used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
         if most:
@@ -144,18 +151,18 @@ def _bouncers(facts: LiveFacts) -> Iterator[Limit]:
             yield Limit(name, "pgbouncer", queue.size, taken, max(0, queue.size - taken), note=waiting)
 
 
-def _pgpools(facts: LiveFacts) -> Iterator[Limit]:
+def _list_pgpool_limits(facts: LiveFacts) -> Iterator[Limit]:
     for pgpool in facts.pgpools:
         most = pgpool.num_init_children or len(pgpool.children)
         if not most:
             continue
-        busy = busy_children(pgpool.children)
+        busy = count_busy_children(pgpool.children)
         free = max(0, most - busy - (pgpool.reserved_connections or 0))
         waiting = f"{pgpool.waiting} waiting in the listen queue" if pgpool.waiting else ""
         yield Limit("num_init_children", "pgpool", most, busy, free, note=waiting)
 
 
-def busy_children(children: tuple[PgpoolChild, ...]) -> int:
+def count_busy_children(children: tuple[PgpoolChild, ...]) -> int:
     """Children that serve a client other than poolctl; before 4.3 they do not say, and a database name has to do."""
     return sum(1 for child in children if _is_busy(child) and not child.is_own)
 
@@ -164,7 +171,7 @@ def _is_busy(child: PgpoolChild) -> bool:
     return bool(child.database) if child.status is None else child.status.strip().lower() != "wait for connection"
 
 
-def _pools(facts: LiveFacts) -> Iterator[Limit]:
+def _list_pool_limits(facts: LiveFacts) -> Iterator[Limit]:
     for series in facts.pools:
         last = series.last
         if series.max_open and last.in_use is not None:
@@ -174,9 +181,9 @@ def _pools(facts: LiveFacts) -> Iterator[Limit]:
             yield Limit(name, "pool", series.max_open, last.in_use, free, note=waiting)
 
 
-def growth_of(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
+def count_growth(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
     """Net new backends among ``tracks`` since the first look. Those that left are looked up by the same names."""
-    if len(facts.looks) < 2:
+    if len(facts.samples) < 2:
         return 0
     users = {(t.last.user, t.last.application, t.last.database) for t in tracks}
     left = sum(
@@ -187,8 +194,8 @@ def growth_of(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
     return sum(track.is_new for track in tracks) - left
 
 
-def _time_left(facts: LiveFacts, tracks: tuple[Track, ...], free: int) -> float | None:
-    grown = growth_of(facts, tracks)
+def _estimate_time_left(facts: LiveFacts, tracks: tuple[Track, ...], free: int) -> float | None:
+    grown = count_growth(facts, tracks)
     if free <= 0 or grown < LEAST_GROWTH or facts.window <= 0:
         return None
     return free * facts.window / grown

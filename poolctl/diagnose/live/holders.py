@@ -49,9 +49,9 @@ class Clients:
     @classmethod
     def of(cls, facts: LiveFacts) -> "Clients":
         host = facts.host
-        seen = host.processes if host is not None else ()
-        processes = {process.port: process for process in seen if process.port}
-        local = {process.backend_pid: process for process in seen if process.backend_pid is not None}
+        observed = host.processes if host is not None else ()
+        processes = {process.port: process for process in observed if process.port}
+        local = {process.backend_pid: process for process in observed if process.backend_pid is not None}
         links: dict[int, BouncerLink] = {}
         for bouncer in {queue.bouncer.target: queue.bouncer for queue in facts.queues}.values():
             clients = {client.pointer: client for client in bouncer.clients if client.pointer}
@@ -69,22 +69,24 @@ class Clients:
         own = LOOPBACK.union(address for address, used in ports.items() if used <= processes.keys())
         return cls(facts, processes, local, links, pgpool, own)
 
-    def of_backend(self, track: Track) -> BackendClient:
+    def find_client(self, track: Track) -> BackendClient:
         backend, pid = track.last, track.pid
         link = self.links.get(pid)
         if link is not None:
             application = link.application or backend.application
-            process = self._process(link.address, link.port)
+            process = self._find_process(link.address, link.port)
             return BackendClient(application, link.user or backend.user, link.address, link.port, process, True)
         if pid in self.pgpool:
             address, port = self.pgpool[pid]
-            return BackendClient(backend.application, backend.user, address, port, self._process(address, port), True)
-        process = self.local.get(pid) or self._process(backend.client, backend.client_port)
+            return BackendClient(
+                backend.application, backend.user, address, port, self._find_process(address, port), True
+            )
+        process = self.local.get(pid) or self._find_process(backend.client, backend.client_port)
         if process is not None and is_pooler(process):
             return BackendClient(backend.application, backend.user, None, None, None, True)
         return BackendClient(backend.application, backend.user, backend.client, backend.client_port, process, False)
 
-    def _process(self, address: str | None, port: int | None) -> ClientProcess | None:
+    def _find_process(self, address: str | None, port: int | None) -> ClientProcess | None:
         if port is None or port <= 0:
             return None
         return self.processes.get(port) if address in self.own else None
@@ -95,22 +97,22 @@ def is_pooler(process: ClientProcess) -> bool:
     return program.rstrip(":").startswith(POOLER_PROGRAMS)
 
 
-def holders_of(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
+def find_holders(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
     """The backends grouped by who holds them, the most first: application, user, address, process and route.
 
     ``client`` has the port where one client holds all of a group. ``last_query`` is the one most of them ran last.
     """
     groups: dict[tuple[object, ...], list[tuple[Track, BackendClient]]] = {}
     for track in sorted(tracks, key=lambda track: track.pid):
-        client = clients.of_backend(track)
+        client = clients.find_client(track)
         pid = client.process.pid if client.process else None
         key = (client.application, client.user, client.address, pid, find_route(track.last.query or ""))
         groups.setdefault(key, []).append((track, client))
     ordered = sorted(groups.values(), key=lambda members: (-len(members), members[0][0].pid))
-    return tuple(_holder(members) for members in ordered)
+    return tuple(_build_holder(members) for members in ordered)
 
 
-def _holder(members: Sequence[tuple[Track, BackendClient]]) -> Holder:
+def _build_holder(members: Sequence[tuple[Track, BackendClient]]) -> Holder:
     track, client = members[0]
     queries = Counter(each.last.query for each, _ in members if each.last.query and not each.last.is_hidden)
     ports = {each.port for _, each in members}

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
-from poolctl.diagnose.live.shared_findings import held_finding, long_hold
+from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
+from poolctl.diagnose.live.shared_findings import build_held_across_io, build_long_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, SPREAD, is_quiet, use_of
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, SPREAD, is_quiet, measure_use
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, percent
@@ -22,7 +22,7 @@ WHETHER_POOLED = (
 )
 
 
-def held_across_io(case: RuleContext) -> Iterator[Finding]:
+def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     """Transactions are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions of which two or more are seen to end, typically for
@@ -32,12 +32,14 @@ def held_across_io(case: RuleContext) -> Iterator[Finding]:
     batch, each with a connection of its own, are always in a transaction too and keep nobody out. Likely a long hold
     instead, where the pool's figures say that nobody acquires meanwhile.
     """
-    for application in case.facts.programs:
-        if application.tracks[0].looks < 2 or not case.free(application.tracks):
+    for application in context.facts.programs:
+        if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
             continue
-        use, waiting = use_of(application), case.facts.waiting(application)
+        use, waiting = measure_use(application), context.facts.count_waiting(application)
         moved = [
-            t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there
+            t
+            for t in context.keep_unexplained((*application.tracks, *application.gone))
+            if t.ended_transaction or not t.is_there
         ]
         pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
         if (
@@ -47,20 +49,22 @@ def held_across_io(case: RuleContext) -> Iterator[Finding]:
             or len(moved) < 2
         ):
             continue
-        holding = case.free(t for t in application.tracks if any(row.in_transaction for _, row in t.rows))
+        holding = context.keep_unexplained(
+            t for t in application.tracks if any(row.in_transaction for _, row in t.rows)
+        )
         if not holding:
             continue
-        pools = case.facts.pools_of(application)
+        pools = context.facts.find_pools_of(application)
         if is_quiet(pools):
             # Its sessions work, and yet nobody acquires: the same holders keep them over many transactions.
-            yield long_hold(case, application, holding, (), "likely")
+            yield build_long_hold(context, application, holding, (), "likely")
             continue
         if not waiting and application.count < LEAST_TELLING:
-            yield held_finding(case, application, use, holding, "undetermined", WHETHER_POOLED)
+            yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_POOLED)
         else:
-            long_enough = case.facts.window > 3 * application.longest_ended > 0
+            long_enough = context.facts.window > 3 * application.longest_ended > 0
             confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
-            yield held_finding(case, application, use, holding, confidence)
+            yield build_held_across_io(context, application, use, holding, confidence)
 
 
 LEAST_JAM = 2
@@ -102,7 +106,7 @@ class _Jam:
         return len(self.batches) > 1
 
 
-def self_deadlock(case: RuleContext) -> Iterator[Finding]:
+def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     """Every holder waits for a second connection, which only another holder could give back.
 
     Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
@@ -113,51 +117,53 @@ def self_deadlock(case: RuleContext) -> Iterator[Finding]:
     timeouts, as calls that began together look alike (``held-across-io`` beside it). Known not to wait, or to come
     back without a timeout, it is no jam.
     """
-    for application in case.facts.programs:
-        jam = _jam(case, application)
+    for application in context.facts.programs:
+        jam = _find_jam(context, application)
         if jam is None:
             continue
-        waiting = case.facts.waiting(application)
-        if waiting.is_known and not _waits_enough(case, application, waiting, len(jam.tracks)):
+        waiting = context.facts.count_waiting(application)
+        if waiting.is_known and not _has_enough_waiters(context, application, waiting, len(jam.tracks)):
             continue
         if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
             continue
-        yield _self_deadlock(case, application, jam, waiting)
-        use = use_of(application)
+        yield _build_self_deadlock(context, application, jam, waiting)
+        use = measure_use(application)
         if jam.is_repeated and jam.timed_out is None and use.share > HELD_SHARE:
-            yield held_finding(case, application, use, jam.tracks, "undetermined", WHICH)
+            yield build_held_across_io(context, application, use, jam.tracks, "undetermined", WHICH)
 
 
-def _waits_enough(case: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
+def _has_enough_waiters(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
     """Every holder waits, so there are as many waiters, of the same application where PgBouncer names those that wait.
     Totals only say that somebody does."""
-    pools = case.facts.pools_of(application)
+    pools = context.facts.find_pools_of(application)
     if pools and all(pool.last.waiting is not None for pool in pools):
         return (waiting.count or 0) >= holders
-    late = [client.application for queue in case.facts.queues_of(application) for client in queue.waiting_clients]
+    late = [
+        client.application for queue in context.facts.find_queues_of(application) for client in queue.waiting_clients
+    ]
     if any(late):
-        names = {case.clients.of_backend(track).application for track in application.tracks}
+        names = {context.clients.find_client(track).application for track in application.tracks}
         return sum(name in names for name in late) >= holders
     return bool(waiting)
 
 
-def _jam(case: RuleContext, application: Application) -> _Jam | None:
-    if len(case.free(application.tracks)) < application.count or not application.count:
+def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
+    if len(context.keep_unexplained(application.tracks)) < application.count or not application.count:
         return None
     if any(track.last.state_at is None or track.is_on_purpose for track in application.tracks):
         return None
-    pools = case.facts.pools_of(application)
+    pools = context.facts.find_pools_of(application)
     full = any(pool.is_full for pool in pools)
-    counts = [pool.growth("timed_out_total") for pool in pools]
+    counts = [pool.measure_growth("timed_out_total") for pool in pools]
     timed_out = sum(count or 0.0 for count in counts) if counts and None not in counts else None
-    looks: dict[float, list[Backend]] = {}
+    samples: dict[float, list[Backend]] = {}
     for track in (*application.tracks, *application.gone):
         for at, backend in track.rows:
-            looks.setdefault(at, []).append(backend)
-    jam = _together(application, looks, full, SPREAD, STUCK_AFTER)
+            samples.setdefault(at, []).append(backend)
+    jam = _find_together(application, samples, full, SPREAD, STUCK_AFTER)
     if jam is None and (timed_out or 0) >= application.count >= LEAST_SILENT_JAM:
-        rests = [at - row.state_at for at, rows in looks.items() for row in rows if row.state_at is not None]
-        jam = _together(application, looks, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
+        rests = [at - row.state_at for at, rows in samples.items() for row in rows if row.state_at is not None]
+        jam = _find_together(application, samples, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
         # Those that never moved are spread by a quarter of their age as a leak is.
         jam = jam if jam is not None and jam.is_repeated else None
     if jam is None or (jam.is_repeated and timed_out == 0):
@@ -165,17 +171,17 @@ def _jam(case: RuleContext, application: Application) -> _Jam | None:
     return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out)
 
 
-def _together(
-    application: Application, looks: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
+def _find_together(
+    application: Application, samples: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
 ) -> _Jam | None:
     """Its rests, if they began at one moment (within ``spread`` seconds), the longest ``least`` seconds ago or more."""
-    moments = {at: moment for at, rows in sorted(looks.items()) if (moment := _one_moment(rows, full, spread))}
+    moments = {at: moment for at, rows in sorted(samples.items()) if (moment := _find_moment(rows, full, spread))}
     now = application.tracks[0].now
     if now not in moments or max(at - moment for at, moment in moments.items()) < least:
         return None
     # Before the first of these moments it worked.
     first = next(iter(moments.values()))
-    share = len(moments) / max(1, sum(1 for at in looks if at >= first))
+    share = len(moments) / max(1, sum(1 for at in samples if at >= first))
     if share < 0.8:
         return None
     ends = [track.last.state_at or now for track in application.tracks]
@@ -183,7 +189,7 @@ def _together(
     return _Jam(application.tracks, now - moments[now], max(ends) - min(ends), batches, share)
 
 
-def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
+def _find_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
     """When all of them came to rest, if it was at once."""
     times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
     if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
@@ -192,9 +198,9 @@ def _one_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | N
     return min(known) if max(known) - min(known) <= spread else None
 
 
-def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
+def _build_self_deadlock(context: RuleContext, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count = len(jam.tracks)
-    confidence = _confidence(jam, waiting)
+    confidence = _judge_confidence(jam, waiting)
     batches = f", again and again ({len(jam.batches)} times seen)" if jam.is_repeated else ""
     decide_by = None
     if confidence == "undetermined":
@@ -206,9 +212,9 @@ def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiti
         )
     return build_finding(
         "self-deadlock",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, jam.tracks),
-        summary=f"All {count} sessions of {called(application)} came to rest in the same "
+        severity=context.judge_severity(application),
+        confidence=cap_confidence(confidence, jam.tracks),
+        summary=f"All {count} sessions of {name_application(application)} came to rest in the same "
         f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: each holder waits for a second "
         f"connection{or_else}",
         evidence={
@@ -223,13 +229,13 @@ def _self_deadlock(case: RuleContext, application: Application, jam: _Jam, waiti
             "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
             "many waiting as hold",
         },
-        holders=case.holders(jam.tracks),
+        holders=context.find_holders(jam.tracks),
         frees=count,
         decide_by=decide_by,
     )
 
 
-def _confidence(jam: _Jam, waiting: Waiting) -> Confidence:
+def _judge_confidence(jam: _Jam, waiting: Waiting) -> Confidence:
     if jam.is_repeated:
         return "certain" if jam.timed_out and waiting else "likely" if jam.timed_out else "undetermined"
     # Idle outside of a transaction there is less to go by: only the moment that comes back.

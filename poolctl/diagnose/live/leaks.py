@@ -10,10 +10,10 @@ from statistics import median
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
-from poolctl.diagnose.live.shared_findings import long_hold, undetermined_hold
+from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
+from poolctl.diagnose.live.shared_findings import build_long_hold, build_undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
-from poolctl.diagnose.live.usage import SPREAD, held, is_quiet
+from poolctl.diagnose.live.usage import SPREAD, find_held, is_quiet
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
 
@@ -25,7 +25,7 @@ ACQUIRE_TIMEOUT = 30.0
 second connection would have failed and released by then."""
 
 
-def leak_in_transaction(case: RuleContext) -> Iterator[Finding]:
+def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     """Transactions that the application began and left open.
 
     Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest that
@@ -35,22 +35,22 @@ def leak_in_transaction(case: RuleContext) -> Iterator[Finding]:
     anybody waits: it may be a jam of nested acquires. Advisory lock holders and operators' tools do not count; of a
     person's client program five do, as scripts use them too.
     """
-    for application in case.facts.applications:
-        stuck = case.free(application.stuck)
-        if len(stuck) >= _least(application):
-            yield _leak_in_transaction(case, application, stuck)
+    for application in context.facts.applications:
+        stuck = context.keep_unexplained(application.stuck)
+        if len(stuck) >= _count_least(application):
+            yield _build_leak_in_transaction(context, application, stuck)
 
 
-def _least(application: Application) -> float:
+def _count_least(application: Application) -> float:
     if not application.is_tool:
         return LEAST_STUCK
     return LEAST_BY_HAND if is_interactive(application.name) else inf
 
 
-def _leak_in_transaction(case: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Finding:
+def _build_leak_in_transaction(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Finding:
     ages = sorted(track.age for track in stuck)
-    waiting = case.facts.waiting(application)
-    confidence = _confidence(application, stuck, waiting.is_known)
+    waiting = context.facts.count_waiting(application)
+    confidence = _judge_confidence(application, stuck, waiting.is_known)
     pinning = sum(track.last.has_xmin for track in stuck)
     oldest = format_duration(ages[-1])
     at_least = "at least " if any(track.last.state_at is None for track in stuck) else ""
@@ -59,16 +59,17 @@ def _leak_in_transaction(case: RuleContext, application: Application, stuck: tup
     if confidence == "undetermined":
         decide_by = (
             "a second look: whether the same transactions are still open"
-            if stuck[0].looks < 2
+            if stuck[0].sample_count < 2
             else "watch for longer than the acquire timeout (usually 30 s): holders that wait for a second connection "
             "fail and release then, a leak stays; or look as a member of pg_monitor"
         )
     return build_finding(
         "leak-in-transaction",
-        severity=case.severity(application),
+        severity=context.judge_severity(application),
         confidence=confidence,
-        summary=f"{format_count(len(stuck))} of {plural(application.count, 'session')} of {called(application)} sit "
-        f"idle in a transaction that nobody ends, the oldest for {at_least}{oldest}{consequence}",
+        summary=f"{format_count(len(stuck))} of {plural(application.count, 'session')} of "
+        f"{name_application(application)} sit idle in a transaction that nobody ends, the oldest for "
+        f"{at_least}{oldest}{consequence}",
         evidence={
             "stuck": len(stuck),
             "sessions": application.count,
@@ -84,18 +85,18 @@ def _leak_in_transaction(case: RuleContext, application: Application, stuck: tup
             f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest seen to end; or {TIMES_LONGEST} x the longest rest, "
             "if less)",
         },
-        holders=case.holders(stuck),
+        holders=context.find_holders(stuck),
         remedy="Commit or roll back and release on every path of that code: finally, with, defer. Until that is "
         "deployed, end these backends, and set idle_in_transaction_session_timeout for the application's "
-        f"role{_locks_lost(case, application)}. A bigger pool only delays the end.",
+        f"role{_write_lost_locks(context, application)}. A bigger pool only delays the end.",
         frees=len(stuck),
         decide_by=decide_by,
     )
 
 
-def _confidence(application: Application, stuck: tuple[Track, ...], knows_waiting: bool) -> Confidence:
+def _judge_confidence(application: Application, stuck: tuple[Track, ...], knows_waiting: bool) -> Confidence:
     ages = [track.age for track in stuck]
-    if stuck[0].looks < 2:
+    if stuck[0].sample_count < 2:
         return "undetermined"
     everything = len(stuck) == application.count
     if any(track.last.state_at is None for track in stuck):
@@ -103,12 +104,12 @@ def _confidence(application: Application, stuck: tuple[Track, ...], knows_waitin
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
         return "undetermined"
     sure = min(ages) > ACQUIRE_TIMEOUT and max(ages) - min(ages) > SPREAD
-    return at_most_likely("certain" if sure else "likely", stuck)
+    return cap_confidence("certain" if sure else "likely", stuck)
 
 
-def _locks_lost(case: RuleContext, application: Application) -> str:
+def _write_lost_locks(context: RuleContext, application: Application) -> str:
     """What that timeout would break: session-level advisory locks go with their session."""
-    locks = sum(t.last.advisory_locks for t in case.facts.tracks if t.last.user == application.user)
+    locks = sum(t.last.advisory_locks for t in context.facts.tracks if t.last.user == application.user)
     return f" (it would also drop {plural(locks, 'advisory lock')} of sessions that idle in one)" if locks else ""
 
 
@@ -116,22 +117,22 @@ LEAST_STEPS = 3
 """Rises of the least in use, never a fall, from which it is a staircase and not a busy minute (catalog)."""
 
 
-def idle_holds(case: RuleContext) -> Iterator[Finding]:
+def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
     """Idle sessions that their own pool says are in use: ``leak``, ``long-hold`` or ``leak-or-long-hold``.
 
     Needs the pool's figures. A pool says how many are in use and how many lie idle; idle sessions on the server
     beyond those that lie in the pool are held by somebody. Only where the pool is full or waited for, or its
     floor climbs: a hold that nobody misses is a note.
     """
-    for application in case.facts.programs:
-        pools = case.facts.pools_of(application)
+    for application in context.facts.programs:
+        pools = context.facts.find_pools_of(application)
         if not pools or not any(pool.last.in_use is not None for pool in pools):
             continue
-        resting = held(application, case.free(application.tracks))
+        resting = find_held(application, context.keep_unexplained(application.tracks))
         in_use = sum(pool.last.in_use or 0 for pool in pools)
         parked = sum(pool.last.idle or 0 for pool in pools)
         count = min(len(resting) - parked, in_use)
-        pressed = bool(case.facts.waiting(application)) or any(pool.is_full_now for pool in pools)
+        pressed = bool(context.facts.count_waiting(application)) or any(pool.is_full_now for pool in pools)
         steps = max(pool.steps for pool in pools)
         quiet = is_quiet(pools) and not application.moved
         if count < 1 or count < 0.5 * in_use or not (pressed or steps >= LEAST_STEPS or (quiet and count > 1)):
@@ -139,11 +140,11 @@ def idle_holds(case: RuleContext) -> Iterator[Finding]:
         # Which of the resting sessions lie in the pool is not told; those that rest longest are held in a lifo
         # pool and in a fifo pool that is waited for alike.
         suspects = tuple(sorted(resting, key=lambda track: (-track.age, track.pid))[:count])
-        yield idle_hold(case, application, pools, suspects)
+        yield build_idle_hold(context, application, pools, suspects)
 
 
-def idle_hold(
-    case: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
+def build_idle_hold(
+    context: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
 ) -> Finding:
     """One of three codes, by what happened to such holds before.
 
@@ -153,16 +154,16 @@ def idle_hold(
     new sessions are still opened beside the frozen ones, or it stays in use without any traffic (likely). Else
     undetermined.
     """
-    returned = returns(application, pools)
+    returned = find_returned(application, pools)
     on_purpose = [track for track in suspects if track.is_on_purpose]
     steps = max(pool.steps for pool in pools)
-    waiting = case.facts.waiting(application)
+    waiting = context.facts.count_waiting(application)
     frozen_share = len(application.frozen_idle) / max(1, application.count)
     opened = len(application.opened)
     if returned:
-        return long_hold(case, application, suspects, returned, "certain")
+        return build_long_hold(context, application, suspects, returned, "certain")
     if 2 * len(on_purpose) > len(suspects):
-        return long_hold(case, application, suspects, (), "likely")
+        return build_long_hold(context, application, suspects, (), "likely")
     oldest = max(track.age for track in suspects)
     confidence: Confidence | None = None
     if steps >= LEAST_STEPS:
@@ -170,10 +171,10 @@ def idle_hold(
         confidence = "certain" if sure else "likely"
     elif (waiting and frozen_share > 0.5 and opened) or (is_quiet(pools) and not waiting):
         confidence = "likely"
-    return _leak(case, application, pools, suspects, confidence)
+    return _build_leak(context, application, pools, suspects, confidence)
 
 
-def returns(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
+def find_returned(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
     """Sessions that rested for longer than max(1 s, 10 x the median) and then moved, while the pool was full at
     every look: nobody leaves a connection lying in a pool that is waited for."""
     if not all(pool.was_always_full for pool in pools):
@@ -182,8 +183,8 @@ def returns(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Tr
     return tuple(track for track in application.tracks if track.has_moved and track.longest_rest > limit)
 
 
-def _leak(
-    case: RuleContext,
+def _build_leak(
+    context: RuleContext,
     application: Application,
     pools: tuple[PoolSeries, ...],
     suspects: tuple[Track, ...],
@@ -191,19 +192,19 @@ def _leak(
 ) -> Finding:
     """``leak`` with a confidence, ``leak-or-long-hold`` without one."""
     ages = [track.age for track in suspects]
-    waiting = case.facts.waiting(application)
+    waiting = context.facts.count_waiting(application)
     in_use, most = sum(p.last.in_use or 0 for p in pools), sum(p.max_open for p in pools)
     steps = max(pool.steps for pool in pools)
     of = f" of {most}" if most else ""
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     if confidence is None:
-        return undetermined_hold(case, application, suspects, f"of {in_use}{of} in use")
+        return build_undetermined_hold(context, application, suspects, f"of {in_use}{of} in use")
     return build_finding(
         "leak",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, suspects),
-        summary=f"{format_count(len(suspects))} of {in_use}{of} connections in use by {called(application)} do nothing "
-        f"and do not come back, the oldest for {format_duration(max(ages))}{wait}",
+        severity=context.judge_severity(application),
+        confidence=cap_confidence(confidence, suspects),
+        summary=f"{format_count(len(suspects))} of {in_use}{of} connections in use by {name_application(application)} "
+        f"do nothing and do not come back, the oldest for {format_duration(max(ages))}{wait}",
         evidence={
             "suspected": len(suspects),
             "in_use": in_use,
@@ -219,7 +220,7 @@ def _leak(
             "threshold": f"a floor of in_use that climbs {LEAST_STEPS} times, or more than half frozen while new "
             "sessions are opened and clients wait, or in use without traffic",
         },
-        holders=case.holders(suspects),
+        holders=context.find_holders(suspects),
         frees=len(suspects),
     )
 
@@ -229,48 +230,48 @@ STILL_SHARE = 0.5
 clients are refused."""
 
 
-def standing_still(case: RuleContext) -> Iterator[Finding]:
+def find_standing_still(context: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
 
     Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
     than max(1 s, 10 x the median)) have half of them; or a pool or pooler says that clients wait for exactly this
     application's connections, and half of those stand still. Always undetermined.
     """
-    usable = case.facts.server.usable if case.facts.server else 0
-    for application in case.facts.programs:
-        still = held(application, case.free(application.tracks))
-        if case.facts.sees_titles_only:
+    usable = context.facts.server.usable if context.facts.server else 0
+    for application in context.facts.programs:
+        still = find_held(application, context.keep_unexplained(application.tracks))
+        if context.facts.has_only_titles:
             # A title that says idle at every look may have worked in between.
             still = tuple(track for track in still if not track.is_idle)
-        short = (case.is_full or case.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
-        waiting = case.facts.waiting(application)
-        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(case, application)
+        short = (context.is_full or context.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
+        waiting = context.facts.count_waiting(application)
+        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(context, application)
         if still and (short or told):
             of = f"of {plural(application.count, 'session')}"
-            yield undetermined_hold(case, application, still, of)
+            yield build_undetermined_hold(context, application, still, of)
 
 
-def _is_used_up(case: RuleContext, application: Application) -> bool:
-    pools, queues = case.facts.pools_of(application), case.facts.queues_of(application)
+def _is_used_up(context: RuleContext, application: Application) -> bool:
+    pools, queues = context.facts.find_pools_of(application), context.facts.find_queues_of(application)
     return any(pool.is_full for pool in pools) or any(
         queue.is_used_up and queue.last.clients_waiting for queue in queues
     )
 
 
-def opening_beside_idle(case: RuleContext) -> Iterator[Finding]:
+def find_opening_beside_idle(context: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
 
     Threshold: in one process of this host, three sessions that did something and then stood still for the whole
     window, more than half of its sessions, and two new ones opened meanwhile. A pool reuses before it opens; new
     threads with connections of their own do not, hence undetermined.
     """
-    for application in case.facts.programs:
+    for application in context.facts.programs:
         by_process: dict[int, list[Track]] = {}
-        for track in case.free(application.tracks):
-            process = case.clients.of_backend(track).process
+        for track in context.keep_unexplained(application.tracks):
+            process = context.clients.find_client(track).process
             if process is not None:
                 by_process.setdefault(process.pid, []).append(track)
-        if case.facts.waiting(application).is_known:
+        if context.facts.count_waiting(application).is_known:
             continue
         suspects = [
             track
@@ -280,7 +281,9 @@ def opening_beside_idle(case: RuleContext) -> Iterator[Finding]:
             if _is_parked(track)
         ]
         if suspects:
-            yield undetermined_hold(case, application, tuple(suspects), f"of {plural(application.count, 'session')}")
+            yield build_undetermined_hold(
+                context, application, tuple(suspects), f"of {plural(application.count, 'session')}"
+            )
 
 
 def _opens_beside_idle(tracks: Sequence[Track]) -> bool:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding, Limit
-from poolctl.diagnose.live.context import RuleContext, called
+from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
-from poolctl.diagnose.live.headroom import LEAST_GROWTH, growth_of, is_near
+from poolctl.diagnose.live.headroom import LEAST_GROWTH, count_growth, is_near
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, plural, quote
@@ -28,24 +28,24 @@ HALF_USED = 0.5
 """Share of a limit in use from which its growth is looked at: a fleet that starts up also grows."""
 
 
-def slots_exhausted(case: RuleContext) -> Iterator[Finding]:
+def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
     """An ordinary role finds no slot on the server.
 
     Threshold: no slot free, or a probe refused for want of one. Certain: the refusal names its routine, or the
     counts are complete. Likely: process titles or a partial view only. Undetermined: a pooler relayed the text.
     """
-    facts = case.facts
-    limit = next((each for each in case.limits if each.scope == "server"), None)
+    facts = context.facts
+    limit = next((each for each in context.limits if each.scope == "server"), None)
     refusal = facts.refusal if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS else None
     if refusal is None and (limit is None or limit.free > 0):
         return
     # A pooler hands on the code with the text; without a code it is what poolctl counted itself before it left.
     relayed = refusal is not None and refusal.routine is None and refusal.sqlstate is not None
-    roomy = facts.server is not None and bool(facts.samples) and len(facts.tracks) < 0.9 * facts.server.usable
+    roomy = facts.server is not None and bool(facts.server_samples) and len(facts.tracks) < 0.9 * facts.server.usable
     confidence: Confidence = "certain"
     if relayed:
-        confidence = "undetermined" if roomy or not facts.samples else "likely"
-    elif refusal is None and facts.sees_titles_only:
+        confidence = "undetermined" if roomy or not facts.server_samples else "likely"
+    elif refusal is None and facts.has_only_titles:
         confidence = "likely"
     used, usable = len(facts.tracks), facts.server.usable if facts.server else None
     means = _MEANS[refusal.by] if refusal is not None else "an ordinary role finds no slot"
@@ -64,48 +64,48 @@ def slots_exhausted(case: RuleContext) -> Iterator[Finding]:
             "max_connections": facts.server.max_connections if facts.server else None,
             "refusal": refusal.text if refusal is not None else None,
             "routine": refusal.routine if refusal is not None else None,
-            "largest": dict(_largest(case)),
+            "largest": dict(_find_largest(context)),
             "threshold": "no slot free for an ordinary role, or a refusal for want of one",
         },
-        holders=case.holders(facts.tracks),
+        holders=context.find_holders(facts.tracks),
         decide_by="whether the server itself refuses (probe it without the pooler)"
         if confidence == "undetermined"
         else None,
     )
 
 
-def _largest(case: RuleContext) -> list[tuple[str, int]]:
-    return [(called(each), each.count) for each in case.facts.applications[:3] if each.count]
+def _find_largest(context: RuleContext) -> list[tuple[str, int]]:
+    return [(name_application(each), each.count) for each in context.facts.applications[:3] if each.count]
 
 
-def slots_low(case: RuleContext) -> Iterator[Finding]:
+def find_slots_low(context: RuleContext) -> Iterator[Finding]:
     """The nearest limit of the server, a role or a database is about to be reached.
 
     Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes
     the rest. Certain: counts complete and two looks. Likely: a partial view. Undetermined: one look has no slope.
     """
-    for limit in case.limits:
+    for limit in context.limits:
         if limit.scope not in ("server", "role", "database") or limit.free <= 0 or limit.limit <= 0:
             continue
         grows = limit.exhausted_in is not None and limit.exhausted_in <= SOON
         if not is_near(limit) and not (grows and limit.used >= HALF_USED * limit.limit):
             continue
-        yield _slots_low(case, limit)
+        yield _build_slots_low(context, limit)
         return
 
 
-def _slots_low(case: RuleContext, limit: Limit) -> Finding:
-    facts = case.facts
-    looks = len(facts.looks)
-    confidence: Confidence = "undetermined" if looks < 2 else "certain" if facts.is_full_view else "likely"
+def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
+    facts = context.facts
+    samples = len(facts.samples)
+    confidence: Confidence = "undetermined" if samples < 2 else "certain" if facts.is_full_view else "likely"
     left = (
         f"; at this rate it is reached in {format_duration(limit.exhausted_in)}"
         if limit.exhausted_in is not None
         else ""
     )
-    growing = [(growth_of(facts, each.tracks), each) for each in facts.applications if each.count]
+    growing = [(count_growth(facts, each.tracks), each) for each in facts.applications if each.count]
     most, fastest = max(growing, key=lambda pair: pair[0], default=(0, None))
-    who = f", mostly {called(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
+    who = f", mostly {name_application(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
     return build_finding(
         "slots-low",
         severity="warning",
@@ -120,38 +120,38 @@ def _slots_low(case: RuleContext, limit: Limit) -> Finding:
             "exhausted_in": limit.exhausted_in,
             "grown_in_window": most,
             "window": facts.window,
-            "largest": dict(_largest(case)),
+            "largest": dict(_find_largest(context)),
             "threshold": "less than a tenth free, or a minute of this growth takes the rest",
         },
         evidence_sql=sql.SLOTS if limit.scope == "server" else sql.ROLE_LIMITS,
-        holders=case.holders(facts.tracks),
+        holders=context.find_holders(facts.tracks),
         decide_by="a second look, for the slope" if confidence == "undetermined" else None,
     )
 
 
-def role_limit(case: RuleContext) -> Iterator[Finding]:
+def find_role_limit(context: RuleContext) -> Iterator[Finding]:
     """A role or database is at its own CONNECTION LIMIT while the server has slots.
 
     Threshold: nothing left of it, and a slot free on the server. Certain: the counts, or the server's refusal.
     """
-    refusal = case.facts.refusal
+    refusal = context.facts.refusal
     refused = refusal is not None and refusal.by in ("role-limit", "database-limit")
-    hit = [each for each in case.limits if each.scope in ("role", "database") and each.free <= 0]
-    if case.is_full and not refused:
+    hit = [each for each in context.limits if each.scope in ("role", "database") and each.free <= 0]
+    if context.is_full and not refused:
         return
     if refused and not hit and refusal is not None:
-        yield _role_limit(
-            case, f"The server refuses a role or database at its own limit: {quote(refusal.text, 90)}", None
+        yield _build_role_limit(
+            context, f"The server refuses a role or database at its own limit: {quote(refusal.text, 90)}", None
         )
     for limit in hit:
         says = f" and is refused ({quote(refusal.text, 60)})" if refused and refusal is not None else ""
-        yield _role_limit(
-            case, f"{limit.used} of {limit.limit} used of {limit.name}{says}; the server has slots", limit
+        yield _build_role_limit(
+            context, f"{limit.used} of {limit.limit} used of {limit.name}{says}; the server has slots", limit
         )
 
 
-def _role_limit(case: RuleContext, summary: str, limit: Limit | None) -> Finding:
-    facts = case.facts
+def _build_role_limit(context: RuleContext, summary: str, limit: Limit | None) -> Finding:
+    facts = context.facts
     refused = facts.refusal is not None and facts.refusal.by in ("role-limit", "database-limit")
     name = limit.name.rpartition(" ")[2] if limit else ""
     scope = limit.scope if limit else ""
@@ -168,10 +168,10 @@ def _role_limit(case: RuleContext, summary: str, limit: Limit | None) -> Finding
             "used": limit.used if limit else None,
             "of": limit.limit if limit else None,
             "refusal": facts.refusal.text if refused and facts.refusal else None,
-            "server_slots_free": next((each.free for each in case.limits if each.scope == "server"), None),
+            "server_slots_free": next((each.free for each in context.limits if each.scope == "server"), None),
             "threshold": "nothing left of a CONNECTION LIMIT while the server has slots",
         },
-        holders=case.holders(own),
+        holders=context.find_holders(own),
     )
 
 
@@ -181,56 +181,60 @@ def _is_named(track: Track, refusal: Refusal) -> bool:
     return name is not None and re.search(rf"[^\w\s]{re.escape(name)}[^\w\s]", refusal.text) is not None
 
 
-def fleet_over_budget(case: RuleContext) -> Iterator[Finding]:
+def find_fleet_over_budget(context: RuleContext) -> Iterator[Finding]:
     """The instances together may open more than the server can give.
 
     Threshold: the sum of ceilings above the usable slots, also when quiet now. Certain: the ceilings are configured
     (the pools' figures; Pgpool-II's num_init_children x max_pool). Likely: PgBouncer's pool sizes for the pairs seen;
     or clients are refused while two instances or more share the slots and none of them is stuck.
     """
-    facts = case.facts
+    facts = context.facts
     # Of a server that let nobody in, the limits only know how many were seen from outside.
-    usable = next((limit.limit for limit in case.limits if limit.scope == "server"), 0)
+    usable = next((limit.limit for limit in context.limits if limit.scope == "server"), 0)
     if usable <= 0:
         return
     configured = [series.max_open for series in facts.pools]
     if configured and all(configured) and sum(configured) > usable and not facts.queues:
         each = f"{plural(len(configured), 'pool')} with max_open {', '.join(map(str, sorted(set(configured))))}"
-        yield _fleet(case, each, sum(configured), usable, len(configured), "certain")
+        yield _build_fleet(context, each, sum(configured), usable, len(configured), "certain")
         return
     for pgpool in facts.pgpools:
         children, most = pgpool.num_init_children or len(pgpool.children), pgpool.max_pool or 1
         if children * most > usable:
             what = f"Pgpool-II's {children} children x {most} (max_pool)"
-            yield _fleet(case, what, children * most, usable, 1, "certain")
+            yield _build_fleet(context, what, children * most, usable, 1, "certain")
             return
     sizes = [queue.size for queue in facts.queues]
     if sizes and sum(sizes) > usable:
-        yield _fleet(case, f"PgBouncer's {plural(len(sizes), 'pool')}", sum(sizes), usable, len(sizes), "likely")
+        yield _build_fleet(
+            context, f"PgBouncer's {plural(len(sizes), 'pool')}", sum(sizes), usable, len(sizes), "likely"
+        )
         return
-    if case.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
-        instances = _instances(case)
-        free = [track for track in case.free(facts.tracks) if not track.waits_for_lock]
+    if context.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
+        instances = _count_instances(context)
+        free = [track for track in context.keep_unexplained(facts.tracks) if not track.waits_for_lock]
         # What is stuck or leaked explains a full server better than the sum of what is left.
         if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
             what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} sessions each"
-            yield _fleet(case, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
+            yield _build_fleet(context, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
 
 
-def _instances(case: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
+def _count_instances(context: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
     """Sessions of each instance: by process where it is seen, else by address; tools are none."""
-    tools = {track.pid for each in case.facts.applications if each.is_tool for track in each.tracks}
+    tools = {track.pid for each in context.facts.applications if each.is_tool for track in each.tracks}
     counts: Counter[tuple[str | None, str | int | None]] = Counter()
-    for track in case.facts.tracks:
+    for track in context.facts.tracks:
         if track.pid in tools or track.last.state == "starting":
             continue
-        client = case.clients.of_backend(track)
+        client = context.clients.find_client(track)
         counts[client.application, client.process.pid if client.process else client.address] += 1
     return counts
 
 
-def _fleet(case: RuleContext, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence) -> Finding:
-    refused = case.is_full or case.facts.is_refusing
+def _build_fleet(
+    context: RuleContext, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence
+) -> Finding:
+    refused = context.is_full or context.facts.is_refusing
     headroom = max(3, round(0.03 * usable))
     each = max(0, (usable - headroom) // max(1, instances))
     outcome = "and it has no slot left" if refused else "quiet so far"
@@ -244,7 +248,7 @@ def _fleet(case: RuleContext, what: str, ceiling: int, usable: int, instances: i
             "ceiling": ceiling,
             "usable": usable,
             "instances": instances,
-            "used": len(case.facts.tracks),
+            "used": len(context.facts.tracks),
             "headroom": headroom,
             "max_open_that_fits": each,
             "threshold": "sum of ceilings > usable slots",
@@ -259,43 +263,43 @@ LEAST_STARTING = 3
 """Sessions that have not said who they are (catalog); one or two are just connecting."""
 
 
-def handshake_pile_up(case: RuleContext) -> Iterator[Finding]:
+def find_handshake_pile_up(context: RuleContext) -> Iterator[Finding]:
     """Connections that were opened and never finish logging in take slots.
 
     Threshold: three that are at it for more than a second, or at two looks; or a server refuses while its visible
     backends are three short of its slots. Certain: the server (18) or its process titles show them. Likely: by
     subtraction. They last up to authentication_timeout (60 s).
     """
-    facts = case.facts
-    starting = _starting(case)
+    facts = context.facts
+    starting = _find_starting(context)
     refused = facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS
     usable = facts.server.usable if facts.server else 0
-    missing = usable - len(facts.tracks) if refused and facts.samples and facts.is_full_view else 0
+    missing = usable - len(facts.tracks) if refused and facts.server_samples and facts.is_full_view else 0
     if len(starting) < LEAST_STARTING and missing < LEAST_STARTING:
         return
     count = len(starting) if len(starting) >= LEAST_STARTING else missing
-    seen = len(starting) >= LEAST_STARTING
+    observed = len(starting) >= LEAST_STARTING
     yield build_finding(
         "handshake-pile-up",
-        severity="critical" if refused or case.is_full else "warning",
-        confidence="certain" if seen else "likely",
+        severity="critical" if refused or context.is_full else "warning",
+        confidence="certain" if observed else "likely",
         summary=f"{count} connections hold slots without having logged "
-        f"in{'' if seen else ': refused although fewer backends are seen than there are slots'}",
+        f"in{'' if observed else ': refused although fewer backends are observed than there are slots'}",
         evidence={
             "starting": len(starting),
             "oldest_age": max((age for _, age in starting), default=None),
             "missing": missing,
             "threshold": f"{LEAST_STARTING} that are at it for more than a second",
         },
-        holders=case.holders(track for track, _ in starting if track.pid in facts.by_pid),
-        frees=count if seen else 0,
+        holders=context.find_holders(track for track, _ in starting if track.pid in facts.by_pid),
+        frees=count if observed else 0,
     )
 
 
-def _starting(case: RuleContext) -> list[tuple[Track, float]]:
+def _find_starting(context: RuleContext) -> list[tuple[Track, float]]:
     """Backends that have been logging in for more than a second, with their age."""
     found = []
-    for track in case.facts.tracks:
+    for track in context.facts.tracks:
         if track.last.state != "starting":
             continue
         age = track.session_age
@@ -305,13 +309,13 @@ def _starting(case: RuleContext) -> list[tuple[Track, float]]:
     if found:
         return found
     # Up to PostgreSQL 17 only the operating system knows of them.
-    host, known = case.facts.host, case.facts.by_pid
+    host, known = context.facts.host, context.facts.by_pid
     titles = host.titles if host is not None else ()
     before = {
-        t.pid for s in case.facts.observation.snapshots[:-1] if s.host for t in s.host.titles if _logs_in(t.state)
+        t.pid for s in context.facts.observation.snapshots[:-1] if s.host for t in s.host.titles if _logs_in(t.state)
     }
     return [
-        (_of_title(title.pid), 0.0)
+        (_build_track(title.pid), 0.0)
         for title in titles
         if _logs_in(title.state) and title.pid not in known and title.pid in before
     ]
@@ -321,5 +325,5 @@ def _logs_in(state: str) -> bool:
     return state.startswith(("authentication", "startup"))
 
 
-def _of_title(pid: int) -> Track:
+def _build_track(pid: int) -> Track:
     return Track(((0.0, Backend(pid, None, None)),), 1, 0.0, 0.0)

@@ -8,11 +8,11 @@ from statistics import mean, median
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, at_most_likely
+from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, work_of
-from poolctl.diagnose.statements import filtered_columns
+from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, measure_work
+from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2
@@ -29,7 +29,7 @@ SLOW_STATEMENT = 0.3
 idle or unknown and clients wait: connections that come back quickly do so within milliseconds (a proposal)."""
 
 
-def slow_database(case: RuleContext) -> Iterator[Finding]:
+def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     """The database is the limit: more connections would wait there instead of here.
 
     Threshold: twice as many statements at work as there are cores, and they take long (median age 20 ms: sixteen quick
@@ -38,33 +38,33 @@ def slow_database(case: RuleContext) -> Iterator[Finding]:
     for.
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
     """
-    facts = case.facts
-    work, cores, cpu = work_of(facts), facts.cores, facts.server_cpu
+    facts = context.facts
+    work, cores, cpu = measure_work(facts), facts.cores, facts.server_cpu
     crowded = cores is not None and work.mean > TIMES_CORES * cores
     busy = cores is not None and cpu is not None and cpu >= BUSY_SHARE * cores and work.mean >= cores
-    slow, each_takes = _slow_holders(case)
-    tracks, sentence = work.tracks or slow, _slow_sentence(work, cores)
+    slow, each_takes = _find_slow_holders(context)
+    tracks, sentence = work.tracks or slow, _write_slow(work, cores)
     is_long = work.age >= (LEAST_BUSY if busy else LEAST_RUNNING)
-    if ((crowded or busy) and is_long) or (busy and facts.waiting().sustained):
+    if ((crowded or busy) and is_long) or (busy and facts.count_waiting().sustained):
         confidence: Confidence = (
-            "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.looks) > 1 else "likely"
+            "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.samples) > 1 else "likely"
         )
     elif slow:
-        confidence, tracks, sentence = "likely", slow, _held_sentence(slow, each_takes)
+        confidence, tracks, sentence = "likely", slow, _write_held(slow, each_takes)
     elif cores is None and work.mean >= UNKNOWN_CORES and work.age >= LEAST_RUNNING:
         confidence = "undetermined"
     else:
         return
     yield build_finding(
         "slow-database",
-        severity=case.severity(),
-        confidence=at_most_likely(confidence, tracks),
+        severity=context.judge_severity(),
+        confidence=cap_confidence(confidence, tracks),
         summary=sentence,
         evidence={
             "at_work": round(work.mean, 1),
             "cores": cores,
             "server_cpu": cpu,
-            "typical_age": work.age if tracks is not slow else _typical_age(slow),
+            "typical_age": work.age if tracks is not slow else _measure_typical_age(slow),
             "each_takes": each_takes or None,
             "statement": quote(work.statement, 120) if work.statement else None,
             "statement_share": percent(work.share) if work.statement else None,
@@ -72,14 +72,14 @@ def slow_database(case: RuleContext) -> Iterator[Finding]:
             "table": work.table.name if work.table else None,
             "table_rows": work.table.live_rows if work.table else None,
             "rows_read_by_scans": work.rows_read or None,
-            "waiting": case.facts.waiting().count,
+            "waiting": context.facts.count_waiting().count,
             "threshold": f"> {TIMES_CORES} x cores at work for typically {format_duration(LEAST_RUNNING)} or more; "
             f"{percent(BUSY_SHARE)} of the cores busy for typically {format_duration(LEAST_BUSY)}, or while clients "
             f"wait; or clients wait for statements of {format_duration(SLOW_STATEMENT)}",
         },
         evidence_sql=sql.SCANS if work.table else sql.STATEMENTS if work.by_counters else sql.ACTIVE,
-        holders=case.holders(tracks),
-        remedy=_slow_remedy(work),
+        holders=context.find_holders(tracks),
+        remedy=_write_remedy(work),
         decide_by="how many cores the server has, and how busy they are" if confidence == "undetermined" else None,
     )
 
@@ -88,32 +88,32 @@ UNKNOWN_CORES = 32
 """Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
 
 
-def _slow_holders(case: RuleContext) -> tuple[tuple[Track, ...], float]:
+def _find_slow_holders(context: RuleContext) -> tuple[tuple[Track, ...], float]:
     """Sessions whose statements keep a pool full that clients wait for, long ones and not for a lock, and the seconds
     that each takes."""
     found: list[Track] = []
     longest = 0.0
-    for application in case.facts.programs:
-        if not case.facts.waiting(application).sustained:
+    for application in context.facts.programs:
+        if not context.facts.count_waiting(application).sustained:
             continue
         tracks = [
             t
-            for t in case.free(application.tracks)
+            for t in context.keep_unexplained(application.tracks)
             if t.last.is_active and t.last.wait_event_type not in ("Lock", "Client")
         ]
-        takes = _statement_time(case, application, tracks)
+        takes = _measure_statement_time(context, application, tracks)
         if 2 * len(tracks) > application.count and takes >= SLOW_STATEMENT:
             found += tracks
             longest = max(longest, takes)
     return tuple(found), longest
 
 
-def _statement_time(case: RuleContext, application: Application, tracks: Sequence[Track]) -> float:
+def _measure_statement_time(context: RuleContext, application: Application, tracks: Sequence[Track]) -> float:
     """Seconds that one takes: twice the typical age, as caught at random it is half done. Of a full pool whose figures
     count acquires, a hold by Little's law (connections x window / acquires) less what other statements of the same
     transaction take: on average half of them are done."""
-    pools = case.facts.pools_of(application)
-    acquires = [pool.growth("acquired_total") or 0.0 for pool in pools]
+    pools = context.facts.find_pools_of(application)
+    acquires = [pool.measure_growth("acquired_total") or 0.0 for pool in pools]
     if pools and all(pool.is_full for pool in pools) and all(acquires):
         hold = sum((pool.last.in_use or 0) * pool.window for pool in pools) / sum(acquires)
         done = [
@@ -123,17 +123,17 @@ def _statement_time(case: RuleContext, application: Application, tracks: Sequenc
             if row.is_active and row.query_at is not None and row.transaction_at is not None
         ]
         return max(0.0, hold - 2 * mean(done)) if done else hold
-    return 2 * _typical_age(tracks)
+    return 2 * _measure_typical_age(tracks)
 
 
-def _typical_age(tracks: Sequence[Track]) -> float:
+def _measure_typical_age(tracks: Sequence[Track]) -> float:
     """Median over all looks: those that began together are young together at some of them."""
     rows = [(at, row.query_at) for track in tracks for at, row in track.rows if row.is_active]
     ages = [max(0.0, at - began) for at, began in rows if began is not None]
     return median(ages) if ages else 0.0
 
 
-def _slow_sentence(work: Work, cores: int | None) -> str:
+def _write_slow(work: Work, cores: int | None) -> str:
     on = f" on {plural(cores, 'core')}" if cores else ""
     statement = ""
     if work.statement and work.share > DOMINANT_SHARE:
@@ -147,7 +147,7 @@ def _slow_sentence(work: Work, cores: int | None) -> str:
     )
 
 
-def _held_sentence(slow: Sequence[Track], takes: float) -> str:
+def _write_held(slow: Sequence[Track], takes: float) -> str:
     statements = Counter(track.last.query for track in slow if track.last.query and not track.last.is_hidden)
     mostly = f", mostly {quote(statements.most_common(1)[0][0], 60)}" if statements else ""
     return (
@@ -156,11 +156,11 @@ def _held_sentence(slow: Sequence[Track], takes: float) -> str:
     )
 
 
-def _slow_remedy(work: Work) -> str:
+def _write_remedy(work: Work) -> str:
     start = "Pool size is not the problem: more connections would share the same processors and disks."
     if work.table is None:
         return f"{start} Make the statement cheaper or rarer, or add cores."
-    columns = ", ".join(filtered_columns(work.statement or "")) or "..."
+    columns = ", ".join(find_filtered_columns(work.statement or "")) or "..."
     return (
         f"{start} Make {quote(work.statement or '', 100)} read less, such as with CREATE INDEX CONCURRENTLY ON "
         f"{work.table.name} ({columns});"
@@ -178,7 +178,7 @@ LONG_WINDOW = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Sessions:
+class SessionCounts:
     """What pg_stat_database counted between the first and the last sample."""
 
     window: float
@@ -189,9 +189,9 @@ class Sessions:
     """Backends that are more than at first."""
 
 
-def sessions_of(facts: LiveFacts) -> Sessions | None:
+def count_sessions(facts: LiveFacts) -> SessionCounts | None:
     """None before PostgreSQL 14, with one sample, or where the statistics were reset in between."""
-    if len(facts.samples) < 2 or facts.window <= 0:
+    if len(facts.server_samples) < 2 or facts.window <= 0:
         return None
     opened = abandoned = transactions = 0
     known = False
@@ -202,11 +202,11 @@ def sessions_of(facts: LiveFacts) -> Sessions | None:
         opened += max(0, now.sessions - then.sessions)
         abandoned += max(0, (now.abandoned or 0) - (then.abandoned or 0))
         transactions += max(0, now.commits + now.rollbacks - then.commits - then.rollbacks)
-    grown = len(facts.samples[-1].clients) - len(facts.samples[0].clients)
-    return Sessions(facts.window, opened, abandoned, transactions, grown) if known else None
+    grown = len(facts.server_samples[-1].clients) - len(facts.server_samples[0].clients)
+    return SessionCounts(facts.window, opened, abandoned, transactions, grown) if known else None
 
 
-def connection_churn(case: RuleContext) -> Iterator[Finding]:
+def find_connection_churn(context: RuleContext) -> Iterator[Finding]:
     """Sessions are opened for so little work that opening them is the work.
 
     Threshold: a new session a second and for every ten transactions, five at least, most of which are gone again (a
@@ -214,9 +214,9 @@ def connection_churn(case: RuleContext) -> Iterator[Finding]:
     ten seconds or more. Undetermined: before PostgreSQL 14 nothing counts sessions, and only those caught by a look
     are known.
     """
-    counted = sessions_of(case.facts)
+    counted = count_sessions(context.facts)
     if counted is None:
-        yield from _by_looks(case)
+        yield from _find_by_samples(context)
         return
     rate = counted.opened / counted.window
     passing = counted.opened - max(0, counted.grown)
@@ -229,10 +229,10 @@ def connection_churn(case: RuleContext) -> Iterator[Finding]:
     lost = f", {format_count(counted.abandoned)} dropped without a goodbye" if dropped else ""
     yield build_finding(
         "connection-churn",
-        severity=case.severity() if case.is_full else "warning",
+        severity=context.judge_severity() if context.is_full else "warning",
         confidence=confidence,
         summary=f"{format_count(counted.opened)} sessions opened in {format_duration(counted.window)} for "
-        f"{plural(counted.transactions, 'transaction')}{lost}: {_per_second(rate)}, most of them gone again",
+        f"{plural(counted.transactions, 'transaction')}{lost}: {_format_rate(rate)}, most of them gone again",
         evidence={
             "opened": counted.opened,
             "opened_per_second": rate,
@@ -243,17 +243,19 @@ def connection_churn(case: RuleContext) -> Iterator[Finding]:
             "threshold": f"a session for fewer than {TRANSACTIONS_EACH} transactions, {LEAST_RATE:g} a second, most of "
             f"them gone again; or {percent(ABANDONED_SHARE)} of the new ones abandoned",
         },
-        holders=case.holders(passing_tracks(case)),
+        holders=context.find_holders(find_passing(context)),
     )
 
 
-def _per_second(rate: float) -> str:
+def _format_rate(rate: float) -> str:
     return f"{format_count(rate)} a second"
 
 
-def passing_tracks(case: RuleContext) -> tuple[Track, ...]:
+def find_passing(context: RuleContext) -> tuple[Track, ...]:
     """Sessions that came while one looked, also those that are gone again, for the names of who opens them."""
-    came = case.free(t for t in case.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user)
+    came = context.keep_unexplained(
+        t for t in context.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user
+    )
     there = tuple(track for track in came if track.is_there)
     return tuple(sorted(came, key=lambda track: not track.is_there))[: max(MOST_PASSING, len(there))]
 
@@ -262,9 +264,9 @@ MOST_PASSING = 50
 """Of those that are gone, more names nobody new."""
 
 
-def _by_looks(case: RuleContext) -> Iterator[Finding]:
-    facts = case.facts
-    if len(facts.looks) < 3 or any(track.last.started_at is None for track in facts.all_tracks):
+def _find_by_samples(context: RuleContext) -> Iterator[Finding]:
+    facts = context.facts
+    if len(facts.samples) < 3 or any(track.last.started_at is None for track in facts.all_tracks):
         return
     brief = [t for t in facts.all_tracks if t.rows[0][0] > t.since and not t.is_there]
     if len(brief) < LEAST_SESSIONS:
@@ -275,9 +277,13 @@ def _by_looks(case: RuleContext) -> Iterator[Finding]:
         confidence="undetermined",
         summary=f"{len(brief)} sessions came and went within {format_duration(facts.window)}, as far as the looks "
         "caught them",
-        evidence={"caught": len(brief), "looks": len(facts.looks), "threshold": f"{LEAST_SESSIONS} that came and went"},
+        evidence={
+            "caught": len(brief),
+            "looks": len(facts.samples),
+            "threshold": f"{LEAST_SESSIONS} that came and went",
+        },
         evidence_sql=sql.STARTS,
-        holders=case.holders(passing_tracks(case)),
+        holders=context.find_holders(find_passing(context)),
         decide_by="the server's log with log_connections, or PostgreSQL 14, which counts sessions",
     )
 
@@ -291,7 +297,7 @@ LEAST_LOGGING_IN = 3
 """A login takes milliseconds: of a fleet that has all its connections, looks catch none."""
 
 
-def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
+def find_reconnect_storm(context: RuleContext) -> Iterator[Finding]:
     """After a restart or failover everybody connects at once, and is refused for it.
 
     Threshold: the server was seen to be away or starting, or began less than two minutes ago; ten backends began
@@ -300,14 +306,14 @@ def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
     rush that came before the looks and stay, and sessions that pass all the time are no storm, but connection-churn.
     Certain: it was seen to be away in this observation.
     """
-    facts = case.facts
-    if not facts.samples:
+    facts = context.facts
+    if not facts.server_samples:
         return
     all_starts = {sample.started_at for sample in facts.observation.samples}
-    away = len(all_starts) > 1 or facts.refused_by(["starting-up", "unreachable"]) is not None
-    uptime = facts.samples[-1].at - facts.samples[-1].started_at
+    away = len(all_starts) > 1 or facts.find_refusal(["starting-up", "unreachable"]) is not None
+    uptime = facts.server_samples[-1].at - facts.server_samples[-1].started_at
     starts = Counter(
-        int((t.last.started_at - facts.samples[-1].started_at) // RUSH_WINDOW)
+        int((t.last.started_at - facts.server_samples[-1].started_at) // RUSH_WINDOW)
         for t in (facts.all_tracks if away else facts.tracks)
         if t.last.started_at is not None and (away or not t.is_new)
     )
@@ -316,13 +322,13 @@ def reconnect_storm(case: RuleContext) -> Iterator[Finding]:
     costs = logging_in >= LEAST_LOGGING_IN
     if away:
         costs = costs or facts.is_refusing
-    elif not 0 <= uptime < AFTER_RESTART or "connection-churn" in case.said:
+    elif not 0 <= uptime < AFTER_RESTART or "connection-churn" in context.reported:
         return
     if rush < RUSH or not costs:
         return
     yield build_finding(
         "reconnect-storm",
-        severity=case.severity(),
+        severity=context.judge_severity(),
         confidence="certain" if away else "likely",
         summary=f"The server started {format_duration(max(0.0, uptime))} ago and {rush} sessions came within "
         f"{format_duration(RUSH_WINDOW)}; {logging_in} were caught logging "

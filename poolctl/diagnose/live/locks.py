@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, called
+from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.tracks import Application, Sample, Track
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, plural, quote
@@ -28,29 +28,29 @@ class Queue:
     """Seconds that the longest of them has waited."""
 
 
-def queues_in(look: Sample) -> tuple[Queue, ...]:
+def find_queues(sample: Sample) -> tuple[Queue, ...]:
     """Each root with everybody behind it, the longest queue first. A waiter with two blockers is in both queues; a
     deadlock's circle has no root."""
-    rows = {backend.pid: backend for backend in look.backends}
+    rows = {backend.pid: backend for backend in sample.backends}
     blocked = {pid: row.blocked_by for pid, row in rows.items() if row.blocked_by}
     behind: dict[int, set[int]] = {}
     for pid in blocked:
-        for root in _roots(pid, blocked):
+        for root in _find_roots(pid, blocked):
             behind.setdefault(root, set()).add(pid)
     queues = [
-        Queue(root, tuple(sorted(pids)), max(_waited(rows[pid], look.at) for pid in pids))
+        Queue(root, tuple(sorted(pids)), max(_measure_wait(rows[pid], sample.at) for pid in pids))
         for root, pids in behind.items()
     ]
     return tuple(sorted(queues, key=lambda queue: (-len(queue.waiters), queue.root)))
 
 
-def _roots(pid: int, blocked: Mapping[int, tuple[int, ...]]) -> set[int]:
-    seen, roots, open_ = {pid}, set(), [pid]
+def _find_roots(pid: int, blocked: Mapping[int, tuple[int, ...]]) -> set[int]:
+    observed, roots, open_ = {pid}, set(), [pid]
     while open_:
         for blocker in blocked.get(open_.pop(), ()):
-            if blocker in seen:
+            if blocker in observed:
                 continue
-            seen.add(blocker)
+            observed.add(blocker)
             if blocker in blocked:
                 open_.append(blocker)
             else:
@@ -58,13 +58,13 @@ def _roots(pid: int, blocked: Mapping[int, tuple[int, ...]]) -> set[int]:
     return roots
 
 
-def _waited(backend: Backend, now: float) -> float:
+def _measure_wait(backend: Backend, now: float) -> float:
     since = backend.waits_for.since if backend.waits_for else None
     since = since if since is not None else backend.query_at if backend.query_at is not None else backend.state_at
     return max(0.0, now - since) if since is not None else 0.0
 
 
-def lock_queue(case: RuleContext) -> Iterator[Finding]:
+def find_lock_queue(context: RuleContext) -> Iterator[Finding]:
     """Statements wait for a lock, and all of them for one session in the end.
 
     Threshold: three behind the same root in two looks half a second apart, or a wait of more than deadlock_timeout
@@ -72,52 +72,54 @@ def lock_queue(case: RuleContext) -> Iterator[Finding]:
     root each time: that counts only where clients wait for connections as well. Queues for advisory locks are by
     design up to four. Certain: the root's state was seen. Likely: it was inferred.
     """
-    looks = case.facts.looks
-    if not looks:
+    samples = context.facts.samples
+    if not samples:
         return
-    if case.facts.sees_titles_only:
-        yield from _by_titles(case)
+    if context.facts.has_only_titles:
+        yield from _find_by_titles(context)
         return
     told: set[int] = set()
-    for queue in queues_in(looks[-1])[:MOST_QUEUES]:
-        if not told.issuperset(queue.waiters) and _is_trouble(case, queue):
+    for queue in find_queues(samples[-1])[:MOST_QUEUES]:
+        if not told.issuperset(queue.waiters) and _is_trouble(context, queue):
             told.update(queue.waiters)
-            yield _lock_queue(case, queue)
+            yield _build_lock_queue(context, queue)
 
 
-def _is_trouble(case: RuleContext, queue: Queue) -> bool:
-    looks = case.facts.looks
-    rows = {backend.pid: backend for backend in looks[-1].backends}
+def _is_trouble(context: RuleContext, queue: Queue) -> bool:
+    samples = context.facts.samples
+    rows = {backend.pid: backend for backend in samples[-1].backends}
     clients = [pid for pid in queue.waiters if rows[pid].is_client]
     if not clients:
         return False
-    pressed = bool(case.facts.waiting()) or case.is_full
+    pressed = bool(context.facts.count_waiting()) or context.is_full
     advisory = all(_is_advisory(rows[pid]) for pid in queue.waiters)
-    if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(looks, queue.root)):
+    if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(samples, queue.root)):
         return False
     # A wait that is old by the server's clock has lasted; a second look only shows that it still does.
     if queue.longest > DEADLOCK_TIMEOUT:
         return True
     if len(clients) < LEAST_WAITERS:
         return False
-    before = [look for look in looks[:-1] if looks[-1].at - look.at >= 0.5]
-    same = any(q.root == queue.root and len(q.waiters) >= LEAST_WAITERS for look in before for q in queues_in(look))
-    many = sum(1 for look in looks if any(len(q.waiters) >= LEAST_WAITERS for q in queues_in(look)))
-    return (same and _root_lasts(case, queue.root)) or (pressed and many >= 0.6 * len(looks) and len(looks) > 1)
+    before = [sample for sample in samples[:-1] if samples[-1].at - sample.at >= 0.5]
+    same = any(
+        q.root == queue.root and len(q.waiters) >= LEAST_WAITERS for sample in before for q in find_queues(sample)
+    )
+    many = sum(1 for sample in samples if any(len(q.waiters) >= LEAST_WAITERS for q in find_queues(sample)))
+    return (same and _root_lasts(context, queue.root)) or (pressed and many >= 0.6 * len(samples) and len(samples) > 1)
 
 
 TURN = 2.0
 """Seconds for which one holder of an advisory lock is at the head, from which it is no worker whose turn it is."""
 
 
-def _heads_all(looks: Sequence[Sample], root: int) -> bool:
-    roots = [{queue.root for queue in queues_in(look)} for look in looks if looks[-1].at - look.at <= TURN]
+def _heads_all(samples: Sequence[Sample], root: int) -> bool:
+    roots = [{queue.root for queue in find_queues(sample)} for sample in samples if samples[-1].at - sample.at <= TURN]
     return all(root in each for each in roots if each)
 
 
-def _root_lasts(case: RuleContext, root: int) -> bool:
+def _root_lasts(context: RuleContext, root: int) -> bool:
     """Whether the root is in the same transaction as half a second before."""
-    track = case.facts.by_pid.get(root)
+    track = context.facts.by_pid.get(root)
     if track is None:
         return True
     starts = {(row.transaction_at, row.virtual_transaction) for at, row in track.rows if track.now - at <= 1.0}
@@ -130,10 +132,10 @@ def _is_advisory(backend: Backend) -> bool:
     return backend.wait_event == "advisory"
 
 
-def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
-    look = case.facts.looks[-1]
-    rows = {backend.pid: backend for backend in look.backends}
-    root, track = rows.get(queue.root), case.facts.by_pid.get(queue.root)
+def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
+    sample = context.facts.samples[-1]
+    rows = {backend.pid: backend for backend in sample.backends}
+    root, track = rows.get(queue.root), context.facts.by_pid.get(queue.root)
     waiters = [rows[pid] for pid in queue.waiters]
     lock = next((w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None), None)
     what = f" on {lock.relation}" if lock and lock.relation else f" ({lock.kind})" if lock else ""
@@ -147,10 +149,10 @@ def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
     clients = sum(1 for w in waiters if w.is_client)
     return build_finding(
         "lock-queue",
-        severity="critical" if clients >= LEAST_WAITERS or case.severity() == "critical" else "warning",
+        severity="critical" if clients >= LEAST_WAITERS or context.judge_severity() == "critical" else "warning",
         confidence=confidence,
         summary=f"{plural(len(waiters), 'backend')} {'waits' if len(waiters) == 1 else 'wait'} for a lock{what} behind "
-        f"{_root_words(case, queue.root, root, look.at)}, the longest for {format_duration(queue.longest)}",
+        f"{_describe_root(context, queue.root, root, sample.at)}, the longest for {format_duration(queue.longest)}",
         evidence={
             "waiting_for_locks": len(waiters),
             "root_pid": queue.root,
@@ -163,36 +165,36 @@ def _lock_queue(case: RuleContext, queue: Queue) -> Finding:
             "threshold": f"{LEAST_WAITERS} behind one root that lasts, or a wait of more than "
             f"{format_duration(DEADLOCK_TIMEOUT)} (deadlock_timeout)",
         },
-        holders=case.holders([track]) if track is not None else (),
-        remedy=f"{_remedy(queue.root, root)}{behind} A bigger pool only lengthens the queue.",
+        holders=context.find_holders([track]) if track is not None else (),
+        remedy=f"{_write_remedy(queue.root, root)}{behind} A bigger pool only lengthens the queue.",
         frees=clients + (track is not None),
         decide_by="who the root is, as a member of pg_monitor" if confidence == "undetermined" else None,
     )
 
 
-def _by_titles(case: RuleContext) -> Iterator[Finding]:
+def _find_by_titles(context: RuleContext) -> Iterator[Finding]:
     """Of a server that refuses, the titles say who waits for a lock, and not for whom. Likely: exactly one backend
     idles in a transaction meanwhile. Undetermined: the root is at work, or one of several."""
-    waiters = [track for track in case.facts.tracks if _waits_by_title(track)]
+    waiters = [track for track in context.facts.tracks if _waits_by_title(track)]
     if len(waiters) < LEAST_WAITERS:
         return
-    idle = [t for t in case.facts.tracks if t.last.in_transaction and t.is_confirmed]
+    idle = [t for t in context.facts.tracks if t.last.in_transaction and t.is_confirmed]
     confidence: Confidence = "likely" if len(idle) == 1 else "undetermined"
     guess = f", beside {plural(len(idle), 'backend')} idle in a transaction" if idle else ""
     yield build_finding(
         "lock-queue",
-        severity=case.severity(),
+        severity=context.judge_severity(),
         confidence=confidence,
-        summary=f"{len(waiters)} of {plural(len(case.facts.tracks), 'backend')} wait for a lock at every look, by "
+        summary=f"{len(waiters)} of {plural(len(context.facts.tracks), 'backend')} wait for a lock at every look, by "
         f"their process titles{guess}",
         evidence={
             "waiting_for_locks": len(waiters),
-            "seen": len(case.facts.tracks),
+            "seen": len(context.facts.tracks),
             "idle_in_transaction": len(idle),
             "waiting_pids": [track.pid for track in waiters],
             "threshold": f"{LEAST_WAITERS} titles that say waiting at two looks and more",
         },
-        holders=case.holders(idle),
+        holders=context.find_holders(idle),
         frees=len(waiters) + len(idle),
         decide_by="pg_blocking_pids() in a session that gets in: a superuser's (--emergency), or once a slot is free"
         if confidence == "undetermined"
@@ -204,12 +206,12 @@ def _waits_by_title(track: Track) -> bool:
     return len(track.rows) >= 2 and all(row.wait_event_type == "Lock" for _, row in track.rows[-3:])
 
 
-def _root_words(case: RuleContext, pid: int, root: Backend | None, now: float) -> str:
+def _describe_root(context: RuleContext, pid: int, root: Backend | None, now: float) -> str:
     if pid == 0:
         return "a prepared transaction"
     if root is None:
         return f"pid {pid}, which cannot be seen"
-    name = called(Application(root.application, root.user, root.database, ()))
+    name = name_application(Application(root.application, root.user, root.database, ()))
     if not root.is_client and root.backend_type:
         name = root.backend_type
     age = f" for {format_duration(max(0.0, now - root.state_at))}" if root.state_at is not None else ""
@@ -217,7 +219,7 @@ def _root_words(case: RuleContext, pid: int, root: Backend | None, now: float) -
     return f"{name} (pid {pid}), {root.state or 'in an unknown state'}{age}{statement}"
 
 
-def _remedy(pid: int, root: Backend | None) -> str:
+def _write_remedy(pid: int, root: Backend | None) -> str:
     if pid == 0:
         return "Finish it: COMMIT PREPARED or ROLLBACK PREPARED for the oldest row of pg_prepared_xacts."
     if root is None:

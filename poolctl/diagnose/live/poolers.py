@@ -15,38 +15,38 @@ from poolctl.diagnose.catalog import (
 )
 from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
-from poolctl.diagnose.live.headroom import busy_children
+from poolctl.diagnose.live.headroom import count_busy_children
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
-from poolctl.diagnose.live.waits import BouncerQueue, number
+from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
 from poolctl.units import format_duration, plural, quote
 
 
-def pooler_client_limit(case: RuleContext) -> Iterator[Finding]:
+def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
     """The pooler takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
 
     Threshold: PgBouncer's refusal, or as many clients as max_client_conn; of Pgpool-II, clients in its listen queue
     while every child is busy. Certain: the refusal's text or both counts. Likely: the listen queue alone.
     Undetermined: it took poolctl's connection and said nothing.
     """
-    refusal = case.facts.refused_by(["pooler-clients"])
-    bouncers = {each.target: each for s in case.facts.observation.snapshots for each in s.bouncers}
+    refusal = context.facts.find_refusal(["pooler-clients"])
+    bouncers = {each.target: each for s in context.facts.observation.snapshots for each in s.bouncers}
     hit = False
     for bouncer in bouncers.values():
-        most = number(bouncer.config.get("max_client_conn"))
+        most = parse_setting(bouncer.config.get("max_client_conn"))
         used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
         if most and used >= most:
             hit = True
-            yield _client_limit(
+            yield _build_client_limit(
                 f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not the "
                 "limit",
                 {"clients": used, "max_client_conn": most, "refusal": refusal.text if refusal else None},
                 "certain",
-                _clients(bouncer, lambda _: True),
+                _group_clients(bouncer, lambda _: True),
                 RAISE_CLIENTS,
             )
     if refusal is not None and not hit:
-        yield _client_limit(
+        yield _build_client_limit(
             f"The pooler refuses clients: {quote(refusal.text, 80)}; the database is not the limit",
             {"refusal": refusal.text},
             "certain" if refusal.routine is None and "max_client_conn" in refusal.text else "likely",
@@ -54,16 +54,16 @@ def pooler_client_limit(case: RuleContext) -> Iterator[Finding]:
             "Close clients that are not needed, or raise the pooler's client limit with the limit of open files above "
             "it.",
         )
-    for pgpool in case.facts.pgpools:
-        yield from _pgpool_limit(pgpool)
-    if not case.facts.pgpools:
-        yield from _silent_pgpool(case)
-    if not case.facts.looks:
-        yield from _silent_listener(case)
+    for pgpool in context.facts.pgpools:
+        yield from _find_full_pgpool(pgpool)
+    if not context.facts.pgpools:
+        yield from _find_silent_pgpool(context)
+    if not context.facts.samples:
+        yield from _find_silent_listener(context)
 
 
-def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
-    most, busy = pgpool.num_init_children or len(pgpool.children), busy_children(pgpool.children)
+def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
+    most, busy = pgpool.num_init_children or len(pgpool.children), count_busy_children(pgpool.children)
     # One child serves poolctl while it looks, and is one that clients cannot have.
     own = sum(1 for child in pgpool.children if child.is_own)
     all_busy = bool(pgpool.children) and busy + own >= most - (pgpool.reserved_connections or 0)
@@ -76,7 +76,7 @@ def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
         else "its clients hang"
     )
     children = f"all {most} children are busy" if most else "all of its children are busy"
-    yield _client_limit(
+    yield _build_client_limit(
         f"Pgpool-II takes no more clients: {children} and {queue} without an error",
         {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},
         "certain" if all_busy else "likely" if pgpool.waiting else "undetermined",
@@ -85,13 +85,13 @@ def _pgpool_limit(pgpool: PgpoolSample) -> Iterator[Finding]:
     )
 
 
-def _silent_pgpool(case: RuleContext) -> Iterator[Finding]:
+def _find_silent_pgpool(context: RuleContext) -> Iterator[Finding]:
     """Pgpool-II did not answer at all: with every child busy SHOW hangs as well, and only the queue tells."""
-    failed = [each for each in case.facts.observation.sources if each.kind == "pgpool" and not each.ok]
-    host = case.facts.host
+    failed = [each for each in context.facts.observation.sources if each.kind == "pgpool" and not each.ok]
+    host = context.facts.host
     queued = sum(host.listen_queues.values()) if host is not None else 0
     if failed and queued:
-        yield _client_limit(
+        yield _build_client_limit(
             f"Pgpool-II does not answer and {plural(queued, 'client')} {'hangs' if queued == 1 else 'hang'} in a "
             "listen queue: all of its children are busy",
             {"waiting": queued, "reason": failed[0].reason},
@@ -101,20 +101,20 @@ def _silent_pgpool(case: RuleContext) -> Iterator[Finding]:
         )
 
 
-def _silent_listener(case: RuleContext) -> Iterator[Finding]:
+def _find_silent_listener(context: RuleContext) -> Iterator[Finding]:
     """Something on this machine listens where the server was named, is none, and accepts nobody: as a Pgpool-II does
     with every child busy. Always undetermined: what it is was not told."""
-    host, refusal = case.facts.host, case.facts.refused_by(["unreachable"])
+    host, refusal = context.facts.host, context.facts.find_refusal(["unreachable"])
     if host is None or host.has_server or refusal is None:
         return
-    port = number(refusal.target.partition("/")[0].rpartition(":")[2])
+    port = parse_setting(refusal.target.partition("/")[0].rpartition(":")[2])
     queued = host.listen_queues.get(port, 0)
     if not port or not queued:
         return
     clients = [process for process in host.processes if process.pid]
     counts = Counter(process.pid for process in clients)
     by_pid = {process.pid: process for process in clients}
-    yield _client_limit(
+    yield _build_client_limit(
         f"What listens on port {port} accepts nobody: {plural(queued, 'connection')} in its listen queue, as before a "
         f"Pgpool-II with every child busy; {plural(len(clients), 'connection')} of processes here",
         {"port": port, "waiting": queued, "reason": refusal.text, "connections_from_here": len(clients)},
@@ -132,7 +132,7 @@ def _silent_listener(case: RuleContext) -> Iterator[Finding]:
     )
 
 
-def _client_limit(
+def _build_client_limit(
     summary: str, evidence: dict[str, object], confidence: Confidence, holders: tuple[Holder, ...], remedy: str
 ) -> Finding:
     return build_finding(
@@ -150,21 +150,21 @@ def _client_limit(
     )
 
 
-def pooler_paused(queue: BouncerQueue) -> Finding:
+def build_paused(queue: BouncerQueue) -> Finding:
     """``pooler-client-limit``: somebody paused the database (PAUSE), so that no client gets through. Always certain."""
     row = queue.last
-    return _client_limit(
+    return _build_client_limit(
         f"PgBouncer: the database {row.database} is paused (PAUSE), and {plural(row.clients_waiting, 'client')} of "
         f"{row.user} wait for up to {format_duration(row.max_wait)}",
         {"database": row.database, "paused": True, "clients_waiting": row.clients_waiting, "max_wait": row.max_wait},
         "certain",
-        _clients(queue.bouncer, lambda c: (c.user, c.database, c.state) == (row.user, row.database, "waiting")),
+        _group_clients(queue.bouncer, lambda c: (c.user, c.database, c.state) == (row.user, row.database, "waiting")),
         f"Let it go on when what it was paused for is done: RESUME {row.database}; in PgBouncer's admin console. No "
         "pool's size has to do with it.",
     )
 
 
-def _clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -> tuple[Holder, ...]:
+def _group_clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -> tuple[Holder, ...]:
     """Clients by application, user and address, the most first."""
     keys = Counter((each.application, each.user, each.address) for each in bouncer.clients if are_meant(each))
     return tuple(
@@ -174,7 +174,7 @@ def _clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -
 
 
 @dataclass(frozen=True, slots=True)
-class Behind:
+class PoolerBackends:
     """The backends of one PgBouncer pool's server connections, as far as they could be joined."""
 
     pinned: tuple[Track, ...]
@@ -191,8 +191,8 @@ class Behind:
         return len(self.pinned) + len(self.parked) + len(self.blocked) + len(self.moving)
 
 
-def behind(case: RuleContext, queue: BouncerQueue) -> Behind:
-    facts, name = case.facts, queue.last
+def find_behind(context: RuleContext, queue: BouncerQueue) -> PoolerBackends:
+    facts, name = context.facts, queue.last
     pids = {
         server.remote_pid
         for server in queue.bouncer.servers
@@ -211,36 +211,36 @@ def behind(case: RuleContext, queue: BouncerQueue) -> Behind:
     blocked = [t for t in tracks if t.waits_for_lock]
     rest = {t.pid for t in (*pinned, *parked, *blocked)}
     moving = [t for t in tracks if t.pid not in rest]
-    return Behind(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
+    return PoolerBackends(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
 
 
-def pooler_queues(case: RuleContext) -> Iterator[Finding]:
+def find_pooler_queues(context: RuleContext) -> Iterator[Finding]:
     """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
 
     One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
     cause), or where PgBouncer has no server connection at all (the server's limits are).
     """
-    for queue in case.facts.queues:
+    for queue in context.facts.queues:
         if queue.is_paused and queue.waiting.sustained:
-            yield pooler_paused(queue)
+            yield build_paused(queue)
         if not queue.waiting or queue.is_paused or not queue.is_used_up:
             continue
-        found = behind(case, queue)
+        found = find_behind(context, queue)
         if found.pinned:
-            yield pooler_pinned_transaction(case, queue, found)
+            yield build_pinned_transaction(context, queue, found)
         elif (found.parked and 2 * len(found.parked) >= found.count) or _is_kept_idle(queue, found):
-            yield pooler_session_mode(case, queue, found)
-        elif not found.blocked and _is_too_small(case, queue, found):
-            yield pooler_undersized(case, queue, found)
-        elif not found.blocked and not _is_explained(case, found):
-            yield _unseen(case, queue, found)
+            yield build_session_mode(context, queue, found)
+        elif not found.blocked and _is_too_small(context, queue, found):
+            yield build_undersized(context, queue, found)
+        elif not found.blocked and not _is_explained(context, found):
+            yield _build_unobserved(context, queue, found)
 
 
-def _is_explained(case: RuleContext, found: Behind) -> bool:
-    return bool(case.said & SLOW_EVERYTHING) or any(track.pid in case.taken for track in found.moving)
+def _is_explained(context: RuleContext, found: PoolerBackends) -> bool:
+    return bool(context.reported & SLOW_EVERYTHING) or any(track.pid in context.explained for track in found.moving)
 
 
-def _counts(queue: BouncerQueue) -> str:
+def _write_counts(queue: BouncerQueue) -> str:
     row = queue.last
     size = f" of {queue.size}" if queue.size else ""
     return (
@@ -249,7 +249,7 @@ def _counts(queue: BouncerQueue) -> str:
     )
 
 
-def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
+def _collect_evidence(queue: BouncerQueue, found: PoolerBackends) -> dict[str, object]:
     row = queue.last
     late = Counter(client.application or "?" for client in queue.waiting_clients)
     return {
@@ -269,29 +269,29 @@ def _evidence(queue: BouncerQueue, found: Behind) -> dict[str, object]:
     }
 
 
-def pooler_pinned_transaction(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
+def build_pinned_transaction(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
     """Clients keep server connections by transactions that they do not end.
 
     Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
     waiting. Certain: the backends were joined by remote_pid.
     """
     oldest = max(track.age for track in found.pinned)
-    ends = "held-across-io" in case.said and case.taken.issuperset(track.pid for track in found.pinned)
+    ends = "held-across-io" in context.reported and context.explained.issuperset(track.pid for track in found.pinned)
     kept = "kept open over work elsewhere" if ends else "that nobody ends"
     return build_finding(
         "pooler-pinned-transaction",
         severity="critical",
         confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
         summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the oldest idle "
-        f"for {format_duration(oldest)}; {_counts(queue)}",
-        evidence=_evidence(queue, found)
+        f"for {format_duration(oldest)}; {_write_counts(queue)}",
+        evidence=_collect_evidence(queue, found)
         | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
-        holders=case.holders(found.pinned),
+        holders=context.find_holders(found.pinned),
         frees=len(found.pinned),
     )
 
 
-def pooler_session_mode(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
+def build_session_mode(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
     """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
 
     Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
@@ -300,62 +300,66 @@ def pooler_session_mode(case: RuleContext, queue: BouncerQueue, found: Behind) -
     """
     known = queue.mode is not None
     kept = (*found.parked, *found.moving) if 2 * len(found.parked) < found.count else found.parked
-    seen = found.is_joined and not any(track.last.is_inferred for track in kept)
+    observed = found.is_joined and not any(track.last.is_inferred for track in kept)
     idle = "do nothing" if len(kept) == len(found.parked) else "keep them while they are idle"
     mode = f" ({queue.mode} mode)" if known else ""
     return build_finding(
         "pooler-session-mode",
         severity="critical",
-        confidence="certain" if queue.mode == "session" and seen else "likely",
-        summary=f"PgBouncer{mode}: {len(kept)} server connections belong to clients that {idle}; {_counts(queue)}",
-        evidence=_evidence(queue, found)
+        confidence="certain" if queue.mode == "session" and observed else "likely",
+        summary=f"PgBouncer{mode}: {len(kept)} server connections belong to clients that {idle}; "
+        f"{_write_counts(queue)}",
+        evidence=_collect_evidence(queue, found)
         | {"threshold": "servers active in PgBouncer but idle in PostgreSQL, clients waiting"},
-        holders=case.holders(kept),
+        holders=context.find_holders(kept),
         frees=len(kept),
     )
 
 
-def _is_kept_idle(queue: BouncerQueue, found: Behind) -> bool:
+def _is_kept_idle(queue: BouncerQueue, found: PoolerBackends) -> bool:
     """Whether clients keep servers that they mostly do not use: in session mode a server belongs to its client also
     while that pauses between statements."""
     states = [row.state for track in (*found.parked, *found.moving) for _, row in track.rows]
     return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
 
 
-def _is_too_small(case: RuleContext, queue: BouncerQueue, found: Behind) -> bool:
-    owners = [each for each in case.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
+def _is_too_small(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> bool:
+    owners = [each for each in context.facts.programs if {t.pid for t in each.tracks} & {t.pid for t in found.moving}]
     filled = not queue.size or queue.last.servers >= queue.size
-    return queue.waiting.sustained and filled and bool(owners) and all(case.is_turning_over(owner) for owner in owners)
+    return (
+        queue.waiting.sustained and filled and bool(owners) and all(context.is_turning_over(owner) for owner in owners)
+    )
 
 
-def pooler_undersized(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
+def build_undersized(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
     """PgBouncer's pool is smaller than the work that comes to it, and the server has room.
 
     Threshold: every server connection in use at the last look and clients waiting in half of the looks, four in five
     backends move in the window, none is stuck or waits for a lock, and the database is not slow. Likely: nobody
     measured what the server could still do. Certain: it is known that its processors are not busy.
     """
-    cores, cpu = case.facts.cores, case.facts.server_cpu
+    cores, cpu = context.facts.cores, context.facts.server_cpu
     has_room = cores is not None and cpu is not None and cpu < 0.9 * cores
     return build_finding(
         "pool-undersized",
         severity="critical",
-        confidence="certain" if has_room and found.is_joined and len(case.facts.looks) > 1 else "likely",
+        confidence="certain" if has_room and found.is_joined and len(context.facts.samples) > 1 else "likely",
         layer="pooler",
-        summary=f"PgBouncer's pool is too small for its clients: {_counts(queue)}, and all of them come back quickly",
-        evidence=_evidence(queue, found)
+        summary=f"PgBouncer's pool is too small for its clients: {_write_counts(queue)}, and all of them come back "
+        "quickly",
+        evidence=_collect_evidence(queue, found)
         | {
             "cores": cores,
             "server_cpu": cpu,
             "threshold": "no server idle, clients waiting in half of the looks, 4 backends of 5 move, none stuck",
         },
         evidence_sql=sql.POOLER,
-        holders=case.holders(found.moving),
+        holders=context.find_holders(found.moving),
         remedy=RAISE_POOL_SIZE,
     )
 
 
-def _unseen(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
+def _build_unobserved(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
     """Clients wait in PgBouncer, and what its backends do was not seen, or not for long enough."""
     holders = {}
     for client in queue.bouncer.clients:
@@ -367,11 +371,12 @@ def _unseen(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
         severity="critical",
         confidence="undetermined",
         layer="pooler",
-        summary=f"PgBouncer: {_counts(queue)}; what those connections do "
-        f"{'needs a longer look' if found.count else 'could not be seen'}",
-        evidence=_evidence(queue, found) | {"threshold": "no server connection idle, clients waiting, backends unseen"},
+        summary=f"PgBouncer: {_write_counts(queue)}; what those connections do "
+        f"{'needs a longer sample' if found.count else 'could not be observed'}",
+        evidence=_collect_evidence(queue, found)
+        | {"threshold": "no server connection idle, clients waiting, backends unseen"},
         evidence_sql=sql.POOLER_LINKS,
-        holders=case.holders((*found.parked, *found.moving)) or tuple(holders.values()),
+        holders=context.find_holders((*found.parked, *found.moving)) or tuple(holders.values()),
         remedy=LOOK_THE_SAME,
         decide_by="a longer look (--for): which of them come back"
         if found.count
@@ -379,17 +384,17 @@ def _unseen(case: RuleContext, queue: BouncerQueue, found: Behind) -> Finding:
     )
 
 
-def pooler_refused(case: RuleContext) -> Iterator[Finding]:
+def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
     """A pooler kept poolctl itself waiting, or could not log in to the server, and nobody else can be asked.
 
     Threshold: such a refusal, without a look at the server or at a pooler's console, and no other cause. Always
     undetermined: from outside a pool that is pinned, one in session mode and one that is too small look the same.
     """
-    facts = case.facts
-    refusal = facts.refused_by(["pooler-queue", "pooler-login"])
-    if refusal is None or facts.looks or facts.queues or case.said:
+    facts = context.facts
+    refusal = facts.find_refusal(["pooler-queue", "pooler-login"])
+    if refusal is None or facts.samples or facts.queues or context.reported:
         return
-    waiting = facts.waiting()
+    waiting = facts.count_waiting()
     others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
     if refusal.by == "pooler-queue":
         code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl queued in vain"

@@ -9,46 +9,48 @@ from collections.abc import Iterator, Sequence
 
 from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, called
+from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.live.work import BUSY_SHARE
 from poolctl.units import format_duration, plural, quote
 
 
-def pool_undersized(case: RuleContext) -> Iterator[Finding]:
+def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
     """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
 
     Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
     sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
     time. Certain: two looks or more and the server's processors known not to be busy.
     """
-    facts = case.facts
-    for owner, pools in facts.pools_by_owner():
+    facts = context.facts
+    for owner, pools in facts.group_pools():
         short = tuple(series for series in pools if series.is_short)
         if not short or owner is None:
             continue
-        most, waiting = sum(series.max_open for series in short), _waiting_for(short)
+        most, waiting = sum(series.max_open for series in short), _count_waiting(short)
         # With fewer sessions than they count they are another's pools, or have lost slots.
-        if not case.is_turning_over(owner) or owner.count < 0.8 * most:
+        if not context.is_turning_over(owner) or owner.count < 0.8 * most:
             continue
         cores, cpu = facts.cores, facts.server_cpu
         idle_server = cores is not None and cpu is not None and cpu < BUSY_SHARE * cores
-        confidence: Confidence = "certain" if idle_server and len(facts.looks) > 1 and facts.is_full_view else "likely"
+        confidence: Confidence = (
+            "certain" if idle_server and len(facts.samples) > 1 and facts.is_full_view else "likely"
+        )
         busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
         yield build_finding(
             "pool-undersized",
             severity="critical",
             confidence=confidence,
-            summary=f"{_all_connections(short, pools, called(owner))} are in use and come back quickly, and still "
+            summary=f"{_write_all(short, pools, name_application(owner))} are in use and come back quickly, and still "
             f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
             evidence={
                 "max_open": most,
-                "in_use": _in_use(short),
+                "in_use": _count_in_use(short),
                 "waiting": waiting,
                 "pools": len(short),
                 "looks_full": min(series.full for series in short),
-                "looks": len(facts.looks),
+                "looks": len(facts.samples),
                 "moved": len(owner.moved),
                 "sessions": owner.count,
                 "typical_use": owner.typical_use,
@@ -57,25 +59,25 @@ def pool_undersized(case: RuleContext) -> Iterator[Finding]:
                 "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
                 "database not the limit",
             },
-            holders=case.holders(case.free(owner.tracks)),
+            holders=context.find_holders(context.keep_unexplained(owner.tracks)),
             remedy=SIZE_POOL,
         )
 
 
-def client_starved(case: RuleContext) -> Iterator[Finding]:
+def find_client_starved(context: RuleContext) -> Iterator[Finding]:
     """Acquires fail although a connection is free: the client, not the pool, has no time.
 
     Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
     look. Certain: the event loop's lag was measured at 100 ms or more.
     """
-    for owner, pools in case.facts.pools_by_owner():
+    for owner, pools in context.facts.group_pools():
         starved = tuple(series for series in pools if _times_out_beside_idle(series))
         if not starved:
             continue
-        timed_out = sum(series.growth("timed_out_total") or 0 for series in starved)
+        timed_out = sum(series.measure_growth("timed_out_total") or 0 for series in starved)
         idle = sum(series.last.idle or 0 for series in starved)
         lag = max((series.last.loop_lag for series in starved if series.last.loop_lag is not None), default=None)
-        name = called(owner) if owner else _names_of(starved)
+        name = name_application(owner) if owner else _name_pools(starved)
         yield build_finding(
             "client-starved",
             severity="critical",
@@ -85,13 +87,13 @@ def client_starved(case: RuleContext) -> Iterator[Finding]:
             evidence={
                 "timed_out": timed_out,
                 "idle": idle,
-                "in_use": _in_use(starved),
+                "in_use": _count_in_use(starved),
                 "max_open": sum(series.max_open for series in starved),
                 "pools": len(starved),
                 "loop_lag": lag,
                 "threshold": "timeouts with a free connection at every look",
             },
-            holders=case.holders(case.free(owner.tracks)) if owner else (),
+            holders=context.find_holders(context.keep_unexplained(owner.tracks)) if owner else (),
         )
 
 
@@ -99,35 +101,35 @@ def _times_out_beside_idle(series: PoolSeries) -> bool:
     figures = series.figures
     free = all((each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in figures)
     queues = any(each.waiting and not each.waiting_may_lie for each in figures)
-    return (series.growth("timed_out_total") or 0) >= 1 and free and not queues
+    return (series.measure_growth("timed_out_total") or 0) >= 1 and free and not queues
 
 
-def pool_slots_lost(case: RuleContext) -> Iterator[Finding]:
+def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
     """The pool counts connections that the server does not have.
 
     Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
     more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
     """
-    facts = case.facts
+    facts = context.facts
     if (
-        not facts.samples
+        not facts.server_samples
         or facts.queues
         or facts.pgpools
         or (facts.server is not None and facts.server.is_behind_pooler)
     ):
         return
-    if any(limit.scope == "server" and limit.free <= 0 for limit in case.limits) or len(facts.looks) < 2:
+    if any(limit.scope == "server" and limit.free <= 0 for limit in context.limits) or len(facts.samples) < 2:
         return
     fleets: dict[tuple[str | None, str], list[PoolSeries]] = {}
     for series in facts.pools:
         fleets.setdefault((series.last.application, series.last.name), []).append(series)
     for (application, name), pools in fleets.items():
         claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
-        sessions = _most_sessions(case, application)
-        lost, waiting = claimed - sessions, _waiting_for(pools)
-        looks = min(len(series.figures) for series in pools)
+        sessions = _count_most_backends(context, application)
+        lost, waiting = claimed - sessions, _count_waiting(pools)
+        samples = min(len(series.figures) for series in pools)
         runs_out = any(series.waiting or series.is_full or not series.last.idle for series in pools)
-        if lost < 1 or looks < 2 or not runs_out:
+        if lost < 1 or samples < 2 or not runs_out:
             continue
         yield build_finding(
             "pool-slots-lost",
@@ -143,17 +145,17 @@ def pool_slots_lost(case: RuleContext) -> Iterator[Finding]:
                 "max_open": sum(series.max_open for series in pools),
                 "waiting": waiting,
                 "pools": len(pools),
-                "looks": looks,
+                "looks": samples,
                 "threshold": "more in use than sessions, at every look",
             },
             frees=lost,
         )
 
 
-def _most_sessions(case: RuleContext, application: str | None) -> int:
+def _count_most_backends(context: RuleContext, application: str | None) -> int:
     """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
     counts: Counter[tuple[float, str, str]] = Counter()
-    for track in case.facts.all_tracks:
+    for track in context.facts.all_tracks:
         last = track.last
         if application is None or last.application == application:
             for at, _ in track.rows:
@@ -161,36 +163,36 @@ def _most_sessions(case: RuleContext, application: str | None) -> int:
     return max(counts.values(), default=0)
 
 
-def unexplained_wait(case: RuleContext) -> Iterator[Finding]:
+def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
     """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
 
     Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
     its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
     such pools. Always undetermined.
     """
-    if case.said & EXPLAIN_WAITS:
+    if context.reported & EXPLAIN_WAITS:
         return
     unseen: list[PoolSeries] = []
-    for owner, pools in case.facts.pools_by_owner():
+    for owner, pools in context.facts.group_pools():
         short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
-        if not short or len(case.free(tracks)) < len(tracks):
+        if not short or len(context.keep_unexplained(tracks)) < len(tracks):
             continue
         if not tracks:
             unseen.extend(short)
             continue
-        waiting = _waiting_for(short)
+        waiting = _count_waiting(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
         yield build_finding(
             "leak-or-long-hold",
             severity="critical",
             confidence="undetermined",
-            summary=f"{_all_connections(short, pools, called(owner) if owner else _names_of(short))} are in use and "
-            f"{plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'session')} stand still, which "
-            "explains it only in part",
+            summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} are in use "
+            f"and {plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'session')} stand still, "
+            "which explains it only in part",
             evidence={
                 "max_open": sum(series.max_open for series in short),
-                "in_use": _in_use(short),
+                "in_use": _count_in_use(short),
                 "waiting": waiting,
                 "pools": len(short),
                 "sessions": len(tracks),
@@ -198,18 +200,18 @@ def unexplained_wait(case: RuleContext) -> Iterator[Finding]:
                 "moved": sum(track.has_moved for track in tracks),
                 "threshold": "full in 4 looks of 5, waiting in half of them, and no other finding explains it",
             },
-            holders=case.holders(still or tracks),
+            holders=context.find_holders(still or tracks),
             remedy="Change nothing yet: a leak, a long job and a pool that is too small ask for opposite remedies.",
             frees=len(still),
             decide_by="a longer look (--for), with the server and the pool's figures side by side",
         )
     if unseen:
-        yield _unseen_wait(case, unseen)
+        yield _build_unobserved_wait(context, unseen)
 
 
-def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
+def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
     """Whose connections do what, only the server could tell."""
-    waiting, refusal, several = _waiting_for(pools), case.facts.refusal, len(case.facts.programs) > 1
+    waiting, refusal, several = _count_waiting(pools), context.facts.refusal, len(context.facts.programs) > 1
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
     unknown = "what the connections do was not seen on the server"
     decide_by = "an answer of the server: a longer look (--for 20s), from another machine if this one is busy"
@@ -221,11 +223,11 @@ def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
         "leak-or-long-hold",
         severity="critical",
         confidence="undetermined",
-        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_names_of(pools)}) are in use and "
+        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_name_pools(pools)}) are in use and "
         f"{plural(waiting, 'client')} wait; {unknown}{why}",
         evidence={
             "max_open": most,
-            "in_use": _in_use(pools),
+            "in_use": _count_in_use(pools),
             "waiting": waiting,
             "pools": len(pools),
             "sessions": 0,
@@ -237,20 +239,20 @@ def _unseen_wait(case: RuleContext, pools: list[PoolSeries]) -> Finding:
     )
 
 
-def _names_of(pools: Sequence[PoolSeries]) -> str:
+def _name_pools(pools: Sequence[PoolSeries]) -> str:
     names = dict.fromkeys(series.last.name or series.last.library for series in pools)
     return ", ".join(list(names)[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def _all_connections(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
+def _write_all(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
     of = "" if len(short) == len(pools) else f"{len(short)} of "
     fleet = f" in {of}{plural(len(pools), 'pool')}" if len(pools) > 1 else ""
     return f"All {sum(series.max_open for series in short)} connections{fleet} of {name}"
 
 
-def _waiting_for(pools: Sequence[PoolSeries]) -> int:
+def _count_waiting(pools: Sequence[PoolSeries]) -> int:
     return sum(series.waiting.count or 0 for series in pools)
 
 
-def _in_use(pools: Sequence[PoolSeries]) -> int:
+def _count_in_use(pools: Sequence[PoolSeries]) -> int:
     return sum(series.last.in_use or 0 for series in pools)

@@ -65,15 +65,15 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
     steps: dict[int, ReliefStep] = {}
     kept: dict[int, str] = {}
     back = {pid for f in diagnosis.findings if f.code in COME_BACK for holder in f.holders for pid in holder.pids}
-    for finding in sorted((f for f in diagnosis.findings if _ends(f)), key=lambda f: RELIEF_ORDER[f.code]):
-        for track in _oldest_first(facts, finding):
-            reason = _spared_reason(facts, track, finding)
+    for finding in sorted((f for f in diagnosis.findings if _may_end(f)), key=lambda f: RELIEF_ORDER[f.code]):
+        for track in _sort_oldest_first(facts, finding):
+            reason = _find_reason(facts, track, finding)
             if track.pid in back and finding.code != "lock-queue":
                 reason = reason or "what it does was seen to come back by itself"
             if reason is not None:
                 kept.setdefault(track.pid, reason)
             elif track.pid not in steps:
-                steps[track.pid] = _step(track, finding, facts)
+                steps[track.pid] = _build_step(track, finding, facts)
     undecided = [
         f"{f.code}: {f.decide_by}"
         for f in diagnosis.findings
@@ -81,22 +81,22 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
     ]
     return ReliefPlan(
         steps=tuple(steps.values()),
-        spared=_spared(facts, steps, kept),
+        spared=_group_spared(facts, steps, kept),
         undecided=tuple(dict.fromkeys(undecided)),
         may_signal=facts.server is not None and (facts.server.may_signal or facts.server.is_superuser),
     )
 
 
-def _ends(finding: Finding) -> bool:
+def _may_end(finding: Finding) -> bool:
     return finding.code in RELIEF_ORDER and finding.confidence != "undetermined"
 
 
-def _oldest_first(facts: LiveFacts, finding: Finding) -> list[Track]:
+def _sort_oldest_first(facts: LiveFacts, finding: Finding) -> list[Track]:
     pids = {pid for holder in finding.holders for pid in holder.pids}
     return sorted((t for t in facts.tracks if t.pid in pids), key=lambda track: (-track.age, track.pid))
 
 
-def _spared_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None:
+def _find_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None:
     """Why a backend that a finding names stays all the same."""
     last = track.last
     is_root = finding.code == "lock-queue"
@@ -115,7 +115,7 @@ def _spared_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | No
     return None
 
 
-def _step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
+def _build_step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
     last = track.last
     started_at = last.started_at or 0.0
     state = f"{last.state or 'in an unknown state'} for {format_duration(track.age)}"
@@ -131,11 +131,11 @@ def _step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
         code=finding.code,
         why=why,
         frees=min(frees, len(facts.tracks)),
-        sql=ending_sql(track.pid, started_at),
+        sql=write_ending_sql(track.pid, started_at),
     )
 
 
-def ending_sql(pid: int, started_at: float) -> str:
+def write_ending_sql(pid: int, started_at: float) -> str:
     """SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the epoch)."""
     start = datetime.fromtimestamp(started_at, UTC).isoformat(sep=" ", timespec="microseconds")
     return (
@@ -144,20 +144,20 @@ def ending_sql(pid: int, started_at: float) -> str:
     )
 
 
-def _spared(facts: LiveFacts, steps: Iterable[int], kept: dict[int, str]) -> tuple[Spared, ...]:
+def _group_spared(facts: LiveFacts, steps: Iterable[int], kept: dict[int, str]) -> tuple[Spared, ...]:
     ended = set(steps)
     groups: dict[tuple[str, str, str], list[int]] = {}
-    for backend in facts.looks[-1].backends if facts.looks else ():
+    for backend in facts.samples[-1].backends if facts.samples else ():
         if backend.pid in ended:
             continue
         track = facts.by_pid.get(backend.pid)
-        reason = kept.get(backend.pid) or next(_reasons(facts, backend, track))
+        reason = kept.get(backend.pid) or next(_list_reasons(facts, backend, track))
         groups.setdefault((backend.application, backend.user or "", reason), []).append(backend.pid)
     ordered = sorted(groups.items(), key=lambda item: (item[0][2], item[0][0], item[0][1]))
     return tuple(Spared(tuple(sorted(pids)), name, user or None, reason) for (name, user, reason), pids in ordered)
 
 
-def _reasons(facts: LiveFacts, backend: Backend, track: Track | None) -> Iterator[str]:
+def _list_reasons(facts: LiveFacts, backend: Backend, track: Track | None) -> Iterator[str]:
     if not backend.is_client:
         kind = backend.backend_type or "background process"
         yield f"it is the server's own ({kind}) and takes no client's slot"

@@ -5,34 +5,34 @@ Decides their words and evidence. When they are reported is left to the rules.
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
+from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track
 from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldPattern
 from poolctl.units import format_duration, percent, plural
 
 
-def long_hold(
-    case: RuleContext,
+def build_long_hold(
+    context: RuleContext,
     application: Application,
     suspects: tuple[Track, ...],
     returned: tuple[Track, ...],
     confidence: Confidence,
 ) -> Finding:
     """Connections that are held for long and come back, while others wait for them."""
-    waiting = case.facts.waiting(application)
+    waiting = context.facts.count_waiting(application)
     longest = max([*(track.longest_rest for track in returned), *(track.age for track in suspects)])
     holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
-    seen = ", and nobody acquired or released any meanwhile"
+    observed = ", and nobody acquired or released any meanwhile"
     if returned:
-        seen = f", {plural(len(returned), 'release')} seen"
+        observed = f", {plural(len(returned), 'release')} seen"
     elif any(track.is_on_purpose for track in suspects):
-        seen = ", as their last statements say, on purpose"
+        observed = ", as their last statements say, on purpose"
     return build_finding(
         "long-hold",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, holding),
-        summary=f"{plural(len(holding), 'connection')} of {called(application)} are held for "
-        f"{format_duration(longest)} or longer{seen}; {plural(waiting.count or 0, 'client')} waiting",
+        severity=context.judge_severity(application),
+        confidence=cap_confidence(confidence, holding),
+        summary=f"{plural(len(holding), 'connection')} of {name_application(application)} are held for "
+        f"{format_duration(longest)} or longer{observed}; {plural(waiting.count or 0, 'client')} waiting",
         evidence={
             "held": len(holding),
             "sessions": application.count,
@@ -42,23 +42,25 @@ def long_hold(
             "waiting": waiting.count,
             "threshold": "a hold of more than 1 s and 10 x the median that came back, while clients wait",
         },
-        holders=case.holders(holding),
+        holders=context.find_holders(holding),
         frees=len(holding),
     )
 
 
-def undetermined_hold(case: RuleContext, application: Application, suspects: tuple[Track, ...], of: str) -> Finding:
+def build_undetermined_hold(
+    context: RuleContext, application: Application, suspects: tuple[Track, ...], of: str
+) -> Finding:
     """``leak-or-long-hold``: a set that stands still while clients wait, and no such hold was seen to end yet."""
     ages = [track.age for track in suspects]
-    waiting = case.facts.waiting(application)
+    waiting = context.facts.count_waiting(application)
     wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
     return build_finding(
         "leak-or-long-hold",
-        severity=case.severity(application),
+        severity=context.judge_severity(application),
         confidence="undetermined",
-        summary=f"{plural(len(suspects), 'connection')} {of} by {called(application)} stand still{wait}, the oldest "
-        f"for {format_duration(max(ages))}: leaked, or a long job that will come back",
+        summary=f"{plural(len(suspects), 'connection')} {of} by {name_application(application)} stand still{wait}, the "
+        f"oldest for {format_duration(max(ages))}: leaked, or a long job that will come back",
         evidence={
             "standing_still": len(suspects),
             "sessions": application.count,
@@ -70,7 +72,7 @@ def undetermined_hold(case: RuleContext, application: Application, suspects: tup
             "median_use": application.typical_use,
             "threshold": f"standing still for more than {format_duration(limit)} (1 s, {TIMES_TYPICAL} x the median)",
         },
-        holders=case.holders(suspects),
+        holders=context.find_holders(suspects),
         frees=len(suspects),
         decide_by="watch for longer than the longest hold that is legitimate (--for): one that comes back is a long "
         "hold, a number in use that only climbs is a leak; or ask the process where its connections are, and its host "
@@ -78,23 +80,28 @@ def undetermined_hold(case: RuleContext, application: Application, suspects: tup
     )
 
 
-def held_finding(
-    case: RuleContext,
+def build_held_across_io(
+    context: RuleContext,
     application: Application,
     use: HoldPattern,
     holding: tuple[Track, ...],
     confidence: Confidence,
     decide_by: str | None = None,
 ) -> Finding:
-    waiting = case.facts.waiting(application)
+    waiting = context.facts.count_waiting(application)
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
-    ended = [t for t in case.free((*application.tracks, *application.gone)) if t.ended_transaction or not t.is_there]
+    ended = [
+        t
+        for t in context.keep_unexplained((*application.tracks, *application.gone))
+        if t.ended_transaction or not t.is_there
+    ]
     return build_finding(
         "held-across-io",
-        severity=case.severity(application),
-        confidence=at_most_likely(confidence, holding),
-        summary=f"{called(application)} holds transactions open while it does something else: {percent(use.share)} of "
-        f"the use is idle in transaction, typically for {format_duration(use.pause)}, and they do end{wait}",
+        severity=context.judge_severity(application),
+        confidence=cap_confidence(confidence, holding),
+        summary=f"{name_application(application)} holds transactions open while it does something else: "
+        f"{percent(use.share)} of the use is idle in transaction, typically for {format_duration(use.pause)}, and they "
+        f"do end{wait}",
         evidence={
             "sessions": application.count,
             "idle_in_transaction_share": percent(use.share),
@@ -107,7 +114,7 @@ def held_finding(
             "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
             "clients wait or no session is to spare",
         },
-        holders=case.holders(holding),
+        holders=context.find_holders(holding),
         frees=min(len(holding), round(use.mean_paused)),
         decide_by=decide_by,
     )

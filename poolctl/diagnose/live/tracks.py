@@ -64,18 +64,18 @@ class Sample(NamedTuple):
     backends: tuple[Backend, ...]
 
 
-def look_of(snapshot: Snapshot) -> Sample | None:
+def read_sample(snapshot: Snapshot) -> Sample | None:
     """The server's own sample; while it refuses, what its process titles say. None where neither was seen."""
     if snapshot.server is not None:
         titles = {title.pid: title for title in snapshot.host.titles} if snapshot.host is not None else {}
         backends = snapshot.server.backends
-        return Sample(snapshot.server.at, tuple(_with_title(each, titles.get(each.pid)) for each in backends))
+        return Sample(snapshot.server.at, tuple(_add_title(each, titles.get(each.pid)) for each in backends))
     if snapshot.host is None or not snapshot.host.titles:
         return None
-    return Sample(snapshot.at, tuple(_of_title(title) for title in snapshot.host.titles))
+    return Sample(snapshot.at, tuple(_read_title(title) for title in snapshot.host.titles))
 
 
-def _with_title(backend: Backend, title: BackendTitle | None) -> Backend:
+def _add_title(backend: Backend, title: BackendTitle | None) -> Backend:
     """A row that is hidden from the role, with what the process list tells everybody.
 
     Of the states only those that locks tell wrongly: the extended protocol keeps the last statement's portal, and so
@@ -89,7 +89,7 @@ def _with_title(backend: Backend, title: BackendTitle | None) -> Backend:
     return replace(backend, state=state, client=title.client, client_port=title.client_port)
 
 
-def _of_title(title: BackendTitle) -> Backend:
+def _read_title(title: BackendTitle) -> Backend:
     """A title as a row. It knows neither the application nor any time within the session."""
     words = title.state.removesuffix(" waiting")
     lock = title.state.endswith(" waiting")
@@ -115,7 +115,7 @@ class Track:
     """One backend in every look that it was seen in, oldest first. ``looks`` is how many there were at all."""
 
     rows: tuple[tuple[float, Backend], ...]
-    looks: int
+    sample_count: int
     since: float
     now: float
     """The instants of the first and of the last look."""
@@ -134,7 +134,7 @@ class Track:
         return self.last.pid
 
     @cached_property
-    def _still(self) -> tuple[tuple[float, Backend], ...]:
+    def _unmoved_rows(self) -> tuple[tuple[float, Backend], ...]:
         """The rows, newest first, in which nothing had happened since."""
         last = self.last
         return tuple(takewhile(lambda row: _unchanged(row[1], last), reversed(self.rows)))
@@ -142,7 +142,7 @@ class Track:
     @cached_property
     def is_frozen(self) -> bool:
         """Whether nothing happened to it in the whole window. Never with one look."""
-        return self.looks > 1 and len(self._still) == self.looks
+        return self.sample_count > 1 and len(self._unmoved_rows) == self.sample_count
 
     @cached_property
     def has_moved(self) -> bool:
@@ -152,26 +152,29 @@ class Track:
     @cached_property
     def ended_transaction(self) -> bool:
         """Whether a transaction in which it was seen had ended by a later look."""
-        return any(a.in_transaction and _transaction(a) != _transaction(b) for (_, a), (_, b) in pairwise(self.rows))
+        return any(
+            a.in_transaction and _identify_transaction(a) != _identify_transaction(b)
+            for (_, a), (_, b) in pairwise(self.rows)
+        )
 
     @property
     def age(self) -> float:
         """Seconds in its present state; at least that long, where the server does not say since when."""
         if self.last.state_at is not None:
             return max(0.0, self.now - self.last.state_at)
-        return max(0.0, self.now - self._still[-1][0]) if self._still else 0.0
+        return max(0.0, self.now - self._unmoved_rows[-1][0]) if self._unmoved_rows else 0.0
 
     @property
     def is_confirmed(self) -> bool:
         """Whether a second look found it as it was. What has only its title needs three: it may have come back to
         the same state in between."""
         needed = 2 if self.last.state_at is not None or self.last.virtual_transaction is not None else 3
-        return len(self._still) >= needed
+        return len(self._unmoved_rows) >= needed
 
     @property
     def rests(self) -> bool:
         """Whether it is at rest as far as can be told: confirmed, or by the server's clock where one look is all."""
-        return self.is_confirmed or (self.looks == 1 and self.last.state_at is not None)
+        return self.is_confirmed or (self.sample_count == 1 and self.last.state_at is not None)
 
     @property
     def is_in_transaction(self) -> bool:
@@ -237,7 +240,7 @@ def _unchanged(row: Backend, last: Backend) -> bool:
     return row.is_inferred and (not row.is_hidden or row.state == ABORTED)
 
 
-def _transaction(backend: Backend) -> object:
+def _identify_transaction(backend: Backend) -> object:
     return backend.transaction_at if backend.transaction_at is not None else backend.virtual_transaction
 
 
@@ -247,20 +250,22 @@ def _differs(a: Backend, b: Backend) -> bool:
     return a.state != b.state or a.virtual_transaction != b.virtual_transaction
 
 
-def tracks_of(looks: Sequence[Sample]) -> tuple[Track, ...]:
+def build_tracks(samples: Sequence[Sample]) -> tuple[Track, ...]:
     """Every client backend that was ever seen, in the order of its pid; a pid used again is another backend."""
-    if not looks:
+    if not samples:
         return ()
     rows: dict[tuple[int, float | None], list[tuple[float, Backend]]] = {}
-    for look in looks:
-        for backend in look.backends:
+    for sample in samples:
+        for backend in sample.backends:
             if backend.is_client:
-                rows.setdefault((backend.pid, backend.started_at), []).append((look.at, backend))
+                rows.setdefault((backend.pid, backend.started_at), []).append((sample.at, backend))
     ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] or 0.0))
-    return tuple(Track(_one_each(seen), len(looks), looks[0].at, looks[-1].at) for _, seen in ordered)
+    return tuple(
+        Track(_keep_one_each(observed), len(samples), samples[0].at, samples[-1].at) for _, observed in ordered
+    )
 
 
-def _one_each(rows: list[tuple[float, Backend]]) -> tuple[tuple[float, Backend], ...]:
+def _keep_one_each(rows: list[tuple[float, Backend]]) -> tuple[tuple[float, Backend], ...]:
     by_look: dict[float, Backend] = {}
     for at, backend in rows:
         known = by_look.get(at)
@@ -307,14 +312,14 @@ class Application:
     def typical_use(self) -> float:
         """Median age of the transactions and statements that were seen under way and did not get stuck, seconds; 0
         without any. Longer ones are caught more often, so it is rather too long, which keeps from false alarms."""
-        ages = [age for track in (*self.tracks, *self.gone) for age in _ages(track)]
+        ages = [age for track in (*self.tracks, *self.gone) for age in _list_ages(track)]
         return median(ages) if ages else 0.0
 
     @cached_property
     def longest_ended(self) -> float:
         """Age of the oldest transaction or statement, or pause within a transaction, that was seen and had ended by a
         later look, while its session went on. Sessions that end take theirs with them, which is no release."""
-        return max((age for track in self.tracks for age in _ended(track)), default=0.0)
+        return max((age for track in self.tracks for age in _list_ended(track)), default=0.0)
 
     @cached_property
     def stuck_after(self) -> float:
@@ -322,7 +327,7 @@ class Application:
         seen to end by itself; four times the longest rest where several were seen to end, if that is less: the rests of
         long transactions may be short."""
         usual = max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
-        rests = [rest for track in self.tracks for rest in _rests(track)]
+        rests = [rest for track in self.tracks for rest in _list_rests(track)]
         return min(usual, max(STUCK_AFTER, TIMES_LONGEST * max(rests))) if len(rests) >= LEAST_RESTS else usual
 
     @cached_property
@@ -333,7 +338,7 @@ class Application:
             track
             for track in self.tracks
             if track.is_in_transaction
-            and (track.is_confirmed or track.looks == 1)
+            and (track.is_confirmed or track.sample_count == 1)
             and not track.last.advisory_locks
             and _outlasts(track, self.stuck_after)
         )
@@ -347,40 +352,40 @@ def _outlasts(track: Track, limit: float) -> bool:
     return track.age >= min(limit, STUCK_AFTER)
 
 
-def _start(backend: Backend) -> float | None:
+def _find_start(backend: Backend) -> float | None:
     if backend.in_transaction or backend.is_active:
         return backend.transaction_at if backend.transaction_at is not None else backend.query_at
     return None
 
 
-def _ages(track: Track) -> Iterable[float]:
+def _list_ages(track: Track) -> Iterable[float]:
     """Ages of what was under way in each look, without the rest in which it is stuck now or may be."""
     # One that just came to rest in its transaction may stay: a fast leak's newest are not what it usually does. What
     # it did in that transaction before was work.
-    rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.looks > 1)
+    rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.sample_count > 1)
     for at, backend in track.rows:
-        start = _start(backend)
+        start = _find_start(backend)
         if start is not None and not (rests and _unchanged(backend, track.last)):
             yield max(0.0, at - start)
 
 
-def _rests(track: Track) -> Iterable[float]:
+def _list_rests(track: Track) -> Iterable[float]:
     """Seconds, at most, of each rest in a transaction that was over by the next look."""
     for (_, a), (_, b) in pairwise(track.rows):
         if a.state == IN_TRANSACTION and a.state_at is not None and b.state_at is not None and b.state_at > a.state_at:
             yield b.state_at - a.state_at
 
 
-def _ended(track: Track) -> Iterable[float]:
+def _list_ended(track: Track) -> Iterable[float]:
     for (at, a), (_, b) in pairwise(track.rows):
-        start = _start(a)
-        if start is not None and _start(b) != start:
+        start = _find_start(a)
+        if start is not None and _find_start(b) != start:
             yield max(0.0, at - start)
         elif a.in_transaction and a.state_at is not None and b.state_at != a.state_at:
             yield max(0.0, at - a.state_at)
 
 
-def applications_of(tracks: Iterable[Track]) -> tuple[Application, ...]:
+def group_by_application(tracks: Iterable[Track]) -> tuple[Application, ...]:
     """By size, the largest first."""
     there: dict[tuple[str, str, str], list[Track]] = {}
     gone: dict[tuple[str, str, str], list[Track]] = {}

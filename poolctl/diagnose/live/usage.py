@@ -14,7 +14,7 @@ SPREAD = 0.06
 within it on idle and on loaded machines (5 to 32 ms seen), leaks come one by one."""
 
 
-def held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
+def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
     """Sessions that rest for longer than max(1 s, 10 x the median use), in or out of a transaction, and did
     something before: a pool opens ahead of need."""
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
@@ -30,7 +30,7 @@ def held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ..
 
 def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
     """Nothing was acquired in the whole window, and yet something is in use."""
-    grown = [pool.growth("acquired_total") for pool in pools]
+    grown = [pool.measure_growth("acquired_total") for pool in pools]
     in_use = any(pool.last.in_use for pool in pools)
     return (
         bool(pools) and in_use and all(growth is not None and growth <= 0 for growth in grown) and pools[0].window > 1.0
@@ -69,7 +69,7 @@ class HoldPattern:
         return self.paused / max(1, self.active + self.paused + self.stuck)
 
 
-def use_of(application: Application) -> HoldPattern:
+def measure_use(application: Application) -> HoldPattern:
     stuck = {track.pid for track in application.stuck}
     if stuck:
         # Beside a leak, what rests for as long is rather its newest than a pause.
@@ -90,6 +90,6 @@ def use_of(application: Application) -> HoldPattern:
             elif row.is_active and row.wait_event_type not in ("Lock", "Client"):
                 active += 1
     full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
-    looks = max(1, len(counts))
+    samples = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return HoldPattern(active, paused, lost, pause, full / looks, paused / looks)
+    return HoldPattern(active, paused, lost, pause, full / samples, paused / samples)

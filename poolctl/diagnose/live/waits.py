@@ -77,7 +77,7 @@ class PoolSeries:
     def was_always_full(self) -> bool:
         return 0 < len(self.figures) == self.full
 
-    def growth(self, name: str) -> float | None:
+    def measure_growth(self, name: str) -> float | None:
         """How much a total grew over the looks; None where it is not told. A restarted process begins at zero."""
         values = [value for each in self.figures if (value := getattr(each, name)) is not None]
         if len(values) < 2:
@@ -89,7 +89,7 @@ class PoolSeries:
         """By the gauge; without one, by what the totals of waits and of their time say, which only count those that
         were served; by requests that timed out."""
         gauges = [each.waiting for each in self.figures if each.waiting is not None]
-        timed_out = int(self.growth("timed_out_total") or 0)
+        timed_out = int(self.measure_growth("timed_out_total") or 0)
         # psycopg_pool counts those that gave up until the next release; with a free connection nobody waits.
         if gauges and self.last.waiting_may_lie and self.last.idle:
             gauges = [0]
@@ -99,10 +99,10 @@ class PoolSeries:
                 return Waiting(gauges[-1], many and gauges[-1] > 0, "pool figures")
         if timed_out and not (self.last.idle or 0):
             return Waiting(timed_out, True, "timeouts in the pool's figures")
-        return self._by_totals()
+        return self._judge_by_totals()
 
-    def _by_totals(self) -> Waiting:
-        queued, waited = self.growth("queued_total"), self.growth("wait_time_total")
+    def _judge_by_totals(self) -> Waiting:
+        queued, waited = self.measure_growth("queued_total"), self.measure_growth("wait_time_total")
         total = self.last.queued_total
         if queued is None and waited is None:
             return Waiting()
@@ -128,15 +128,15 @@ class PoolSeries:
         """How often the number in use climbed without ever falling, from look to look or else from quarter to quarter;
         0 where it fell."""
         each_look = [each.in_use for each in self.figures if each.in_use is not None]
-        return max(_climbs(each_look), _climbs(self.floor))
+        return max(_count_climbs(each_look), _count_climbs(self.floor))
 
 
-def _climbs(values: Sequence[int]) -> int:
+def _count_climbs(values: Sequence[int]) -> int:
     pairs = list(pairwise(values))
     return 0 if any(b < a for a, b in pairs) else sum(1 for a, b in pairs if b > a)
 
 
-def pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
+def build_pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
     """The pools that the last snapshot with any still has, each with what the ones before said of it."""
     rows: dict[tuple[str, ...], list[tuple[float, PoolFigures]]] = {}
     for snapshot in snapshots:
@@ -165,7 +165,7 @@ class BouncerQueue:
         row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
         if row is not None and row.pool_size:
             return row.pool_size
-        return number(self.bouncer.config.get("default_pool_size"))
+        return parse_setting(self.bouncer.config.get("default_pool_size"))
 
     @property
     def mode(self) -> str | None:
@@ -203,7 +203,7 @@ class BouncerQueue:
         return self.last.servers_active > 0 and self.last.servers_idle + self.last.servers_used == 0
 
 
-def bouncer_queues(snapshots: Sequence[Snapshot]) -> tuple[BouncerQueue, ...]:
+def build_queues(snapshots: Sequence[Snapshot]) -> tuple[BouncerQueue, ...]:
     """The pools that the last look at each PgBouncer has; its own console is none."""
     last: dict[str, BouncerSample] = {}
     rows: dict[tuple[str, str, str], list[BouncerPool]] = {}
@@ -219,12 +219,12 @@ def bouncer_queues(snapshots: Sequence[Snapshot]) -> tuple[BouncerQueue, ...]:
     )
 
 
-def last_pgpools(snapshots: Sequence[Snapshot]) -> tuple[PgpoolSample, ...]:
+def collect_pgpools(snapshots: Sequence[Snapshot]) -> tuple[PgpoolSample, ...]:
     found = {pgpool.target: pgpool for snapshot in snapshots for pgpool in snapshot.pgpools}
     return tuple(found.values())
 
 
-def number(text: str | None) -> int:
+def parse_setting(text: str | None) -> int:
     """A setting of a pooler; 0 where it is none."""
     try:
         return max(0, int(text or 0))

@@ -48,31 +48,31 @@ def is_at_work(backend: Backend) -> bool:
     return backend.is_active and backend.wait_event_type not in ("Lock", "Client", "Timeout", "Activity", "Extension")
 
 
-def work_of(facts: LiveFacts) -> Work:
+def measure_work(facts: LiveFacts) -> Work:
     ages: list[float] = []
     statements: Counter[str] = Counter()
     counts: list[int] = []
-    for look in facts.looks:
-        rows = [backend for backend in look.backends if backend.is_client and is_at_work(backend)]
+    for sample in facts.samples:
+        rows = [backend for backend in sample.backends if backend.is_client and is_at_work(backend)]
         counts.append(len(rows))
         for row in rows:
             if row.query_at is not None:
-                ages.append(max(0.0, look.at - row.query_at))
+                ages.append(max(0.0, sample.at - row.query_at))
             if row.query and not row.is_hidden:
                 statements[row.query] += 1
-    top, seen = statements.most_common(1)[0] if statements else (None, 0)
-    share = seen / max(1, sum(statements.values()))
-    counted = _by_counters(facts)
+    top, observed = statements.most_common(1)[0] if statements else (None, 0)
+    share = observed / max(1, sum(statements.values()))
+    counted = _read_counters(facts)
     if counted is not None:
         top, share = counted
-    table, rows_read = _scanned(facts, top or "")
+    table, rows_read = _find_scanned(facts, top or "")
     tracks = tuple(track for track in facts.tracks if is_at_work(track.last))
     # Where ages are hidden. Caught at random a statement is half done, but it is rather one of the long ones.
-    age = median(ages) if ages else _mean_time(facts)
+    age = median(ages) if ages else _measure_mean_time(facts)
     return Work(mean(counts) if counts else 0.0, age, top, share, counted is not None, table, rows_read, tracks)
 
 
-def _mean_time(facts: LiveFacts) -> float:
+def _measure_mean_time(facts: LiveFacts) -> float:
     """Seconds of statements for each transaction that ended in the window, by counters that every role may see; 0
     before PostgreSQL 14, and where none ended."""
     time, transactions = 0.0, 0
@@ -83,9 +83,9 @@ def _mean_time(facts: LiveFacts) -> float:
     return max(0.0, time) / transactions if transactions > 0 else 0.0
 
 
-def _by_counters(facts: LiveFacts) -> tuple[str, float] | None:
+def _read_counters(facts: LiveFacts) -> tuple[str, float] | None:
     """The statement with most of the execution time in the window, and its share. Only what ended is counted."""
-    grown = statement_growth(facts)
+    grown = measure_statement_growth(facts)
     total = sum(time for _, time in grown)
     if total <= 0:
         return None
@@ -93,9 +93,9 @@ def _by_counters(facts: LiveFacts) -> tuple[str, float] | None:
     return (best.query, time / total) if best.query else None
 
 
-def statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
+def measure_statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
     """Execution time of each statement between the first and the last sample that have any, seconds."""
-    samples = [sample for sample in facts.samples if sample.statements]
+    samples = [sample for sample in facts.server_samples if sample.statements]
     if len(samples) < 2:
         return []
     before = {(row.query_id, row.user, row.database): row.time for row in samples[0].statements}
@@ -106,9 +106,9 @@ def statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
     ]
 
 
-def _scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
+def _find_scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
     """The table named in ``query`` that was read most from end to end, with the rows read in the window."""
-    samples = [sample for sample in facts.samples if sample.tables]
+    samples = [sample for sample in facts.server_samples if sample.tables]
     if len(samples) < 2:
         return None, 0.0
     before = {table.name: table for table in samples[0].tables}

@@ -9,21 +9,26 @@ from dataclasses import replace
 
 from poolctl.diagnose.catalog import REST_ON_TIMES, build_finding
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
-from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, with_caveats
-from poolctl.diagnose.run.holds import held_across_io, lock_queue, long_hold
-from poolctl.diagnose.run.leaks import leak, pool_slots_lost
+from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, add_caveats, classify_refusal, find_main_error
+from poolctl.diagnose.run.holds import find_held_across_io, find_lock_queue, find_long_hold
+from poolctl.diagnose.run.leaks import find_leak, find_pool_slots_lost
 from poolctl.diagnose.run.limits import (
-    endless_load,
-    endless_queue,
-    fleet_over_budget,
-    pooler_client_limit,
-    pooler_queue,
-    role_limit,
-    slots_exhausted,
-    unbounded_pool,
+    find_endless_load,
+    find_endless_queue,
+    find_fleet_over_budget,
+    find_pooler_client_limit,
+    find_pooler_queue,
+    find_role_limit,
+    find_slots_exhausted,
+    find_unbounded_pool,
 )
-from poolctl.diagnose.run.load import client_starved, connection_churn, pool_undersized, self_deadlock
-from poolctl.diagnose.run.server import full_scan, reconnect_storm, slow_database, slowed_by_event
+from poolctl.diagnose.run.load import (
+    find_client_starved,
+    find_connection_churn,
+    find_pool_undersized,
+    find_self_deadlock,
+)
+from poolctl.diagnose.run.server import find_full_scan, find_reconnect_storm, find_slow_database, find_slow_spell
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.scenario.scenario import Event
 from poolctl.units import format_count, format_duration, plural, quote
@@ -38,63 +43,63 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
     Nothing at warning or above gives the single finding ``healthy``, whose evidence keeps the notes.
     """
     facts = Facts(run)
-    if endless := endless_load(facts):
+    if endless := find_endless_load(facts):
         # Rates and shares over no time at all mean nothing.
         return (endless,)
-    lost = pool_slots_lost(facts) or leak(facts)
-    churn = _first_service(connection_churn, facts)
-    causes = [endless_queue(facts), lost, *_queue_causes(facts, lost, churn)]
-    limits = [rule(facts) for rule in (reconnect_storm, fleet_over_budget)]
-    limits += [_first_service(unbounded_pool, facts), pooler_client_limit(facts)]
-    ends = [rule(facts) for rule in (role_limit, slots_exhausted)]
+    lost = find_pool_slots_lost(facts) or find_leak(facts)
+    churn = _find_in_services(find_connection_churn, facts)
+    causes = [find_endless_queue(facts), lost, *_find_queue_causes(facts, lost, churn)]
+    limits = [rule(facts) for rule in (find_reconnect_storm, find_fleet_over_budget)]
+    limits += [_find_in_services(find_unbounded_pool, facts), find_pooler_client_limit(facts)]
+    ends = [rule(facts) for rule in (find_role_limit, find_slots_exhausted)]
     findings = [finding for finding in (*causes, *limits, churn, *ends) if finding is not None]
     if not findings:
-        findings = [finding for finding in (_first_service(client_starved, facts),) if finding is not None]
+        findings = [finding for finding in (_find_in_services(find_client_starved, facts),) if finding is not None]
     if not reaches(findings, "warning"):
-        findings = [healthy(facts)]
+        findings = [judge_health(facts)]
     counted = bool(facts.leaked)
     return worst_first(
-        with_caveats(finding, run) if finding.code in REST_ON_TIMES and not (counted and finding is lost) else finding
+        add_caveats(finding, run) if finding.code in REST_ON_TIMES and not (counted and finding is lost) else finding
         for finding in findings
     )
 
 
-def _queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
+def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
     """What made requests queue. With connections lost, only what stands on figures of its own may join in."""
-    slow = slow_database(facts) or slowed_by_event(facts)
+    slow = find_slow_database(facts) or find_slow_spell(facts)
     if slow is not None and churn is not None and (churn.evidence["share_of_use_time"] or 0) >= 0.5:
         # Opening a connection forks a process: the processors are busy with that, unless a statement shows.
         slow = slow if slow.evidence["statement"] else None
     if lost is not None:
-        return [slow, pooler_queue(facts)]
+        return [slow, find_pooler_queue(facts)]
     service, own = facts.worst_service
-    for rule in (self_deadlock, lock_queue):
+    for rule in (find_self_deadlock, find_lock_queue):
         if found := rule(own):
-            return [_of_service(service, found)]
+            return [_name_service(service, found)]
     if slow is not None:
         return [slow]
-    for rule in (pooler_queue, long_hold, held_across_io, pool_undersized):
+    for rule in (find_pooler_queue, find_long_hold, find_held_across_io, find_pool_undersized):
         if found := rule(own):
-            return [_of_service(service, found)]
+            return [_name_service(service, found)]
     return []
 
 
-def _first_service(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
+def _find_in_services(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
     """What the rule finds at the first service that it finds anything at."""
     found = ((name, rule(own)) for name, own in facts.services)
-    return next((_of_service(name, finding) for name, finding in found if finding is not None), None)
+    return next((_name_service(name, finding) for name, finding in found if finding is not None), None)
 
 
-def _of_service(name: str, finding: Finding) -> Finding:
+def _name_service(name: str, finding: Finding) -> Finding:
     return replace(finding, summary=f"Service {name}: {finding.summary}") if name else finding
 
 
-def healthy(facts: Facts) -> Finding:
+def judge_health(facts: Facts) -> Finding:
     """Nothing at warning or above. Certain when the server was looked at (the model knows it), else likely."""
     summary = facts.summary
-    notes = list(_notes(facts))
-    seen = facts.run.engine == "model" or facts.server.peak_connections is not None
-    confidence: Confidence = "certain" if seen and not summary.unfinished else "likely"
+    notes = list(_write_notes(facts))
+    observed = facts.run.engine == "model" or facts.server.peak_connections is not None
+    confidence: Confidence = "certain" if observed and not summary.unfinished else "likely"
     tag = ""
     if facts.run.interrupted:
         tag = " (interrupted)"
@@ -131,14 +136,14 @@ def healthy(facts: Facts) -> Finding:
     )
 
 
-def _notes(facts: Facts) -> Iterable[str]:
+def _write_notes(facts: Facts) -> Iterable[str]:
     """Sentences about what looks like trouble and is none, the most telling first."""
     summary = facts.summary
-    yield from _event_notes(facts)
+    yield from _write_event_notes(facts)
     if facts.leaked and not facts.lost:
         yield f"{plural(facts.leaked, 'dropped connection')} came back by garbage collection"
-    failed = [e for e in summary.errors if e.kind.origin != "pool" and limit_of(e.kind) is None]
-    error = main_error(failed)
+    failed = [e for e in summary.errors if e.kind.origin != "pool" and classify_refusal(e.kind) is None]
+    error = find_main_error(failed)
     if error is not None and not facts.scenario.events:
         yield f"{plural(sum(e.count for e in failed), 'statement')} failed ({quote(error.kind.message, 50)})"
     if summary.queued_count and facts.was_full and not facts.exhausted_by_event:
@@ -149,13 +154,13 @@ def _notes(facts: Facts) -> Iterable[str]:
         yield f"{plural(summary.unfinished, 'acquire')} had not ended when the run did"
     if (facts.cpu_share or 0) >= BUSY_SHARE:
         yield "the server's processors are busy, but nobody waits for them"
-    if scan := full_scan(facts):
+    if scan := find_full_scan(facts):
         yield f"one statement reads all {format_count(scan.rows)} rows of {scan.table.name} each time"
 
 
-def _event_notes(facts: Facts) -> Iterable[str]:
+def _write_event_notes(facts: Facts) -> Iterable[str]:
     for event in facts.scenario.events:
-        steps = facts.steps(event)
+        steps = facts.list_steps(event)
         errors = sum(max(0, after.errors - before.errors) for before, after in steps)
         troubled = [after for before, after in steps if after.errors > before.errors or after.waiting]
         stalled = sum(after.at - before.at for before, after in steps if after.acquired == before.acquired)
@@ -163,11 +168,11 @@ def _event_notes(facts: Facts) -> Iterable[str]:
         if facts.is_stuck and facts.exhausted_by_event is event:
             yield f"{when} had not been got over when the load ended at {format_duration(facts.load_until)}"
         elif errors:
-            yield f"{when} cost {plural(errors, 'error')} and was over after {_after(event, troubled)}"
+            yield f"{when} cost {plural(errors, 'error')} and was over after {_format_after(event, troubled)}"
         elif stalled >= STALL:
             yield f"{when} held all requests up for {format_duration(stalled)} and cost no error"
         elif troubled:
-            yield f"{when} made requests queue and was over after {_after(event, troubled)}"
+            yield f"{when} made requests queue and was over after {_format_after(event, troubled)}"
         else:
             yield f"{when} did no harm"
 
@@ -175,5 +180,5 @@ def _event_notes(facts: Facts) -> Iterable[str]:
 _NOUNS = {"slow": "slowdown"}
 
 
-def _after(event: Event, troubled: Sequence[TimelinePoint]) -> str:
+def _format_after(event: Event, troubled: Sequence[TimelinePoint]) -> str:
     return format_duration(troubled[-1].at - event.at)

@@ -37,7 +37,7 @@ _LIMITS: tuple[tuple[str, Limit], ...] = (
 )
 
 
-def limit_of(kind: ErrorKind) -> Limit | None:
+def classify_refusal(kind: ErrorKind) -> Limit | None:
     """Which limit refused; None for any other error.
 
     By text first: PgBouncer relays the server's words, and client libraries lose the SQLSTATE of a refused
@@ -71,7 +71,7 @@ class PoolerQueue(NamedTuple):
     """Without a server connection at the end."""
 
 
-def held_slots(summary: Summary) -> int:
+def count_held(summary: Summary) -> int:
     """Connections that an ordinary request still had when the run ended."""
     return max(0, summary.acquired - summary.released - summary.leaked)
 
@@ -135,7 +135,9 @@ class Facts:
     def pools(self) -> list[tuple[Summary, int]]:
         """Each pool's figures and bound; one fleet's where the instances are not told apart. A bound of 0: none."""
         if self.run.instances:
-            return [(seen, part.pool.max_open) for part, seen in zip(self.owners, self.run.instances, strict=False)]
+            return [
+                (observed, part.pool.max_open) for part, observed in zip(self.owners, self.run.instances, strict=False)
+            ]
         return [(self.summary, self.capacity or 0)]
 
     @property
@@ -162,19 +164,19 @@ class Facts:
         warmup, until = self.scenario.load.warmup, self.load_until
         return [point for point in self.run.timeline if warmup <= point.at <= until]
 
-    def lost_in(self, summary: Summary) -> int:
+    def count_lost(self, summary: Summary) -> int:
         """Leaked connections whose slot is still taken at the end, of one instance or of the fleet.
 
         Fewer than ``leaked`` where something gave them back: SQLAlchemy's garbage collection, a process that ended.
         More where the warm-up leaked, which no counter of the run has.
         """
-        taken = summary.connections.in_use - held_slots(summary)
+        taken = summary.connections.in_use - count_held(summary)
         in_warmup = self.leak.every > 0 and self.scenario.load.warmup > 0
         return max(0, taken if in_warmup else min(summary.leaked, taken))
 
     @property
     def lost(self) -> int:
-        return self.lost_in(self.summary)
+        return self.count_lost(self.summary)
 
     @property
     def leaked(self) -> int:
@@ -182,24 +184,24 @@ class Facts:
         return max(self.summary.leaked, self.lost)
 
     @property
-    def _last_looks(self) -> list[TimelinePoint]:
+    def _last_points(self) -> list[TimelinePoint]:
         """The last second of the load as the server saw it: one sample may be older than what the pools say."""
-        looks = [p for p in self.run.timeline if p.server_connections is not None and p.at <= self.load_until]
-        return [point for point in looks if point.at >= looks[-1].at - 1.0]
+        samples = [p for p in self.run.timeline if p.server_connections is not None and p.at <= self.load_until]
+        return [point for point in samples if point.at >= samples[-1].at - 1.0]
 
     @property
     def sessions(self) -> int | None:
         """Server connections at the end of the load. None: nobody looked, or a pooler stands between and they are
         not ours."""
-        looks = self._last_looks if self.scenario.database.via == "none" else []
-        return looks[-1].server_connections if looks else None
+        samples = self._last_points if self.scenario.database.via == "none" else []
+        return samples[-1].server_connections if samples else None
 
     @property
     def missing(self) -> int:
         """How many connections the pools believe to have and the server does not; 0 where it cannot be told."""
         if self.sessions is None:
             return 0
-        return max(0, min(p.in_use + p.idle - (p.server_connections or 0) for p in self._last_looks))
+        return max(0, min(p.in_use + p.idle - (p.server_connections or 0) for p in self._last_points))
 
     @property
     def worst_service(self) -> tuple[str, "Facts"]:
@@ -208,10 +210,10 @@ class Facts:
         if not self.scenario.services or not (self.run.instances or self.run.services):
             return "", self
         if not self.run.instances:
-            return max(self.services, key=lambda service: _suffered(service[1].summary))
+            return max(self.services, key=lambda service: _rank_suffering(service[1].summary))
         pairs = zip(self.owners, self.run.instances, strict=False)
-        part, seen = max(pairs, key=lambda pair: _suffered(pair[1]))
-        return part.name, self._of(replace(part, load=replace(part.load, instances=1)), seen)
+        part, observed = max(pairs, key=lambda pair: _rank_suffering(pair[1]))
+        return part.name, self._restrict_to(replace(part, load=replace(part.load, instances=1)), observed)
 
     @property
     def services(self) -> list[tuple[str, "Facts"]]:
@@ -219,17 +221,19 @@ class Facts:
         if not self.run.services:
             return [("", self)]
         pairs = zip(self.scenario.services, self.run.services, strict=True)
-        return [(part.name, self._of(part, summary)) for part, (_, summary) in pairs]
+        return [(part.name, self._restrict_to(part, summary)) for part, (_, summary) in pairs]
 
-    def _of(self, part: Service, seen: Summary) -> "Facts":
+    def _restrict_to(self, part: Service, observed: Summary) -> "Facts":
         scenario = replace(self.scenario, pool=part.pool, load=part.load, leak=part.leak, services=())
-        summary = replace(seen, server=self.summary.server)
+        summary = replace(observed, server=self.summary.server)
         return Facts(replace(self.run, scenario=scenario, summary=summary, instances=(), services=()))
 
     @property
     def stuck_pools(self) -> int:
         """Pools that were exhausted to the end: somebody waits, or nobody ever will be served."""
-        return sum(1 for pool, size in self.pools if pool.exhausted_for_good or (size and self.lost_in(pool) >= size))
+        return sum(
+            1 for pool, size in self.pools if pool.exhausted_for_good or (size and self.count_lost(pool) >= size)
+        )
 
     @property
     def is_stuck(self) -> bool:
@@ -270,7 +274,7 @@ class Facts:
     def waits_sustained(self) -> bool:
         """Whether requests queued for a connection over a good part of the load, outside of events, and for longer
         than a typical request holds one (catalog: maxwait above the median transaction)."""
-        points = [point for point in self.load_points if self.event_at(point.at) is None]
+        points = [point for point in self.load_points if self.find_event(point.at) is None]
         if not points or self.summary.wait_time.p95 <= self.summary.use_time.p50:
             return False
         return sum(1 for point in points if point.waiting) >= SUSTAINED_SHARE * len(points)
@@ -281,8 +285,8 @@ class Facts:
         summary = self.summary
         return bool(summary.timed_out or summary.refused or summary.unfinished or self.waits_sustained)
 
-    def refusals(self, *limits: Limit) -> list[ObservedError]:
-        return [error for error in self.summary.errors if limit_of(error.kind) in limits]
+    def find_refusals(self, *limits: Limit) -> list[ObservedError]:
+        return [error for error in self.summary.errors if classify_refusal(error.kind) in limits]
 
     @property
     def refused_by_server(self) -> int:
@@ -290,15 +294,15 @@ class Facts:
 
         psycopg_pool opens in the background and swallows the refusal: then only the log has it.
         """
-        told = sum(error.count for error in self.refusals("server"))
-        logged = 0 if self.refusals("role") else self.server.refused or 0
+        told = sum(error.count for error in self.find_refusals("server"))
+        logged = 0 if self.find_refusals("role") else self.server.refused or 0
         return max(told, logged)
 
     @property
     def pooler_queue(self) -> PoolerQueue | None:
         """What waited inside PgBouncer; None where nothing did, or where a leak explains it that no pooler sees."""
         settings = self.scenario.database.pgbouncer
-        errors = self.refusals("pooler-queue")
+        errors = self.find_refusals("pooler-queue")
         if self.scenario.database.via != "pgbouncer":
             return None
         sizes = [parse_count(settings.get("default_pool_size"), 20)]
@@ -315,7 +319,7 @@ class Facts:
             return None
         return PoolerQueue(size, mode, clients, sum(error.count for error in errors), starved)
 
-    def event_at(self, at: float) -> Event | None:
+    def find_event(self, at: float) -> Event | None:
         """The last event in whose window ``at`` lies: from its beginning until its backlog could drain."""
         for event in reversed(self.scenario.events):
             length = event.overlap if event.do == "deploy" else event.duration or event.down or 0.0
@@ -327,8 +331,8 @@ class Facts:
     def exhausted_by_event(self) -> Event | None:
         """The event that set off the last exhaustion, where the load ended before its window did or the pool
         recovered. An exhaustion that outlasts the window needs a cause of its own."""
-        event = self.event_at(self.exhausted_at) if self.exhausted_at is not None else None
-        if event is None or (self.is_stuck and self.event_at(self.load_until) is not event):
+        event = self.find_event(self.exhausted_at) if self.exhausted_at is not None else None
+        if event is None or (self.is_stuck and self.find_event(self.load_until) is not event):
             return None
         return event
 
@@ -338,13 +342,13 @@ class Facts:
         if not self.scenario.events or not self.run.timeline:
             return sum(error.count for error in self.summary.errors)
         pairs = pairwise(self.run.timeline)
-        return sum(max(0, b.errors - a.errors) for a, b in pairs if self.event_at(b.at) is None)
+        return sum(max(0, b.errors - a.errors) for a, b in pairs if self.find_event(b.at) is None)
 
-    def steps(self, event: Event) -> list[tuple[TimelinePoint, TimelinePoint]]:
+    def list_steps(self, event: Event) -> list[tuple[TimelinePoint, TimelinePoint]]:
         """Each sample of the event's window with the one before it."""
-        return [(a, b) for a, b in pairwise(self.run.timeline) if self.event_at(b.at) is event]
+        return [(a, b) for a, b in pairwise(self.run.timeline) if self.find_event(b.at) is event]
 
-    def errors_between(self, start: float, end: float) -> int:
+    def count_errors(self, start: float, end: float) -> int:
         """Errors that the timeline counted after ``start`` and until ``end``."""
         before = max((point.errors for point in self.run.timeline if point.at <= start), default=0)
         return max(0, max((point.errors for point in self.run.timeline if point.at <= end), default=0) - before)
@@ -355,33 +359,33 @@ class Facts:
         cpu, cores = self.server.cpu, self.server.cores
         return None if cpu is None or not cores else cpu / cores
 
-    def native(self, key: str) -> str:
+    def name_setting(self, key: str) -> str:
         """A pool setting with the library's own name for it: "max_idle (SetMaxIdleConns)"."""
         name = LIBRARIES[self.scenario.pool.kind].native.get(key)
         return key if name in (None, key) else f"{key} ({name})"
 
-    def backends(self, *words: str) -> int:
+    def count_backends(self, *words: str) -> int:
         """Backends at the end of the load whose state or wait event has one of ``words``."""
         return sum(count for state, count in self.server.states.items() if any(word in state for word in words))
 
 
-def _suffered(summary: Summary) -> tuple[int, float]:
+def _rank_suffering(summary: Summary) -> tuple[int, float]:
     return summary.unfinished, summary.wait_time.p99
 
 
-def waiting_severity(facts: Facts) -> Severity:
+def judge_waiting(facts: Facts) -> Severity:
     """Critical when clients get nothing: 1 % of acquires timed out, or the queue never drained."""
     summary = facts.summary
     never = facts.is_stuck and summary.unfinished > 0
     return "critical" if never or summary.timed_out > 0.01 * summary.offered else "warning"
 
 
-def main_error(errors: Iterable[ObservedError]) -> ObservedError | None:
+def find_main_error(errors: Iterable[ObservedError]) -> ObservedError | None:
     """The one that was met most often."""
     return max(errors, key=lambda error: error.count, default=None)
 
 
-def with_caveats(finding: Finding, run: Run) -> Finding:
+def add_caveats(finding: Finding, run: Run) -> Finding:
     """Cap the confidence of a conclusion that rests on measured times, where the run measured them badly."""
     caveats = []
     if run.generator is not None and run.generator.bound_by:

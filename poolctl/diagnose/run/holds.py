@@ -9,18 +9,18 @@ from math import ceil, inf
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run.facts import Facts, waiting_severity
+from poolctl.diagnose.run.facts import Facts, judge_waiting
 from poolctl.units import format_duration, percent
 
 
-def lock_queue(facts: Facts) -> Finding | None:
+def find_lock_queue(facts: Facts) -> Finding | None:
     """Connections are held by statements that wait for locks.
 
     Threshold: three backends waiting for locks at the end of the load, and half of those that are active. Likely,
     never certain: one sample, and who blocks whom was not asked.
     """
     waiting = sum(n for state, n in facts.server.states.items() if _waits_for_lock(state))
-    active = facts.backends("active")
+    active = facts.count_backends("active")
     if waiting < 3 or waiting * 2 < active or facts.lost:
         return None
     return build_finding(
@@ -46,7 +46,7 @@ def _waits_for_lock(state: str) -> bool:
     return not _LOCKS.isdisjoint(re.findall(r"\w+", state))
 
 
-def long_hold(facts: Facts) -> Finding | None:
+def find_long_hold(facts: Facts) -> Finding | None:
     """A few requests hold connections for so long that others queue behind them.
 
     Threshold: the 99th percentile of use_time is above one second and ten times the median, while requests queue
@@ -59,7 +59,7 @@ def long_hold(facts: Facts) -> Finding | None:
         return None
     return build_finding(
         "long-hold",
-        severity=waiting_severity(facts),
+        severity=judge_waiting(facts),
         confidence="certain",
         summary=f"1 % of requests hold a connection {format_duration(use.p99)} or longer (median "
         f"{format_duration(use.p50)}); the others queue, p99 wait {format_duration(facts.summary.wait_time.p99)}",
@@ -76,7 +76,7 @@ def long_hold(facts: Facts) -> Finding | None:
     )
 
 
-def held_across_io(facts: Facts) -> Finding | None:
+def find_held_across_io(facts: Facts) -> Finding | None:
     """Connections are held by requests that do something else meanwhile.
 
     Threshold: more than 30 % of the backends idle in transaction at the end of the load, with nothing leaked, while
@@ -85,7 +85,7 @@ def held_across_io(facts: Facts) -> Finding | None:
     """
     if facts.leaked or not facts.waits_sustained:
         return None
-    idle, total = facts.backends("idle in transaction"), sum(facts.server.states.values())
+    idle, total = facts.count_backends("idle in transaction"), sum(facts.server.states.values())
     held = facts.summary.use_time.mean * facts.summary.released
     share = None
     if facts.run.engine == "model":
@@ -98,7 +98,7 @@ def held_across_io(facts: Facts) -> Finding | None:
     parts += [] if share is None else [f"statements take {percent(share)} of the time held"]
     return build_finding(
         "held-across-io",
-        severity=waiting_severity(facts),
+        severity=judge_waiting(facts),
         confidence="likely" if share is None else "certain",
         summary=f"Connections are held while the application does something else: {', '.join(parts)}",
         evidence={

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import DELAYS, build_finding, find
 from poolctl.diagnose.finding import Confidence, Finding, Severity
-from poolctl.diagnose.run.facts import Facts, held_slots, main_error
+from poolctl.diagnose.run.facts import Facts, count_held, find_main_error
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 
@@ -60,7 +60,7 @@ _SHAPES = {
 }
 
 
-def leak(facts: Facts) -> Finding | None:
+def find_leak(facts: Facts) -> Finding | None:
     """Connections leaked by the scenario that something still holds.
 
     Threshold: one, since the simulator counts them itself (elsewhere the catalog asks for a floor that climbs in
@@ -70,28 +70,28 @@ def leak(facts: Facts) -> Finding | None:
     shape = _SHAPES[facts.leak.shape]
     if not facts.leaked or (facts.leak.shape == "dropped-reference" and not facts.lost):
         return None
-    if facts.leak.shape == "dropped-reference" and _slots_only(facts):
+    if facts.leak.shape == "dropped-reference" and _is_only_slots(facts):
         return None
-    severity = _severity(facts)
+    severity = _judge_severity(facts)
     remedy = f"{shape.remedy} {DELAYS}"
     if not facts.max_open:
         remedy += " Bound the pool (max_open) as well: then a leak stops one instance and not the server."
-    if facts.leak.shape != "in-transaction" and facts.backends("idle in transaction") * 2 > facts.lost > 0:
+    if facts.leak.shape != "in-transaction" and facts.count_backends("idle in transaction") * 2 > facts.lost > 0:
         remedy += " The server shows them idle in transaction: they also hold locks and keep vacuum from cleaning up."
     return build_finding(
         shape.code,
         severity=severity,
         confidence="certain",
         layer="application",
-        summary=_sentence(facts, severity, shape.are),
-        evidence=_evidence(facts),
+        summary=_write_sentence(facts, severity, shape.are),
+        evidence=_collect_evidence(facts),
         evidence_sql=shape.sql,
         remedy=remedy,
         frees=facts.lost,
     )
 
 
-def pool_slots_lost(facts: Facts) -> Finding | None:
+def find_pool_slots_lost(facts: Facts) -> Finding | None:
     """The pool counts connections that the server does not have.
 
     psycopg_pool loses the slot of a connection that is dropped without putconn; other pools lose slots when a
@@ -100,58 +100,58 @@ def pool_slots_lost(facts: Facts) -> Finding | None:
     """
     dropped = facts.leaked > 0 and facts.leak.shape == "dropped-reference"
     if dropped:
-        if not facts.lost or not _slots_only(facts):
+        if not facts.lost or not _is_only_slots(facts):
             return None
         lost, cause = facts.lost, "dropped without being given back"
     else:
         event = next((e for e in facts.scenario.events if e.do in ("restart", "failover")), None)
-        orphans = facts.summary.connections.in_use - held_slots(facts.summary)
+        orphans = facts.summary.connections.in_use - count_held(facts.summary)
         # Requests of the warm-up are in the pool's counts and not in the run's: the difference would mean nothing.
         if event is None or facts.leaked or facts.scenario.load.warmup or orphans <= 0 or not facts.missing:
             return None
         lost = min(orphans, facts.missing)
         cause = f"lost in the {event.do} at {format_duration(event.at)}"
     confidence: Confidence = "likely" if facts.sessions is None else "certain"
-    severity = _severity(facts)
+    severity = _judge_severity(facts)
     server = "" if facts.sessions is None else f", the server has {plural(facts.sessions, 'session')}"
     return build_finding(
         "pool-slots-lost",
         severity=severity,
         confidence=confidence,
-        summary=_sentence(facts, severity, f"lost slots{server}", lost),
-        evidence=_evidence(facts, lost) | {"cause": cause},
+        summary=_write_sentence(facts, severity, f"lost slots{server}", lost),
+        evidence=_collect_evidence(facts, lost) | {"cause": cause},
         remedy=f"The slots were {cause}. {find('pool-slots-lost').remedy}",
         frees=lost,
     )
 
 
-def _slots_only(facts: Facts) -> bool:
+def _is_only_slots(facts: Facts) -> bool:
     """Whether the server's side of the dropped connections is gone, and with it everything but the slot."""
     if facts.sessions is None:
         return facts.scenario.pool.kind == "psycopg_pool"
     return facts.missing * 2 >= facts.lost > 0
 
 
-def _severity(facts: Facts) -> Severity:
+def _judge_severity(facts: Facts) -> Severity:
     summary = facts.summary
     unserved = summary.timed_out or summary.refused or summary.unfinished or facts.refused_by_server
     # Behind a pooler the pool's own slots may last while the pooler's do not.
     return "critical" if unserved or facts.is_stuck or facts.pooler_queue else "warning"
 
 
-def _sentence(facts: Facts, severity: Severity, are: str, lost: int | None = None) -> str:
+def _write_sentence(facts: Facts, severity: Severity, are: str, lost: int | None = None) -> str:
     """What the run's first line says: exhausted when, by what, and who got nothing."""
     lost = facts.lost if lost is None else lost
     count = f"{format_count(lost)} of {format_count(facts.summary.connections.in_use)} in use are {are}"
     if facts.refused_by_server:
-        refused = facts.refusals("server")
+        refused = facts.find_refusals("server")
         first = min((error.first_at for error in refused), default=None)
         when = "" if first is None else f" at {format_duration(first)}"
-        error = main_error(refused)
+        error = find_main_error(refused)
         text = f" ({quote(error.kind.message)})" if error else " (53300)"
         who = f"{plural(facts.refused_by_server, 'connection')} refused{text}"
         return f"Server out of slots{when}: {count}, {who}"
-    after = "".join(f", {part}" for part in _victims(facts))
+    after = "".join(f", {part}" for part in _list_victims(facts))
     if facts.is_stuck and facts.exhausted_at is not None:
         pools, when = facts.stuck_pools, format_duration(facts.exhausted_at)
         who = "Pool" if facts.instances == 1 else f"{pools} of {facts.instances} pools"
@@ -159,14 +159,14 @@ def _sentence(facts: Facts, severity: Severity, are: str, lost: int | None = Non
     if severity == "critical":
         return f"Connections do not come back: {count}{after}"
     return (
-        f"Connections do not come back: {count} after {format_duration(facts.load_until)}{_forecast_text(facts, lost)}"
+        f"Connections do not come back: {count} after {format_duration(facts.load_until)}{_write_forecast(facts, lost)}"
     )
 
 
-def _victims(facts: Facts) -> list[str]:
+def _list_victims(facts: Facts) -> list[str]:
     summary, victims = facts.summary, []
     if summary.timed_out:
-        error = main_error(e for e in summary.errors if e.kind.origin == "pool")
+        error = find_main_error(e for e in summary.errors if e.kind.origin == "pool")
         text = f" ({quote(error.kind.message)})" if error else ""
         victims.append(f"{format_count(summary.timed_out)} {'timed out' if facts.queues else 'rejected'}{text}")
     if summary.unfinished:
@@ -174,7 +174,7 @@ def _victims(facts: Facts) -> list[str]:
     return victims
 
 
-def _time_left(facts: Facts, lost: int) -> float | None:
+def _estimate_time_left(facts: Facts, lost: int) -> float | None:
     """Seconds until the leak has every slot, at the rate of this run: of the pools, or of the server where the
     pools have no bound. None: at this rate never."""
     room = facts.capacity if facts.capacity is not None else facts.usable
@@ -183,18 +183,18 @@ def _time_left(facts: Facts, lost: int) -> float | None:
     return (room - lost) * facts.summary.duration / lost
 
 
-def _forecast_text(facts: Facts, lost: int) -> str:
-    left = _time_left(facts, lost)
+def _write_forecast(facts: Facts, lost: int) -> str:
+    left = _estimate_time_left(facts, lost)
     if left is None:
         return ""
     where = f"all {facts.capacity} slots" if facts.capacity is not None else f"the server's {facts.usable} slots"
     return f"; at this rate {where} are gone {format_duration(left)} later"
 
 
-def _evidence(facts: Facts, lost: int | None = None) -> dict[str, Any]:
+def _collect_evidence(facts: Facts, lost: int | None = None) -> dict[str, Any]:
     summary = facts.summary
     lost = facts.lost if lost is None else lost
-    error = main_error(e for e in summary.errors if e.kind.origin in ("pool", "server", "pooler"))
+    error = find_main_error(e for e in summary.errors if e.kind.origin in ("pool", "server", "pooler"))
     return {
         "leaked": facts.leaked,
         "lost": lost,
@@ -211,7 +211,7 @@ def _evidence(facts: Facts, lost: int | None = None) -> dict[str, Any]:
         "refused": facts.refused_by_server,
         "unfinished": summary.unfinished,
         "error": error.kind.message if error else None,
-        "time_to_exhaustion": None if facts.is_stuck else _time_left(facts, lost),
+        "time_to_exhaustion": None if facts.is_stuck else _estimate_time_left(facts, lost),
         "server_sessions": facts.sessions,
         "server_states": dict(facts.server.states),
         "threshold": "one connection that was acquired and never released",

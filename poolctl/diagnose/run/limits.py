@@ -6,7 +6,7 @@ A refusal is never the root by itself: ``slots_exhausted`` stands after what fil
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import RAISE_CHILDREN, RAISE_CLIENTS, RAISE_POOL_SIZE, build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run.facts import Facts, main_error, parse_count
+from poolctl.diagnose.run.facts import Facts, find_main_error, parse_count
 from poolctl.units import format_count, format_duration, plural, quote
 
 NEAR_LIMIT = 0.5
@@ -20,7 +20,7 @@ _MEANINGS = (
 )
 
 
-def fleet_over_budget(facts: Facts) -> Finding | None:
+def find_fleet_over_budget(facts: Facts) -> Finding | None:
     """The instances together may open more than the server can give.
 
     Threshold: instances x max_open, both generations during a deploy's overlap, above the usable slots, also when
@@ -48,8 +48,8 @@ def fleet_over_budget(facts: Facts) -> Finding | None:
         "fleet-over-budget",
         severity="critical" if refused else "warning",
         confidence="certain",
-        summary=f"{_fleet(facts)} = {format_count(ceiling)} connections{deploy}, the server has {facts.usable} to "
-        f"give{outcome}",
+        summary=f"{_write_fleet(facts)} = {format_count(ceiling)} connections{deploy}, the server has {facts.usable} "
+        f"to give{outcome}",
         evidence={
             "instances": instances,
             "max_open": None if facts.scenario.services else facts.max_open,
@@ -67,7 +67,7 @@ def fleet_over_budget(facts: Facts) -> Finding | None:
     )
 
 
-def _fleet(facts: Facts) -> str:
+def _write_fleet(facts: Facts) -> str:
     """The arithmetic of the ceiling: "6 instances x 30", or service by service."""
     if not facts.scenario.services:
         return f"{plural(facts.instances * facts.generations, 'instance')} x {facts.max_open}"
@@ -77,7 +77,7 @@ def _fleet(facts: Facts) -> str:
     )
 
 
-def unbounded_pool(facts: Facts) -> Finding | None:
+def find_unbounded_pool(facts: Facts) -> Finding | None:
     """A pool without a bound that came near the server's own.
 
     Threshold: max_open 0 and a peak of at least half of the usable slots. A connection for every request has no
@@ -107,13 +107,14 @@ def unbounded_pool(facts: Facts) -> Finding | None:
             "max_open_that_fits": fits,
             "threshold": f"peak >= {NEAR_LIMIT:g} x usable",
         },
-        remedy=f"Set {facts.native('max_open')} to {fits} at most for each of {plural(facts.instances, 'instance')}: "
-        "then requests queue in the application instead of failing at the server.",
+        remedy=f"Set {facts.name_setting('max_open')} to {fits} at most for each of "
+        f"{plural(facts.instances, 'instance')}: then requests queue in the application instead of failing at the "
+        "server.",
         frees=max(0, peak - fits * facts.instances),
     )
 
 
-def slots_exhausted(facts: Facts) -> Finding | None:
+def find_slots_exhausted(facts: Facts) -> Finding | None:
     """The server had no slot left for a client. Threshold: one refusal with SQLSTATE 53300.
 
     Certain: the client's text or the server's log names the limit. Through a pooler the text is relayed, and
@@ -122,8 +123,8 @@ def slots_exhausted(facts: Facts) -> Finding | None:
     refused = facts.refused_by_server
     if not refused:
         return None
-    errors = facts.refusals("server")
-    error = main_error(errors)
+    errors = facts.find_refusals("server")
+    error = find_main_error(errors)
     text = f" ({quote(error.kind.message)})" if error else ""
     means = "an ordinary role finds no slot"
     if error is not None:
@@ -147,10 +148,10 @@ def slots_exhausted(facts: Facts) -> Finding | None:
     )
 
 
-def role_limit(facts: Facts) -> Finding | None:
+def find_role_limit(facts: Facts) -> Finding | None:
     """The role's or the database's own CONNECTION LIMIT refused. Threshold: one refusal that names it."""
-    errors = facts.refusals("role")
-    error = main_error(errors)
+    errors = facts.find_refusals("role")
+    error = find_main_error(errors)
     if error is None:
         return None
     count = sum(e.count for e in errors)
@@ -172,17 +173,19 @@ def role_limit(facts: Facts) -> Finding | None:
     )
 
 
-def pooler_client_limit(facts: Facts) -> Finding | None:
+def find_pooler_client_limit(facts: Facts) -> Finding | None:
     """The pooler's limit on clients was met.
 
     PgBouncer says so (certain). Pgpool-II with every child busy says nothing and lets clients hang: openings that
     never end while as many connections as children are open (likely).
     """
-    errors = facts.refusals("pooler-clients")
-    error = main_error(errors)
+    errors = facts.find_refusals("pooler-clients")
+    error = find_main_error(errors)
     if error is not None:
         count, text = sum(e.count for e in errors), error.kind.message
-        return _pooler_client_limit(facts, f"Pooler refused {plural(count, 'client')}: {quote(text)}", count, text)
+        return _build_pooler_client_limit(
+            facts, f"Pooler refused {plural(count, 'client')}: {quote(text)}", count, text
+        )
     children = parse_count(facts.scenario.database.pgpool.get("num_init_children"), 32)
     last = facts.load_points[-1] if facts.load_points else None
     if facts.scenario.database.via != "pgpool" or last is None:
@@ -193,10 +196,10 @@ def pooler_client_limit(facts: Facts) -> Finding | None:
     if last.open - last.opening < children - parse_count(facts.scenario.database.pgpool.get("reserved_connections"), 0):
         return None
     hang = f"{plural(hanging, 'client')} {'hangs' if hanging == 1 else 'hang'} in connect without an error"
-    return _pooler_client_limit(facts, f"Pgpool-II's {children} children are all busy: {hang}", hanging, None)
+    return _build_pooler_client_limit(facts, f"Pgpool-II's {children} children are all busy: {hang}", hanging, None)
 
 
-def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | None) -> Finding:
+def _build_pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | None) -> Finding:
     is_pgpool = facts.scenario.database.via == "pgpool"
     return build_finding(
         "pooler-client-limit",
@@ -216,7 +219,7 @@ def _pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | N
     )
 
 
-def pooler_queue(facts: Facts) -> Finding | None:
+def find_pooler_queue(facts: Facts) -> Finding | None:
     """Report clients that waited inside PgBouncer for one of its server connections.
 
     Threshold: a query_wait_timeout, or every server connection of the pooler open (the server's own count) while
@@ -257,7 +260,7 @@ def pooler_queue(facts: Facts) -> Finding | None:
     )
 
 
-def endless_load(facts: Facts) -> Finding | None:
+def find_endless_load(facts: Facts) -> Finding | None:
     """The load made requests without any time passing. Threshold: the model cut the run off for it, so certain."""
     if facts.run.cut_off != "standstill":
         return None
@@ -279,7 +282,7 @@ def endless_load(facts: Facts) -> Finding | None:
     )
 
 
-def endless_queue(facts: Facts) -> Finding | None:
+def find_endless_queue(facts: Facts) -> Finding | None:
     """More requests came than are served and none gives up. Threshold: the model cut the run off, so certain."""
     if facts.run.cut_off != "queue":
         return None
@@ -297,6 +300,6 @@ def endless_queue(facts: Facts) -> Finding | None:
             "wait_time_max": summary.wait_time.max,
             "threshold": "a quarter of a million requests waiting",
         },
-        remedy=f"Set {facts.native('acquire_timeout')}, so that requests give up before the queue is older than its "
-        "answers are worth, and treat what makes them wait.",
+        remedy=f"Set {facts.name_setting('acquire_timeout')}, so that requests give up before the queue is older than "
+        "its answers are worth, and treat what makes them wait.",
     )

@@ -10,11 +10,11 @@ from math import ceil, sqrt
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, limit_of, main_error, waiting_severity
+from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, classify_refusal, find_main_error, judge_waiting
 from poolctl.units import format_count, format_duration, plural, quote
 
 
-def self_deadlock(facts: Facts) -> Finding | None:
+def find_self_deadlock(facts: Facts) -> Finding | None:
     """Requests that hold one connection wait for another, and so does everybody else.
 
     Threshold: several connections per request, a pool below threads x (connections each - 1) + 1 (HikariCP,
@@ -30,7 +30,7 @@ def self_deadlock(facts: Facts) -> Finding | None:
         return None
     # Requests that are done leave nobody in the queue: in a closed loop only a jam outlives the drain.
     stuck = threads is not None and facts.is_stuck and not facts.exhausted_by_event
-    jams = _jams(facts)
+    jams = _find_jams(facts)
     if not jams and not stuck:
         return None
     since = facts.exhausted_at if stuck or not jams else jams[0][0]
@@ -42,7 +42,7 @@ def self_deadlock(facts: Facts) -> Finding | None:
         severity="critical",
         confidence="certain" if stuck or len(jams) > 1 else "likely",
         summary=f"Pool deadlocked with itself{when}: all {facts.max_open} held by requests that wait for "
-        f"another{_without(facts)}",
+        f"another{_write_unserved(facts)}",
         evidence={
             "connections_per_request": each,
             "threads": threads,
@@ -60,7 +60,7 @@ def self_deadlock(facts: Facts) -> Finding | None:
     )
 
 
-def _jams(facts: Facts) -> list[tuple[float, float]]:
+def _find_jams(facts: Facts) -> list[tuple[float, float]]:
     """Stretches in which every connection was in use, somebody waited and nothing was acquired."""
     long_enough = max(1.0, 10 * facts.scenario.load.hold.mean)
     # A request whose acquire times out gives its others back: a jam then lasts one timeout and no longer.
@@ -77,10 +77,10 @@ def _jams(facts: Facts) -> list[tuple[float, float]]:
             start = None
     if start is not None:
         jams.append((start, facts.load_points[-1].at))
-    return [(start, end) for start, end in jams if end - start >= long_enough and facts.event_at(start) is None]
+    return [(start, end) for start, end in jams if end - start >= long_enough and facts.find_event(start) is None]
 
 
-def pool_undersized(facts: Facts) -> Finding | None:
+def find_pool_undersized(facts: Facts) -> Finding | None:
     """The pool is the limit: requests queue as a rule, nothing is lost, and the server has time to spare.
 
     Threshold: a pool was full, and requests queued on a quarter of the samples for longer than a typical hold, or
@@ -93,19 +93,19 @@ def pool_undersized(facts: Facts) -> Finding | None:
     late = facts.waits_sustained or (summary.timed_out and facts.calm_errors) or never_drained
     if not facts.was_full or facts.lost or facts.refused_by_server or not late:
         return None
-    concurrency, size = _needed(facts)
+    concurrency, size = _estimate_needed(facts)
     at_demand = None
     if facts.cpu_share is not None and summary.connections.average_in_use > 0:
         at_demand = facts.cpu_share * concurrency * facts.instances / summary.connections.average_in_use
     idle = facts.cpu_share is not None and facts.cpu_share <= 0.5 and (at_demand or 0) <= BUSY_SHARE
-    error = main_error(summary.errors)
+    error = find_main_error(summary.errors)
     wait = f", p99 wait {format_duration(summary.wait_time.p99)}" if facts.queues else ""
     return build_finding(
         "pool-undersized",
-        severity=waiting_severity(facts),
+        severity=judge_waiting(facts),
         confidence="certain" if idle else "likely",
-        summary=f"Pool too small: {facts.max_open} connections, {_digits(concurrency)} wanted at "
-        f"once{wait}{_without(facts)}",
+        summary=f"Pool too small: {facts.max_open} connections, {_format_digits(concurrency)} wanted at "
+        f"once{wait}{_write_unserved(facts)}",
         evidence={
             "max_open": facts.max_open,
             "instances": facts.instances,
@@ -123,11 +123,11 @@ def pool_undersized(facts: Facts) -> Finding | None:
             "error": error.kind.message if error else None,
             "threshold": "queued on 25 % of the samples for longer than a typical hold, or timed out, or never drained",
         },
-        remedy=_bigger_pool(facts, concurrency, size, at_demand),
+        remedy=_write_bigger_pool(facts, concurrency, size, at_demand),
     )
 
 
-def _without(facts: Facts) -> str:
+def _write_unserved(facts: Facts) -> str:
     """Those who got no connection, for the end of a summary."""
     summary, parts = facts.summary, ""
     if summary.timed_out:
@@ -137,7 +137,7 @@ def _without(facts: Facts) -> str:
     return parts
 
 
-def _bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: float | None) -> str:
+def _write_bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: float | None) -> str:
     total = size * facts.instances
     if total * facts.generations > facts.usable and facts.scenario.database.via == "none":
         return (
@@ -145,14 +145,15 @@ def _bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: float |
             "connections for a shorter time, or put PgBouncer in transaction mode in front."
         )
     peaks = ", the rest is for peaks" if size > concurrency else ""
-    remedy = f"Set {facts.native('max_open')} to about {size} for each instance: {_digits(concurrency)} are wanted on "
+    remedy = f"Set {facts.name_setting('max_open')} to about {size} "
+    remedy += f"for each instance: {_format_digits(concurrency)} are wanted on "
     remedy += f"average{peaks}. That is {total} of the server's {facts.usable} slots."
     if (at_demand or 0) > BUSY_SHARE:
         remedy += " The server's processors become the limit on the way: grow in steps and measure."
     return remedy
 
 
-def _needed(facts: Facts) -> tuple[float, int]:
+def _estimate_needed(facts: Facts) -> tuple[float, int]:
     """Connections wanted at once by one instance, and the max_open that serves them.
 
     Offered rate x mean use time is Little's law for a load that is not held up. A closed loop is held up by its own
@@ -166,7 +167,7 @@ def _needed(facts: Facts) -> tuple[float, int]:
         most = threads * load.connections_per_request
         pause = load.think.mean if load.workers else 0.0
         wanted = min(max(wanted, most * use / (use + pause) if use + pause > 0 else 0.0), most)
-    size = _staffing(wanted)
+    size = _compute_staffing(wanted)
     if size <= facts.max_open:
         # The mean does not explain the queue: a peak does.
         peak = max((point.in_use + point.waiting for point in facts.load_points), default=0)
@@ -174,12 +175,12 @@ def _needed(facts: Facts) -> tuple[float, int]:
     return wanted, size if most is None else max(1, min(size, max(most, facts.max_open + 1)))
 
 
-def _staffing(concurrency: float) -> int:
+def _compute_staffing(concurrency: float) -> int:
     """Connections that serve ``concurrency`` on average with few waits: a + 2 x sqrt(a), one at least."""
     return max(1, ceil(concurrency + 2 * sqrt(concurrency)))
 
 
-def connection_churn(facts: Facts) -> Finding | None:
+def find_connection_churn(facts: Facts) -> Finding | None:
     """Connections are opened over and over.
 
     Threshold: more than one opening in ten acquires beyond the first fill (catalog: sessions/s > tps/10), ten at
@@ -195,8 +196,11 @@ def connection_churn(facts: Facts) -> Finding | None:
     cost = connect.mean * again
     if again < 10 or again <= 0.1 * summary.acquired or (connect.count and cost < 0.01 * use):
         return None
-    kind, keep = facts.scenario.pool.kind, facts.max_open or _staffing(connections.average_in_use / facts.instances)
-    why, remedy = _why_closed(facts, keep)
+    kind, keep = (
+        facts.scenario.pool.kind,
+        facts.max_open or _compute_staffing(connections.average_in_use / facts.instances),
+    )
+    why, remedy = _explain_closing(facts, keep)
     saved = f"{format_duration(connect.mean)} each, {format_duration(cost)} in all" if connect.count else "time unknown"
     return build_finding(
         "connection-churn",
@@ -221,7 +225,7 @@ def connection_churn(facts: Facts) -> Finding | None:
     )
 
 
-def _why_closed(facts: Facts, keep: int) -> tuple[str, str]:
+def _explain_closing(facts: Facts, keep: int) -> tuple[str, str]:
     """Why connections were closed again, and what keeps ``keep`` of them open."""
     if facts.scenario.pool.kind == "none":
         return "every request opens its own", f"Use a pool: {keep} connections for each instance carry this load."
@@ -229,17 +233,17 @@ def _why_closed(facts: Facts, keep: int) -> tuple[str, str]:
     reasons = {name: getattr(closed, name) for name in ("max_idle", "max_idle_time", "max_lifetime", "other")}
     worst, number = max(reasons.items(), key=lambda item: item[1])
     if worst in ("max_lifetime", "max_idle_time"):
-        remedy = f"Raise {facts.native(worst)}; 30 minutes is a common lifetime, 5 minutes a common idle time."
+        remedy = f"Raise {facts.name_setting(worst)}; 30 minutes is a common lifetime, 5 minutes a common idle time."
         return f"{worst} closed {format_count(number)}", remedy
     same = "the same as max_open" if facts.max_open else "and max_open as well"
     named = f"max_idle {facts.scenario.pool.max_idle}" if worst == "max_idle" else worst
     return (
         f"{named} closed {format_count(number)}",
-        f"Set {facts.native('max_idle')} to {keep}, {same}: what comes back is kept.",
+        f"Set {facts.name_setting('max_idle')} to {keep}, {same}: what comes back is kept.",
     )
 
 
-def client_starved(facts: Facts) -> Finding | None:
+def find_client_starved(facts: Facts) -> Finding | None:
     """Acquires failed although the pool had room: the cause lies outside of the connections.
 
     Threshold: an acquire that failed with an error that names no limit, or that timed out or never ended while no
@@ -247,12 +251,12 @@ def client_starved(facts: Facts) -> Finding | None:
     run out of processor time; else undetermined, since the same figures fit a server that cannot be reached.
     """
     summary, pool = facts.summary, facts.scenario.pool
-    explained = sum(e.count for e in facts.refusals("server", "role", "pooler-clients", "pooler-queue"))
+    explained = sum(e.count for e in facts.find_refusals("server", "role", "pooler-clients", "pooler-queue"))
     failed = summary.failed + max(0, summary.refused - explained)
     count = failed + (0 if facts.was_full else summary.timed_out + summary.unfinished)
     if not count or facts.lost or (facts.scenario.events and not facts.calm_errors):
         return None
-    error = main_error(error for error in summary.errors if limit_of(error.kind) is None)
+    error = find_main_error(error for error in summary.errors if classify_refusal(error.kind) is None)
     text = f": {quote(error.kind.message)}" if error else ""
     starved = facts.run.generator is not None and facts.run.generator.bound_by and not failed
     confidence: Confidence = "likely" if starved else "undetermined"
@@ -289,5 +293,5 @@ def client_starved(facts: Facts) -> Finding | None:
 _KEEP_OPEN = "Set acquire_timeout above the time that connecting takes, and keep connections open (min_idle, max_idle)."
 
 
-def _digits(value: float) -> str:
+def _format_digits(value: float) -> str:
     return format_count(round(value, 1))

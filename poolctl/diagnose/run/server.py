@@ -8,7 +8,7 @@ from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.run.facts import BUSY_SHARE, Facts
-from poolctl.diagnose.statements import filtered_columns
+from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.scenario.run import ScannedTable
 from poolctl.units import format_count, format_duration, percent, quote
 
@@ -34,7 +34,7 @@ class _Scan(NamedTuple):
     """Of the execution time; None: the server does not keep statement statistics."""
 
 
-def slow_database(facts: Facts) -> Finding | None:
+def find_slow_database(facts: Facts) -> Finding | None:
     """The database is the limit: more connections would wait there instead of here.
 
     Threshold: the server's processes keep 90 % of the cores busy, or one statement has half of the execution time
@@ -43,9 +43,9 @@ def slow_database(facts: Facts) -> Finding | None:
     statements running as there are cores; likely with one.
     Use times half as long again as asked for say the same, in the model and for the query "cpu".
     """
-    scan, busy = full_scan(facts), (facts.cpu_share or 0.0) >= BUSY_SHARE
-    crowded = _running(facts) > 2 * (_cores(facts) or inf)
-    stretch = _stretch(facts)
+    scan, busy = find_full_scan(facts), (facts.cpu_share or 0.0) >= BUSY_SHARE
+    crowded = _count_running(facts) > 2 * (_count_cores(facts) or inf)
+    stretch = _measure_stretch(facts)
     pressure = _is_under_pressure(facts, scan)
     if facts.lost and not busy:
         return None
@@ -57,14 +57,14 @@ def slow_database(facts: Facts) -> Finding | None:
         "slow-database",
         severity="critical" if refused else "warning",
         confidence=confidence,
-        summary=_sentence(facts, scan, busy, stretch),
-        evidence=_evidence(facts, scan, stretch),
+        summary=_write_sentence(facts, scan, busy, stretch),
+        evidence=_collect_evidence(facts, scan, stretch),
         evidence_sql=sql.SCANS if scan else sql.ACTIVE,
-        remedy=_remedy(facts, scan),
+        remedy=_write_remedy(facts, scan),
     )
 
 
-def slowed_by_event(facts: Facts) -> Finding | None:
+def find_slow_spell(facts: Facts) -> Finding | None:
     """The scenario slowed the statements down, and clients got nothing for it.
 
     Threshold: 1 % of acquires failed. Fewer are a note. Certain: the scenario says what it did.
@@ -100,7 +100,7 @@ def slowed_by_event(facts: Facts) -> Finding | None:
     )
 
 
-def full_scan(facts: Facts) -> _Scan | None:
+def find_full_scan(facts: Facts) -> _Scan | None:
     """The statement that has most of the execution time together with a table that it reads from end to end."""
     top = max(facts.server.statements, key=lambda statement: statement.share, default=None)
     if top is not None and top.share < DOMINANT_SHARE:
@@ -109,15 +109,15 @@ def full_scan(facts: Facts) -> _Scan | None:
     tables = [
         table
         for table in facts.server.scanned
-        if _rows(table) >= SMALL_TABLE
-        and table.rows_read >= TIMES_READ * _rows(table)
+        if _count_rows(table) >= SMALL_TABLE
+        and table.rows_read >= TIMES_READ * _count_rows(table)
         and re.search(rf"\b{re.escape(table.name.rpartition('.')[2])}\b", query)
     ]
     table = max(tables, key=lambda table: table.rows_read, default=None)
-    return None if table is None else _Scan(table, _rows(table), query, top.share if top is not None else None)
+    return None if table is None else _Scan(table, _count_rows(table), query, top.share if top is not None else None)
 
 
-def _rows(table: ScannedTable) -> int:
+def _count_rows(table: ScannedTable) -> int:
     """The table's size; what a scan of it read, where the statistics know of no rows yet."""
     return table.rows or table.rows_read // max(1, table.scans)
 
@@ -128,7 +128,7 @@ def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
     With a scan alone, a good part of the time that connections are held must be statements: a short scan before a
     long computation in the application is not what fills the pool.
     """
-    cores, running = _cores(facts), _running(facts)
+    cores, running = _count_cores(facts), _count_running(facts)
     in_use = facts.summary.connections.average_in_use
     if cores is not None and running >= cores:
         return True
@@ -137,17 +137,17 @@ def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
     return facts.clients_suffer or (cores is not None and in_use > 2 * cores)
 
 
-def _running(facts: Facts) -> float:
+def _count_running(facts: Facts) -> float:
     """Statements under way on average, from their execution time; 0 where the server keeps no statistics."""
     total = sum(statement.total_time for statement in facts.server.statements)
     return total / facts.summary.duration if facts.summary.duration > 0 else 0.0
 
 
-def _cores(facts: Facts) -> int | None:
+def _count_cores(facts: Facts) -> int | None:
     return facts.scenario.database.cores if facts.run.engine == "model" else facts.server.cores
 
 
-def _stretch(facts: Facts) -> float | None:
+def _measure_stretch(facts: Facts) -> float | None:
     """How many times longer than asked for connections were used; None where it is no sign.
 
     Only where the statement itself takes the hold, and more of it when the processors are shared: in the model and
@@ -165,7 +165,7 @@ def _stretch(facts: Facts) -> float | None:
     return stretch if stretch >= STRETCH and not facts.leaked else None
 
 
-def _size(facts: Facts, busy: bool) -> str:
+def _describe_size(facts: Facts, busy: bool) -> str:
     peak, capacity = facts.summary.connections.peak_open, facts.capacity
     cpu = "" if facts.cpu_share is None else f" and CPU {'still' if busy else 'at'} {percent(facts.cpu_share)}"
     if capacity is None:
@@ -175,8 +175,8 @@ def _size(facts: Facts, busy: bool) -> str:
     return f"{format_count(peak)} of {format_count(capacity)} connections open{cpu}"
 
 
-def _sentence(facts: Facts, scan: _Scan | None, busy: bool, stretch: float | None) -> str:
-    start = _size(facts, busy)
+def _write_sentence(facts: Facts, scan: _Scan | None, busy: bool, stretch: float | None) -> str:
+    start = _describe_size(facts, busy)
     if scan is not None:
         share = "" if scan.share is None else f" ({percent(scan.share)} of execution time)"
         return f"{start}: one statement{share} reads all {format_count(scan.rows)} rows of {scan.table.name} each time"
@@ -189,12 +189,12 @@ def _sentence(facts: Facts, scan: _Scan | None, busy: bool, stretch: float | Non
     )
 
 
-def _evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -> dict[str, Any]:
+def _collect_evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -> dict[str, Any]:
     summary = facts.summary
     share = scan.share if scan else None
     return {
         "server_cpu": facts.server.cpu,
-        "cores": _cores(facts),
+        "cores": _count_cores(facts),
         "cpu_share": facts.cpu_share,
         "peak_open": summary.connections.peak_open,
         "average_in_use": summary.connections.average_in_use,
@@ -215,19 +215,19 @@ def _evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -> dict[s
     }
 
 
-def _remedy(facts: Facts, scan: _Scan | None) -> str:
+def _write_remedy(facts: Facts, scan: _Scan | None) -> str:
     figures = f"{format_count(facts.summary.connections.peak_open)} connections carry "
     figures += f"{format_count(facts.summary.throughput)} requests per second; more would only share the same cores."
     if scan is None:
         return f"Pool size is not the problem: {figures} Make the statements cheaper, or add cores."
-    columns = ", ".join(filtered_columns(scan.query)) or "..."
+    columns = ", ".join(find_filtered_columns(scan.query)) or "..."
     return (
         f"Pool size is not the problem: {figures} Make {quote(scan.query, 100)} read less, such as with CREATE INDEX "
         f"CONCURRENTLY ON {scan.table.name} ({columns});"
     )
 
 
-def reconnect_storm(facts: Facts) -> Finding | None:
+def find_reconnect_storm(facts: Facts) -> Finding | None:
     """After a restart or failover the clients try again at once, over and over.
 
     Threshold: ten times the errors in the five seconds after the event than in those before, and ten failed openings
@@ -238,14 +238,14 @@ def reconnect_storm(facts: Facts) -> Finding | None:
     event = next((e for e in facts.scenario.events if e.do in ("restart", "failover")), None)
     if event is None:
         return None
-    after = facts.errors_between(event.at, event.at + STORM_WINDOW)
-    before = facts.errors_between(event.at - STORM_WINDOW, event.at)
+    after = facts.count_errors(event.at, event.at + STORM_WINDOW)
+    before = facts.count_errors(event.at - STORM_WINDOW, event.at)
     connections = facts.summary.connections
     fleet = facts.capacity or max(1, connections.peak_open)
     if after < STORM_FACTOR * max(1, before) or connections.open_failures < STORM_FACTOR * fleet:
         return None
     until = facts.load_until
-    lasts = until - event.at > STORM_WINDOW and facts.errors_between(until - 1, until) > 0
+    lasts = until - event.at > STORM_WINDOW and facts.count_errors(until - 1, until) > 0
     end = "they still come at the end" if lasts else "it passed"
     return build_finding(
         "reconnect-storm",

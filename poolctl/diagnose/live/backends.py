@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 from poolctl.diagnose.catalog import NOT_BY_STATE, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.live.context import RuleContext, at_most_likely, called
+from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.units import format_duration, plural
 
@@ -13,78 +13,78 @@ STOPPED = frozenset({"stopped", "tracing-stop"})
 LOOPBACK = ("127.", "::1", "local")
 
 
-def orphaned_backends(case: RuleContext) -> Iterator[Finding]:
+def find_orphaned_backends(context: RuleContext) -> Iterator[Finding]:
     """Backends at work for a client that no longer exists.
 
     Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or
     the other end of its Unix socket) that no process owns, at two looks of the host. Certain: all sockets could be
     seen. Nothing is said of remote clients, or from another network namespace, where no owner means nothing.
     """
-    hosts = [s.host for s in case.facts.observation.snapshots if s.host is not None][-2:]
+    hosts = [s.host for s in context.facts.observation.snapshots if s.host is not None][-2:]
     if not hosts or not all(host.sees_all_sockets for host in hosts):
         return
     ports = frozenset.intersection(*(frozenset(host.unowned_ports) for host in hosts))
     pids = frozenset.intersection(*(frozenset(host.unowned_backends) for host in hosts))
     orphans = [
         track
-        for track in case.free(case.facts.tracks)
+        for track in context.keep_unexplained(context.facts.tracks)
         if (track.last.client_port in ports or track.pid in pids)
         and (track.last.is_active or track.last.in_transaction)
         and (len(hosts) > 1 or track.statement_age > STUCK_AFTER)
         and not track.has_moved
     ]
-    for application, tracks in _by_application(case, orphans):
+    for application, tracks in _group_tracks(context, orphans):
         oldest = max(track.statement_age for track in tracks)
         yield build_finding(
             "orphaned-backends",
-            severity=case.severity(application),
+            severity=context.judge_severity(application),
             confidence="certain",
-            summary=f"{plural(len(tracks), 'backend')} of {called(application)} still "
+            summary=f"{plural(len(tracks), 'backend')} of {name_application(application)} still "
             f"{'works' if len(tracks) == 1 else 'work'} for a client that is gone, for up to {format_duration(oldest)}",
             evidence={
                 "orphans": len(tracks),
                 "ports": sorted(t.last.client_port or 0 for t in tracks)[:20],
                 "oldest_statement": oldest,
-                "client_connection_check_interval": case.facts.setting("client_connection_check_interval"),
+                "client_connection_check_interval": context.facts.get_setting("client_connection_check_interval"),
                 "threshold": "active or in a transaction, local, and no process owns the client's port",
             },
-            holders=case.holders(tracks),
+            holders=context.find_holders(tracks),
             frees=len(tracks),
         )
 
 
-def frozen_clients(case: RuleContext) -> Iterator[Finding]:
+def find_frozen_clients(context: RuleContext) -> Iterator[Finding]:
     """The process that owns the connections is stopped: it can neither use nor release them.
 
     Threshold: a process of this host in state T with backends that did not move. Certain: the host shows it.
     Operators' tools in the background hold nothing unless they are in a transaction.
     """
     by_process: dict[int, list[Track]] = {}
-    for track in case.free(case.facts.tracks):
-        process = case.clients.of_backend(track).process
+    for track in context.keep_unexplained(context.facts.tracks):
+        process = context.clients.find_client(track).process
         if process is not None and process.status in STOPPED:
             by_process.setdefault(process.pid, []).append(track)
     for tracks in by_process.values():
         moved = [track for track in tracks if track.has_moved]
-        applications = _by_application(case, tracks)
+        applications = _group_tracks(context, tracks)
         harmless = all(application.is_tool for application, _ in applications) and not any(
             track.last.in_transaction for track in tracks
         )
         # It may have been stopped within the window, so that some still moved; not most of them.
         if harmless or 2 * len(moved) > len(tracks):
             continue
-        yield _frozen(case, applications[0][0], tuple(tracks))
+        yield _build_frozen(context, applications[0][0], tuple(tracks))
 
 
-def _frozen(case: RuleContext, application: Application, tracks: tuple[Track, ...]) -> Finding:
-    process = case.clients.of_backend(tracks[0]).process
+def _build_frozen(context: RuleContext, application: Application, tracks: tuple[Track, ...]) -> Finding:
+    process = context.clients.find_client(tracks[0]).process
     holding = sum(1 for track in tracks if not track.is_idle)
     return build_finding(
         "frozen-clients",
-        severity=case.severity(application),
+        severity=context.judge_severity(application),
         confidence="certain",
-        summary=f"The process of {called(application)} (pid {process.pid if process else '?'}) is stopped and keeps "
-        f"{plural(len(tracks), 'backend')}, {holding} of them in a statement or transaction",
+        summary=f"The process of {name_application(application)} (pid {process.pid if process else '?'}) is stopped "
+        f"and keeps {plural(len(tracks), 'backend')}, {holding} of them in a statement or transaction",
         evidence={
             "backends": len(tracks),
             "in_use": holding,
@@ -93,39 +93,39 @@ def _frozen(case: RuleContext, application: Application, tracks: tuple[Track, ..
             "oldest_age": max(track.age for track in tracks),
             "threshold": "process stopped (state T), backends did not move",
         },
-        holders=case.holders(tracks),
+        holders=context.find_holders(tracks),
         frees=len(tracks),
     )
 
 
-def frozen_peers(case: RuleContext) -> Iterator[Finding]:
+def find_frozen_peers(context: RuleContext) -> Iterator[Finding]:
     """All backends of one client stand still while its peers work and others wait: frozen, or a leak in it.
 
     Threshold: 100 % of one address's sessions of an application frozen, two at least, while sessions from other
     addresses move, with clients waiting. Always undetermined: only that client's host can tell.
     """
-    for application in case.facts.programs:
-        if not case.facts.waiting(application) and not case.facts.is_refusing:
+    for application in context.facts.programs:
+        if not context.facts.count_waiting(application) and not context.facts.is_refusing:
             continue
         by_client: dict[str, list[Track]] = {}
-        for track in case.free(application.tracks):
-            if track.last.client is not None and case.clients.of_backend(track).process is None:
+        for track in context.keep_unexplained(application.tracks):
+            if track.last.client is not None and context.clients.find_client(track).process is None:
                 by_client.setdefault(track.last.client, []).append(track)
         still = {client: tracks for client, tracks in by_client.items() if all(t.is_frozen for t in tracks)}
         moving = any(t.has_moved for client, tracks in by_client.items() if client not in still for t in tracks)
         for client, tracks in still.items():
             if moving and len(tracks) >= 2:
-                yield _frozen_peer(case, application, client, tracks)
+                yield _build_frozen_peer(context, application, client, tracks)
 
 
-def _frozen_peer(case: RuleContext, application: Application, client: str, tracks: list[Track]) -> Finding:
-    waiting = case.facts.waiting(application)
+def _build_frozen_peer(context: RuleContext, application: Application, client: str, tracks: list[Track]) -> Finding:
+    waiting = context.facts.count_waiting(application)
     return build_finding(
         "frozen-clients",
-        severity=case.severity(application),
+        severity=context.judge_severity(application),
         confidence="undetermined",
-        summary=f"All {len(tracks)} sessions of {called(application)} from {client} stand still while its peers work "
-        f"and {plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
+        summary=f"All {len(tracks)} sessions of {name_application(application)} from {client} stand still while its "
+        f"peers work and {plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
         evidence={
             "frozen": len(tracks),
             "client": client,
@@ -133,32 +133,32 @@ def _frozen_peer(case: RuleContext, application: Application, client: str, track
             "waiting": waiting.count,
             "threshold": "all of one client's sessions frozen while others' move",
         },
-        holders=case.holders(tracks),
+        holders=context.find_holders(tracks),
         remedy=NOT_BY_STATE,
         frees=len(tracks),
         decide_by=f"a look at the host {client}: whether the process is there, and not stopped",
     )
 
 
-def aborted_transaction(case: RuleContext) -> Iterator[Finding]:
+def find_aborted_transaction(context: RuleContext) -> Iterator[Finding]:
     """A statement failed and nobody rolled back.
 
     Threshold: any for more than a second, by state_change (the transaction's own start is not told any more).
     Certain. A person at a client program may leave it so on purpose; that is no finding.
     """
-    for application in case.facts.programs:
+    for application in context.facts.programs:
         failed = tuple(
             t
-            for t in case.free(application.tracks)
+            for t in context.keep_unexplained(application.tracks)
             if t.last.state == "idle in transaction (aborted)" and t.age > STUCK_AFTER
         )
         if not failed:
             continue
         yield build_finding(
             "aborted-transaction",
-            severity=case.severity(application),
-            confidence=at_most_likely("certain", failed),
-            summary=f"{plural(len(failed), 'session')} of {called(application)} "
+            severity=context.judge_severity(application),
+            confidence=cap_confidence("certain", failed),
+            summary=f"{plural(len(failed), 'session')} of {name_application(application)} "
             f"{'sits' if len(failed) == 1 else 'sit'} in a failed transaction that nobody rolled back, for up to "
             f"{format_duration(max(t.age for t in failed))}",
             evidence={
@@ -167,7 +167,7 @@ def aborted_transaction(case: RuleContext) -> Iterator[Finding]:
                 "oldest_age": max(t.age for t in failed),
                 "threshold": f"idle in transaction (aborted) for more than {format_duration(STUCK_AFTER)}",
             },
-            holders=case.holders(failed),
+            holders=context.find_holders(failed),
             frees=len(failed),
         )
 
@@ -179,23 +179,23 @@ SURE_LOOKS = 3
 that reads lets the server go on in between."""
 
 
-def slow_reader(case: RuleContext) -> Iterator[Finding]:
+def find_slow_reader(context: RuleContext) -> Iterator[Finding]:
     """Statements wait for a client that does not read their rows.
 
     Threshold: active and waiting to write to the client for more than 5 s, the same statement at every look; or at
     three looks and more over two seconds. Certain: the same start at two looks. COPY and dumps are slow on purpose.
     """
-    for application in case.facts.programs:
-        reading = tuple(t for t in case.free(application.tracks) if _is_unread(t))
+    for application in context.facts.programs:
+        reading = tuple(t for t in context.keep_unexplained(application.tracks) if _is_unread(t))
         if not reading:
             continue
         oldest = max(t.statement_age for t in reading)
         confidence: Confidence = "certain" if all(len(t.rows) >= 2 for t in reading) else "likely"
         yield build_finding(
             "slow-reader",
-            severity=case.severity(application),
-            confidence=at_most_likely(confidence, reading),
-            summary=f"{plural(len(reading), 'statement')} of {called(application)} "
+            severity=context.judge_severity(application),
+            confidence=cap_confidence(confidence, reading),
+            summary=f"{plural(len(reading), 'statement')} of {name_application(application)} "
             f"{'waits' if len(reading) == 1 else 'wait'} for a client that does not read the rows, for up to "
             f"{format_duration(oldest)}",
             evidence={
@@ -205,7 +205,7 @@ def slow_reader(case: RuleContext) -> Iterator[Finding]:
                 "threshold": f"active, Client/ClientWrite, same statement, > {format_duration(SLOW_READER)} or at "
                 f"{SURE_LOOKS} looks",
             },
-            holders=case.holders(reading),
+            holders=context.find_holders(reading),
             frees=len(reading),
         )
 
@@ -227,16 +227,16 @@ MAYBE_STUCK = 10.0
 """Seconds from which it is told as undetermined: a pipeline pauses, but not for that long (a proposal)."""
 
 
-def stuck_protocol(case: RuleContext) -> Iterator[Finding]:
+def find_stuck_protocol(context: RuleContext) -> Iterator[Finding]:
     """Active, and waiting for the rest of a message that the client never sends.
 
     Threshold: active and waiting to read from the client, not in COPY, for more than 60 s. Certain: the same
     statement at two looks. Undetermined: 10 s and more, or the statement is hidden and may be COPY.
     """
-    for application in case.facts.programs:
+    for application in context.facts.programs:
         stuck = tuple(
             t
-            for t in case.free(application.tracks)
+            for t in context.keep_unexplained(application.tracks)
             if _waits_for_client(t, "ClientRead") and t.statement_age > MAYBE_STUCK
         )
         stuck = tuple(t for t in stuck if "COPY" not in (t.last.query or "")[:200].upper())
@@ -248,16 +248,17 @@ def stuck_protocol(case: RuleContext) -> Iterator[Finding]:
         confidence: Confidence = "certain" if oldest > STUCK_PROTOCOL and same and known else "undetermined"
         yield build_finding(
             "stuck-protocol",
-            severity=case.severity(application),
-            confidence=at_most_likely(confidence, stuck),
-            summary=f"{plural(len(stuck), 'backend')} of {called(application)} {'is' if len(stuck) == 1 else 'are'} "
-            f"active and wait for a message that its client began and never ended, for up to {format_duration(oldest)}",
+            severity=context.judge_severity(application),
+            confidence=cap_confidence(confidence, stuck),
+            summary=f"{plural(len(stuck), 'backend')} of {name_application(application)} "
+            f"{'is' if len(stuck) == 1 else 'are'} active and wait for a message that its client began and never "
+            f"ended, for up to {format_duration(oldest)}",
             evidence={
                 "stuck": len(stuck),
                 "oldest_statement": oldest,
                 "threshold": f"active, Client/ClientRead, no COPY, > {format_duration(STUCK_PROTOCOL)}",
             },
-            holders=case.holders(stuck),
+            holders=context.find_holders(stuck),
             frees=len(stuck),
             decide_by=None
             if confidence == "certain"
@@ -269,7 +270,7 @@ def _waits_for_client(track: Track, event: str) -> bool:
     return track.last.is_active and track.last.wait_event_type == "Client" and track.last.wait_event == event
 
 
-def _by_application(case: RuleContext, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
+def _group_tracks(context: RuleContext, tracks: Iterable[Track]) -> list[tuple[Application, tuple[Track, ...]]]:
     pids = {track.pid for track in tracks}
-    found = [(each, tuple(t for t in each.tracks if t.pid in pids)) for each in case.facts.applications]
+    found = [(each, tuple(t for t in each.tracks if t.pid in pids)) for each in context.facts.applications]
     return [(each, own) for each, own in found if own]
