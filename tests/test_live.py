@@ -252,6 +252,52 @@ def test_a_deploy_runs_both_generations_for_the_overlap(servers: ThrowAwayServer
     assert [point for point in done.timeline if point.at < 0.6][-1].open == 4
 
 
+@pytest.mark.parametrize("kind", ["database/sql", "psycopg_pool"])
+def test_events_after_the_end_of_the_load_do_not_prolong_it(servers: ThrowAwayServers, kind: str) -> None:
+    events: list[dict[str, Any]] = [
+        {"at": "500ms", "do": "deploy", "overlap": "100s"},
+        {"at": "4s", "do": "deploy"},
+        {"at": "5s", "do": "restart"},
+        {"at": 100000000, "do": "pause", "for": "1s"},
+    ]
+    began = time.monotonic()
+    done = run(servers, scenario_of(pool={"kind": kind, "max_open": 4}, events=events))
+
+    assert_adds_up(done)
+    assert done.failure is None
+    assert len(done.instances) == 2
+    assert done.summary.duration == pytest.approx(1.0, abs=0.1)
+    assert done.timeline[-1].at < 2.0
+    assert time.monotonic() - began < 10.0
+    assert list(done.notes) == [
+        f"the event {do} at {at} s does not happen, because the load ends at 1 s"
+        for do, at in [("deploy", "4"), ("restart", "5"), ("pause", "1e+08")]
+    ]
+
+
+def test_a_deploy_after_the_last_request_does_not_begin_a_generation(servers: ThrowAwayServers) -> None:
+    load = {"requests": 20, "duration": "off"}
+    done = run(servers, scenario_of(load=load, events=[{"at": "30s", "do": "deploy"}]))
+
+    assert done.failure is None
+    assert done.summary.released == done.summary.offered == 20
+    assert done.timeline[-1].at < 5.0
+
+
+@pytest.mark.parametrize("kind", ["database/sql", "psycopg_pool"])
+@pytest.mark.parametrize("at", ["50s", "100ms"])
+def test_a_run_can_be_interrupted_before_and_after_a_deploy(servers: ThrowAwayServers, kind: str, at: str) -> None:
+    view = Recorder()
+    scenario = scenario_of(
+        pool={"kind": kind, "max_open": 4}, load={"duration": "60s"}, events=[{"at": at, "do": "deploy"}]
+    )
+    done = run(servers, scenario, view=view, stop=lambda: bool(view.points and view.points[-1].at > 1.0))
+
+    assert done.interrupted
+    assert done.failure is None
+    assert done.notes == ()
+
+
 def test_an_instance_that_is_killed_is_reported_and_the_others_continue(servers: ThrowAwayServers) -> None:
     killed: list[int] = []
 

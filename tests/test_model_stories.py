@@ -167,6 +167,25 @@ def test_a_deploy_runs_both_generations_during_its_overlap() -> None:
     assert len(done.instances) == 6
 
 
+@pytest.mark.parametrize("kernel", ["plain", "compiled"])
+def test_events_after_the_end_of_the_load_do_not_prolong_it(monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
+    monkeypatch.setenv("POOLCTL_KERNEL", kernel)
+    late = [
+        {"at": "30s", "do": "deploy"},
+        {"at": "40s", "do": "restart"},
+        {"at": 100000000, "do": "slow", "factor": 2, "for": "9s"},
+        {"at": "5s", "do": "deploy", "overlap": "1h"},
+    ]
+
+    done = run(pool={"max_open": 10}, workers=4, hold=exponential(0.1), duration=10.0, events=late)
+
+    assert done.summary.duration == 10.0
+    assert done.timeline[-1].at < 12.5
+    assert len(done.instances) == 2
+    assert len(done.notes) == 3
+    assert done.notes[0] == "the event deploy at 30 s does not happen, because the load ends at 10 s"
+
+
 def test_queries_that_become_ten_times_slower_exhaust_the_pool_while_they_are() -> None:
     done = run(
         pool={"max_open": 10, "max_idle": 10},

@@ -6,8 +6,8 @@ at 0 with the load.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from math import log
+from dataclasses import dataclass, replace
+from math import inf, log
 from random import Random
 from typing import Any
 
@@ -65,17 +65,31 @@ class Worker:
 def plan_jobs(scenario: Scenario, conninfo: str, **options: Any) -> list[Job]:
     """Return a job for each instance of each generation. ``options``: the other fields of Job, the same for all.
 
-    A deploy begins a generation and, ``overlap`` seconds later, ends the one before.
+    A deploy begins a generation and, ``overlap`` seconds later, ends the one before. No generation begins or lasts
+    beyond the end of the load: ``--for`` may have moved it before a deploy.
     """
-    deploys = [event for event in scenario.events if event.do == "deploy"]
+    load_end = inf if scenario.load.duration is None else scenario.load.duration
+    deploys = [event for event in scenario.events if event.do == "deploy" and event.at < load_end]
     begins = [0.0, *(event.at for event in deploys)]
-    ends = [*(event.at + event.overlap for event in deploys), scenario.load.duration]
+    ends = [*(min(event.at + event.overlap, load_end) for event in deploys), scenario.load.duration]
     return [
         Job(scenario, conninfo, instance=number, begins_at=begin, ends_at=end, **options)
         for number, (begin, end) in enumerate(
             window for window in zip(begins, ends, strict=True) for _ in range(scenario.load.instances)
         )
     ]
+
+
+def drop_late_events(scenario: Scenario) -> tuple[Scenario, tuple[str, ...]]:
+    """Remove the events at or after the end of the load, which would prolong the run. Return a sentence for each."""
+    end = scenario.load.duration
+    late = [event for event in scenario.events if end is not None and event.at >= end]
+    if end is None or not late:
+        return scenario, ()
+    kept = tuple(event for event in scenario.events if event.at < end)
+    return replace(scenario, events=kept), tuple(
+        f"the event {event.do} at {event.at:g} s does not happen, because the load ends at {end:g} s" for event in late
+    )
 
 
 class Workload:

@@ -169,7 +169,8 @@ class InstanceLoop:
         timers.at(begins_at, self._sample, 0)
         timers.at(begins_at + PROGRESS_INTERVAL, self._report)
         timers.at(begins_at, self._pool.watch_cleaner)
-        timers.at(begins_at, self._check_end)
+        # From the start and not from begins_at, so that an instance can be ended before it begins.
+        timers.at(0.0, self._check_end)
 
     def _plan_arrival(self) -> None:
         due = next(self._arrivals, None)

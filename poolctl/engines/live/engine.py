@@ -15,7 +15,7 @@ from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_quer
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
-from poolctl.engines.workload import plan_jobs
+from poolctl.engines.workload import drop_late_events, plan_jobs
 from poolctl.errors import BadInput
 from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
@@ -124,6 +124,7 @@ class _LiveRun:
         wall_clock: Callable[[], float],
     ) -> None:
         self._scenario = scenario
+        self._timely, self._late = drop_late_events(scenario)
         self._server = server
         self._fleet = fleet
         self._view = view
@@ -145,7 +146,9 @@ class _LiveRun:
 
     def prepare(self) -> None:
         """Check the server and wait until all instances are ready."""
-        scenario, server = self._scenario, self._server
+        scenario, server = self._timely, self._server
+        for sentence in self._late:
+            self._note(sentence)
         if scenario.load.query not in BUILT_IN_QUERIES:
             check_query(server, scenario.load.query)
         rows = cpu_rows_per_second(server.observer_conninfo) if scenario.load.query == "cpu" else 1e7
@@ -166,7 +169,7 @@ class _LiveRun:
         cpu_before = sandbox.measure_cpu_time() if sandbox else 0.0
         self._fleet.start(self._start_at)
         self._observer.start(self._clock)
-        events = ServerEvents(self._scenario.events, sandbox, self._clock)
+        events = ServerEvents(self._timely.events, sandbox, self._clock)
         events.start()
         give_up_at = self._find_latest_end()
         while not self._fleet.is_over:
@@ -177,6 +180,9 @@ class _LiveRun:
             if not self._interrupted and stop():
                 self._interrupted = True
                 give_up_at = self._clock() + PATIENCE
+                self._fleet.stop()
+            if self._scenario.load.duration is None and self._fleet.is_between_generations(self._clock()):
+                # All requests are done: a deploy that was to come does not prolong the load.
                 self._fleet.stop()
             # A restart on purpose also ends the server for a moment.
             if self._failure is None and sandbox and not sandbox.is_alive() and not events.is_busy:

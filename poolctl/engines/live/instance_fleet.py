@@ -53,6 +53,9 @@ class InstanceProcess:
     def send(self, message: dict[str, Any]) -> None:
         """Send one message. A process that has ended gets none: ``receive`` notices its end."""
         assert self.process.stdin is not None
+        if self.process.stdin.closed:
+            # A deploy has ended this instance.
+            return
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
         except BrokenPipeError:
@@ -151,6 +154,11 @@ class InstanceFleet:
     def is_over(self) -> bool:
         """True if every instance has sent its final counts or is lost."""
         return all(instance.is_done or instance.loss for instance in self.instances)
+
+    def is_between_generations(self, now: float) -> bool:
+        """Return True if some instances are still to begin at ``now``, and all others are done or lost."""
+        later = [one for one in self.instances if one.job is not None and one.job.begins_at > now]
+        return bool(later) and all(one.is_done or one.loss for one in self.instances if one not in later)
 
     def gather(self, timeout: float) -> None:
         """Receive what the instances report, and return after at most ``timeout`` seconds."""

@@ -5,12 +5,14 @@ files beside it. Imports the standard library and the pure rooms alone.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from poolctl.engines.model import compiled
 from poolctl.engines.model.clock import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
 from poolctl.engines.model.loop import CHUNK
 from poolctl.engines.model.plan import ServicePlan, check, pods
 from poolctl.engines.model.result import result
+from poolctl.engines.workload import drop_late_events
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import Scenario
 
@@ -31,15 +33,16 @@ def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bo
     one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
     """
     check(scenario)
-    parts, instances = [ServicePlan(part, scenario) for part in scenario.all_services], pods(scenario)
-    if compiled.can_run(scenario):
-        fast = compiled.Compiled(scenario, parts, instances, interval)
+    timely, notes = drop_late_events(scenario)
+    parts, instances = [ServicePlan(part, timely) for part in timely.all_services], pods(timely)
+    if compiled.can_run(timely):
+        fast = compiled.Compiled(timely, parts, instances, interval)
         interrupted = drive_compiled(fast, stop)
         if not fast.is_endless:
-            return result(fast, interrupted)
-    kernel = Kernel(scenario, parts, instances, interval)
+            return replace(result(fast, interrupted), scenario=scenario, notes=notes)
+    kernel = Kernel(timely, parts, instances, interval)
     interrupted = drive(kernel, stop)
-    return result(kernel, interrupted)
+    return replace(result(kernel, interrupted), scenario=scenario, notes=notes)
 
 
 def drive_compiled(kernel: compiled.Compiled, stop: Callable[[], bool]) -> bool:
