@@ -46,8 +46,9 @@ from poolctl.observe.snapshot import (
     StatementCounters,
     TableCounters,
 )
-from poolctl.report.recommendation import print_recommendation
+from poolctl.report.recommendation import recommendation_report
 from poolctl.report.screen import open_screen
+from poolctl.report.terminal import print_report
 
 WIDTH = 96
 LABELS = ("Who ", "Do ", "Why ", "Next ")
@@ -232,7 +233,7 @@ def inspect(path: Path, scene: Scene) -> str:
 def recommend(path: Path, given: str | Scene | RecommendResult) -> str:
     if isinstance(given, RecommendResult):
         out = io.StringIO()
-        print_recommendation(open_screen(out, "never", environ={}), given)
+        print_report(open_screen(out, "never", environ={}), recommendation_report(given))
         return out.getvalue()
     if isinstance(given, Scene):
         record(path, given)

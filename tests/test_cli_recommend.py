@@ -233,7 +233,7 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
         (("--fleet", "missing.toml"), "missing.toml"),
         (("--fleet", "x.toml", "--arrival-rate", "1"), "--fleet has its figures in the file"),
         (("--fleet", "x.toml", "host=a"), "does not go with --fleet"),
-        (("--output", "answer.svg", *VECTOR), "must end in .md or .json"),
+        (("--output", "answer.pdf", *VECTOR), "must end in .md, .html, .json, .svg or .csv"),
         (("host=a", "port=5"), "a connection string is one argument"),
         (("host=a bogus=1",), "the connection string cannot be read"),
         (("--pid", "0"), "0 is not in the range"),
@@ -252,8 +252,8 @@ def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: t
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "0 rows: a sweep has two or more"),
-        ("connections,throughput\n4,100\n", "1 row: a sweep has two or more"),
+        ("", "0 rows: a sweep needs two or more"),
+        ("connections,throughput\n4,100\n", "1 row: a sweep needs two or more"),
         ("clients,latency\n1,2\n2,3\n", "no column throughput"),
         ("connections,throughput\n1,100\nmany,200\n", "line 3: connections = 'many'"),
         ("connections,throughput\n1,100\n2,-5\n", "line 3: throughput = '-5'"),

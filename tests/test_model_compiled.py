@@ -15,7 +15,7 @@ from test_model_properties import LOADS, SCENARIOS, TIMES
 from poolctl.api.documents import run_document
 from poolctl.engines.model import compiled, simulate
 from poolctl.pool import LIBRARIES
-from poolctl.report.facts import describe
+from poolctl.report.simulation import describe_run
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import LEAK_SHAPES, parse_scenario
 
@@ -203,8 +203,8 @@ def test_a_user_who_has_enough_gets_what_the_compiled_kernel_has_simulated_until
 def test_the_report_and_the_json_say_which_kernel_ran() -> None:
     fast, slow = both({"name": "told", "load": {"workers": 2, "duration": 1.0}})
 
-    assert "told: model run (compiled kernel)" in describe(fast)
-    assert "told: model run (plain kernel)" in describe(slow)
+    assert "told: model run (compiled kernel)" in describe_run(fast)
+    assert "told: model run (plain kernel)" in describe_run(slow)
     assert [run_document(run, ())["kernel"] for run in (fast, slow)] == ["compiled", "plain"]
 
 

@@ -17,9 +17,10 @@ from poolctl.api.documents import dumps
 from poolctl.api.results import SimulateResult, Variant
 from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.model import simulate
-from poolctl.report.both import print_both
-from poolctl.report.files import write_both
+from poolctl.report.comparison import both_report
+from poolctl.report.files import write_report
 from poolctl.report.screen import open_screen
+from poolctl.report.terminal import print_report
 from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import Generator, ObservedServer, Run, Summary
 from poolctl.scenario.scenario import Distribution, Scenario
@@ -41,9 +42,8 @@ def shown(one: Run, other: Run, width: int | None) -> str:
     findings = runs.healthy()[1]
     note = "the model's server has cores without limit, since pg_sleep needs none"
     screen = open_screen(stream, "never", width=width, environ={})
-    print_both(
-        screen, Variant("", one, findings), Variant("model", replace(other, notes=(note,)), findings), repeat=REPEAT
-    )
+    model_run = Variant("model", replace(other, notes=(note,)), findings)
+    print_report(screen, both_report(Variant("", one, findings), model_run, repeat=REPEAT))
     return stream.getvalue()
 
 
@@ -146,12 +146,12 @@ def test_a_live_run_that_ended_early_stands_alone_in_the_document() -> None:
 def test_both_are_written_as_the_files_name_asks(tmp_path: Any) -> None:
     variants = [Variant("checkout", apart()[0]), Variant("model", apart()[1])]
 
-    for suffix in ("json", "svg", "html"):
-        write_both(tmp_path / f"both.{suffix}", variants)
+    for suffix in ("json", "svg", "html", "md"):
+        write_report(tmp_path / f"both.{suffix}", SimulateResult("both", tuple(variants)))
 
     assert json.loads((tmp_path / "both.json").read_text())["difference"]["throughput"]["live"] == 481.2
     assert "model" in (tmp_path / "both.svg").read_text()
-    assert "<td>live</td>" in (tmp_path / "both.html").read_text()
+    assert "<h2>live</h2>" in (tmp_path / "both.html").read_text()
 
 
 def taught(base: Scenario, **changed: Any) -> Scenario:

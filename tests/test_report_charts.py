@@ -6,13 +6,15 @@ import pytest
 import report_runs as runs
 
 from poolctl.api.results import Variant
-from poolctl.report.charts import Piece, draw, plain, resample, sparkline
-from poolctl.report.panels import Chart, Layer, LimitLine, Mark, Panel, chart_of, comparison_chart_of, ticks
+from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, resample, ticks
+from poolctl.report.comparison import comparison_chart
+from poolctl.report.drawing import Piece, draw, plain, sparkline
+from poolctl.report.simulation import run_chart
 
 
-def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = None, rows: int = 1) -> Chart:
+def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = None, rows: int = 1) -> TimeChart:
     panel = Panel("pool", (Layer("in use", "in_use", values),), top, limit, rows)
-    return Chart("t", tuple(float(at) for at in range(len(values))), (panel,), 0.0, float(len(values) - 1))
+    return TimeChart("t", tuple(float(at) for at in range(len(values))), (panel,), 0.0, float(len(values) - 1))
 
 
 def test_a_chart_in_ascii_reads_as_text() -> None:
@@ -47,7 +49,7 @@ def test_one_connection_of_many_still_shows() -> None:
 
 def test_in_use_is_solid_and_open_above_it_is_not() -> None:
     panel = Panel("pool", (Layer("open", "open", (8.0,) * 9), Layer("in use", "in_use", (4.0,) * 9)), 8.0, rows=2)
-    drawn = Chart("t", tuple(map(float, range(9))), (panel,), 0.0, 8.0)
+    drawn = TimeChart("t", tuple(map(float, range(9))), (panel,), 0.0, 8.0)
 
     pieces = [piece for line in draw(drawn, 40)[1:3] for piece in line if piece.role in ("open", "in_use")]
 
@@ -71,7 +73,7 @@ def test_a_peak_survives_when_many_rows_share_a_column() -> None:
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_no_line_of_a_chart_is_wider_than_the_screen(width: int, ascii_only: bool) -> None:
     for build in runs.ALL[:-1]:
-        drawn = chart_of(build()[0])
+        drawn = run_chart(build()[0])
         assert drawn is not None
 
         lines = plain(draw(drawn, width, ascii_only=ascii_only))
@@ -108,12 +110,12 @@ def test_ticks_are_round_instants_within_the_axis() -> None:
 def test_a_run_of_one_row_has_no_chart() -> None:
     run, _ = runs.healthy()
 
-    assert chart_of(replace(run, timeline=run.timeline[:1])) is None
-    assert chart_of(replace(run, timeline=())) is None
+    assert run_chart(replace(run, timeline=run.timeline[:1])) is None
+    assert run_chart(replace(run, timeline=())) is None
 
 
 def test_a_limit_far_above_the_data_is_told_and_does_not_press_it_flat() -> None:
-    drawn = chart_of(runs.leaking()[0])
+    drawn = run_chart(runs.leaking()[0])
     assert drawn is not None
 
     pool, server, waiting = drawn.panels
@@ -124,21 +126,21 @@ def test_a_limit_far_above_the_data_is_told_and_does_not_press_it_flat() -> None
 
 
 def test_an_unlimited_pool_has_no_limit_line_and_a_model_run_no_server() -> None:
-    drawn = chart_of(runs.unlimited()[0])
+    drawn = run_chart(runs.unlimited()[0])
     assert drawn is not None
 
     assert [(panel.title, panel.limit) for panel in drawn.panels] == [("pool", None)]
 
 
 def test_marks_name_the_events_and_the_exhaustion() -> None:
-    drawn = chart_of(runs.refused_fleet()[0])
+    drawn = run_chart(runs.refused_fleet()[0])
     assert drawn is not None
 
     assert [mark.text for mark in drawn.marks] == ["exhausted 800 ms", "restart", "recovered 9.1 s"]
 
 
 def test_variants_are_compared_on_common_axes_and_a_shorter_run_ends_early() -> None:
-    drawn = comparison_chart_of([Variant("leak", *runs.leaking()), Variant("fleet", *runs.refused_fleet())])
+    drawn = comparison_chart([Variant("leak", *runs.leaking()), Variant("fleet", *runs.refused_fleet())])
     assert drawn is not None
 
     leak, fleet = drawn.panels

@@ -1,25 +1,35 @@
 """SVG, HTML and the files of --output."""
 
+import csv
+import io
 import json
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import inspections
 import pytest
+import recommendations
+import report_batches as batches
+import report_fleets as fleets
 import report_runs as runs
 from report_parts import HOSTILE, timeline
 
 from poolctl.api.documents import dumps
 from poolctl.api.results import SimulateResult, Variant
 from poolctl.errors import BadInput, CannotDo
-from poolctl.report.files import check_output, write_output, write_text
-from poolctl.report.html import comparison_page_of, page_of
-from poolctl.report.panels import chart_of, comparison_chart_of
+from poolctl.report.blocks import headline_of
+from poolctl.report.build import Result, build_report
+from poolctl.report.files import FORMATS, OUTPUT_HELP, ReportKind, check_output, write_report, write_text
+from poolctl.report.html import page_of
+from poolctl.report.markdown import escape_markdown
+from poolctl.report.simulation import run_chart
 from poolctl.report.svg import svg_of
 
 SVG = "{http://www.w3.org/2000/svg}"
-VOID = {"meta", "br", "rect", "path"}
+VOID = {"meta", "br", "rect", "path", "link"}
 
 
 class Page(HTMLParser):
@@ -56,11 +66,19 @@ class Page(HTMLParser):
             self.text += data
 
 
+def result_of(build: Any) -> SimulateResult:
+    return SimulateResult("live", (Variant("", *build()),))
+
+
+def page(result: Result, repeat: str = "") -> str:
+    return page_of(build_report(result, repeat=repeat), result.to_json())
+
+
 def svg(build: Any) -> ElementTree.Element:
     run, findings = build()
-    chart = chart_of(run)
+    chart = run_chart(run)
     assert chart is not None
-    return ElementTree.fromstring(svg_of(chart, subtitle=findings[0].summary if findings else ""))
+    return ElementTree.fromstring(svg_of([chart], subtitle=findings[0].summary if findings else ""))
 
 
 @pytest.mark.parametrize("build", runs.ALL[:-1], ids=lambda build: build.__name__)
@@ -108,10 +126,10 @@ def svg_text(root: ElementTree.Element) -> str:
 
 
 def test_a_picture_needs_nothing_from_elsewhere() -> None:
-    chart = chart_of(runs.leaking()[0])
+    chart = run_chart(runs.leaking()[0])
     assert chart is not None
 
-    text = svg_of(chart).replace("http://www.w3.org/2000/svg", "")
+    text = svg_of([chart]).replace("http://www.w3.org/2000/svg", "")
 
     assert not any(word in text for word in ("http", "href", "<script", "@import", "url("))
 
@@ -120,95 +138,140 @@ def test_a_long_timeline_gives_a_small_picture() -> None:
     run, _ = runs.healthy()
     from dataclasses import replace
 
-    chart = chart_of(replace(run, timeline=timeline(3600, lambda at: int(at * 7) % 9)))
+    chart = run_chart(replace(run, timeline=timeline(3600, lambda at: int(at * 7) % 9)))
     assert chart is not None
 
-    assert len(svg_of(chart)) < 40_000
+    assert len(svg_of([chart])) < 40_000
 
 
 @pytest.mark.parametrize("build", runs.ALL, ids=lambda build: build.__name__)
 def test_a_page_is_well_formed_fetches_nothing_and_holds_its_own_data(build: Any) -> None:
-    run, findings = build()
+    found = Page(page(result_of(build), "poolctl simulate --leak"))
 
-    page = Page(page_of(run, findings, repeat="poolctl simulate --leak"))
-
-    assert page.links == []
-    assert page.tags.count("script") == 1
-    assert json.loads(page.data) == json.loads(dumps(runs.simulate_document(run, findings)))
-    assert "poolctl simulate --leak" in page.text
+    assert found.links == ["data:,"]
+    assert found.tags.count("script") == 1
+    assert json.loads(found.data) == json.loads(dumps(runs.simulate_document(*build())))
+    assert "poolctl simulate --leak" in found.text
 
 
 def test_a_page_begins_with_the_verdict() -> None:
-    run, findings = runs.leaking()
-
-    text = page_of(run, findings)
+    text = page(result_of(runs.leaking))
 
     heading = text[text.index("<h1") :]
     assert heading.startswith('<h1 class="critical">CRITICAL: pool exhausted at 12 s and never recovered')
 
 
 def test_hostile_text_stays_text_in_a_page() -> None:
-    run, findings = runs.hostile()
+    text = page(result_of(runs.hostile), HOSTILE)
+    found = Page(text)
 
-    text = page_of(run, findings, repeat=HOSTILE)
-    page = Page(text)
-
-    assert page.tags.count("b") == 0
-    assert "</script><b>&" in page.text
+    assert found.tags.count("b") == 0
+    assert "</script><b>&" in found.text
     assert "\x1b" not in text
     assert "\u202e" not in text
-    assert json.loads(page.data)["summary"]["errors"][0]["message"] == HOSTILE
+    assert json.loads(found.data)["summary"]["errors"][0]["message"] == HOSTILE
 
 
 def test_a_comparison_page_holds_all_runs() -> None:
     variants = [Variant("leak <b>", *runs.leaking()), Variant("correct", *runs.healthy())]
 
-    page = Page(comparison_page_of(variants))
+    result = SimulateResult("live", tuple(variants), is_comparison=True)
 
-    assert json.loads(page.data) == json.loads(SimulateResult("live", tuple(variants), is_comparison=True).to_json())
-    assert "leak <b>: CRITICAL, correct: OK" in page.text
-    assert page.tags.count("b") == 0
+    found = Page(page(result))
 
-
-def test_each_name_gets_its_format(tmp_path: Path) -> None:
-    variant = Variant("leak", *runs.leaking())
-    for suffix in (".json", ".svg", ".html", ".HTML"):
-        write_output(tmp_path / f"run{suffix}", [variant], repeat="again")
-
-    assert json.loads((tmp_path / "run.json").read_text())["status"] == "ok"
-    assert ElementTree.parse(tmp_path / "run.svg").getroot().tag == f"{SVG}svg"
-    assert (tmp_path / "run.html").read_text().startswith("<!doctype html>")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.HTML", "run.html", "run.json", "run.svg"]
+    assert json.loads(found.data) == json.loads(result.to_json())
+    assert "leak <b>: CRITICAL, correct: OK" in found.text
+    assert found.tags.count("b") == 0
 
 
 def test_a_comparison_is_written_in_each_format(tmp_path: Path) -> None:
-    variants = [Variant("leak", *runs.leaking()), Variant("correct", *runs.healthy())]
-    for suffix in (".json", ".svg", ".html"):
-        write_output(tmp_path / f"both{suffix}", variants, compared=True)
+    variants = (Variant("leak", *runs.leaking()), Variant("correct", *runs.healthy()))
+    for suffix in FORMATS["run"]:
+        write_report(tmp_path / f"both{suffix}", SimulateResult("live", variants, is_comparison=True))
 
     assert len(json.loads((tmp_path / "both.json").read_text())["runs"]) == 2
-    assert "leak: CRITICAL, correct: OK" in (tmp_path / "both.svg").read_text()
-    assert comparison_chart_of(variants) is not None
+    for suffix in (".svg", ".md", ".html"):
+        assert "leak: CRITICAL, correct: OK" in (tmp_path / f"both{suffix}").read_text()
 
 
-@pytest.mark.parametrize(
-    ("name", "why"),
-    [("run.pdf", "must end in .json, .svg or .html"), ("run", "must end in"), ("nowhere/run.svg", "no folder")],
-)
-def test_an_output_that_cannot_be_is_refused_before_the_run(tmp_path: Path, name: str, why: str) -> None:
-    with pytest.raises(BadInput, match=why):
-        check_output(tmp_path / name)
+RESULTS: dict[ReportKind, Result] = {
+    "run": result_of(runs.leaking),
+    "sweep": SimulateResult("model", batch=batches.grid_of_two()),
+    "large sweep": SimulateResult("model", batch=batches.cube_of_three()),
+    "replications": SimulateResult("model", batch=batches.replications()),
+    "inspection": inspections.leaking(),
+    "recommendation": recommendations.balanced(),
+    "fleet": fleets.over_budget(),
+}
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [(kind, suffix) for kind in RESULTS for suffix in FORMATS[kind]])
+def test_each_report_is_written_in_each_of_its_formats(kind: ReportKind, suffix: str, tmp_path: Path) -> None:
+    result = RESULTS[kind]
+    path = tmp_path / f"report{suffix}"
+
+    check_output(path, kind)
+    write_report(path, result, repeat="poolctl simulate")
+
+    text, first = path.read_text(), headline_of(build_report(result))
+    if suffix == ".json":
+        assert text == result.to_json() + "\n"
+    elif suffix == ".csv":
+        rows = list(csv.reader(io.StringIO(text)))
+        assert len(rows) > 1
+        assert {len(row) for row in rows} == {len(rows[0])}
+    elif suffix == ".svg":
+        assert ElementTree.fromstring(text).tag == f"{SVG}svg"
+    elif suffix == ".html":
+        assert text.startswith("<!doctype html>")
+        assert first in Page(text).text
+    else:
+        word, _, sentence = first.partition(": ") if first.startswith("CRITICAL: ") else ("", "", first)
+        assert text.startswith(
+            f"**{word}** {escape_markdown(sentence)}\n" if word else f"**{escape_markdown(sentence)}**\n"
+        )
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_report_is_refused_in_a_format_that_it_does_not_have(kind: ReportKind, tmp_path: Path) -> None:
+    formats = FORMATS[kind]
+    for suffix in {".md", ".html", ".json", ".svg", ".csv", ".pdf", ""} - set(formats):
+        with pytest.raises(BadInput) as refused:
+            check_output(tmp_path / f"report{suffix}", kind)
+        assert refused.value.message.endswith(f"must end in {', '.join(formats[:-1])} or {formats[-1]}")
+        assert bool(refused.value.hint) == (suffix in (".svg", ".csv"))
+
+
+def test_the_help_of_each_command_names_the_formats_that_it_writes() -> None:
+    kinds: dict[str, tuple[ReportKind, ...]] = {
+        "simulate": ("run", "sweep", "large sweep", "replications"),
+        "inspect": ("inspection",),
+        "recommend": ("recommendation", "fleet"),
+    }
+
+    for command, text in OUTPUT_HELP.items():
+        known = {suffix for kind in kinds[command] for suffix in FORMATS[kind]}
+        assert set(re.findall(r"\.[a-z]+\b", text)) == known
+
+
+def test_the_ending_may_be_in_upper_case(tmp_path: Path) -> None:
+    check_output(tmp_path / "RUN.HTML", "run")
+    write_report(tmp_path / "RUN.HTML", RESULTS["run"])
+
+    assert (tmp_path / "RUN.HTML").read_text().startswith("<!doctype html>")
+
+
+def test_a_missing_folder_is_refused_before_the_run(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="no folder"):
+        check_output(tmp_path / "nowhere" / "run.svg", "run")
 
 
 def test_a_folder_is_refused_as_output(tmp_path: Path) -> None:
     (tmp_path / "run.svg").mkdir()
 
     with pytest.raises(BadInput, match="is a folder"):
-        check_output(tmp_path / "run.svg")
-
-
-def test_a_good_output_is_accepted(tmp_path: Path) -> None:
-    check_output(tmp_path / "run.svg")
+        check_output(tmp_path / "run.svg", "run")
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing_behind_and_the_old_one_whole(tmp_path: Path) -> None:
@@ -233,7 +296,7 @@ def test_a_full_disk_is_one_clear_error() -> None:
 
 
 def test_a_run_too_short_for_a_chart_has_no_svg(tmp_path: Path) -> None:
-    with pytest.raises(CannotDo, match="too short for a chart"):
-        write_output(tmp_path / "run.svg", [Variant("nothing", *runs.empty())])
+    with pytest.raises(CannotDo, match="too little data for a chart"):
+        write_report(tmp_path / "run.svg", result_of(runs.empty))
 
     assert list(tmp_path.iterdir()) == []

@@ -11,9 +11,9 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import InspectResult
-from poolctl.report.inspection import print_inspection
-from poolctl.report.relief_rows import relieved_lines
+from poolctl.report.inspection import inspection_report, relief_lines, relief_result_blocks
 from poolctl.report.screen import open_screen
+from poolctl.report.terminal import print_report
 
 Build = Callable[[], InspectResult]
 REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, inspections.hostile)
@@ -21,7 +21,11 @@ REVIEWED = (inspections.leaking, inspections.refused, inspections.undetermined, 
 
 def report(inspection: InspectResult, width: int | None = None, *, color: bool = False, encoding: str = "utf-8") -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-    print_inspection(open_screen(stream, "always" if color else "never", width=width, environ={}), inspection)
+    screen = open_screen(stream, "always" if color else "never", width=width, environ={})
+    # As the command does: first the plan, then what came of it.
+    print_report(screen, inspection_report(replace(inspection, relieved=None)))
+    if inspection.relieved is not None:
+        print_report(screen, relief_result_blocks(inspection.relieved))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -58,7 +62,7 @@ def test_color_adds_nothing_but_color(build: Build) -> None:
 @pytest.mark.parametrize("width", [30, 40, 59, 60, 61, 80, 99, 120, 200])
 @pytest.mark.parametrize("build", inspections.ALL, ids=lambda build: build.__name__)
 def test_no_line_but_sql_to_paste_is_wider_than_the_terminal(build: Build, width: int) -> None:
-    lines = report(build(), width).partition("To see it")[0].splitlines()
+    lines = report(build(), width).partition("Verify with SQL")[0].splitlines()
 
     wide = [line for line in lines if cell_len(line) > width]
     assert [line for line in wide if not line.startswith(("select ", "To paste"))] == []
@@ -70,7 +74,7 @@ def test_the_first_line_is_the_verdict_with_its_word(width: int | None) -> None:
 
     assert first["leaking"].startswith("CRITICAL  shop-api holds 80 of 97 usable")
     assert first["healthy"].startswith("OK  nothing is wrong: 14 of 97")
-    assert first["nothing"].startswith("NO VERDICT  nothing was seen")
+    assert first["nothing"].startswith("NO VERDICT  nothing was observed")
 
 
 def test_an_undetermined_verdict_says_so_and_begins_with_what_decides() -> None:
@@ -154,14 +158,14 @@ def test_more_than_a_screen_holds_is_cut_with_a_word_about_the_rest() -> None:
     assert len(text.splitlines()) < 90
 
 
-def test_sql_that_shows_it_again_keeps_its_lines_to_be_pasted_and_is_told_once() -> None:
+def test_sql_that_verifies_a_finding_keeps_its_lines_to_be_pasted_and_stands_once() -> None:
     whole = inspections.leaking()
     leak = whole.diagnosis.findings[0]
     twice = replace(whole.diagnosis, findings=(leak, replace(leak, code="slots-low")))
 
     lines = report(replace(whole, diagnosis=twice), 40).splitlines()
 
-    assert lines[lines.index("To see it again (leak-in-transaction, slots-low):") + 1 :] == [
+    assert lines[lines.index("Verify with SQL (leak-in-transaction, slots-low):") + 1 :] == [
         "SELECT pid, application_name, now() - xact_start AS age",
         "  FROM pg_stat_activity",
         " WHERE state = 'idle in transaction' ORDER BY xact_start",
@@ -174,7 +178,7 @@ def test_a_relief_plan_says_whom_to_end_whom_not_why_and_that_nothing_was_ended_
     assert "Relief: 4 backends to end, in this order, which frees 4 slots; none has been ended" in text
     assert "1  4700      1  shop-api, app, 10.0.0.7  leak-in-transaction: idle in transaction for 6.87 min" in text
     assert "Spared   3 backends of nightly-report, user reports: it is idle, as the connections of a healthy" in text
-    assert "Allowed  the role that looked may not end other roles' backends: GRANT pg_signal_backend" in text
+    assert "Allowed  the role may not end other roles' backends: GRANT pg_signal_backend" in text
     assert "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4703;" in text.splitlines()
 
 
@@ -182,13 +186,13 @@ def test_what_really_came_of_a_plan_is_told_backend_by_backend() -> None:
     relieved = inspections.relieved().relieved
     assert relieved is not None
 
-    assert relieved_lines(relieved) == (
+    assert relief_lines(relieved) == (
         "1 of 4 backends ended; 2 slots came free (97 used before, 95 now)",
         "4701 had ended by itself",
         "4702 is another backend by now, and was left alone: the process id belongs to another backend by now",
         "4703 could not be ended: permission denied to terminate process",
     )
-    assert relieved_lines(replace(relieved, used_after=98))[0].endswith(
+    assert relief_lines(replace(relieved, used_after=98))[0].endswith(
         "others took the slots at once (97 used before, 98 now)"
     )
 

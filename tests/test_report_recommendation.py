@@ -13,9 +13,10 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import RecommendResult
-from poolctl.report.recommendation import print_recommendation
-from poolctl.report.recommendation_markdown import recommendation_markdown
+from poolctl.report.markdown import markdown_of
+from poolctl.report.recommendation import recommendation_report
 from poolctl.report.screen import open_screen
+from poolctl.report.terminal import print_report
 from poolctl.sizing.figures import Figure, Figures, Origin, TopStatement
 from poolctl.stacks import STACKS
 
@@ -26,7 +27,8 @@ def report(
     recommended: RecommendResult, width: int | None = None, *, color: bool = False, encoding: str = "utf-8"
 ) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
-    print_recommendation(open_screen(stream, "always" if color else "never", width=width, environ={}), recommended)
+    screen = open_screen(stream, "always" if color else "never", width=width, environ={})
+    print_report(screen, recommendation_report(recommended))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -57,7 +59,7 @@ def test_the_colored_report_is_as_reviewed() -> None:
 
 @pytest.mark.parametrize("build", recommendations.ALL, ids=lambda build: build.__name__)
 def test_the_markdown_is_as_reviewed(build: Build) -> None:
-    check_screen(f"recommend_{build.__name__}_markdown", recommendation_markdown(build()))
+    check_screen(f"recommend_{build.__name__}_markdown", markdown_of(recommendation_report(build())))
 
 
 @pytest.mark.parametrize("build", recommendations.ALL, ids=lambda build: build.__name__)
@@ -72,7 +74,7 @@ def test_no_line_but_what_is_to_be_copied_is_wider_than_the_terminal(build: Buil
     copied = {line.expandtabs(4).rstrip() for config in recommended.configs for line in config.text.splitlines()}
     lines = [line for line in report(recommended, width).splitlines() if line not in copied]
 
-    assert [line for line in lines if cell_len(line) > width and not line.startswith("Again")] == []
+    assert [line for line in lines if cell_len(line) > width and not line.startswith("poolctl ")] == []
 
 
 @pytest.mark.parametrize("width", [None, 120, 80, 40])
@@ -164,7 +166,7 @@ def test_nothing_that_a_client_names_commands_the_terminal(width: int | None) ->
 
 
 def test_nothing_that_a_client_names_formats_the_markdown() -> None:
-    text = recommendation_markdown(recommendations.hostile())
+    text = markdown_of(recommendation_report(recommendations.hostile()))
 
     outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
     assert re.search(r"(?<!\\)[<>]", outside.replace("\n> ", "\n")) is None
@@ -210,7 +212,7 @@ def test_whatever_the_figures_the_report_is_whole_in_every_form(
     recommended = recommendations.of(figures, stack)
 
     assert report(recommended, width).startswith(("Set max_open to ", "Refused: "))
-    assert recommendation_markdown(recommended).startswith("**")
+    assert markdown_of(recommendation_report(recommended)).startswith("**")
     assert '"command": "recommend"' in recommended.to_json()
 
 

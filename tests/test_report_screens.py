@@ -12,9 +12,10 @@ from rich.cells import cell_len
 
 from poolctl.api.results import Variant
 from poolctl.diagnose.finding import Finding
-from poolctl.report.comparison import print_comparison
+from poolctl.report.comparison import comparison_report
 from poolctl.report.screen import open_screen
-from poolctl.report.simulation import print_simulation
+from poolctl.report.simulation import simulation_report
+from poolctl.report.terminal import print_report
 from poolctl.scenario.run import Run
 
 Build = Callable[[], tuple[Run, tuple[Finding, ...]]]
@@ -25,7 +26,7 @@ def report(build: Build, width: int | None = None, *, color: bool = False, encod
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     run, findings = build()
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
-    print_simulation(screen, run, findings, repeat=REPEAT)
+    print_report(screen, simulation_report(run, findings, repeat=REPEAT))
     return content(stream)
 
 
@@ -37,7 +38,7 @@ def comparison(width: int | None = None) -> str:
         Variant("six pods", *runs.refused_fleet()),
         Variant("max_open=0", *runs.unlimited()),
     ]
-    print_comparison(open_screen(stream, "never", width=width, environ={}), variants, repeat=REPEAT)
+    print_report(open_screen(stream, "never", width=width, environ={}), comparison_report(variants, repeat=REPEAT))
     return content(stream)
 
 

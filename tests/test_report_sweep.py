@@ -4,90 +4,32 @@ import csv
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
-from pathlib import Path
 
 import pytest
-from report_parts import HOSTILE, check_screen, connections, scenario, summary, times
+from report_batches import cube_of_three, grid_of_two, line_of_one, replications
+from report_parts import HOSTILE, check_screen, connections, summary
 from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
-from poolctl.api.results import Batch, Point, RunOutcome, reopened_rate
-from poolctl.diagnose.finding import Finding
-from poolctl.errors import BadInput
-from poolctl.report.charts import plain
-from poolctl.report.counting import counting
-from poolctl.report.csv import COLUMNS, csv_of
-from poolctl.report.files import BATCH_FORMATS, check_output, write_batch
-from poolctl.report.heat import Grid, bars, heat_map
-from poolctl.report.outcome import RELEASED, WAIT_P99
-from poolctl.report.replications import print_replications
+from poolctl.api.results import Batch, SimulateResult, reopened_rate
+from poolctl.report.batch import batch_report
+from poolctl.report.charts import BarChart, HeatMap
+from poolctl.report.csv import RUN_COLUMNS, csv_of
+from poolctl.report.drawing import draw, plain
+from poolctl.report.progress import count_runs
 from poolctl.report.screen import open_screen
-from poolctl.report.sweep import print_sweep
-from poolctl.scenario.sweep import parse_axes
+from poolctl.report.terminal import print_report
 
 REPEAT = "poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=2,4,8 --seed 1"
-BASE = scenario("checkout", pool={"max_open": 5}, load={"workers": 16})
-QUIET = summary()
-"""What is the same in every run, made once."""
-HEALTHY = Finding("healthy", "info", "certain", "application", "nothing is wrong")
-SMALL = Finding("pool-undersized", "warning", "likely", "application", "a third of the requests waited")
-SLOTS = Finding("slots-exhausted", "critical", "certain", "database", "the server was full")
-
-
-def outcome(size: int, instances: int, findings: Sequence[Finding] | None = None) -> RunOutcome:
-    """A database that carries 960/s, and 97 slots."""
-    open_at_once = size * instances
-    throughput = min(20.0 * open_at_once, 960.0)
-    refused = max(0, open_at_once - 97) * 40
-    wait = 2.0 / open_at_once**1.5
-    short = 20.0 * open_at_once < 900
-    return RunOutcome(
-        replace(
-            QUIET,
-            throughput=throughput,
-            refused=refused,
-            wait_time=times(*[wait / 4] * 98, wait, wait),
-            connections=connections(opened=open_at_once + max(0, size - 40) * 31, peak_open=open_at_once),
-        ),
-        tuple(findings or ((SLOTS,) if refused else (SMALL,) if short else (HEALTHY,))),
-        kernel="compiled",
-    )
-
-
-def sweep(*options: str, build: Callable[..., RunOutcome] = outcome) -> Batch:
-    axes = parse_axes(options)
-    rows = list(product(*(axis.words for axis in axes)))
-    points = tuple(Point(row, 1, build(*(int(word) for word in row[:2]))) for row in rows)
-    return Batch(BASE, points, len(points), axes)
-
-
-def grid_of_two() -> Batch:
-    return sweep("pool.max_open=5..60:5", "load.instances=2,4,8")
-
-
-def line_of_one() -> Batch:
-    return sweep("pool.max_open=5..60:5", build=lambda size: outcome(size, 2))
-
-
-def cube_of_three() -> Batch:
-    return sweep("pool.max_open=10,20", "load.instances=2,8", "load.workers=8,16")
-
-
-def replications() -> Batch:
-    points = tuple(
-        Point((), 100 + number, outcome(5, 2 + number % 2, [SMALL] if number % 3 else [HEALTHY])) for number in range(6)
-    )
-    return Batch(BASE, points, 6)
 
 
 def shown(batch: Batch, width: int | None = None, *, encoding: str = "utf-8", color: bool = False) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
-    (print_sweep if batch.axes else print_replications)(screen, batch, repeat=REPEAT)
+    print_report(screen, batch_report(batch, repeat=REPEAT))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -153,8 +95,8 @@ def test_runs_that_were_lost_or_cut_off_are_told_below_the_first_line() -> None:
     text = shown(batch)
 
     assert "! INCOMPLETE: 1 run was lost, its process was ended by signal 9\n" in text
-    assert "! 1 run was cut off, and told until then. The first: 100,001 requests wait\n" in text
-    assert "WARNING pool-undersized, cut off\n" in text
+    assert "! 1 run was stopped early; partial results shown. The first: 100,001 requests wait\n" in text
+    assert "WARNING pool-undersized, stopped early\n" in text
 
 
 def test_a_sweep_without_a_finished_run_says_so() -> None:
@@ -197,9 +139,11 @@ def test_values_that_differ_by_chance_alone_are_told_and_not_drawn() -> None:
 
 
 def test_a_heat_map_has_a_class_of_its_own_for_nothing_and_tells_where_classes_end() -> None:
-    grid = Grid("max_open", ["5", "10", "15", "20", "25"], "pods", ["2", "4"])
+    values = ((0.0, 10.0, 20.0, 30.0, 40.0), (40.0, 30.0, None, 10.0, 0.0))
+    columns = ("5", "10", "15", "20", "25")
+    heat = HeatMap("released/s", "in_use", "max_open", columns, "pods", ("2", "4"), values)
 
-    lines = plain(heat_map(RELEASED, grid, [[0, 10, 20, 30, 40], [40, 30, None, 10, 0]], 40, ascii_only=True))
+    lines = plain(draw(heat, 40, ascii_only=True))
 
     assert lines == [
         "released/s  across: max_open, down: pods",
@@ -212,17 +156,19 @@ def test_a_heat_map_has_a_class_of_its_own_for_nothing_and_tells_where_classes_e
 
 
 def test_the_classes_of_heat_grow_in_ratio_where_the_values_spread_far() -> None:
-    grid = Grid("max_open", ["1", "2", "3", "4"], "instances", ["2"])
+    values = ((0.001, 0.01, 0.1, 10.0),)
+    heat = HeatMap("wait p99", "waiting", "max_open", ("1", "2", "3", "4"), "instances", ("2",), values, "time")
 
-    lines = plain(heat_map(WAIT_P99, grid, [[0.001, 0.01, 0.1, 10.0]], 80))
+    lines = plain(draw(heat, 80))
 
     assert lines[1] == "2 ┤░░░░░░░░░░░░▒▒▒▒▒▒██████"
     assert lines[3] == "  ░ 1 ms to 10 ms  ▒ to 100 ms  ▓ to 1 s  █ to 10 s"
 
 
 def test_a_long_row_goes_on_in_another_band_and_loses_nothing() -> None:
-    labels = [str(number) for number in range(1, 101)]
-    lines = plain(heat_map(RELEASED, Grid("a", labels, "b", ["2"]), [[float(n) for n in range(50, 150)]], 40))
+    labels = tuple(str(number) for number in range(1, 101))
+    values = (tuple(float(number) for number in range(50, 150)),)
+    lines = plain(draw(HeatMap("released/s", "in_use", "a", labels, "b", ("2",), values), 40))
 
     bands = [line.split("┤")[1] for line in lines if "┤" in line]
     assert [len(band) for band in bands] == [37, 37, 26]
@@ -230,11 +176,13 @@ def test_a_long_row_goes_on_in_another_band_and_loses_nothing() -> None:
 
 
 def test_bars_are_as_high_as_their_values_and_the_least_one_shows() -> None:
-    lines = plain(bars(RELEASED, "max_open", ["1", "2", "3"], [0.0, 1.0, 800.0], 40, rows=2))
+    lines = plain(draw(BarChart("released/s", "in_use", "max_open", ("1", "2", "3"), (0.0, 1.0, 800.0)), 40))
 
     assert lines == [
         "released/s  across: max_open",
         "800 ┤            █████",
+        "    ┤            █████",
+        "    ┤            █████",
         "  0 ┤      ▁▁▁▁▁ █████",
         "     1     2     3",
     ]
@@ -249,9 +197,9 @@ def test_reopened_is_what_was_opened_beyond_the_peak_per_second() -> None:
 
 
 def test_the_csv_has_a_line_for_each_run_with_numbers_that_a_program_reads() -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_of(grid_of_two()))))
+    rows = list(csv.DictReader(io.StringIO(csv_of(SimulateResult("model", batch=grid_of_two())))))
 
-    assert list(rows[0]) == ["pool.max_open", "load.instances", *COLUMNS]
+    assert list(rows[0]) == ["pool.max_open", "load.instances", *RUN_COLUMNS]
     assert len(rows) == 36
     last = rows[-1]
     assert (last["pool.max_open"], last["load.instances"], last["seed"]) == ("60", "8", "1")
@@ -269,9 +217,9 @@ def test_a_swept_text_with_commas_and_quotes_stays_one_field_of_the_csv() -> Non
         whole, axes=(replace(whole.axes[0], words=(word,)),), points=(replace(whole.points[0], words=(word,)),)
     )
 
-    rows = list(csv.reader(io.StringIO(csv_of(batch))))
+    rows = list(csv.reader(io.StringIO(csv_of(SimulateResult("model", batch=batch)))))
 
-    assert [len(row) for row in rows] == [len(COLUMNS) + 1] * 2
+    assert [len(row) for row in rows] == [len(RUN_COLUMNS) + 1] * 2
     assert rows[1][0] == "{'distribution': 'constant', 'mean': '2ms'}"
 
 
@@ -313,17 +261,6 @@ def test_a_lost_run_makes_the_document_failed_with_the_reason() -> None:
     assert document["error"]["message"] == "1 run was lost: its process was ended by signal 9"
 
 
-def test_a_sweep_is_written_as_csv_or_json_and_as_nothing_else(tmp_path: Path) -> None:
-    write_batch(tmp_path / "a.csv", grid_of_two())
-    write_batch(tmp_path / "a.json", replications())
-
-    assert (tmp_path / "a.csv").read_text() == csv_of(grid_of_two())
-    assert json.loads((tmp_path / "a.json").read_text())["planned"] == 6
-    with pytest.raises(BadInput) as refused:
-        check_output(tmp_path / "a.svg", BATCH_FORMATS)
-    assert refused.value.message.endswith("a.svg: the name must end in .json or .csv")
-
-
 class Terminal(io.StringIO):
     encoding = "utf-8"
 
@@ -334,7 +271,7 @@ class Terminal(io.StringIO):
 def test_in_a_log_the_progress_is_a_plain_line() -> None:
     stream = io.StringIO()
 
-    with counting(open_screen(stream, environ={}), lambda: 3, 1200, began=10.0, now=lambda: 12.5):
+    with count_runs(open_screen(stream, environ={}), lambda: 3, 1200, began=10.0, now=lambda: 12.5):
         pass
 
     assert stream.getvalue() == "progress: 3 of 1,200 runs after 2.5 s\n"
@@ -344,7 +281,7 @@ def test_on_a_terminal_the_progress_is_one_line_that_is_gone_in_the_end(monkeypa
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
 
-    with counting(open_screen(stream, "never", width=60), lambda: 5, 10, began=10.0, now=lambda: 12.5):
+    with count_runs(open_screen(stream, "never", width=60), lambda: 5, 10, began=10.0, now=lambda: 12.5):
         pass
 
     text = stream.getvalue()

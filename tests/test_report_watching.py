@@ -45,7 +45,7 @@ def test_the_page_fits_any_window_and_says_what_it_leaves_out(build: Build, widt
     assert len(lines) <= height
     assert max(map(cell_len, lines)) < width
     if len(page_of(build).lines(width - 1)) > height:
-        assert lines[-1].startswith("... and more, told at the end")
+        assert lines[-1].startswith("... more in the final report")
 
 
 def test_before_anything_was_seen_the_page_says_what_it_waits_for() -> None:

@@ -84,9 +84,9 @@ class _Watch:
     def __call__(self) -> bool:
         if not self._is_told and time.monotonic() - self._began > SILENCE:
             self._is_told = True
-            from poolctl.report.counting import counting
+            from poolctl.report.progress import count_runs
             from poolctl.report.screen import open_screen
 
             screen = open_screen(sys.stderr, self._color)  # type: ignore[arg-type]
-            self._stack.enter_context(counting(screen, lambda: self.done, self._total, began=self._began))
+            self._stack.enter_context(count_runs(screen, lambda: self.done, self._total, began=self._began))
         return self._interrupts()

@@ -81,7 +81,7 @@ def _explain(context: click.Context, option: click.Parameter, code: str | None) 
     callback=_explain,
     help="Print what a finding means, what it is mistaken for and what to do; nothing is connected to.",
 )
-@output_options
+@output_options("inspect")
 def inspect(
     as_json: bool,
     outputs: tuple[Path, ...],
@@ -130,10 +130,11 @@ class Answer:
         if self.as_json or self.is_told:
             return
         self.is_told = True
-        from poolctl.report.inspection import print_inspection
+        from poolctl.report.inspection import inspection_report
         from poolctl.report.screen import open_screen
+        from poolctl.report.terminal import print_report
 
-        print_inspection(open_screen(sys.stdout, self.color), inspection)  # type: ignore[arg-type]
+        print_report(open_screen(sys.stdout, self.color), inspection_report(inspection))  # type: ignore[arg-type]
 
     def tell(self, inspection: "InspectResult") -> None:
         """All of it. Raises CannotDo."""
@@ -141,15 +142,16 @@ class Answer:
         if self.as_json:
             click.echo(inspection.to_json())
         elif inspection.relieved is not None:
-            from poolctl.report.relief import print_relieved
+            from poolctl.report.inspection import relief_result_blocks
             from poolctl.report.screen import open_screen
+            from poolctl.report.terminal import print_report
 
-            print_relieved(open_screen(sys.stdout, self.color), inspection.relieved)  # type: ignore[arg-type]
+            print_report(open_screen(sys.stdout, self.color), relief_result_blocks(inspection.relieved))  # type: ignore[arg-type]
         if self.outputs:
-            from poolctl.report.files import write_inspection
+            from poolctl.report.files import write_report
 
             for path in self.outputs:
-                write_inspection(path, inspection)
+                write_report(path, inspection)
 
 
 def _relieved(inspection: "InspectResult", postgres: "Postgres | None", answer: Answer) -> "InspectResult":
@@ -172,7 +174,7 @@ def _exit_code(inspection: "InspectResult", fail_on: str | None) -> int:
 
 def _check_outputs(outputs: tuple[Path, ...]) -> None:
     if outputs:
-        from poolctl.report.files import INSPECT_FORMATS, check_output
+        from poolctl.report.files import check_output
 
         for path in outputs:
-            check_output(path, INSPECT_FORMATS)
+            check_output(path, "inspection")

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from poolctl.observe.postgres import Postgres
     from poolctl.observe.sampler import Sampler
     from poolctl.observe.snapshot import Observation, Snapshot
+    from poolctl.report.blocks import Verdict
     from poolctl.report.screen import Screen
-    from poolctl.report.verdict import Verdict
 
     Keep = Callable[[Snapshot], None]
 
@@ -130,10 +130,10 @@ def replayed(asked: InspectRequest) -> "InspectResult":
 def _glance(
     asked: InspectRequest, watcher: "Sampler", keep: "Keep", interrupts: Interrupts, screen: "Screen", quiet: bool
 ) -> "InspectResult":
-    from poolctl.report.looking import looking_view
+    from poolctl.report.progress import sampling_view
 
     assert asked.duration is not None
-    with looking_view(screen, asked.duration, quiet=quiet) as view:
+    with sampling_view(screen, asked.duration, quiet=quiet) as view:
         is_told = quiet
 
         def tell(snapshot: "Snapshot") -> None:
@@ -205,7 +205,7 @@ def _ended(observation: "Observation", asked: InspectRequest, interrupts: Interr
 
 def _certain_already(observation: "Observation", asked: InspectRequest) -> "Verdict | None":
     """A verdict that more looking will not change."""
-    from poolctl.report.inspection_words import inspection_verdict
+    from poolctl.report.inspection import inspection_verdict
 
     inspection = _inspection(observation, asked)
     worst = inspection.diagnosis.findings[0]

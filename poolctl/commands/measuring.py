@@ -104,7 +104,7 @@ def _looked(
 ) -> tuple["Observation", "_Connects"]:
     from poolctl.commands.look import live_systems
     from poolctl.commands.unanswered import has_answered
-    from poolctl.report.looking import looking_view
+    from poolctl.report.progress import sampling_view
     from poolctl.report.screen import open_screen
 
     assert asked.named is not None
@@ -113,7 +113,7 @@ def _looked(
     began = time.monotonic()
     with live_systems(asked.named, host_every=HOST_EVERY) as (watcher, _):
         connects = _Connects(asked.named.conninfo if asked.duration is not None else None, planned)
-        with looking_view(screen, planned, quiet=quiet):
+        with sampling_view(screen, planned, quiet=quiet):
 
             def is_enough() -> bool:
                 seen = watcher.observation
@@ -209,7 +209,7 @@ def _seen(asked: RecommendRequest, observation: "Observation") -> Measurement:
         figures = measure_poolers(observation, figures) or figures
     figures = figures.with_(top_statement=find_top_statement(observation))
     if observation.snapshots:
-        figures = figures.with_(observed_at=_instant(observation.first.at))
+        figures = figures.with_(observed_at=_format_instant(observation.first.at))
     findings = [each for each in diagnose(observation).findings if each.severity != "info"]
     refusing = tuple(each for each in findings if _refuses(each, seen.application, figures))
     return Measurement(
@@ -347,7 +347,7 @@ def _ports(asked: RecommendRequest, observation: "Observation") -> tuple[int, ..
     return tuple(port for conninfo in conninfos if (port := find_address(conninfo)[1]) is not None)
 
 
-def _instant(at: float) -> str:
-    from poolctl.report.inspection_words import instant
+def _format_instant(at: float) -> str:
+    from poolctl.report.inspection import format_instant
 
-    return instant(at)
+    return format_instant(at)

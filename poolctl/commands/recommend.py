@@ -96,7 +96,7 @@ class _Command(click.Command):
     "--check", is_flag=True, help="With --fleet: whether it fits every limit at the worst moment of a deploy."
 )
 @click.option("--seed", type=click.IntRange(0), metavar="N", help="Other random numbers.  [default: 1]")
-@output_options
+@output_options("recommend")
 def recommend(
     as_json: bool,
     outputs: tuple[Path, ...],
@@ -112,7 +112,7 @@ def recommend(
     and given figures stand in for measured ones. Exit codes: 0 done (a refusal is an answer), 1 a finding at or above
     --fail-on, 2 wrong usage, 3 could not do the job, 130 interrupted.
     """
-    _check_outputs(outputs)
+    _check_outputs(outputs, is_fleet=options["fleet"] is not None)
     if options["fleet"] is not None:
         check_fleet(options)
         from poolctl.commands.fleet import fleet_answer
@@ -131,15 +131,16 @@ def _tell(recommended: "RecommendResult", as_json: bool, outputs: tuple[Path, ..
     if as_json:
         click.echo(recommended.to_json())
     else:
-        from poolctl.report.recommendation import print_recommendation
+        from poolctl.report.build import build_report
         from poolctl.report.screen import open_screen
+        from poolctl.report.terminal import print_report
 
-        print_recommendation(open_screen(sys.stdout, color), recommended)  # type: ignore[arg-type]
+        print_report(open_screen(sys.stdout, color), build_report(recommended))  # type: ignore[arg-type]
     if outputs:
-        from poolctl.report.recommendation_files import write_recommendation
+        from poolctl.report.files import write_report
 
         for path in outputs:
-            write_recommendation(path, recommended)
+            write_report(path, recommended)
 
 
 def _exit_code(recommended: "RecommendResult", fail_on: str | None) -> int:
@@ -150,10 +151,9 @@ def _exit_code(recommended: "RecommendResult", fail_on: str | None) -> int:
     return FOUND if fail_on and reaches(recommended.recommendation.findings, fail_on) else 0  # type: ignore[arg-type]
 
 
-def _check_outputs(outputs: tuple[Path, ...]) -> None:
+def _check_outputs(outputs: tuple[Path, ...], *, is_fleet: bool) -> None:
     if outputs:
         from poolctl.report.files import check_output
-        from poolctl.report.recommendation_files import FORMATS
 
         for path in outputs:
-            check_output(path, FORMATS)
+            check_output(path, "fleet" if is_fleet else "recommendation")

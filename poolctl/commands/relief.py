@@ -29,7 +29,7 @@ def relieve(plan: "ReliefPlan", postgres: "Postgres | None") -> "tuple[ReliefRes
     Each backend's identity is looked at again just before it is ended. Raises NoPrivilege.
     """
     from poolctl.api.results import ReliefResult
-    from poolctl.report.relief_rows import NOT_ALLOWED
+    from poolctl.report.inspection import NOT_ALLOWED
 
     if not plan.steps or postgres is None:
         return None, False

@@ -52,12 +52,12 @@ Examples:
     "sweeps",
     multiple=True,
     metavar="KEY=VALUES",
-    help="Model: every value of KEY, 2,4,8 or 5..60 or 5..60:5; repeat it for a grid. --output also takes .csv.",
+    help="Model: every value of KEY, 2,4,8 or 5..60 or 5..60:5; repeat it for a grid.",
 )
 @click.option("--replications", type=click.IntRange(2, 10_000), metavar="N", help="Model: N seeds, means, intervals.")
 @click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario file.")
 @click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long the load lasts.")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Other random numbers; the seed is always told.")
+@click.option("--seed", type=click.IntRange(0), metavar="N", help="Random seed. Printed in every report.")
 @click.option("--target", metavar="CONNINFO", help="A server of yours instead of the throw-away one.")
 @click.option("--allow-exhaustion", is_flag=True, help="Let the run take every free slot of --target.")
 @click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the throw-away server.")
@@ -66,7 +66,7 @@ Examples:
 @click.option(
     "--interval", type=Duration(), default="100ms", show_default=True, metavar="DURATION", help="Between samples."
 )
-@output_options
+@output_options("simulate")
 def simulate(
     as_json: bool,
     outputs: tuple[Path, ...],
@@ -95,40 +95,41 @@ def simulate(
 
 
 def _check_outputs(outputs: tuple[Path, ...], asked: SimulateRequest) -> None:
-    from poolctl.report.files import BATCH_FORMATS, FORMATS, check_output
+    from poolctl.report.files import ReportKind, check_output
 
+    kind: ReportKind = "run"
+    if asked.is_batch:
+        kind = "replications" if not asked.sweeps else "sweep" if len(asked.sweeps) <= 2 else "large sweep"
     for path in outputs:
-        check_output(path, BATCH_FORMATS if asked.is_batch else FORMATS)
+        check_output(path, kind)
 
 
 def _runs(
     asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
 ) -> int:
-    from poolctl.commands.answers import exit_code, tell_both, tell_runs, write_runs
+    from poolctl.api.results import SimulateResult
+    from poolctl.commands.answers import exit_code, tell_result, write_result
     from poolctl.commands.runs import run_all
 
     scenarios = read_scenarios(asked)
     variants, interrupted = run_all(asked, scenarios, color, quiet)
     repeat = repeat_command(sys.argv[1:], asked, scenarios[0][1].load.seed)
-    compared = asked.compare is not None
-    if asked.chosen_engine == "both":
-        tell_both(variants, as_json=as_json, color=color, repeat=repeat)
-    else:
-        tell_runs(variants, compared=compared, as_json=as_json, color=color, repeat=repeat)
-    write_runs(outputs, variants, engine=asked.chosen_engine, compared=compared, repeat=repeat)
+    result = SimulateResult(asked.chosen_engine, tuple(variants), is_comparison=asked.compare is not None)  # type: ignore[arg-type]
+    tell_result(result, as_json=as_json, color=color, repeat=repeat)
+    write_result(outputs, result, repeat=repeat)
     return exit_code(variants, interrupted, fail_on)
 
 
 def _batch(
     asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
 ) -> int:
-    from poolctl.commands.answers import batch_exit_code, tell_batch
+    from poolctl.api.results import SimulateResult
+    from poolctl.commands.answers import batch_exit_code, tell_result, write_result
     from poolctl.commands.batches import run_batch
-    from poolctl.report.files import write_batch
 
     batch = run_batch(asked, color, quiet)
     repeat = repeat_command(sys.argv[1:], asked, batch.scenario.load.seed)
-    tell_batch(batch, as_json=as_json, color=color, repeat=repeat)
-    for path in outputs:
-        write_batch(path, batch)
+    result = SimulateResult("model", batch=batch)
+    tell_result(result, as_json=as_json, color=color, repeat=repeat)
+    write_result(outputs, result, repeat=repeat)
     return batch_exit_code(batch, fail_on)

@@ -42,9 +42,9 @@ def check_answered(observation: "Observation", *, was_named: bool) -> None:
     failed = [source for source in observation.sources if not source.ok and source.kind != "host"]
     if not failed:
         raise CannotDo("nothing was seen", hint="the recording holds no snapshot, or it was ended before the first one")
-    from poolctl.report.inspection_words import KINDS
+    from poolctl.report.findings import SOURCES
 
-    lines = [f"cannot look at {KINDS[source.kind]} {source.target}: {source.reason}" for source in failed]
+    lines = [f"cannot look at {SOURCES[source.kind]} {source.target}: {source.reason}" for source in failed]
     raise CannotConnect("\n".join(lines), hint=next(_ways_out(observation, was_named), ""))
 
 

@@ -76,7 +76,7 @@ Who     application checkout, user app, client 127.0.0.1, route /checkout, 13 ba
 Do      Release the connection on every path of that code: finally, with, defer. Keep the pool
         bounded (max_open), so that a leak stops one instance and not the server. A bigger pool
         only delays the end.
-Why     suspected 13, in use 13, max open 20, floor steps 7, oldest age 79 s, median age 61 s,
+Why     suspected 13, in use 13, max_open 20, floor steps 7, oldest age 79 s, median age 61 s,
         frozen share 50 %, opened meanwhile 0, waiting 0, longest seen to end 3 ms
 """,
     "leak-in-transaction": """\
@@ -181,7 +181,7 @@ pool-slots-lost (application, certain); the remedy frees 3 slots
 Do      Never drop a connection: give it back on every path (putconn in finally, or with), also
         a broken one. Restart this process to get the slots back. Raising the pool's limit only
         delays the end.
-Why     in use 4, sessions 1, lost 3, max open 4, waiting 5, pools 1, looks 7
+Why     in use 4, sessions 1, lost 3, max_open 4, waiting 5, pools 1, looks 7
 """,
     "frozen-clients": """\
 WARNING  The process of worker (pid 77) is stopped and keeps 6 backends, 1 of them in a
@@ -215,7 +215,7 @@ Who     application shop, user app, client 127.0.0.1, 10 backends (100, 101, 102
 Do      Look at that process's processor time and limit, at what blocks its event loop or holds
         its interpreter, and at whether the server can be reached. The pool's size is not the
         cause.
-Why     timed out 30, idle 10, in use 0, max open 10, pools 1, loop lag 800 ms
+Why     timed out 30, idle 10, in use 0, max_open 10, pools 1, loop lag 800 ms
 """,
     "lock-queue": """\
 CRITICAL  4 backends wait for a lock behind migrator (pid 50), idle in transaction for 6 s, last
@@ -266,7 +266,7 @@ Who     application shop, user app, client 127.0.0.1, 6 backends (100, 101, 102,
           last query: SELECT ?
 Do      Size the pool from the measured concurrency (poolctl recommend), within the server's
         free slots.
-Why     max open 6, in use 6, waiting 9, pools 1, looks full 7, looks 7, moved 6, sessions 6,
+Why     max_open 6, in use 6, waiting 9, pools 1, looks full 7, looks 7, moved 6, sessions 6,
         typical use 1.2 ms, cores 16, ...
 """,
     "oversized-pool": """\
@@ -338,16 +338,16 @@ Why     hidden 8, seen 8, missing 0, role watcher
     "endless-load": """\
 CRITICAL  The load cannot end: 269,997 requests followed each other at 8 ms without any time
 passing
-Why   endless-load (application, certain): offered 269,997, acquired 269,997, hold_mean 0 s,
-      think_mean 0, error_pause 0.05
+Why   endless-load (application, certain): offered 269,997, acquired 269,997, hold mean 0 s,
+      think mean 0, error pause 50 ms
 Next  Give the load a hold or a think above 0, and an error_pause where acquires fail at once;
       or give arrivals by rate.
 """,
     "endless-queue": """\
 CRITICAL  The queue grows for ever: 100,068 requests a second come, 0 are served, and none of
 250,165 gives up
-Why   endless-queue (application, certain): offered_rate 100,068, throughput 0, unfinished
-      250,165, wait_time_max 8 ms
+Why   endless-queue (application, certain): offered rate 100,068, throughput 0, unfinished
+      250,165, wait time max 8 ms
 Next  1. Set acquire_timeout (context.WithTimeout), so that requests give up before the queue is
          older than its answers are worth, and treat what makes them wait.
 """,
@@ -432,12 +432,12 @@ grows without limit
 wait-target-missed (application, likely)
 Do      Shorten the holds, or give each process more slots: a pooler, fewer processes, a higher
         max_connections
-Why     max open 7, needed 17, load 16, late share 100 %, wait target 50 ms, bound by budget
+Why     max_open 7, needed 17, load 16, late share 100 %, wait target 50 ms, bound by budget
 """,
     "verification-failed": """\
 Refused: max_open 2 was tried and fails: its p99 wait is 212 ms, of 50 ms asked for
 verification-failed (application, certain)
 Do      Read the runs below; measure during the peak, or give the figures that are assumed
-Why     max open 2, engine model
+Why     max_open 2, engine model
 """,
 }

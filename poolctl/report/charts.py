@@ -1,61 +1,143 @@
-"""Charts of characters: braille dots, or plain ASCII. Pure: a chart in, lines out.
+"""What a chart shows, as data for terminals, Markdown and SVG alike: lines over time, bars, and heat maps.
 
-Series differ by texture, so that a chart reads without color: in use is solid, open is a screen of dots with an
-edge. A line is a list of pieces, each with the role that gives it its color.
+Decides axes, scales and classes. Leaves characters to ``drawing`` and shapes to ``svg``; which numbers a chart shows
+is decided by the report that it stands in.
 """
 
 from collections.abc import Sequence
-from math import ceil
-from typing import NamedTuple
+from dataclasses import dataclass
+from math import ceil, exp, log
+from typing import Literal
 
-from poolctl.report.panels import Chart, Layer, Panel, ticks
 from poolctl.units import format_count, format_duration
 
+Unit = Literal["count", "time"]
 
-class Piece(NamedTuple):
-    """Characters of one role: that of a layer, or "limit", "axis", "title", "mark", "" for the background."""
+_TICKS = (
+    *(unit * 10.0**power for power in (-4, -3, -2, -1, 0) for unit in (1, 2, 5)),
+    *(10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1200.0, 1800.0, 3600.0, 7200.0, 21600.0, 86400.0),
+)
 
-    text: str
+FLAT = 1.03
+"""Values within this ratio of each other are not drawn: a picture would make contrast of what is chance."""
+
+HEAT_CLASSES = 4
+
+_SPREAD = 20.0
+"""From the smallest to the largest value more than so many times: the classes of heat then grow in ratio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A line over time. ``role`` decides how it is drawn: in_use, open, waiting or server. None: not known."""
+
+    name: str
     role: str
+    values: tuple[float | None, ...]
 
 
-Line = list[Piece]
-
-_BITS = ((0x40, 0x80), (0x04, 0x20), (0x02, 0x10), (0x01, 0x08))
-"""Bit of a braille cell by dot row, from the bottom, and dot column."""
-_ASCII = {"in_use": "#", "open": ".", "waiting": "#", "server": "#"}
-_BARS = "▁▂▃▄▅▆▇█"
-_ASCII_BARS = "_.-=oO#@"
+@dataclass(frozen=True, slots=True)
+class LimitLine:
+    name: str
+    value: float
 
 
-def draw(chart: Chart, width: int, *, ascii_only: bool = False) -> list[Line]:
-    """The chart in lines of at most ``width`` columns; fewer than 24 are taken as 24."""
-    margin = max(len(format_count(ceil(panel.top))) for panel in chart.panels) + 1
-    columns = max(width, 24) - margin - 1
-    lines: list[Line] = []
-    for panel in chart.panels:
-        lines.append(_title(panel, columns + margin + 1, ascii_only))
-        lines += _panel(panel, chart, margin, columns, ascii_only)
-    return lines + _time_axis(chart, margin, columns, ascii_only)
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Layers from back to front on one axis from 0 to ``top``; ``rows``: its height in lines of a terminal."""
+
+    title: str
+    layers: tuple[Layer, ...]
+    top: float
+    limit: LimitLine | None = None
+    rows: int = 3
 
 
-def plain(lines: Sequence[Line]) -> list[str]:
-    """The lines as text, without roles."""
-    return ["".join(run.text for run in line).rstrip() for line in lines]
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Something that happened at an instant of the run."""
+
+    at: float
+    text: str
 
 
-def sparkline(values: Sequence[float], width: int, top: float, *, ascii_only: bool = False) -> str:
-    """The last values as bars, at most ``width`` of them, from 0 to ``top``; 0 is blank."""
-    bars = _ASCII_BARS if ascii_only else _BARS
-    shown = values[-width:] if width > 0 else ()
-    scale = len(bars) / top if top > 0 else 0.0
-    return "".join(" " if value <= 0 else bars[min(len(bars), max(1, ceil(value * scale))) - 1] for value in shown)
+@dataclass(frozen=True, slots=True)
+class TimeChart:
+    """Panels above one time axis. ``at``: the instants of every layer's values, in seconds of the run's clock."""
+
+    title: str
+    at: tuple[float, ...]
+    panels: tuple[Panel, ...]
+    start: float
+    end: float
+    marks: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BarChart:
+    """A bar for each value of one key. ``role``: its color, as that of a layer, or limit."""
+
+    title: str
+    role: str
+    key: str
+    labels: tuple[str, ...]
+    values: tuple[float, ...]
+    unit: Unit = "count"
+
+
+@dataclass(frozen=True, slots=True)
+class HeatMap:
+    """A cell for each pair of values of two keys. ``values``: by row and column, None where a run is missing."""
+
+    title: str
+    role: str
+    across: str
+    columns: tuple[str, ...]
+    down: str
+    rows: tuple[str, ...]
+    values: tuple[tuple[float | None, ...], ...]
+    unit: Unit = "count"
+
+    @property
+    def known(self) -> list[float]:
+        return [value for row in self.values for value in row if value is not None]
+
+
+def format_value(value: float, unit: Unit) -> str:
+    return format_duration(value) if unit == "time" else format_count(value)
+
+
+def scale_panel(title: str, layers: Sequence[Layer], limit: LimitLine | None = None, rows: int = 3) -> Panel:
+    """Return the panel with an axis to its highest value or its limit.
+
+    A limit far above the data would press the data flat: the title says where it is instead.
+    """
+    peak = max((value for layer in layers for value in layer.values if value is not None), default=0.0)
+    if limit and limit.value > 4 * max(peak, 1.0):
+        return Panel(f"{title} ({limit.name} is above the chart)", tuple(layers), max(peak, 1.0), rows=rows)
+    return Panel(title, tuple(layers), max(peak, limit.value if limit else 1.0, 1.0), limit, rows)
+
+
+def rescale_panel(panel: Panel, top: float, rows: int) -> Panel:
+    """Return the panel on an axis to ``top``. The title names a limit that would lie in the lowest quarter."""
+    if panel.limit and panel.limit.value * 4 < top:
+        return Panel(f"{panel.title} ({panel.limit.name})", panel.layers, top, rows=rows)
+    return Panel(panel.title, panel.layers, top, panel.limit, rows)
+
+
+def ticks(start: float, end: float, most: int) -> list[float]:
+    """Return round instants from ``start`` to ``end`` for a time axis, at most ``most`` + 1 of them."""
+    least = (end - start) / max(most, 1)
+    step = next((step for step in _TICKS if step >= least), _TICKS[-1] * ceil(least / _TICKS[-1]))
+    first = ceil(start / step - 1e-9)
+    return [step * number for number in range(first, int(end / step + 1e-9) + 1)]
 
 
 def resample(values: Sequence[float | None], at: Sequence[float], start: float, end: float, bins: int) -> list[float]:
-    """The largest value within each of ``bins`` equal spans of time; a span without one repeats the last; -1: none.
+    """Return the largest value within each of ``bins`` equal spans of time.
 
-    The largest, since a peak that touched the limit must not vanish in a narrow chart.
+    A span without a value repeats the one before it; -1 means that there is none yet. The largest, since a peak that
+    touched the limit must not vanish in a narrow chart.
     """
     found = [-1.0] * bins
     span = (end - start) / bins if end > start else 1.0
@@ -71,113 +153,51 @@ def resample(values: Sequence[float | None], at: Sequence[float], start: float, 
     return found
 
 
-def _panel(panel: Panel, chart: Chart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
-    height = panel.rows
-    across, upward = (1, 1) if ascii_only else (2, 4)
-    levels = []
-    for layer in panel.layers:
-        values = resample(layer.values, chart.at, chart.start, chart.end, columns * across)
-        levels.append((layer, [_dots(value, panel.top, height * upward) for value in values]))
-    limit_row = None
-    if panel.limit:
-        limit_row = (_dots(panel.limit.value, panel.top, height * upward) - 1) // upward
-    lines: list[Line] = []
-    for row in reversed(range(height)):
-        label = _label(panel, row, height, limit_row)
-        lines.append([Piece(f"{label:>{margin - 1}} ", "axis"), Piece("|" if ascii_only else "┤", "axis")])
-        for column in range(columns):
-            text, role = _cell(levels, column, row, ascii_only)
-            if not role and row == limit_row:
-                text, role = ("-" if ascii_only else "╌"), "limit"
-            _append(lines[-1], text, role)
-    return lines
+def describe_flat(title: str, values: Sequence[float], unit: Unit) -> str:
+    """Return what to say instead of drawing ``values`` that are all about the same, "" for values worth drawing."""
+    least, most = min(values), max(values)
+    if most > least * FLAT:
+        return ""
+    shown = [format_value(least, unit), format_value(most, unit)]
+    return f"{title} {' to '.join(dict.fromkeys(shown))} in every run"
 
 
-def _dots(value: float, top: float, most: int) -> int:
-    """Height in dots. The topmost one lights only when ``top`` is reached, and 1 of many still shows."""
+def order_axes(sizes: Sequence[int]) -> tuple[int, int]:
+    """Return which of two axes goes across, and which goes down: the longer one goes across."""
+    return (0, 1) if sizes[0] > sizes[1] else (1, 0)
+
+
+def heat_classes(values: Sequence[float]) -> list[float]:
+    """Return where each class of heat ends: equal steps, or equal ratios where the values above 0 spread far."""
+    positive = [value for value in values if value > 0]
+    if not positive:
+        return []
+    least, most = min(positive), max(positive)
+    if most <= least * (1 + 1e-9):
+        return [most]
+    if most / least > _SPREAD:
+        step = log(most / least) / HEAT_CLASSES
+        ends = [least * exp(step * number) for number in range(1, HEAT_CLASSES)]
+    else:
+        ends = [least + (most - least) * number / HEAT_CLASSES for number in range(1, HEAT_CLASSES)]
+    return [*ends, most]
+
+
+def heat_class(value: float, classes: Sequence[float]) -> int:
+    """Return the number of the class that ``value`` belongs to: 0 for nothing, 1 for the lowest of ``classes``."""
     if value <= 0:
         return 0
-    return most if value >= top else min(ceil(value / top * most), max(most - 1, 1))
+    return next((number for number, end in enumerate(classes, 1) if value <= end), len(classes))
 
 
-def _cell(levels: Sequence[tuple[Layer, list[int]]], column: int, row: int, ascii_only: bool) -> tuple[str, str]:
-    text, role = " ", ""
-    if ascii_only:
-        for layer, heights in levels:
-            if heights[column] > row:
-                text, role = _ASCII[layer.role], layer.role
-        return text, role
-    bits = 0
-    for layer, heights in levels:
-        for side in (0, 1):
-            height = heights[2 * column + side]
-            for up in range(4):
-                dot = 4 * row + up
-                edge = dot == height - 1
-                if dot < height and (layer.role != "open" or edge or (dot + side) % 2 == 0):
-                    bits |= _BITS[up][side]
-                    role = layer.role
-    return (chr(0x2800 + bits), role) if bits else (text, role)
-
-
-def _label(panel: Panel, row: int, height: int, limit_row: int | None) -> str:
-    if row == limit_row and panel.limit:
-        return format_count(panel.limit.value)
-    if row == height - 1 and limit_row != height - 2:
-        return format_count(ceil(panel.top))
-    return "0" if row == 0 else ""
-
-
-def _title(panel: Panel, width: int, ascii_only: bool) -> Line:
-    signs = _ASCII if ascii_only else {"in_use": "⣿", "open": "⢕", "waiting": "⣿", "server": "⣿"}
-    keys = [(signs[layer.role], layer.role, layer.name) for layer in reversed(panel.layers) if len(panel.layers) > 1]
-    if panel.limit:
-        keys.append(("---" if ascii_only else "╌╌╌", "limit", panel.limit.name))
-    line: Line = [Piece(panel.title[:width], "title")]
-    room = width - len(panel.title)
-    for sign, role, name in keys:
-        room -= len(sign) + len(name) + 3
-        if room >= 0:
-            line += [Piece("  ", ""), Piece(sign, role), Piece(f" {name}", "")]
-    return line
-
-
-def _time_axis(chart: Chart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
-    corner, dash, tick = ("+", "-", "+") if ascii_only else ("└", "─", "┬")
-    span = max(chart.end - chart.start, 1e-9)
-    labels = [" "] * (margin + 1 + columns)
-    rule = [dash] * columns
-    for instant in ticks(chart.start, chart.end, max(columns // 12, 2)):
-        text = format_duration(instant)
-        place = round((columns - 1) * (instant - chart.start) / span)
-        rule[place] = tick
-        begin = max(0, min(margin + 1 + place - len(text) // 2, len(labels) - len(text)))
-        labels[begin : begin + len(text)] = text
-    lines: list[Line] = [[Piece(" " * margin + corner + "".join(rule), "axis")], [Piece("".join(labels), "axis")]]
-    return lines + _mark_lines(chart, margin + 1, columns, "^" if ascii_only else "▲")
-
-
-def _mark_lines(chart: Chart, margin: int, columns: int, sign: str) -> list[Line]:
-    """Marks under the axis; one that has no room goes to the next line, and the third line is the last."""
-    rows: list[str] = []
-    span = max(chart.end - chart.start, 1e-9)
-    for mark in chart.marks:
-        place = margin + min(int((mark.at - chart.start) / span * columns), columns - 1)
-        text = f"{sign} {mark.text}"
-        if place + len(text) > margin + columns:
-            text = f"{mark.text} {sign}"
-            place = max(0, place + 1 - len(text))
-        for number in range(3):
-            if number == len(rows):
-                rows.append("")
-            if not rows[number] or len(rows[number]) + 2 <= place:
-                rows[number] = rows[number].ljust(place) + text
-                break
-    return [[Piece(row, "mark")] for row in rows]
-
-
-def _append(line: Line, text: str, role: str) -> None:
-    if line[-1].role == role:
-        line[-1] = Piece(line[-1].text + text, role)
-    else:
-        line.append(Piece(text, role))
+def heat_key(heat: HeatMap) -> list[tuple[int, str]]:
+    """Return each class with the values in it, in words: (0, "0"), (1, "10 to 17.5"), (2, "to 25")."""
+    classes = heat_classes(heat.known)
+    key = [(0, "0")] if any(value <= 0 for value in heat.known) else []
+    least = min((value for value in heat.known if value > 0), default=0.0)
+    for number, end in enumerate(classes, 1):
+        text = format_value(end, heat.unit)
+        if len(classes) > 1:
+            text = f"{format_value(least, heat.unit)} to {text}" if number == 1 else f"to {text}"
+        key.append((number, text))
+    return key

@@ -1,14 +1,21 @@
-"""A sweep as CSV, one line a run, for spreadsheets and plots. Times are seconds, counts are whole numbers.
+"""Writes the main table of a report as CSV, for spreadsheets and plots. Times are seconds, counts are whole numbers.
 
-Decides the columns, which are public: the swept keys, then the seed, then names that follow the JSON summary.
+Decides the columns, which are public. A sweep and replications have a line for each run: the swept keys, the seed,
+and names that follow the JSON summary. A recommendation has a line for each size tried, a fleet one for each limit.
 """
 
 import csv
 import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from poolctl.api.results import Batch, Point, reopened_rate
+from poolctl.api.results import Batch, FleetResult, Point, RecommendResult, SimulateResult, reopened_rate
+from poolctl.errors import CannotDo
 
-COLUMNS = (
+if TYPE_CHECKING:
+    from poolctl.report.build import Result
+
+RUN_COLUMNS = (
     "seed",
     "verdict",
     "cut_off",
@@ -45,16 +52,55 @@ COLUMNS = (
 )
 
 
-def csv_of(batch: Batch) -> str:
-    """The header and one line for each finished run, in order. What is unknown is empty."""
+TRIED_COLUMNS = (
+    "moment",
+    "max_open",
+    "is_current",
+    "offered_rate",
+    "throughput",
+    "wait_p99",
+    "refused",
+    "timed_out",
+    "reopened_rate",
+)
+LIMIT_COLUMNS = ("kind", "name", "limit", "hard", "usual", "peak", "worst", "worst_moment", "is_kept", "is_refusing")
+
+
+def csv_of(result: "Result") -> str:
+    """Return a header, and a line for each record in order. What is unknown or unlimited is empty.
+
+    Raises CannotDo for a result without such a table.
+    """
+    if isinstance(result, SimulateResult) and result.batch is not None:
+        return _write(_batch_lines(result.batch))
+    if isinstance(result, RecommendResult):
+        tried = result.verification
+        if tried is None or not (tried.swept or tried.moments):
+            raise CannotDo("no size was tried, so there is no table", hint="write .md, .html or .json instead")
+        return _write(_attribute_lines(TRIED_COLUMNS, (*tried.swept, *tried.moments)))
+    if isinstance(result, FleetResult):
+        return _write(_attribute_lines(LIMIT_COLUMNS, result.check.limits))
+    raise CannotDo("the report has no table of runs", hint="write .md, .html or .json instead")
+
+
+def _write(lines: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(axis.key for axis in batch.axes), *COLUMNS])
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def _attribute_lines(columns: Sequence[str], records: Iterable[object]) -> Iterator[Sequence[object]]:
+    yield columns
+    for record in records:
+        values = [getattr(record, name) for name in columns]
+        yield [int(value) if isinstance(value, bool) else value for value in values]
+
+
+def _batch_lines(batch: Batch) -> Iterator[Sequence[object]]:
+    yield [*(axis.key for axis in batch.axes), *RUN_COLUMNS]
     values = [dict(zip(axis.words, axis.values, strict=True)) for axis in batch.axes]
     for point in batch.points:
-        swept = [known[word] for known, word in zip(values, point.words, strict=True)]
-        writer.writerow([*swept, *_row(point)])
-    return text.getvalue()
+        yield [*(known[word] for known, word in zip(values, point.words, strict=True)), *_row(point)]
 
 
 def _row(point: Point) -> list[object]:
@@ -78,5 +124,5 @@ def _row(point: Point) -> list[object]:
     }
     return [
         row[name] if name in row else getattr(summary if hasattr(summary, name) else connections, name)
-        for name in COLUMNS
+        for name in RUN_COLUMNS
     ]

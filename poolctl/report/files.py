@@ -1,77 +1,80 @@
 """Writes a report into the file of ``--output``, in the format that its name asks for.
 
-Decides the formats and that a file is whole or not there; the contents come from the format's own module.
+Decides which formats each kind of report has, and that a file is whole or not there; the contents come from the
+format's own module. Imports those only to write: the command line reads the formats to print its help.
 """
 
 import contextlib
 import os
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
-from poolctl.api.results import Batch, InspectResult, SimulateResult, Variant
 from poolctl.errors import BadInput, CannotDo
 
-FORMATS = (".json", ".svg", ".html")
-BATCH_FORMATS = (".json", ".csv")
-"""Of a sweep and of replications."""
-INSPECT_FORMATS = (".md", ".html", ".json", ".svg")
+if TYPE_CHECKING:
+    from poolctl.report.blocks import Report
+    from poolctl.report.build import Result
+
+ReportKind = Literal["run", "sweep", "large sweep", "replications", "inspection", "recommendation", "fleet"]
+
+_TEXTS = (".md", ".html", ".json")
+FORMATS: dict[ReportKind, tuple[str, ...]] = {
+    "run": (*_TEXTS, ".svg"),
+    "sweep": (*_TEXTS, ".svg", ".csv"),
+    "large sweep": (*_TEXTS, ".csv"),
+    "replications": (*_TEXTS, ".csv"),
+    "inspection": (*_TEXTS, ".svg"),
+    "recommendation": (*_TEXTS, ".svg", ".csv"),
+    "fleet": (*_TEXTS, ".csv"),
+}
+"""The formats of each kind of report: .svg where it has a chart, .csv where it has a table that programs read. A
+comparison is a run to its reader, and a large sweep, of more than two keys, has no picture."""
+
+OUTPUT_HELP = {
+    "simulate": "Also write the report as .md, .html, .json or .svg; a sweep or replications also as .csv.",
+    "inspect": "Also write the report as .md, .html, .json or .svg.",
+    "recommend": "Also write the report as .md, .html, .json, .svg or .csv (the last two: the sizes that were tried).",
+}
+"""What --output writes, for the help of each command."""
 
 
-def check_output(path: Path, formats: Sequence[str] = FORMATS) -> None:
+def check_output(path: Path, kind: ReportKind) -> None:
     """Refuse, before anything runs, a file whose format is unknown or whose folder is missing. Raises BadInput."""
+    formats = FORMATS[kind]
     if path.suffix.lower() not in formats:
         known = f"{', '.join(formats[:-1])} or {formats[-1]}"
-        raise BadInput(f"--output {path}: the name must end in {known}", hint=_elsewhere(path, formats))
+        raise BadInput(f"--output {path}: the name must end in {known}", hint=_elsewhere(path.suffix.lower(), kind))
     if not path.parent.is_dir():
         raise BadInput(f"--output {path}: there is no folder {path.parent}")
     if path.is_dir():
         raise BadInput(f"--output {path}: is a folder")
 
 
-def write_output(path: Path, variants: Sequence[Variant], *, compared: bool = False, repeat: str = "") -> None:
-    """Write one run (``variants`` of length one), or a comparison, as the file's name asks.
+def write_report(path: Path, result: "Result", *, repeat: str = "") -> None:
+    """Write the report of ``result`` as the file's name asks. ``repeat``: the command that does the same again.
 
-    A file that was there is replaced at once or, when writing fails (disk full), left as it was. Raises CannotDo.
+    A file that was there is replaced at once or, if writing fails (disk full), left as it was. Raises CannotDo.
     """
-    write_text(path, _render(path.suffix.lower(), variants, compared, repeat))
+    from poolctl.report.build import build_report
 
-
-def write_both(path: Path, variants: Sequence[Variant], *, repeat: str = "") -> None:
-    """Write a live run and the model's of the same scenario, which may be missing. Raises CannotDo."""
-    from dataclasses import replace
-
-    if path.suffix.lower() == ".json":
-        write_text(path, SimulateResult("both", tuple(variants)).to_json() + "\n")
-    else:
-        named = [replace(variant, name=variant.run.engine) for variant in variants]
-        write_output(path, named, compared=True, repeat=repeat)
-
-
-def write_batch(path: Path, batch: Batch) -> None:
-    """Write a sweep or replications as the file's name asks. Raises CannotDo."""
-    from poolctl.report import csv
-
-    if path.suffix.lower() == ".csv":
-        write_text(path, csv.csv_of(batch))
-    else:
-        write_text(path, batch.to_json() + "\n")
-
-
-def write_inspection(path: Path, inspection: InspectResult) -> None:
-    """Write what ``inspect`` saw as the file's name asks. Raises CannotDo."""
     suffix = path.suffix.lower()
-    if suffix == ".md":
+    if suffix == ".json":
+        text = result.to_json() + "\n"
+    elif suffix == ".csv":
+        from poolctl.report.csv import csv_of
+
+        text = csv_of(result)
+    elif suffix == ".md":
         from poolctl.report.markdown import markdown_of
 
-        write_text(path, markdown_of(inspection))
-    elif suffix == ".json":
-        write_text(path, inspection.to_json() + "\n")
+        text = markdown_of(build_report(result, repeat=repeat))
     elif suffix == ".html":
-        from poolctl.report.inspection_html import inspection_page
+        from poolctl.report.html import page_of
 
-        write_text(path, inspection_page(inspection))
+        text = page_of(build_report(result, repeat=repeat), result.to_json())
     else:
-        write_text(path, _inspection_picture(inspection))
+        text = _picture(build_report(result, repeat=repeat))
+    write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -86,41 +89,23 @@ def write_text(path: Path, text: str) -> None:
         raise CannotDo(f"cannot write {path}: {error.strerror}", hint="give another --output") from None
 
 
-def _elsewhere(path: Path, formats: Sequence[str]) -> str:
-    """A hint for a format that poolctl does write, only not of this."""
-    suffix = path.suffix.lower()
-    if suffix in FORMATS and formats == BATCH_FORMATS:
-        return "a sweep and replications have no picture"
-    return {".csv": ".csv is for --sweep", ".md": ".md is for inspect"}.get(suffix, "")
+def _picture(report: "Report") -> str:
+    from poolctl.report.blocks import charts_of, headline_of
+    from poolctl.report.svg import svg_of
+
+    charts = tuple(charts_of(report))
+    if not charts:
+        raise CannotDo("there is too little data for a chart", hint="write .md, .html or .json instead")
+    return svg_of(charts, subtitle=headline_of(report))
 
 
-def _inspection_picture(inspection: InspectResult) -> str:
-    from poolctl.report import svg
-    from poolctl.report.inspection_chart import chart_of_observation
-    from poolctl.report.inspection_words import inspection_verdict
-
-    chart = chart_of_observation(inspection.observation)
-    if chart is None:
-        raise CannotDo("too little was seen for a chart", hint="look for longer, or write .md, .html or .json")
-    verdict = inspection_verdict(inspection)
-    return svg.svg_of(chart, subtitle=f"{verdict.word}: {verdict.sentence}")
-
-
-def _render(suffix: str, variants: Sequence[Variant], compared: bool, repeat: str) -> str:
-    from poolctl.report import html, svg
-    from poolctl.report.panels import chart_of, comparison_chart_of
-    from poolctl.report.rows import headline
-    from poolctl.report.verdict import verdict_of
-
-    first = variants[0]
-    if suffix == ".json":
-        return SimulateResult("live", tuple(variants), is_comparison=compared).to_json() + "\n"
-    if suffix == ".html":
-        if compared:
-            return html.comparison_page_of(variants, repeat=repeat)
-        return html.page_of(first.run, first.findings, repeat=repeat)
-    verdict = verdict_of(first.run, first.findings)
-    chart = comparison_chart_of(variants) if compared else chart_of(first.run)
-    if chart is None:
-        raise CannotDo("the run was too short for a chart", hint="write .json or .html instead")
-    return svg.svg_of(chart, subtitle=headline(variants) if compared else f"{verdict.word}: {verdict.sentence}")
+def _elsewhere(suffix: str, kind: ReportKind) -> str:
+    """Return a hint for a format that poolctl writes of other reports, "" for a format that it does not know."""
+    if suffix == ".svg":
+        reason = {
+            "large sweep": "a sweep of more than two keys has no picture",
+            "replications": "replications have no picture",
+            "fleet": "a fleet has no picture",
+        }
+        return reason.get(kind, "")
+    return ".csv is for a sweep, replications, and recommend" if suffix == ".csv" else ""

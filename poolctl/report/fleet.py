@@ -1,39 +1,53 @@
-"""The report of a fleet's check: whether it fits, what to change to what, and who takes how much when it is worst."""
+"""The report of a fleet's check: whether it fits, what to change to what, and who takes how many slots at worst.
 
-from rich.text import Text
+Decides that each limit names its worst moment, and that who shares it stands below.
+"""
+
+from dataclasses import replace
 
 from poolctl.diagnose.finding import worst_first
-from poolctl.report.inspection_rows import Table
-from poolctl.report.inspection_words import NAME_LIMIT
-from poolctl.report.recommendation import print_table
-from poolctl.report.screen import STYLES, Screen
-from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.report.blocks import Note, Points, Report, Table, named_table
+from poolctl.report.findings import (
+    NAME_LIMIT,
+    SENTENCE_LIMIT,
+    about,
+    explain_line,
+    finding_block,
+    verdict_of,
+)
 from poolctl.safe_text import neutralize
 from poolctl.sizing.budget import Term
 from poolctl.sizing.fleet_check import FleetCheck, LimitCheck
 from poolctl.units import format_count
 
-LEFT = "free at the worst moment"
-"""The term that is what the others leave."""
+_LEFT = "free at the worst moment"
+"""The term that is the rest of all others."""
 _KINDS = {"server": "server", "role": "role", "database": "database", "pooler-clients": "clients of"}
 
 
-def print_fleet(screen: Screen, check: FleetCheck) -> None:
-    for number, finding in enumerate(worst_first(check.findings)):
-        if number:
-            screen.print()
-        word = word_of(finding)
-        summary = Text(neutralize(finding.summary, SENTENCE_LIMIT), style="" if number else "bold")
-        screen.paragraph(Text(f"{word}  ", style=STYLES[word]), summary, hang=2)
-        for line in neutralize(finding.remedy, SENTENCE_LIMIT).split("; "):
-            if line:
-                screen.paragraph(Text("Do      ", style="bold"), line)
-    for table in tables_of(check):
-        print_table(screen, table)
+def fleet_report(check: FleetCheck) -> Report:
+    """Return the report of a fleet's check."""
+    # A fleet's remedy names all changes in one sentence; here each is a step.
+    findings = [replace(finding, remedy=finding.remedy.replace("; ", "\n")) for finding in worst_first(check.findings)]
+    return (
+        verdict_of(findings, "nothing was checked"),
+        *(Note(about(finding)) for finding in findings[:1]),
+        *(finding_block(finding, is_first=True) for finding in findings[:1]),
+        *(finding_block(finding, about(finding)) for finding in findings[1:]),
+        _limit_table(check),
+        *(_part_table(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
+        _slot_table(check),
+        Points((explain_line(findings),)),
+    )
 
 
-def tables_of(check: FleetCheck) -> tuple[Table, ...]:
-    """Every limit, then who shares each at its worst moment, then the arithmetic of the slots."""
+def limit_name(limit: LimitCheck) -> str:
+    """Return what a limit is called: "server", "role app", "clients of pgbouncer"."""
+    name = neutralize(limit.name, NAME_LIMIT)
+    return name if limit.kind == "server" else f"{_KINDS[limit.kind]} {name}"
+
+
+def _limit_table(check: FleetCheck) -> Table:
     rows = tuple(
         (
             _count(limit.worst),
@@ -46,38 +60,39 @@ def tables_of(check: FleetCheck) -> tuple[Table, ...]:
         )
         for limit in check.limits
     )
-    limits = Table("Limits, tightest first", ("worst", "limit", "free", "usual", "peak", "worst moment", "what"), rows)
-    parts = tuple(_parts(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept)
-    terms = tuple(
-        (sign, value, neutralize(term.term, NAME_LIMIT), term.source)
-        for term in check.arithmetic
-        for sign, value in [_signed(term)]
-    )
-    return (limits, *parts, Table("Slots", ("", "value", "term", "source"), terms))
+    header = ("worst", "limit", "free", "usual", "peak", "worst moment", "what")
+    return named_table("Limits, tightest first", header, rows)
 
 
-def limit_name(limit: LimitCheck) -> str:
-    name = neutralize(limit.name, NAME_LIMIT)
-    return name if limit.kind == "server" else f"{_KINDS[limit.kind]} {name}"
-
-
-def _parts(limit: LimitCheck) -> Table:
-    moment = neutralize(limit.worst_moment, NAME_LIMIT)
+def _part_table(limit: LimitCheck) -> Table:
+    """Return who shares a limit at its worst moment."""
     rows = tuple(
         (_count(part.connections), format_count(part.pools) if part.pools else "", neutralize(part.who, NAME_LIMIT))
         for part in limit.parts
     )
-    return Table(f"Who takes {limit_name(limit)} at the worst moment ({moment})", ("most", "pools", "who"), rows)
+    moment = neutralize(limit.worst_moment, NAME_LIMIT)
+    title = f"Who takes {limit_name(limit)} at the worst moment ({moment})"
+    return named_table(title, ("most", "pools", "who"), rows)
+
+
+def _slot_table(check: FleetCheck) -> Table:
+    """Return the arithmetic of the slots."""
+    rows = []
+    for term in check.arithmetic:
+        sign, value = _signed(term)
+        rows.append((sign, value, neutralize(term.term, NAME_LIMIT), neutralize(term.source, SENTENCE_LIMIT)))
+    return named_table("Slots", ("", "value", "term", "source"), tuple(rows))
 
 
 def _signed(term: Term) -> tuple[str, str]:
-    """The sign before it, and the number."""
-    if term.term == LEFT:
+    """Return the sign before the number, and the number."""
+    if term.term == _LEFT:
         return "=", _count(term.value)
     return ("-" if term.value < 0 else ""), format_count(abs(term.value))
 
 
 def _count(value: int | None) -> str:
+    """Return the count; None is unlimited."""
     if value is None:
         return "unlimited"
     return f"-{format_count(-value)}" if value < 0 else format_count(value)

@@ -1,147 +1,238 @@
-"""Writes one self-contained HTML page: verdict, numbers, chart, reasons, and the JSON it was made from.
+"""Writes a report as one self-contained HTML page, for a post-mortem: readable on a phone, dark and light.
 
-Decides the page's order, which is that of the terminal report. Nothing in it is fetched from anywhere.
+Decides the page's looks. It needs no script, nothing is fetched from anywhere, and every text is escaped. The JSON
+that the report was made from is in the page as data, for programs.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator
 from html import escape
 
-from poolctl.api.documents import Document, dumps
-from poolctl.api.results import SimulateResult, Variant
-from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.facts import Fact, describe, evidence_items, facts_of
-from poolctl.report.panels import Chart, chart_of, comparison_chart_of
-from poolctl.report.rows import HEADER, comparison_row, error_rows, headline
+from poolctl.report.blocks import (
+    Block,
+    ChartBlock,
+    Code,
+    Fact,
+    Facts,
+    FindingBlock,
+    Note,
+    Points,
+    Repeat,
+    Report,
+    Section,
+    Table,
+    Verdict,
+    headline_of,
+    is_empty,
+)
 from poolctl.report.svg import svg_of
-from poolctl.report.verdict import cautions_of, next_steps, sentence_of, verdict_of, word_of
 from poolctl.safe_text import neutralize
-from poolctl.scenario.run import Run
+
+_TEXT_LIMIT = 1200
+"""Characters of one text: a report's own limits are lower, so this only guards against one that was forgotten."""
 
 _STYLE = """
-:root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; max-width: 60rem; margin: 2rem auto;
-  padding: 0 1rem; background: Canvas; color: CanvasText; }
-h1 { font-size: 1.3rem; line-height: 1.35; border-left: 0.4rem solid; padding-left: 0.8rem; }
-h1.critical { border-color: #cf222e; } h1.warning { border-color: #bf8700; } h1.info { border-color: #1a7f37; }
-h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { font-size: 1rem; margin-bottom: 0.2rem; }
-table { border-collapse: collapse; } .wide { overflow-x: auto; }
-th, td { text-align: left; padding: 0.2rem 1rem 0.2rem 0; vertical-align: top; border-bottom: 1px solid #8884; }
-th { font-weight: 600; } td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-code, pre { font-family: ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
-.note { opacity: 0.75; } svg { max-width: 100%; height: auto; }
+:root { color-scheme: light dark; --ink: #1f2328; --quiet: #59636e; --ground: #ffffff; --card: #f6f8fa;
+  --rule: #d1d9e0; --critical: #cf222e; --warning: #9a6700; --info: #0969da; --good: #1a7f37; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6edf3; --quiet: #9198a1; --ground: #0d1117; --card: #151b23;
+  --rule: #3d444d; --critical: #ff7b72; --warning: #d29922; --info: #58a6ff; --good: #3fb950; } }
+* { box-sizing: border-box; }
+body { font: 15px/1.5 system-ui, -apple-system, "Segoe UI", sans-serif; max-width: 62rem; margin: 0 auto;
+  padding: 1.2rem 1rem 3rem; background: var(--ground); color: var(--ink); overflow-wrap: anywhere; }
+h1 { font-size: 1.3rem; line-height: 1.35; margin: 0 0 0.8rem; border-left: 0.35rem solid var(--rule);
+  padding-left: 0.8rem; }
+h2 { font-size: 1.1rem; margin: 2rem 0 0.5rem; } h3 { font-size: 1rem; margin: 1.5rem 0 0.3rem; }
+p { margin: 0.5rem 0; }
+.critical { --tone: var(--critical); } .warning { --tone: var(--warning); } .info { --tone: var(--info); }
+.ok { --tone: var(--good); }
+h1.critical, h1.warning, h1.info, h1.ok { border-color: var(--tone); }
+.word { color: var(--tone, inherit); font-weight: 700; }
+.quiet { color: var(--quiet); }
+.caution { border-left: 0.25rem solid var(--warning); padding-left: 0.7rem; }
+.finding { border: 1px solid var(--rule); border-left: 0.25rem solid var(--tone, var(--rule)); border-radius: 0.3rem;
+  background: var(--card); padding: 0.4rem 0.9rem 0.7rem; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.3rem 1rem; margin: 0.7rem 0; }
+dt { font-weight: 600; } dd { margin: 0; min-width: 0; }
+dd ol, dd ul { margin: 0; padding-left: 1.2rem; }
+.wide { overflow-x: auto; margin: 0.5rem 0; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; padding: 0.25rem 1rem 0.25rem 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
+th { font-weight: 600; } .number { text-align: right; white-space: nowrap; } td.words { min-width: 12rem; }
+.bar { display: block; width: 6rem; height: 0.7rem; margin-top: 0.4rem; background: var(--rule); }
+.bar i { display: block; height: 100%; background: var(--info); } .bar i.full { background: var(--critical); }
+.facts dd span { margin-right: 1rem; white-space: nowrap; } .facts dd span.long { white-space: normal; }
+.facts .note { color: var(--quiet); margin-right: 0; white-space: normal; }
+code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
+pre { background: var(--card); border: 1px solid var(--rule); border-radius: 0.3rem; padding: 0.6rem 0.8rem;
+  overflow-x: auto; white-space: pre-wrap; }
+figure { margin: 1rem 0; overflow-x: auto; } svg { display: block; max-width: 100%; min-width: 34rem; height: auto; }
+@media (max-width: 34rem) { dl { grid-template-columns: minmax(0, 1fr); gap: 0; } dt { margin-top: 0.5rem; }
+  th, td { padding-right: 0.7rem; } }
 """
 
 
-def page_of(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> str:
-    """The page of one run. ``repeat``: the command that does it again, "" for none."""
-    verdict = verdict_of(run, findings)
-    body = [
-        f'<h1 class="{verdict.severity or "info"}">{text(f"{verdict.word}: {verdict.sentence}")}</h1>',
-        *(paragraph(caution) for caution in cautions_of(run)),
-        paragraph(describe(run), "note"),
-        drawn(chart_of(run), f"{verdict.word}: {verdict.sentence}"),
-        "<h2>Numbers</h2>",
-        _facts(facts_of(run)),
-        *_errors(run),
-        *_reasons(findings),
-        *([f"<h2>Notes</h2>{bullets(run.notes)}"] if run.notes else []),
-    ]
-    return wrapped(run.scenario.name, body, repeat, SimulateResult("live", (Variant("", run, findings),)).to_dict())
-
-
-def comparison_page_of(variants: Sequence[Variant], *, repeat: str = "") -> str:
-    """The page of several runs: the table, one chart, and each variant's numbers."""
-    told = headline(variants)
-    body = [
-        f'<h1 class="info">{text(told)}</h1>',
-        table(HEADER, (comparison_row(variant) for variant in variants)),
-        drawn(comparison_chart_of(variants), told),
-    ]
-    for variant in variants:
-        verdict = verdict_of(variant.run, variant.findings)
-        body.append(f"<h2>{text(f'{variant.name}: {verdict.word}, {verdict.sentence}')}</h2>")
-        body += [paragraph(caution) for caution in cautions_of(variant.run)]
-        body += [_facts(facts_of(variant.run)), *_errors(variant.run), *_reasons(variant.findings, level=3)]
-    return wrapped("comparison", body, repeat, SimulateResult("live", tuple(variants), is_comparison=True).to_dict())
-
-
-def wrapped(name: str, body: Iterable[str], repeat: str, document: Document) -> str:
-    """A whole page around ``body``, with the data that it was made from."""
-    again = f"<h2>Repeat</h2><pre>{escape(neutralize(repeat, None))}</pre>" if repeat else ""
+def page_of(report: Report, document: str) -> str:
+    """Return the page. ``document``: the JSON that the report was made from."""
     # "<" is all that could end the script element early; in JSON it stands only inside strings.
-    data = dumps(document).replace("<", "\\u003c")
+    data = document.replace("<", "\\u003c")
     return "\n".join(
         [
             "<!doctype html>",
             '<html lang="en"><head><meta charset="utf-8">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>poolctl: {text(name)}</title>",
+            # An icon of nothing: a browser would ask the page's server for one.
+            '<link rel="icon" href="data:,">',
+            f"<title>poolctl: {_text(headline_of(report))}</title>",
             f"<style>{_STYLE}</style></head><body>",
-            *body,
-            again,
+            *_Body().write(report),
             f'<script type="application/json" id="poolctl-data">{data}</script>',
             "</body></html>\n",
         ]
     )
 
 
-def _facts(facts: Iterable[Fact]) -> str:
+class _Body:
+    """The elements of a page's body, in the order of the blocks."""
+
+    def __init__(self) -> None:
+        self._charts = 0
+
+    def write(self, report: Report, level: int = 2) -> Iterator[str]:
+        """Yield the blocks as HTML. ``level``: of the headings of their sections."""
+        for block in report:
+            if not is_empty(block):
+                yield from self._block(block, level)
+
+    def _block(self, block: Block, level: int) -> Iterator[str]:
+        match block:
+            case Verdict():
+                tone = _tone(block.word, block.severity)
+                yield f'<h1 class="{tone}">{_text(headline_of((block,)))}</h1>'
+            case Note(kind="caution"):
+                yield f'<p class="caution">{_text(block.text)}</p>'
+            case Note():
+                yield f'<p class="quiet">{_text(block.text)}</p>'
+            case FindingBlock():
+                yield from _finding(block)
+            case Points():
+                yield _points(block)
+            case Facts():
+                yield _facts(block)
+            case Table():
+                yield from _table(block, level)
+            case ChartBlock():
+                self._charts += 1
+                picture = svg_of([block.chart], name=f"chart{self._charts}", standalone=False)
+                # A region that scrolls has to be reached by the keyboard.
+                yield f'<figure tabindex="0">{picture}</figure>'
+            case Code():
+                title = _heading(block.title.rstrip(":"), level + 1)
+                yield f"{title}<pre>{_lines(block.text)}</pre>"
+            case Repeat():
+                yield f"<h{level}>Repeat with</h{level}><pre>{_lines(block.command)}</pre>"
+            case Section():
+                yield _heading(block.title, level)
+                yield from self.write(block.blocks, level + 1 if block.title else level)
+
+
+def _finding(finding: FindingBlock) -> Iterator[str]:
+    tone = _tone(finding.word, finding.severity)
+    yield f'<div class="finding {tone}">'
+    if finding.summary:
+        name = f"<strong>{_text(finding.name)}</strong> " if finding.name else ""
+        yield f'<p>{name}<span class="word">{_text(finding.word)}</span> {_text(finding.summary)}</p>'
+    if finding.about:
+        yield f'<p class="quiet">{_text(finding.about)}</p>'
+    for caution in finding.cautions:
+        yield f'<p class="caution">{_text(caution)}</p>'
+    if not is_empty(finding.points):
+        yield _points(finding.points)
+    yield "</div>"
+
+
+def _points(points: Points) -> str:
     rows = []
-    for fact in facts:
-        items = [f"{item.sign} {item.name} {item.value}".strip() for item in fact.items]
-        joined = "".join(
-            (" " if item.sign else "&ensp; ") + escape(told) for item, told in zip(fact.items, items, strict=True)
-        )
-        note = f' <span class="note">({text(fact.note)})</span>' if fact.note else ""
-        rows.append(f"<tr><th>{text(fact.label)}</th><td>{joined.removeprefix('&ensp; ')}{note}</td></tr>")
-    return f'<div class="wide"><table>{"".join(rows)}</table></div>'
+    for group in points.groups:
+        items = [
+            _text(item.text) + (f"<br>last query: <code>{_text(item.query)}</code>" if item.query else "")
+            for item in group.items
+        ]
+        if len(items) > 1:
+            kind = "ol" if group.is_ordered else "ul"
+            items = [f"<{kind}>{''.join(f'<li>{item}</li>' for item in items)}</{kind}>"]
+        if items:
+            rows.append(f"<dt>{_text(group.label)}</dt><dd>{items[0]}</dd>")
+    return f"<dl>{''.join(rows)}</dl>"
 
 
-def _errors(run: Run) -> list[str]:
-    if not run.summary.errors:
-        return []
-    header, rows = error_rows(run.summary.errors)
-    return ["<h2>Errors</h2>", table(header, rows)]
+def _facts(block: Facts) -> str:
+    return f'<dl class="facts">{"".join(map(_fact, block.facts))}</dl>'
 
 
-def _reasons(findings: Sequence[Finding], *, level: int = 2) -> list[str]:
-    parts = [f"<h{level}>Why</h{level}>"] if findings else []
-    for finding in worst_first(findings):
-        parts.append(paragraph(f"{word_of(finding)} {finding.code}: {sentence_of(finding)}"))
-        evidence = [f"{item.name} {item.value}" for item in evidence_items(finding.evidence)]
-        parts.append(paragraph(f"{finding.layer}, {finding.confidence}; {', '.join(evidence)}", "note"))
-        if finding.evidence_sql:
-            parts.append(code(finding.evidence_sql))
-    steps = next_steps(findings)
-    return [*parts, f"<h{level}>Next</h{level}>{bullets(steps)}"] if steps else parts
+def _fact(fact: Fact) -> str:
+    numbers = []
+    for item in fact.items:
+        words = f"{item.sign} {item.name} {item.value}".strip()
+        kind = ' class="long"' if len(words) > 30 else ""
+        numbers.append(f"<span{kind}>{_text(words)}</span>")
+    note = f'<span class="note">({_text(fact.note)})</span>' if fact.note else ""
+    return f"<dt>{_text(fact.label)}</dt><dd>{' '.join(numbers)} {note}</dd>"
 
 
-def drawn(chart: Chart | None, subtitle: str) -> str:
-    """The chart as a picture in the page."""
-    return svg_of(chart, subtitle=subtitle, standalone=False) if chart else paragraph("The run was too short to chart.")
+def _table(table: Table, level: int) -> Iterator[str]:
+    """Yield the table in a box that scrolls by itself where it is wider than the screen."""
+    yield _heading(table.title, level)
+    words = table.words % len(table.header)
+    kinds = []
+    for at in range(len(table.header)):
+        is_number = all(row[at][:1].isdigit() or row[at] in ("", "-") for row in table.rows)
+        kinds.append("words" if at == words else "number" if is_number else "")
+    rows = [
+        [f"<td{_class(kind)}>{_text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)] for row in table.rows
+    ]
+    head = [f"<th{_class(kind)}>{_text(name)}</th>" for name, kind in zip(table.header, kinds, strict=True)]
+    if table.bars:
+        head.insert(table.bars.at, "<th></th>")
+        for row, share in zip(rows, table.bars.shares, strict=True):
+            row.insert(table.bars.at, f"<td>{_bar(share)}</td>")
+    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
+    yield f'<div class="wide" tabindex="0"><table><tr>{"".join(head)}</tr>{body}</table></div>'
+    if table.more:
+        yield f'<p class="quiet">{_text(table.more)}</p>'
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are escaped here and made harmless before."""
-    head = "".join(f"<th>{text(name)}</th>" for name in header)
-    body = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
-    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
+def _bar(share: float) -> str:
+    full = ' class="full"' if share >= 1 else ""
+    return f'<span class="bar" aria-hidden="true"><i{full} style="width: {min(share, 1) * 100:.0f}%"></i></span>'
 
 
-def bullets(lines: Iterable[str], kind: str = "ul") -> str:
-    """``kind``: "ul", or "ol" where the order counts."""
-    return f"<{kind}>{''.join(f'<li>{text(line)}</li>' for line in lines)}</{kind}>"
+def _heading(title: str, level: int) -> str:
+    return f"<h{level}>{_text(title)}</h{level}>" if title else ""
 
 
-def paragraph(words: str, kind: str = "") -> str:
-    return f"<p{f' class={kind!r}' if kind else ''}>{text(words)}</p>"
+def _tone(word: str, severity: str | None) -> str:
+    """Return the class that colors a verdict or a finding."""
+    return "ok" if word == "OK" else "" if word == "NO VERDICT" else severity or ""
 
 
-def code(lines: str) -> str:
-    """Text that keeps its lines."""
-    return f"<pre>{escape(chr(10).join(neutralize(line, 600) for line in lines.splitlines()))}</pre>"
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
 
 
-def text(words: str) -> str:
-    """Escaped and harmless, on one line."""
-    return escape(neutralize(words, 1000))
+def _lines(text: str) -> str:
+    """Escape text that keeps its lines and its indentation."""
+    return escape("\n".join(_keep_indent(line.expandtabs(4)) for line in text.splitlines()))
+
+
+def _keep_indent(line: str) -> str:
+    bare = line.lstrip(" ")
+    return " " * (len(line) - len(bare)) + _harmless(bare)
+
+
+def _harmless(line: str) -> str:
+    """Return a line of code with control characters written out, and spaces as they are."""
+    return "".join(c if c.isprintable() else neutralize(c, None) for c in line)
+
+
+def _text(words: str) -> str:
+    """Escape text that stands on one line, harmless also where its report forgot to neutralize it."""
+    return escape(neutralize(words, _TEXT_LIMIT))

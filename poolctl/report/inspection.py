@@ -1,190 +1,432 @@
-"""The report of an inspection: the verdict, who, what to do; then why, the limits, who is connected, how it was seen.
+"""The report of an inspection: the verdict, who, what to do and why; the limits, who is connected, how it was observed.
 
-Decides the order, which is that of the questions at 3 a.m., and how much of it fits the screen.
+Decides the order, which is that of the questions at 3 a.m., and how much of it fits. A relief plan and what came of
+it stand within it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 
-from rich.text import Text
-
-from poolctl.api.results import InspectResult
-from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.charts import draw
-from poolctl.report.inspection_chart import chart_of_observation
-from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
-from poolctl.report.inspection_words import (
-    about,
-    cautions_of,
-    evidence_of,
-    holders_of,
-    inspection_verdict,
-    seen_lines,
-    sql_of,
-    steps_of,
+from poolctl.api.results import InspectResult, ReliefResult
+from poolctl.diagnose.finding import Concurrency, Finding, Group, Limit, worst_first
+from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
+from poolctl.observe.snapshot import Observation, ServerSample, Snapshot, Source
+from poolctl.report.blocks import (
+    Amount,
+    Bars,
+    Block,
+    ChartBlock,
+    Code,
+    Fact,
+    Facts,
+    Item,
+    Labeled,
+    Listing,
+    Note,
+    Points,
+    Report,
+    Section,
+    Table,
+    Verdict,
 )
-from poolctl.report.relief import print_relief
-from poolctl.report.screen import STYLES, Screen
-from poolctl.report.terminal import print_columns, print_facts
-from poolctl.report.verdict import SENTENCE_LIMIT, word_of
+from poolctl.report.charts import Layer, LimitLine, Panel, TimeChart
+from poolctl.report.findings import (
+    NAME_LIMIT,
+    SENTENCE_LIMIT,
+    SOURCES,
+    TARGET_LIMIT,
+    about_slots,
+    explain_line,
+    finding_block,
+    sql_blocks,
+    summary_of,
+    verdict_of,
+)
 from poolctl.safe_text import neutralize
+from poolctl.units import format_count, format_duration, plural
 
 LONG = 10.0
-"""Seconds of looking from which on a chart says more than the numbers."""
+"""Seconds of sampling from which on a chart says more than the numbers."""
 
-_SECTION = 8
-"""Width of "Who", "Do", "Failed" with the space after them."""
+MOST_LIMITS = 12
+MOST_GROUPS = 15
+MOST_STEPS = 40
+MOST_SPARED = 6
+RELIEF_MARGIN = 9
+"""Columns of "Allowed" with the space after it."""
 
-LEGEND = "frozen: in the same state since the first sample; moved: state or transaction changed meanwhile"
+NOT_ALLOWED = "the role may not end other roles' backends: GRANT pg_signal_backend to it, or use another role"
+
+_STATES = {
+    "active": "active",
+    "idle": "idle",
+    "idle in transaction": "in tx",
+    "idle in transaction (aborted)": "aborted",
+    "fastpath function call": "fastpath",
+    "starting": "starting",
+    "disabled": "disabled",
+}
+"""What stands above the column of each state."""
+
+_LEGEND = "frozen: in the same state since the first sample; moved: state or transaction changed meanwhile"
+
+_OUTCOMES = {
+    "signalled": "got the signal to end and is still there",
+    "gone": "had ended by itself",
+    "another": "is another backend by now, and was left alone",
+    "refused": "could not be ended",
+}
 
 
-def print_inspection(screen: Screen, inspection: InspectResult) -> None:
-    print_verdict(screen, inspection)
+def inspection_report(inspection: InspectResult) -> Report:
+    """Return the report of an inspection."""
     findings = worst_first(inspection.diagnosis.findings)
     pressing = [finding for finding in findings[1:] if finding.severity != "info"]
-    for finding in findings[:1]:
-        screen.print()
-        _print_first(screen, finding)
-    for finding in pressing:
-        _print_other(screen, finding, before=findings[0])
-    if inspection.relief is not None:
-        print_relief(screen, inspection.relief)
-    print_limits(screen, inspection)
-    print_groups(screen, inspection)
-    _print_chart(screen, inspection)
-    for finding in findings[1:]:
-        if finding.severity == "info":
-            _print_other(screen, finding, before=findings[0])
-    _print_seen(screen, inspection)
-    _print_sql(screen, [*findings[:1], *pressing])
+    rest = [finding for finding in findings[1:] if finding.severity == "info"]
+    holders = findings[0].holders if findings else ()
+    chart = inspection_chart(inspection.observation)
+    is_long = inspection.observation.window >= LONG
+    return (
+        *verdict_blocks(inspection),
+        *(finding_block(finding, is_first=True) for finding in findings[:1]),
+        *(finding_block(finding, about_slots(finding), named_before=holders) for finding in pressing),
+        *_relief_blocks(inspection),
+        limit_table(inspection.diagnosis.limits),
+        *connection_blocks(inspection),
+        *([ChartBlock(chart) if is_long else Section("", (ChartBlock(chart),), is_detail=True)] if chart else []),
+        *(finding_block(finding, about_slots(finding), named_before=holders) for finding in rest),
+        Points((*_observed(inspection), explain_line(findings))),
+        Section("", sql_blocks([*findings[:1], *pressing])),
+        Section("", sql_blocks(rest), is_detail=True),
+    )
 
 
-def print_verdict(screen: Screen, inspection: InspectResult) -> None:
-    """How bad it is, in one sentence, and what to know before believing it."""
-    verdict = inspection_verdict(inspection)
-    word = Text(f"{verdict.word}  ", style=STYLES[verdict.word])
-    screen.paragraph(word, Text(verdict.sentence, style="bold"), hang=2)
-    if inspection.diagnosis.findings:
-        screen.paragraph("", about(worst_first(inspection.diagnosis.findings)[0]), hang=2)
-    for caution in cautions_of(inspection):
-        screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
+def inspection_verdict(inspection: InspectResult) -> Verdict:
+    """Return the worst finding's verdict, or none where a server could not be observed or may be unhealthy."""
+    findings = inspection.diagnosis.findings
+    verdict = verdict_of(findings, "nothing was observed that a diagnosis could stand on")
+    if verdict.code != "healthy":
+        return verdict
+    # A server that did not answer is not in order: its state is unknown.
+    observation = inspection.observation
+    is_blind = any(source.kind == "postgres" for source in observation.sources) and not observation.samples
+    is_open = is_blind or worst_first(findings)[0].confidence == "undetermined"
+    return replace(verdict, word="NO VERDICT") if is_open else verdict
 
 
-def print_limits(screen: Screen, inspection: InspectResult) -> None:
-    limits = inspection.diagnosis.limits
-    if not limits:
-        return
-    screen.print()
-    with_bars = limit_table(limits, bars="" if screen.natural else "#." if screen.ascii_only else "█░")
-    plain = limit_table(limits)
-    _print_table(screen, (with_bars, plain), as_list=plain)
+def verdict_blocks(inspection: InspectResult) -> tuple[Block, ...]:
+    """Return how bad it is, in one sentence, and what to know before believing it."""
+    findings = worst_first(inspection.diagnosis.findings)
+    return (
+        inspection_verdict(inspection),
+        *(Note(about_slots(finding)) for finding in findings[:1]),
+        *(Note(caution, "caution") for caution in _cautions(inspection)),
+    )
 
 
-def print_groups(screen: Screen, inspection: InspectResult) -> None:
+def connection_blocks(inspection: InspectResult) -> tuple[Block, ...]:
+    """Return who is connected, and how many work at once."""
     diagnosis = inspection.diagnosis
-    if diagnosis.groups:
-        screen.print()
-        full = group_table(diagnosis.groups)
-        _print_table(screen, (full, group_table(diagnosis.groups, short=True)), as_list=full)
-        if len(inspection.observation.snapshots) > 1:
-            screen.paragraph("", f"({LEGEND})", hang=1)
-    if diagnosis.concurrency:
-        screen.print()
-        print_facts(screen, [concurrency_fact(diagnosis.concurrency)])
+    has_turnover = diagnosis.groups and len(inspection.observation.snapshots) > 1
+    return (
+        Section("", (group_table(diagnosis.groups), Note(_LEGEND if has_turnover else "", "aside"))),
+        Facts((_concurrency_fact(diagnosis.concurrency),) if diagnosis.concurrency else ()),
+    )
 
 
-def _print_first(screen: Screen, finding: Finding) -> None:
-    """Who, what to do, why: of the finding that the verdict is about, which has been told already."""
-    _print_holders(screen, "Who", finding)
-    _print_reasons(screen, finding)
+def relief_result_blocks(result: ReliefResult) -> tuple[Block, ...]:
+    """Return what carrying out a relief plan came to."""
+    first, *others = relief_lines(result)
+    return (Section("", (Note(first), *(Note(line, "caution") for line in others))),)
 
 
-def _print_other(screen: Screen, finding: Finding, *, before: Finding) -> None:
-    """``before``: whose holders have been named already."""
-    screen.print()
-    word = word_of(finding)
-    lead = Text(f"{word}  ", style=STYLES[word])
-    screen.paragraph(lead, neutralize(finding.summary, SENTENCE_LIMIT), hang=2)
-    screen.paragraph("", about(finding), hang=2)
-    if finding.holders and finding.holders == before.holders:
-        screen.paragraph(_head("Who"), "the same as above")
-    else:
-        _print_holders(screen, "Who", finding)
-    _print_reasons(screen, finding)
+def limit_table(limits: Sequence[Limit]) -> Table:
+    """Return the limits, nearest first, as given."""
+    shown = limits[:MOST_LIMITS]
+    is_timed = any(limit.exhausted_in is not None for limit in shown)
+    header = ("used", "limit", "free", *(["full in"] if is_timed else []), "what")
+    rows, records = [], []
+    for limit in shown:
+        row = [format_count(limit.used), format_count(limit.limit), format_count(limit.free)]
+        row += [_age(limit.exhausted_in)] if is_timed else []
+        rows.append((*row, _limit_name(limit)))
+        cells = zip(header, row, strict=False)
+        # A limit of which nothing is used, or nothing is free, says so.
+        words = [f"{name} {cell}" for name, cell in cells if name in ("used", "free") or cell not in ("0", "-")]
+        records.append((_limit_name(limit), ", ".join(words)))
+    more = _more(len(limits) - len(shown), "limit")
+    bars = Bars(3, tuple(map(_share_used, shown)))
+    return Table("Limits, nearest first", header, tuple(rows), more, listing=Listing("", tuple(records)), bars=bars)
 
 
-def _print_reasons(screen: Screen, finding: Finding) -> None:
-    _print_steps(screen, "Do", steps_of(finding))
-    evidence = evidence_of(finding)
-    if evidence:
-        screen.paragraph(_head("Why"), evidence)
+def group_table(groups: Sequence[Group]) -> Table:
+    """Return who is connected, the largest group first. A state of no backend has no column."""
+    ranked = sorted(groups, key=lambda group: -group.count)
+    shown = ranked[:MOST_GROUPS]
+    rest = ranked[MOST_GROUPS:]
+    more = _more(len(rest), "group", f" with {format_count(sum(group.count for group in rest))} connections")
+    narrower = Table("", *_group_columns(shown, is_short=True))
+    return Table("Who is connected", *_group_columns(shown), more, narrower=(narrower,))
 
 
-def _print_holders(screen: Screen, label: str, finding: Finding) -> None:
-    for number, (name, query) in enumerate(holders_of(finding)):
-        screen.paragraph(_head("" if number else label), name)
-        if query:
-            screen.paragraph(" " * (_SECTION + 2), f"last query: {query}")
+def inspection_chart(observation: Observation) -> TimeChart | None:
+    """Return connections over time against the limit, and waiting clients; None if there is no line to draw."""
+    snapshots = observation.snapshots
+    if len(snapshots) < 2 or all(snapshot.server is None for snapshot in snapshots) or observation.window <= 0:
+        return None
+    start = observation.first.at
+    panels = [_connection_panel(observation)]
+    waiting = tuple(count_waiting(snapshot) for snapshot in snapshots)
+    if any(waiting):
+        panels.append(Panel("waiting", (Layer("waiting", "waiting", waiting),), max(waiting)))
+    at = tuple(snapshot.at - start for snapshot in snapshots)
+    return TimeChart("connections while sampling", at, tuple(panels), 0.0, at[-1])
 
 
-def _print_steps(screen: Screen, label: str, steps: Sequence[str]) -> None:
-    for number, step in enumerate(steps):
-        lead = _head("" if number else label)
-        lead.append(f"{number + 1}. " if len(steps) > 1 else "")
-        screen.paragraph(lead, step)
+def count_waiting(snapshot: Snapshot) -> int:
+    """Return the clients that wait for a connection, as far as poolers and pool figures say."""
+    poolers = sum(pool.clients_waiting for bouncer in snapshot.bouncers for pool in bouncer.pools)
+    poolers += sum(pgpool.waiting or 0 for pgpool in snapshot.pgpools)
+    return poolers + sum(pool.waiting or 0 for pool in snapshot.pools)
 
 
-def _print_table(screen: Screen, tables: Sequence[Table], *, as_list: Table) -> None:
-    """The first of ``tables`` that has room; where none has, each record of ``as_list`` below its name."""
-    screen.print(Text(as_list.title, style="bold"))
-    if screen.narrow or not any(print_columns(screen, table.header, table.rows) for table in tables):
-        _print_list(screen, as_list)
-    if as_list.more:
-        screen.paragraph("", as_list.more)
+def format_instant(at: float) -> str:
+    """Return an instant in UTC: people in several time zones read the same report."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _print_list(screen: Screen, table: Table) -> None:
-    """Each record below its own name, which is its last cell. A count that is zero is left out, unless it is news."""
-    for row in table.rows:
-        screen.paragraph(Text("  "), Text(row[-1], style="bold"))
-        cells = zip(table.header, row[:-1], strict=False)
-        told = [f"{name} {cell}" for name, cell in cells if name in ("used", "free") or cell not in ("0", "-")]
-        screen.paragraph("    ", ", ".join(told))
+def format_clock(at: float) -> str:
+    """Return the time of day of an instant, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
-def _print_chart(screen: Screen, inspection: InspectResult) -> None:
-    if inspection.observation.window < LONG:
+def relief_lines(result: ReliefResult) -> tuple[str, ...]:
+    """Return what came of a relief plan: a sentence about all backends, and one about each that was not ended."""
+    ended = sum(ending.outcome == "ended" for ending in result.endings)
+    lines = [f"{format_count(ended)} of {plural(len(result.endings), 'backend')} ended"]
+    if result.freed is not None and result.used_before is not None and result.used_after is not None:
+        free = f"{plural(result.freed, 'slot')} came free" if result.freed > 0 else "others took the slots at once"
+        used = f"{format_count(result.used_before)} used before, {format_count(result.used_after)} now"
+        lines[0] += f"; {free} ({used})"
+    for ending in result.endings:
+        if ending.outcome != "ended":
+            reason = f": {neutralize(ending.reason, SENTENCE_LIMIT)}" if ending.reason else ""
+            lines.append(f"{ending.pid} {_OUTCOMES[ending.outcome]}{reason}")
+    return tuple(lines)
+
+
+def _cautions(inspection: InspectResult) -> Iterator[str]:
+    observation = inspection.observation
+    if inspection.interrupted:
+        planned = f" of {format_duration(inspection.planned)}" if inspection.planned is not None else ""
+        yield f"INTERRUPTED after {format_duration(observation.window)}{planned}: the report covers that time"
+    elif len(observation.snapshots) == 1:
+        yield "ONE SAMPLE: a backend that moves and one that is stuck look the same in it; use a longer --for"
+    yield from map(_doubt, _doubts(inspection))
+    is_refused = any(snapshot.refusal for snapshot in observation.snapshots)
+    for source in observation.sources:
+        # Without the host less is known, and nothing is wrong: the last lines say so.
+        if not source.ok and source.kind != "host":
+            failed = "refuses every client" if is_refused and source.kind == "postgres" else "did not answer"
+            yield f"{_source_name(source)} {failed}: {_reason(source)}"
+
+
+def _doubts(inspection: InspectResult) -> list[Finding]:
+    """Return what may be wrong although the verdict is that nothing is."""
+    findings = worst_first(inspection.diagnosis.findings)
+    if not findings or findings[0].code != "healthy":
+        return []
+    return [finding for finding in findings[1:] if finding.confidence == "undetermined"]
+
+
+def _doubt(finding: Finding) -> str:
+    decide = f"; to decide: {neutralize(finding.decide_by, SENTENCE_LIMIT)}" if finding.decide_by else ""
+    return f"UNDETERMINED: {summary_of(finding)}{decide}"
+
+
+def _limit_name(limit: Limit) -> str:
+    """Return what an operator would change, whose it is, and whether it binds first."""
+    # Names of roles' and databases' limits say already whose they are.
+    scope = "" if limit.scope in ("role", "database") else f"{limit.scope} "
+    name = f"{scope}{neutralize(limit.name, NAME_LIMIT)}"
+    note = f" ({neutralize(limit.note, SENTENCE_LIMIT)})" if limit.note else ""
+    return f"{'binds first: ' if limit.binds else ''}{name}{note}"
+
+
+def _share_used(limit: Limit) -> float:
+    """Return the share of 1 that is used; 1 only if nothing is free."""
+    if limit.free <= 0 or limit.limit <= 0:
+        return 1.0
+    return min(limit.used / limit.limit, 0.999)
+
+
+def _group_columns(
+    groups: Sequence[Group], *, is_short: bool = False
+) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
+    """Return the header and the rows. ``is_short``: only what matters most."""
+
+    def column(name: str, read: Callable[[Group], str]) -> tuple[str, list[str]]:
+        return name, [read(group) for group in groups]
+
+    states = sorted({state for group in groups for state in group.states}, key=_rank_state)
+    columns = [column("conns", lambda group: format_count(group.count))]
+    for state in states:
+        name = _STATES.get(state, neutralize(state, 20))
+        columns.append((name, [format_count(group.states.get(state, 0)) for group in groups]))
+    columns.append(column("frozen", lambda group: format_count(group.frozen)))
+    columns.append(column("moved", lambda group: format_count(group.turnover)))
+    if not is_short and any(group.opened for group in groups):
+        columns.append(column("opened", lambda group: format_count(group.opened)))
+    ages = [
+        column("oldest tx", lambda group: _age(group.oldest_transaction)),
+        column("oldest idle", lambda group: _age(group.oldest_idle)),
+    ]
+    known = [age for age in ages if any(value != "-" for value in age[1])]
+    columns += known[: 1 if is_short else 2]
+    columns.append(column("who", _group_name))
+    rows = tuple(tuple(values[at] for _, values in columns) for at in range(len(groups)))
+    return tuple(name for name, _ in columns), rows
+
+
+def _group_name(group: Group) -> str:
+    where = f"{_name(group.user)}@{_name(group.database)}"
+    return ", ".join([_name(group.application), where, *([_name(group.client)] if group.client else [])])
+
+
+def _name(name: str | None) -> str:
+    return "?" if name is None else neutralize(name, NAME_LIMIT) or "-"
+
+
+def _rank_state(state: str) -> tuple[int, str]:
+    known = list(_STATES)
+    return (known.index(state) if state in known else len(known), state)
+
+
+def _age(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
+
+
+def _more(count: int, noun: str, detail: str = "") -> str:
+    return f"... and {count} more {noun}{'' if count == 1 else 's'}{detail}: see --json" if count > 0 else ""
+
+
+def _concurrency_fact(concurrency: Concurrency) -> Fact:
+    values = (("mean", concurrency.mean), ("p95", concurrency.p95), ("p99", concurrency.p99), ("max", concurrency.max))
+    items = tuple(Amount(name, format_count(round(value, 2))) for name, value in values)
+    return Fact("at work at once", items, f"by {neutralize(concurrency.method, 60)}")
+
+
+def _connection_panel(observation: Observation) -> Panel:
+    samples = [snapshot.server for snapshot in observation.snapshots]
+    layers = (
+        Layer("connections", "open", tuple(None if sample is None else len(sample.clients) for sample in samples)),
+        Layer("active or in a transaction", "in_use", tuple(None if s is None else _count_busy(s) for s in samples)),
+    )
+    usable = observation.server.usable if observation.server else None
+    peak = max((value for layer in layers for value in layer.values if value is not None), default=0)
+    # The limit is always drawn, however far: how near it is, is the question.
+    limit = LimitLine(f"usable {format_count(usable)}", usable) if usable else None
+    return Panel("server", layers, max(peak, usable or 1), limit, rows=5)
+
+
+def _count_busy(sample: ServerSample) -> int:
+    """Return the client backends that work or hold a transaction."""
+    return sum(backend.is_active or backend.in_transaction for backend in sample.clients)
+
+
+def _observed(inspection: InspectResult) -> tuple[Labeled, ...]:
+    """Return how it was observed: when, from which sources, and what could not be."""
+    observation = inspection.observation
+    when, sources = [], []
+    if observation.snapshots:
+        since = f" in {format_duration(observation.window)}" if observation.window else ""
+        at = format_instant(observation.first.at)
+        when.append(f"{plural(len(observation.snapshots), 'sample')}{since}, from {at}")
+    if inspection.replayed:
+        sources.append(f"the recording {neutralize(inspection.replayed, TARGET_LIMIT)}")
+    for source in observation.sources:
+        if source.ok:
+            detail = f" ({_reason(source)})" if source.reason else ""
+            sources.append(f"{_source_name(source)}{_version(inspection, source)}{detail}")
+    failed = [f"{_source_name(source)}: {_reason(source)}" for source in observation.sources if not source.ok]
+    unseen = [neutralize(sentence, SENTENCE_LIMIT) for sentence in inspection.diagnosis.unseen]
+    lines = (("Seen", when), ("From", sources), ("Failed", failed), ("Unseen", unseen))
+    return tuple(Labeled(label, tuple(map(Item, texts))) for label, texts in lines)
+
+
+def _source_name(source: Source) -> str:
+    target = neutralize(source.target, TARGET_LIMIT)
+    return SOURCES[source.kind] if source.kind == "host" or not target else f"{SOURCES[source.kind]} {target}"
+
+
+def _version(inspection: InspectResult, source: Source) -> str:
+    server = inspection.observation.server
+    if source.kind != "postgres" or server is None:
+        return ""
+    sees = "who sees every session" if server.can_see_all else "who sees only its own sessions in full"
+    through = ", through a pooler" if server.is_behind_pooler else ""
+    return f", version {neutralize(server.version, 40)}, as {neutralize(server.role, NAME_LIMIT)}, {sees}{through}"
+
+
+def _reason(source: Source) -> str:
+    return neutralize(source.reason, SENTENCE_LIMIT) or "no reason was given"
+
+
+def _relief_blocks(inspection: InspectResult) -> Iterator[Block]:
+    """Yield whom to end, in which order, why, what it frees, whom not; the SQL; and what came of it."""
+    plan, result = inspection.relief, inspection.relieved
+    if plan is None:
         return
-    chart = chart_of_observation(inspection.observation)
-    if chart is not None:
-        screen.print()
-        screen.chart(draw(chart, screen.chart_width, ascii_only=screen.ascii_only))
+    notes = Points(tuple(_relief_notes(plan)), RELIEF_MARGIN)
+    yield Section(_relief_headline(plan, result), (_step_table(plan), notes))
+    if plan.steps:
+        statements = "\n".join(neutralize(step.sql, None) for step in plan.steps)
+        yield Code("To paste into psql; each ends its backend only while it is still the same:", statements, "sql")
+    if result is not None:
+        yield from relief_result_blocks(result)
 
 
-def _print_seen(screen: Screen, inspection: InspectResult) -> None:
-    lines = seen_lines(inspection)
-    if lines:
-        screen.print()
-    for label, sentence in _labels_once(lines):
-        screen.paragraph(_head(label), sentence)
+def _relief_headline(plan: ReliefPlan, result: ReliefResult | None) -> str:
+    if not plan.steps:
+        return "Relief: no backend should be ended"
+    so_far = "" if result is not None else "; none has been ended"
+    ends, frees = plural(len(plan.steps), "backend"), plural(plan.frees, "slot")
+    return f"Relief: {ends} to end, in this order, which frees {frees}{so_far}"
 
 
-def _print_sql(screen: Screen, findings: Iterable[Finding]) -> None:
-    """Never wrapped by us: it has to survive copying."""
-    statements = sql_of(tuple(findings))
-    if statements:
-        screen.print()
-    for codes, lines in statements:
-        screen.print(Text(f"To see it again ({codes}):", style="bold"))
-        for line in lines:
-            screen.print(line)
+def _step_table(plan: ReliefPlan) -> Table:
+    shown = plan.steps[:MOST_STEPS]
+    rows = tuple(
+        (str(number), str(step.pid), format_count(step.frees), _step_name(step), neutralize(step.why, SENTENCE_LIMIT))
+        for number, step in enumerate(shown, 1)
+    )
+    records = tuple((f"{number}. {pid}: {who}", f"frees {frees}; {why}") for number, pid, frees, who, why in rows)
+    rest = len(plan.steps) - len(shown)
+    more = f"... and {format_count(rest)} more: see the SQL, or --json" if rest else ""
+    return Table("", ("", "pid", "frees", "who", "why"), rows, more, listing=Listing("", records))
 
 
-def _labels_once(lines: Iterable[tuple[str, str]]) -> Iterable[tuple[str, str]]:
-    before = ""
-    for label, sentence in lines:
-        yield ("" if label == before else label), sentence
-        before = label
+def _step_name(step: ReliefStep) -> str:
+    names = [step.application or "-", step.user or "?", *([step.client] if step.client else [])]
+    return ", ".join(neutralize(name, NAME_LIMIT) for name in names)
 
 
-def _head(word: str) -> Text:
-    return Text(f"{word:<{_SECTION}}", style="bold")
+def _relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
+    if plan.steps and not plan.may_signal:
+        yield Labeled("Allowed", (Item(NOT_ALLOWED),))
+    # A reader looks for the names of applications; the server's own processes have none.
+    ordered = sorted(plan.spared, key=lambda spared: not spared.application)
+    spared = [_spared(each) for each in ordered[:MOST_SPARED]]
+    rest = ordered[MOST_SPARED:]
+    if rest:
+        pids = sum(len(each.pids) for each in rest)
+        spared.append(f"... and {plural(pids, 'more backend')}: see --json")
+    yield Labeled("Spared", tuple(map(Item, spared)))
+    yield Labeled("Decide", tuple(Item(neutralize(sentence, SENTENCE_LIMIT)) for sentence in plan.undecided))
+
+
+def _spared(spared: Spared) -> str:
+    of = neutralize(spared.application, NAME_LIMIT) or "-"
+    user = f", user {neutralize(spared.user, NAME_LIMIT)}" if spared.user else ""
+    return f"{plural(len(spared.pids), 'backend')} of {of}{user}: {neutralize(spared.reason, SENTENCE_LIMIT)}"

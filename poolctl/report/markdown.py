@@ -1,127 +1,136 @@
-"""An inspection as Markdown, to be pasted into an incident channel or an issue.
+"""Writes a report as Markdown, to be pasted into an incident channel, an issue or a pull request.
 
-Decides what a foreign name may do there, which is nothing: it can neither format, nor link, nor mention anybody.
-Tables are blocks of plain columns: chats do not draw Markdown's own, and columns read everywhere.
+Decides what a foreign name may do there, which is nothing: it can neither format, nor link, nor mention a person.
+Tables and charts are blocks of plain columns: chats do not draw Markdown's own tables, and columns read everywhere.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from unicodedata import east_asian_width
+from collections.abc import Iterable, Iterator
 
-from poolctl.api.results import InspectResult
-from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.inspection_rows import Table, concurrency_fact, group_table, limit_table
-from poolctl.report.inspection_words import (
-    about,
-    cautions_of,
-    evidence_of,
-    holders_of,
-    inspection_verdict,
-    seen_lines,
-    sql_of,
-    steps_of,
+from poolctl.report.blocks import (
+    Block,
+    ChartBlock,
+    Code,
+    Facts,
+    FindingBlock,
+    Note,
+    Points,
+    Repeat,
+    Report,
+    Section,
+    Table,
+    Verdict,
+    is_empty,
 )
-from poolctl.report.relief_rows import relief_headline, relief_notes, relieved_lines, statements_of, step_table
-from poolctl.report.verdict import SENTENCE_LIMIT, word_of
-from poolctl.safe_text import neutralize
+from poolctl.report.drawing import draw, lay_out_columns, plain
 
-_SPECIAL = re.compile(r"[\\`*<>~#$]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w]+;)|(?<=\])[(\[:]")
+_CHART_WIDTH = 76
+"""Columns of a chart: narrow enough for the code blocks of a chat."""
+
+_SPECIAL = re.compile(r"[\\`*<>~#$|]|(?<![^\W_])_|_(?![^\W_])|&(?=[#\w]+;)|(?<=\])[(\[:]")
 """What could format or link. An underscore within a word and a bracket that begins no link are text everywhere,
 also in a chat that knows no backslash."""
+_LINE_START = re.compile(r"^(?=[-+=](?:\s|$)|[-=]{2,}$)|^(\d+)(?=[.)]\s)")
 _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _LINK = re.compile(r":(?=//)|(?<=\bwww)\.")
 
 
-def markdown_of(inspection: InspectResult) -> str:
-    """The report in the order of the terminal's."""
-    verdict = inspection_verdict(inspection)
-    findings = worst_first(inspection.diagnosis.findings)
-    lines = [f"**{verdict.word}** {escaped(verdict.sentence)}", ""]
-    if findings:
-        lines += [escaped(about(findings[0])), ""]
-    lines += [f"> {escaped(caution)}" for caution in cautions_of(inspection)]
-    for number, finding in enumerate(findings):
-        if number:
-            lines += ["", f"**{word_of(finding)}** {escaped(neutralize(finding.summary, SENTENCE_LIMIT))}"]
-            lines += ["", escaped(about(finding))]
-        lines += _finding(finding)
-    lines += _relief(inspection)
-    lines += _tables(inspection)
-    lines += _listed("Seen", [f"{label}: {escaped(told)}" for label, told in seen_lines(inspection)])
-    for codes, statement in sql_of(findings):
-        lines += ["", f"To see it again ({escaped(codes)}):", *_block(statement, "sql")]
+def markdown_of(report: Report) -> str:
+    """Return the report, the verdict first, in the order of the terminal's."""
+    lines = (line for block in report for line in _lines(block, 2))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
-def escaped(text: str) -> str:
-    """``text``, which is on one line, as Markdown that shows it and does nothing."""
+def escape_markdown(text: str) -> str:
+    """Return ``text``, which is on one line, as Markdown that shows it and does nothing."""
     safe = _SPECIAL.sub(lambda found: "\\" + found[0], text)
     safe = _LINK.sub(lambda found: "\\" + found[0], safe)
+    # A number or a dash at the beginning would make a list of the line.
+    safe = _LINE_START.sub(lambda found: f"{found[1]}\\" if found[1] else "\\", safe)
     # No backslash stops a mention.
     return _MENTION.sub("(at)", safe)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
-    holders = [escaped(name) + (f": {_code(query)}" if query else "") for name, query in holders_of(finding)]
-    yield from _listed("Who", holders)
-    yield from _listed("Do", [escaped(step) for step in steps_of(finding)], numbered=True)
-    evidence = evidence_of(finding)
-    if evidence:
-        yield from ("", f"**Why** {escaped(evidence)}")
-
-
-def _relief(inspection: InspectResult) -> Iterator[str]:
-    plan, relieved = inspection.relief, inspection.relieved
-    if plan is None:
+def _lines(block: Block, level: int) -> Iterator[str]:
+    """Yield the lines of a block. ``level``: of a heading of its section."""
+    if is_empty(block):
         return
-    yield from ("", f"**{escaped(relief_headline(plan, relieved))}**")
-    table = step_table(plan)
-    if table.rows:
-        yield from _columns(table)
-    notes = [f"{label}: {escaped(sentence)}" for label, sentence in relief_notes(plan)]
-    if notes:
-        yield from ("", *(f"- {note}" for note in notes))
-    if plan.steps:
-        yield from _block((neutralize(statement, None) for statement in statements_of(plan)), "sql")
-    if relieved is not None:
-        yield from _listed("Done", [escaped(line) for line in relieved_lines(relieved)])
+    match block:
+        case Verdict():
+            yield f"**{block.word}** {escape_markdown(block.sentence)}" if block.word else _bold(block.sentence)
+        case Note(kind="caution"):
+            yield from ("", f"> {escape_markdown(block.text)}")
+        case Note():
+            yield from ("", escape_markdown(f"({block.text})" if block.kind == "aside" else block.text))
+        case FindingBlock():
+            yield from _finding(block)
+        case Points():
+            yield from _points(block)
+        case Facts():
+            yield from ("", *_fence(_fact_lines(block)))
+        case Table():
+            yield from _table(block)
+        case ChartBlock():
+            yield from ("", *_fence(plain(draw(block.chart, _CHART_WIDTH, ascii_only=True)), "text"))
+        case Code():
+            title = f"{block.title.rstrip(':')}:" if block.title else ""
+            yield from ("", escape_markdown(title), *_fence(block.text.splitlines(), block.language))
+        case Repeat():
+            yield from ("", "Repeat with:", *_fence([block.command], "sh"))
+        case Section():
+            if block.title:
+                heading = f"{'#' * level} {escape_markdown(block.title)}" if block.is_detail else _bold(block.title)
+                yield from ("", heading)
+            for inner in block.blocks:
+                # A chart that a terminal leaves out has no place in a chat either.
+                if not (block.is_detail and isinstance(inner, ChartBlock)):
+                    yield from _lines(inner, level + 1)
 
 
-def _tables(inspection: InspectResult) -> Iterator[str]:
-    diagnosis = inspection.diagnosis
-    if diagnosis.limits:
-        yield from _table(limit_table(diagnosis.limits))
-    if diagnosis.groups:
-        yield from _table(group_table(diagnosis.groups))
-    if diagnosis.concurrency:
-        fact = concurrency_fact(diagnosis.concurrency)
-        told = ", ".join(f"{item.name} {item.value}" for item in fact.items)
-        yield from ("", f"**{fact.label.capitalize()}** {escaped(f'{told} ({fact.note})')}")
+def _finding(finding: FindingBlock) -> Iterator[str]:
+    if finding.summary:
+        name = f"{_bold(finding.name)} " if finding.name else ""
+        yield from ("", f"{name}**{finding.word}** {escape_markdown(finding.summary)}")
+    if finding.about:
+        yield from ("", escape_markdown(finding.about))
+    for caution in finding.cautions:
+        yield from ("", f"> {escape_markdown(caution)}")
+    yield from _points(finding.points)
 
 
-def _listed(title: str, items: Sequence[str], *, numbered: bool = False) -> Iterator[str]:
-    if items:
-        yield from ("", f"**{title}**", "")
-        for number, item in enumerate(items, 1):
-            yield f"{f'{number}.' if numbered else '-'} {item}"
+def _points(points: Points) -> Iterator[str]:
+    """Yield one item behind its label, several as a list below it."""
+    for group in points.groups:
+        if len(group.items) == 1 and not group.items[0].query:
+            yield from ("", f"{_bold(group.label)} {escape_markdown(group.items[0].text)}")
+        elif group.items:
+            yield from ("", _bold(group.label), "")
+            for number, item in enumerate(group.items, 1):
+                query = f"; last query: {_code(item.query)}" if item.query else ""
+                yield f"{f'{number}.' if group.is_ordered else '-'} {escape_markdown(item.text)}{query}"
+
+
+def _fact_lines(block: Facts) -> Iterator[str]:
+    margin = max(len(fact.label) for fact in block.facts) + 2
+    for fact in block.facts:
+        words = ""
+        for item in fact.items:
+            words += f" {item.sign} " if item.sign else "   " if words else ""
+            words += f"{item.name} {item.value}".strip()
+        note = f"({fact.note})" if fact.note else ""
+        yield f"{fact.label:<{margin}}{'  '.join(filter(None, (words, note)))}"
 
 
 def _table(table: Table) -> Iterator[str]:
-    yield from ("", f"**{table.title}**")
-    yield from _columns(table)
-
-
-def _columns(table: Table) -> Iterator[str]:
-    widths = [max(_width(row[at]) for row in (table.header, *table.rows)) for at in range(len(table.header) - 1)]
-    rows = [[_padded(cell, width) for cell, width in zip(row, widths, strict=False)] + [row[-1]] for row in table.rows]
-    head = [_padded(cell, width) for cell, width in zip(table.header, widths, strict=False)] + [table.header[-1]]
-    yield from _block("  ".join(row).rstrip() for row in (head, *rows))
+    if table.title:
+        yield from ("", _bold(table.title))
+    yield from ("", *_fence(f"{lead}{words}".rstrip() for lead, words in lay_out_columns(table)))
     if table.more:
-        yield from ("", escaped(table.more))
+        yield from ("", escape_markdown(table.more))
 
 
-def _block(lines: Iterable[str], language: str = "") -> Iterator[str]:
-    """Text as it is. Some chats end a block at any three backticks, not only at those on a line of their own."""
+def _fence(lines: Iterable[str], language: str = "") -> Iterator[str]:
+    """Yield text as it is. Some chats end a block at any three backticks, not only at those on a line of their own."""
     yield from ("", f"```{language}", *(line.replace("`", "'") for line in lines), "```")
 
 
@@ -129,10 +138,5 @@ def _code(text: str) -> str:
     return f"`{text.replace('`', chr(39))}`"
 
 
-def _width(text: str) -> int:
-    """Columns in a font of fixed width."""
-    return sum(2 if east_asian_width(character) in "WF" else 1 for character in text)
-
-
-def _padded(text: str, width: int) -> str:
-    return " " * (width - _width(text)) + text
+def _bold(text: str) -> str:
+    return f"**{escape_markdown(text)}**"

@@ -1,6 +1,7 @@
-"""Shows a run while it goes on, on standard error: a live block on a terminal, plain lines elsewhere, or nothing.
+"""Progress on standard error while poolctl works: a run, many runs, or the sampling of live systems.
 
-Decides how often and in which form; what happened is told by the engine. The final report is not made here.
+Decides how often and in which form: a block that redraws itself on a terminal, plain lines elsewhere, or nothing. What
+happens comes from the engines and the sampler; the final report is made elsewhere.
 """
 
 import threading
@@ -17,34 +18,47 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
-from poolctl.report.charts import resample, sparkline
+from poolctl.report.blocks import Verdict
+from poolctl.report.charts import resample
+from poolctl.report.drawing import sparkline
 from poolctl.report.screen import STYLES, Screen
 from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ObservedError, TimelinePoint
 from poolctl.units import format_count, format_duration
 
 REFRESHES = 8
-"""A second, of the live block."""
+"""A second, of a block that redraws itself."""
+INTERVAL = 10.0
+"""Seconds between plain lines."""
+SILENCE = 1.0
+"""Seconds of sampling that need no announcement."""
 WIDEST = 100
 ERRORS_SHOWN = 2
 
 
 class View(Protocol):
-    """What an engine tells while it works. Every call returns at once and never raises for its content."""
+    """What an engine reports to while it works. Every call returns at once and never raises for its content."""
 
     def phase(self, text: str) -> None:
-        """What is going on now, before there are numbers: "starting PostgreSQL 18"."""
+        """Show what is going on before there are numbers: "starting PostgreSQL 18"."""
 
     def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
-        """The newest row of the timeline, and every kind of error seen so far."""
+        """Show the newest row of the timeline, and each kind of error so far."""
 
     def note(self, text: str) -> None:
-        """Something worth keeping: it stays on the screen above the live block."""
+        """Show something worth keeping: it stays on the screen above the live block."""
+
+
+class SamplingView(Protocol):
+    """What a sampler reports to. Every call returns at once."""
+
+    def so_far(self, verdict: Verdict) -> None:
+        """Show what is certain already, before the window is over."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What the gauges are measured against. ``duration``: seconds of load; None: until the requests are done.
+    """The limits that the gauges are measured against. ``duration``: seconds of load; None: until the last request.
 
     ``max_open``: of the whole fleet, 0 is unlimited. ``usable``: of the server, None when it is not known.
     """
@@ -61,59 +75,126 @@ def live_view(
     bounds: Bounds,
     *,
     quiet: bool = False,
-    interval: float = 10.0,
+    interval: float = INTERVAL,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[View]:
-    """A view of the run called ``name`` on ``screen``, for the length of a ``with``.
+    """Provide a view of the run called ``name`` on ``screen``, for the length of a ``with``.
 
     A block that redraws itself where ``screen`` may move, else a line every ``interval`` seconds of the run's
     clock; 0 switches those lines off. ``quiet`` shows nothing, notes excepted. On the way out, an exception
     included, the block is removed and the cursor is visible.
     """
     if quiet:
-        yield _Silence(screen)
+        yield Quiet(screen)
     elif not screen.moving:
-        yield _Lines(screen, bounds, interval)
+        yield _RunLines(screen, bounds, interval)
     else:
         block = LiveBlock(screen, neutralize(name, 60), bounds, now)
-        with _Live(block, screen.console):
+        with _ResizableLive(block, screen.console):
             yield block
 
 
-class _Silence:
+@contextmanager
+def sampling_view(
+    screen: Screen,
+    planned: float,
+    *,
+    quiet: bool = False,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[SamplingView]:
+    """Provide a view for the length of a ``with`` in which live systems are sampled for ``planned`` seconds."""
+    if quiet:
+        yield Quiet(screen)
+    elif not screen.moving:
+        lines = Lines(screen)
+        if planned > SILENCE:
+            lines.write(f"sampling for {format_duration(planned)} ...")
+        yield lines
+    else:
+        block = SamplingBlock(planned, now)
+        with _redraw(block, screen.console):
+            yield block
+
+
+@contextmanager
+def count_runs(
+    screen: Screen,
+    done: Callable[[], int],
+    total: int,
+    *,
+    began: float,
+    interval: float = INTERVAL,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[None]:
+    """Show ``done()`` of ``total`` runs for the length of a ``with``; ``began``: on the clock ``now``."""
+    count = _Count(screen, done, total, began, now)
+    if screen.moving:
+        with _redraw(count, screen.console):
+            yield
+        return
+    # The caller waits in native code, so a thread of its own writes the lines.
+    is_over = threading.Event()
+    thread = threading.Thread(target=_write_counts, args=(count, interval, is_over), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+
+
+class Quiet:
+    """Every kind of view, showing nothing but notes."""
+
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
 
     def phase(self, text: str) -> None:
-        """Nothing is shown."""
+        """Show nothing."""
 
     def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
-        """Nothing is shown."""
+        """Show nothing."""
+
+    def so_far(self, verdict: Verdict) -> None:
+        """Show nothing."""
 
     def note(self, text: str) -> None:
-        self._screen.print(neutralize(text, 600))
+        self.write(text)
+
+    def wants_to_end(self) -> bool:
+        return False
+
+    def write(self, text: str) -> None:
+        """Write a line, harmless in a terminal."""
+        self._screen.print(neutralize(text, 900))
 
 
-class _Lines:
-    """One line for each interval, for logs: words and numbers in an order that never changes."""
+class Lines(Quiet):
+    """Plain lines, for logs: words and numbers in an order that never changes."""
+
+    def phase(self, text: str) -> None:
+        self.write(text)
+
+    def so_far(self, verdict: Verdict) -> None:
+        self.write(f"so far: {verdict.word} {verdict.sentence}")
+
+
+class _RunLines(Lines):
+    """A line about a run for each interval."""
 
     def __init__(self, screen: Screen, bounds: Bounds, interval: float) -> None:
-        self._screen, self._bounds, self._interval = screen, bounds, interval
+        super().__init__(screen)
+        self._bounds, self._interval = bounds, interval
         self._next = interval
         self._last = (0.0, 0)
         self._known: set[tuple[str, str | None, str]] = set()
-
-    def phase(self, text: str) -> None:
-        self._screen.print(neutralize(text, 600))
-
-    note = phase
 
     def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         for error in errors:
             key = (error.kind.origin, error.kind.sqlstate, error.kind.message)
             if key not in self._known:
                 self._known.add(key)
-                self._screen.print(f"error: {_told(error)}")
+                self.write(f"error: {_describe_error(error)}")
         if self._interval <= 0 or point.at < self._next:
             return
         # A run that stalled for several intervals gives one line, not several.
@@ -121,7 +202,7 @@ class _Lines:
         since, before = self._last
         rate = (point.acquired - before) / (point.at - since) if point.at > since else 0.0
         self._last = (point.at, point.acquired)
-        self._screen.print(
+        self.write(
             f"progress: {point.at:.1f} s, {rate:.1f} acquired/s, open {_of(point.open, self._bounds.max_open)}, "
             f"in_use {point.in_use}, idle {point.idle}, waiting {point.waiting}, "
             f"server {_of(point.server_connections, self._bounds.usable)}, errors {point.errors}"
@@ -129,14 +210,14 @@ class _Lines:
 
 
 class LiveBlock:
-    """The live block, drawn anew from the last numbers at each refresh."""
+    """The live block of a run, drawn from the last numbers at each refresh."""
 
     def __init__(self, screen: Screen, name: str, bounds: Bounds, now: Callable[[], float]) -> None:
         self._screen, self._name, self._bounds, self._now = screen, name, bounds, now
         self._began = now()
         self._phase = ""
         self._lock = threading.Lock()
-        """The block is drawn by rich's thread and told by the engine's."""
+        """The engine's thread writes the numbers while rich's thread draws them."""
         self._points: deque[TimelinePoint] = deque(maxlen=6000)
         self._errors: tuple[ObservedError, ...] = ()
         self.drawn: list[int] = []
@@ -175,11 +256,11 @@ class LiveBlock:
             *self._course(width, points),
             self._gauges(points[-1], width),
             self._flow(points),
-            *(Text.assemble((f"{error.count:,} x ", "bold"), _told(error)) for error in recent),
+            *(Text.assemble((f"{error.count:,} x ", "bold"), _describe_error(error)) for error in recent),
         ]
 
     def _course(self, width: int, points: Sequence[TimelinePoint]) -> list[Text]:
-        """How far the run is, and below it the open connections at each moment, against the limit."""
+        """Return how far the run is, and below it the open connections at each moment, against the limit."""
         at, duration, limit = points[-1].at, self._bounds.duration, self._bounds.max_open
         passed = f"  {at:.1f} s" if duration is None else f"  {min(at, duration):.1f} s of {format_duration(duration)}"
         opened = f"  {_of(points[-1].open, limit)}"
@@ -188,7 +269,7 @@ class LiveBlock:
         room = max(width - left - max(len(passed), len(opened)), 1)
         span = max(duration or 0.0, at, 1e-9)
         done = min(round(room * at / span), room)
-        full, rest = ("#", "-") if self._screen.ascii_only else ("━", "╌")
+        full, rest = _gauge_signs(self._screen)
         values = resample([point.open for point in points], [point.at for point in points], 0.0, span, room)
         bars = sparkline(values, room, float(max(limit, *values)), ascii_only=self._screen.ascii_only)
         return [
@@ -220,7 +301,7 @@ class LiveBlock:
         )
 
 
-class _Live(Live):
+class _ResizableLive(Live):
     """A live display that also cleans up after the window became narrower.
 
     The terminal then breaks the lines that are already there into more rows than were printed, which rich does
@@ -248,7 +329,84 @@ class _Live(Live):
         return processed
 
 
-def _told(error: ObservedError) -> str:
+class SamplingBlock:
+    """The block of a sampling, drawn at each refresh."""
+
+    def __init__(self, planned: float, now: Callable[[], float]) -> None:
+        self._planned, self._now, self._began = planned, now, now()
+        self._verdict: Verdict | None = None
+
+    def so_far(self, verdict: Verdict) -> None:
+        self._verdict = verdict
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for line in self.lines():
+            line.truncate(options.max_width - 1, overflow="ellipsis")
+            line.no_wrap = True
+            yield line
+
+    def lines(self) -> list[Text]:
+        """Return how long the sampling has lasted, and what is certain already."""
+        passed = self._now() - self._began
+        is_late = passed > self._planned + SILENCE
+        goal = f"of {format_duration(self._planned)}" + (", waiting for an answer" if is_late else "")
+        lines = [Text(f"sampling ... {passed:.1f} s {goal}   (Ctrl-C: stop and report)")]
+        if self._verdict is not None:
+            word = self._verdict.word
+            lines.append(Text.assemble((f"{word}  ", STYLES[word]), neutralize(self._verdict.sentence, 600)))
+        return lines
+
+
+class _Count:
+    """How many of many runs are done, on one line."""
+
+    def __init__(
+        self, screen: Screen, done: Callable[[], int], total: int, began: float, now: Callable[[], float]
+    ) -> None:
+        self._screen, self._done, self._total, self._began, self._now = screen, done, total, began, now
+
+    def write(self) -> None:
+        self._screen.print(f"progress: {self._text()}")
+
+    def _text(self) -> str:
+        passed = format_duration(round(self._now() - self._began, 1))
+        return f"{format_count(self._done())} of {format_count(self._total)} runs after {passed}"
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # The last column stays free: some terminals wrap a line that fills them all.
+        text = self._text()
+        room = max(min(options.max_width, 80) - len(text) - 3, 0)
+        full, rest = _gauge_signs(self._screen)
+        part = round(room * self._done() / max(self._total, 1))
+        line = Text.assemble((full * part, STYLES["in_use"]), rest * (room - part), "  ", text)
+        line.no_wrap = True
+        line.truncate(options.max_width - 1)
+        yield line
+
+
+def _write_counts(count: _Count, interval: float, is_over: threading.Event) -> None:
+    count.write()
+    while not is_over.wait(interval):
+        count.write()
+
+
+def _redraw(block: SamplingBlock | _Count, console: Console) -> Live:
+    """Return a display of the block that is gone in the end."""
+    return Live(
+        block,
+        console=console,
+        refresh_per_second=REFRESHES,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    )
+
+
+def _gauge_signs(screen: Screen) -> tuple[str, str]:
+    return ("#", "-") if screen.ascii_only else ("━", "╌")
+
+
+def _describe_error(error: ObservedError) -> str:
     code = f" {neutralize(error.kind.sqlstate, 10)}" if error.kind.sqlstate else ""
     text = neutralize(error.kind.message or error.kind.name)
     return f"{neutralize(error.kind.origin, 20)}{code}: {text} (first at {format_duration(error.first_at)})"

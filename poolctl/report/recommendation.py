@@ -1,193 +1,452 @@
 """The report of a recommendation: the answer, what binds it, then every number with where it comes from.
 
-Decides the order, and how much of it fits the screen. Configuration is never indented, wrapped or cut.
+Decides the order, the one sentence that stands first, and that each number stands beside its source. Foreign names are
+neutralized here.
 """
 
-from collections.abc import Sequence
-
-from rich.text import Text
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
 from poolctl.api.results import RecommendResult
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.inspection_rows import Table
-from poolctl.report.inspection_words import evidence_of, holders_of, steps_of
-from poolctl.report.recommendation_rows import (
-    arithmetic_table,
-    assumptions_table,
-    bounds_table,
-    figures_table,
-    pooler_rows,
-    settings_table,
-    verification_table,
+from poolctl.report.blocks import (
+    Block,
+    ChartBlock,
+    Code,
+    Item,
+    Labeled,
+    Note,
+    Points,
+    Repeat,
+    Report,
+    Section,
+    Table,
+    Verdict,
+    named_table,
 )
-from poolctl.report.recommendation_words import (
+from poolctl.report.charts import BarChart
+from poolctl.report.findings import (
+    NAME_LIMIT,
+    SENTENCE_LIMIT,
+    SOURCES,
+    TARGET_LIMIT,
     about,
-    binding_sentence,
-    cautions_of,
-    headline,
-    stands_on,
-    verification_sentence,
+    explain_line,
+    finding_block,
+    sql_blocks,
+    summary_of,
 )
-from poolctl.report.screen import STYLES, Screen
-from poolctl.report.terminal import print_columns
-from poolctl.report.verdict import SENTENCE_LIMIT, word_of
 from poolctl.safe_text import neutralize
-from poolctl.stacks import Config
+from poolctl.sizing.budget import Term
+from poolctl.sizing.demand import count_pools
+from poolctl.sizing.division import UNEVEN_SHARE, Binding
+from poolctl.sizing.figures import Figure
+from poolctl.units import format_count, format_duration, plural
 
-_SECTION = 8
-"""Width of "Who", "Do", "Why" with the space after them."""
-TAB = 4
+if TYPE_CHECKING:
+    from poolctl.sizing.verify import TrialOutcome
+
+_BINDS: dict[Binding, str] = {
+    "budget": "the slots",
+    "demand": "demand",
+    "capacity": "what the database can use",
+    "floor": "the fewest connections without a deadlock",
+    "workers": "what the workers can hold",
+}
+_TIMES = frozenset(
+    {
+        *("hold_time", "wait_target", "cpu_time", "connect_time", "failover_target", "request_timeout"),
+        *("probe_timeout", "network_idle_limit", "session_idle_limit", "credential_lifetime", "connection_age_limit"),
+        *("burst_gap", "wait_time"),
+    }
+)
+_RATES = frozenset({"arrival_rate", "throughput", "saturated_throughput"})
+_NAMES: dict[str, str] = {
+    "parallelism": "busy connections, sampled",
+    "parallelism_counted": "busy connections, counted",
+    "parallelism_p95": "busy connections, p95",
+    "parallelism_p99": "busy connections, p99",
+    "parallelism_max": "busy connections, most",
+    "database_cpu": "share of database cores busy",
+    "other_connections": "connections of others",
+    "current_max_open": "max_open now",
+}
+_SIGNS = {
+    **dict.fromkeys(("superuser_reserved_connections", "reserved_connections", "other services", "headroom"), "-"),
+    **dict.fromkeys(("surge", "terminating"), "+"),
+    "processes per instance": "x",
+}
+_IN_TERMS = frozenset(
+    {"max_connections", "superuser_reserved", "reserved", "other_connections", "headroom", "instances"}
+    | {"max_instances", "surge", "surge_share", "terminating", "processes"}
+    | {"role_limit", "database_limit", "pooler_limit"}
+)
+"""Shown by the arithmetic of the slots already."""
+
+_LANGUAGES = {".py": "python", ".rs": "rust", ".rb": "ruby", ".exs": "elixir", ".cs": "csharp"}
+"""For what a suffix does not say by itself."""
 
 
-def print_recommendation(screen: Screen, recommended: RecommendResult) -> None:
+def recommendation_report(recommended: RecommendResult) -> Report:
+    """Return the report of a recommendation or of its refusal."""
+    recommendation = recommended.recommendation
+    is_refused = recommendation.is_refused
+    findings = worst_first(recommendation.findings)
+    others = findings[1:] if is_refused else findings
+    return (
+        Verdict("", "warning" if is_refused else None, "", headline(recommended)),
+        Note(binding_sentence(recommended)),
+        *(Note(caution, "caution") for caution in _cautions(recommended)),
+        # A refusal is the first finding: the headline has said its summary.
+        *(finding_block(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
+        *(finding_block(finding, about(finding)) for finding in others if finding.severity != "info"),
+        *(() if is_refused else (settings_table(recommended), bounds_table(recommended))),
+        arithmetic_table(recommended),
+        *(() if is_refused else (_pooler_section(recommended),)),
+        *_verification_blocks(recommended),
+        *(
+            Code(f"{config.file} ({config.stack})", config.text, _language(config.file))
+            for config in recommended.configs
+        ),
+        *(finding_block(finding, about(finding)) for finding in others if finding.severity == "info"),
+        figures_table(recommended),
+        assumptions_table(recommended),
+        Points((Labeled("Seen", tuple(map(Item, _sources(recommended)))), explain_line(findings))),
+        Section("", sql_blocks(findings), is_detail=True),
+        Repeat(neutralize(recommended.repeat, None)),
+    )
+
+
+def settings_table(recommended: RecommendResult) -> Table:
+    """Return each setting with its value and its reason."""
+    sizes = recommended.recommendation.recommendation
+    values = {
+        "max_open": format_count(sizes.max_open or 0),
+        "max_idle": format_count(sizes.max_idle or 0),
+        "min_idle": format_count(sizes.min_idle or 0),
+        "max_lifetime": format_duration(sizes.max_lifetime),
+        "max_lifetime_jitter": format_duration(sizes.max_lifetime_jitter),
+        "max_idle_time": format_duration(sizes.max_idle_time),
+        "acquire_timeout": format_duration(sizes.acquire_timeout),
+    }
+    reasons = {reason.setting: reason.why for reason in recommended.recommendation.reasons}
+    binding = recommended.recommendation.binding
+    reasons["max_open"] = "" if binding is None else f"{binding} decides: see the terms below"
+    rows = tuple((name, value, reasons.get(name, "")) for name, value in values.items())
+    return named_table("Settings of each process", ("setting", "value", "why"), rows)
+
+
+def bounds_table(recommended: RecommendResult) -> Table:
+    """Return the terms of the clamp, for each process."""
     answer = recommended.recommendation
-    style = STYLES["WARNING"] if answer.is_refused else "bold"
-    screen.paragraph("", Text(headline(recommended), style=style), hang=2)
-    screen.paragraph("", binding_sentence(recommended), hang=2)
-    for caution in cautions_of(recommended):
-        screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
-    findings = worst_first(answer.findings)
-    for number, finding in enumerate(findings):
-        if answer.is_refused and number == 0:
-            # Its summary and code are the answer, and have been told.
-            screen.print()
-            print_advice(screen, finding)
-        elif finding.severity != "info":
-            print_finding(screen, finding)
-    if not answer.is_refused:
-        print_table(screen, settings_table(recommended))
-        print_table(screen, bounds_table(recommended))
-    print_table(screen, arithmetic_table(recommended))
-    if not answer.is_refused:
-        _print_pooler(screen, recommended)
-    _print_verification(screen, recommended)
-    for config in recommended.configs:
-        print_config(screen, config)
-    for finding in findings[answer.is_refused :]:
-        if finding.severity == "info":
-            print_finding(screen, finding)
-    print_table(screen, figures_table(recommended))
-    print_table(screen, assumptions_table(recommended))
-    _print_end(screen, recommended)
+    rows = []
+    for bound in answer.bounds:
+        if bound.value is None and bound.term == "workers":
+            continue
+        value = "unknown" if bound.value is None else format_count(bound.value)
+        mark = "binds" if bound.term == answer.binding else "next" if bound.term == answer.next_binding else ""
+        rows.append((bound.term, value, mark, _explain(recommended, bound.term)))
+    return named_table("How many connections, for each process", ("term", "value", "", "because"), tuple(rows))
 
 
-def print_finding(screen: Screen, finding: Finding) -> None:
-    """What it is, with everything about it."""
-    screen.print()
-    word = word_of(finding)
-    screen.paragraph(Text(f"{word}  ", style=STYLES[word]), neutralize(finding.summary, SENTENCE_LIMIT), hang=2)
-    screen.paragraph("", about(finding), hang=2)
-    print_advice(screen, finding)
+def arithmetic_table(recommended: RecommendResult) -> Table:
+    """Return the slots there are, divided by the largest fleet, term by term."""
+    rows = tuple(
+        (_sign_of(term), format_count(abs(term.value)), term.term, term.source)
+        for term in recommended.recommendation.budget.arithmetic
+    )
+    return named_table("Slots, and who shares them at worst", ("", "value", "term", "source"), rows)
 
 
-def print_advice(screen: Screen, finding: Finding) -> None:
-    """Who, what to do, and the numbers."""
-    for number, (name, query) in enumerate(holders_of(finding)):
-        screen.paragraph(_head("" if number else "Who"), name)
-        if query:
-            screen.paragraph(" " * (_SECTION + 2), f"last query: {query}")
-    steps = steps_of(finding)
-    for number, step in enumerate(steps):
-        lead = _head("" if number else "Do")
-        lead.append(f"{number + 1}. " if len(steps) > 1 else "")
-        screen.paragraph(lead, step)
-    evidence = evidence_of(finding)
-    if evidence:
-        screen.paragraph(_head("Why"), evidence)
+def figures_table(recommended: RecommendResult) -> Table:
+    """Return the other figures that it stands on, without the assumed ones."""
+    rows = []
+    for name in recommended.figures.__dataclass_fields__:
+        figure = getattr(recommended.figures, name)
+        if isinstance(figure, Figure) and figure.origin != "assumed" and name not in _IN_TERMS:
+            # Of a pool that did not say its limit, the most connections that it had.
+            least = "at least " if name == "current_max_open" and figure.origin == "measured" else ""
+            value = least + _show(name, figure.value)
+            rows.append((_NAMES.get(name, name.replace("_", " ")), value, figure.origin))
+    return named_table("Figures", ("figure", "value", "source"), tuple(rows))
 
 
-def print_table(screen: Screen, table: Table) -> None:
-    """Columns; where they have no room, each record below its name."""
-    if not table.rows:
-        return
-    screen.print()
-    screen.paragraph("", Text(table.title, style="bold"), hang=2)
-    if screen.narrow or not print_columns(screen, table.header, table.rows):
-        _print_list(screen, table)
+def assumptions_table(recommended: RecommendResult) -> Table:
+    rows = tuple(
+        (assumption.name.replace("_", " "), _show(assumption.name, assumption.value), assumption.why)
+        for assumption in recommended.recommendation.assumptions
+    )
+    return named_table("Assumed", ("figure", "value", "because"), rows)
 
 
-def print_config(screen: Screen, config: Config) -> None:
-    """The block as it is: every line from the first column, never broken, for it is to be copied."""
-    screen.print()
-    screen.print(Text(f"{config.file} ({config.stack})", style="bold"))
-    for line in config.text.splitlines():
-        screen.print(line.expandtabs(TAB))
+def verification_table(recommended: RecommendResult) -> Table | None:
+    """Return the sizes that were tried beside the recommended one, then the moments, then the size in use now."""
+    tried = recommended.verification
+    if tried is None or not (tried.swept or tried.moments):
+        return None
+    chosen = recommended.recommendation.recommendation.max_open
+    rows = [
+        _outcome_row(outcome, "advised" if outcome.max_open == chosen else "")
+        for outcome in sorted(tried.swept, key=lambda each: each.max_open)
+    ]
+    rows += [_outcome_row(outcome, "now" if outcome.is_current else "") for outcome in tried.moments]
+    header = ("max_open", "served/s", "wait p99", "refused", "timed out", "reopened/s", "moment")
+    return named_table("Tried", header, tuple(rows))
 
 
-_NAMING = ("setting", "term", "figure", "moment", "who", "what")
-"""Above the column that says what a row is about."""
-_PLAIN = ("value", "why", "because", "source")
-"""Above columns whose cells say by themselves what they are."""
+def verification_charts(recommended: RecommendResult) -> tuple[BarChart, ...]:
+    """Return throughput and waits of the sizes that were tried; empty for fewer than two sizes."""
+    tried = recommended.verification
+    swept = sorted(tried.swept, key=lambda each: each.max_open) if tried is not None else []
+    if len(swept) < 2:
+        return ()
+    labels = tuple(format_count(each.max_open) for each in swept)
+    served = tuple(each.throughput for each in swept)
+    waits = tuple(each.wait_p99 for each in swept)
+    charts = (
+        BarChart("served/s", "in_use", "max_open", labels, served),
+        BarChart("wait p99", "waiting", "max_open", labels, waits, "time"),
+    )
+    return tuple(chart for chart in charts if any(chart.values))
 
 
-def _print_list(screen: Screen, table: Table) -> None:
-    """Each record below its own name. A sign goes with the number behind it."""
-    at = next(at for at, name in enumerate(table.header) if name in _NAMING)
-    for row in table.rows:
-        screen.paragraph("  ", Text(row[at], style="bold"), hang=4)
-        told: list[str] = []
-        sign = ""
-        for number, (name, cell) in enumerate(zip(table.header, row, strict=True)):
-            if number == at or not cell:
-                continue
-            if name == "" and number < at:
-                sign = f"{cell} "
-                continue
-            told.append(sign + (cell if name in ("", *_PLAIN) else f"{name} {cell}"))
-            sign = ""
-        screen.paragraph("    ", ", ".join(told))
+def headline(recommended: RecommendResult) -> str:
+    """Return the answer in one sentence."""
+    answer = recommended.recommendation
+    sizes = answer.recommendation
+    if sizes.max_open is None:
+        return f"Refused: {_describe_refusal(recommended)}"
+    least = "at least " if answer.binding == "capacity" and answer.capacity.at_least else ""
+    return (
+        f"Set max_open to {least}{format_count(sizes.max_open)}, max_idle to {format_count(sizes.max_idle or 0)}, "
+        f"max_lifetime to {_format_lifetime(recommended)}, {_place(recommended)}"
+    )
 
 
-def _print_pooler(screen: Screen, recommended: RecommendResult) -> None:
+def binding_sentence(recommended: RecommendResult) -> str:
+    """Return what decides, what would decide next, and how sure it is; for a refusal, which finding it is about."""
+    answer = recommended.recommendation
+    sizes = answer.recommendation
+    if sizes.max_open is None:
+        finding = _refusing_finding(recommended)
+        return "" if finding is None else about(finding)
+    values = {bound.term: bound.value for bound in answer.bounds}
+    sentences = []
+    if answer.binding is not None:
+        sentences.append(f"What binds is {_BINDS[answer.binding]}{_at(values.get(answer.binding))}")
+        if answer.next_binding is not None:
+            sentences[-1] += f"; {_BINDS[answer.next_binding]} would bind next{_at(values.get(answer.next_binding))}"
+    low, high = sizes.interval or (sizes.max_open, sizes.max_open)
+    span = f", {format_count(low)} to {format_count(high)}" if high > low else ""
+    sentences.append(f"Confidence {sizes.confidence}{span}")
+    if answer.worst_case_connections is not None:
+        worst, slots = format_count(answer.worst_case_connections), format_count(answer.budget.total)
+        sentences.append(f"All pools full, with a deploy at the peak: {worst} of {slots} slots")
+    return ". ".join(sentences)
+
+
+def verification_sentence(recommended: RecommendResult) -> str:
+    """Return how it was tried, and what came of it; "" if there is nothing to say."""
+    tried = recommended.verification
+    if tried is None:
+        return recommended.unverified
+    engine = {"model": "in virtual time", "live": "in virtual time and on a real server"}.get(
+        tried.engine, tried.engine
+    )
+    if not tried.passed:
+        return f"Tried {engine}, and it failed: {'; '.join(tried.failures)}"
+    share = tried.throughput_share_of_best
+    reached = "" if share is None else f": {share * 100:.0f} % of the best throughput among the sizes tried"
+    return f"Tried {engine}, and it holds{reached}"
+
+
+def _describe_refusal(recommended: RecommendResult) -> str:
+    finding = _refusing_finding(recommended)
+    if finding is None:
+        return "what is known allows no number"
+    summary = summary_of(finding)
+    # "Refused: pool size is not ..." reads as one sentence; a name that comes first keeps its spelling.
+    first = summary.partition(" ")[0]
+    return summary if first[1:] != first[1:].lower() else summary[:1].lower() + summary[1:]
+
+
+def _format_lifetime(recommended: RecommendResult) -> str:
+    sizes = recommended.recommendation.recommendation
+    share = sizes.max_lifetime_jitter / sizes.max_lifetime if sizes.max_lifetime > 0 else 0.0
+    return f"{format_duration(sizes.max_lifetime)} with {share * 100:.0f} % jitter"
+
+
+def _place(recommended: RecommendResult) -> str:
+    """Return whose pools, and how many of them there are at worst."""
+    fleet = recommended.recommendation.fleet
+    instances = f"{format_count(fleet.worst_case_instances)} worst-case instances"
+    if fleet.worst_case_processes == 1:
+        return "in its only process"
+    if fleet.processes_per_instance == 1:
+        return f"in each of {instances}"
+    if fleet.worst_case_instances == 1:
+        return f"in each of {format_count(fleet.processes_per_instance)} processes"
+    return f"in each of {format_count(fleet.processes_per_instance)} processes of {instances}"
+
+
+def _refusing_finding(recommended: RecommendResult) -> Finding | None:
+    """Return the finding that a refusal is about."""
+    return next(iter(worst_first(recommended.recommendation.findings)), None)
+
+
+def _cautions(recommended: RecommendResult) -> tuple[str, ...]:
+    """Return what a reader has to know before believing the answer."""
+    cautions = []
+    if recommended.interrupted:
+        planned = f" of {format_duration(recommended.planned)}" if recommended.planned is not None else ""
+        after = recommended.figures.window or 0.0
+        cautions.append(f"INTERRUPTED after {format_duration(after)}{planned}: the answer stands on that time")
+    for source in recommended.sources:
+        if not source.ok:
+            target = neutralize(source.target, TARGET_LIMIT)
+            reason = neutralize(source.reason, SENTENCE_LIMIT) or "no reason was given"
+            cautions.append(f"{SOURCES[source.kind]} {target} did not answer: {reason}")
+    return tuple(cautions)
+
+
+def _at(value: int | None) -> str:
+    return "" if value is None else f", at {format_count(value)}"
+
+
+def _sources(recommended: RecommendResult) -> Iterator[str]:
+    figures = recommended.figures
+    if figures.window is not None:
+        whose = "every client" if recommended.application is None else neutralize(recommended.application, NAME_LIMIT)
+        effective = figures.effective_samples
+        part = "" if effective is None else f", {format_count(round(effective))} of them independent"
+        samples = f"{plural(figures.samples, 'sample')} in {format_duration(figures.window)}{part}"
+        yield f"Measured of {whose}: {samples}"
+    yield from (neutralize(note, SENTENCE_LIMIT) for note in recommended.notes)
+
+
+def _pooler_section(recommended: RecommendResult) -> Section:
     pooler = recommended.recommendation.pooler
-    screen.print()
-    word = "Pooler: recommended" if pooler.recommended else "Pooler"
-    screen.print(Text(word, style="bold"))
-    screen.paragraph("", neutralize(pooler.why, SENTENCE_LIMIT), hang=2)
-    if not pooler.recommended:
+    blocks: list[Block] = [Note(neutralize(pooler.why, SENTENCE_LIMIT))]
+    if pooler.recommended:
+        if pooler.app_max_open is not None:
+            blocks.append(Note(f"Behind it each process's max_open becomes {pooler.app_max_open}"))
+        for title, settings in (("PgBouncer", pooler.pgbouncer), ("Pgpool-II", pooler.pgpool)):
+            if settings is not None:
+                lines = [f"{name} = {_plain(value)}" for name, value in asdict(settings).items()]
+                blocks.append(Code(title, "\n".join(lines), "ini", is_short=True))
+        blocks += [Note(caution, "caution") for caution in pooler.cautions]
+    return Section("Pooler: recommended" if pooler.recommended else "Pooler", tuple(blocks))
+
+
+def _verification_blocks(recommended: RecommendResult) -> Iterator[Block]:
+    table, sentence = verification_table(recommended), verification_sentence(recommended)
+    notes = recommended.verification.notes if recommended.verification is not None else ()
+    blocks: list[Block] = [table] if table is not None else []
+    blocks += [Note(sentence), *(Note(neutralize(note, SENTENCE_LIMIT)) for note in notes)]
+    yield Section("", tuple(blocks))
+    yield Section("", tuple(map(ChartBlock, verification_charts(recommended))), is_detail=True)
+
+
+def _language(file: str) -> str:
+    suffix = PurePath(file).suffix
+    return _LANGUAGES.get(suffix, suffix.removeprefix("."))
+
+
+def _sign_of(term: Term) -> str:
+    if term.source == "computed":
+        return "="
+    if term.term.endswith(" limit"):
+        return "<="
+    return _SIGNS.get(term.term, "")
+
+
+def _outcome_row(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
+    moment = {"largest": "largest fleet", "live": "on a real server"}.get(outcome.moment, outcome.moment)
+    return (
+        format_count(outcome.max_open),
+        format_count(round(outcome.throughput, 1)),
+        format_duration(outcome.wait_p99),
+        format_count(outcome.refused),
+        format_count(outcome.timed_out),
+        format_count(round(outcome.reopened_rate, 2)),
+        f"{moment}, {mark}" if mark else moment,
+    )
+
+
+def _explain(recommended: RecommendResult, term: Binding) -> str:
+    explain = {
+        "demand": _demand,
+        "capacity": _capacity,
+        "budget": _budget,
+        "workers": _workers,
+        "floor": _floor,
+    }[term]
+    return neutralize("; ".join(explain(recommended)), SENTENCE_LIMIT)
+
+
+def _demand(recommended: RecommendResult) -> Iterator[str]:
+    demand, figures = recommended.recommendation.demand, recommended.figures
+    yield demand.method
+    if demand.load is not None:
+        yield f"{format_count(demand.load)} in use on average"
+    if demand.value is not None and demand.hold_time is not None:
+        cv = figures.hold_cv.value if figures.hold_cv is not None else 1.0
+        holds = f"holds of {format_duration(demand.hold_time)}, cv {format_count(cv)}"
+        yield f"p99 wait of {format_duration(demand.wait_target)} at most, {holds}"
+    elif demand.value is not None:
+        yield "99 of 100 acquires do not wait"
+
+
+def _capacity(recommended: RecommendResult) -> Iterator[str]:
+    capacity = recommended.recommendation.capacity
+    if capacity.value is None:
+        yield from capacity.notes
         return
-    if pooler.app_max_open is not None:
-        screen.paragraph("", f"Behind it each process's max_open becomes {pooler.app_max_open}", hang=2)
-    for title, settings in pooler_rows(recommended):
-        told = ", ".join(f"{name} = {value}" for name, value in settings)
-        screen.paragraph(Text(f"{title}  ", style="bold"), told, hang=2)
-    for caution in pooler.cautions:
-        screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
+    least = "at least " if capacity.at_least else ""
+    share = next(bound.value for bound in recommended.recommendation.bounds if bound.term == "capacity")
+    pools = count_pools(recommended.figures)
+    yield f"the database can use {least}{format_count(capacity.value)} ({capacity.method}, {capacity.confidence})"
+    if share is None:
+        yield "a multiple of its cores alone, so it bounds nothing"
+    elif pools > 1:
+        yield f"{UNEVEN_SHARE:g} x {format_count(capacity.value)} / {format_count(pools)} pools"
+    yield from capacity.notes
 
 
-def _print_verification(screen: Screen, recommended: RecommendResult) -> None:
-    sentence = verification_sentence(recommended)
-    table = verification_table(recommended)
-    if table is not None:
-        print_table(screen, table)
-    elif sentence:
-        screen.print()
-    if sentence:
-        screen.paragraph("", sentence, hang=2)
-    if recommended.verification is not None:
-        for note in recommended.verification.notes:
-            screen.paragraph("", neutralize(note, SENTENCE_LIMIT), hang=2)
+def _budget(recommended: RecommendResult) -> Iterator[str]:
+    budget, fleet = recommended.recommendation.budget, recommended.recommendation.fleet
+    yield f"{format_count(budget.total)} slots / {format_count(fleet.worst_case_processes)} processes at worst"
+    if budget.limited_by != "max_connections":
+        yield f"the {budget.limited_by} leaves the least"
 
 
-def _print_end(screen: Screen, recommended: RecommendResult) -> None:
-    lines: list[tuple[str, str]] = [("Seen", sentence) for sentence in stands_on(recommended)]
-    if recommended.repeat:
-        lines.append(("Again", recommended.repeat))
-    if lines:
-        screen.print()
-    _print_labeled(screen, lines)
+def _workers(recommended: RecommendResult) -> Iterator[str]:
+    figures = recommended.figures
+    each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
+    workers = figures.workers.count if figures.workers is not None else 1
+    yield f"{format_count(workers)} workers x {format_count(each)} at once; more would never be used"
 
 
-def _print_labeled(screen: Screen, lines: Sequence[tuple[str, str]]) -> None:
-    before = ""
-    for label, sentence in lines:
-        if label == "Again":
-            # To be copied, so never wrapped.
-            screen.print(Text.assemble(_head(label), neutralize(sentence, None)))
-        else:
-            screen.paragraph(_head("" if label == before else label), sentence)
-        before = label
+def _floor(recommended: RecommendResult) -> Iterator[str]:
+    figures = recommended.figures
+    each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
+    if figures.workers is None or each <= 1:
+        yield "the fewest that one request needs"
+    else:
+        yield f"{format_count(figures.workers.count)} workers x ({each} - 1) + 1: with fewer they can deadlock"
 
 
-def _head(word: str) -> Text:
-    return Text(f"{word:<{_SECTION}}", style="bold")
+def _show(name: str, value: float) -> str:
+    if name in _TIMES:
+        return format_duration(value)
+    if name in _RATES:
+        return f"{format_count(value)}/s"
+    if name.endswith("_share") or name == "database_cpu":
+        return f"{value * 100:.0f} %"
+    return format_count(round(value, 4))
+
+
+def _plain(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

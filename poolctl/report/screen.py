@@ -16,7 +16,7 @@ from typing import Literal, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from poolctl.report.charts import Line
+from poolctl.report.drawing import Line
 
 ColorChoice = Literal["auto", "always", "never"]
 

@@ -1,125 +1,395 @@
-"""The report of one run: the verdict first, numbers that add up, the chart, why and next, how to repeat it."""
+"""The report of one run: the verdict, numbers that visibly add up, a chart, why and what next, how to repeat it.
 
-from collections.abc import Sequence
+Decides which numbers a person gets from a run, in which words and order. A run is live or from the model; both read
+alike.
+"""
 
-from rich.text import Text
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, replace
 
 from poolctl.diagnose.finding import Finding, worst_first
-from poolctl.report.charts import draw
-from poolctl.report.facts import describe, evidence_items, facts_of
-from poolctl.report.panels import chart_of
-from poolctl.report.rows import error_rows
-from poolctl.report.screen import STYLES, Screen
-from poolctl.report.terminal import print_columns, print_facts
-from poolctl.report.verdict import SENTENCE_LIMIT, cautions_of, next_steps, verdict_of, word_of
+from poolctl.report.blocks import (
+    Amount,
+    Block,
+    ChartBlock,
+    Fact,
+    Facts,
+    Item,
+    Labeled,
+    Listing,
+    Note,
+    Points,
+    Repeat,
+    Report,
+    Section,
+    Table,
+    Verdict,
+)
+from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, scale_panel
+from poolctl.report.findings import (
+    SENTENCE_LIMIT,
+    about,
+    evidence_of,
+    explain_line,
+    holder_items,
+    sql_blocks,
+    steps_of,
+    steps_to_do,
+    summary_of,
+    verdict_of,
+    word_of,
+)
 from poolctl.safe_text import neutralize
-from poolctl.scenario.run import ObservedError, Run
+from poolctl.scenario.histogram import Times
+from poolctl.scenario.run import ObservedError, ObservedServer, Run, Summary, TimelinePoint
+from poolctl.scenario.scenario import Distribution, Load, Scenario, Service
+from poolctl.units import format_count, format_duration, percent, plural
 
-MOST_EVIDENCE = 8
-_SECTION = 6
-"""Width of "Why" and "Next" with the space after them."""
+BUSY_SHARE = 0.75
+"""Of the machine's cores: a server that uses more leaves the load, which runs beside it, too little."""
 
-
-def print_simulation(screen: Screen, run: Run, findings: Sequence[Finding], *, repeat: str = "") -> None:
-    """The final report. ``repeat``: the command that does the same run again, "" to leave the line out."""
-    print_verdict(screen, run, findings)
-    screen.paragraph("", describe(run), hang=2)
-    screen.print()
-    print_facts(screen, facts_of(run))
-    _print_errors(screen, run.summary.errors)
-    _print_chart(screen, run)
-    print_reasons(screen, findings)
-    for note in run.notes:
-        screen.paragraph(_head("Note"), neutralize(note, 600))
-    print_repeat(screen, repeat)
+MOST_ERRORS = 12
+REASON_MARGIN = 6
+"""Columns of "Why" and "Next" with the space after them."""
 
 
-def print_repeat(screen: Screen, command: str) -> None:
-    """The command that repeats the run, never wrapped by us: it has to survive copying."""
-    if not command:
-        return
-    screen.print()
-    line = f"repeat with  {neutralize(command, None)}"
-    if screen.width is None or len(line) <= screen.width:
-        screen.print(line)
-    else:
-        screen.print("repeat with")
-        screen.print(neutralize(command, None))
+def simulation_report(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> Report:
+    """Return the report of a run. ``repeat``: the command that does the same run again, "" to leave the line out."""
+    return (
+        run_verdict(run, findings),
+        *(Note(caution, "caution") for caution in cautions_of_run(run)),
+        Note(describe_run(run)),
+        run_facts(run),
+        error_table(run.summary.errors),
+        *_chart_blocks(run),
+        run_reasons(findings, run.notes),
+        Section("", sql_blocks(findings), is_detail=True),
+        Repeat(neutralize(repeat, None)),
+    )
 
 
-def print_verdict(screen: Screen, run: Run, findings: Sequence[Finding]) -> None:
-    """The first lines of every report: how bad it is, and what to know before believing the numbers."""
-    verdict = verdict_of(run, findings)
-    word = Text(f"{verdict.word}  ", style=STYLES[verdict.word])
-    screen.paragraph(word, Text(verdict.sentence, style="bold"), hang=2)
-    for caution in cautions_of(run):
-        screen.paragraph(Text("! ", style=STYLES["WARNING"]), caution)
+def run_verdict(run: Run, findings: Sequence[Finding]) -> Verdict:
+    """Return the verdict on a run; without a diagnosis it only counts."""
+    counts = f"{format_count(run.summary.acquired)} of {format_count(run.summary.offered)} acquires were served"
+    return verdict_of(findings, f"{counts}; no diagnosis was made")
 
 
-def print_reasons(screen: Screen, findings: Sequence[Finding]) -> None:
-    """What the verdict stands on, what else was found, and what to do about it."""
-    if not findings:
-        return
-    screen.print()
+def run_facts(run: Run) -> Facts:
+    """Return the run's numbers, a row for each kind."""
+    summary = run.summary
+    facts = [
+        *_acquires(summary),
+        *_times(summary),
+        *_connections(summary, limit_of(run.scenario)),
+        *(_server(summary.server, run.scenario.load.query) if summary.server else ()),
+        *_generator(run),
+        *_services(run),
+    ]
+    return Facts(tuple(facts))
+
+
+def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = ()) -> Points:
+    """Return what the verdict stands on, what else was found, what to do about it, and what else there is to know."""
     ranked = worst_first(findings)
+    groups = []
     for number, finding in enumerate(ranked):
-        evidence = ", ".join(f"{item.name} {item.value}" for item in evidence_items(finding.evidence)[:MOST_EVIDENCE])
-        about = f"{finding.code} ({finding.layer}, {finding.confidence}): "
+        kind = f"{about(finding)}: "
         if number:
-            about = f"{word_of(finding)} {about}{neutralize(finding.summary, SENTENCE_LIMIT)}; "
-        screen.paragraph(_head("Also" if number else "Why"), (about + evidence).rstrip(":; "))
-        for line in _holders(finding):
-            screen.paragraph(" " * _SECTION, line)
-    steps = next_steps(ranked)
-    for number, step in enumerate(steps):
-        lead = _head("" if number else "Next")
-        lead.append(f"{number + 1}. " if len(steps) > 1 else "")
-        screen.paragraph(lead, step)
+            kind = f"{word_of(finding)} {kind}{summary_of(finding)}; "
+        reason = Item((kind + evidence_of(finding)).rstrip(":; "))
+        held = [Item(f"held by {holder.text}", holder.query) for holder in holder_items(finding)]
+        groups.append(Labeled("Also" if number else "Why", (reason, *held)))
+    groups.append(steps_to_do(next_steps(ranked), "Next"))
+    groups.append(Labeled("Note", tuple(Item(neutralize(note, SENTENCE_LIMIT)) for note in notes)))
+    groups.append(explain_line(findings))
+    return Points(tuple(groups), REASON_MARGIN)
 
 
-def _print_errors(screen: Screen, errors: Sequence[ObservedError]) -> None:
-    if not errors:
-        return
-    screen.print()
-    header, rows = error_rows(errors)
-    if screen.narrow or not print_columns(screen, header, rows):
-        screen.print(Text("errors", style="bold"))
-        for count, origin, first_at, sqlstate, message in rows:
-            code = "" if sqlstate == "-" else f" {sqlstate}"
-            screen.paragraph("  ", f"{count} x from {origin}{code}, first at {first_at}")
-            screen.paragraph("    ", message)
-    if len(errors) > len(rows):
-        screen.paragraph("", f"... and {len(errors) - len(rows)} more kinds of error: see --json")
+def next_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
+    """Return what to do, worst finding first, each thing once."""
+    return tuple(dict.fromkeys(step for finding in worst_first(findings) for step in steps_of(finding)))
 
 
-def _print_chart(screen: Screen, run: Run) -> None:
-    chart = chart_of(run)
-    screen.print()
-    if chart is None:
-        screen.print("(too short a run for a chart)")
-        return
-    screen.chart(draw(chart, screen.chart_width, ascii_only=screen.ascii_only))
-
-
-def _holders(finding: Finding) -> list[str]:
-    lines = []
-    for holder in finding.holders[:5]:
-        who = [
-            f"{name} {neutralize(value, 60)}"
-            for name, value in (
-                ("application", holder.application),
-                ("user", holder.user),
-                ("client", holder.client),
-                ("route", holder.route),
+def cautions_of_run(run: Run) -> tuple[str, ...]:
+    """Return what a reader has to know before believing the numbers."""
+    cautions = []
+    if run.failure:
+        told = neutralize(run.failure, SENTENCE_LIMIT)
+        cautions.append(f"INCOMPLETE: {told}; the numbers are what was measured until then")
+    if run.interrupted:
+        planned = run.scenario.load.duration
+        whole = f" of {format_duration(planned)}" if planned is not None else ""
+        after = run.timeline[-1].at if run.timeline else run.summary.duration
+        cautions.append(
+            f"INTERRUPTED after {format_duration(after)}{whole}: these numbers are what was measured so far"
+        )
+    if run.generator and run.generator.bound_by:
+        reasons = " and ".join(run.generator.bound_by)
+        server = run.summary.server
+        if server and server.cpu and server.cores and server.cpu >= BUSY_SHARE * server.cores:
+            cautions.append(
+                f"GENERATOR-BOUND: {reasons}, because the server kept this machine's processors busy. Waits are a "
+                "little longer than the pool makes them"
             )
-            if value
+        else:
+            cautions.append(
+                f"GENERATOR-BOUND: {reasons}. The load itself was the limit, so waits and throughput say little about "
+                "the pool; use fewer workers an instance, more instances, or a lower rate"
+            )
+    return tuple(cautions)
+
+
+def describe_run(run: Run) -> str:
+    """Return what was run, in one line."""
+    scenario = run.scenario
+    kernel = f" ({run.kernel} kernel)" if run.kernel else ""
+    head = f"{neutralize(scenario.name, 80)}: {run.engine} run{kernel}"
+    pooler = f" through {scenario.database.via}" if scenario.database.via != "none" else ""
+    if not scenario.services:
+        return ", ".join([head, *_describe_part(scenario.all_services[0], pooler), f"seed {run.seed}"])
+    told = [f"{neutralize(part.name, 40)}: {', '.join(_describe_part(part, pooler))}" for part in scenario.services]
+    return f"{head}, {plural(len(told), 'service')}; {'; '.join(told)}; seed {run.seed}"
+
+
+def error_table(errors: Sequence[ObservedError]) -> Table:
+    """Return the kinds of error, the earliest first, at most ``MOST_ERRORS`` of them."""
+    shown = sorted(errors, key=lambda error: error.first_at)[:MOST_ERRORS]
+    rows = tuple(
+        (
+            format_count(error.count),
+            neutralize(error.kind.origin, 20),
+            format_duration(error.first_at),
+            neutralize(error.kind.sqlstate or "-", 10),
+            neutralize(error.kind.message or error.kind.name),
+        )
+        for error in shown
+    )
+    records = tuple(
+        (f"{count} x from {origin}{'' if sqlstate == '-' else f' {sqlstate}'}, first at {first_at}", message)
+        for count, origin, first_at, sqlstate, message in rows
+    )
+    rest = len(errors) - len(rows)
+    more = f"... and {rest} more kinds of error: see --json" if rest > 0 else ""
+    header = ("errors", "from", "first at", "sqlstate", "message")
+    return Table("", header, rows, more, listing=Listing("errors", records))
+
+
+def limit_of(scenario: Scenario) -> int:
+    """Return the most connections that the pools of all services may open together; 0: unlimited."""
+    limits = [part.pool.max_open * part.load.instances for part in scenario.all_services]
+    return sum(limits) if all(limits) else 0
+
+
+def run_chart(run: Run) -> TimeChart | None:
+    """Return the chart of one run; None if the run is too short to draw one."""
+    points = run.timeline
+    if len(points) < 2:
+        return None
+    instances = sum(part.load.instances for part in run.scenario.all_services)
+    pool = pool_panel("pool" if instances == 1 else "pools", run, points)
+    panels = [replace(pool, rows=5)]
+    server = _server_panel(run, points)
+    if server:
+        panels.append(server)
+    if any(point.waiting for point in points):
+        panels.append(scale_panel("waiting", [_layer("waiting", "waiting", [point.waiting for point in points])]))
+    title = f"{neutralize(run.scenario.name, 80)}: connections over time"
+    at = tuple(point.at for point in points)
+    return TimeChart(title, at, tuple(panels), min(0.0, at[0]), at[-1], _marks(run, at[-1]))
+
+
+def pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) -> Panel:
+    layers = [
+        _layer("open", "open", [point.open if point else None for point in points]),
+        _layer("in use", "in_use", [point.in_use if point else None for point in points]),
+    ]
+    most, parts = limit_of(run.scenario), run.scenario.all_services
+    terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
+    sum_of = f"{' + '.join(terms)} = " if len(parts) > 1 or parts[0].load.instances > 1 else ""
+    return scale_panel(title, layers, LimitLine(f"max_open {sum_of}{format_count(most)}", most) if most else None)
+
+
+def _chart_blocks(run: Run) -> tuple[Block, ...]:
+    chart = run_chart(run)
+    if chart is None:
+        return (Section("", (Note("(too short a run for a chart)"),)),)
+    return (ChartBlock(chart),)
+
+
+def _server_panel(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
+    if all(point.server_connections is None for point in points):
+        return None
+    seen = run.summary.server
+    usable = seen.usable if seen and seen.usable else None
+    layer = _layer("server connections", "server", [point.server_connections for point in points])
+    return scale_panel("server", [layer], LimitLine(f"usable {format_count(usable)}", usable) if usable else None)
+
+
+def _layer(name: str, role: str, values: Sequence[float | None]) -> Layer:
+    return Layer(name, role, tuple(values))
+
+
+def _marks(run: Run, end: float) -> tuple[Mark, ...]:
+    marks = [Mark(event.at, event.do) for event in run.scenario.events]
+    for name, at in (("exhausted", run.summary.exhausted_at), ("recovered", run.summary.recovered_at)):
+        if at is not None:
+            marks.append(Mark(at, f"{name} {format_duration(at)}"))
+    return tuple(sorted((mark for mark in marks if 0 <= mark.at <= end), key=lambda mark: mark.at))
+
+
+def _describe_part(part: Service, pooler: str) -> list[str]:
+    pool, load = part.pool, part.load
+    sizes = [f"max_open {pool.max_open or 'unlimited'}", f"max_idle {pool.max_idle}"]
+    if pool.acquire_timeout is not None:
+        sizes.append(f"acquire_timeout {format_duration(pool.acquire_timeout)}")
+    parts = [
+        pool.kind + ("" if pool.kind == "none" else f" ({', '.join(sizes)})") + pooler,
+        f"{plural(load.instances, 'instance')} with {_demand(load)}",
+        f"hold {_distribution(load.hold)}" if load.query == "sleep" else f"query {neutralize(load.query, 60)}",
+    ]
+    if part.leak.every:
+        parts.append(f"every {_ordinal(part.leak.every)}request leaks ({part.leak.shape})")
+    return parts
+
+
+def _acquires(summary: Summary) -> Iterable[Fact]:
+    ends = ("timed_out", "refused", "failed", "unfinished")
+    others = [(name.replace("_", " "), getattr(summary, name)) for name in ends]
+    yield _sum("offered", summary.offered, [("acquired", summary.acquired), *((n, v) for n, v in others if v)])
+    still_in_use = summary.acquired - summary.released - summary.leaked
+    parts = [("released", summary.released), ("leaked", summary.leaked)]
+    yield _sum("acquired", summary.acquired, parts + ([("still in use", still_in_use)] if still_in_use else []))
+    yield Fact(
+        "rate",
+        (
+            Amount("offered", f"{format_count(summary.offered_rate)}/s"),
+            Amount("released", f"{format_count(summary.throughput)}/s"),
+        ),
+        f"over {format_duration(summary.duration)}",
+    )
+
+
+def _times(summary: Summary) -> Iterable[Fact]:
+    wait = summary.wait_time
+    ends = {"timeouts": summary.timed_out, "refusals": summary.refused, "failures": summary.failed}
+    included = _listed(["opening", *(name for name, count in ends.items() if count)])
+    yield Fact("wait", _percentiles(wait), f"{included} included" if wait.count else "nothing was acquired")
+    if summary.queued_count:
+        mean = format_duration(summary.queued_time / summary.queued_count)
+        items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", mean))
+        yield Fact("queued", items, "only those that had to queue")
+    if summary.use_time.count:
+        yield Fact("use", _percentiles(summary.use_time), "acquire to release")
+    if summary.connect_time.count:
+        yield Fact("connect", _percentiles(summary.connect_time), f"{format_count(summary.connect_time.count)} opens")
+
+
+def _connections(summary: Summary, limit: int) -> Iterable[Fact]:
+    seen = summary.connections
+    parts = [("in use", seen.in_use), ("idle", seen.idle), ("closed", seen.closed.total)]
+    yield _sum("opened", seen.opened, [part for part in parts if part[1]] or parts[:1])
+    if seen.closed.total:
+        yield _sum("closed", seen.closed.total, [(name, value) for name, value in asdict(seen.closed).items() if value])
+    if seen.open_failures:
+        yield Fact("not opened", (Amount("", format_count(seen.open_failures)),), "attempts that failed")
+    bound = f" of {format_count(limit)}" if limit else ""
+    items = (
+        Amount("open", f"{format_count(seen.peak_open)}{bound}"),
+        Amount("in use", format_count(seen.peak_in_use)),
+        Amount("average open", format_count(seen.average_open)),
+        Amount("average in use", format_count(seen.average_in_use)),
+    )
+    yield Fact("peak", items, "" if limit else "max_open is unlimited")
+
+
+def _server(server: ObservedServer, query: str) -> Iterable[Fact]:
+    items = []
+    if server.peak_connections is not None:
+        bound = f" of {format_count(server.usable)} usable" if server.usable is not None else ""
+        items.append(Amount("peak", f"{format_count(server.peak_connections)}{bound}"))
+    if server.refused is not None:
+        items.append(Amount("refused", format_count(server.refused)))
+    if server.cpu is not None:
+        cores = f" of {format_count(server.cores)}" if server.cores else ""
+        items.append(Amount("CPU", f"{format_count(round(server.cpu, 2))}{cores} cores"))
+    about = [f"PostgreSQL {neutralize(server.version, 40)}"] if server.version else []
+    about += [f"max_connections {format_count(server.max_connections)}"] if server.max_connections else []
+    if items or about:
+        yield Fact("server", tuple(items), ", ".join(about))
+    if server.states:
+        common = sorted(server.states.items(), key=lambda state: (-state[1], state[0]))
+        yield Fact("backends", tuple(Amount(neutralize(name, 40), format_count(n)) for name, n in common[:8]))
+    for table in server.scanned[:3]:
+        items = [Amount("rows", format_count(table.rows)), Amount("scans", format_count(table.scans))]
+        items.append(Amount("rows read", format_count(table.rows_read)))
+        yield Fact("read whole", (Amount("", neutralize(table.name, 60)), *items))
+    # All that a sleeping load does on the server is to sleep: which statement took the time is no news.
+    for statement in server.statements[:3] if query != "sleep" else ():
+        mean = statement.total_time / statement.calls if statement.calls else 0.0
+        called = f"{plural(statement.calls, 'call')}, mean {format_duration(mean)}"
+        text = Amount("", neutralize(statement.query, 120))
+        yield Fact("statement", (Amount("", percent(statement.share)), Amount("", called), text))
+
+
+def _generator(run: Run) -> Iterable[Fact]:
+    generator = run.generator
+    if generator is None:
+        return
+    items = [
+        Amount("lag p99", format_duration(generator.lag.p99)),
+        Amount("CPU", f"{percent(generator.cpu)} of a core"),
+    ]
+    if generator.ideal_wait is not None and generator.measured_wait is not None:
+        items.append(Amount("mean wait", format_duration(generator.measured_wait)))
+        items.append(Amount("ideal queue", format_duration(generator.ideal_wait)))
+    yield Fact("generator", tuple(items))
+
+
+def _services(run: Run) -> Iterable[Fact]:
+    for part, (name, summary) in zip(run.scenario.services, run.services, strict=False):
+        most = part.pool.max_open * part.load.instances
+        bound = f" of {format_count(most)}" if most else ""
+        lost = [(end.replace("_", " "), getattr(summary, end)) for end in ("timed_out", "refused", "failed")]
+        items = [
+            Amount("acquired", f"{format_count(summary.acquired)} of {format_count(summary.offered)}"),
+            Amount("wait p99", format_duration(summary.wait_time.p99)),
+            Amount("peak in use", f"{format_count(summary.connections.peak_in_use)}{bound}"),
+            *(Amount(end, format_count(count)) for end, count in lost if count),
         ]
-        pids = ", ".join(map(str, holder.pids[:8])) + (" ..." if len(holder.pids) > 8 else "")
-        lines.append("held by " + ", ".join([*who, f"backends {pids}"] if pids else who))
-        if holder.last_query:
-            lines.append(f"  last query: {neutralize(holder.last_query, 120)}")
-    return lines
+        yield Fact(neutralize(name, 20), tuple(items), "this service")
 
 
-def _head(word: str) -> Text:
-    return Text(f"{word:<{_SECTION}}", style="bold")
+def _sum(label: str, total: int, parts: Iterable[tuple[str, int]]) -> Fact:
+    items = [Amount("", format_count(total))]
+    for name, value in parts:
+        items.append(Amount(name, format_count(value), "=" if len(items) == 1 else "+"))
+    return Fact(label, tuple(items))
+
+
+def _percentiles(times: Times) -> tuple[Amount, ...]:
+    if not times.count:
+        return ()
+    values = (("p50", times.p50), ("p95", times.p95), ("p99", times.p99), ("max", times.max))
+    return tuple(Amount(name, format_duration(value)) for name, value in values)
+
+
+def _demand(load: Load) -> str:
+    parts = [f"{format_count(load.rate)} arrivals/s"] if load.rate is not None else []
+    parts += [plural(load.workers, "worker")] if load.workers is not None else []
+    bursts = sum(burst.workers for burst in load.bursts)
+    parts += [f"{plural(bursts, 'worker')} in bursts"] if bursts else []
+    return " and ".join(parts)
+
+
+def _distribution(distribution: Distribution) -> str:
+    mean = format_duration(distribution.mean)
+    return mean if distribution.kind == "constant" else f"{distribution.kind} {mean}"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return "" if number == 1 else f"{format_count(number)}{ending} "

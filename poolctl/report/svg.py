@@ -1,14 +1,27 @@
-"""Writes a chart as SVG: a picture that needs no font, no script and no network, on a light or a dark ground.
+"""Writes charts as SVG: a picture that needs no font, no script and no network, on a light or a dark ground.
 
-Decides nothing about what is shown: that is the Chart.
+Decides sizes, colors and where labels stand. What is shown was decided by the charts.
 """
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from math import ceil
 
-from poolctl.report.charts import resample
-from poolctl.report.panels import Chart, Layer, Panel, ticks
+from poolctl.report.charts import (
+    HEAT_CLASSES,
+    BarChart,
+    HeatMap,
+    Layer,
+    Panel,
+    TimeChart,
+    format_value,
+    heat_class,
+    heat_classes,
+    heat_key,
+    resample,
+    ticks,
+)
 from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
 
@@ -42,23 +55,34 @@ _DARK = {
 }
 _AREAS = {"in_use": 0.45, "open": 0.12, "waiting": 0.35, "server": 0.3}
 """Opacity of what lies under a line: areas differ by lightness too, so that they read without color."""
+_HEAT_OPACITIES = (0.04, 0.2, 0.45, 0.7, 1.0)
+"""Of nothing, and of each class of heat."""
 
 
-def svg_of(chart: Chart, *, subtitle: str = "", name: str = "chart", standalone: bool = True) -> str:
-    """The chart as SVG text. ``subtitle``: the verdict, for the picture and for who cannot see it.
+def svg_of(
+    charts: Sequence[TimeChart | BarChart | HeatMap],
+    *,
+    subtitle: str = "",
+    name: str = "chart",
+    standalone: bool = True,
+) -> str:
+    """Return the charts, one below the other, as SVG text.
 
-    ``name`` begins every id, so that several charts can share a page; ``standalone`` adds the XML declaration.
+    ``subtitle``: the verdict, for the picture and for readers who cannot see it. ``name`` begins every id, so that
+    several pictures can share a page; ``standalone`` adds the XML declaration.
     """
-    said = textwrap.wrap(neutralize(subtitle, 330), int((WIDTH - 32) / _CHARACTER))
-    parts, y = [], float(_HEADER + _LINE * len(said))
-    top = y + _TITLE
-    for panel in chart.panels:
-        height = _ROW * panel.rows
-        parts += _panel(panel, chart, y + _TITLE, height)
-        y += _TITLE + height + _GAP
-    axis, bottom = _time_axis(chart, top, y - _GAP)
-    total = round(bottom)
-    title, about = _text(chart.title), _text(f"{subtitle} {_description(chart)}".strip(), None)
+    lines = textwrap.wrap(neutralize(subtitle, 330), int((WIDTH - 32) / _CHARACTER))
+    parts, y = [], float(_HEADER + _LINE * len(lines))
+    for number, chart in enumerate(charts):
+        if number:
+            y += _GAP + _TITLE
+            parts.append(f'<text class="head" x="16" y="{y:.1f}">{_text(_title_of(chart))}</text>')
+            y += _GAP
+        drawn, y = _chart(chart, y)
+        parts += drawn
+    total = round(y)
+    title = _text(_title_of(charts[0]))
+    about = _text(" ".join(filter(None, [subtitle, *map(_description, charts)])), None)
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="poolctl-chart" viewBox="0 0 {WIDTH} {total}" '
         f'width="{WIDTH}" height="{total}" role="img" aria-labelledby="{name}-title {name}-desc">',
@@ -68,26 +92,120 @@ def svg_of(chart: Chart, *, subtitle: str = "", name: str = "chart", standalone:
         f'<rect class="ground" width="{WIDTH}" height="{total}"/>',
         f'<text class="head" x="16" y="28">{title}</text>',
     ]
-    head += [f'<text x="16" y="{_HEADER + _LINE * row}">{escape(line)}</text>' for row, line in enumerate(said)]
+    head += [f'<text x="16" y="{_HEADER + _LINE * row}">{escape(line)}</text>' for row, line in enumerate(lines)]
     xml = '<?xml version="1.0" encoding="UTF-8"?>\n' if standalone else ""
-    return xml + "\n".join([*head, *parts, *axis, "</svg>"]) + "\n"
+    return xml + "\n".join([*head, *parts, "</svg>"]) + "\n"
+
+
+def _title_of(chart: TimeChart | BarChart | HeatMap) -> str:
+    if isinstance(chart, TimeChart):
+        return chart.title
+    axes = f"by {chart.key}" if isinstance(chart, BarChart) else f"by {chart.across} and {chart.down}"
+    return f"{chart.title} {axes}"
+
+
+def _chart(chart: TimeChart | BarChart | HeatMap, y: float) -> tuple[list[str], float]:
+    """Return the chart drawn from ``y`` on, and where it ends."""
+    if isinstance(chart, BarChart):
+        return _bars(chart, y)
+    if isinstance(chart, HeatMap):
+        return _heat(chart, y)
+    parts, top = [], y + _TITLE
+    for panel in chart.panels:
+        height = _ROW * panel.rows
+        parts += _panel(panel, chart, y + _TITLE, height)
+        y += _TITLE + height + _GAP
+    axis, bottom = _time_axis(chart, top, y - _GAP)
+    return parts + axis, bottom
+
+
+def _bars(chart: BarChart, y: float) -> tuple[list[str], float]:
+    """Return a bar for each value, with as many labels as have room."""
+    top, height = y + _GAP, _ROW * 4.0
+    bottom, most = top + height, max(chart.values)
+    parts = []
+    for value in (0.0, most):
+        at = bottom - height * value / most
+        parts.append(f'<path class="rule" d="M{_LEFT} {at:.1f}h{_PLOT}"/>')
+        text = "0" if value == 0 else format_value(value, chart.unit)
+        parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{text}</text>')
+    step = _PLOT / len(chart.values)
+    for number, (label, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
+        x, size = _LEFT + step * (number + 0.1), height * value / most
+        title = _text(f"{chart.key} {label}: {format_value(value, chart.unit)}")
+        shape = f'x="{x:.1f}" y="{bottom - size:.1f}" width="{step * 0.8:.1f}" height="{size:.1f}"'
+        parts.append(f'<rect class="{chart.role} bar" {shape}><title>{title}</title></rect>')
+    parts += _labels(chart.labels, step, bottom + _LINE)
+    return parts, bottom + _AXIS
+
+
+def _heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
+    """Return a cell for each pair of values, darker for more, and below it what each shade stands for."""
+    classes = heat_classes(heat.known)
+    top = y + _GAP / 2
+    step = _PLOT / len(heat.columns)
+    height = _ROW * 0.8
+    parts = []
+    for row, (label, values) in enumerate(zip(heat.rows, heat.values, strict=True)):
+        at = top + height * row
+        parts.append(f'<text x="{_LEFT - 8}" y="{at + height / 2 + 4:.1f}" text-anchor="end">{_text(label)}</text>')
+        for column, value in enumerate(values):
+            if value is None:
+                continue
+            where = f"{heat.across} {heat.columns[column]}, {heat.down} {label}"
+            title = _text(f"{where}: {format_value(value, heat.unit)}")
+            shape = f'x="{_LEFT + step * column:.1f}" y="{at:.1f}" width="{step - 1:.1f}" height="{height - 1:.1f}"'
+            shade = _shade(heat_class(value, classes), len(classes))
+            parts.append(f'<rect class="{heat.role} {shade}" {shape}><title>{title}</title></rect>')
+    bottom = top + height * len(heat.rows)
+    parts += _labels(heat.columns, step, bottom + _LINE)
+    x, bottom = float(_LEFT), bottom + _AXIS + _GAP
+    for number, text in heat_key(heat):
+        if x + 30 + _CHARACTER * len(text) > WIDTH - _RIGHT:
+            x, bottom = float(_LEFT), bottom + _LINE
+        shade = _shade(number, len(classes))
+        parts.append(f'<rect class="{heat.role} {shade}" x="{x:.0f}" y="{bottom - 10:.1f}" width="18" height="12"/>')
+        parts.append(f'<text x="{x + 24:.0f}" y="{bottom:.1f}">{_text(text)}</text>')
+        x += 44 + _CHARACTER * len(text)
+    return parts, bottom + _GAP
+
+
+def _shade(number: int, classes: int) -> str:
+    """Return the style of a class of heat; a single class is the darkest."""
+    return f"heat{number + HEAT_CLASSES - classes if number else 0}"
+
+
+def _labels(labels: Sequence[str], step: float, y: float) -> list[str]:
+    """Return as many labels as have room, each below the middle of its bar or cell."""
+    every = ceil((max(map(len, labels)) + 1) * _CHARACTER / step)
+    return [
+        f'<text x="{_LEFT + step * (number + 0.5):.1f}" y="{y:.1f}" text-anchor="middle">{_text(labels[number])}</text>'
+        for number in range(0, len(labels), every)
+    ]
 
 
 def _style() -> str:
-    """Light by default: most programs that draw SVG know neither variables nor media queries."""
+    """Return the style sheet, light by default: most programs that draw SVG know no media queries."""
     shapes = """text { font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif }
 .head { font-size: 16px; font-weight: 600 }
 .name { font-weight: 600 }
 .rule { fill: none }
-.limit { fill: none; stroke-width: 1.5; stroke-dasharray: 7 4 }
+.limit { stroke-width: 1.5 }
+path.limit { fill: none; stroke-dasharray: 7 4 }
 .mark { fill: none; stroke-dasharray: 2 3 }
 .open { stroke-dasharray: 4 2 }
 .area.area { stroke: none }
 .line.line { fill: none }
+.bar.bar { fill-opacity: 0.55; stroke-dasharray: none }
 """
     areas = "\n".join(f".{role} {{ fill-opacity: {opacity}; stroke-width: 1.5 }}" for role, opacity in _AREAS.items())
+    heat = "\n".join(
+        f".heat{number}.heat{number} {{ stroke: none; fill-opacity: {opacity} }}"
+        for number, opacity in enumerate(_HEAT_OPACITIES)
+    )
     dark = "\n".join(f".poolctl-chart {rule}" for rule in _colors(_DARK).splitlines())
-    light = "\n".join(f".poolctl-chart {rule}" for rule in (shapes + areas + "\n" + _colors(_LIGHT)).splitlines())
+    rules = (shapes + areas + "\n" + heat + "\n" + _colors(_LIGHT)).splitlines()
+    light = "\n".join(f".poolctl-chart {rule}" for rule in rules)
     return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
@@ -96,10 +214,11 @@ def _colors(palette: Mapping[str, str]) -> str:
     rules.append(f".mark {{ stroke: {palette['ink']} }}")
     rules += [f".{role} {{ stroke: {palette[role]} }}" for role in ("rule", "limit")]
     rules += [f".{role} {{ stroke: {palette[role]}; fill: {palette[role]} }}" for role in _AREAS]
+    rules.append(f"rect.limit {{ fill: {palette['limit']} }}")
     return "\n".join(rules)
 
 
-def _panel(panel: Panel, chart: Chart, top: float, height: float) -> list[str]:
+def _panel(panel: Panel, chart: TimeChart, top: float, height: float) -> list[str]:
     bottom = top + height
     parts = [_legend(panel, top - 8)]
     for value in sorted({0.0, panel.top, panel.limit.value if panel.limit else 0.0}):
@@ -118,8 +237,8 @@ def _panel(panel: Panel, chart: Chart, top: float, height: float) -> list[str]:
     return parts
 
 
-def _steps(layer: Layer, chart: Chart, bottom: float, scale: float) -> str:
-    """A step line, one step for two pixels at most; "" when nothing is known."""
+def _steps(layer: Layer, chart: TimeChart, bottom: float, scale: float) -> str:
+    """Return a step line, one step for two pixels at most; "" if nothing is known."""
     bins = min(len(chart.at), _PLOT // 2)
     values = resample(layer.values, chart.at, chart.start, chart.end, bins)
     known = [number for number, value in enumerate(values) if value >= 0]
@@ -148,8 +267,8 @@ def _legend(panel: Panel, y: float) -> str:
     return "".join(parts)
 
 
-def _time_axis(chart: Chart, top: float, bottom: float) -> tuple[list[str], float]:
-    """The axis with its marks, and where they end."""
+def _time_axis(chart: TimeChart, top: float, bottom: float) -> tuple[list[str], float]:
+    """Return the axis with its marks, and where they end."""
     span = max(chart.end - chart.start, 1e-9)
     parts = []
     for instant in ticks(chart.start, chart.end, 8):
@@ -170,14 +289,21 @@ def _time_axis(chart: Chart, top: float, bottom: float) -> tuple[list[str], floa
     return parts, bottom + _AXIS + _LINE * len(ends)
 
 
-def _description(chart: Chart) -> str:
-    """The chart in words."""
+def _description(chart: TimeChart | BarChart | HeatMap) -> str:
+    """Return the chart in words."""
+    if isinstance(chart, BarChart):
+        pairs = zip(chart.labels, chart.values, strict=True)
+        return f"{_title_of(chart)}: {', '.join(f'{label}: {format_value(v, chart.unit)}' for label, v in pairs)}."
+    if isinstance(chart, HeatMap):
+        known = chart.known
+        least, most = format_value(min(known), chart.unit), format_value(max(known), chart.unit)
+        return f"{_title_of(chart)}: from {least} to {most}."
     sentences = []
     for panel in chart.panels:
         peaks = []
         for layer in panel.layers:
             known = [value for value in layer.values if value is not None]
-            peaks.append(f"{layer.name} at most {format_count(max(known))}" if known else f"{layer.name} not seen")
+            peaks.append(f"{layer.name} at most {format_count(max(known))}" if known else f"{layer.name} unknown")
         limit = f", limit {panel.limit.name}" if panel.limit else ""
         sentences.append(f"{panel.title}: {', '.join(peaks)}{limit}.")
     marks = [f"{format_duration(mark.at)}: {mark.text}." for mark in chart.marks]
@@ -185,5 +311,5 @@ def _description(chart: Chart) -> str:
 
 
 def _text(text: str, limit: int | None = 200) -> str:
-    """Escaped for XML. Control characters, which XML cannot hold at all, are written out."""
+    """Escape text for XML. Control characters, which XML cannot hold at all, are written out."""
     return escape(neutralize(text, limit))
