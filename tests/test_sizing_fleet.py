@@ -22,14 +22,9 @@ from poolctl.sizing.fleet import (
     load_fleet,
     parse_fleet,
 )
-from poolctl.sizing.fleet_check import (
-    Change,
-    FleetCheck,
-    LimitCheck,
-    check_fleet,
-    count_server_connections,
-    list_moments,
-)
+from poolctl.sizing.fleet_changes import Change, apply_changes
+from poolctl.sizing.fleet_check import FleetCheck, check_fleet
+from poolctl.sizing.fleet_limits import LimitCheck, count_server_connections, list_moments
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -40,12 +35,6 @@ def fleet(text: str) -> Fleet:
 
 def limit(checked: FleetCheck, kind: str) -> LimitCheck:
     return next(found for found in checked.limits if found.kind == kind)
-
-
-def changed(plain: Fleet, changes: tuple[Change, ...]) -> Fleet:
-    sizes = {change.who: change.to for change in changes}
-    services = tuple(replace(one, max_open=sizes.get(one.name, one.max_open)) for one in plain.services)
-    return replace(plain, services=services)
 
 
 def test_the_healthy_example_fits_every_limit() -> None:
@@ -78,7 +67,7 @@ def test_the_other_example_runs_for_months_and_fails_in_a_deploy_until_its_pools
     assert (found.code, found.severity) == ("fleet-over-budget", "critical")
     assert found.summary == "The fleet can exceed the server's slots in the deploy of api: 306 of 191"
     assert found.remedy == "api: max_open 15 -> 9, or max_connections 315"
-    assert check_fleet(changed(plain, checked.changes)).is_within
+    assert check_fleet(apply_changes(plain, checked.changes)).is_within
 
 
 ONE = """
@@ -163,7 +152,10 @@ def test_clients_of_a_pooler_meet_its_own_limit() -> None:
     plain = Fleet("", ServerLimits(1000), (FleetService("a", 30, 4, 4, via="bouncer"),), poolers=(POOLED,))
     checked = check_fleet(plain)
 
-    assert [(f.code, f.layer) for f in checked.findings] == [("pooler-client-limit", "pooler")]
+    assert [(f.code, f.layer, f.severity) for f in checked.findings] == [
+        ("pooler-client-limit", "pooler", "critical"),
+        ("oversized-pool", "pooler", "info"),  # its max_db_connections is unlimited
+    ]
     assert checked.changes == (Change("a", "max_open", 30, 25),)
 
 
@@ -198,7 +190,7 @@ def test_a_pool_without_a_bound_exceeds_every_limit_and_is_given_one() -> None:
     assert limit(checked, "server").worst is None
     assert "api, web can exceed the server's slots" in checked.findings[0].summary
     assert checked.changes is not None
-    assert check_fleet(changed(plain, checked.changes)).is_within
+    assert check_fleet(apply_changes(plain, checked.changes)).is_within
     json.dumps(asdict(checked), allow_nan=False)
 
 
@@ -212,7 +204,7 @@ def test_the_largest_service_gives_way_alone_where_half_of_its_pool_is_left_and_
     assert check_fleet(shared).changes == (
         Change("big", "max_open", 80, 47),
         Change("other", "max_open", 70, 41),
-        Change("small", "max_open", 10, 5),
+        Change("small", "max_open", 10, 6),
     )
 
 
@@ -221,7 +213,7 @@ def test_more_pools_than_slots_need_a_pooler_and_no_size_is_pretended() -> None:
 
     assert checked.changes is None
     assert checked.findings[0].remedy == (
-        "Even one connection each is too many (300): put a pooler between, or raise the limit by 206 at least"
+        "Even one connection for each pool is too many (300): put a pooler between, or raise the limit by 206 at least"
     )
 
 
@@ -268,10 +260,12 @@ def test_what_is_advised_keeps_every_limit_and_changes_nothing_that_fits(
     checked = check_fleet(plain)
 
     assert checked.is_within == (checked.changes == ())
-    assert checked.is_within == ([finding.code for finding in checked.findings] == ["healthy"])
+    assert checked.is_within == (checked.findings[0].code == "healthy")
+    assert checked.is_within == all(finding.severity == "info" for finding in checked.findings)
     if checked.changes is not None:
-        assert check_fleet(changed(plain, checked.changes)).is_within
-        assert all(change.now is None or 1 <= change.to < change.now for change in checked.changes)
+        assert check_fleet(apply_changes(plain, checked.changes)).is_within
+        assert all(change.now is None or 0 <= change.to < change.now for change in checked.changes)
+        assert all(change.to >= 1 or change.key == "reserve_pool_size" for change in checked.changes)
     for found in checked.limits:
         assert found.worst is None or found.usual is None or found.usual <= found.worst
 

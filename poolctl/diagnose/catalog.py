@@ -486,7 +486,7 @@ _CATALOG = (
         code="pool-undersized",
         title="The pool is too small for its work",
         layer="application",
-        reported_by=("inspect", "simulate"),
+        reported_by=("inspect", "simulate", "recommend"),
         meaning="Every connection works and comes back quickly, clients wait all the same, and the server has time to "
         "spare. It is the only finding whose remedy is a bigger pool.",
         signs="The pool is full in nearly every sample, clients wait, all backends change from sample to sample, and "
@@ -502,7 +502,7 @@ _CATALOG = (
         code="oversized-pool",
         title="A pool is larger than its work needs, or has no bound",
         layer="application",
-        reported_by=("inspect", "simulate"),
+        reported_by=("inspect", "simulate", "recommend"),
         meaning="Most connections of a pool do nothing and no client waits; or nothing bounds the pool, and it grew "
         "near the server's limit.",
         signs="More than half of the connections are idle in the whole window, none is opened, no client waits.",

@@ -17,7 +17,8 @@ from poolctl.report.findings import (
 )
 from poolctl.safe_text import neutralize
 from poolctl.sizing.budget import Term
-from poolctl.sizing.fleet_check import FleetCheck, LimitCheck
+from poolctl.sizing.fleet_check import FleetCheck
+from poolctl.sizing.fleet_limits import LimitCheck
 from poolctl.units import format_count
 
 _LEFT = "free at the worst moment"
@@ -37,6 +38,7 @@ def fleet_report(check: FleetCheck) -> Report:
         _limit_table(check),
         *(_part_table(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
         _slot_table(check),
+        *_assumption_tables(check),
         Points((explain_line(findings),)),
     )
 
@@ -67,12 +69,17 @@ def _limit_table(check: FleetCheck) -> Table:
 def _part_table(limit: LimitCheck) -> Table:
     """Return who shares a limit at its worst moment."""
     rows = tuple(
-        (_count(part.connections), format_count(part.pools) if part.pools else "", neutralize(part.who, NAME_LIMIT))
+        (
+            _count(part.connections),
+            format_count(part.pools) if part.pools else "",
+            neutralize(part.who, NAME_LIMIT),
+            neutralize(part.how, SENTENCE_LIMIT),
+        )
         for part in limit.parts
     )
     moment = neutralize(limit.worst_moment, NAME_LIMIT)
     title = f"Who takes {limit_name(limit)} at the worst moment ({moment})"
-    return named_table(title, ("most", "pools", "who"), rows)
+    return named_table(title, ("most", "pools", "who", "made of"), rows)
 
 
 def _slot_table(check: FleetCheck) -> Table:
@@ -82,6 +89,15 @@ def _slot_table(check: FleetCheck) -> Table:
         sign, value = _signed(term)
         rows.append((sign, value, neutralize(term.term, NAME_LIMIT), neutralize(term.source, SENTENCE_LIMIT)))
     return named_table("Slots", ("", "value", "term", "source"), tuple(rows))
+
+
+def _assumption_tables(check: FleetCheck) -> tuple[Table, ...]:
+    """Return the values that the file does not contain; nothing if it contains all."""
+    rows = tuple(
+        (neutralize(each.name, NAME_LIMIT), f"{each.value:g}", neutralize(each.why, SENTENCE_LIMIT))
+        for each in check.fleet.assumptions
+    )
+    return (named_table("Assumed, because the file does not say", ("setting", "value", "why"), rows),) if rows else ()
 
 
 def _signed(term: Term) -> tuple[str, str]:

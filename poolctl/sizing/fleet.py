@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from poolctl.scenario.toml import TomlSource, TomlTable, read_toml
-from poolctl.sizing.defaults import SURGE_SHARE, choose_headroom
+from poolctl.sizing.defaults import SURGE_SHARE, Assumption, choose_headroom
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
 DEPLOYS: tuple[Deploy, ...] = ("rolling", "blue-green", "recreate", "serverless")
@@ -35,9 +35,10 @@ class ServerLimits:
 class FleetService:
     """An application.
 
-    ``max_open`` is the size of each pool; None: unlimited (0 or "unlimited" in the file). Counts of instances are
-    resolved: ``surge`` more during a deploy, while ``terminating`` old ones still exist. ``via`` is the name of a
-    pooler, "" for the server itself. ``user`` and ``database`` "": the same for all services that name none.
+    ``max_open`` is the size of each pool; None: unlimited (0 or "unlimited" in the file). ``threads`` of each process
+    keep a connection each (Puma, Sidekiq); None: not given, and no limit. Counts of instances are resolved: ``surge``
+    more during a deploy, while ``terminating`` old ones still exist. ``via`` is the name of a pooler, "" for the server
+    itself. ``user`` and ``database`` "": the same for all services that name none.
     """
 
     name: str
@@ -45,6 +46,7 @@ class FleetService:
     replicas: int = 1
     max_replicas: int = 1
     processes: int = 1
+    threads: int | None = None
     pools: int = 1
     """In each process: engines, database aliases, tenants."""
     deploy: Deploy = "rolling"
@@ -53,6 +55,11 @@ class FleetService:
     user: str = ""
     database: str = ""
     via: str = ""
+
+    @property
+    def size(self) -> int | None:
+        """The most connections that one pool can have in use: its threads never use more; None: unlimited."""
+        return min((size for size in (self.max_open, self.threads) if size is not None), default=None)
 
     def instances(self, moment: Literal["usual", "peak", "deploy"]) -> int:
         """Return the number of instances at a moment."""
@@ -63,7 +70,7 @@ class FleetService:
     def connections(self, moment: Literal["usual", "peak", "deploy"]) -> int | None:
         """Return the most connections at a moment; None: unlimited."""
         each = self.pools_at(moment)
-        return None if self.max_open is None and each else each * (self.max_open or 0)
+        return None if self.size is None and each else each * (self.size or 0)
 
     def pools_at(self, moment: Literal["usual", "peak", "deploy"]) -> int:
         """Return the number of pools at a moment."""
@@ -114,6 +121,8 @@ class FleetPooler:
     max_db_connections: int = 0
     max_user_connections: int = 0
     sizes: tuple[PoolSize, ...] = ()
+    max_pool: int = 1
+    """Pgpool-II: server connections that each child keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,10 @@ class NamedLimit:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """``deploys``: whether all services may be deployed at the same moment."""
+    """``deploys``: whether all services may be deployed at the same moment.
+
+    ``assumptions`` are the values that the file does not contain, named as in the file: "server.headroom", "api.surge".
+    """
 
     name: str
     server: ServerLimits
@@ -134,6 +146,11 @@ class Fleet:
     roles: tuple[NamedLimit, ...] = ()
     databases: tuple[NamedLimit, ...] = ()
     deploys: Literal["together", "one-by-one"] = "together"
+    assumptions: tuple[Assumption, ...] = ()
+
+    def is_assumed(self, name: str) -> bool:
+        """Return True if the file does not contain the value with that name."""
+        return any(assumption.name == name for assumption in self.assumptions)
 
 
 def load_fleet(path: Path) -> Fleet:
@@ -155,12 +172,13 @@ def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> 
         raise top.refuse_missing(
             "service", "is required", hint="describe each application in a table [[service]] with its name"
         )
-    parsed_poolers = tuple(_pooler(table) for table in poolers)
+    assumptions: list[Assumption] = []
+    parsed_poolers = tuple(_pooler(table, assumptions) for table in poolers)
     known = frozenset(pooler.name for pooler in parsed_poolers)
     fleet = Fleet(
         name=name,
-        server=_server(server),
-        services=tuple(_service(table, known) for table in services),
+        server=_server(server, assumptions),
+        services=tuple(_service(table, known, assumptions) for table in services),
         extras=(
             *(_extra(table, "job", known) for table in jobs),
             *(_extra(table, "monitor", known) for table in monitors),
@@ -169,6 +187,7 @@ def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> 
         roles=_limits(roles),
         databases=_limits(databases),
         deploys="together" if deploys == "together" else "one-by-one",
+        assumptions=tuple(assumptions),
     )
     names = [*(service.name for service in fleet.services), *(pooler.name for pooler in fleet.poolers)]
     for at, (table, name) in enumerate(zip((*services, *poolers), names, strict=True)):
@@ -177,7 +196,16 @@ def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> 
     return fleet
 
 
-def _server(table: TomlTable) -> ServerLimits:
+_SERVER_DEFAULTS = {
+    "max_connections": "PostgreSQL's default",
+    "superuser_reserved": "PostgreSQL's default of superuser_reserved_connections",
+    "reserved": "PostgreSQL's default of reserved_connections",
+    "headroom": "for people, migrations and monitors: 3, or 3 % of max_connections",
+}
+
+
+def _server(table: TomlTable, assumptions: list[Assumption]) -> ServerLimits:
+    missing = [key for key in _SERVER_DEFAULTS if key not in table]
     most = table.take_count("max_connections", 100, least=1)
     server = ServerLimits(
         max_connections=most,
@@ -186,13 +214,14 @@ def _server(table: TomlTable) -> ServerLimits:
         headroom=table.take_count("headroom", choose_headroom(most)),
     )
     table.finish()
+    assumptions += [Assumption(f"server.{key}", getattr(server, key), _SERVER_DEFAULTS[key]) for key in missing]
     if server.usable <= 0:
         left = f"leaves nothing of max_connections ({most})"
         raise table.refuse("superuser_reserved", server.superuser_reserved, f"with reserved ({server.reserved}) {left}")
     return server
 
 
-def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
+def _service(table: TomlTable, poolers: frozenset[str], assumptions: list[Assumption]) -> FleetService:
     name = _name(table)
     deploy = table.take_choice("deploy", "rolling", DEPLOYS)
     if deploy == "serverless":
@@ -205,21 +234,35 @@ def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
         surge = terminating = 0
     else:
         if "concurrency" in table:
-            raise table.refuse("concurrency", table.peek("concurrency"), 'needs deploy = "serverless"')
+            raise table.refuse(
+                "concurrency",
+                table.peek("concurrency"),
+                'needs deploy = "serverless"',
+                hint="for the threads of a process (Puma, Sidekiq) write threads",
+            )
         replicas = table.take_count("replicas", 1)
         most = table.take_count("max_replicas", replicas)
         if most < replicas:
             raise table.refuse("max_replicas", most, f"must not be below replicas ({replicas})")
-        surge, terminating = _read_rollout(table, deploy, most)
-    if "max_open" not in table:
+        surge, terminating = _read_rollout(table, name, deploy, most, assumptions)
+    max_open: int | None = 1
+    if "max_open" in table:
+        max_open = table.take_count_or_unlimited("max_open", None) or None
+    elif deploy == "serverless":
+        why = "an environment serves one request at a time; give max_open if it serves more"
+        assumptions.append(Assumption(f"{name}.max_open", 1, why))
+        table.skip("max_open")
+    else:
         raise table.refuse_missing("max_open", "is required: the most connections of one pool", hint='or "unlimited"')
-    max_open = table.take_count_or_unlimited("max_open", None) or None
+    threads = table.take_count("threads", 1, least=1) if "threads" in table else None
+    table.skip("threads")
     service = FleetService(
         name=name,
         max_open=max_open,
         replicas=replicas,
         max_replicas=most,
         processes=table.take_count("processes", 1, least=1),
+        threads=threads,
         pools=table.take_count("pools", 1, least=1),
         deploy=next(known for known in DEPLOYS if known == deploy),
         surge=surge,
@@ -232,21 +275,31 @@ def _service(table: TomlTable, poolers: frozenset[str]) -> FleetService:
     return service
 
 
-def _read_rollout(table: TomlTable, deploy: str, most: int) -> tuple[int, int]:
+def _read_rollout(
+    table: TomlTable, name: str, deploy: str, most: int, assumptions: list[Assumption]
+) -> tuple[int, int]:
     """Return surge and terminating instances. As in Kubernetes, maxSurge rounds up and maxUnavailable down."""
     if deploy != "rolling":
         for key in ("surge", "max_unavailable"):
             if key in table:
                 raise table.refuse(key, table.peek(key), 'needs deploy = "rolling"')
-        return (most if deploy == "blue-green" else 0), table.take_count("terminating", 0)
-    surge = _instances(table, "surge", most, up=True)
-    unavailable = _instances(table, "max_unavailable", most, up=False)
+        surge = most if deploy == "blue-green" else 0
+        return surge, table.take_count("terminating", 0)
+    missing = [key for key in ("surge", "terminating") if key not in table]
+    surge = _read_instances(table, "surge", most, up=True)
+    unavailable = _read_instances(table, "max_unavailable", most, up=False)
     # A rollout has at most the old and the new generation, unless the file says otherwise.
     leaving = min(max(surge, unavailable), max(0, most - surge))
-    return surge, table.take_count("terminating", leaving)
+    terminating = table.take_count("terminating", leaving)
+    if "surge" in missing and surge:
+        assumptions.append(Assumption(f"{name}.surge", surge, "a rolling deploy starts 25 % more, as in Kubernetes"))
+    if "terminating" in missing and terminating:
+        why = "as many old instances are still ending as a deploy replaces at a time"
+        assumptions.append(Assumption(f"{name}.terminating", terminating, why))
+    return surge, terminating
 
 
-def _instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
+def _read_instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
     value = table.peek(key)
     if isinstance(value, str):
         text = table.take_text(key, "").strip()
@@ -279,19 +332,24 @@ def _extra(table: TomlTable, kind: Literal["job", "monitor"], poolers: frozenset
     return extra
 
 
-def _pooler(table: TomlTable) -> FleetPooler:
+def _pooler(table: TomlTable, assumptions: list[Assumption]) -> FleetPooler:
     name = _name(table)
     if table.take_choice("kind", "pgbouncer", ("pgbouncer", "pgpool")) == "pgpool":
+        _assume(table, name, {"num_init_children": 32, "max_pool": 4}, "Pgpool-II's default", assumptions)
         children = table.take_count("num_init_children", 32, least=1)
+        cached = table.take_count("max_pool", 4, least=1)
         pooler = FleetPooler(
             name,
             "pgpool",
             processes=table.take_count("processes", 1, least=1),
             max_client_conn=children,
-            default_pool_size=children * table.take_count("max_pool", 4, least=1),
+            default_pool_size=children * cached,
+            max_pool=cached,
         )
         table.finish()
         return pooler
+    defaults = {"max_client_conn": 100, "default_pool_size": 20, "max_db_connections": 0}
+    _assume(table, name, defaults, "PgBouncer's default", assumptions)
     sizes = tuple(_pool_size(size) for size in table.take_tables("pool"))
     pooler = FleetPooler(
         name=name,
@@ -305,6 +363,11 @@ def _pooler(table: TomlTable) -> FleetPooler:
     )
     table.finish()
     return pooler
+
+
+def _assume(table: TomlTable, name: str, defaults: Mapping[str, int], why: str, assumptions: list[Assumption]) -> None:
+    """Add an assumption for each key of ``defaults`` that the table does not contain."""
+    assumptions += [Assumption(f"{name}.{key}", value, why) for key, value in defaults.items() if key not in table]
 
 
 def _pool_size(table: TomlTable) -> PoolSize:
