@@ -33,7 +33,7 @@ with Sandbox.start(**json.loads(sys.argv[1])) as sandbox:
     if "paused" in sys.argv:
         sandbox.pause()
     print(json.dumps({
-        "directory": str(sandbox.directory), "servers": sandbox.process_ids(), "guardian": sandbox.guardian_pid,
+        "directory": str(sandbox.directory), "servers": sandbox.list_process_ids(), "guardian": sandbox.guardian_pid,
         "worker": worker, "conninfo": sandbox.conninfo,
     }), flush=True)
     sys.stdin.read()
