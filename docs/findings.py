@@ -12,7 +12,7 @@ from poolctl.diagnose.examples import EXAMPLES
 INTRODUCTION = """\
 # Findings
 
-What `poolctl inspect`, `poolctl simulate` and `poolctl recommend` report, in one page: what each finding means, what it
+What `poolctl inspect`, `simulate`, `recommend` and `guard` report, in one page: what each finding means, what it
 looks like, what it is mistaken for, what to do, and what would decide where poolctl cannot. `poolctl inspect --explain
 CODE` prints the same for one of them.
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 import click
 
+from poolctl.commands.guard import guard
 from poolctl.commands.inspect import inspect
 from poolctl.commands.recommend import recommend
 from poolctl.commands.simulate import simulate
@@ -64,6 +65,7 @@ def poolctl() -> None:
     """Shows, explains and prevents database connection-pool exhaustion."""
 
 
+poolctl.add_command(guard)
 poolctl.add_command(inspect)
 poolctl.add_command(recommend)
 poolctl.add_command(simulate)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from textwrap import wrap
 
+import guard_scenes
 import recommendations
 from click.testing import CliRunner
 from observations import (
@@ -215,6 +216,8 @@ RECOMMENDED: dict[str, str | Scene | RecommendResult] = {
 
 def render(code: str) -> str:
     """Return the part of a real screen that shows a finding with this ``code``, wrapped."""
+    if code in guard_scenes.SCENES:
+        return cut_out_of_guard(code, guard_scenes.render_scene(guard_scenes.SCENES[code]))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "given"
         if code in INSPECTED:
@@ -256,6 +259,12 @@ def run(*arguments: str) -> str:
     answer = CliRunner().invoke(poolctl, [*arguments, "--quiet"])
     assert answer.exit_code == 0, answer.output
     return answer.stdout
+
+
+def cut_out_of_guard(code: str, screen: str) -> str:
+    """Cut the paragraph of the finding out of a guard's report."""
+    paragraph = next(part for part in screen.split("\n\n") if f"\n{code} (" in part)
+    return "\n".join(wrapped for line in paragraph.splitlines() for wrapped in wrap_line(line))
 
 
 def cut_out(code: str, screen: str) -> str:

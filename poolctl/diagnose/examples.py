@@ -440,4 +440,48 @@ verification-failed (application, certain)
 Do      Read the runs below; measure during the peak, or give the figures that are assumed
 Why     max_open 2, engine model
 """,
+    "left-to-the-collector": """\
+WARNING  3 connections acquired at shop/refund.py:41 in charge, called from shop/views.py:18
+came back by garbage collection alone
+left-to-the-collector (application, certain)
+Do      Use the connection or session in a with block, or close it in finally.
+""",
+    "released-twice": """\
+WARNING  1 connection acquired at shop/refund.py:41 in charge, called from shop/views.py:18 was
+released again at shop/refund.py:58 in charge
+released-twice (application, certain)
+Do      Leave the release to one place: a with block, or the outermost finally.
+""",
+    "used-after-release": """\
+CRITICAL  1 connection acquired at shop/refund.py:41 in charge, called from shop/views.py:18 was
+used at shop/mail.py:7 in send while in the pool
+used-after-release (application, certain)
+Do      Read the rows before the release, and let no connection or cursor outlive its with
+        block.
+""",
+    "used-after-fork": """\
+CRITICAL  a pool created at shop/refund.py:41 in charge, called from shop/views.py:18 before a
+fork was used at shop/stock.py:12 in reserve in the child process
+used-after-fork (application, certain)
+Do      Open the pool after the fork: in the worker's start hook (gunicorn post_fork, Celery
+        worker_process_init), or dispose of the inherited one there (SQLAlchemy:
+        engine.dispose(close=False)).
+""",
+    "pools-again-and-again": """\
+WARNING  40 pools created at shop/refund.py:41 in charge, called from shop/views.py:18 in one
+process, 2 of them closed, 41 acquires from all of them
+pools-again-and-again (application, certain)
+Do      Create the pool once, when the process starts, and close it when the process ends.
+""",
+    "outside-any-pool": """\
+INFO  12 connections of psycopg2 opened outside of any pool
+outside-any-pool (application, certain)
+""",
+    "no-connection-in-time": """\
+WARNING  2 connections asked for at shop/stock.py:12 in reserve did not come in time; held then
+by shop/refund.py:41 (2), shop/stock.py:12 (1)
+no-connection-in-time (application, certain)
+Do      Look at the lines that held the connections: release them earlier, or make the pool
+        larger if all of them did work.
+""",
 }

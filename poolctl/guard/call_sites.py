@@ -1,0 +1,176 @@
+"""Call sites: the lines of the user's program that asked for a connection.
+
+Decides which frames are the user's. Reads frames while they run and keeps none: a frame would keep alive every object
+that its function names.
+"""
+
+import os
+import sys
+from types import CodeType, FrameType
+from typing import NamedTuple
+
+MOST_FRAMES = 4
+"""Frames kept of a site: the acquire and the callers of a wrapper around it."""
+
+MOST_SITES = 10_000
+"""Sites kept of a process. Further ones share one entry, so that code made by exec() cannot fill the memory."""
+
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+_OWN = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_PACKAGES = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_DRIVERS = ("psycopg", "psycopg_pool", "psycopg2", "sqlalchemy", "asyncpg", "django", "aiopg", "asgiref", "greenlet")
+
+_TYPED = ("<stdin>", "<string>", "<console>", "<ipython", "<python-input")
+
+_USER, _PACKAGE, _LIBRARY = 0, 1, 2
+
+
+class Frame(NamedTuple):
+    """One line that was running: an absolute file name, or a name in angle brackets."""
+
+    file: str
+    line: int
+    function: str
+
+
+class Site:
+    """The frames of one acquire, innermost first, and what was counted there."""
+
+    __slots__ = ("acquired", "collected", "frames", "late", "longest", "released", "use_time", "wait_time")
+
+    def __init__(self, frames: tuple[Frame, ...]) -> None:
+        self.frames = frames
+        self.acquired = self.released = self.collected = self.late = 0
+        self.use_time = self.longest = self.wait_time = 0.0
+
+
+NOWHERE = Site((Frame("<unknown>", 0, "?"),))
+"""Where no line of Python could be seen, such as an acquire from C code."""
+
+# By file name, since a str remembers its hash while a code object computes it again each time.
+_kinds: dict[str, int] = {}
+# Keys are ids of code objects and offsets in them; _codes keeps the code alive so that no id is used again.
+_sites: dict[tuple[int, ...], Site] = {}
+_codes: dict[int, CodeType] = {}
+_roots: list[str] = []
+
+
+def add_library(path: str) -> None:
+    """Count the files below the directory ``path`` as a library's, such as a wrapper kept beside the program."""
+    _roots.append(os.path.abspath(path) + os.sep)
+    _kinds.clear()
+
+
+def _classify(file: str) -> int:
+    if file.startswith("<"):
+        # Code that a library generated has a name in angle brackets; so has what a person types.
+        return _USER if file.startswith(_TYPED) else _LIBRARY
+    if file.startswith((_OWN, *_roots)):
+        return _LIBRARY
+    for packages in _PACKAGES:
+        if packages in file:
+            package = file.rpartition(packages)[2].split(os.sep)[0].removesuffix(".py")
+            return _LIBRARY if package in _DRIVERS else _PACKAGE
+    return _LIBRARY if file.startswith(_STDLIB) else _USER
+
+
+def kind_of(file: str) -> int:
+    """Return whether ``file`` is the user's (0), another package's (1), or a driver's or the standard library's (2)."""
+    kind = _kinds.get(file)
+    if kind is None:
+        kind = _kinds[file] = _classify(file)
+    return kind
+
+
+def is_user_file(file: str) -> bool:
+    """Return True if ``file`` belongs to the user's program, not to a library."""
+    return kind_of(file) == _USER
+
+
+def capture_site(frame: FrameType | None) -> Site:
+    """Find the site that ``frame`` runs for: the first frames outside of libraries.
+
+    A program that is installed as a package has no others: then its own frames count.
+    """
+    first: FrameType | None = None
+    start = frame
+    kinds = _kinds
+    while frame is not None:
+        file = frame.f_code.co_filename
+        kind = kinds.get(file)
+        if kind is None:
+            kind = kind_of(file)
+        if kind == _USER:
+            break
+        if kind == _PACKAGE and first is None:
+            first = frame
+        frame = frame.f_back
+    if frame is None:
+        frame = _find_parent_greenlets_frame(start) or first
+        if frame is None:
+            return NOWHERE
+        kind = kind_of(frame.f_code.co_filename)
+    code = frame.f_code
+    caller = frame.f_back
+    if caller is None or kinds.get(caller.f_code.co_filename) != kind:
+        key: tuple[int, ...] = (id(code), frame.f_lasti)
+    else:
+        # Callers count as long as they are the user's too: a wrapper's one acquire line has many users.
+        key = (id(code), frame.f_lasti, id(caller.f_code), caller.f_lasti)
+        further = caller.f_back
+        while further is not None and len(key) < 2 * MOST_FRAMES:
+            if kinds.get(further.f_code.co_filename) != kind:
+                break
+            key = (*key, id(further.f_code), further.f_lasti)
+            further = further.f_back
+    site = _sites.get(key)
+    return site if site is not None else _add_site(key, frame)
+
+
+def _add_site(key: tuple[int, ...], frame: FrameType) -> Site:
+    if len(_sites) >= MOST_SITES:
+        return NOWHERE
+    frames = []
+    one: FrameType | None = frame
+    for _ in range(len(key) // 2):
+        if one is None:
+            break
+        _codes[id(one.f_code)] = one.f_code
+        frames.append(read_frame(one))
+        one = one.f_back
+    site = Site(tuple(frames))
+    _sites[key] = site
+    return site
+
+
+def read_frame(frame: FrameType) -> Frame:
+    """Read the file, line and function of ``frame``."""
+    file = frame.f_code.co_filename
+    return Frame(file if file.startswith("<") else os.path.abspath(file), frame.f_lineno or 0, frame.f_code.co_name)
+
+
+def _find_parent_greenlets_frame(start: FrameType | None) -> FrameType | None:
+    """Find the user's frame that waits for this greenlet, as SQLAlchemy's asyncio adapter makes one for each call."""
+    greenlet = sys.modules.get("greenlet")
+    if greenlet is None or start is None:
+        return None
+    parent = greenlet.getcurrent().parent
+    while parent is not None:
+        frame = parent.gr_frame
+        while frame is not None:
+            if kind_of(frame.f_code.co_filename) == _USER:
+                return frame  # type: ignore[no-any-return] # greenlet has no types
+            frame = frame.f_back
+        parent = parent.parent
+    return None
+
+
+def all_sites() -> list[Site]:
+    """List every site seen so far."""
+    return list(_sites.values())
+
+
+def forget_sites() -> None:
+    """Forget every site and what was counted there."""
+    _sites.clear()
+    _codes.clear()

@@ -1,0 +1,72 @@
+"""Hooks for aiopg's pool, a wrapper with a pool of its own around psycopg2."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from poolctl.guard.hooks import patch
+from poolctl.guard.ledger import Pool
+from poolctl.guard.recorder import RECORDER
+
+_getframe = sys._getframe
+
+
+def hook(module: ModuleType) -> None:
+    """Hook acquire and release."""
+    patch(module.Pool, "__init__", _make_init)
+    patch(module.Pool, "_acquire", _make_acquire)
+    patch(module.Pool, "release", _make_release)
+    patch(module.Pool, "close", _make_close)
+
+
+def know_pool(target: Any, frame: Any = None) -> Pool | None:
+    """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
+    pool = RECORDER.pools.get(id(target))
+    if pool is None and (RECORDER.only is None or id(target) in RECORDER.only):
+        pool = RECORDER.add_pool(target, "aiopg", "pool", target.maxsize or None, frame=frame)
+    return pool
+
+
+def _make_init(original: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        try:
+            know_pool(self, _getframe(1))
+        except Exception as error:
+            RECORDER.complain("aiopg", error)
+
+    return __init__
+
+
+def _make_acquire(original: Any) -> Any:
+    async def _acquire(self: Any) -> Any:
+        pool = know_pool(self)
+        if pool is None:
+            return await original(self)
+        hold = RECORDER.ask(pool, _getframe(1))
+        try:
+            connection = await original(self)
+        except BaseException as error:
+            RECORDER.give_up(hold, event="timed-out" if isinstance(error, TimeoutError) else "")
+            raise
+        RECORDER.grant(hold, connection)
+        return connection
+
+    return _acquire
+
+
+def _make_release(original: Any) -> Any:
+    def release(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        if RECORDER.release(conn) is None:
+            RECORDER.release_again(conn, _getframe(1))
+        return original(self, conn, *args, **kwargs)
+
+    return release
+
+
+def _make_close(original: Any) -> Any:
+    def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+        RECORDER.close_pool(self)
+        return original(self, *args, **kwargs)
+
+    return close

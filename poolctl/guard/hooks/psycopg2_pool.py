@@ -1,0 +1,101 @@
+"""Hooks for psycopg2.pool: SimpleConnectionPool, ThreadedConnectionPool, and classes derived from them."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from poolctl.guard.hooks import patch
+from poolctl.guard.ledger import Pool
+from poolctl.guard.recorder import RECORDER
+
+_getframe = sys._getframe
+
+
+def hook(module: ModuleType) -> None:
+    """Hook the methods of both pools."""
+    patch(module.AbstractConnectionPool, "__init__", _make_init)
+    for pool in (module.SimpleConnectionPool, module.ThreadedConnectionPool):
+        patch(pool, "getconn", lambda original: _make_getconn(original, module))
+        patch(pool, "putconn", _make_putconn)
+        patch(pool, "closeall", _make_closeall)
+
+
+def know_pool(target: Any, frame: Any = None) -> Pool | None:
+    """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
+    pool = RECORDER.pools.get(id(target))
+    if pool is not None:
+        return pool
+    if RECORDER.only is not None and id(target) not in RECORDER.only:
+        return None
+    return RECORDER.add_pool(target, "psycopg2", type(target).__name__, target.maxconn, frame=frame)
+
+
+def _make_init(original: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        try:
+            know_pool(self, _getframe(1))
+        except Exception as error:
+            RECORDER.complain("psycopg2.pool", error)
+
+    return __init__
+
+
+def _make_getconn(original: Any, module: ModuleType) -> Any:
+    recorder = RECORDER
+
+    def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        hold = None
+        try:
+            pool = recorder.pools.get(id(self)) or know_pool(self)
+            hold = recorder.ask(pool, _getframe(1)) if pool is not None else None
+        except Exception as error:
+            recorder.complain("psycopg2.pool", error)
+        if hold is None:
+            return original(self, *args, **kwargs)
+        try:
+            connection = original(self, *args, **kwargs)
+        except BaseException as error:
+            # This pool has no queue: it raises at once when it is full.
+            recorder.give_up(hold, event="refused" if isinstance(error, module.PoolError) else "")
+            raise
+        if id(connection) in recorder.ledger.holds:
+            recorder.give_up(hold)  # the same key again: the caller has it already
+        else:
+            recorder.grant(hold, connection)
+        return connection
+
+    return getconn
+
+
+def _make_putconn(original: Any) -> Any:
+    recorder = RECORDER
+
+    def putconn(self: Any, conn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        hold = recorder.release(conn)
+        if hold is None:
+            recorder.release_again(conn, _getframe(1))
+        try:
+            return original(self, conn, *args, **kwargs)
+        except BaseException as error:
+            if hold is not None:
+                recorder.restore(hold, error)
+            raise
+
+    return putconn
+
+
+def _make_closeall(original: Any) -> Any:
+    def closeall(self: Any) -> Any:
+        # It closes connections that are out, too: then nothing is held any more.
+        pool = RECORDER.pools.get(id(self))
+        original(self)
+        if pool is not None:
+            RECORDER.close_pool(self)
+            for hold in list(pool.holds.values()):
+                connection = RECORDER.connection_of(hold)
+                if connection is not None:
+                    RECORDER.release(connection)
+
+    return closeall

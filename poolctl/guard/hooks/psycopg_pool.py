@@ -1,0 +1,153 @@
+"""Hooks for psycopg_pool: ConnectionPool, AsyncConnectionPool and their null pools, which inherit the methods."""
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from poolctl.guard.hooks import patch
+from poolctl.guard.ledger import Hold, Pool
+from poolctl.guard.recorder import RECORDER
+
+_getframe = sys._getframe
+
+
+def hook(module: ModuleType) -> None:
+    """Hook both families of pools."""
+    for pool in (module.ConnectionPool, module.AsyncConnectionPool):
+        patch(pool, "__init__", _make_init)
+    patch(module.ConnectionPool, "getconn", lambda original: _make_getconn(original, module))
+    patch(module.ConnectionPool, "putconn", _make_putconn)
+    patch(module.ConnectionPool, "close", _make_close)
+    patch(module.AsyncConnectionPool, "getconn", lambda original: _make_async_getconn(original, module))
+    patch(module.AsyncConnectionPool, "putconn", _make_async_putconn)
+    patch(module.AsyncConnectionPool, "close", _make_close)
+
+
+def know_pool(target: Any, frame: Any = None) -> Pool | None:
+    """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
+    pool = RECORDER.pools.get(id(target))
+    if pool is not None:
+        return pool
+    if RECORDER.only is not None and id(target) not in RECORDER.only:
+        return None
+    # A null pool's max_size of 0 means no limit.
+    return RECORDER.add_pool(target, "psycopg_pool", target.name, target.max_size or None, frame=frame)
+
+
+def _make_init(original: Any) -> Any:
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        try:
+            know_pool(self, _getframe(1))
+        except Exception as error:
+            RECORDER.complain("psycopg_pool", error)
+
+    return __init__
+
+
+def _ask(target: Any, frame: Any) -> Hold | None:
+    try:
+        pool = RECORDER.pools.get(id(target)) or know_pool(target)
+        return RECORDER.ask(pool, frame) if pool is not None else None
+    except Exception as error:
+        RECORDER.complain("psycopg_pool", error)
+        return None
+
+
+def _limit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Limit the patience of an acquire to the guard's own, which a test suite may set."""
+    own = args[0] if args else kwargs.get("timeout")
+    return (), {"timeout": min(target.timeout if own is None else own, RECORDER.wait_limit or 0.0)}
+
+
+def _give_up(hold: Hold, error: BaseException, module: ModuleType) -> None:
+    event = "timed-out" if isinstance(error, module.PoolTimeout) else ""
+    RECORDER.give_up(hold, event="refused" if isinstance(error, module.TooManyRequests) else event)
+
+
+def _make_getconn(original: Any, module: ModuleType) -> Any:
+    recorder = RECORDER
+
+    def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        hold = _ask(self, _getframe(1))
+        if hold is None:
+            return original(self, *args, **kwargs)
+        if recorder.wait_limit is not None:
+            args, kwargs = _limit(self, args, kwargs)
+        try:
+            connection = original(self, *args, **kwargs)
+        except BaseException as error:
+            _give_up(hold, error, module)
+            raise
+        recorder.grant(hold, connection)
+        return connection
+
+    return getconn
+
+
+def _make_async_getconn(original: Any, module: ModuleType) -> Any:
+    recorder = RECORDER
+
+    async def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
+        hold = _ask(self, _getframe(1))
+        if hold is None:
+            return await original(self, *args, **kwargs)
+        if recorder.wait_limit is not None:
+            args, kwargs = _limit(self, args, kwargs)
+        try:
+            connection = await original(self, *args, **kwargs)
+        except BaseException as error:
+            _give_up(hold, error, module)
+            raise
+        recorder.grant(hold, connection)
+        return connection
+
+    return getconn
+
+
+# The release is recorded before the pool takes the connection back: another thread may get it in the same instant,
+# and its grant must not be taken for this release.
+
+
+def _make_putconn(original: Any) -> Any:
+    recorder = RECORDER
+
+    def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        hold = recorder.release(conn)
+        if hold is None:
+            recorder.release_again(conn, _getframe(1))
+        try:
+            return original(self, conn, *args, **kwargs)
+        except BaseException as error:
+            if hold is not None:
+                recorder.restore(hold, error)
+            raise
+
+    return putconn
+
+
+def _make_async_putconn(original: Any) -> Any:
+    recorder = RECORDER
+
+    async def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        hold = recorder.release(conn)
+        if hold is None:
+            recorder.release_again(conn, _getframe(1))
+        try:
+            return await original(self, conn, *args, **kwargs)
+        except BaseException as error:
+            if hold is not None:
+                recorder.restore(hold, error)
+            raise
+
+    return putconn
+
+
+def _make_close(original: Any) -> Any:
+    def close(self: Any, *args: Any, **kwargs: Any) -> Any:
+        RECORDER.close_pool(self)
+        return original(self, *args, **kwargs)
+
+    return close

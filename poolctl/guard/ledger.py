@@ -1,0 +1,354 @@
+"""The ledger: who holds which connection, who waits, and what became of connections that did not come back.
+
+Pure: ``now`` comes in, data goes out. It decides what is nested, jammed, lost, released twice or released elsewhere.
+The hooks decide when something happened; the report decides what of it is worth a word. Calls that change it come one
+at a time from one thread or under the recorder's lock, except ``ask`` and ``grant``, whose changes of shared tables
+are single steps.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+from poolctl.guard.call_sites import NOWHERE, Site
+
+MOST_INCIDENTS = 500
+"""Kinds of incidents kept: a kind is an event at a site, counted however often it happens."""
+
+
+class Actor:
+    """A thread, task or greenlet that acquires. ``outcome`` is "" while it runs, then how it ended."""
+
+    __slots__ = ("__weakref__", "kind", "name", "outcome", "top")
+
+    def __init__(self, kind: str, name: str) -> None:
+        self.kind = kind
+        self.name = name
+        self.outcome = ""
+        self.top: Hold | None = None
+
+
+class Pool:
+    """What is known of one pool. ``max_open`` None: no limit, or not known. ``is_pool`` False: single connections."""
+
+    __slots__ = (
+        "acquired",
+        "closed_at",
+        "holds",
+        "inherited",
+        "is_pool",
+        "library",
+        "lost",
+        "max_open",
+        "name",
+        "opened_at",
+        "peak",
+        "refused",
+        "released",
+        "site",
+        "timed_out",
+        "use_time",
+        "wait_time",
+        "waiting",
+    )
+
+    def __init__(
+        self,
+        library: str,
+        name: str,
+        max_open: int | None = None,
+        *,
+        site: Site = NOWHERE,
+        now: float = 0.0,
+        is_pool: bool = True,
+    ) -> None:
+        self.library = library
+        self.name = name
+        self.max_open = max_open
+        self.site = site
+        self.opened_at = now
+        self.closed_at: float | None = None
+        self.is_pool = is_pool
+        self.holds: dict[int, Hold] = {}
+        self.waiting: dict[int, Hold] = {}
+        self.acquired = self.released = self.timed_out = self.refused = self.peak = self.lost = 0
+        self.wait_time = self.use_time = 0.0
+        self.inherited = False
+
+    def add(self, other: "Pool") -> None:
+        """Count what ``other`` did as this pool's."""
+        for name in ("acquired", "released", "timed_out", "refused", "lost", "wait_time", "use_time"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.peak = max(self.peak, other.peak)
+
+
+class Hold:
+    """One acquire: a request while ``acquired_at`` is None, then a connection that is out.
+
+    ``below``: what the same actor had asked for before and not released. ``owner``: whose connection it is, such as
+    a test. ``ending``: the error that left the code which should have released it.
+    """
+
+    __slots__ = (
+        "acquired_at",
+        "actor",
+        "asked_at",
+        "below",
+        "ending",
+        "key",
+        "owner",
+        "pool",
+        "pool_key",
+        "site",
+        "statements",
+        "via",
+    )
+
+    def __init__(self, pool: Pool, site: Site, actor: Actor, owner: object, now: float) -> None:
+        self.pool = pool
+        self.site = site
+        self.actor = actor
+        self.owner = owner
+        self.asked_at = now
+        self.acquired_at: float | None = None
+        self.below: Hold | None = actor.top
+        self.key = 0
+        self.ending: tuple[str, ...] = ()
+        self.statements: tuple[str, ...] = ()
+        self.via = ""
+
+
+class Incident:
+    """Something that went wrong, counted by ``event``, acquire site and the site where it was noticed.
+
+    ``hold``: the last one that was lost by it, None for other events.
+    """
+
+    __slots__ = ("at", "count", "event", "first_at", "hold", "holders", "last_at", "owner", "pool", "site")
+
+    def __init__(self, event: str, pool: Pool, site: Site, at: Site | None, now: float) -> None:
+        self.event = event
+        self.pool = pool
+        self.site = site
+        self.at = at
+        self.count = 0
+        self.first_at = self.last_at = now
+        self.hold: Hold | None = None
+        self.holders: tuple[tuple[Site, float], ...] = ()
+        self.owner: object = None
+
+
+class Nesting:
+    """An actor that held a connection of a pool (``outer``) and asked the same pool for a second one (``inner``).
+
+    ``jammed``: how often every holder of the pool was found waiting for the pool.
+    """
+
+    __slots__ = ("count", "inner", "jammed", "last_at", "outer", "owner", "pool")
+
+    def __init__(self, pool: Pool, outer: Site, inner: Site) -> None:
+        self.pool = pool
+        self.outer = outer
+        self.inner = inner
+        self.count = self.jammed = 0
+        self.last_at = 0.0
+        self.owner: object = None
+
+
+class Release:
+    """The last release of a connection that is now in its pool."""
+
+    __slots__ = ("actor", "at", "pool", "site")
+
+    def __init__(self, pool: Pool, site: Site, actor: Actor, now: float) -> None:
+        self.pool = pool
+        self.site = site
+        self.actor = actor
+        self.at = now
+
+
+class Ledger:
+    """All holds of a process. ``threshold``: a hold of more seconds counts as late when it is released after all."""
+
+    def __init__(self, *, threshold: float = 60.0) -> None:
+        self.threshold = threshold
+        self.holds: dict[int, Hold] = {}
+        self.released: dict[int, Release] = {}
+        self.inherited: dict[int, Hold] = {}
+        self.incidents: dict[tuple[str, int, int], Incident] = {}
+        self.nestings: dict[tuple[int, int, int], Nesting] = {}
+        self.late: deque[tuple[Hold, float]] = deque(maxlen=MOST_INCIDENTS)
+        """The last holds that were longer than the threshold, and their seconds."""
+        self.dropped = 0
+        """Incidents of further kinds than MOST_INCIDENTS."""
+
+    def ask(self, pool: Pool, site: Site, actor: Actor, owner: object, now: float) -> Hold:
+        """Begin an acquire of ``actor``: it waits from now on, until ``grant`` or ``give_up``."""
+        hold = Hold(pool, site, actor, owner, now)
+        pool.waiting[id(hold)] = hold
+        actor.top = hold
+        if hold.below is not None:
+            self._note_nesting(hold, now)
+        return hold
+
+    def grant(self, hold: Hold, key: int, now: float) -> None:
+        """Record that ``hold`` now has the connection ``key``."""
+        pool = hold.pool
+        del pool.waiting[id(hold)]
+        hold.acquired_at = now
+        hold.key = key
+        self.released.pop(key, None)
+        self.holds[key] = pool.holds[key] = hold
+        if len(pool.holds) > pool.peak:
+            pool.peak = len(pool.holds)
+
+    def give_up(self, hold: Hold, now: float, *, event: str = "") -> Incident | None:
+        """End the request ``hold`` without a connection. ``event``: "timed-out" or "refused" for an incident."""
+        pool = hold.pool
+        pool.waiting.pop(id(hold), None)
+        self._unlink(hold)
+        pool.wait_time += now - hold.asked_at
+        if event == "timed-out":
+            pool.timed_out += 1
+        elif event == "refused":
+            pool.refused += 1
+        else:
+            return None
+        incident = self.note(event, pool, hold.site, None, now, owner=hold.owner)
+        if incident is not None:
+            incident.holders = tuple((one.site, now - (one.acquired_at or now)) for one in list(pool.holds.values()))
+        return incident
+
+    def release(self, key: int, actor: Actor, now: float) -> Hold | None:
+        """Take the connection ``key`` back. None if the ledger does not know it as held."""
+        hold = self.holds.pop(key, None)
+        if hold is None:
+            return None
+        pool, site = hold.pool, hold.site
+        pool.holds.pop(key, None)
+        # Nearly always the newest of its actor: then nothing has to be searched.
+        if hold.actor.top is hold:
+            hold.actor.top = hold.below
+        else:
+            self._unlink(hold)
+        acquired_at = hold.acquired_at or now
+        used = now - acquired_at
+        pool.acquired += 1
+        pool.released += 1
+        pool.use_time += used
+        pool.wait_time += acquired_at - hold.asked_at
+        site.acquired += 1
+        site.released += 1
+        site.use_time += used
+        site.wait_time += acquired_at - hold.asked_at
+        if used > site.longest:
+            site.longest = used
+        if used > self.threshold > 0:
+            site.late += 1
+            self.late.append((hold, used))
+        self.released[key] = Release(pool, site, actor, now)
+        return hold
+
+    def release_again(self, key: int, at: Site, now: float, *, owner: object = None) -> bool:
+        """Note that a connection which is not held was released. False if it was never seen held."""
+        before = self.released.get(key)
+        if before is None:
+            return False
+        self.note("released-twice", before.pool, before.site, at, now, owner=owner)
+        return True
+
+    def use(self, key: int, at: Site, now: float, *, owner: object = None) -> None:
+        """Note that a connection in its pool was used by its former holder."""
+        before = self.released.get(key)
+        if before is not None:
+            self.note("used-after-release", before.pool, before.site, at, now, owner=owner)
+
+    def lose(self, key: int, now: float, *, event: str) -> Hold | None:
+        """Forget the connection ``key``, since it was garbage-collected, and note ``event`` if it was held."""
+        self.released.pop(key, None)
+        self.inherited.pop(key, None)
+        hold = self.holds.pop(key, None)
+        if hold is None:
+            return None
+        hold.pool.holds.pop(key, None)
+        self._unlink(hold)
+        hold.pool.acquired += 1
+        hold.site.acquired += 1
+        hold.site.collected += 1
+        incident = self.note(event, hold.pool, hold.site, None, now, owner=hold.owner)
+        hold.pool.lost += 1
+        if incident is not None:
+            incident.hold = hold
+        return hold
+
+    def fork(self) -> None:
+        """Begin as a child process: what the parent holds is inherited, nothing is held here."""
+        for hold in self.holds.values():
+            hold.pool.inherited = True
+        self.inherited = dict(self.holds)
+        self.holds.clear()
+        self.released.clear()
+        self.incidents.clear()
+        self.nestings.clear()
+        self.dropped = 0
+
+    def note(
+        self, event: str, pool: Pool, site: Site, at: Site | None, now: float, *, owner: object = None
+    ) -> Incident | None:
+        """Count an incident. None if too many kinds of them are known already."""
+        key = (event, id(site), id(at))
+        incident = self.incidents.get(key)
+        if incident is None:
+            if len(self.incidents) >= MOST_INCIDENTS:
+                self.dropped += 1
+                return None
+            incident = self.incidents[key] = Incident(event, pool, site, at, now)
+        incident.count += 1
+        incident.last_at = now
+        incident.owner = owner
+        return incident
+
+    def is_jammed(self, pool: Pool) -> bool:
+        """Return True if each holder of the full ``pool`` itself waits for it: none of them can go on."""
+        holds = list(pool.holds.values())
+        if pool.max_open is None or len(holds) < pool.max_open:
+            return False
+        waiting = {id(one.actor) for one in list(pool.waiting.values())}
+        return bool(holds) and all(id(hold.actor) in waiting for hold in holds)
+
+    def _note_nesting(self, hold: Hold, now: float) -> None:
+        for outer in chain_of(hold.below):
+            if outer.pool is hold.pool and outer.acquired_at is not None:
+                break
+        else:
+            return
+        if not hold.pool.is_pool:
+            return
+        key = (id(hold.pool), id(outer.site), id(hold.site))
+        nesting = self.nestings.get(key)
+        if nesting is None:
+            if len(self.nestings) >= MOST_INCIDENTS:
+                self.dropped += 1
+                return
+            nesting = self.nestings[key] = Nesting(hold.pool, outer.site, hold.site)
+        nesting.count += 1
+        nesting.last_at = now
+        nesting.owner = hold.owner
+        nesting.jammed += self.is_jammed(hold.pool)
+
+    @staticmethod
+    def _unlink(hold: Hold) -> None:
+        actor = hold.actor
+        if actor.top is hold:
+            actor.top = hold.below
+            return
+        for one in chain_of(actor.top):
+            if one.below is hold:
+                one.below = hold.below
+                return
+
+
+def chain_of(hold: Hold | None) -> Iterator[Hold]:
+    """Yield ``hold`` and what its actor had asked for before it, newest first."""
+    while hold is not None:
+        yield hold
+        hold = hold.below
