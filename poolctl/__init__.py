@@ -1,16 +1,76 @@
-"""Show, explain and prevent database connection-pool exhaustion."""
+"""Show, explain and prevent database connection-pool exhaustion.
+
+``simulate()``, ``inspect()`` and ``recommend()`` do what the commands of these names do, and return data; see
+docs/python.md. Errors are ``poolctl.errors.PoolctlError`` and its kinds.
+"""
 
 import time
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["BEGAN", "__version__"]
+if TYPE_CHECKING:
+    from poolctl.api.inspect import inspect
+    from poolctl.api.progress import Progress, RunView, SamplingView, SilentView, WatchView
+    from poolctl.api.recommend import check_fleet, recommend
+    from poolctl.api.requests import InspectRequest, RecommendRequest, SimulateRequest, SweepLoad
+    from poolctl.api.results import FleetResult, InspectResult, RecommendResult, SimulateResult
+    from poolctl.api.simulate import simulate
+
+    __version__: str
+
+__all__ = [
+    "BEGAN",
+    "FleetResult",
+    "InspectRequest",
+    "InspectResult",
+    "Progress",
+    "RecommendRequest",
+    "RecommendResult",
+    "RunView",
+    "SamplingView",
+    "SilentView",
+    "SimulateRequest",
+    "SimulateResult",
+    "SweepLoad",
+    "WatchView",
+    "__version__",
+    "check_fleet",
+    "inspect",
+    "recommend",
+    "simulate",
+]
 
 BEGAN = time.monotonic()
 """When this process began, on the monotonic clock. The user has waited since then, and a little longer."""
 
+_PLACES = {
+    "poolctl.api.inspect": ("inspect",),
+    "poolctl.api.progress": ("Progress", "RunView", "SamplingView", "SilentView", "WatchView"),
+    "poolctl.api.recommend": ("check_fleet", "recommend"),
+    "poolctl.api.requests": ("InspectRequest", "RecommendRequest", "SimulateRequest", "SweepLoad"),
+    "poolctl.api.results": ("FleetResult", "InspectResult", "RecommendResult", "SimulateResult"),
+    "poolctl.api.simulate": ("simulate",),
+}
+"""What each file exports. Imported on first use: `poolctl --help` needs none of it."""
 
-def __getattr__(name: str) -> str:
-    if name != "__version__":
-        raise AttributeError(name)
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "errors":
+        return import_module("poolctl.errors")
+    if name == "__version__":
+        return _find_version()
+    for module, names in _PLACES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module 'poolctl' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def _find_version() -> str:
     # Read on demand: importlib.metadata takes longer than the rest of `poolctl --help`.
     from importlib.metadata import PackageNotFoundError, version
 

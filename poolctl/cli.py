@@ -1,6 +1,8 @@
 """The command line: the one place that turns errors and Ctrl-C into exit codes.
 
 0 done   1 a finding at or above --fail-on   2 wrong usage or scenario   3 could not do the job   130 interrupted
+
+Commands return their exit code, or raise an error of ``errors``. Leaves everything else to them.
 """
 
 import os
@@ -14,13 +16,13 @@ from poolctl.commands.guard import guard
 from poolctl.commands.inspect import inspect
 from poolctl.commands.recommend import recommend
 from poolctl.commands.simulate import simulate
-from poolctl.errors import BadInput, PoolctlError
+from poolctl.errors import BadInput, Interrupted, PoolctlError
 
-USAGE, FAILED, INTERRUPTED = 2, 3, 130
+USAGE = 2
 
 EPILOG = """\b
 Examples:
-  poolctl inspect "host=db1 dbname=shop"      what is wrong there, who holds the slots, what to do
+  poolctl inspect "host=db1 dbname=shop"      what is wrong, which clients hold the slots, what to do
   poolctl inspect -h db1 --watch              the same as a live view
   poolctl recommend -h db1 -d shop            how large each pool should be, and why
   poolctl simulate --leak                     a leak, on a real throw-away PostgreSQL
@@ -28,14 +30,8 @@ Examples:
 """
 
 
-class _Interrupted(PoolctlError):
-    """Before there was anything to tell."""
-
-    code = "interrupted"
-
-
 class _Version(click.Option):
-    """Reads the version only when it is asked for: importlib.metadata costs more than all of --help."""
+    """Reads the version only on request: importlib.metadata takes longer than all of --help."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -62,7 +58,7 @@ class _Version(click.Option):
     context_settings={"max_content_width": 100},
 )
 def poolctl() -> None:
-    """Shows, explains and prevents database connection-pool exhaustion."""
+    """Show, explain and prevent database connection-pool exhaustion."""
 
 
 poolctl.add_command(guard)
@@ -81,25 +77,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         click.echo(error.format_message(), err=True)
         sys.exit(USAGE)
     except click.UsageError as error:
-        _tell(words, BadInput(error.format_message(), hint=_help_hint(error)))
+        _report(words, BadInput(error.format_message(), hint=_help_hint(error)))
         sys.exit(USAGE)
     except click.ClickException as error:
-        _tell(words, BadInput(error.format_message()))
+        _report(words, BadInput(error.format_message()))
         sys.exit(USAGE)
     except PoolctlError as error:
-        _tell(words, error)
+        _report(words, error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
-        _tell(words, _Interrupted("interrupted"), status="interrupted")
-        sys.exit(INTERRUPTED)
+        interrupted = Interrupted("interrupted")
+        _report(words, interrupted)
+        sys.exit(interrupted.exit_code)
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more while it closes stdout.
+        # The reader of our output closed it early, as `head` does. That is no failure, but Python would print another
+        # error when it closes stdout at exit, so stdout becomes the null device.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
 
 
-def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed", "interrupted"] = "failed") -> None:
-    """One clear error on stderr, a line for each thing that failed, and with --json its document on stdout."""
+def _report(words: Sequence[str], error: PoolctlError) -> None:
+    """Write one clear error to stderr, a line for each thing that failed, and with --json its document to stdout."""
     from poolctl.safe_text import hide_secrets, neutralize
 
     # Errors repeat what was typed, and connection strings are typed: the document below is written from here, too.
@@ -112,6 +110,7 @@ def _tell(words: Sequence[str], error: PoolctlError, *, status: Literal["failed"
         from poolctl.api.documents import dumps, failed_document
 
         command = next((word for word in words if word in poolctl.commands), "")
+        status: Literal["failed", "interrupted"] = "interrupted" if isinstance(error, Interrupted) else "failed"
         click.echo(dumps(failed_document(command, error, status=status)))
 
 

@@ -2,12 +2,13 @@
 
     PoolctlError
     ├── BadInput        exit 2   an option, scenario file or connection string that cannot be used
-    └── CannotDo        exit 3   the job could not be done
-        ├── CannotConnect        the server refused the connection, or is not there
-        ├── NoPrivilege          connected, but the role may see too little
-        ├── ServerFull           the run needs more connections than the server can give
-        ├── MissingProgram       a binary or library that has to be installed first
-        └── SandboxFailed        the throw-away server could not be started, or died
+    ├── CannotDo        exit 3   the job could not be done
+    │   ├── CannotConnect        the server refused the connection, or is not there
+    │   ├── NoPrivilege          connected, but the role may see too little
+    │   ├── ServerFull           the run needs more connections than the server can give
+    │   ├── MissingProgram       a binary or library that has to be installed first
+    │   └── SandboxFailed        the throw-away server could not be started, or died
+    └── Interrupted     exit 130 stopped on request, before there was a result
 
 Raised in the layer that knows, caught once in ``cli.py``. Every error says what happened and with which values;
 ``hint`` says what to do next. Neither holds a password: who raises one does not quote connection strings, and
@@ -58,3 +59,10 @@ class MissingProgram(CannotDo):
 
 class SandboxFailed(CannotDo):
     code = "sandbox-failed"
+
+
+class Interrupted(PoolctlError):
+    """Stopped on request before there was a result; an interruption after that is a result marked as interrupted."""
+
+    code = "interrupted"
+    exit_code = 130

@@ -61,6 +61,14 @@ def format_duration(seconds: float | None) -> str:
     return f"{_format_digits(seconds / 86400)} d"
 
 
+def format_instant(at: float) -> str:
+    """Write an instant (seconds since the Unix epoch) in UTC: people in several time zones read the same report."""
+    # Imported here: every command imports this file, and few write an instant.
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
 def format_count(value: float) -> str:
     """Format an amount with commas between thousands, and three significant digits below 100 ("1,674", "9.07")."""
     if value == int(value) or abs(value) >= 100:

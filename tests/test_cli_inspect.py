@@ -377,7 +377,7 @@ def test_relief_without_a_yes_ends_nothing(at: Stage) -> None:
         code = terminal.end()
 
     assert code == 0
-    assert "nothing was ended" in terminal.text
+    assert "no backend was ended" in terminal.text
     with connect(at.sandbox.observer_conninfo) as observer:
         held = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'"
         eventually(lambda: one(observer, held) == 8)

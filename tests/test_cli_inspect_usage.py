@@ -144,10 +144,10 @@ def test_every_source_that_failed_has_a_line_of_its_own() -> None:
 
     lines = done.stderr.splitlines()
     assert done.returncode == 3
-    assert [line.split(":")[1].strip()[:24] for line in lines[:3]] == [
-        "cannot look at PostgreSQL"[:24],
-        "cannot look at PgBouncer"[:24],
-        "cannot look at pool figures"[:24],
+    assert [line.split(":")[1].strip().rpartition(" ")[0] for line in lines[:3]] == [
+        "cannot sample PostgreSQL",
+        "cannot sample PgBouncer",
+        "cannot sample pool figures",
     ]
 
 

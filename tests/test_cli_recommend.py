@@ -305,7 +305,7 @@ def test_without_figures_the_server_of_the_environment_is_measured() -> None:
     done = recommend("--quiet", "--instances", "6", PGPORT="1", PGHOST="127.0.0.1")
 
     assert done.returncode == 3
-    assert "cannot look at PostgreSQL 127.0.0.1:1" in done.stderr
+    assert "cannot sample PostgreSQL 127.0.0.1:1" in done.stderr
 
 
 def test_a_fleet_file_that_fits_passes_and_one_that_does_not_names_the_service_and_its_size() -> None:

@@ -67,7 +67,7 @@ def test_a_server_that_nobody_uses_gives_its_limits_and_says_that_there_was_no_l
     assert terms["max_connections"] == {"term": "max_connections", "value": 60, "source": "measured"}
     assert terms["instances"]["source"] == "given"
     assert found["demand"]["value"] is None
-    assert any("Nobody used the server" in note for note in found["notes"])
+    assert any("No client used the server" in note for note in found["notes"])
 
 
 def test_what_is_given_stands_in_for_what_is_measured(watcher: str) -> None:
@@ -108,7 +108,7 @@ def test_an_application_that_nobody_has_is_an_error_that_names_who_is_there(at: 
     done = recommend(watcher, "--for", "1s", "--application", "shop-ap", "--quiet")
 
     assert done.returncode == 3
-    assert "no session of the application 'shop-ap' was seen" in done.stderr
+    assert "no backend of the application 'shop-ap' was observed" in done.stderr
     assert "shop-api" in done.stderr
 
 
@@ -196,7 +196,7 @@ def test_a_full_server_is_not_asked_for_more_connections(at: Stage) -> None:
     done = recommend(at.conninfo_of("stranger"), "--for", "2s", "--quiet")
 
     assert done.returncode == 3
-    assert "the server lets nobody in" in done.stderr
+    assert "the server refuses connections" in done.stderr
     assert "poolctl inspect" in done.stderr
 
 

@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 
-from poolctl.commands.connection import Targets, named
+from poolctl.api.requests import Targets, find_targets
+from poolctl.commands.options import join_conninfo
 from poolctl.errors import BadInput
 
 
 def conninfo(argument: str | None = None, **options: object) -> str | None:
-    return named(argument, environ={}, **options).conninfo  # type: ignore[arg-type]
+    return find_targets(join_conninfo(argument, **options), environ={}).conninfo  # type: ignore[arg-type]
 
 
 def test_without_anything_libpq_finds_the_server_by_itself() -> None:
@@ -60,10 +61,10 @@ def test_what_contradicts_itself_is_refused_without_repeating_a_secret(
 
 
 def test_with_only_poolers_named_no_postgresql_is_looked_at() -> None:
-    assert named(None, pgbouncers=("port=6432",), environ={}) == Targets(None, ("port=6432",))
-    assert named(None, pgpools=("port=9999",), environ={"PGHOST": "db1"}).conninfo == ""
-    assert named("shop", pgbouncers=("port=6432",), environ={}).conninfo == "dbname='shop'"
+    assert find_targets(None, pgbouncers=("port=6432",), environ={}) == Targets(None, ("port=6432",))
+    assert find_targets(None, pgpools=("port=9999",), environ={"PGHOST": "db1"}).conninfo == ""
+    assert find_targets("dbname=shop", pgbouncers=("port=6432",), environ={}).conninfo == "dbname=shop"
 
 
 def test_pool_figures_alone_still_mean_a_look_at_postgresql() -> None:
-    assert named(None, pool_stats=("http://app/metrics",), environ={}).conninfo == ""
+    assert find_targets(None, pool_stats=("http://app/metrics",), environ={}).conninfo == ""

@@ -40,6 +40,15 @@ if TYPE_CHECKING:
 
 Engine = Literal["live", "model", "both"]
 
+SOURCE_NAMES = {
+    "postgres": "PostgreSQL",
+    "pgbouncer": "PgBouncer",
+    "pgpool": "Pgpool-II",
+    "host": "this host",
+    "pool-stats": "pool figures",
+}
+"""What people call each kind of source."""
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:
@@ -195,6 +204,11 @@ class SimulateResult:
         return self.variants[0].run
 
     @property
+    def seed(self) -> int:
+        """The seed of the first run."""
+        return (self.run.scenario if self.batch is None else self.batch.scenario).load.seed
+
+    @property
     def findings(self) -> tuple[Finding, ...]:
         """The findings of all runs, those of the first run first."""
         if self.batch is not None:
@@ -205,7 +219,8 @@ class SimulateResult:
     def failure(self) -> str | None:
         """Why the first incomplete run is incomplete, None if all are complete."""
         if self.batch is not None:
-            return self.batch.losses[0] if self.batch.losses else None
+            lost, planned = self.batch.losses, self.batch.planned
+            return f"{len(lost)} of {planned} runs were lost: {lost[0]}" if lost else None
         return next((variant.run.failure for variant in self.variants if variant.run.failure), None)
 
     def to_dict(self) -> Document:

@@ -1,1 +1,1 @@
-"""One module a command: parse, call, report."""
+"""One module for each command: parse options, call ``api``, report."""

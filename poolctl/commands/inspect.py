@@ -1,21 +1,33 @@
-"""``poolctl inspect``: looks at live systems, and says what is wrong, who holds the slots, and what to do."""
+"""``poolctl inspect``: what is wrong with live systems, which clients hold the slots, and what to do."""
 
 import sys
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolctl.commands.connection import connection_options
-from poolctl.commands.inspection import asked_of
-from poolctl.commands.options import Duration, output_options
+from poolctl import BEGAN
+from poolctl.commands.interrupts import catch_interrupts
+from poolctl.commands.options import (
+    Duration,
+    GroupedCommand,
+    check_outputs,
+    choose_exit_code,
+    connection_options,
+    make_option,
+    output_options,
+    print_result,
+    source_options,
+    take_conninfo,
+    write_outputs,
+)
+from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
     from poolctl.api.results import InspectResult
-    from poolctl.observe.postgres import Postgres
-
-FOUND, INTERRUPTED = 1, 130
 
 EPILOG = """\b
 Examples:
@@ -24,9 +36,9 @@ Examples:
   poolctl inspect "host=db1 dbname=shop user=ops"
       any libpq connection string or URI; passwords from ~/.pgpass or PGPASSWORD
   poolctl inspect -h db1 -d shop --pgbouncer "host=pgb1 port=6432 user=stats"
-      the server, and what the pooler before it says
+      the server, and what the pooler in front of it reports
   poolctl inspect -h db1 -d shop --pool-stats http://10.0.0.7:9090/metrics
-      with what an application says of its own pool
+      with what an application reports about its own pool
   poolctl inspect -h db1 --watch
       a live view; q ends it with the report
   poolctl inspect -h db1 --for 1m --record night.jsonl --output report.md
@@ -39,6 +51,14 @@ Examples:
       in cron or CI: exit code 1 when something is wrong
 """
 
+REPORT_MODULES = (
+    "poolctl.diagnose.live.diagnose",
+    "poolctl.observe.recording",
+    "poolctl.report.screen",
+    "poolctl.report.inspection",
+)
+"""What the result needs. Imported while the command samples anyway: on a busy machine it takes seconds."""
+
 
 def _explain(context: click.Context, option: click.Parameter, code: str | None) -> None:
     """Print the catalog's entry of ``code`` and exit. Raises BadInput for an unknown code."""
@@ -50,36 +70,49 @@ def _explain(context: click.Context, option: click.Parameter, code: str | None) 
         context.exit()
 
 
+_connection = make_option("Connection")
+_sampling = make_option("What to sample")
+_recording = make_option("Recording")
+_relief = make_option("Relief")
+_findings = make_option("Findings")
+
+
 @click.command(
-    epilog=EPILOG, short_help="Look at live systems, and say what is wrong, who holds the slots, what to do."
+    cls=GroupedCommand,
+    epilog=EPILOG,
+    short_help="Sample live systems: what is wrong, which clients hold the slots, what to do.",
 )
-@connection_options
-@click.option(
+@connection_options(
+    _connection("--emergency", is_flag=True, help="Take a reserved slot if no other is free."),
+)
+@source_options("What to sample")
+@_sampling(
     "--for",
     "duration",
     type=Duration(),
     metavar="DURATION",
-    help="How long to look.  [default: until 3s after the start]",
+    help="How long to sample.  [default: until 3s after the start]",
 )
-@click.option("--watch", is_flag=True, help="A live view, until q or Ctrl-C, or for as long as --for says.")
-@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep what is seen.")
-@click.option(
+@_sampling("--watch", is_flag=True, help="Show a live view until q, Ctrl-C, or the end of --for.")
+@_sampling("--show-literals", is_flag=True, help="Show and record queries with the values in them.")
+@_recording(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep every sample in a file."
+)
+@_recording(
     "--replay",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Diagnose what --record kept; nothing is connected to.",
+    help="Diagnose what --record kept; connect to nothing.",
 )
-@click.option("--show-literals", is_flag=True, help="Show and record queries with the values in them.")
-@click.option("--relief", is_flag=True, help="Also say which backends to end, in which order, and what that frees.")
-@click.option("--execute", is_flag=True, help="With --relief: end them, after asking once.")
-@click.option("--emergency", is_flag=True, help="Take a reserved slot where no other is free.")
-@click.option(
+@_relief("--relief", is_flag=True, help="Also plan which backends to end, in which order, and what that frees.")
+@_relief("--execute", is_flag=True, help="With --relief: end them, after asking once.")
+@_findings(
     "--explain",
     metavar="CODE",
     is_eager=True,
     expose_value=False,
     callback=_explain,
-    help="Print what a finding means, what it is mistaken for and what to do; nothing is connected to.",
+    help="Print what a finding means, what it is mistaken for and what to do; connect to nothing.",
 )
 @output_options("inspect")
 def inspect(
@@ -90,91 +123,63 @@ def inspect(
     fail_on: str | None,
     **options: Any,
 ) -> int:
-    """Look at live PostgreSQL, PgBouncer and Pgpool-II, and say which layer is the problem, who holds the slots, how
-    long it will last and what to do; or what would decide.
+    """Sample live PostgreSQL, PgBouncer and Pgpool-II, and report which layer is the problem, which clients hold the
+    slots, how long it will last and what to do; or what would decide.
 
     CONNINFO is a libpq connection string or URI; without it, psql's options and environment count. One read-only
-    connection a server, which harms nobody. Exit codes: 0 done, 1 a finding at or above --fail-on, 2 wrong usage,
-    3 nobody answered, 130 interrupted.
+    connection for each server, which harms no client. Exit codes: 0 done, 1 a finding at or above --fail-on, 2 wrong
+    usage, 3 no source answered, 130 interrupted.
     """
-    asked = asked_of(options)
-    _check_outputs(outputs)
-    from poolctl.commands.look import live_systems, looked, planned, replayed
+    from poolctl.api.inspect import inspect as inspect_systems
+    from poolctl.api.requests import InspectRequest
+    from poolctl.commands.progress import ScreenProgress
 
-    answer = Answer(as_json, outputs, color)
-    if asked.replay is not None:
-        inspection = replayed(asked)
-        answer.tell(planned(inspection) if asked.relief else inspection)
-        return _exit_code(inspection, fail_on)
-    with live_systems(asked.named, emergency=asked.emergency) as (watcher, postgres):
-        inspection = looked(asked, watcher, color, quiet)
-        if asked.relief:
-            inspection = planned(inspection)
-        if asked.execute and not inspection.interrupted:
-            inspection = _relieved(inspection, postgres, answer)
-        answer.tell(inspection)
-    return _exit_code(inspection, fail_on)
+    request = InspectRequest(conninfo=take_conninfo(options), **options)
+    request.check()
+    if request.execute:
+        _check_terminal()
+    check_outputs(outputs, "inspection")
+    if request.replay is None:
+        threading.Thread(target=lambda: [*map(import_module, REPORT_MODULES)], daemon=True).start()
+    printer = _Printer(as_json, color)
+    with catch_interrupts() as interrupts:
+        progress = ScreenProgress(color, quiet, interrupts, printer.show)
+        result = inspect_systems(request, progress=progress, stop=interrupts, began=BEGAN)
+    printer.finish(result)
+    write_outputs(outputs, result)
+    return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
 
 
 @dataclass(slots=True)
-class Answer:
-    """Where the answer goes: standard output, once, and the files of --output."""
+class _Printer:
+    """Prints the report once: before the question of --execute, if there is one, else at the end."""
 
     as_json: bool
-    outputs: tuple[Path, ...]
     color: str
-    is_told: bool = False
+    is_shown: bool = False
 
-    def show(self, inspection: "InspectResult") -> None:
-        """The report, for somebody who is about to be asked something. JSON can only be told in the end."""
-        if self.as_json or self.is_told:
-            return
-        self.is_told = True
-        from poolctl.report.inspection import inspection_report
-        from poolctl.report.screen import open_screen
-        from poolctl.report.terminal import print_report
+    def show(self, result: "InspectResult") -> None:
+        """Print the report, unless it is printed already. A JSON document can only be printed at the end."""
+        if not self.as_json and not self.is_shown:
+            self.is_shown = True
+            print_result(result, as_json=False, color=self.color)
 
-        print_report(open_screen(sys.stdout, self.color), inspection_report(inspection))  # type: ignore[arg-type]
-
-    def tell(self, inspection: "InspectResult") -> None:
-        """All of it. Raises CannotDo."""
-        self.show(inspection)
+    def finish(self, result: "InspectResult") -> None:
+        """Print what is not printed yet: the report, the document, or the outcome of the relief."""
+        self.show(result)
         if self.as_json:
-            click.echo(inspection.to_json())
-        elif inspection.relieved is not None:
+            print_result(result, as_json=True, color=self.color)
+        elif result.relieved is not None:
             from poolctl.report.inspection import relief_result_blocks
             from poolctl.report.screen import open_screen
             from poolctl.report.terminal import print_report
 
-            print_report(open_screen(sys.stdout, self.color), relief_result_blocks(inspection.relieved))  # type: ignore[arg-type]
-        if self.outputs:
-            from poolctl.report.files import write_report
-
-            for path in self.outputs:
-                write_report(path, inspection)
+            print_report(open_screen(sys.stdout, self.color), relief_result_blocks(result.relieved))  # type: ignore[arg-type]
 
 
-def _relieved(inspection: "InspectResult", postgres: "Postgres | None", answer: Answer) -> "InspectResult":
-    """Shown, asked about, and carried out."""
-    from poolctl.commands.relief import relieve
-
-    answer.show(inspection)
-    assert inspection.relief is not None
-    relieved, was_cut_short = relieve(inspection.relief, postgres)
-    return replace(inspection, relieved=relieved, interrupted=inspection.interrupted or was_cut_short)
-
-
-def _exit_code(inspection: "InspectResult", fail_on: str | None) -> int:
-    from poolctl.diagnose.finding import reaches
-
-    if inspection.interrupted:
-        return INTERRUPTED
-    return FOUND if fail_on and reaches(inspection.diagnosis.findings, fail_on) else 0  # type: ignore[arg-type]
-
-
-def _check_outputs(outputs: tuple[Path, ...]) -> None:
-    if outputs:
-        from poolctl.report.files import check_output
-
-        for path in outputs:
-            check_output(path, "inspection")
+def _check_terminal() -> None:
+    if not sys.stdin.isatty() or not sys.stderr.isatty():
+        raise BadInput(
+            "--execute asks before it ends a backend, and there is no terminal to ask on",
+            hint="run it in a terminal, or paste the SQL that --relief prints",
+        )

@@ -1,29 +1,42 @@
 """``poolctl recommend``: how large each pool should be, from what was measured or given, or why no size helps."""
 
+import shlex
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolctl.commands.connection import connection_options
-from poolctl.commands.figure_options import figure_options
-from poolctl.commands.options import Duration, output_options
-from poolctl.commands.recommendation import asked_of, check_fleet
+from poolctl.commands.figure_options import figure_options, sweep_file_option, take_figures
+from poolctl.commands.interrupts import catch_interrupts
+from poolctl.commands.options import (
+    Duration,
+    GroupedCommand,
+    check_outputs,
+    choose_exit_code,
+    connection_options,
+    make_option,
+    output_options,
+    print_result,
+    source_options,
+    take_conninfo,
+    write_outputs,
+)
+from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
-    from poolctl.api.results import RecommendResult
-
-FOUND, INTERRUPTED = 1, 130
+    from poolctl.api.requests import RecommendRequest, SweepLoad
 
 EPILOG = """\b
 Examples:
   poolctl recommend -h db1 -d shop --instances 6 --max-instances 9 --for-stack pgxpool
       measure for a minute, divide by the fleet, and write the block for the pool
   poolctl recommend -h db1 -d shop --application shop-api --pool-stats http://10.0.0.7:9090/metrics --for 15m
-      one application of several, with what its pool says of itself, over a peak
+      one application of several, with its own pool figures, over a peak
   poolctl recommend --arrival-rate 150 --hold-time 8ms --hold-cv 2 --instances 8 --max-connections 100
-      figures given by hand: no server needed, the answer is there at once
+      figures given by hand: no server needed, the result is there at once
   poolctl recommend --sweep --mix think
       where more connections stop helping, on a throw-away PostgreSQL
   poolctl recommend "host=staging dbname=shop" --sweep --query "SELECT * FROM orders WHERE customer_id = 7"
@@ -36,8 +49,19 @@ Examples:
       in CI: exit code 1 when the fleet can exceed a limit at the worst moment of a deploy
 """
 
+_FLEET_EXCLUDES = (
+    *("conninfo", "host", "pgbouncers", "pgpools", "pool_stats", "recording", "sweep", "duration", "application"),
+    *("pids", "process", "stacks"),
+)
+"""Options that make no sense with --fleet, which reads a file and connects to nothing."""
 
-class _Command(click.Command):
+_what = make_option("What to measure")
+_sweep = make_option("Sweep")
+_result = make_option("Result")
+_fleet = make_option("Fleet file")
+
+
+class _Command(GroupedCommand):
     """Lets --verify be followed by an engine or by nothing, without taking CONNINFO for one."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
@@ -53,22 +77,19 @@ class _Command(click.Command):
 @click.command(
     cls=_Command,
     epilog=EPILOG,
-    short_help="Say how large each pool should be, from what was measured or given; or why no size helps.",
+    short_help="Recommend how large each pool should be, from what was measured or given; or say why no size helps.",
 )
-@connection_options
-@click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long to measure.  [default: 60s]")
-@click.option("--application", metavar="NAME", help="Whose pools: its application_name.  [default: the largest]")
-@click.option(
-    "--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", help="A process of the application."
-)
-@click.option("--process", metavar="NAME", help="Processes of the application, by name: gunicorn, puma, java, ...")
-@click.option(
-    "--recording", type=click.Path(path_type=Path), metavar="FILE", help="What inspect --record kept, instead."
-)
+@connection_options()
+@source_options("What to measure")
+@_what("--for", "duration", type=Duration(), metavar="DURATION", help="How long to measure.  [default: 60s]")
+@_what("--application", metavar="NAME", help="Whose pools: its application_name.  [default: the largest]")
+@_what("--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", help="A process of the application.")
+@_what("--process", metavar="NAME", help="Processes of the application, by name: gunicorn, puma, java, ...")
+@_what("--recording", type=click.Path(path_type=Path), metavar="FILE", help="Read what inspect --record kept instead.")
 @figure_options
-@click.option("--sweep", is_flag=True, help="Find where more connections stop helping: here, or at CONNINFO.")
-@click.option("--query", "queries", multiple=True, metavar="SQL", help="A statement for --sweep; may be repeated.")
-@click.option(
+@_sweep("--sweep", is_flag=True, help="Find where more connections stop helping: here, or at CONNINFO.")
+@_sweep("--query", "queries", multiple=True, metavar="SQL", help="A statement for --sweep; may be repeated.")
+@_sweep(
     "--script",
     "scripts",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -76,26 +97,27 @@ class _Command(click.Command):
     metavar="FILE",
     help="A script for --sweep, in pgbench's language; may be repeated.",
 )
-@click.option("--mix", metavar="NAME", help="A built-in load for --sweep: cpu, think, hot-rows or mixed.")
-@click.option("--sweep-for", type=Duration(), metavar="DURATION", help="The sweep ends by then.  [default: 3m]")
-@click.option(
+@_sweep("--mix", metavar="NAME", help="A built-in load for --sweep: cpu, think, hot-rows or mixed.")
+@_sweep("--sweep-for", type=Duration(), metavar="DURATION", help="The sweep ends by then.  [default: 3m]")
+@sweep_file_option("Sweep")
+@_result(
     "--verify",
     type=click.Choice(["model", "live"]),
     metavar="[ENGINE]",
-    help="Try the answer in virtual time (model), or also on a throw-away server (live).  "
-    "[default: model, where something was measured]",
+    help="Try the result in virtual time (model), or also on a throw-away server (live).  "
+    "[default: model, if something was measured]",
 )
-@click.option("--no-verify", is_flag=True, help="Do not try it.")
-@click.option(
-    "--for-stack", "stacks", multiple=True, metavar="NAME", help="Write its block: pgxpool, hikaricp, pgbouncer, ..."
+@_result("--no-verify", is_flag=True, help="Do not try it.")
+@_result(
+    "--for-stack",
+    "stacks",
+    multiple=True,
+    metavar="NAME",
+    help="Write its configuration: pgxpool, hikaricp, pgbouncer, ...; may be repeated.",
 )
-@click.option(
-    "--fleet", type=click.Path(path_type=Path), metavar="FILE", help="Everything that connects to one server."
-)
-@click.option(
-    "--check", is_flag=True, help="With --fleet: whether it fits every limit at the worst moment of a deploy."
-)
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Other random numbers.  [default: 1]")
+@_result("--seed", type=click.IntRange(0), metavar="N", help="Random seed. Printed in every report.  [default: 1]")
+@_fleet("--fleet", type=click.Path(path_type=Path), metavar="FILE", help="Everything that connects to one server.")
+@_fleet("--check", is_flag=True, help="With --fleet: check every limit at the worst moment of a deploy.")
 @output_options("recommend")
 def recommend(
     as_json: bool,
@@ -105,55 +127,93 @@ def recommend(
     fail_on: str | None,
     **options: Any,
 ) -> int:
-    """Say how large each process's pool should be: max_open, max_idle and lifetimes, with every term of the
+    """Recommend how large each process's pool should be: max_open, max_idle and lifetimes, with every term of the
     arithmetic, how sure it is, and the configuration to paste. Or refuse, and say what is wrong instead.
 
     CONNINFO is a libpq connection string or URI of the server to measure; with figures given by hand none is needed,
-    and given figures stand in for measured ones. Exit codes: 0 done (a refusal is an answer), 1 a finding at or above
+    and given figures replace measured ones. Exit codes: 0 done (a refusal is a result), 1 a finding at or above
     --fail-on, 2 wrong usage, 3 could not do the job, 130 interrupted.
     """
-    _check_outputs(outputs, is_fleet=options["fleet"] is not None)
+    check_outputs(outputs, "recommendation" if options["fleet"] is None else "fleet")
+    from poolctl.api.recommend import check_fleet
+    from poolctl.api.recommend import recommend as recommend_sizes
+    from poolctl.commands.progress import ScreenProgress
+
     if options["fleet"] is not None:
-        check_fleet(options)
-        from poolctl.commands.fleet import fleet_answer
-
-        return fleet_answer(options["fleet"], as_json, outputs, color, fail_on)
-    asked = asked_of(options)
-    from poolctl.commands.sizing import sized
-
-    recommended = sized(asked, color=color, quiet=quiet, words=sys.argv[1:])
-    _tell(recommended, as_json, outputs, color)
-    return _exit_code(recommended, fail_on)
-
-
-def _tell(recommended: "RecommendResult", as_json: bool, outputs: tuple[Path, ...], color: str) -> None:
-    """On standard output, and into the files of --output. Raises CannotDo."""
-    if as_json:
-        click.echo(recommended.to_json())
-    else:
-        from poolctl.report.build import build_report
-        from poolctl.report.screen import open_screen
-        from poolctl.report.terminal import print_report
-
-        print_report(open_screen(sys.stdout, color), build_report(recommended))  # type: ignore[arg-type]
-    if outputs:
-        from poolctl.report.files import write_report
-
-        for path in outputs:
-            write_report(path, recommended)
+        _check_fleet_options(options)
+        fleet = check_fleet(options["fleet"])
+        print_result(fleet, as_json=as_json, color=color)
+        write_outputs(outputs, fleet)
+        return choose_exit_code(fleet.findings, fail_on, interrupted=False)
+    request = _make_request(options)
+    with catch_interrupts() as interrupts:
+        progress = ScreenProgress(color, quiet, interrupts)
+        result = recommend_sizes(request, progress=progress, stop=interrupts)
+    result = replace(result, repeat=repeat_command(sys.argv[1:]))
+    print_result(result, as_json=as_json, color=color)
+    write_outputs(outputs, result)
+    return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
 
 
-def _exit_code(recommended: "RecommendResult", fail_on: str | None) -> int:
-    from poolctl.diagnose.finding import reaches
+def repeat_command(words: Sequence[str]) -> str:
+    """Write the command that does the same again, without a password."""
+    from poolctl.safe_text import hide_secrets
 
-    if recommended.interrupted:
-        return INTERRUPTED
-    return FOUND if fail_on and reaches(recommended.recommendation.findings, fail_on) else 0  # type: ignore[arg-type]
+    return shlex.join(["poolctl", *map(hide_secrets, words)])
 
 
-def _check_outputs(outputs: tuple[Path, ...], *, is_fleet: bool) -> None:
-    if outputs:
-        from poolctl.report.files import check_output
+def _make_request(options: dict[str, Any]) -> "RecommendRequest":
+    """Raises BadInput for options that contradict each other."""
+    from poolctl.api.figures import read_figures
+    from poolctl.api.requests import RecommendRequest
 
-        for path in outputs:
-            check_output(path, "fleet" if is_fleet else "recommendation")
+    options = dict(options)
+    del options["fleet"]
+    if options.pop("check"):
+        raise BadInput("--check goes with --fleet FILE", hint="poolctl recommend --fleet fleet.toml --check")
+    verify, is_unverified, seed = options.pop("verify"), options.pop("no_verify"), options.pop("seed")
+    if verify is not None and is_unverified:
+        raise BadInput("--verify and --no-verify: give one of the two")
+    sweep = _take_sweep(options)
+    return RecommendRequest(
+        figures=read_figures(take_figures(options)),
+        conninfo=take_conninfo(options),
+        sweep=sweep,
+        verify="none" if is_unverified else verify or "default",
+        seed=1 if seed is None else seed,
+        **options,
+    )
+
+
+def _take_sweep(options: dict[str, Any]) -> "SweepLoad | None":
+    from poolctl.api.requests import SWEEP_TIME, SweepLoad, check_one_sweep
+
+    is_sweeping, seconds = options.pop("sweep"), options.pop("sweep_for")
+    queries, scripts, mix = options.pop("queries"), options.pop("scripts"), options.pop("mix")
+    given = {"--query": queries, "--script": scripts, "--mix": mix, "--sweep-for": seconds}
+    if not is_sweeping:
+        for option in (option for option, value in given.items() if value):
+            raise BadInput(f"{option} goes with --sweep", hint="add --sweep: the option says what the sweep runs")
+        return None
+    check_one_sweep(options["sweep_file"] is not None)
+    return SweepLoad(queries, scripts, mix, SWEEP_TIME if seconds is None else seconds)
+
+
+def _check_fleet_options(options: dict[str, Any]) -> None:
+    from poolctl.api.requests import spell
+
+    for name in _FLEET_EXCLUDES:
+        if options[name]:
+            option = "-h" if name == "host" else spell(name)
+            raise BadInput(
+                f"{option} does not go with --fleet, which reads a file and connects to nothing",
+                hint=f"leave {option} out",
+            )
+    figures = take_figures(dict(options))
+    if any(value is not None for name, value in figures.items() if name != "burstable"):
+        raise BadInput("--fleet has its figures in the file", hint="write them there, or leave --fleet out")
+    if options["verify"] is not None:
+        raise BadInput(
+            "--verify does not go with --fleet: a fleet file does not say what its services do",
+            hint="leave --verify out",
+        )

@@ -1,13 +1,29 @@
 """``poolctl simulate``: a workload through a pool, leaky or correct, and what happened."""
 
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from poolctl.commands.asked import ENGINES, SimulateRequest, check_together, read_scenarios, repeat_command
-from poolctl.commands.options import Duration, output_options
+from poolctl.commands.interrupts import catch_interrupts
+from poolctl.commands.options import (
+    FAILED,
+    Duration,
+    GroupedCommand,
+    check_outputs,
+    choose_exit_code,
+    make_option,
+    output_options,
+    print_result,
+    write_outputs,
+)
+
+if TYPE_CHECKING:
+    from poolctl.api.requests import SimulateRequest
+    from poolctl.report.files import ReportKind
 
 EPILOG = """\b
 Examples:
@@ -20,7 +36,7 @@ Examples:
   poolctl simulate --set pool.max_open=10 --set load.rate=200 --set load.workers=off
       any key of the scenario file
   poolctl simulate --leak --for 5m
-      long enough to look at it with poolctl inspect from a second terminal
+      long enough to inspect it with poolctl inspect from a second terminal
   poolctl simulate --engine model --set load.instances=100 --for 1h
       an hour of 100 instances in virtual time, without a server
   poolctl simulate --engine both
@@ -31,41 +47,60 @@ Examples:
       the same under 20 seeds in the model: means with confidence intervals
 """
 
+_what = make_option("What to run")
+_leak = make_option("Leak")
+_several = make_option("Several runs")
+_server = make_option("Server")
 
-@click.command(epilog=EPILOG, short_help="Run a workload through a pool, leaky or correct, and say what happened.")
+
+@click.command(
+    cls=GroupedCommand,
+    epilog=EPILOG,
+    short_help="Run a workload through a pool, leaky or correct, and report what happened.",
+)
 @click.argument("scenario", type=click.Path(path_type=Path), required=False)
-@click.option(
+@_what(
     "--engine",
-    type=click.Choice(ENGINES),
+    type=click.Choice(["live", "model", "both"]),
     help="live: a real PostgreSQL (default). model: virtual time, no server (default with --sweep and --replications).",
 )
-@click.option("--leak/--no-leak", default=None, help="Forget to give connections back, or never do.")
-@click.option("--leak-every", type=click.IntRange(1), metavar="K", help="Leak at every K-th request of an instance.")
-@click.option(
+@_what("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario file.")
+@_what("--for", "duration", type=Duration(), metavar="DURATION", help="How long the load lasts.")
+@_what("--seed", type=click.IntRange(0), metavar="N", help="Random seed. Printed in every report.")
+@_what(
+    "--interval",
+    type=Duration(),
+    default="100ms",
+    show_default=True,
+    metavar="DURATION",
+    help="Time between rows of the timeline.",
+)
+@_leak("--leak/--no-leak", default=None, help="Forget to give connections back, or never do.")
+@_leak("--leak-every", type=click.IntRange(1), metavar="K", help="Leak at every K-th request of an instance.")
+@_leak(
     "--leak-shape",
     metavar="SHAPE",
     help="forgotten, in-transaction, unread-rows, dropped-reference or long-hold.",
 )
-@click.option("--compare", metavar="A,B,...", help="Several variants: leak, correct, a pool, a pooler, key=value,...")
-@click.option(
+@_several("--compare", metavar="A,B,...", help="Several variants: leak, correct, a pool, a pooler, key=value,...")
+@_several(
     "--sweep",
     "sweeps",
     multiple=True,
     metavar="KEY=VALUES",
     help="Model: every value of KEY, 2,4,8 or 5..60 or 5..60:5; repeat it for a grid.",
 )
-@click.option("--replications", type=click.IntRange(2, 10_000), metavar="N", help="Model: N seeds, means, intervals.")
-@click.option("--set", "assignments", multiple=True, metavar="KEY=VALUE", help="Any key of the scenario file.")
-@click.option("--for", "duration", type=Duration(), metavar="DURATION", help="How long the load lasts.")
-@click.option("--seed", type=click.IntRange(0), metavar="N", help="Random seed. Printed in every report.")
-@click.option("--target", metavar="CONNINFO", help="A server of yours instead of the throw-away one.")
-@click.option("--allow-exhaustion", is_flag=True, help="Let the run take every free slot of --target.")
-@click.option("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the throw-away server.")
-@click.option("--keep", is_flag=True, help="Leave the throw-away server running, and say how to stop it.")
-@click.option("--stop", "stop", metavar="DIR", help="Stop a server left by --keep, and do nothing else.")
-@click.option(
-    "--interval", type=Duration(), default="100ms", show_default=True, metavar="DURATION", help="Between samples."
+@_several(
+    "--replications",
+    type=click.IntRange(2, 10_000),
+    metavar="N",
+    help="Model: N seeds (2 to 10,000), means, intervals.",
 )
+@_server("--target", metavar="CONNINFO", help="A server of yours instead of the throw-away one.")
+@_server("--allow-exhaustion", is_flag=True, help="Let the run take every free slot of --target.")
+@_server("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the throw-away server.")
+@_server("--keep", is_flag=True, help="Leave the throw-away server running, and print how to stop it.")
+@_server("--stop", "stop", metavar="DIR", help="Stop a server left by --keep, and do nothing else.")
 @output_options("simulate")
 def simulate(
     as_json: bool,
@@ -76,7 +111,7 @@ def simulate(
     stop: str | None,
     **options: Any,
 ) -> int:
-    """Run a workload through a connection pool, leaky or correct, and say what happened.
+    """Run a workload through a connection pool, leaky or correct, and report what happened.
 
     SCENARIO is a TOML file; without it, 16 workers share a pool of 30 for 10 seconds. The server is a throw-away
     PostgreSQL unless --target names another, and is gone afterwards; with --engine model there is none.
@@ -86,50 +121,38 @@ def simulate(
 
         stop_kept(stop)
         return 0
-    asked = SimulateRequest(**options)
-    check_together(asked)
-    _check_outputs(outputs, asked)
-    if asked.is_batch:
-        return _batch(asked, as_json, outputs, color, quiet, fail_on)
-    return _runs(asked, as_json, outputs, color, quiet, fail_on)
+    from poolctl.api.requests import SimulateRequest
+    from poolctl.api.simulate import simulate as run_simulation
+    from poolctl.commands.progress import ScreenProgress
+
+    request = SimulateRequest(**options)
+    request.check()
+    check_outputs(outputs, _choose_kind(request))
+    with catch_interrupts() as interrupts:
+        progress = ScreenProgress(color, quiet, interrupts)
+        result = run_simulation(request, progress=progress, stop=interrupts)
+    repeat = repeat_command(sys.argv[1:], request, result.seed)
+    print_result(result, as_json=as_json, color=color, repeat=repeat)
+    write_outputs(outputs, result, repeat=repeat)
+    if result.failure and not result.interrupted:
+        click.echo(f"poolctl: {result.failure}", err=True)
+        return FAILED
+    return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
 
 
-def _check_outputs(outputs: tuple[Path, ...], asked: SimulateRequest) -> None:
-    from poolctl.report.files import ReportKind, check_output
+def repeat_command(words: Sequence[str], request: "SimulateRequest", seed: int) -> str:
+    """Write the command that does the same again: the words that were typed, the seed, and no password."""
+    repeated = list(words)
+    if request.seed is None:
+        repeated += ["--seed", str(seed)]
+    if request.target is not None:
+        from poolctl.engines.live.live_servers import hide_password
 
-    kind: ReportKind = "run"
-    if asked.is_batch:
-        kind = "replications" if not asked.sweeps else "sweep" if len(asked.sweeps) <= 2 else "large sweep"
-    for path in outputs:
-        check_output(path, kind)
-
-
-def _runs(
-    asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
-) -> int:
-    from poolctl.api.results import SimulateResult
-    from poolctl.commands.answers import exit_code, tell_result, write_result
-    from poolctl.commands.runs import run_all
-
-    scenarios = read_scenarios(asked)
-    variants, interrupted = run_all(asked, scenarios, color, quiet)
-    repeat = repeat_command(sys.argv[1:], asked, scenarios[0][1].load.seed)
-    result = SimulateResult(asked.chosen_engine, tuple(variants), is_comparison=asked.compare is not None)  # type: ignore[arg-type]
-    tell_result(result, as_json=as_json, color=color, repeat=repeat)
-    write_result(outputs, result, repeat=repeat)
-    return exit_code(variants, interrupted, fail_on)
+        repeated = [word.replace(request.target, hide_password(request.target)) for word in repeated]
+    return shlex.join(["poolctl", *repeated])
 
 
-def _batch(
-    asked: SimulateRequest, as_json: bool, outputs: tuple[Path, ...], color: str, quiet: bool, fail_on: str | None
-) -> int:
-    from poolctl.api.results import SimulateResult
-    from poolctl.commands.answers import batch_exit_code, tell_result, write_result
-    from poolctl.commands.batches import run_batch
-
-    batch = run_batch(asked, color, quiet)
-    repeat = repeat_command(sys.argv[1:], asked, batch.scenario.load.seed)
-    result = SimulateResult("model", batch=batch)
-    tell_result(result, as_json=as_json, color=color, repeat=repeat)
-    write_result(outputs, result, repeat=repeat)
-    return batch_exit_code(batch, fail_on)
+def _choose_kind(request: "SimulateRequest") -> "ReportKind":
+    if not request.is_batch:
+        return "run"
+    return "replications" if not request.sweeps else "sweep" if len(request.sweeps) <= 2 else "large sweep"

@@ -26,15 +26,6 @@ MOST_PIDS = 8
 MOST_EVIDENCE = 10
 MOST_EXPLAINED = 3
 
-SOURCES = {
-    "postgres": "PostgreSQL",
-    "pgbouncer": "PgBouncer",
-    "pgpool": "Pgpool-II",
-    "host": "this host",
-    "pool-stats": "pool figures",
-}
-"""What each kind of source is called."""
-
 _TIMES = re.compile(
     r"(^|_)(age|pause|spread|(?<!in_)use|hold|wait|time|duration|lag|end|transaction|window|left)(_(?!stretch)|$)"
     r"|_at$|^(oldest|longest)_"

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from poolctl.api.results import InspectResult, ReliefResult
+from poolctl.api.results import SOURCE_NAMES, InspectResult, ReliefResult
 from poolctl.diagnose.finding import Concurrency, Finding, Group, Limit, worst_first
 from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
 from poolctl.observe.snapshot import Observation, ServerSample, Snapshot, Source
@@ -34,7 +34,6 @@ from poolctl.report.charts import Layer, LimitLine, Panel, TimeChart
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
-    SOURCES,
     TARGET_LIMIT,
     about_slots,
     explain_line,
@@ -44,7 +43,7 @@ from poolctl.report.findings import (
     verdict_of,
 )
 from poolctl.safe_text import neutralize
-from poolctl.units import format_count, format_duration, plural
+from poolctl.units import format_count, format_duration, format_instant, plural
 
 LONG = 10.0
 """Seconds of sampling from which on a chart says more than the numbers."""
@@ -189,11 +188,6 @@ def count_waiting(snapshot: Snapshot) -> int:
     poolers = sum(pool.clients_waiting for bouncer in snapshot.bouncers for pool in bouncer.pools)
     poolers += sum(pgpool.waiting or 0 for pgpool in snapshot.pgpools)
     return poolers + sum(pool.waiting or 0 for pool in snapshot.pools)
-
-
-def format_instant(at: float) -> str:
-    """Return an instant in UTC: people in several time zones read the same report."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def format_clock(at: float) -> str:
@@ -357,7 +351,7 @@ def _observed(inspection: InspectResult) -> tuple[Labeled, ...]:
 
 def _source_name(source: Source) -> str:
     target = neutralize(source.target, TARGET_LIMIT)
-    return SOURCES[source.kind] if source.kind == "host" or not target else f"{SOURCES[source.kind]} {target}"
+    return SOURCE_NAMES[source.kind] if source.kind == "host" or not target else f"{SOURCE_NAMES[source.kind]} {target}"
 
 
 def _version(inspection: InspectResult, source: Source) -> str:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from poolctl.api.results import RecommendResult
+from poolctl.api.results import SOURCE_NAMES, RecommendResult
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.blocks import (
     Block,
@@ -30,7 +30,6 @@ from poolctl.report.charts import BarChart
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
-    SOURCES,
     TARGET_LIMIT,
     about,
     explain_line,
@@ -307,7 +306,7 @@ def _cautions(recommended: RecommendResult) -> tuple[str, ...]:
         if not source.ok:
             target = neutralize(source.target, TARGET_LIMIT)
             reason = neutralize(source.reason, SENTENCE_LIMIT) or "no reason was given"
-            cautions.append(f"{SOURCES[source.kind]} {target} did not answer: {reason}")
+            cautions.append(f"{SOURCE_NAMES[source.kind]} {target} did not answer: {reason}")
     return tuple(cautions)
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from poolctl.commands.inspection import DURATION
+from poolctl.api.requests import SAMPLING_TIME
 from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.postgres import Postgres
 
@@ -57,7 +57,7 @@ def measure(sandbox: Sandbox, sessions: int, rounds: int) -> None:
     environment = environment_for(sandbox.admin_conninfo)
     opened = [psycopg.connect(sandbox.direct_conninfo, autocommit=True) for _ in range(sessions)]
     try:
-        window = DURATION
+        window = SAMPLING_TIME
         ours, theirs = [], []
         for _ in range(rounds):
             began = time.perf_counter()

@@ -1,0 +1,378 @@
+"""Inspection of live systems, or of a recording: sampled, diagnosed, and relieved on request.
+
+Decides how long is long enough, what counts as an answer, and what to do when no source answers. Leaves the sampling
+to ``observe`` and the verdict to ``diagnose``.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Unpack
+
+from poolctl.api.progress import Interruption, Progress, never
+from poolctl.api.requests import InspectFields, InspectRequest, Targets, make_request
+from poolctl.api.results import SOURCE_NAMES, InspectResult, ReliefResult
+from poolctl.errors import CannotConnect, CannotDo, Interrupted, NoPrivilege
+
+if TYPE_CHECKING:
+    from poolctl.diagnose.live.relief import ReliefPlan
+    from poolctl.observe.host import Host
+    from poolctl.observe.postgres import Postgres
+    from poolctl.observe.sampler import Sampler
+    from poolctl.observe.snapshot import Observation, Refusal, Snapshot
+
+    Keep = Callable[[Snapshot], None]
+
+KEPT = 600
+"""Snapshots of a live view: ten minutes show every staircase that a person would wait for."""
+
+EARLY_SAMPLES = 2
+"""The second follows the first at once, and shows what moves: a verdict that can be certain by then, is."""
+
+SHORT_INTERVAL = 0.7
+"""Seconds between samples of a short inspection. Applications and timers come back after round times (0.5 s, 1 s,
+5 s): samples a second apart would meet them at the same moment again and again."""
+
+START_SHARE = 1 / 3
+"""Share of the default window that poolctl's own start may take: on a busy machine it takes seconds, and the result
+is due all the same. A window that the user chose begins with the first sample."""
+
+LONG = 60.0
+"""Seconds from which the sampler's own interval gives samples enough."""
+
+REST_SHARE = 4
+"""A live view diagnoses again after so many times what the last diagnosis took, so that sampling keeps its pace."""
+
+SAYS_FULL = (
+    "server-slots",
+    "reserved-slots",
+    "superuser-slots",
+    "role-limit",
+    "database-limit",
+    "walsender-slots",
+    "pooler-clients",
+    "pooler-queue",
+    "pooler-login",
+    "pooler",
+)
+"""Refusals that are about connections: a server that refuses for lack of slots has answered."""
+
+_NO_DATABASE = "3D000"
+_NAME_ONE = 'name a server: poolctl inspect "host=... dbname=..." or -h HOST -d DATABASE, or set PGHOST'
+
+
+def inspect(
+    request: InspectRequest | str | None = None,
+    /,
+    *,
+    progress: Progress | None = None,
+    stop: Callable[[], bool] = never,
+    began: float | None = None,
+    **fields: Unpack[InspectFields],
+) -> InspectResult:
+    """Sample live systems or read a recording, and diagnose what is wrong.
+
+    ``request``: an InspectRequest, or a connection string; ``fields`` are the fields of an InspectRequest. ``stop`` is
+    called 20 times a second: True ends the sampling, and the result says so. ``began``: the instant of the monotonic
+    clock from which the default window counts, None for now.
+    Raises BadInput; CannotConnect if no source answers; CannotDo if the recording cannot be read or written;
+    NoPrivilege if the role may not end backends; Interrupted if ``stop`` came before the first sample.
+    """
+    if isinstance(request, str):
+        request = InspectRequest(conninfo=request)
+    request = make_request(InspectRequest, request, fields)
+    request.check()
+    progress = progress or Progress()
+    if request.replay is not None:
+        result = _replay(request, progress)
+        return _add_plan(result) if request.relief else result
+    with open_systems(request.targets, emergency=request.emergency) as (sampler, postgres):
+        result = _sample(request, sampler, progress, stop, time.monotonic() if began is None else began)
+        if request.relief:
+            result = _add_plan(result)
+        if request.execute and not result.interrupted:
+            result = _relieve(result, postgres, progress, stop)
+        return result
+
+
+@contextmanager
+def open_systems(
+    targets: Targets, *, emergency: bool = False, host_every: float = 0.0
+) -> Iterator[tuple["Sampler", "Postgres | None"]]:
+    """Open the systems of ``targets`` for the length of a ``with``; the host is sampled each ``host_every`` seconds.
+
+    Raises BadInput for a connection string that cannot be read.
+    """
+    from poolctl.observe.connection import find_address
+    from poolctl.observe.pgbouncer import PgBouncer
+    from poolctl.observe.pgpool import Pgpool
+    from poolctl.observe.pool_metrics import PoolMetrics
+    from poolctl.observe.postgres import Postgres
+    from poolctl.observe.sampler import Sampler
+
+    address, port = find_address(targets.conninfo) if targets.conninfo is not None else ("", None)
+    postgres = Postgres(targets.conninfo, emergency=emergency) if targets.conninfo is not None else None
+    bouncers = [PgBouncer(conninfo) for conninfo in targets.pgbouncers]
+    pgpools = [Pgpool(conninfo) for conninfo in targets.pgpools]
+    poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
+    with Sampler(
+        postgres,
+        bouncers=bouncers,
+        pgpools=pgpools,
+        pools=[PoolMetrics(place) for place in targets.pool_stats],
+        host=partial(
+            _open_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None], host_every
+        ),
+    ) as sampler:
+        yield sampler, postgres
+
+
+def _open_host(address: str, port: int | None, pooler_ports: list[int], every: float) -> "Host":
+    # Called in the sampler's own thread: psutil takes a while to import.
+    from poolctl.observe.host import Host
+
+    return Host(address, port, pooler_ports=pooler_ports, every=every)
+
+
+def _replay(request: InspectRequest, progress: Progress) -> InspectResult:
+    from poolctl.observe.recording import read_recording
+
+    assert request.replay is not None
+    observation, note = read_recording(Path(request.replay))
+    if note:
+        progress.warn(note)
+    return _diagnose(observation, request, replayed=str(request.replay))
+
+
+def _sample(
+    request: InspectRequest, sampler: "Sampler", progress: Progress, stop: Callable[[], bool], began: float
+) -> InspectResult:
+    interruption = Interruption(stop, progress)
+    with _open_recording(request, sampler, progress) as keep:
+        if request.watch:
+            observation = _watch(request, sampler, keep, interruption, progress)
+        else:
+            observation = _observe(request, sampler, keep, interruption, progress, began)
+        interrupted = interruption.end()
+        if interrupted and not observation.snapshots:
+            raise Interrupted("interrupted before the first sample")
+        check_answered(observation, is_named=request.is_named)
+        return _diagnose(observation, request, interrupted=interrupted)
+
+
+def _observe(
+    request: InspectRequest,
+    sampler: "Sampler",
+    keep: "Keep",
+    interruption: Interruption,
+    progress: Progress,
+    began: float,
+) -> "Observation":
+    planned = request.planned
+    assert planned is not None
+    with progress.show_sampling(planned) as view:
+        is_shown = False
+
+        def receive(snapshot: "Snapshot") -> None:
+            nonlocal is_shown
+            keep(snapshot)
+            observation = sampler.observation
+            if not is_shown and has_answered(observation) and len(observation.snapshots) <= EARLY_SAMPLES:
+                result = _diagnose(observation, request)
+                worst = result.findings[0]
+                if worst.severity == "critical" and worst.confidence == "certain":
+                    view.so_far(result)
+                    is_shown = True
+
+        return sampler.observe(
+            planned,
+            interval=SHORT_INTERVAL if planned <= LONG else None,
+            stop=_stop_without_answer(sampler, interruption),
+            on_snapshot=receive,
+            began=None if request.duration is not None else max(began, time.monotonic() - START_SHARE * planned),
+        )
+
+
+def _watch(
+    request: InspectRequest, sampler: "Sampler", keep: "Keep", interruption: Interruption, progress: Progress
+) -> "Observation":
+    due = 0.0
+    with progress.show_watch() as view:
+
+        def receive(snapshot: "Snapshot") -> None:
+            nonlocal due
+            keep(snapshot)
+            began = time.monotonic()
+            if began >= due and has_answered(sampler.observation):
+                view.show(_diagnose(sampler.observation, request))
+                due = time.monotonic() + (time.monotonic() - began) * REST_SHARE
+
+        return sampler.observe(
+            request.duration,
+            stop=_stop_without_answer(sampler, lambda: interruption() or view.wants_to_end()),
+            on_snapshot=receive,
+            keep=KEPT,
+        )
+
+
+def _stop_without_answer(sampler: "Sampler", stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Make a function that stops when ``stop`` does, or when no source answered and none can answer any more."""
+
+    def is_over() -> bool:
+        if stop():
+            return True
+        observation = sampler.observation
+        return bool(observation.snapshots) and not has_answered(observation) and not sampler.awaits_server
+
+    return is_over
+
+
+def _diagnose(
+    observation: "Observation", request: InspectRequest, *, interrupted: bool = False, replayed: str = ""
+) -> InspectResult:
+    from poolctl.diagnose.live.diagnose import diagnose
+    from poolctl.observe.recording import hide_all_literals
+
+    shown = observation if request.show_literals else hide_all_literals(observation)
+    planned = None if replayed else request.planned
+    return InspectResult(shown, diagnose(shown), planned, interrupted, replayed)
+
+
+@contextmanager
+def _open_recording(request: InspectRequest, sampler: "Sampler", progress: Progress) -> Iterator["Keep"]:
+    """Open the file of ``request.record``, and yield a function that writes a snapshot to it, or does nothing.
+
+    A full disk ends the recording, not the inspection.
+    """
+    if request.record is None:
+        yield lambda _: None
+        return
+    from poolctl.observe.recording import Recorder
+
+    is_broken = False
+
+    def keep(snapshot: "Snapshot") -> None:
+        nonlocal is_broken
+        if not is_broken:
+            try:
+                recorder.write(snapshot, sampler.observation)
+            except CannotDo as error:
+                is_broken = True
+                progress.warn(f"{error.message}; sampling continues without the recording")
+
+    with Recorder(Path(request.record), show_literals=request.show_literals) as recorder:
+        yield keep
+        with suppress(CannotDo):
+            recorder.note(sampler.observation)
+
+
+def _add_plan(result: InspectResult) -> InspectResult:
+    from poolctl.diagnose.live.relief import plan_relief
+
+    return replace(result, relief=plan_relief(result.observation, result.diagnosis))
+
+
+def _relieve(
+    result: InspectResult, postgres: "Postgres | None", progress: Progress, stop: Callable[[], bool]
+) -> InspectResult:
+    """End the backends of the plan one after the other, if the user confirms, and count what really became free.
+
+    The identity of each backend is checked again just before it is ended. Raises NoPrivilege.
+    """
+    plan: ReliefPlan | None = result.relief
+    progress.show_plan(result)
+    if plan is None or not plan.steps or postgres is None:
+        return result
+    if not plan.may_signal:
+        raise NoPrivilege(
+            "the role that poolctl connects as may not end backends of other roles",
+            hint="GRANT pg_signal_backend to it, or let another role run the SQL that --relief prints",
+        )
+    if not progress.confirm_relief(result):
+        return result
+    before = _count_clients(postgres)
+    endings = []
+    interruption = Interruption(stop, progress)
+    for step in plan.steps:
+        if interruption():
+            break
+        endings.append(postgres.end_backend(step.pid, step.started_at))
+    interrupted = interruption.end()
+    relieved = ReliefResult(tuple(endings), before, _count_clients(postgres))
+    return replace(result, relieved=relieved, interrupted=interrupted)
+
+
+def _count_clients(postgres: "Postgres") -> int | None:
+    sample = postgres.sample()
+    return None if sample is None else len(sample.clients)
+
+
+def has_answered(observation: "Observation") -> bool:
+    """Return True if any source reported something about connections."""
+    return any(_is_answer(snapshot) for snapshot in observation.snapshots)
+
+
+def check_answered(observation: "Observation", *, is_named: bool) -> None:
+    """Raise CannotDo if there is nothing to diagnose, with every source that failed and why."""
+    if has_answered(observation):
+        return
+    failed = [source for source in observation.sources if not source.ok and source.kind != "host"]
+    if not failed:
+        raise CannotDo(
+            "there is no sample to diagnose",
+            hint="the recording holds no snapshot: record again, and let it run until the first sample",
+        )
+    lines = [f"cannot sample {SOURCE_NAMES[source.kind]} {source.target}: {source.reason}" for source in failed]
+    raise CannotConnect("\n".join(lines), hint=next(_ways_out(observation, is_named), ""))
+
+
+def _is_answer(snapshot: "Snapshot") -> bool:
+    if snapshot.server is not None or snapshot.bouncers or snapshot.pgpools or snapshot.pools:
+        return True
+    if snapshot.refusal is None:
+        return False
+    return snapshot.refusal.by in SAYS_FULL or _has_full_listen_queue(snapshot)
+
+
+def _has_full_listen_queue(snapshot: "Snapshot") -> bool:
+    """Return True if no local server listens on the port, but connections to it wait to be accepted."""
+    host, refusal = snapshot.host, snapshot.refusal
+    if host is None or host.has_server or refusal is None or refusal.by != "unreachable":
+        return False
+    endpoint = refusal.target.partition("/")[0]
+    return any(waiting and endpoint.endswith(f":{port}") for port, waiting in host.listen_queues.items())
+
+
+def _ways_out(observation: "Observation", is_named: bool) -> Iterator[str]:
+    refusals = [snapshot.refusal for snapshot in observation.snapshots if snapshot.refusal is not None]
+    if refusals:
+        yield _find_way_out(refusals[-1], is_named)
+    if not is_named:
+        yield _NAME_ONE
+    if any(source.kind == "pgbouncer" and not source.ok for source in observation.sources):
+        yield "its admin console is the database pgbouncer, for a user of admin_users or stats_users"
+    yield "check the address, and that something listens there"
+
+
+def _find_way_out(refusal: "Refusal", is_named: bool) -> str:
+    if refusal.by == "authentication":
+        return (
+            "check the role (-U) and its password, which libpq takes from ~/.pgpass, PGPASSFILE or PGPASSWORD; "
+            "pg_hba.conf must allow the role from this host"
+        )
+    if refusal.by == "starting-up":
+        return "it is starting, stopping or recovering: try again in a moment"
+    if refusal.sqlstate == _NO_DATABASE:
+        return "name a database that exists with -d; -d postgres is nearly always there"
+    if "SSL negotiation" in refusal.text or "expected authentication request" in refusal.text:
+        return "what listens on that port does not speak PostgreSQL's protocol: check the port"
+    if not is_named:
+        return _NAME_ONE
+    if "password" in refusal.text:
+        return "libpq takes a password from ~/.pgpass, PGPASSFILE or PGPASSWORD"
+    return (
+        "check host and port, and that the server runs; on its own host, -h also accepts the folder of its Unix socket"
+    )

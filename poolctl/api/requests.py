@@ -1,0 +1,378 @@
+"""The requests of ``simulate()``, ``inspect()`` and ``recommend()``, as frozen data, and what contradicts in them.
+
+Decides which values go together and what stands for a value that is not given. Messages spell a field as the option
+of the command line, which is the field's name with dashes unless the table ``OPTIONS`` says otherwise.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypedDict, TypeVar
+
+from poolctl.api.figures import has_figures, has_load_or_capacity
+from poolctl.api.results import Engine
+from poolctl.errors import BadInput
+from poolctl.sizing.figures import Figures
+
+SAMPLING_TIME = 3.0
+"""Seconds that ``inspect`` samples by default: enough to tell what moves from what does not."""
+MEASURING_TIME = 60.0
+"""Seconds that ``recommend`` measures by default."""
+SWEEP_TIME = 180.0
+"""Seconds that a sweep takes by default, at most."""
+DEFAULT_MIX = "mixed"
+"""The built-in load of a sweep that is given no statements."""
+
+ENGINES: tuple[Engine, ...] = ("live", "model", "both")
+Verify = Literal["model", "live", "none", "default"]
+
+Request = TypeVar("Request")
+
+OPTIONS = {
+    "conninfo": "CONNINFO",
+    "pgbouncers": "--pgbouncer",
+    "pgpools": "--pgpool",
+    "duration": "--for",
+    "sweeps": "--sweep",
+    "assignments": "--set",
+    "pids": "--pid",
+    "stacks": "--for-stack",
+}
+"""Fields that the command line spells in another way."""
+
+_NAMING = ("PGHOST", "PGHOSTADDR", "PGPORT", "PGSERVICE", "PGDATABASE")
+"""The variables of libpq that choose a server."""
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The systems to sample. ``conninfo`` None: no PostgreSQL; "": the one that libpq finds by itself."""
+
+    conninfo: str | None
+    pgbouncers: tuple[str, ...] = ()
+    pgpools: tuple[str, ...] = ()
+    pool_stats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SimulateRequest:
+    """What ``simulate()`` runs.
+
+    ``scenario``: a TOML file, None for the built-in scenario. ``engine`` None: "live", or "model" for a sweep and
+    replications. ``leak`` True and False add and remove a leak, None keeps the scenario's own. ``assignments``: each
+    ``section.key=value``. ``duration`` (seconds) and ``seed`` None: the scenario's own. ``target``: the server to use
+    instead of a throw-away one. ``interval``: seconds between rows of the timeline.
+    """
+
+    scenario: Path | str | None = None
+    engine: Engine | None = None
+    leak: bool | None = None
+    leak_every: int | None = None
+    leak_shape: str | None = None
+    compare: str | None = None
+    sweeps: tuple[str, ...] = ()
+    replications: int | None = None
+    assignments: tuple[str, ...] = ()
+    duration: float | None = None
+    seed: int | None = None
+    target: str | None = None
+    allow_exhaustion: bool = False
+    port: int | None = None
+    keep: bool = False
+    interval: float = 0.1
+
+    @property
+    def is_batch(self) -> bool:
+        """True for many model runs, of which only the numbers are kept."""
+        return bool(self.sweeps) or self.replications is not None
+
+    @property
+    def chosen_engine(self) -> Engine:
+        return self.engine or ("model" if self.is_batch else "live")
+
+    def check(self) -> None:
+        """Refuse values that contradict each other. Raises BadInput."""
+        if self.chosen_engine not in ENGINES:
+            raise BadInput(f"--engine {self.chosen_engine}: must be one of {', '.join(ENGINES)}")
+        many = "--sweep" if self.sweeps else "--replications"
+        if self.is_batch and self.chosen_engine != "model":
+            raise BadInput(
+                f"{many} goes with --engine model: in real time each run would take as long as its load",
+                hint="leave --engine out, or compare a few values live with --compare key=value,value",
+            )
+        if self.sweeps and self.replications is not None:
+            raise BadInput(
+                "--sweep and --replications: give one of the two", hint="--sweep load.seed=1..10 varies the seed"
+            )
+        if self.compare is not None and (self.is_batch or self.chosen_engine == "both"):
+            other = many if self.is_batch else "--engine both"
+            raise BadInput(f"--compare and {other}: give one of the two")
+        if self.chosen_engine == "model":
+            given = {
+                "--target": self.target is not None,
+                "--allow-exhaustion": self.allow_exhaustion,
+                "--port": self.port is not None,
+                "--keep": self.keep,
+            }
+            for option in (option for option, is_given in given.items() if is_given):
+                raise BadInput(
+                    f"{option} is about a server, and --engine model needs none", hint="--engine live, or both"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class InspectRequest:
+    """What ``inspect()`` samples, and for how long.
+
+    ``conninfo`` None: the server of libpq's environment; no PostgreSQL if only poolers are named and the environment
+    names none. ``duration``: seconds, from the first sample on; None: 3 s from the start of the call, or, with
+    ``watch``, until stopped. ``record``: the file that keeps every snapshot. ``replay``: the recording to diagnose
+    instead of live systems. ``relief``: also plan which backends to end; ``execute``: end them, if
+    ``Progress.confirm_relief`` agrees. ``emergency``: take a reserved slot if no other is free.
+    """
+
+    conninfo: str | None = None
+    pgbouncers: tuple[str, ...] = ()
+    pgpools: tuple[str, ...] = ()
+    pool_stats: tuple[str, ...] = ()
+    duration: float | None = None
+    watch: bool = False
+    record: Path | str | None = None
+    replay: Path | str | None = None
+    show_literals: bool = False
+    relief: bool = False
+    execute: bool = False
+    emergency: bool = False
+
+    @property
+    def targets(self) -> Targets:
+        return find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+
+    @property
+    def is_named(self) -> bool:
+        """True if the request itself names a system, not only libpq's environment."""
+        return _is_named(self)
+
+    @property
+    def planned(self) -> float | None:
+        """Seconds of sampling; None: until stopped."""
+        if self.duration is not None:
+            return self.duration
+        return None if self.watch else SAMPLING_TIME
+
+    def check(self) -> None:
+        """Refuse values that contradict each other. Raises BadInput."""
+        if self.replay is not None:
+            if self.is_named:
+                raise BadInput("--replay reads a recording, and connects to nothing", hint="leave the server out")
+            for name in ("duration", "watch", "record", "execute", "emergency"):
+                if getattr(self, name):
+                    raise BadInput(
+                        f"{spell(name)} does not go with --replay, which connects to nothing",
+                        hint=f"leave {spell(name)} out",
+                    )
+        if self.execute and not self.relief:
+            raise BadInput(
+                "--execute goes with --relief", hint="--relief alone shows what would be ended, and ends nothing"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SweepLoad:
+    """What a sweep runs: SQL statements, scripts in pgbench's language, or a built-in ``mix``.
+
+    ``mix`` None: the built-in "mixed", unless there are statements or scripts. ``seconds``: the sweep ends by then.
+    """
+
+    queries: tuple[str, ...] = ()
+    scripts: tuple[Path, ...] = ()
+    mix: str | None = None
+    seconds: float = SWEEP_TIME
+
+    @property
+    def chosen_mix(self) -> str | None:
+        return self.mix or (None if self.queries or self.scripts else DEFAULT_MIX)
+
+    def check(self) -> None:
+        """Refuse loads that contradict each other, and scripts that are not there. Raises BadInput."""
+        if self.mix and (self.queries or self.scripts):
+            raise BadInput("--mix and statements of your own: give one of the two")
+        for path in self.scripts:
+            if not path.is_file():
+                raise BadInput(f"--script {path}: there is no such file", hint="give a script in pgbench's language")
+
+
+@dataclass(frozen=True, slots=True)
+class RecommendRequest:
+    """What ``recommend()`` measures, is given, sweeps and tries.
+
+    ``figures``: given by hand, and stronger than measured ones; see ``read_figures``. ``conninfo`` None: as in
+    InspectRequest, but no server is sampled if the figures, a recording or a sweep are enough. ``duration``: seconds
+    of measuring, None for a minute. ``application``: whose pools, None for those of the largest application.
+    ``verify``: "default" tries the result in the model if something was measured. ``stacks``: names of libraries and
+    poolers whose configuration is written.
+    """
+
+    figures: Figures = field(default_factory=Figures)
+    conninfo: str | None = None
+    pgbouncers: tuple[str, ...] = ()
+    pgpools: tuple[str, ...] = ()
+    pool_stats: tuple[str, ...] = ()
+    duration: float | None = None
+    application: str | None = None
+    pids: tuple[int, ...] = ()
+    process: str | None = None
+    recording: Path | str | None = None
+    sweep: SweepLoad | None = None
+    verify: Verify = "default"
+    stacks: tuple[str, ...] = ()
+    seed: int = 1
+
+    @property
+    def is_named(self) -> bool:
+        """True if the request itself names a system, not only libpq's environment."""
+        return _is_named(self)
+
+    @property
+    def targets(self) -> Targets | None:
+        """The systems to sample; None: none.
+
+        The server of libpq's environment is meant only if nothing else says what the load or the capacity is.
+        """
+        has_source = self.recording is not None or self.sweep is not None or has_load_or_capacity(self.figures)
+        if not self.is_named and (has_source or not names_server(os.environ)):
+            return None
+        return find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+
+    @property
+    def is_measuring(self) -> bool:
+        return self.recording is not None or self.targets is not None
+
+    @property
+    def measures_load(self) -> bool:
+        """False if a server is sampled only for its limits, before a sweep of it."""
+        return self.duration is not None or self.sweep is None
+
+    def check(self) -> None:
+        """Refuse values that contradict each other, and a request with nothing to size from. Raises BadInput."""
+        if self.recording is not None and self.is_named:
+            raise BadInput(
+                "--recording reads what inspect --record kept, and samples no server", hint="give one of them"
+            )
+        if self.recording is not None and self.duration is not None:
+            raise BadInput("--for does not go with --recording, which is as long as it is", hint="leave --for out")
+        if self.sweep is not None:
+            check_one_sweep(bool(self.figures.sweep))
+            self.sweep.check()
+        if not self.is_measuring and self.sweep is None and not has_figures(self.figures):
+            raise BadInput(
+                "nothing to size a pool from: no server, no recording and no figures",
+                hint='name a server to measure: poolctl recommend "host=... dbname=...", or give figures: '
+                "--arrival-rate 100 --hold-time 8ms --instances 8",
+            )
+
+
+class SimulateFields(TypedDict, total=False):
+    """The fields of SimulateRequest as keyword arguments."""
+
+    scenario: Path | str | None
+    engine: Engine | None
+    leak: bool | None
+    leak_every: int | None
+    leak_shape: str | None
+    compare: str | None
+    sweeps: tuple[str, ...]
+    replications: int | None
+    assignments: tuple[str, ...]
+    duration: float | None
+    seed: int | None
+    target: str | None
+    allow_exhaustion: bool
+    port: int | None
+    keep: bool
+    interval: float
+
+
+class InspectFields(TypedDict, total=False):
+    """The fields of InspectRequest as keyword arguments."""
+
+    conninfo: str | None
+    pgbouncers: tuple[str, ...]
+    pgpools: tuple[str, ...]
+    pool_stats: tuple[str, ...]
+    duration: float | None
+    watch: bool
+    record: Path | str | None
+    replay: Path | str | None
+    show_literals: bool
+    relief: bool
+    execute: bool
+    emergency: bool
+
+
+class RecommendFields(TypedDict, total=False):
+    """The fields of RecommendRequest as keyword arguments; ``figures`` may be a mapping for ``read_figures``."""
+
+    figures: Figures | Mapping[str, Any]
+    conninfo: str | None
+    pgbouncers: tuple[str, ...]
+    pgpools: tuple[str, ...]
+    pool_stats: tuple[str, ...]
+    duration: float | None
+    application: str | None
+    pids: tuple[int, ...]
+    process: str | None
+    recording: Path | str | None
+    sweep: SweepLoad | None
+    verify: Verify
+    stacks: tuple[str, ...]
+    seed: int
+
+
+def make_request(kind: type[Request], request: Request | None, values: Mapping[str, Any]) -> Request:
+    """Make a request of keyword arguments, or ``request`` with these fields changed. Raises TypeError as a call does.
+
+    A single string where several are possible is taken as one, and a list as a tuple: requests stay frozen.
+    """
+    several = {each.name for each in fields(kind) if str(each.type).startswith("tuple")}  # type: ignore[arg-type]
+    changes = {
+        name: ((value,) if isinstance(value, str) else tuple(value)) if name in several else value
+        for name, value in values.items()
+    }
+    return kind(**changes) if request is None else replace(request, **changes)  # type: ignore[type-var]
+
+
+def find_targets(
+    conninfo: str | None,
+    pgbouncers: tuple[str, ...] = (),
+    pgpools: tuple[str, ...] = (),
+    pool_stats: tuple[str, ...] = (),
+    *,
+    environ: Mapping[str, str] | None = None,
+) -> Targets:
+    """Find what is to be sampled. If only poolers are named, PostgreSQL is not. ``environ`` None: of this process."""
+    known = os.environ if environ is None else environ
+    if conninfo is None and (pgbouncers or pgpools) and not names_server(known):
+        return Targets(None, pgbouncers, pgpools, pool_stats)
+    return Targets(conninfo or "", pgbouncers, pgpools, pool_stats)
+
+
+def check_one_sweep(has_file: bool) -> None:
+    """Refuse a file of sweep measurements beside a sweep. Raises BadInput."""
+    if has_file:
+        raise BadInput("--sweep and --sweep-file: give one of the two", hint="the file holds an earlier sweep")
+
+
+def names_server(environ: Mapping[str, str]) -> bool:
+    """Return True if libpq's environment names a server."""
+    return any(environ.get(name) for name in _NAMING)
+
+
+def spell(name: str) -> str:
+    """Spell a field as the command line does."""
+    return OPTIONS.get(name, "--" + name.replace("_", "-"))
+
+
+def _is_named(request: InspectRequest | RecommendRequest) -> bool:
+    return bool(request.conninfo or request.pgbouncers or request.pgpools or request.pool_stats)

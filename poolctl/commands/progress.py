@@ -1,0 +1,136 @@
+"""Progress of a command on standard error, and the question before backends are ended.
+
+Decides which view follows which work. Leaves what a view shows to ``report``.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import click
+
+from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
+from poolctl.commands.interrupts import Interrupts
+
+if TYPE_CHECKING:
+    from poolctl.api.results import InspectResult
+    from poolctl.engines.pgbench import BenchWindow
+    from poolctl.report.progress import SamplingView as ReportSamplingView
+    from poolctl.report.screen import Screen
+    from poolctl.scenario.scenario import Scenario
+
+
+class ScreenProgress(Progress):
+    """Shows progress on standard error. ``show_report``: prints a result before a question about it."""
+
+    def __init__(
+        self,
+        color: str,
+        quiet: bool,
+        interrupts: Interrupts,
+        show_report: "Callable[[InspectResult], None]" = lambda _: None,
+    ) -> None:
+        self._color, self._quiet, self._interrupts, self._show_report = color, quiet, interrupts, show_report
+
+    @cached_property
+    def _screen(self) -> "Screen":
+        # Imported with the first view: rich takes as long as a short model run.
+        from poolctl.report.screen import open_screen
+
+        return open_screen(sys.stderr, self._color)  # type: ignore[arg-type]
+
+    def warn(self, text: str) -> None:
+        """Print a warning."""
+        click.echo(f"poolctl: {text}", err=True)
+
+    def note(self, text: str) -> None:
+        """Print a sentence."""
+        click.echo(text, err=True)
+
+    def show_run(self, name: str, scenario: "Scenario | None") -> AbstractContextManager[RunView]:
+        """Show a live run, against the limits of its scenario."""
+        from poolctl.report.progress import Bounds, live_view
+
+        bounds = Bounds()
+        if scenario is not None:
+            database = scenario.database
+            bounds = Bounds(
+                scenario.load.duration,
+                scenario.pool.max_open * scenario.load.instances,
+                database.max_connections - database.reserved,
+            )
+        return live_view(self._screen, name, bounds, quiet=self._quiet)
+
+    @contextmanager
+    def show_model_run(self, name: str) -> Iterator[None]:
+        """Show that a model run is at work."""
+        if self._quiet:
+            yield
+            return
+        from poolctl.report.progress import Bounds, live_view
+
+        with live_view(self._screen, name, Bounds()) as view:
+            view.phase("simulating in virtual time")
+            yield
+
+    def show_batch(self, done: Callable[[], int], total: int, began: float) -> AbstractContextManager[object]:
+        """Show how many runs are done."""
+        if self._quiet:
+            return nullcontext()
+        from poolctl.report.progress import count_runs
+
+        return count_runs(self._screen, done, total, began=began)
+
+    @contextmanager
+    def show_sampling(self, planned: float) -> Iterator[SamplingView]:
+        """Show how long sampling takes."""
+        from poolctl.report.progress import sampling_view
+
+        with sampling_view(self._screen, planned, quiet=self._quiet) as view:
+            yield _EarlyVerdict(view)
+
+    def show_watch(self) -> AbstractContextManager[WatchView]:
+        """Show a live view."""
+        from poolctl.report.watching import watch_view
+
+        return watch_view(self._screen, quiet=self._quiet)
+
+    def show_window(self, window: "BenchWindow", passed: float) -> None:
+        """Print a line for each window of a sweep."""
+        if self._quiet:
+            return
+        from poolctl.units import format_count, format_duration
+
+        rate = format_count(round(window.throughput, 1))
+        connections, time = format_count(window.connections), format_duration(round(passed))
+        self._screen.print(f"sweep: {connections} connections: {rate}/s (after {time})")
+
+    def show_plan(self, result: "InspectResult") -> None:
+        """Print the report, for a reader who is about to answer a question."""
+        self._show_report(result)
+
+    def confirm_relief(self, result: "InspectResult") -> bool:
+        """Ask once, on the terminal."""
+        assert result.relief is not None
+        backends = len(result.relief.steps)
+        if click.confirm(f"End {backends} backends now? Their uncommitted changes are rolled back", err=True):
+            return True
+        click.echo("no backend was ended", err=True)
+        return False
+
+    def finish(self) -> None:
+        """Let the next Ctrl-C be immediate."""
+        self._interrupts.end_polling()
+
+
+class _EarlyVerdict:
+    def __init__(self, view: "ReportSamplingView") -> None:
+        self._view = view
+
+    def so_far(self, result: "InspectResult") -> None:
+        """Show the verdict of the result."""
+        from poolctl.report.inspection import inspection_verdict
+
+        self._view.so_far(inspection_verdict(result))
