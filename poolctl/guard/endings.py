@@ -8,12 +8,21 @@ import ast
 import linecache
 import os
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from poolctl.guard.call_sites import Frame
-from poolctl.guard.recorder import Recorder
+from poolctl.guard.ledger import Ledger
 
 _RELEASES = ("putconn", "release", "close", "closeall", "aclose")
+
+
+class Recorder(Protocol):
+    """What an ending needs of the recorder, whose own file imports this one."""
+
+    ledger: Ledger
+
+    def complain(self, about: str, error: object) -> None:
+        """Remember what the guard could not do."""
 
 
 def note_error(recorder: Recorder, error: BaseException, traceback: TracebackType | None = None) -> None:
