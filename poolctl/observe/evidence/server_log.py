@@ -95,9 +95,6 @@ _LOCK_WAIT = re.compile(
 )
 _LOCK_GOT = re.compile(r"process (?P<pid>\d+) acquired (?P<mode>\w+) on (?P<what>.+?) after (?P<ms>[\d.]+) ms")
 _LOCK_HOLDERS = re.compile(r"Process(?:es)? holding the lock: (?P<holders>[\d, ]+)\. Wait queue: (?P<queue>[\d, ]*)\.")
-_DURATION = re.compile(
-    r"duration: (?P<ms>[\d.]+) ms(?:  (?:statement|execute [^:]*|parse [^:]*|bind [^:]*): (?P<query>.*))?", re.S
-)
 _LOST = ("unexpected EOF on client connection", "could not receive data from client", "could not send data to client")
 _TIMEOUTS = (
     "terminating connection due to idle-in-transaction timeout",
@@ -128,6 +125,8 @@ class ServerLog:
         self._prefix = compile_prefix(prefix) if prefix else None
         self._csv: list[str] = []
         self._pending: LogEvent | None = None
+        self._passed_over = 0
+        self._instants: dict[str, float | None] = {}
 
     def feed(self, line: str) -> tuple[list[LogEvent], bool]:
         """Return the events that are complete now, and True if the line belongs to a PostgreSQL log."""
@@ -135,30 +134,27 @@ class ServerLog:
             return self._feed_csv(line)
         if line[:1] == "{":
             return self._feed_json(line)
-        match = _LEVEL.search(line[:2000])
-        if match is None:
+        found = _find_level(line)
+        if found is None:
             # A tab begins a continuation; a line without any prefix belongs to the message before it.
-            is_ours = line[:1] == "\t"
-            return [], is_ours
-        if match["level"] in ("DETAIL", "DÉTAIL", "ПОДРОБНОСТИ", "DETALLE", "DETALHE"):
-            return self._complete(line[match.end() :]), True
-        if match["level"] in (
-            "STATEMENT",
-            "HINT",
-            "CONTEXT",
-            "QUERY",
-            "LOCATION",
-            "ANWEISUNG",
-            "TIPP",
-            "INSTRUCTION",
-            "ASTUCE",
-        ):
+            return [], line[:1] == "\t"
+        start, level, end = found
+        if level in _DETAILS:
+            return self._complete(line[end:]), True
+        if level in _BESIDE:
             return [], True
-        before = line[: match.start()]
-        if not before.strip() and not line[match.end() :].strip():
+        text = line[end:].rstrip()
+        if level == "LOG" and (not text.startswith(_OF_USE) or text.startswith("connection received")):
+            # Most lines of most logs: only their instant counts, and of that a look at some lines is enough.
+            self._passed_over += 1
+            if self._passed_over % 64:
+                return [], True
+        before = line[:start]
+        if not before.strip() and not text:
             return [], False
-        event = read_message(line[match.end() :].rstrip(), match["level"], self._read_prefix(before))
-        return self._hold(event), True
+        if text.startswith("duration: "):
+            return self._hold(_read_statement(text, self._read_instant(before))), True
+        return self._hold(read_message(text, level, self._read_prefix(before))), True
 
     def finish(self) -> list[LogEvent]:
         """Return what was still waiting for its next line."""
@@ -192,6 +188,20 @@ class ServerLog:
                 return named
         return infer_prefix(before)
 
+    def _read_instant(self, before: str) -> float | None:
+        """Return when a line was written. The text up to the second is parsed once for all lines that begin with it."""
+        if self._prefix is not None or not before[:4].isdigit() or before[19:20] != ".":
+            at: float | None = self._read_prefix(before)["at"]
+            return at
+        fraction, _, zone = before[20:].partition(" ")
+        key = f"{before[:19]} {zone[:6]}"
+        if key not in self._instants:
+            if len(self._instants) > 1000:
+                self._instants.clear()
+            self._instants[key] = parse_instant(key)
+        second = self._instants[key]
+        return None if second is None or not fraction.isdigit() else second + float(f"0.{fraction}")
+
     def _feed_csv(self, line: str) -> tuple[list[LogEvent], bool]:
         self._csv.append(line)
         text = "\n".join(self._csv)
@@ -222,6 +232,42 @@ class ServerLog:
             return self.feed(inner.rstrip("\n")) if inner and inner[:1] != "{" else ([], False)
         named = {_JSON_KEYS.get(str(key), str(key)): "" if value is None else str(value) for key, value in row.items()}
         return self._hold(_of_row(named)), True
+
+
+_DETAILS = frozenset({"DETAIL", "DÉTAIL", "ПОДРОБНОСТИ", "DETALLE", "DETALHE"})
+_BESIDE = frozenset(
+    {"STATEMENT", "HINT", "CONTEXT", "QUERY", "LOCATION", "ANWEISUNG", "TIPP", "INSTRUCTION", "ASTUCE", "SENTENCIA"}
+)
+_ENGLISH = frozenset(
+    {"LOG", "FATAL", "ERROR", "PANIC", "WARNING", "NOTICE", "INFO", "DEBUG", "STATEMENT", "DETAIL", "HINT", "CONTEXT"}
+)
+_OF_USE = (
+    *("connection ", "disconnection: ", "duration: ", "process ", "database system is", "received ", "replication "),
+    *("unexpected EOF", "could not ", "no more connections"),
+)
+"""How messages of level LOG begin that a timeline wants."""
+
+
+def _find_level(line: str) -> tuple[int, str, int] | None:
+    """Return where a line's level begins, the level, and where its text begins; None for a line without one."""
+    colon = line.find(":  ", 0, 600)
+    if colon > 0:
+        start = max(line.rfind(" ", 0, colon), line.rfind(":", 0, colon)) + 1
+        if (level := line[start:colon]) in _ENGLISH:
+            return start, level, colon + 3
+    match = _LEVEL.search(line[:2000])
+    return None if match is None else (match.start(), match["level"], match.end())
+
+
+def _read_statement(text: str, at: float | None) -> LogEvent:
+    number, _, rest = text[len("duration: ") :].partition(" ")
+    # "duration: 1.2 ms  statement: SELECT ..." or "... execute name: ..."; "parse" and "bind" have one, too.
+    query = rest[len("ms  ") :].partition(": ")[2]
+    try:
+        duration = float(number) / 1e3
+    except ValueError:
+        return LogEvent("other", at)
+    return LogEvent("statement", at, duration=duration, text=query)
 
 
 _JSON_KEYS = {
@@ -370,8 +416,8 @@ def _read_failure(text: str, level: str, known: Mapping[str, Any], who: Mapping[
     refused = find_refuser_by_text(text, sqlstate)
     if refused is not None:
         return LogEvent("refused", **who, refused_by=refused, text=text)
-    if match := _DURATION.search(text):
-        return LogEvent("statement", **who, duration=float(match["ms"]) / 1e3, text=match["query"] or "")
+    if text.startswith("duration: "):
+        return _read_statement(text, who.get("at"))
     if "database system is ready to accept" in text:
         return LogEvent("started", **who)
     if "shutdown request" in text or "database system is shut down" in text:

@@ -4,6 +4,7 @@ Decides how long a stretch of time is, how many sessions were open at least, and
 What follows from them is left to the diagnosis.
 """
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 
@@ -25,6 +26,7 @@ MOST_MOMENTS = 240
 """Of a log's time; when there are more, each becomes twice as long."""
 MOST_NAMES = 1000
 """Applications, statements, holders of locks that are kept apart: a log may hold any number of them."""
+_VARIABLE = re.compile(r"'[^']*'|\d+")
 BRIEF = 1.0
 """Seconds: a session that lasts less did one thing and went."""
 
@@ -72,6 +74,8 @@ class Timeline:
     _sessions: dict[str, _Sessions] = field(default_factory=dict)
     _locks: dict[tuple[int, ...], LoggedLockWait] = field(default_factory=dict)
     _statements: dict[str, LoggedStatements] = field(default_factory=dict)
+    _texts: dict[str, str] = field(default_factory=dict)
+    """Statements without literals, by their shape: hiding literals is slow, and most statements come again."""
     _restarts: list[float] = field(default_factory=list)
     _timeouts: Counter[str] = field(default_factory=Counter)
     _leaked: dict[str, None] = field(default_factory=dict)
@@ -217,7 +221,12 @@ class Timeline:
             self._locks[event.holders] = replace(kept, count=known.count + 1)
 
     def _add_statement(self, event: LogEvent) -> None:
-        text = hide_literals(event.text)[:300] if event.text else ""
+        shape = _VARIABLE.sub("?", event.text[:2000])
+        text = self._texts.get(shape)
+        if text is None:
+            if len(self._texts) > 10 * MOST_NAMES:
+                self._texts.clear()
+            text = self._texts[shape] = hide_literals(event.text)[:300]
         known = self._statements.get(text)
         if known is None and len(self._statements) >= MOST_NAMES:
             return
