@@ -127,7 +127,7 @@ def count_verdicts(batch: Batch) -> str:
 
 
 def sweep_headline(batch: Batch, names: Sequence[str]) -> str:
-    """Return the best throughput, the first run that comes near it, and the first of those that is healthy."""
+    """Return the best throughput, the first run that comes near it, and the first healthy run near it."""
     if not batch.points:
         return "No run of the sweep was finished"
     best = max(summary.throughput for summary in batch.summaries)
@@ -264,7 +264,7 @@ def _has_picture(batch: Batch) -> bool:
 
 
 def _without_zeros(metrics: Sequence[Metric], summaries: Sequence[Summary]) -> tuple[list[Metric], list[Metric]]:
-    """Return the metrics that are ever more than 0, and those that never are."""
+    """Return the metrics that are ever more than 0, and the metrics that never are."""
     used = [metric for metric in metrics if any(metric.read(summary) for summary in summaries)]
     return used, [metric for metric in metrics if metric not in used]
 

@@ -12,7 +12,7 @@ from typing import Literal
 from poolctl.diagnose.finding import Severity
 from poolctl.report.charts import BarChart, HeatMap, TimeChart
 
-_NAMING = ("setting", "term", "figure", "moment", "who", "what")
+NAMING = ("setting", "term", "figure", "moment", "who", "what")
 """Above the column that names a row."""
 _BARE = ("value", "why", "because", "source", "")
 """Above columns whose cells explain themselves."""
@@ -187,7 +187,7 @@ def headline_of(report: Report) -> str:
 
 def named_table(title: str, header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
     """Return a table whose rows have a name that is not their last cell. A sign goes with the number behind it."""
-    at = next(at for at, name in enumerate(header) if name in _NAMING)
+    at = next(at for at, name in enumerate(header) if name in NAMING)
     records = []
     for row in rows:
         words: list[str] = []
@@ -228,3 +228,8 @@ def is_empty(block: Block) -> bool:
     if isinstance(block, Repeat):
         return not block.command
     return isinstance(block, Note) and not block.text
+
+
+def is_number(text: str) -> bool:
+    """Return True for a number, with its unit or without, and for the sign of an unknown one."""
+    return text.removeprefix("-")[:1].isdigit() or text in ("", "-")

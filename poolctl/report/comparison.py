@@ -91,7 +91,7 @@ def both_report(live: Variant, model: Variant, *, repeat: str = "") -> Report:
         Section("", (_difference_table(found), Note(f"0 in both: {', '.join(never)}" if never else ""))),
         *([Section("", (ChartBlock(chart),), is_detail=True)] if chart else []),
         Points(points, REASON_MARGIN),
-        run_reasons(live.findings),
+        run_reasons(live.findings, (), explain_line(live.findings)),
         Section("", sql_blocks(live.findings), is_detail=True),
         Section("live", (run_facts(live.run), error_table(live.run.summary.errors)), is_detail=True),
         Section("model", (run_facts(model.run), error_table(model.run.summary.errors)), is_detail=True),

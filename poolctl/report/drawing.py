@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from rich.cells import cell_len
 
-from poolctl.report.blocks import Table
+from poolctl.report.blocks import Table, is_number
 from poolctl.report.charts import (
     BarChart,
     HeatMap,
@@ -67,7 +67,7 @@ def lay_out_columns(table: Table, signs: str = "") -> list[tuple[str, str]]:
         for row, bar in zip(rows, drawn, strict=True):
             row.insert(table.bars.at, bar)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
-    is_numeric = [all(map(_is_number, column[1:])) for column in zip(*rows, strict=True)]
+    is_numeric = [all(map(is_number, column[1:])) for column in zip(*rows, strict=True)]
     leads = [
         "".join(
             _pad(cell, width, right=right) + GAP for cell, width, right in zip(row, widths, is_numeric, strict=True)
@@ -322,7 +322,3 @@ def _labels(labels: Sequence[str], cell: int) -> str:
 def _pad(text: str, width: int, *, right: bool) -> str:
     padding = " " * (width - cell_len(text))
     return padding + text if right else text + padding
-
-
-def _is_number(text: str) -> bool:
-    return text[:1].isdigit() or text in ("", "-")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from html import escape
 
 from poolctl.report.blocks import (
+    NAMING,
     Block,
     ChartBlock,
     Code,
@@ -23,12 +24,16 @@ from poolctl.report.blocks import (
     Verdict,
     headline_of,
     is_empty,
+    is_number,
 )
 from poolctl.report.svg import svg_of
 from poolctl.safe_text import neutralize
 
 _TEXT_LIMIT = 1200
 """Characters of one text: a report's own limits are lower, so this only guards against one that was forgotten."""
+
+_SHORT, _LONG = 14, 40
+"""Characters of a column's longest text: up to the first it is never broken, beyond the second it needs width."""
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --quiet: #59636e; --ground: #ffffff; --card: #f6f8fa;
@@ -56,9 +61,11 @@ dd ol, dd ul { margin: 0; padding-left: 1.2rem; }
 .wide { overflow-x: auto; margin: 0.5rem 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 0.25rem 1rem 0.25rem 0; vertical-align: top; border-bottom: 1px solid var(--rule); }
-th { font-weight: 600; } .number { text-align: right; white-space: nowrap; } td.words { min-width: 12rem; }
-.bar { display: block; width: 6rem; height: 0.7rem; margin-top: 0.4rem; background: var(--rule); }
-.bar i { display: block; height: 100%; background: var(--info); } .bar i.full { background: var(--critical); }
+th { font-weight: 600; white-space: nowrap; } .number { text-align: right; }
+td.number, td.short { white-space: nowrap; } td.text { min-width: 8rem; overflow-wrap: break-word; }
+td.words { min-width: 14rem; }
+.share { display: block; width: 6rem; height: 0.7rem; margin-top: 0.4rem; background: var(--rule); }
+.share i { display: block; height: 100%; background: var(--info); } .share i.full { background: var(--critical); }
 .facts dd span { margin-right: 1rem; white-space: nowrap; } .facts dd span.long { white-space: normal; }
 .facts .note { color: var(--quiet); margin-right: 0; white-space: normal; }
 code, pre { font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
@@ -182,27 +189,39 @@ def _table(table: Table, level: int) -> Iterator[str]:
     """Yield the table in a box that scrolls by itself where it is wider than the screen."""
     yield _heading(table.title, level)
     words = table.words % len(table.header)
-    kinds = []
-    for at in range(len(table.header)):
-        is_number = all(row[at][:1].isdigit() or row[at] in ("", "-") for row in table.rows)
-        kinds.append("words" if at == words else "number" if is_number else "")
-    rows = [
-        [f"<td{_class(kind)}>{_text(cell)}</td>" for cell, kind in zip(row, kinds, strict=True)] for row in table.rows
+    order = list(range(len(table.header)))
+    if table.header[words] in NAMING:
+        # The name of a row stands first: on a phone the last column is out of sight.
+        order.insert(0, order.pop(words))
+    kinds = [_column_kind(table, at) for at in order]
+    rows = [[(table.header[at], "th") for at in order], *([(row[at], "td") for at in order] for row in table.rows)]
+    lines = [
+        [f"<{tag}{_class(kind)}>{_text(cell)}</{tag}>" for (cell, tag), kind in zip(row, kinds, strict=True)]
+        for row in rows
     ]
-    head = [f"<th{_class(kind)}>{_text(name)}</th>" for name, kind in zip(table.header, kinds, strict=True)]
     if table.bars:
-        head.insert(table.bars.at, "<th></th>")
-        for row, share in zip(rows, table.bars.shares, strict=True):
-            row.insert(table.bars.at, f"<td>{_bar(share)}</td>")
-    body = "".join(f"<tr>{''.join(row)}</tr>" for row in rows)
-    yield f'<div class="wide" tabindex="0"><table><tr>{"".join(head)}</tr>{body}</table></div>'
+        at = order.index(table.bars.at - 1) + 1
+        for line, bar in zip(lines, ["<th></th>", *map(_bar, table.bars.shares)], strict=True):
+            line.insert(at, bar)
+    body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
+    yield f'<div class="wide" tabindex="0"><table>{body}</table></div>'
     if table.more:
         yield f'<p class="quiet">{_text(table.more)}</p>'
 
 
+def _column_kind(table: Table, at: int) -> str:
+    """Return the class of a column: numbers, words of any length, or short texts."""
+    cells = [row[at] for row in table.rows]
+    longest = max(map(len, cells))
+    if at != table.words % len(table.header) and all(map(is_number, cells)):
+        return "number"
+    return "short" if longest <= _SHORT else "text" if longest <= _LONG else "words"
+
+
 def _bar(share: float) -> str:
     full = ' class="full"' if share >= 1 else ""
-    return f'<span class="bar" aria-hidden="true"><i{full} style="width: {min(share, 1) * 100:.0f}%"></i></span>'
+    width = f"{min(share, 1) * 100:.0f}%"
+    return f'<td><span class="share" aria-hidden="true"><i{full} style="width: {width}"></i></span></td>'
 
 
 def _heading(title: str, level: int) -> str:

@@ -344,8 +344,8 @@ def _observed(inspection: InspectResult) -> tuple[Labeled, ...]:
             detail = f" ({_reason(source)})" if source.reason else ""
             sources.append(f"{_source_name(source)}{_version(inspection, source)}{detail}")
     failed = [f"{_source_name(source)}: {_reason(source)}" for source in observation.sources if not source.ok]
-    unseen = [neutralize(sentence, SENTENCE_LIMIT) for sentence in inspection.diagnosis.unseen]
-    lines = (("Seen", when), ("From", sources), ("Failed", failed), ("Unseen", unseen))
+    unknown = [neutralize(sentence, SENTENCE_LIMIT) for sentence in inspection.diagnosis.unseen]
+    lines = (("When", when), ("From", sources), ("Failed", failed), ("Unknown", unknown))
     return tuple(Labeled(label, tuple(map(Item, texts))) for label, texts in lines)
 
 

@@ -112,7 +112,7 @@ def recommendation_report(recommended: RecommendResult) -> Report:
         *(finding_block(finding, about(finding)) for finding in others if finding.severity == "info"),
         figures_table(recommended),
         assumptions_table(recommended),
-        Points((Labeled("Seen", tuple(map(Item, _sources(recommended)))), explain_line(findings))),
+        Points((Labeled("From", tuple(map(Item, _sources(recommended)))), explain_line(findings))),
         Section("", sql_blocks(findings), is_detail=True),
         Repeat(neutralize(recommended.repeat, None)),
     )

@@ -52,7 +52,7 @@ _GLUE = "\ue000"
 
 
 class _Pipe(Console):
-    """A console whose reader may leave early: that is for the command line to judge, and no failure."""
+    """A console whose reader may leave early: the command line decides what that means; here it is no failure."""
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
@@ -60,13 +60,13 @@ class _Pipe(Console):
 
 @dataclass(frozen=True, slots=True)
 class Screen:
-    """Where text goes. ``natural``: no terminal, so nothing is wrapped. ``ascii_only``: draw without Unicode."""
+    """A stream to print on. ``natural``: no terminal, so nothing is wrapped. ``ascii_only``: draw without Unicode."""
 
     console: Console
     natural: bool
     ascii_only: bool
     moving: bool
-    """Whether a live view may redraw itself."""
+    """True: a live view may redraw itself."""
 
     @property
     def width(self) -> int | None:
@@ -82,15 +82,15 @@ class Screen:
         return NATURAL_CHART_WIDTH if self.natural else min(self.console.width, WIDEST_CHART)
 
     def print(self, text: Text | str = "") -> None:
-        """One line, as it is. Markup and emoji codes in it are text like any other."""
+        """Print one line, as it is. Markup and emoji codes in it are text like any other."""
         shown = text if isinstance(text, Text) else Text(text)
-        # Whatever reaches a terminal unneutralized by mistake must still not command it.
+        # A text that was not neutralized by mistake must still not command the terminal.
         shown.plain = _CONTROL.sub("?", shown.plain)
         shown.rstrip()
         self.console.print(shown, soft_wrap=True)
 
     def paragraph(self, lead: Text | str, body: Text | str, *, hang: int | None = None) -> None:
-        """``lead`` and then ``body``, whose further lines are indented by ``hang``, or by the width of ``lead``."""
+        """Print ``lead`` and ``body``, whose further lines are indented by ``hang``; None: by the width of ``lead``."""
         head = lead if isinstance(lead, Text) else Text(lead)
         rest = body if isinstance(body, Text) else Text(body)
         if self.natural:
@@ -114,7 +114,7 @@ def open_screen(
     environ: Mapping[str, str] | None = None,
     width: int | None = None,
 ) -> Screen:
-    """A screen on ``stream`` (None: standard output), colored as ``color`` and the environment say.
+    """Return a screen on ``stream`` (None: standard output), colored as ``color`` and the environment say.
 
     ``width``: columns to lay out for, as on a terminal of that width; None asks the terminal, and means natural
     width where there is none.
@@ -128,11 +128,11 @@ def open_screen(
         out.reconfigure(errors="poolctl.stand-in")
     console = _Pipe(
         file=out,
-        # rich takes a dumb terminal for 80 columns wide, whatever it is.
+        # rich takes each dumb terminal for 80 columns wide.
         width=_columns(out) if width is None and terminal and dumb else width,
         color_system=_color_system() if _is_colored(color, env, terminal and not dumb) else None,
-        # All of these are said, or rich would ask the environment: FORCE_COLOR means "a terminal" to it, and it
-        # would animate into the log of a CI job.
+        # All of these are given, or rich would read the environment: it takes FORCE_COLOR for a terminal, and would
+        # animate into the log of a CI job.
         force_terminal=terminal,
         force_interactive=terminal and not dumb,
         force_jupyter=False,
@@ -145,7 +145,7 @@ def open_screen(
 
 
 def _wrapped(console: Console, text: Text, first: int, others: int) -> list[Text]:
-    """``text`` in lines, the first of which may have another width; no number is parted from its unit."""
+    """Return ``text`` in lines, the first of which may have another width; a number stays with its unit."""
     text = text.copy()
     text.plain = _BEFORE_UNIT.sub(_GLUE, text.plain)
     lines: list[Text] = list(text.wrap(console, max(first, MIN_TEXT)))[:1]
@@ -184,7 +184,7 @@ def _is_unicode(stream: TextIO) -> bool:
 
 
 def _stand_in(error: UnicodeError) -> tuple[str, int]:
-    """What a stream that cannot write a character gets instead; one for one, so that columns stay straight."""
+    """Return what a stream gets for characters that it cannot write: one for one, so that columns stay straight."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     wrong = error.object[error.start : error.end]

@@ -62,7 +62,7 @@ def simulation_report(run: Run, findings: Sequence[Finding], *, repeat: str = ""
         run_facts(run),
         error_table(run.summary.errors),
         *_chart_blocks(run),
-        run_reasons(findings, run.notes),
+        run_reasons(findings, run.notes, explain_line(findings)),
         Section("", sql_blocks(findings), is_detail=True),
         Repeat(neutralize(repeat, None)),
     )
@@ -88,7 +88,7 @@ def run_facts(run: Run) -> Facts:
     return Facts(tuple(facts))
 
 
-def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = ()) -> Points:
+def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = (), *more: Labeled) -> Points:
     """Return what the verdict stands on, what else was found, what to do about it, and what else there is to know."""
     ranked = worst_first(findings)
     groups = []
@@ -101,8 +101,7 @@ def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = ()) -> Point
         groups.append(Labeled("Also" if number else "Why", (reason, *held)))
     groups.append(steps_to_do(next_steps(ranked), "Next"))
     groups.append(Labeled("Note", tuple(Item(neutralize(note, SENTENCE_LIMIT)) for note in notes)))
-    groups.append(explain_line(findings))
-    return Points(tuple(groups), REASON_MARGIN)
+    return Points((*groups, *more), REASON_MARGIN)
 
 
 def next_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
@@ -114,15 +113,12 @@ def cautions_of_run(run: Run) -> tuple[str, ...]:
     """Return what a reader has to know before believing the numbers."""
     cautions = []
     if run.failure:
-        told = neutralize(run.failure, SENTENCE_LIMIT)
-        cautions.append(f"INCOMPLETE: {told}; the numbers are what was measured until then")
+        cautions.append(f"INCOMPLETE: {neutralize(run.failure, SENTENCE_LIMIT)}; partial results shown")
     if run.interrupted:
         planned = run.scenario.load.duration
         whole = f" of {format_duration(planned)}" if planned is not None else ""
         after = run.timeline[-1].at if run.timeline else run.summary.duration
-        cautions.append(
-            f"INTERRUPTED after {format_duration(after)}{whole}: these numbers are what was measured so far"
-        )
+        cautions.append(f"INTERRUPTED after {format_duration(after)}{whole}: partial results shown")
     if run.generator and run.generator.bound_by:
         reasons = " and ".join(run.generator.bound_by)
         server = run.summary.server
@@ -147,8 +143,8 @@ def describe_run(run: Run) -> str:
     pooler = f" through {scenario.database.via}" if scenario.database.via != "none" else ""
     if not scenario.services:
         return ", ".join([head, *_describe_part(scenario.all_services[0], pooler), f"seed {run.seed}"])
-    told = [f"{neutralize(part.name, 40)}: {', '.join(_describe_part(part, pooler))}" for part in scenario.services]
-    return f"{head}, {plural(len(told), 'service')}; {'; '.join(told)}; seed {run.seed}"
+    parts = [f"{neutralize(part.name, 40)}: {', '.join(_describe_part(part, pooler))}" for part in scenario.services]
+    return f"{head}, {plural(len(parts), 'service')}; {'; '.join(parts)}; seed {run.seed}"
 
 
 def error_table(errors: Sequence[ObservedError]) -> Table:
@@ -277,7 +273,7 @@ def _times(summary: Summary) -> Iterable[Fact]:
     if summary.queued_count:
         mean = format_duration(summary.queued_time / summary.queued_count)
         items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", mean))
-        yield Fact("queued", items, "only those that had to queue")
+        yield Fact("queued", items, "only acquires that had to queue")
     if summary.use_time.count:
         yield Fact("use", _percentiles(summary.use_time), "acquire to release")
     if summary.connect_time.count:

@@ -256,7 +256,7 @@ def _steps(layer: Layer, chart: TimeChart, bottom: float, scale: float) -> str:
 
 def _legend(panel: Panel, y: float) -> str:
     parts = [f'<text class="name" x="{_LEFT}" y="{y:.1f}">{_text(panel.title)}</text>']
-    x = _LEFT + 9.0 * len(panel.title) + 24
+    x = _LEFT + 7.6 * len(panel.title) + 24
     for layer in reversed(panel.layers) if len(panel.layers) > 1 else ():
         parts.append(f'<rect class="{layer.role}" x="{x:.0f}" y="{y - 10:.1f}" width="18" height="10"/>')
         parts.append(f'<text x="{x + 24:.0f}" y="{y:.1f}">{_text(layer.name)}</text>')
