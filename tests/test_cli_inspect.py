@@ -80,7 +80,7 @@ def test_the_first_line_is_the_verdict_and_the_report_goes_to_standard_output(le
 
     first = done.stdout.splitlines()[0]
     assert done.returncode == 0, done.stderr
-    assert re.match(r"(CRITICAL|WARNING)  8 of \d+ sessions of .*shop", first)
+    assert re.match(r"(CRITICAL|WARNING)  8 of \d+ backends of .*shop", first)
     assert "leak-in-transaction" in done.stdout.splitlines()[1]
     assert "/checkout" in done.stdout
     assert done.stderr.startswith("looking for 2 s ...\n")
@@ -215,7 +215,7 @@ def test_a_listener_that_accepts_nobody_is_an_answer_as_of_a_busy_pgpool() -> No
         done = poolctl(f"host={host} port={port} user=app dbname=app", "--quiet")
 
     assert done.returncode == 0, done.stderr
-    assert f"What listens on port {port} accepts nobody" in done.stdout.splitlines()[0]
+    assert f"What listens on port {port} accepts no client" in done.stdout.splitlines()[0]
     assert done.stderr == ""
 
 
@@ -340,14 +340,14 @@ def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> No
 
 def test_a_live_view_fills_the_screen_ends_with_q_and_leaves_the_report(leak: Stage, watcher: str) -> None:
     with Terminal(watcher, "--watch") as terminal:
-        terminal.read_until("8 of .* sessions of")
+        terminal.read_until("8 of .* backends of")
         terminal.press("q")
         code = terminal.end()
 
     assert code == 0
     assert terminal.text.count("\x1b[?1049h") == terminal.text.count("\x1b[?1049l") == 1
     report = terminal.text.rpartition("\x1b[?1049l")[2]
-    assert re.search(r"(CRITICAL|WARNING).*8 of \d+ sessions of", report)
+    assert re.search(r"(CRITICAL|WARNING).*8 of \d+ backends of", report)
     assert "Who is connected" in report
 
 

@@ -13,7 +13,7 @@ def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None
     diagnosis = verdict(*rows(8, age=7.0, step=2.0, application="cart"), *busy(4, application="search"))
 
     finding = find(diagnosis, "healthy")
-    assert "all 8 sessions of cart have done nothing for 7 s or longer, which is quiet or stuck" in finding.summary
+    assert "all 8 backends of cart have done nothing for 7 s or longer, quiet or stuck" in finding.summary
     assert "search" not in finding.summary
     assert finding.evidence["standing_still"] == {"cart": 8}
     assert "--pool-stats" in str(finding.decide_by)
@@ -31,7 +31,7 @@ def test_nothing_is_left_open_of_an_application_that_works(given: list[Row]) -> 
     assert "quiet or stuck" not in find(verdict(*given), "healthy").summary
 
 
-@pytest.mark.parametrize(("count", "words"), [(1, "; 1 of them rests,"), (2, "; 2 of them rest,")])
+@pytest.mark.parametrize(("count", "words"), [(1, "; 1 of them rests:"), (2, "; 2 of them rest:")])
 def test_one_session_that_rests_is_spoken_of_as_one(count: int, words: str) -> None:
     assert (
         words
@@ -55,7 +55,7 @@ def test_clients_that_wait_for_no_reason_that_was_seen_are_not_healthy_for_sure(
     finding = find(verdict(bouncers=[sample]), "healthy")
 
     assert finding.confidence == "undetermined"
-    assert finding.summary.startswith("6 clients wait (PgBouncer), and nothing that was seen says for what")
+    assert finding.summary.startswith("6 clients wait (PgBouncer), and nothing observed says for what")
 
 
 def test_sessions_that_came_and_went_name_who_opens_them() -> None:
@@ -97,7 +97,7 @@ def test_full_pools_of_a_server_that_was_not_seen_are_told_once_and_blamed_on_no
     assert (finding.code, finding.confidence, finding.frees) == ("leak-or-long-hold", "undetermined", 0)
     assert finding.summary == (
         "All 120 connections of 4 pools (checkout, cart, search, ...) are in use and 8 clients wait; what the "
-        'connections do was not seen on the server: "no answer for 1.5 s"'
+        'connections do was not observed on the server: "no answer for 1.5 s"'
     )
 
 

@@ -92,7 +92,7 @@ def test_a_leak_whose_portals_look_active_is_seen_without_privileges_by_its_proc
     assert troubles(by_locks) == []
     assert find(by_locks, "healthy").confidence == "undetermined"
     assert find(by_locks, "healthy").summary == (
-        "5 of 5 sessions of shop have been in one and the same transaction for 3 s or longer, and this role may not "
+        "5 of 5 backends of shop have been in one and the same transaction for 3 s or longer, and this role may not "
         "see whether they work in it: long statements or a leak; 5 of 97 usable connections open, 5 at work"
     )
 
@@ -327,7 +327,7 @@ def test_a_pool_without_a_name_is_the_applications_that_has_as_many_sessions_at_
     tied = verdict(*busy(7, 900, application="mail"), *busy(7, application="search"), pools=full_pool(7, 3, name=""))
 
     assert held_by(find(diagnosis, "leak")) == {"checkout"}
-    assert "which application's they are is not told" in find(tied, "leak-or-long-hold").summary
+    assert "which application's they are is not known" in find(tied, "leak-or-long-hold").summary
     assert "--pool-stats APPLICATION=URL" in str(find(tied, "leak-or-long-hold").decide_by)
 
 
@@ -370,10 +370,10 @@ def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -
     [finding] = diagnosis.findings
     assert (finding.code, finding.confidence) == ("healthy", "undetermined")
     assert finding.summary == (
-        "All 3 sessions of shop have been idle in a transaction for 2.1 s or longer: slow work or a leak, which the "
-        "times seen so far do not tell before 3.1 s; 3 of 97 usable connections open, 3 at work"
+        "All 3 backends of shop have been idle in a transaction for 2.1 s or longer: slow work or a leak, which look "
+        "alike until 3.1 s; 3 of 97 usable connections open, 3 at work"
     )
-    assert finding.decide_by == "a longer look (--for 7s): slow work ends by itself"
+    assert finding.decide_by == "a longer observation (--for 7s): slow work ends by itself"
 
 
 def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:

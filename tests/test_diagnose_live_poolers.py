@@ -143,7 +143,7 @@ def test_long_calls_elsewhere_behind_pgbouncer_do_end_and_are_spared() -> None:
     diagnosis = diagnose(observation)
 
     assert codes(diagnosis)[:2] == ["held-across-io", "pooler-pinned-transaction"]
-    assert "that nobody ends" not in find(diagnosis, "pooler-pinned-transaction").summary
+    assert "that are not ended" not in find(diagnosis, "pooler-pinned-transaction").summary
     assert plan_relief(observation, diagnosis).steps == ()
 
 

@@ -150,7 +150,7 @@ def test_a_dropped_connection_leaves_psycopg_pool_with_a_slot_and_the_server_wit
     [finding] = diagnose_run(finished)
 
     assert (finding.code, finding.confidence) == ("pool-slots-lost", "certain")
-    assert "10 of 10 in use are lost slots, the server has 0 sessions, 16 waiting" in finding.summary
+    assert "10 of 10 in use are lost slots, the server has 0 connections, 16 waiting" in finding.summary
 
 
 def test_lost_slots_are_only_likely_where_nobody_looked_at_the_server() -> None:

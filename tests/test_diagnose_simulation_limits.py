@@ -266,7 +266,7 @@ def test_a_run_that_ended_before_a_restart_was_got_over_blames_nothing_else() ->
     [finding] = diagnose_run(run({"events": [{"at": "8.9s", "do": "restart"}]}, down, **figures))
 
     assert (finding.code, finding.confidence) == ("healthy", "likely")
-    assert "the restart at 8.9 s had not been got over when the load ended at 10 s" in finding.summary
+    assert "the pool had not recovered from the restart at 8.9 s when the load ended at 10 s" in finding.summary
 
 
 def test_a_leak_is_not_joined_by_a_slow_database_whose_processors_are_idle() -> None:

@@ -79,7 +79,7 @@ def test_busy_processors_that_nobody_waits_for_are_a_note() -> None:
     [finding] = diagnose_run(run(server=server(cpu=1.9), connections=connections(average_in_use=3.0)))
 
     assert finding.code == "healthy"
-    assert finding.evidence["notes"] == ["the server's processors are busy, but nobody waits for them"]
+    assert finding.evidence["notes"] == ["the server's processors are busy, but no client waits for them"]
 
 
 @pytest.mark.parametrize(

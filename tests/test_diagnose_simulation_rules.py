@@ -117,7 +117,7 @@ def test_a_run_that_asked_for_nothing_is_not_called_healthy_in_words() -> None:
     [finding] = diagnose_run(run(acquired=0, released=0))
 
     assert (finding.code, finding.confidence) == ("healthy", "undetermined")
-    assert finding.summary == "Nothing to judge: no connection was asked for"
+    assert finding.summary == "Nothing to judge: no connection was requested"
 
 
 EVENT_KEYS: dict[str, dict[str, Any]] = {"pause": {"for": "1s"}, "slow": {"for": "1s", "factor": 3.0}}

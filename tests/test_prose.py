@@ -26,6 +26,9 @@ BANNED = re.compile(
 `nobody` in quotes is the name of a user of the system.
 """
 
+KEYS = re.compile(r"waiting[_ ]told[_ ]by")
+"""Public keys of evidence that keep their names, as reports print them."""
+
 REFERENCES = re.compile(
     r"\b(postgres|pools|engines|diagnosis|sizing|evidence) reference\b|\breference/\w+\.md", re.IGNORECASE
 )
@@ -35,8 +38,6 @@ UNCLEANED: tuple[str, ...] = (
     "poolctl/api",
     "poolctl/cli.py",
     "poolctl/commands",
-    "docs/findings.md",
-    "poolctl/diagnose",
     "poolctl/engines/model",
     "poolctl/pool",
     "docs/pools.md",
@@ -63,7 +64,7 @@ _VERBS = """
     stay step stop store stream strip submit subtract sum summarize suppress swap sweep switch take terminate test throw
     tidy time touch trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait
     wake walk warm warn watch weigh widen wrap write yield judge rebuild import receive
-    confirm fall freeze hook know learn probe reap say thaw
+    confirm fall freeze hook know learn probe reap say thaw cap
 """
 VERBS = frozenset(_VERBS.split())
 """What a function's docstring may begin with. Add a verb that is missing; a noun is not one."""
@@ -106,7 +107,7 @@ def test_words_that_need_decoding_are_not_used(name: str) -> None:
     wrong = [
         f"{name}:{number}: {match[0]!r} in: {line.strip()}"
         for number, line in sentences_of(name)
-        for match in [BANNED.search(line) or REFERENCES.search(line)]
+        for match in [BANNED.search(KEYS.sub("", line)) or REFERENCES.search(line)]
         if match
     ]
 

@@ -37,13 +37,13 @@ SEEN = (
         "a_busy_pool_is_healthy",
         "healthy",
         None,
-        "OK  Healthy: 13 of 77 usable connections open, 0 at work, nobody is seen to wait (likely)",
+        "OK  Healthy: 13 of 77 usable connections open, 0 at work, no client is known to wait (likely)",
     ),
     Seen(
         "a_leak_is_seen_without_any_privilege",
         "leak-in-transaction",
         "checkout",
-        "WARNING  20 of 20 sessions of checkout sit idle in a transaction that nobody ends, the oldest for "
+        "WARNING  20 of 20 backends of checkout are idle in transactions that are not ended, the oldest for "
         "at least 2.99 s (undetermined)",
     ),
     Seen(
@@ -142,13 +142,13 @@ SEEN = (
         "one_long_report_is_healthy",
         "healthy",
         None,
-        "OK  Healthy: 5 of 77 usable connections open, 1 at work, nobody is seen to wait (likely)",
+        "OK  Healthy: 5 of 77 usable connections open, 1 at work, no client is known to wait (likely)",
     ),
     Seen(
         "slots_that_only_the_pool_believes_in_are_told",
         "pool-slots-lost",
         None,
-        "CRITICAL  The pool of shop counts 4 connections in use, the server has 0 sessions of it: 4 slots "
+        "CRITICAL  The pool of shop counts 4 connections in use, the server has 0 backends of it: 4 slots "
         "lost, 5 clients waiting",
     ),
 )

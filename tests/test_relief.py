@@ -55,7 +55,7 @@ def test_the_statement_checks_the_process_id_and_its_start() -> None:
         (Row(900, "active", kind="autovacuum worker", application=""), "server's own"),
         (Row(900, age=9.0, application="pg_dump"), "tool"),
         (Row(900, IN_TRANSACTION, age=900.0, application="psql"), "tool"),
-        (Row(900, age=9.0, user="watcher", application="my own"), "role that is looking"),
+        (Row(900, age=9.0, user="watcher", application="my own"), "role that poolctl uses"),
         (Row(900, age=9.0, application="search"), "healthy pool"),
         (Row(900, "active", age=900.0, application="report"), "no finding"),
         (
@@ -74,7 +74,7 @@ def test_what_no_finding_names_is_left_alone_and_the_reason_told(row: Row, reaso
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"strong": ("orders",)}, "strong lock (orders)"), ({"user": "watcher"}, "role that is looking")],
+    [({"strong": ("orders",)}, "strong lock (orders)"), ({"user": "watcher"}, "role that poolctl uses")],
 )
 def test_members_of_a_leak_that_others_rely_on_are_spared(change: dict[str, object], reason: str) -> None:
     found = plan(*leaked(3), *leaked(2, 900, **change))
@@ -105,7 +105,7 @@ def test_a_backend_whose_start_is_hidden_cannot_be_told_from_another() -> None:
     found = plan(*leaked(3), *busy(3, application="checkout"), hides=True)
 
     assert found.steps == ()
-    assert any("start could not be seen" in each.reason for each in found.spared)
+    assert any("start is not visible" in each.reason for each in found.spared)
 
 
 def test_a_role_that_may_not_signal_is_told_so() -> None:

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 
 EXAMPLES: Mapping[str, str] = {
     "healthy": """\
-OK  Healthy: 12 of 97 usable connections open, 6 at work, nobody is seen to wait
+OK  Healthy: 12 of 97 usable connections open, 6 at work, no client is known to wait
 healthy (database, certain)
 Do      Nothing. If users see errors all the same, observe at the time of the errors, with the
         figures of the applications' own pools (--pool-stats).
 Why     used 12, usable 97, at work 6, waiting 0, looks 7, window 3 s
 """,
     "slots-exhausted": """\
-CRITICAL  The server has no slot for a client: 97 of 97 usable slots taken; an ordinary role
-finds no slot
+CRITICAL  The server has no slot left for a client: 97 of 97 usable slots taken; an ordinary
+role finds no slot
 slots-exhausted (database, certain); the remedy frees no slot
 Who     application shop, user app, client 127.0.0.1, 97 backends (100, 101, 102, 103, 104, 105,
         106, 107 ...)
@@ -80,7 +80,7 @@ Why     suspected 13, in use 13, max_open 20, floor steps 7, oldest age 79 s, me
         frozen share 50 %, opened meanwhile 0, waiting 0, longest seen to end 3 ms
 """,
     "leak-in-transaction": """\
-WARNING  12 of 12 sessions of checkout sit idle in a transaction that nobody ends, the oldest
+WARNING  12 of 12 backends of checkout are idle in transactions that are not ended, the oldest
 for 166 s
 leak-in-transaction (application, certain); the remedy frees 12 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 12 backends (100,
@@ -108,8 +108,8 @@ Why     standing still 10, sessions 10, oldest age 26 s, youngest age 8 s, moved
         waiting 7, waiting told by pool figures, median use 0 s
 """,
     "long-hold": """\
-CRITICAL  8 connections of shop are held for 469 ms or longer, and nobody acquired or released
-any meanwhile; 5 clients waiting (likely)
+CRITICAL  8 connections of shop are held for 469 ms or longer, and none was acquired or released
+meanwhile; 5 clients waiting (likely)
 long-hold (application, likely); the remedy frees 8 slots
 Who     application shop, user app, client 127.0.0.1, 8 backends (100, 101, 102, 103, 104, 105,
         106, 107)
@@ -131,7 +131,7 @@ Why     sessions 10, idle in transaction share 100 %, typical pause 390 ms, long
         392 ms, ended meanwhile 10, stuck 0, looks without a spare session 100 %, waiting 6
 """,
     "self-deadlock": """\
-CRITICAL  All 8 sessions of shop came to rest in the same 28 ms and none is active: each holder
+CRITICAL  All 8 backends of shop came to rest in the same 28 ms and none is active: each holder
 waits for a second connection (likely)
 self-deadlock (application, likely); the remedy frees 8 slots
 Who     application shop, user app, client 127.0.0.1, 8 backends (100, 101, 102, 103, 104, 105,
@@ -144,7 +144,7 @@ Why     holding 8, active 0, age 2.03 s, age spread 28 ms, waiting 8, batches 1,
         100 %
 """,
     "aborted-transaction": """\
-WARNING  3 sessions of importer sit in a failed transaction that nobody rolled back, for up to
+WARNING  3 backends of importer are in a failed transaction that was not rolled back, for up to
 10 s
 aborted-transaction (application, certain); the remedy frees 3 slots
 Who     application importer, user app, client 127.0.0.1, 3 backends (100, 101, 102)
@@ -175,7 +175,7 @@ Do      End these backends: no timeout of the server reaches them. Fix how that 
 Why     stuck 2, oldest statement 3.33 min
 """,
     "pool-slots-lost": """\
-CRITICAL  The pool of shop counts 4 connections in use, the server has 1 session of it: 3 slots
+CRITICAL  The pool of shop counts 4 connections in use, the server has 1 backend of it: 3 slots
 lost, 5 clients waiting
 pool-slots-lost (application, certain); the remedy frees 3 slots
 Do      Never drop a connection: give it back on every path (putconn in finally, or with), also
@@ -251,8 +251,8 @@ Do      Keep connections: one pool for each process with max_idle = max_open, cr
 Why     opened 300, opened per second 100, transactions 300, abandoned 0, grown 0, window 3 s
 """,
     "reconnect-storm": """\
-WARNING  The server started 10 s ago and 59 sessions came within 2 s; 6 were caught logging in
-(likely)
+WARNING  The server started 10 s ago and 59 backends started within 2 s; 6 were caught logging
+in (likely)
 reconnect-storm (application, likely); the remedy frees no slot
 Do      Back off with jitter before trying again, and bound parallel openings; a pooler in front
         keeps the rush from the server. Find what restarted it: the size of the pools did not.
@@ -270,7 +270,7 @@ Why     max_open 6, in use 6, waiting 9, pools 1, looks full 7, looks 7, moved 6
         typical use 1.2 ms, cores 16, ...
 """,
     "oversized-pool": """\
-INFO  38 of 40 sessions of shop did nothing in 3 s, at most 1 were in use at once
+INFO  38 of 40 backends of shop did nothing in 3 s, at most 1 were in use at once
 oversized-pool (application, likely)
 Who     application shop, user app, client 127.0.0.1, 38 backends (100, 101, 102, 103, 104, 105,
         106, 107 ...)
@@ -280,7 +280,7 @@ Do      Nothing, while the fleet is far from its budget. Otherwise lower max_ope
 Why     sessions 40, frozen idle 38, most in use 1, usable 97, waiting 0, window 3 s
 """,
     "pooler-pinned-transaction": """\
-CRITICAL  PgBouncer: 5 server connections are pinned by transactions that nobody ends, the
+CRITICAL  PgBouncer: 5 server connections are pinned by transactions that are not ended, the
 oldest idle for 10 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
 2.5 s
 pooler-pinned-transaction (pooler, certain); the remedy frees 5 slots
@@ -329,7 +329,7 @@ Do      Give applications ordinary roles with lock_timeout and statement_timeout
 Why     slots kept back 0
 """,
     "partial-view": """\
-INFO  The state of 8 of 8 sessions is hidden from this role and was inferred
+INFO  The state of 8 of 8 backends is hidden from this role and was inferred
 partial-view (database, certain)
 Do      GRANT pg_monitor (or pg_read_all_stats) TO the role that poolctl uses; it takes no slot
         and changes nothing else.

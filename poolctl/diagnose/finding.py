@@ -1,4 +1,7 @@
-"""What a diagnosis says. Worst first is decided here; what is true is decided by the rules."""
+"""Findings and the other results of a diagnosis, as plain data.
+
+Decides the order of severities. What is true is decided by the rules, what a code means by the catalog.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +16,7 @@ SEVERITIES: tuple[Severity, ...] = ("critical", "warning", "info")
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds connections. None where it could not be seen."""
+    """Who holds connections. None where it could not be observed."""
 
     application: str | None = None
     user: str | None = None
@@ -46,12 +49,12 @@ class Finding:
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """By severity; within one, in the order given, which puts a root before its amplifier."""
+    """Sort by severity; within one, the order stays, which puts a root before its effects."""
     return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))
 
 
 def reaches(findings: Iterable[Finding], severity: Severity) -> bool:
-    """Whether any finding is at or above ``severity``: what ``--fail-on`` asks."""
+    """Return True if a finding is at or above ``severity``, as ``--fail-on`` needs."""
     return any(SEVERITIES.index(f.severity) <= SEVERITIES.index(severity) for f in findings)
 
 
@@ -60,11 +63,11 @@ Scope = Literal["server", "role", "database", "pgbouncer", "pgpool", "pool"]
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Something that can refuse a client or make it wait. ``binds``: it is the nearest one that is hit or will be.
+    """A limit that can refuse a client or make it wait. ``binds``: it is the nearest one that is hit or will be.
 
     ``scope`` says whose; ``name`` is what an operator would change (max_connections, CONNECTION LIMIT of role app,
     max_client_conn, pool_size of app@shop, num_init_children). ``exhausted_in``: seconds until it is reached at the
-    growth seen, None without growth or with one sample.
+    observed growth, None without growth or with one sample.
     """
 
     name: str
@@ -100,7 +103,7 @@ class Group:
     growth: float = 0.0
     """Backends a second, over the window."""
     holders: tuple[Holder, ...] = ()
-    """The processes behind it, where they could be seen."""
+    """The processes behind it, where they could be observed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +115,7 @@ class Concurrency:
     p99: float
     max: float
     method: str
-    """ "samples", "counters", or "samples and counters" (the larger mean is told)."""
+    """ "samples", "counters", or "samples and counters" (the larger mean counts)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +127,4 @@ class Diagnosis:
     groups: tuple[Group, ...] = ()
     concurrency: Concurrency | None = None
     unseen: tuple[str, ...] = ()
-    """What could not be looked at, a sentence each."""
+    """What could not be observed, a sentence each."""

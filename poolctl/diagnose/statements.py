@@ -1,11 +1,13 @@
-"""What can be read off a statement's text without a parser."""
+"""What can be read from a statement's text without a parser."""
 
 import re
 
 
 def find_filtered_columns(query: str) -> list[str]:
-    """Columns compared in the statement's WHERE, as candidates for an index, equality first. A guess from the text,
-    not a parser."""
+    """Find the columns that the statement's WHERE compares, equality first, as candidates for an index. A guess.
+
+    At most two.
+    """
     _, *conditions = re.split(r"\bwhere\b", query, flags=re.IGNORECASE)
     if not conditions:
         return []

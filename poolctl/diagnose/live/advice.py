@@ -1,5 +1,7 @@
-"""What nobody is woken up for: nets that are missing, what could not be seen, pools larger than their work; and the
-verdict that nothing is wrong."""
+"""Advice and the verdict that nothing is wrong: missing safety nets, a partial view, pools larger than their work.
+
+Decides what needs no immediate action, and how sure the verdict healthy is.
+"""
 
 from collections.abc import Iterator
 from math import ceil
@@ -19,11 +21,11 @@ MOST_MONITORS = 3
 
 
 def find_no_safety_net(context: RuleContext) -> Iterator[Finding]:
-    """Something that would have kept a mistake small is not there. Advice only.
+    """Report a missing setting that would have kept a mistake small. Advice only.
 
-    Threshold: an application logs in as a superuser; no slot is kept back for operators; more than three sessions
-    of one monitor; or every timeout is off, for the server and for the applications' roles, which is told only
-    beside a finding that one of them would have bounded (it is every server's default).
+    Threshold: an application logs in as a superuser; no slot is kept back for operators; one monitor has more than
+    three connections; or every timeout is off, for the server and for the applications' roles. The last is reported
+    only beside a finding that a timeout would have bounded, as it is every server's default.
     """
     facts = context.facts
     if facts.server is None:
@@ -47,7 +49,7 @@ def find_no_safety_net(context: RuleContext) -> Iterator[Finding]:
         confidence="certain",
         summary=f"Nothing keeps a mistake small here: {', '.join(_write_gaps(gaps))}",
         evidence=gaps
-        | {"threshold": "any of: superuser applications, no reserved slot, > 3 monitor sessions, no timeout"},
+        | {"threshold": "any of: superuser applications, no reserved slot, > 3 connections of a monitor, no timeout"},
         holders=context.find_holders(t for each in facts.programs if each.user in supers for t in each.tracks),
     )
 
@@ -58,7 +60,7 @@ def _is_superuser(context: RuleContext, user: str | None) -> bool:
 
 
 def _no_timeout(context: RuleContext) -> bool:
-    """Off everywhere, as far as settings were told at all."""
+    """Return True if every timeout is off, as far as the settings could be read."""
     facts = context.facts
     if not facts.server or not any(name in facts.server.settings for name in TIMEOUTS):
         return False
@@ -77,16 +79,16 @@ def _write_gaps(gaps: dict[str, Any]) -> Iterator[str]:
         yield "no slot is kept back for operators"
     if "monitor_sessions" in gaps:
         yield "a monitor has " + ", ".join(
-            f"{count} sessions ({name})" for name, count in gaps["monitor_sessions"].items()
+            f"{count} connections ({name})" for name, count in gaps["monitor_sessions"].items()
         )
     if "timeouts_off" in gaps:
         yield "every timeout is off"
 
 
 def find_partial_view(context: RuleContext) -> Iterator[Finding]:
-    """Not everything could be seen, which makes every other finding less sure.
+    """Report that not everything could be observed, which makes every other finding less sure.
 
-    Threshold: one backend of which only its own role may see the state; or process titles instead of rows.
+    Threshold: one backend whose state only its own role may see; or process titles in place of rows.
     """
     facts = context.facts
     hidden = facts.hidden
@@ -94,11 +96,11 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
     if not hidden and not missing and not (facts.has_only_titles and facts.tracks):
         return
     observed = len(facts.tracks)
-    summary = f"The state of {hidden} of {plural(observed, 'session')} is hidden from this role and was inferred"
+    summary = f"The state of {hidden} of {plural(observed, 'backend')} is hidden from this role and was inferred"
     if facts.has_only_titles:
         summary = f"The server refused, so {plural(observed, 'backend')} are known by their process titles only"
     elif not hidden:
-        summary = f"{plural(missing, 'session')} of the server's databases could not be seen"
+        summary = f"{plural(missing, 'backend')} of the server's databases could not be observed"
     yield build_finding(
         "partial-view",
         severity="info",
@@ -115,8 +117,11 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
 
 
 def _count_missing(context: RuleContext) -> int:
-    """Backends that the databases count and nobody showed. numbackends also counts walsenders and workers, hence all
-    rows; a few come and go between the two questions."""
+    """Count the backends that the databases report and no row shows.
+
+    numbackends also counts walsenders and workers, hence all rows. A few backends come and go between the two queries,
+    so fewer than four are none.
+    """
     samples = context.facts.server_samples
     if not samples or not samples[-1].databases:
         return 0
@@ -125,18 +130,18 @@ def _count_missing(context: RuleContext) -> int:
 
 
 OVERSIZED_SHARE = 0.5
-"""Share of the sessions that did nothing in the window (catalog)."""
+"""Share of the backends that did nothing in the window."""
 LEAST_OVERSIZED = 10
 BUDGET_SHARE = 0.2
-"""Share of the usable slots from which an idle pool is worth a word although nobody said whether anybody waits."""
+"""Share of the usable slots from which an idle pool is worth a word although it is not known whether clients wait."""
 
 
 def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
-    """A pool holds many more connections than its work needs. Advice only, and a fixed size may be meant.
+    """Report a pool that holds many more connections than its work needs. Advice only: a fixed size may be meant.
 
-    Threshold: ten sessions or more, more than half of them frozen idle over the window, none opened, and nobody
-    waits. Likely: the pool's figures say that nobody waits. Undetermined: nobody says; then only of a pool that
-    takes a fifth of the usable slots.
+    Threshold: ten backends or more, more than half of them frozen idle over the window, none opened, and no client
+    waits. Likely: the pool's figures say that no client waits. Undetermined: that is not known; then only of a pool
+    that takes a fifth of the usable slots.
     """
     facts = context.facts
     usable = facts.server.usable if facts.server else 0
@@ -157,7 +162,7 @@ def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
             "oversized-pool",
             severity="info",
             confidence="likely" if waiting.is_known else "undetermined",
-            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'session')} of "
+            summary=f"{format_count(len(frozen))} of {plural(len(tracks), 'backend')} of "
             f"{name_application(application)} did nothing in {format_duration(facts.window)}, at most {in_use} were in "
             "use at once",
             evidence={
@@ -167,7 +172,7 @@ def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
                 "usable": usable,
                 "waiting": waiting.count,
                 "window": facts.window,
-                "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, nobody waiting",
+                "threshold": f"> {percent(OVERSIZED_SHARE)} frozen idle, none opened, no client waiting",
             },
             holders=context.find_holders(frozen),
             frees=max(0, min(len(frozen), len(tracks) - in_use)),
@@ -176,19 +181,24 @@ def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
 
 
 def _count_most_in_use(application: Application) -> int:
-    by_look: dict[float, int] = {}
+    by_sample: dict[float, int] = {}
     for track in application.tracks:
         for at, row in track.rows:
-            by_look[at] = by_look.get(at, 0) + (row.in_transaction or row.is_active)
-    return max(by_look.values(), default=0)
+            by_sample[at] = by_sample.get(at, 0) + (row.in_transaction or row.is_active)
+    return max(by_sample.values(), default=0)
 
 
-WHO_WAITS = "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see who waits"
+WHO_WAITS = (
+    "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see which clients wait"
+)
 
 
 def judge_health(context: RuleContext) -> Finding:
-    """Nothing at warning or above. Certain: everything was seen, twice, and it is known that nobody waits; else likely.
-    Undetermined: what was seen says too little, or that something is the matter: see ``_doubts``."""
+    """Build the finding healthy: nothing at warning or above.
+
+    Certain: everything was observed, twice, and it is known that no client waits. Otherwise likely. Undetermined: what
+    was observed is too little, or something may be wrong; see ``_find_doubts``.
+    """
     facts = context.facts
     waiting = facts.count_waiting()
     confidence: Confidence = (
@@ -203,7 +213,7 @@ def judge_health(context: RuleContext) -> Finding:
     summary = f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
     decide_by = None
     if not facts.samples:
-        summary = "Healthy as far as it was seen: nobody waits; the server itself was not looked at"
+        summary = "Healthy as far as observed: no client waits; the server itself was not observed"
     if confidence == "likely" and not waiting.is_known:
         decide_by = WHO_WAITS
     doubt = next(_find_doubts(context, counts, working), None)
@@ -231,17 +241,17 @@ def judge_health(context: RuleContext) -> Finding:
 
 
 def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tuple[str, str]]:
-    """What keeps from a claim of health although no rule found anything, and what would decide it; the worst first."""
+    """Yield why health cannot be claimed although no rule found anything, and what would decide; worst first."""
     facts = context.facts
     waiting = facts.count_waiting()
     answer = "an answer of the server, of a pooler, or figures of the pools"
     if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
-        yield "Nothing was seen that a verdict could stand on", answer
+        yield "Too little was observed for a verdict", answer
     if waiting.sustained:
         clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
         yield (
-            f"{clients} ({waiting.by}), and nothing that was seen says for what: {counts}",
-            "a longer look (--for) at all of them together: the server, its poolers and the pools' own figures",
+            f"{clients} ({waiting.by}), and nothing observed says for what: {counts}",
+            "a longer observation (--for) of all of them together: the server, its poolers and the pools' own figures",
         )
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
@@ -252,37 +262,40 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     for each in filter(_is_paused, facts.programs):
         since, limit = (format_duration(age) for age in (min(track.age for track in each.tracks), each.stuck_after))
         yield (
-            f"All {each.count} sessions of {name_application(each)} have been idle in a transaction for {since} or "
-            f"longer: slow work or a leak, which the times seen so far do not tell before {limit}; {counts}",
-            f"a longer look (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
+            f"All {each.count} backends of {name_application(each)} have been idle in a transaction for {since} or "
+            f"longer: slow work or a leak, which look alike until {limit}; {counts}",
+            f"a longer observation (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
         )
     for each in facts.programs:
         unclear = [track for track in each.tracks if _may_rest(track)]
         if len(unclear) > 1:
             yield (
-                f"{len(unclear)} of {plural(each.count, 'session')} of {name_application(each)} have been in one and "
+                f"{len(unclear)} of {plural(each.count, 'backend')} of {name_application(each)} have been in one and "
                 f"the same transaction for {format_duration(min(track.age for track in unclear))} or longer, and this "
                 f"role may not see whether they work in it: long statements or a leak; {counts}",
-                "a look as a member of pg_monitor, or from the server's own machine, whose process list tells",
+                "an observation as a member of pg_monitor, or from the server's own machine, with its process list",
             )
     if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
         yield (
             f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
             "infer which of them stand still",
-            "a longer look (--for), or a role that is a member of pg_monitor",
+            "a longer observation (--for), or a role that is a member of pg_monitor",
         )
 
 
 def _may_rest(track: Track) -> bool:
-    """Whether locks alone say that it is active, all the time in one transaction: the extended protocol's portals make
-    a transaction that idles look the same. Where its title was seen, its client is known, too."""
+    """Return True if only its locks say that ``track`` is active, all the time in one transaction.
+
+    The extended protocol keeps a portal open, which makes an idle transaction look the same. Where the process title
+    was observed, the state is known, and so is the client.
+    """
     last = track.last
     is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
     return is_at_work and track.is_confirmed and track.age > STUCK_AFTER
 
 
 def _is_paused(application: Application) -> bool:
-    """Whether every session is idle in a transaction, though not yet for longer than its transactions may take."""
+    """Return True if every backend is idle in a transaction, not yet longer than its transactions may take."""
     return application.count > 1 and all(
         track.is_in_transaction and track.is_confirmed and track.age > STUCK_AFTER for track in application.tracks
     )
@@ -290,12 +303,12 @@ def _is_paused(application: Application) -> bool:
 
 def _write_waiting(waiting: Waiting) -> str:
     if not waiting:
-        return "nobody is seen to wait"
+        return "no client is known to wait"
     return f"{plural(waiting.count or 0, 'client')} waited for a moment"
 
 
 def _find_still(context: RuleContext) -> list[Application]:
-    """Applications of which every session did nothing in the window, and nobody says whether anybody waits."""
+    """Find the applications whose backends all did nothing, where waiting clients are not reported."""
     return [
         each
         for each in context.facts.programs
@@ -306,23 +319,23 @@ def _find_still(context: RuleContext) -> list[Application]:
 
 
 LEAST_QUEUED = 3
-"""At a time, on average, from which waits for locks are worth a word."""
+"""Waiters at a time, on average, from which waits for locks are worth a word."""
 
 
 def _write_locks(facts: LiveFacts) -> str:
-    """Waits for locks that make no queue behind one session: a row that everybody changes."""
+    """Write about waits for locks that make no queue behind one backend, such as a row that all clients change."""
     active = [row for track in facts.all_tracks for _, row in track.rows if row.is_active and row.is_client]
     waiting = sum(row.wait_event_type == "Lock" for row in active)
     if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.samples):
         return ""
     return (
         f"; {percent(waiting / len(active))} of the statements under way waited for locks, each behind another for a "
-        "moment, which more connections make longer"
+        "moment; more connections make that longer"
     )
 
 
 def _write_rests(context: RuleContext, still: list[Application]) -> str:
-    """What the server alone cannot tell apart: a quiet pool, and one whose connections never come back."""
+    """Write about what the server alone cannot separate: a quiet pool, and one whose connections never come back."""
     facts = context.facts
     resting = sum(track.is_idle and track.is_frozen for track in facts.tracks)
     if still:
@@ -330,39 +343,39 @@ def _write_rests(context: RuleContext, still: list[Application]) -> str:
         since = format_duration(min(track.age for track in first.tracks))
         more = f" (as have all of {plural(len(still) - 1, 'other application')})" if len(still) > 1 else ""
         return (
-            f"; all {format_count(first.count)} sessions of {name_application(first)} have done nothing for {since} or "
-            f"longer{more}, which is quiet or stuck: the figures of its pool (--pool-stats) would tell"
+            f"; all {format_count(first.count)} backends of {name_application(first)} have done nothing for {since} or "
+            f"longer{more}, quiet or stuck: the figures of its pool (--pool-stats) would decide"
         )
     if 2 * resting > len(facts.tracks) and not facts.count_waiting().is_known:
         rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
-        return f"; {rest}, which is parked unless users see timeouts"
+        return f"; {rest}: parked, unless users see timeouts"
     return ""
 
 
 def write_notes(context: RuleContext) -> Iterator[str]:
-    """Sentences about what looks like trouble and is none, the most telling first."""
+    """Yield sentences about what looks like trouble and is none, the most important first."""
     facts = context.facts
     held = [t for each in facts.applications for t in each.tracks if t.is_in_transaction and t.age > STUCK_AFTER]
     if held:
         oldest = max(held, key=lambda track: track.age)
         who = quote(oldest.last.application or oldest.last.user or "?", 40)
-        many = "one session" if len(held) == 1 else f"{format_count(len(held))} sessions"
+        many = "one backend" if len(held) == 1 else f"{format_count(len(held))} backends"
         yield f"{many} held a transaction open while idle, the oldest for {format_duration(oldest.age)} ({who})"
     frozen = sum(len(each.frozen_idle) for each in facts.applications)
     if frozen > 0.5 * len(facts.tracks):
         known = facts.count_waiting()
-        asked = "nobody waits for them" if known.is_known and not known else "whether anybody waits was not to be seen"
-        share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} sessions"
+        asked = "no client waits for them" if known.is_known and not known else "waiting clients: unknown"
+        share = f"{format_count(frozen)} of {format_count(len(facts.tracks))} backends"
         yield f"{share} did nothing in the window: parked, {asked}"
     listening = sum(1 for t in facts.tracks if (t.last.query or "").lstrip()[:6].upper() == "LISTEN")
     if listening:
-        yield f"{plural(listening, 'session')} {'listens' if listening == 1 else 'listen'} for notifications"
+        yield f"{plural(listening, 'backend')} {'listens' if listening == 1 else 'listen'} for notifications"
     locks = sum(1 for t in facts.tracks if t.last.advisory_locks)
     if locks:
-        yield f"{plural(locks, 'session')} {'holds' if locks == 1 else 'hold'} advisory locks"
+        yield f"{plural(locks, 'backend')} {'holds' if locks == 1 else 'hold'} advisory locks"
     waiting = sum(1 for t in facts.tracks if t.waits_for_lock)
     if waiting:
-        yield f"{plural(waiting, 'session')} waited for a lock for a moment"
+        yield f"{plural(waiting, 'backend')} waited for a lock for a moment"
     long = [t for t in facts.tracks if t.last.is_active and t.statement_age > 60.0]
     if long:
         ages = median(t.statement_age for t in long)

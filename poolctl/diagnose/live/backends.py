@@ -1,5 +1,7 @@
-"""Backends in states that no healthy application leaves them in for long, each by its own sign; and their clients'
-processes, where this machine shows them."""
+"""Backends in states in which no healthy application leaves them for long, and clients that are gone or stopped.
+
+Decides by signs of the backend itself, and by the client's process where this machine shows it.
+"""
 
 from collections.abc import Iterable, Iterator
 
@@ -14,11 +16,11 @@ LOOPBACK = ("127.", "::1", "local")
 
 
 def find_orphaned_backends(context: RuleContext) -> Iterator[Finding]:
-    """Backends at work for a client that no longer exists.
+    """Report backends that work for a client that no longer exists.
 
-    Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or
-    the other end of its Unix socket) that no process owns, at two looks of the host. Certain: all sockets could be
-    seen. Nothing is said of remote clients, or from another network namespace, where no owner means nothing.
+    Threshold: one that is active or idle in a transaction, with an address of this machine and a client port (or the
+    other end of its Unix socket) that no process owns, in two samples of the host. Certain: all sockets were visible.
+    Nothing is said of remote clients, or from another network namespace, where no owner means nothing.
     """
     hosts = [s.host for s in context.facts.observation.snapshots if s.host is not None][-2:]
     if not hosts or not all(host.sees_all_sockets for host in hosts):
@@ -54,10 +56,10 @@ def find_orphaned_backends(context: RuleContext) -> Iterator[Finding]:
 
 
 def find_frozen_clients(context: RuleContext) -> Iterator[Finding]:
-    """The process that owns the connections is stopped: it can neither use nor release them.
+    """Report a stopped process that owns connections: it can neither use nor release them.
 
-    Threshold: a process of this host in state T with backends that did not move. Certain: the host shows it.
-    Operators' tools in the background hold nothing unless they are in a transaction.
+    Threshold: a process of this host in state T with backends that did not move. Certain: the host shows it. Operators'
+    tools in the background hold nothing unless they are in a transaction.
     """
     by_process: dict[int, list[Track]] = {}
     for track in context.keep_unexplained(context.facts.tracks):
@@ -70,7 +72,7 @@ def find_frozen_clients(context: RuleContext) -> Iterator[Finding]:
         harmless = all(application.is_tool for application, _ in applications) and not any(
             track.last.in_transaction for track in tracks
         )
-        # It may have been stopped within the window, so that some still moved; not most of them.
+        # It may have been stopped within the window, so that a few still moved; not most of them.
         if harmless or 2 * len(moved) > len(tracks):
             continue
         yield _build_frozen(context, applications[0][0], tuple(tracks))
@@ -99,10 +101,11 @@ def _build_frozen(context: RuleContext, application: Application, tracks: tuple[
 
 
 def find_frozen_peers(context: RuleContext) -> Iterator[Finding]:
-    """All backends of one client stand still while its peers work and others wait: frozen, or a leak in it.
+    """Report one client whose backends all stand still while its peers work and other clients wait.
 
-    Threshold: 100 % of one address's sessions of an application frozen, two at least, while sessions from other
-    addresses move, with clients waiting. Always undetermined: only that client's host can tell.
+    It is frozen, or has a leak. Threshold: 100 % of one address's backends of an application frozen, two at least,
+    while backends from other addresses move, with clients waiting. Always undetermined: only that client's machine can
+    decide.
     """
     for application in context.facts.programs:
         if not context.facts.count_waiting(application) and not context.facts.is_refusing:
@@ -124,26 +127,26 @@ def _build_frozen_peer(context: RuleContext, application: Application, client: s
         "frozen-clients",
         severity=context.judge_severity(application),
         confidence="undetermined",
-        summary=f"All {len(tracks)} sessions of {name_application(application)} from {client} stand still while its "
+        summary=f"All {len(tracks)} backends of {name_application(application)} from {client} stand still while its "
         f"peers work and {plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
         evidence={
             "frozen": len(tracks),
             "client": client,
             "oldest_age": max(track.age for track in tracks),
             "waiting": waiting.count,
-            "threshold": "all of one client's sessions frozen while others' move",
+            "threshold": "all backends of one client frozen while others move",
         },
         holders=context.find_holders(tracks),
         remedy=NOT_BY_STATE,
         frees=len(tracks),
-        decide_by=f"a look at the host {client}: whether the process is there, and not stopped",
+        decide_by=f"the machine {client}: whether the process is there, and not stopped",
     )
 
 
 def find_aborted_transaction(context: RuleContext) -> Iterator[Finding]:
-    """A statement failed and nobody rolled back.
+    """Report transactions in which a statement failed and that were not rolled back.
 
-    Threshold: any for more than a second, by state_change (the transaction's own start is not told any more).
+    Threshold: any for more than a second, by state_change (the server no longer reports the transaction's own start).
     Certain. A person at a client program may leave it so on purpose; that is no finding.
     """
     for application in context.facts.programs:
@@ -158,8 +161,8 @@ def find_aborted_transaction(context: RuleContext) -> Iterator[Finding]:
             "aborted-transaction",
             severity=context.judge_severity(application),
             confidence=cap_confidence("certain", failed),
-            summary=f"{plural(len(failed), 'session')} of {name_application(application)} "
-            f"{'sits' if len(failed) == 1 else 'sit'} in a failed transaction that nobody rolled back, for up to "
+            summary=f"{plural(len(failed), 'backend')} of {name_application(application)} "
+            f"{'is' if len(failed) == 1 else 'are'} in a failed transaction that was not rolled back, for up to "
             f"{format_duration(max(t.age for t in failed))}",
             evidence={
                 "aborted": len(failed),
@@ -173,17 +176,17 @@ def find_aborted_transaction(context: RuleContext) -> Iterator[Finding]:
 
 
 SLOW_READER = 5.0
-"""Seconds that a statement is being read by its client from which it is a slow download (catalog)."""
-SURE_LOOKS = 3
-"""Looks at which the same statement waited for its client, which make up for the age in a short window: a client
-that reads lets the server go on in between."""
+"""Seconds for which a client reads a statement's rows from which it is a slow download."""
+SURE_SAMPLES = 3
+"""Samples in which the same statement waited for its client, which make up for the age in a short window: a client that
+reads lets the server go on in between."""
 
 
 def find_slow_reader(context: RuleContext) -> Iterator[Finding]:
-    """Statements wait for a client that does not read their rows.
+    """Report statements that wait for a client that does not read their rows.
 
-    Threshold: active and waiting to write to the client for more than 5 s, the same statement at every look; or at
-    three looks and more over two seconds. Certain: the same start at two looks. COPY and dumps are slow on purpose.
+    Threshold: active and waiting to write to the client for more than 5 s, the same statement in every sample; or in
+    three samples and more over two seconds. Certain: the same start in two samples. COPY and dumps are slow on purpose.
     """
     for application in context.facts.programs:
         reading = tuple(t for t in context.keep_unexplained(application.tracks) if _is_unread(t))
@@ -202,8 +205,8 @@ def find_slow_reader(context: RuleContext) -> Iterator[Finding]:
                 "unread": len(reading),
                 "sessions": application.count,
                 "oldest_statement": oldest,
-                "threshold": f"active, Client/ClientWrite, same statement, > {format_duration(SLOW_READER)} or at "
-                f"{SURE_LOOKS} looks",
+                "threshold": f"active, Client/ClientWrite, same statement, > {format_duration(SLOW_READER)} or in "
+                f"{SURE_SAMPLES} samples",
             },
             holders=context.find_holders(reading),
             frees=len(reading),
@@ -218,20 +221,20 @@ def _is_unread(track: Track) -> bool:
     if not same:
         return False
     watched = track.now - track.rows[0][0]
-    return track.statement_age > SLOW_READER or (len(track.rows) >= SURE_LOOKS and watched >= 2.0)
+    return track.statement_age > SLOW_READER or (len(track.rows) >= SURE_SAMPLES and watched >= 2.0)
 
 
 STUCK_PROTOCOL = 60.0
-"""Seconds (catalog); nothing on the server ever ends it."""
+"""Seconds; nothing on the server ever ends it."""
 MAYBE_STUCK = 10.0
-"""Seconds from which it is told as undetermined: a pipeline pauses, but not for that long (a proposal)."""
+"""Seconds from which it is reported as undetermined: a pipeline pauses, but not for that long (a proposal)."""
 
 
 def find_stuck_protocol(context: RuleContext) -> Iterator[Finding]:
-    """Active, and waiting for the rest of a message that the client never sends.
+    """Report backends that are active and wait for the rest of a message that the client never sends.
 
-    Threshold: active and waiting to read from the client, not in COPY, for more than 60 s. Certain: the same
-    statement at two looks. Undetermined: 10 s and more, or the statement is hidden and may be COPY.
+    Threshold: active and waiting to read from the client, not in COPY, for more than 60 s. Certain: the same statement
+    in two samples. Undetermined: 10 s and more, or the statement is hidden and may be COPY.
     """
     for application in context.facts.programs:
         stuck = tuple(

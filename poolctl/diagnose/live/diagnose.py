@@ -1,8 +1,8 @@
-"""An observation of live systems in, a diagnosis out: worst finding first, and a root before what it brought about.
+"""An observation of live systems in, a diagnosis out: worst finding first, and a root before its effects.
 
-Decides which rules may speak together. A leak, a jam, a lock, a slow database and a small pool all show a full pool,
-and their remedies are opposite: the rules are asked in the order in which one of them explains a backend away from
-the next, and what asks for a bigger pool is asked last. What each rule asks for is left to the rules.
+Decides which rules may report together. A leak, a jam, a lock, a slow database and a small pool all show a full pool,
+and their remedies are opposite: the rules run in the order in which one of them explains a backend away from the next,
+and the one that asks for a bigger pool runs last. What each rule needs is left to the rules.
 """
 
 from collections import Counter
@@ -57,15 +57,15 @@ CAUSES: tuple[Rule, ...] = (
     find_slow_reader,
     find_stuck_protocol,
     find_aborted_transaction,
-    # Idle in a transaction: a jam is told from a leak by its one moment, work elsewhere from both by its turnover.
+    # Idle in a transaction: a jam differs from a leak by its one moment, work elsewhere from both by its turnover.
     find_self_deadlock,
     find_leak_in_transaction,
     find_lock_queue,
     find_held_across_io,
     find_slow_database,
-    # What a pooler says of its own queue.
+    # What a pooler reports of its own queue.
     find_pooler_queues,
-    # Idle outside of a transaction: only with somebody who says that the pool is out of connections.
+    # Idle outside of a transaction: only where a source reports that the pool is out of connections.
     find_pool_slots_lost,
     find_idle_holds,
     find_frozen_peers,
@@ -91,10 +91,10 @@ ADVICE: tuple[Rule, ...] = (find_oversized_pool, find_no_safety_net, find_partia
 
 
 def diagnose(observation: Observation) -> Diagnosis:
-    """What ``observation`` shows, by codes of the catalog. Raises nothing: what was not seen is said, not guessed.
+    """Diagnose ``observation``. Raises nothing: what was not observed is reported as such, not guessed.
 
-    Nothing at warning or above gives ``healthy``, with at most advice (info) beside it. Statements are quoted as
-    they are in the observation: hide their literals before.
+    Nothing at warning or above gives ``healthy``, with at most advice (info) beside it. Statements are quoted as they
+    are in the observation: hide their literals before.
     """
     facts = LiveFacts(observation)
     context = RuleContext.of(facts)
@@ -116,7 +116,8 @@ def diagnose(observation: Observation) -> Diagnosis:
 
 
 def _rank_finding(finding: Finding) -> tuple[int, bool, bool]:
-    """By severity; what is decided before what is not; the verdict before advice. Else as the rules were asked."""
+    """Rank by severity; what is decided before what is not; the verdict before advice. Otherwise the rules' order
+    stays."""
     return SEVERITIES.index(finding.severity), finding.confidence == "undetermined", finding.code != "healthy"
 
 
@@ -128,7 +129,7 @@ def _cap(facts: LiveFacts, finding: Finding) -> Finding:
 
 
 def _raise_roots(findings: Sequence[Finding]) -> list[Finding]:
-    """A root is as urgent as the queue behind it, and so stays before it."""
+    """Raise a root to the severity of the lock queue behind it, so that it stays before it."""
     heads = {
         pid: finding.severity
         for finding in findings
@@ -145,7 +146,7 @@ def _raise_roots(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def group_backends(context: RuleContext) -> tuple[Group, ...]:
-    """The client backends of the last look by application, user, database and address, the most first."""
+    """Group the client backends of the last sample by application, user, database and address, the most first."""
     facts = context.facts
     members: dict[tuple[str, str, str, str], list[Track]] = {}
     for track in facts.tracks:
@@ -190,10 +191,10 @@ def _build_group(
 
 
 def measure_concurrency(facts: LiveFacts) -> Concurrency | None:
-    """Client backends at work (active or in a transaction) at once. None where nobody looked.
+    """Measure how many client backends were at work (active or in a transaction) at once. None without a sample.
 
-    The counters see what happens between the looks, and lag; the looks see what has not ended. The larger mean is
-    told (postgres reference, 4).
+    The counters see what happens between the samples, and lag; the samples see what has not ended. The larger mean
+    counts.
     """
     if not facts.samples:
         return None
@@ -232,14 +233,14 @@ def _measure_mean(facts: LiveFacts) -> float | None:
 
 
 def _list_unobserved(facts: LiveFacts) -> Iterable[str]:
-    """What could not be looked at, and what that leaves open."""
+    """List what could not be observed, and what stays open because of it."""
     yield from _list_unobserved_of_server(facts)
     waiting = facts.count_waiting()
     if not waiting.is_known:
         yield "Whether clients wait inside their applications' pools: no pool's figures were given (--pool-stats)."
     host = facts.host
     if host is None:
-        yield "The processes behind the connections: this host was not looked at."
+        yield "The processes behind the connections: this host was not observed."
     elif not host.has_server and facts.cores is None:
         yield "How many cores the server has and how busy they are: it does not run on this host."
 
@@ -249,12 +250,12 @@ def _list_unobserved_of_server(facts: LiveFacts) -> Iterator[str]:
     if facts.has_only_titles:
         yield "The server's own view: it refused; process titles say neither applications nor times."
     elif not facts.samples:
-        yield "The server's backends: nobody showed them."
+        yield "The server's backends: no source showed them."
     if facts.hidden:
-        yield f"The state and times of {facts.hidden} sessions of other roles: this role is no member of pg_monitor."
+        yield f"The state and times of {facts.hidden} backends of other roles: this role is not a member of pg_monitor."
     if server is not None and server.is_behind_pooler and not facts.queues and not facts.pgpools:
-        yield "The clients' addresses: a pooler stands in between and was not asked."
+        yield "The clients' addresses: a pooler is in between, and its console was not given."
     if len(facts.samples) == 1:
-        yield "What moves and what stands still: there was one look only."
+        yield "What moves and what stands still: there was one sample only."
     if server is not None and server.version_number < 140000 and facts.server_samples:
         yield "How many sessions were opened and dropped: PostgreSQL counts them from version 14 on."

@@ -1,7 +1,7 @@
 """What the rules for live systems stand on: numbers derived from an Observation, each computed in one place.
 
-Decides who waits for whose connections and which pool belongs to which application. What follows is left to the
-rules.
+Decides which clients wait for whose connections, and which pool belongs to which application. What follows is left to
+the rules.
 """
 
 from collections import Counter
@@ -37,7 +37,7 @@ POOLER_PROGRAMS = ("pgbouncer", "pgpool", "odyssey", "pgcat", "supavisor", "pgdo
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """An observation, and what can be read off it. Ages are seconds at the last look."""
+    """An observation, and what can be read off it. Ages are seconds at the last sample."""
 
     observation: Observation
     memory: dict[str, Waiting] = field(default_factory=dict, repr=False, compare=False)
@@ -48,13 +48,13 @@ class LiveFacts:
 
     @cached_property
     def server_samples(self) -> tuple[ServerSample, ...]:
-        """Since the server last started: backends do not outlive it."""
+        """The server's own samples since it last started: backends do not outlive it."""
         samples = self.observation.samples
         return tuple(sample for sample in samples if sample.started_at == samples[-1].started_at)
 
     @property
     def counted(self) -> tuple[tuple[DatabaseCounters, DatabaseCounters], ...]:
-        """Each database's counters in the first and in the last sample; without those that were reset in between."""
+        """Each database's counters in the first and in the last sample, without the ones that were reset in between."""
         if len(self.server_samples) < 2:
             return ()
         before = {database.name: database for database in self.server_samples[0].databases}
@@ -63,7 +63,7 @@ class LiveFacts:
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
-        """Looks at backends of one kind: the server's own rows where it let us in last, titles where it did not."""
+        """Samples of one source: the server's own rows if the last sample has them, otherwise process titles."""
         found = [(snapshot, sample) for snapshot in self.observation.snapshots if (sample := read_sample(snapshot))]
         if not found:
             return ()
@@ -85,7 +85,7 @@ class LiveFacts:
 
     @property
     def window(self) -> float:
-        """Seconds between the first and the last look at the backends."""
+        """Seconds between the first and the last sample of the backends."""
         return self.samples[-1].at - self.samples[0].at if self.samples else 0.0
 
     @property
@@ -98,7 +98,7 @@ class LiveFacts:
 
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
-        """Client backends of the last look."""
+        """Client backends of the last sample."""
         return tuple(track for track in self.all_tracks if track.is_there)
 
     @cached_property
@@ -107,12 +107,12 @@ class LiveFacts:
 
     @cached_property
     def applications(self) -> tuple[Application, ...]:
-        """Those with backends that said who they are, tools and all."""
+        """Applications with backends that have logged in, operators' tools included."""
         return group_by_application(track for track in self.all_tracks if track.last.state != "starting")
 
     @property
     def programs(self) -> tuple[Application, ...]:
-        """Applications proper: no tools, and somebody there. A hidden row without a user is a worker's."""
+        """Applications with backends now, without tools. A hidden row without a user is a background worker's."""
         return tuple(each for each in self.applications if each.tracks and not each.is_tool and each.user is not None)
 
     @property
@@ -121,13 +121,13 @@ class LiveFacts:
 
     @property
     def cores(self) -> int | None:
-        """Of the server's machine, also of one that is gone by now; None where poolctl does not run on it."""
+        """Cores of the server's machine, also after the server is gone; None where poolctl does not run on it."""
         hosts = (snapshot.host for snapshot in reversed(self.observation.snapshots))
         return next((host.cores for host in hosts if host is not None and host.has_server), None)
 
     @property
     def server_cpu(self) -> float | None:
-        """Cores that the server's processes kept busy, on average over the looks that say so."""
+        """Cores that the server's processes kept busy, on average over the samples that say so."""
         values = [
             s.host.server_cpu
             for s in self.observation.snapshots
@@ -137,7 +137,7 @@ class LiveFacts:
 
     @property
     def hidden(self) -> int:
-        """Backends of the last look of which only another role may see the state."""
+        """Backends of the last sample whose state only another role may see."""
         return sum(track.last.is_hidden for track in self.tracks)
 
     @property
@@ -146,7 +146,7 @@ class LiveFacts:
 
     @property
     def refusal(self) -> Refusal | None:
-        """What the last snapshot met, if it was refused."""
+        """The refusal that the last snapshot met; None if it met none."""
         snapshots = self.observation.snapshots
         return snapshots[-1].refusal if snapshots else None
 
@@ -156,14 +156,17 @@ class LiveFacts:
 
     @property
     def is_gone(self) -> bool:
-        """Whether a server that was seen answered none of the last two rounds, for another reason than a limit. One
-        round without an answer is a busy machine."""
+        """Whether a server that was observed answered neither of the last two snapshots, for a reason other than a
+        limit.
+
+        One snapshot without an answer is a busy machine.
+        """
         last = self.observation.snapshots[-2:]
         unanswered = all(s.refusal is not None and s.refusal.by not in LIMIT_REFUSALS for s in last)
         return bool(self.server_samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
 
     def find_refusal(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
-        """The newest refusal of one of ``kinds``."""
+        """Find the newest refusal of one of ``kinds``; None without any."""
         wanted = frozenset(kinds)
         return next((each for each in reversed(self.refusals) if each.by in wanted), None)
 
@@ -183,7 +186,8 @@ class LiveFacts:
         return tuple(series for series in self.pools if self.find_owner(series) is application)
 
     def group_pools(self) -> tuple[tuple[Application | None, tuple[PoolSeries, ...]], ...]:
-        """The pools of each application together, a fleet's that is; those that nobody is known to own at the end."""
+        """Group the pools by application, a fleet's pools together; pools without a known owner come last, with
+        None."""
         owned = tuple((each, pools) for each in self.programs if (pools := self.find_pools_of(each)))
         strays = tuple(series for series in self.pools if self.find_owner(series) is None)
         return (*owned, (None, strays)) if strays else owned
@@ -193,8 +197,11 @@ class LiveFacts:
         return {id(series): self._search_owner(series) for series in self.pools}
 
     def find_owner(self, series: PoolSeries) -> Application | None:
-        """The application whose sessions these are, of one of ``pools``: by the label that says so, by a label or name
-        that is its name, by being the only one, by about as many sessions. None where several could be it."""
+        """Find the application whose connections the pool ``series`` holds; None if several fit.
+
+        By the label that names it, by a label or name that equals its name, by being the only one, by having about as
+        many backends as the pool has connections.
+        """
         return self._owners[id(series)]
 
     def _search_owner(self, series: PoolSeries) -> Application | None:
@@ -208,7 +215,7 @@ class LiveFacts:
             return named[0]
         if len(programs) == 1:
             return programs[0]
-        # A fleet's pods export one pool each, under one name, and are one application.
+        # The instances of a fleet export one pool each, under one name, and are one application.
         alike = sum(each.last.open or 0 for each in self.pools if each.last.name == last.name)
         for opened in {last.open or 0, alike} - {0}:
             near = [each for each in programs if abs(each.count - opened) <= max(1, 0.1 * opened)]
@@ -219,8 +226,10 @@ class LiveFacts:
         return None
 
     def _closest(self, series: PoolSeries, near: Sequence[Application]) -> Application | None:
-        """Of several applications the one whose number of sessions is the pool's look by look; None where another's is
-        not further from it by one session at least."""
+        """Find the application whose number of backends is the pool's, sample by sample.
+
+        None where that of another application is not further away by one backend at least.
+        """
         opened = {at: figures.open or 0 for at, figures in zip(series.times, series.figures, strict=True)}
         samples = [
             (opened[snapshot.at], snapshot.server.at)
@@ -229,13 +238,16 @@ class LiveFacts:
         ]
         distances = []
         for each in near:
-            sessions = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
-            distances.append(sum(abs(sessions[at] - many) for many, at in samples))
+            counts = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
+            distances.append(sum(abs(counts[at] - many) for many, at in samples))
         best, second = sorted(distances)[:2]
         return near[distances.index(best)] if second - best >= len(samples) > 0 else None
 
     def find_queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
-        """Pools of a PgBouncer that serve the application's user and database; its servers may serve others too."""
+        """Find the pools of a PgBouncer that serve the application's user and database.
+
+        Their server connections may serve other applications too.
+        """
         return tuple(
             queue
             for queue in self.queues
@@ -243,8 +255,10 @@ class LiveFacts:
         )
 
     def count_waiting(self, application: Application | None = None) -> Waiting:
-        """Who waits for the connections that ``application`` holds; for anybody's, without one. A client that the
-        server refuses waits for nobody's in particular: see ``is_refusing``."""
+        """Count the clients that wait for connections of ``application``; without one, for any.
+
+        A client that the server refuses waits for no application in particular: see ``is_refusing``.
+        """
         key = repr((application.name, application.user, application.database)) if application else ""
         if key not in self.memory:
             self.memory[key] = self._count_waiting(application)
@@ -266,7 +280,7 @@ class LiveFacts:
 
     @property
     def is_refusing(self) -> bool:
-        """Whether a limit refused poolctl itself, at the end."""
+        """Whether a limit refused poolctl itself in the last snapshot."""
         return self.refusal is not None and self.refusal.by in LIMIT_REFUSALS
 
     @property

@@ -1,7 +1,7 @@
 """Every limit that can refuse a client or make it wait, for the roles that matter, nearest first.
 
-The roles that matter are those of the applications seen; an ordinary role's share of the server is max_connections
-less the superusers' and the reserved slots. Which limit *binds* is the first that an application will meet.
+Decides which limit *binds*: the first that an application will meet. The roles that matter are the applications' own;
+an ordinary role's share of the server is max_connections less the superusers' and the reserved slots.
 """
 
 from collections import Counter
@@ -15,14 +15,17 @@ from poolctl.diagnose.live.waits import parse_setting
 from poolctl.observe.snapshot import PgpoolChild, RefusedBy
 
 LEAST_GROWTH = 3
-"""Net new backends in the window from which a time to exhaustion is told: fewer are a pool's own breathing."""
+"""Net new backends in the window from which a time to exhaustion is given: fewer are the usual ups and downs of a
+pool."""
 MOST_LIMITS = 200
-"""A server may have thousands of roles with a limit; the nearest are told."""
+"""Limits that are reported. A server may have thousands of roles with one."""
 
 
 def find_limits(facts: LiveFacts) -> tuple[Limit, ...]:
-    """By what is left of each; of equal ones the server's own first. At most one binds: the nearest that is hit or
-    will be, and none where nothing is short."""
+    """Find the limits, by what is left of each; of equal ones the server's own first.
+
+    At most one binds: the nearest that is hit or will be; none where nothing is short.
+    """
     found = [
         *_list_server_limits(facts),
         *_list_role_limits(facts),
@@ -36,8 +39,11 @@ def find_limits(facts: LiveFacts) -> tuple[Limit, ...]:
 
 
 def is_near(limit: Limit) -> bool:
-    """Less than a tenth left: postgres_exporter's mixin warns at 80 % of all but the reserved, which a fleet sized
-    to its budget passes on a good day."""
+    """Return True if less than a tenth of ``limit`` is left.
+
+    postgres_exporter's mixin warns at 80 % of all but the reserved slots, which a fleet sized to its budget passes on a
+    good day.
+    """
     return limit.free < 0.1 * limit.limit or limit.free <= 0
 
 
@@ -67,8 +73,8 @@ def _list_server_limits(facts: LiveFacts) -> Iterator[Limit]:
     server = facts.server
     if server is None:
         if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS:
-            # It refused before it said how many it has: those that are there are as many as there can be.
-            used, note = len(facts.tracks), "as many as were seen from outside when it refused"
+            # It refused before it said how many slots it has: the backends that exist are as many as there can be.
+            used, note = len(facts.tracks), "as many as were observed from outside when it refused"
             yield Limit("max_connections", "server", limit=used, used=used, free=0, note=note)
         return
     kept = server.superuser_reserved + server.reserved
@@ -79,7 +85,7 @@ def _list_server_limits(facts: LiveFacts) -> Iterator[Limit]:
     refusal = facts.refusal
     note = f"max_connections {server.max_connections} less {kept} kept back"
     if refusal is not None and refusal.by in SLOT_REFUSALS:
-        note += f"; refused while {used} were seen" if used < server.usable else "; refusing"
+        note += f"; refused while {used} were observed" if used < server.usable else "; refusing"
         free = min(free, 0)
     elif privileged and free <= 0:
         note += f"; {privileged} of the {used} are superusers'"
@@ -95,7 +101,7 @@ def _list_server_limits(facts: LiveFacts) -> Iterator[Limit]:
 
 
 def count_privileged(facts: LiveFacts) -> int:
-    """Client backends of superusers and of roles that may use reserved slots."""
+    """Count the client backends of superusers and of roles that may use reserved slots."""
     roles = facts.roles
     return sum(
         1
@@ -163,7 +169,7 @@ def _list_pgpool_limits(facts: LiveFacts) -> Iterator[Limit]:
 
 
 def count_busy_children(children: tuple[PgpoolChild, ...]) -> int:
-    """Children that serve a client other than poolctl; before 4.3 they do not say, and a database name has to do."""
+    """Count the children that serve a client other than poolctl. Before 4.3 a child with a database counts as busy."""
     return sum(1 for child in children if _is_busy(child) and not child.is_own)
 
 
@@ -182,7 +188,10 @@ def _list_pool_limits(facts: LiveFacts) -> Iterator[Limit]:
 
 
 def count_growth(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
-    """Net new backends among ``tracks`` since the first look. Those that left are looked up by the same names."""
+    """Count the net new backends among ``tracks`` since the first sample.
+
+    The backends that left are found by the same names.
+    """
     if len(facts.samples) < 2:
         return 0
     users = {(t.last.user, t.last.application, t.last.database) for t in tracks}

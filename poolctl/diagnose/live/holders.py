@@ -1,8 +1,8 @@
-"""Who holds connections: from the backend over the pooler to the client, its process and the route it served.
+"""Who holds connections: from the backend through the pooler to the client, its process and the route it served.
 
-A backend behind a pooler has the pooler's address and the pooler's process; the client is found through the links
-of PgBouncer's console, or what Pgpool-II says of its children. Where neither was asked, the application_name is all
-that is left, and no process is named rather than the pooler's.
+Decides which client a backend belongs to. A backend behind a pooler has the pooler's address and the pooler's process;
+the client is found through the links of PgBouncer's console, or what Pgpool-II reports of its children. Where neither
+is known, only the application_name is left, and no process is named rather than the pooler's.
 """
 
 from collections import Counter
@@ -20,7 +20,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost", "local"})
 
 
 class BackendClient(NamedTuple):
-    """The thing that asks, at the far end of a backend's connection."""
+    """The client at the far end of a backend's connection."""
 
     application: str | None
     user: str | None
@@ -38,13 +38,13 @@ class Clients:
     processes: dict[int, ClientProcess]
     """By the client's port."""
     local: dict[int, ClientProcess]
-    """Over a Unix socket, by the backend's pid."""
+    """Clients over a Unix socket, by the backend's process id."""
     links: dict[int, BouncerLink]
     """The client of each PostgreSQL backend that a PgBouncer's server connection leads to."""
     pgpool: dict[int, tuple[str | None, int | None]]
     own: frozenset[str]
-    """Addresses of this machine: loopback, and those of which every client port belongs to a process seen here. Of
-    another machine some port may match by chance, not all."""
+    """Addresses of this machine: loopback, and addresses whose every client port belongs to a process observed here. Of
+    another machine some port may match by chance, not all of them."""
 
     @classmethod
     def of(cls, facts: LiveFacts) -> "Clients":
@@ -98,9 +98,9 @@ def is_pooler(process: ClientProcess) -> bool:
 
 
 def find_holders(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:
-    """The backends grouped by who holds them, the most first: application, user, address, process and route.
+    """Group the backends by who holds them, the most first: application, user, address, process and route.
 
-    ``client`` has the port where one client holds all of a group. ``last_query`` is the one most of them ran last.
+    ``client`` has the port where one client holds all of a group. ``last_query`` is the one that most of them ran last.
     """
     groups: dict[tuple[object, ...], list[tuple[Track, BackendClient]]] = {}
     for track in sorted(tracks, key=lambda track: track.pid):

@@ -1,4 +1,8 @@
-"""Connections that are held, and come back or could: calls elsewhere, sets that stand still."""
+"""Connections whose holders wait for something else: work elsewhere, or a second connection of the same pool.
+
+Decides between the two by turnover and by the moments at which the backends came to rest. Both hold transactions open,
+as a leak does.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,23 +18,23 @@ from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, percent
 
 LEAST_TELLING = 4
-"""Sessions in use at every look from which they rather are a pool than the workers of a batch: the smallest default
+"""Backends in use in every sample, from which they rather are a pool than the workers of a batch: the smallest default
 size of a common pool (psycopg_pool 4, SQLAlchemy 5, HikariCP 10)."""
 WHETHER_POOLED = (
     "whether clients wait: the figures of its pool (--pool-stats) or its errors; workers of a batch with a connection "
-    "each keep nobody out"
+    "each keep no client out"
 )
 
 
 def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
-    """Transactions are kept open while the application does something else.
+    """Report transactions that are kept open while the application does something else.
 
-    Threshold: more than 30 % of the use is idle in transactions of which two or more are seen to end, typically for
-    50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten sessions are in use at four
-    looks of five. Certain: turnover seen over a window three times the longest transaction, and it is known that
-    clients wait. Undetermined: fewer than four sessions of which nobody says that clients wait, as a few workers of a
-    batch, each with a connection of its own, are always in a transaction too and keep nobody out. Likely a long hold
-    instead, where the pool's figures say that nobody acquires meanwhile.
+    Threshold: more than 30 % of the use is idle in transactions of which two or more were observed to end, typically
+    for 50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten backends are in use in
+    four samples of five. Certain: turnover over a window three times the longest transaction, and it is known that
+    clients wait. Undetermined: fewer than four backends of an application whose waiting clients are not reported, as a
+    few workers of a batch, each with a connection of its own, are always in a transaction too and keep no client out. A
+    long hold (likely) instead, where the pool's figures say that no connection is acquired meanwhile.
     """
     for application in context.facts.programs:
         if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
@@ -56,7 +60,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             continue
         pools = context.facts.find_pools_of(application)
         if is_quiet(pools):
-            # Its sessions work, and yet nobody acquires: the same holders keep them over many transactions.
+            # Its backends work, and yet none is acquired: the same holders keep them over many transactions.
             yield build_long_hold(context, application, holding, (), "likely")
             continue
         if not waiting and application.count < LEAST_TELLING:
@@ -68,38 +72,40 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
 
 
 LEAST_JAM = 2
-"""Sessions that make a jam when it is known that clients wait."""
+"""Backends that make a jam when it is known that clients wait."""
 LEAST_SILENT_JAM = 4
-"""And when nobody says whether they do: of a small pool that leaks fast, two or three are of one moment by chance."""
+"""And when that is not known: of a small pool that leaks fast, two or three are of one moment by chance."""
 SPREAD_SHARE = 0.25
-"""Share of the longest rest within which four sessions or more still came to rest together, where as many acquires
-timed out as hold: of calls that begin at random, six do so once in 200 looks."""
+"""Share of the longest rest within which four backends or more still came to rest together, where as many acquires
+timed out as hold: of calls that begin at random, six do so once in 200 samples."""
 SHORTEST_TIMEOUT = 0.25
-"""Seconds: a jam that ends sooner is told by its errors, not by its rests (HikariCP allows no shorter timeout)."""
+"""Seconds: a jam that ends sooner is found by its errors, not by its rests (HikariCP allows no shorter timeout)."""
 
 WHICH = (
     "whether acquires time out whenever they come back together (the pool's figures, its application's log): then each "
     "holder waits for a second connection; if none does, they are calls elsewhere that began together"
 )
 PAST_TIMEOUT = (
-    "watch for longer than the acquire timeout (usually 30 s): nested acquires fail together and begin anew, leaks "
+    "observe for longer than the acquire timeout (usually 30 s): nested acquires fail together and start again, leaks "
     "stay; the pool's figures (as many waiting as in use); or where the process's threads stand"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Jam:
-    """All sessions of an application at rest since one moment. ``batches``: the moments of the looks in which it
-    was so, newest last."""
+    """All backends of an application at rest since one moment.
+
+    ``batches``: the moments of the samples in which it was so, newest last.
+    """
 
     tracks: tuple[Track, ...]
     age: float
     spread: float
     batches: tuple[float, ...]
     share: float
-    """Of the looks."""
+    """Share of the samples."""
     timed_out: float | None = None
-    """Acquires meanwhile; None where nobody counts them."""
+    """Acquires that timed out meanwhile; None where that is not counted."""
 
     @property
     def is_repeated(self) -> bool:
@@ -107,15 +113,15 @@ class _Jam:
 
 
 def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
-    """Every holder waits for a second connection, which only another holder could give back.
+    """Report that every holder waits for a second connection, which only another holder could give back.
 
-    Threshold: every session of an application at rest in a transaction since the same moment (within 0.06 s;
-    leaks are spread), none active, in four looks of five, and it lasted a second; out of a transaction only where the
-    pool's figures say that it is full. Where as many acquires timed out as hold, two such moments or more may be
-    spread by a quarter of the longest rest. Certain: two such moments, with clients waiting and timeouts. Likely: one,
-    and as many wait as hold. Undetermined: nobody says whether anybody waits; or two such moments while nobody counts
-    timeouts, as calls that began together look alike (``held-across-io`` beside it). Known not to wait, or to come
-    back without a timeout, it is no jam.
+    Threshold: every backend of an application at rest in a transaction since the same moment (within 0.06 s; leaks are
+    spread), none active, in four samples of five, for a second or more; outside of a transaction only where the pool's
+    figures say that it is full. Where as many acquires timed out as hold, two such moments or more may be spread by a
+    quarter of the longest rest. Certain: two such moments, with clients waiting and timeouts. Likely: one, and as many
+    wait as hold. Undetermined: waiting clients are not reported; or two such moments while timeouts are not counted, as
+    calls that began together look alike (``held-across-io`` beside it). Where it is known that no client waits, or the
+    backends come back without a timeout, it is no jam.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
@@ -133,8 +139,11 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
 
 
 def _has_enough_waiters(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
-    """Every holder waits, so there are as many waiters, of the same application where PgBouncer names those that wait.
-    Totals only say that somebody does."""
+    """Return True if as many clients wait as hold, as every holder of a jam does.
+
+    Where PgBouncer names the waiting clients, they must be of the same application. Totals only say that some client
+    waits.
+    """
     pools = context.facts.find_pools_of(application)
     if pools and all(pool.last.waiting is not None for pool in pools):
         return (waiting.count or 0) >= holders
@@ -164,7 +173,7 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     if jam is None and (timed_out or 0) >= application.count >= LEAST_SILENT_JAM:
         rests = [at - row.state_at for at, rows in samples.items() for row in rows if row.state_at is not None]
         jam = _find_together(application, samples, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
-        # Those that never moved are spread by a quarter of their age as a leak is.
+        # Backends that never moved are spread by a quarter of their age, as a leak is.
         jam = jam if jam is not None and jam.is_repeated else None
     if jam is None or (jam.is_repeated and timed_out == 0):
         return None
@@ -174,7 +183,10 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
 def _find_together(
     application: Application, samples: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
 ) -> _Jam | None:
-    """Its rests, if they began at one moment (within ``spread`` seconds), the longest ``least`` seconds ago or more."""
+    """Return the backends' common rest, if it began at one moment and the longest was ``least`` seconds ago or more.
+
+    One moment: within ``spread`` seconds.
+    """
     moments = {at: moment for at, rows in sorted(samples.items()) if (moment := _find_moment(rows, full, spread))}
     now = application.tracks[0].now
     if now not in moments or max(at - moment for at, moment in moments.items()) < least:
@@ -190,7 +202,7 @@ def _find_together(
 
 
 def _find_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | None:
-    """When all of them came to rest, if it was at once."""
+    """Return when all of ``rows`` came to rest, if it was at once; else None."""
     times = [row.state_at for row in rows if row.in_transaction or (full and row.state == "idle")]
     if len(times) < len(rows) or any(at is None for at in times) or len(rows) < LEAST_JAM:
         return None
@@ -201,7 +213,7 @@ def _find_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | 
 def _build_self_deadlock(context: RuleContext, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count = len(jam.tracks)
     confidence = _judge_confidence(jam, waiting)
-    batches = f", again and again ({len(jam.batches)} times seen)" if jam.is_repeated else ""
+    batches = f", again and again ({len(jam.batches)} times observed)" if jam.is_repeated else ""
     decide_by = None
     if confidence == "undetermined":
         decide_by = WHICH if jam.is_repeated else PAST_TIMEOUT
@@ -214,7 +226,7 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
         "self-deadlock",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, jam.tracks),
-        summary=f"All {count} sessions of {name_application(application)} came to rest in the same "
+        summary=f"All {count} backends of {name_application(application)} came to rest in the same "
         f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: each holder waits for a second "
         f"connection{or_else}",
         evidence={
@@ -226,7 +238,7 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
             "batches": len(jam.batches),
             "timed_out": jam.timed_out,
             "share_of_looks": percent(jam.share),
-            "threshold": f"all sessions at rest since one moment (within {format_duration(SPREAD)}), none active, as "
+            "threshold": f"all backends at rest since one moment (within {format_duration(SPREAD)}), none active, as "
             "many waiting as hold",
         },
         holders=context.find_holders(jam.tracks),

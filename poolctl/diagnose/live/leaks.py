@@ -1,7 +1,8 @@
-"""Connections that do not come back, in a transaction or out of one; what cannot be told apart from them is said.
+"""Connections that do not come back, in a transaction or out of one, and what cannot be separated from them.
 
-In a transaction the server alone can tell: nothing but the application ends it. Idle outside of one it cannot: a
-parked session of a healthy pool looks the same, so somebody has to say that the pool is out of connections.
+Decides between a leak, a long hold and an open question. In a transaction the server alone can decide: nothing but the
+application ends it. Outside of one it cannot: a parked connection of a healthy pool looks the same, so a pool or a
+pooler has to report that connections are short.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
 
 LEAST_STUCK = 2
-"""Survivors in one application. One alone may be a batch, a debugger or a person: it is "held", not leaked."""
+"""Survivors in one application. One alone may be a batch, a debugger or a person: it is held, not leaked."""
 LEAST_BY_HAND = 5
 ACQUIRE_TIMEOUT = 30.0
 """Seconds after which psycopg_pool, SQLAlchemy and HikariCP give up waiting by default: a holder that waits for a
@@ -26,14 +27,14 @@ second connection would have failed and released by then."""
 
 
 def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
-    """Transactions that the application began and left open.
+    """Report transactions that the application began and left open.
 
     Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest that
-    was seen to end); than 4 x the longest rest in one, where three were seen to end and that is less. Certain: all
-    older than the usual acquire timeout of 30 s, not all from one moment, and seen twice. Undetermined: one look only;
-    or every session of the application, from one moment or without ages that would tell, while nobody says whether
-    anybody waits: it may be a jam of nested acquires. Advisory lock holders and operators' tools do not count; of a
-    person's client program five do, as scripts use them too.
+    was observed to end); or older than 4 x the longest rest in one, where three were observed to end and that is less.
+    Certain: all older than the usual acquire timeout of 30 s, not all from one moment, and observed twice.
+    Undetermined: one sample only; or every backend of the application, from one moment or without ages, while it is not
+    known whether clients wait: it may be a jam of nested acquires. Holders of advisory locks and operators' tools do
+    not count; of a person's client program five do, as scripts use them too.
     """
     for application in context.facts.applications:
         stuck = context.keep_unexplained(application.stuck)
@@ -58,17 +59,17 @@ def _build_leak_in_transaction(context: RuleContext, application: Application, s
     decide_by = None
     if confidence == "undetermined":
         decide_by = (
-            "a second look: whether the same transactions are still open"
+            "a second sample: whether the same transactions are still open"
             if stuck[0].sample_count < 2
-            else "watch for longer than the acquire timeout (usually 30 s): holders that wait for a second connection "
-            "fail and release then, a leak stays; or look as a member of pg_monitor"
+            else "observe for longer than the acquire timeout (usually 30 s): holders that wait for a second "
+            "connection fail and release then, a leak stays; or observe as a member of pg_monitor"
         )
     return build_finding(
         "leak-in-transaction",
         severity=context.judge_severity(application),
         confidence=confidence,
-        summary=f"{format_count(len(stuck))} of {plural(application.count, 'session')} of "
-        f"{name_application(application)} sit idle in a transaction that nobody ends, the oldest for "
+        summary=f"{format_count(len(stuck))} of {plural(application.count, 'backend')} of "
+        f"{name_application(application)} are idle in transactions that are not ended, the oldest for "
         f"{at_least}{oldest}{consequence}",
         evidence={
             "stuck": len(stuck),
@@ -82,7 +83,7 @@ def _build_leak_in_transaction(context: RuleContext, application: Application, s
             "hold_back_vacuum": pinning,
             "waiting": waiting.count,
             "threshold": f"{LEAST_STUCK} idle in transaction for more than {format_duration(application.stuck_after)} "
-            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest seen to end; or {TIMES_LONGEST} x the longest rest, "
+            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest that ended; or {TIMES_LONGEST} x the longest rest, "
             "if less)",
         },
         holders=context.find_holders(stuck),
@@ -108,21 +109,25 @@ def _judge_confidence(application: Application, stuck: tuple[Track, ...], knows_
 
 
 def _write_lost_locks(context: RuleContext, application: Application) -> str:
-    """What that timeout would break: session-level advisory locks go with their session."""
+    """Write what that timeout would break: session-level advisory locks go with their session."""
     locks = sum(t.last.advisory_locks for t in context.facts.tracks if t.last.user == application.user)
-    return f" (it would also drop {plural(locks, 'advisory lock')} of sessions that idle in one)" if locks else ""
+    return (
+        f" (it would also drop {plural(locks, 'advisory lock')} of sessions that are idle in a transaction)"
+        if locks
+        else ""
+    )
 
 
 LEAST_STEPS = 3
-"""Rises of the least in use, never a fall, from which it is a staircase and not a busy minute (catalog)."""
+"""Rises of the least in use, never a fall, from which it is a staircase and not a busy minute."""
 
 
 def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
-    """Idle sessions that their own pool says are in use: ``leak``, ``long-hold`` or ``leak-or-long-hold``.
+    """Report idle backends that their own pool counts as in use: ``leak``, ``long-hold`` or ``leak-or-long-hold``.
 
-    Needs the pool's figures. A pool says how many are in use and how many lie idle; idle sessions on the server
-    beyond those that lie in the pool are held by somebody. Only where the pool is full or waited for, or its
-    floor climbs: a hold that nobody misses is a note.
+    Needs the pool's figures. A pool reports how many connections are in use and how many are idle in it; idle backends
+    on the server beyond these are held by a client. Only where the pool is full or waited for, or its floor climbs: a
+    hold that no client misses is a note.
     """
     for application in context.facts.programs:
         pools = context.facts.find_pools_of(application)
@@ -137,8 +142,8 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
         quiet = is_quiet(pools) and not application.moved
         if count < 1 or count < 0.5 * in_use or not (pressed or steps >= LEAST_STEPS or (quiet and count > 1)):
             continue
-        # Which of the resting sessions lie in the pool is not told; those that rest longest are held in a lifo
-        # pool and in a fifo pool that is waited for alike.
+        # Which of the resting backends are free in the pool is not known. The ones that rest longest are held, in a
+        # lifo pool and in a fifo pool that is waited for alike.
         suspects = tuple(sorted(resting, key=lambda track: (-track.age, track.pid))[:count])
         yield build_idle_hold(context, application, pools, suspects)
 
@@ -146,13 +151,12 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
 def build_idle_hold(
     context: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
 ) -> Finding:
-    """One of three codes, by what happened to such holds before.
+    """Build one of three findings, by what happened to such holds before.
 
-    ``long-hold``: one of them was seen to come back while the pool was full (certain), or most of them LISTEN or
-    hold an advisory lock or a cursor (likely). ``leak``: the number in use climbed in three steps and never fell
-    (certain if the oldest is also older than 30 s and ten times the longest that ended), or it is waited for while
-    new sessions are still opened beside the frozen ones, or it stays in use without any traffic (likely). Else
-    undetermined.
+    ``long-hold``: one of them came back while the pool was full (certain), or most of them LISTEN or hold an advisory
+    lock or a cursor (likely). ``leak``: the number in use climbed in three steps and never fell (certain if the oldest
+    is also older than 30 s and ten times the longest that ended); or it is waited for while new connections are still
+    opened beside the frozen ones, or it stays in use without any traffic (likely). Otherwise undetermined.
     """
     returned = find_returned(application, pools)
     on_purpose = [track for track in suspects if track.is_on_purpose]
@@ -175,8 +179,10 @@ def build_idle_hold(
 
 
 def find_returned(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
-    """Sessions that rested for longer than max(1 s, 10 x the median) and then moved, while the pool was full at
-    every look: nobody leaves a connection lying in a pool that is waited for."""
+    """Find the backends that rested for longer than max(1 s, 10 x the median) and then moved.
+
+    Only while the pool was full in every sample: no client leaves a connection unused in a pool that is waited for.
+    """
     if not all(pool.was_always_full for pool in pools):
         return ()
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
@@ -190,7 +196,7 @@ def _build_leak(
     suspects: tuple[Track, ...],
     confidence: Confidence | None,
 ) -> Finding:
-    """``leak`` with a confidence, ``leak-or-long-hold`` without one."""
+    """Build ``leak`` with a confidence, ``leak-or-long-hold`` without one."""
     ages = [track.age for track in suspects]
     waiting = context.facts.count_waiting(application)
     in_use, most = sum(p.last.in_use or 0 for p in pools), sum(p.max_open for p in pools)
@@ -218,7 +224,7 @@ def _build_leak(
             "waiting": waiting.count,
             "longest_seen_to_end": application.longest_ended,
             "threshold": f"a floor of in_use that climbs {LEAST_STEPS} times, or more than half frozen while new "
-            "sessions are opened and clients wait, or in use without traffic",
+            "connections are opened and clients wait, or in use without traffic",
         },
         holders=context.find_holders(suspects),
         frees=len(suspects),
@@ -226,28 +232,29 @@ def _build_leak(
 
 
 STILL_SHARE = 0.5
-"""Share of the usable slots that one application's standing sessions take, from which they are the question when
+"""Share of the usable slots that one application's motionless backends take, from which they are the question when
 clients are refused."""
 
 
 def find_standing_still(context: RuleContext) -> Iterator[Finding]:
-    """``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or wait.
+    """Report ``leak-or-long-hold`` without figures of a pool: a set that stands still while clients are refused or
+    wait.
 
-    Threshold: no slot is left, and one application's sessions that stand still (idle or in a transaction, for more
-    than max(1 s, 10 x the median)) have half of them; or a pool or pooler says that clients wait for exactly this
-    application's connections, and half of those stand still. Always undetermined.
+    Threshold: no slot is left, and one application's backends that stand still (idle or in a transaction, for more than
+    max(1 s, 10 x the median)) have half of them; or a pool or pooler reports that clients wait for exactly this
+    application's connections, and half of these stand still. Always undetermined.
     """
     usable = context.facts.server.usable if context.facts.server else 0
     for application in context.facts.programs:
         still = find_held(application, context.keep_unexplained(application.tracks))
         if context.facts.has_only_titles:
-            # A title that says idle at every look may have worked in between.
+            # A title that says idle in every sample may have worked in between.
             still = tuple(track for track in still if not track.is_idle)
         short = (context.is_full or context.facts.is_refusing) and usable and len(still) >= STILL_SHARE * usable
         waiting = context.facts.count_waiting(application)
-        told = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(context, application)
-        if still and (short or told):
-            of = f"of {plural(application.count, 'session')}"
+        is_waited_for = waiting.sustained and 2 * len(still) >= application.count and _is_used_up(context, application)
+        if still and (short or is_waited_for):
+            of = f"of {plural(application.count, 'backend')}"
             yield build_undetermined_hold(context, application, still, of)
 
 
@@ -259,11 +266,12 @@ def _is_used_up(context: RuleContext, application: Application) -> bool:
 
 
 def find_opening_beside_idle(context: RuleContext) -> Iterator[Finding]:
-    """``leak-or-long-hold`` where nobody says who waits, but a process opens connections beside idle ones of its own.
+    """Report ``leak-or-long-hold`` where a process opens connections beside idle ones of its own.
 
-    Threshold: in one process of this host, three sessions that did something and then stood still for the whole
-    window, more than half of its sessions, and two new ones opened meanwhile. A pool reuses before it opens; new
-    threads with connections of their own do not, hence undetermined.
+    For applications whose waiting clients are not reported. Threshold: in one process of this machine, three backends
+    that did something and then stood still for the whole window, more than half of its backends, and two new ones
+    opened meanwhile. A pool reuses before it opens; new threads with connections of their own do not, hence
+    undetermined.
     """
     for application in context.facts.programs:
         by_process: dict[int, list[Track]] = {}
@@ -282,7 +290,7 @@ def find_opening_beside_idle(context: RuleContext) -> Iterator[Finding]:
         ]
         if suspects:
             yield build_undetermined_hold(
-                context, application, tuple(suspects), f"of {plural(application.count, 'session')}"
+                context, application, tuple(suspects), f"of {plural(application.count, 'backend')}"
             )
 
 

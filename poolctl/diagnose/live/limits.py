@@ -1,6 +1,6 @@
 """Limits that refuse clients or soon will, and the arithmetic and the events that led there.
 
-A full server is never the root by itself: what filled the slots stands before it.
+Decides which limit is hit. A full server is never the root by itself: what filled the slots is reported before it.
 """
 
 import re
@@ -23,23 +23,23 @@ _MEANS = {
     "superuser-slots": "only the slots reserved for superusers are left",
 }
 SOON = 60.0
-"""Seconds: one more minute like this one ends in refusals (catalog)."""
+"""Seconds: one more minute like this one ends in refusals."""
 HALF_USED = 0.5
-"""Share of a limit in use from which its growth is looked at: a fleet that starts up also grows."""
+"""Share of a limit in use from which its growth counts: a fleet that starts up also grows."""
 
 
 def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
-    """An ordinary role finds no slot on the server.
+    """Report that an ordinary role finds no slot on the server.
 
-    Threshold: no slot free, or a probe refused for want of one. Certain: the refusal names its routine, or the
-    counts are complete. Likely: process titles or a partial view only. Undetermined: a pooler relayed the text.
+    Threshold: no slot free, or a connection of poolctl refused because of that. Certain: the refusal names its routine,
+    or the counts are complete. Likely: process titles or a partial view only. Undetermined: a pooler relayed the text.
     """
     facts = context.facts
     limit = next((each for each in context.limits if each.scope == "server"), None)
     refusal = facts.refusal if facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS else None
     if refusal is None and (limit is None or limit.free > 0):
         return
-    # A pooler hands on the code with the text; without a code it is what poolctl counted itself before it left.
+    # A pooler relays the code with the text; without a code it is what poolctl counted itself before it disconnected.
     relayed = refusal is not None and refusal.routine is None and refusal.sqlstate is not None
     roomy = facts.server is not None and bool(facts.server_samples) and len(facts.tracks) < 0.9 * facts.server.usable
     confidence: Confidence = "certain"
@@ -50,14 +50,14 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
     used, usable = len(facts.tracks), facts.server.usable if facts.server else None
     means = _MEANS[refusal.by] if refusal is not None else "an ordinary role finds no slot"
     counted = (
-        f"{used} of {usable} usable slots taken" if usable else f"{used} backends seen" if used else "no slot left"
+        f"{used} of {usable} usable slots taken" if usable else f"{used} backends observed" if used else "no slot left"
     )
     said = f" ({quote(refusal.text, 70)})" if refusal is not None else ""
     yield build_finding(
         "slots-exhausted",
         severity="critical",
         confidence=confidence,
-        summary=f"The server has no slot for a client: {counted}; {means}{said}",
+        summary=f"The server has no slot left for a client: {counted}; {means}{said}",
         evidence={
             "used": used,
             "usable": usable,
@@ -65,10 +65,10 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
             "refusal": refusal.text if refusal is not None else None,
             "routine": refusal.routine if refusal is not None else None,
             "largest": dict(_find_largest(context)),
-            "threshold": "no slot free for an ordinary role, or a refusal for want of one",
+            "threshold": "no slot free for an ordinary role, or a refusal because of that",
         },
         holders=context.find_holders(facts.tracks),
-        decide_by="whether the server itself refuses (probe it without the pooler)"
+        decide_by="whether the server itself refuses (connect to it without the pooler)"
         if confidence == "undetermined"
         else None,
     )
@@ -79,10 +79,10 @@ def _find_largest(context: RuleContext) -> list[tuple[str, int]]:
 
 
 def find_slots_low(context: RuleContext) -> Iterator[Finding]:
-    """The nearest limit of the server, a role or a database is about to be reached.
+    """Report the nearest limit of the server, a role or a database that is about to be reached.
 
-    Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes
-    the rest. Certain: counts complete and two looks. Likely: a partial view. Undetermined: one look has no slope.
+    Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes the
+    rest. Certain: counts complete and two samples. Likely: a partial view. Undetermined: one sample has no slope.
     """
     for limit in context.limits:
         if limit.scope not in ("server", "role", "database") or limit.free <= 0 or limit.limit <= 0:
@@ -125,12 +125,12 @@ def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
         },
         evidence_sql=sql.SLOTS if limit.scope == "server" else sql.ROLE_LIMITS,
         holders=context.find_holders(facts.tracks),
-        decide_by="a second look, for the slope" if confidence == "undetermined" else None,
+        decide_by="a second sample, which shows the growth" if confidence == "undetermined" else None,
     )
 
 
 def find_role_limit(context: RuleContext) -> Iterator[Finding]:
-    """A role or database is at its own CONNECTION LIMIT while the server has slots.
+    """Report a role or database that is at its own CONNECTION LIMIT while the server has slots.
 
     Threshold: nothing left of it, and a slot free on the server. Certain: the counts, or the server's refusal.
     """
@@ -176,20 +176,20 @@ def _build_role_limit(context: RuleContext, summary: str, limit: Limit | None) -
 
 
 def _is_named(track: Track, refusal: Refusal) -> bool:
-    """Whether the refusal quotes the backend's role or database, in whatever quotation marks its language has."""
+    """Return True if the refusal quotes the backend's role or database, in any language's quotation marks."""
     name = track.last.user if refusal.by == "role-limit" else track.last.database
     return name is not None and re.search(rf"[^\w\s]{re.escape(name)}[^\w\s]", refusal.text) is not None
 
 
 def find_fleet_over_budget(context: RuleContext) -> Iterator[Finding]:
-    """The instances together may open more than the server can give.
+    """Report that the instances together may open more than the server can give.
 
     Threshold: the sum of ceilings above the usable slots, also when quiet now. Certain: the ceilings are configured
-    (the pools' figures; Pgpool-II's num_init_children x max_pool). Likely: PgBouncer's pool sizes for the pairs seen;
-    or clients are refused while two instances or more share the slots and none of them is stuck.
+    (the pools' figures; Pgpool-II's num_init_children x max_pool). Likely: PgBouncer's pool sizes for the pairs
+    observed; or clients are refused while two instances or more share the slots and none of them is stuck.
     """
     facts = context.facts
-    # Of a server that let nobody in, the limits only know how many were seen from outside.
+    # Of a server that refused every connection, the limits only know how many backends were observed from outside.
     usable = next((limit.limit for limit in context.limits if limit.scope == "server"), 0)
     if usable <= 0:
         return
@@ -215,12 +215,12 @@ def find_fleet_over_budget(context: RuleContext) -> Iterator[Finding]:
         free = [track for track in context.keep_unexplained(facts.tracks) if not track.waits_for_lock]
         # What is stuck or leaked explains a full server better than the sum of what is left.
         if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
-            what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} sessions each"
+            what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} backends each"
             yield _build_fleet(context, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
 
 
 def _count_instances(context: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
-    """Sessions of each instance: by process where it is seen, else by address; tools are none."""
+    """Count the backends of each instance: by process where it is visible, else by address; tools are none."""
     tools = {track.pid for each in context.facts.applications if each.is_tool for track in each.tracks}
     counts: Counter[tuple[str | None, str | int | None]] = Counter()
     for track in context.facts.tracks:
@@ -260,14 +260,14 @@ def _build_fleet(
 
 
 LEAST_STARTING = 3
-"""Sessions that have not said who they are (catalog); one or two are just connecting."""
+"""Backends that have not finished logging in; one or two are just connecting."""
 
 
 def find_handshake_pile_up(context: RuleContext) -> Iterator[Finding]:
-    """Connections that were opened and never finish logging in take slots.
+    """Report connections that were opened and never finish logging in; they take slots.
 
-    Threshold: three that are at it for more than a second, or at two looks; or a server refuses while its visible
-    backends are three short of its slots. Certain: the server (18) or its process titles show them. Likely: by
+    Threshold: three that have been logging in for more than a second, or in two samples; or a server refuses while its
+    visible backends are three short of its slots. Certain: the server (18) or its process titles show them. Likely: by
     subtraction. They last up to authentication_timeout (60 s).
     """
     facts = context.facts
@@ -289,7 +289,7 @@ def find_handshake_pile_up(context: RuleContext) -> Iterator[Finding]:
             "starting": len(starting),
             "oldest_age": max((age for _, age in starting), default=None),
             "missing": missing,
-            "threshold": f"{LEAST_STARTING} that are at it for more than a second",
+            "threshold": f"{LEAST_STARTING} that have been logging in for more than a second",
         },
         holders=context.find_holders(track for track, _ in starting if track.pid in facts.by_pid),
         frees=count if observed else 0,
@@ -297,7 +297,7 @@ def find_handshake_pile_up(context: RuleContext) -> Iterator[Finding]:
 
 
 def _find_starting(context: RuleContext) -> list[tuple[Track, float]]:
-    """Backends that have been logging in for more than a second, with their age."""
+    """Find the backends that have been logging in for more than a second, with their age in seconds."""
     found = []
     for track in context.facts.tracks:
         if track.last.state != "starting":

@@ -1,4 +1,7 @@
-"""Statements at work, and whether they are more than the database's processors and disks can carry."""
+"""Work that is more than the database can carry: slow statements, connections opened for too little, storms.
+
+Decides when statements, openings or reconnections are the limit.
+"""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -16,26 +19,27 @@ from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2
-"""Statements at work over cores from which they mostly wait for a processor (catalog)."""
+"""Statements at work over cores from which they mostly wait for a processor."""
 LEAST_RUNNING = 0.02
-"""Median age, seconds, of the statements seen at work, from which they are slow and not merely many: sixteen clients
-of 0.1 ms statements also keep two cores busy, and nobody waits for them. Caught at random a statement is half done:
-ten scans of 20 ms sharing two cores were seen 45 to 90 ms old (staged)."""
+"""Median age, in seconds, of the statements at work, from which they are slow and not merely many: sixteen clients of
+0.1 ms statements also keep two cores busy, and no client waits for them. Caught at random a statement is half done: ten
+scans of 20 ms that shared two cores were 45 to 90 ms old (measured on staged systems)."""
 LEAST_BUSY = 0.01
-"""The same where the server itself keeps the processors busy. Scans of 15 ms by six clients on two cores were 15 to
-19 ms old, statements of 0.1 ms by sixteen clients 1 ms (staged)."""
+"""The same where the server itself keeps the processors busy. Scans of 15 ms by six clients on two cores were 15 to 19
+ms old, statements of 0.1 ms by sixteen clients 1 ms (measured on staged systems)."""
 SLOW_STATEMENT = 0.3
 """Seconds that a statement takes, from which a pool that is full of them is not too small, though the processors are
 idle or unknown and clients wait: connections that come back quickly do so within milliseconds (a proposal)."""
 
 
 def find_slow_database(context: RuleContext) -> Iterator[Finding]:
-    """The database is the limit: more connections would wait there instead of here.
+    """Report that the database is the limit: more connections would wait there instead of here.
 
     Threshold: twice as many statements at work as there are cores, and they take long (median age 20 ms: sixteen quick
     ones also crowd two cores); or as many as cores with the server's processes on nine tenths of them, and they take
-    long (10 ms) or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, whatever they wait
-    for.
+    long (10 ms) or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, for any reason
+    except locks.
+
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
     """
     facts = context.facts
@@ -89,8 +93,10 @@ UNKNOWN_CORES = 32
 
 
 def _find_slow_holders(context: RuleContext) -> tuple[tuple[Track, ...], float]:
-    """Sessions whose statements keep a pool full that clients wait for, long ones and not for a lock, and the seconds
-    that each takes."""
+    """Find the backends whose long statements, which wait for no lock, keep a pool full that clients wait for.
+
+    With the seconds that each statement takes.
+    """
     found: list[Track] = []
     longest = 0.0
     for application in context.facts.programs:
@@ -109,9 +115,11 @@ def _find_slow_holders(context: RuleContext) -> tuple[tuple[Track, ...], float]:
 
 
 def _measure_statement_time(context: RuleContext, application: Application, tracks: Sequence[Track]) -> float:
-    """Seconds that one takes: twice the typical age, as caught at random it is half done. Of a full pool whose figures
-    count acquires, a hold by Little's law (connections x window / acquires) less what other statements of the same
-    transaction take: on average half of them are done."""
+    """Return the seconds that one statement takes: twice the typical age, as caught at random it is half done.
+
+    Of a full pool whose figures count acquires: a hold by Little's law (connections x window / acquires) less what
+    other statements of the same transaction take; on average half of them are done.
+    """
     pools = context.facts.find_pools_of(application)
     acquires = [pool.measure_growth("acquired_total") or 0.0 for pool in pools]
     if pools and all(pool.is_full for pool in pools) and all(acquires):
@@ -127,7 +135,7 @@ def _measure_statement_time(context: RuleContext, application: Application, trac
 
 
 def _measure_typical_age(tracks: Sequence[Track]) -> float:
-    """Median over all looks: those that began together are young together at some of them."""
+    """Return the median age over all samples: statements that began together are young together in some of them."""
     rows = [(at, row.query_at) for track in tracks for at, row in track.rows if row.is_active]
     ages = [max(0.0, at - began) for at, began in rows if began is not None]
     return median(ages) if ages else 0.0
@@ -168,10 +176,10 @@ def _write_remedy(work: Work) -> str:
 
 
 TRANSACTIONS_EACH = 10
-"""Transactions that a session should carry for its opening, which costs milliseconds, to be worth it (catalog)."""
+"""Transactions that a session should carry to be worth its opening, which costs milliseconds."""
 LEAST_SESSIONS = 5
 LEAST_RATE = 1.0
-"""New sessions a second: below it is a health check or a cron job, whatever the share."""
+"""New sessions a second; fewer are a health check or a cron job, whatever their share."""
 ABANDONED_SHARE = 0.05
 LONG_WINDOW = 10.0
 """Seconds over which the counters' lag (a flush a second at most) no longer matters."""
@@ -190,7 +198,10 @@ class SessionCounts:
 
 
 def count_sessions(facts: LiveFacts) -> SessionCounts | None:
-    """None before PostgreSQL 14, with one sample, or where the statistics were reset in between."""
+    """Count sessions and transactions in the window.
+
+    None before PostgreSQL 14, with one sample, or where the statistics were reset in between.
+    """
     if len(facts.server_samples) < 2 or facts.window <= 0:
         return None
     opened = abandoned = transactions = 0
@@ -207,11 +218,11 @@ def count_sessions(facts: LiveFacts) -> SessionCounts | None:
 
 
 def find_connection_churn(context: RuleContext) -> Iterator[Finding]:
-    """Sessions are opened for so little work that opening them is the work.
+    """Report sessions that are opened for so little work that opening them is the work.
 
     Threshold: a new session a second and for every ten transactions, five at least, most of which are gone again (a
-    fleet that starts up stays); or a twentieth of the new ones, and five, ended without saying so. Certain: over
-    ten seconds or more. Undetermined: before PostgreSQL 14 nothing counts sessions, and only those caught by a look
+    fleet that starts up stays); or a twentieth of the new ones, and five, ended without closing. Certain: over ten
+    seconds or more. Undetermined: before PostgreSQL 14 nothing counts sessions, and only the ones that a sample caught
     are known.
     """
     counted = count_sessions(context.facts)
@@ -226,7 +237,7 @@ def find_connection_churn(context: RuleContext) -> Iterator[Finding]:
     if not (often and thin) and not dropped:
         return
     confidence: Confidence = "certain" if counted.window >= LONG_WINDOW else "likely"
-    lost = f", {format_count(counted.abandoned)} dropped without a goodbye" if dropped else ""
+    lost = f", {format_count(counted.abandoned)} dropped without closing" if dropped else ""
     yield build_finding(
         "connection-churn",
         severity=context.judge_severity() if context.is_full else "warning",
@@ -252,7 +263,7 @@ def _format_rate(rate: float) -> str:
 
 
 def find_passing(context: RuleContext) -> tuple[Track, ...]:
-    """Sessions that came while one looked, also those that are gone again, for the names of who opens them."""
+    """Find the backends that came in the window, gone ones included, for the names of the clients that open them."""
     came = context.keep_unexplained(
         t for t in context.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user
     )
@@ -261,7 +272,7 @@ def find_passing(context: RuleContext) -> tuple[Track, ...]:
 
 
 MOST_PASSING = 50
-"""Of those that are gone, more names nobody new."""
+"""Of backends that are gone: more of them name no new client."""
 
 
 def _find_by_samples(context: RuleContext) -> Iterator[Finding]:
@@ -275,7 +286,7 @@ def _find_by_samples(context: RuleContext) -> Iterator[Finding]:
         "connection-churn",
         severity="warning",
         confidence="undetermined",
-        summary=f"{len(brief)} sessions came and went within {format_duration(facts.window)}, as far as the looks "
+        summary=f"{len(brief)} sessions came and went within {format_duration(facts.window)}, as far as the samples "
         "caught them",
         evidence={
             "caught": len(brief),
@@ -294,17 +305,17 @@ RUSH = 10
 """Backends that began within two seconds of each other."""
 RUSH_WINDOW = 2.0
 LEAST_LOGGING_IN = 3
-"""A login takes milliseconds: of a fleet that has all its connections, looks catch none."""
+"""A login takes milliseconds: of a fleet that has all its connections, samples catch none."""
 
 
 def find_reconnect_storm(context: RuleContext) -> Iterator[Finding]:
-    """After a restart or failover everybody connects at once, and is refused for it.
+    """Report that all clients connect at once after a restart or failover, and are refused because of it.
 
-    Threshold: the server was seen to be away or starting, or began less than two minutes ago; ten backends began
-    within two seconds of each other; and it costs something now: refusals, or three sessions that the looks caught
-    logging in. Without the last a restart is over. Where the server was not seen to be away, only those count as the
-    rush that came before the looks and stay, and sessions that pass all the time are no storm, but connection-churn.
-    Certain: it was seen to be away in this observation.
+    Threshold: the server was observed to be away or starting, or started less than two minutes ago; ten backends began
+    within two seconds of each other; and it costs something now: refusals, or three backends that the samples caught
+    logging in. Without the last a restart is over. Where the server was not observed to be away, only backends that
+    came before the samples and stay count as the rush, and sessions that pass all the time are no storm, but
+    connection-churn. Certain: it was observed to be away.
     """
     facts = context.facts
     if not facts.server_samples:
@@ -330,7 +341,7 @@ def find_reconnect_storm(context: RuleContext) -> Iterator[Finding]:
         "reconnect-storm",
         severity=context.judge_severity(),
         confidence="certain" if away else "likely",
-        summary=f"The server started {format_duration(max(0.0, uptime))} ago and {rush} sessions came within "
+        summary=f"The server started {format_duration(max(0.0, uptime))} ago and {rush} backends started within "
         f"{format_duration(RUSH_WINDOW)}; {logging_in} were caught logging "
         f"in{', others are refused' if facts.is_refusing else ''}",
         evidence={
@@ -346,8 +357,10 @@ def find_reconnect_storm(context: RuleContext) -> Iterator[Finding]:
 
 
 def _is_logging_in(track: Track) -> bool:
-    """Whether a look caught it before it was let in or refused. Whoever takes longer than a rush does not answer: a
-    half-open connection."""
+    """Return True if a sample caught it before it was accepted or refused.
+
+    A client that takes longer than a rush does not answer: a half-open connection.
+    """
     began = track.rows[0][1].started_at
     if began is None or track.rows[0][1].state != "starting":
         return False

@@ -1,4 +1,7 @@
-"""Backends that wait for locks, and the one at the head of the queue."""
+"""Backends that wait for locks, and the one at the head of the queue.
+
+Decides when a queue is trouble and which backend is its root.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +15,7 @@ from poolctl.units import format_duration, plural, quote
 
 LEAST_WAITERS = 3
 DEADLOCK_TIMEOUT = 1.0
-"""Seconds; PostgreSQL's own measure (deadlock_timeout) of a wait that is worth looking into."""
+"""Seconds; PostgreSQL's own measure (deadlock_timeout) of a wait that is worth an examination."""
 LEAST_ADVISORY = 5
 """Waiters for an advisory lock from which it is no queue by design, such as the stand-bys of a leader."""
 MOST_QUEUES = 3
@@ -20,7 +23,7 @@ MOST_QUEUES = 3
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """``root`` waits for nobody. 0: a prepared transaction."""
+    """A root, which waits for no other backend, and the backends behind it. Root 0: a prepared transaction."""
 
     root: int
     waiters: tuple[int, ...]
@@ -29,8 +32,10 @@ class Queue:
 
 
 def find_queues(sample: Sample) -> tuple[Queue, ...]:
-    """Each root with everybody behind it, the longest queue first. A waiter with two blockers is in both queues; a
-    deadlock's circle has no root."""
+    """Find each root with all backends behind it, the longest queue first.
+
+    A waiter with two blockers is in both queues; a deadlock's circle has no root.
+    """
     rows = {backend.pid: backend for backend in sample.backends}
     blocked = {pid: row.blocked_by for pid, row in rows.items() if row.blocked_by}
     behind: dict[int, set[int]] = {}
@@ -65,12 +70,12 @@ def _measure_wait(backend: Backend, now: float) -> float:
 
 
 def find_lock_queue(context: RuleContext) -> Iterator[Finding]:
-    """Statements wait for a lock, and all of them for one session in the end.
+    """Report statements that wait for a lock, all of them for one backend in the end.
 
-    Threshold: three behind the same root in two looks half a second apart, or a wait of more than deadlock_timeout
-    (1 s) that lasts. A row that everybody changes has many waiters too, but each for milliseconds and behind another
-    root each time: that counts only where clients wait for connections as well. Queues for advisory locks are by
-    design up to four. Certain: the root's state was seen. Likely: it was inferred.
+    Threshold: three behind the same root in two samples half a second apart, or a wait of more than deadlock_timeout (1
+    s) that lasts. A row that every client changes has many waiters too, but each for milliseconds and behind another
+    root each time: that counts only where clients wait for connections as well. Queues for advisory locks are by design
+    up to four. Certain: the root's state was observed. Likely: it was inferred.
     """
     samples = context.facts.samples
     if not samples:
@@ -78,10 +83,10 @@ def find_lock_queue(context: RuleContext) -> Iterator[Finding]:
     if context.facts.has_only_titles:
         yield from _find_by_titles(context)
         return
-    told: set[int] = set()
+    reported: set[int] = set()
     for queue in find_queues(samples[-1])[:MOST_QUEUES]:
-        if not told.issuperset(queue.waiters) and _is_trouble(context, queue):
-            told.update(queue.waiters)
+        if not reported.issuperset(queue.waiters) and _is_trouble(context, queue):
+            reported.update(queue.waiters)
             yield _build_lock_queue(context, queue)
 
 
@@ -95,7 +100,7 @@ def _is_trouble(context: RuleContext, queue: Queue) -> bool:
     advisory = all(_is_advisory(rows[pid]) for pid in queue.waiters)
     if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(samples, queue.root)):
         return False
-    # A wait that is old by the server's clock has lasted; a second look only shows that it still does.
+    # A wait that is old by the server's clock has lasted; a second sample only shows that it still does.
     if queue.longest > DEADLOCK_TIMEOUT:
         return True
     if len(clients) < LEAST_WAITERS:
@@ -109,7 +114,7 @@ def _is_trouble(context: RuleContext, queue: Queue) -> bool:
 
 
 TURN = 2.0
-"""Seconds for which one holder of an advisory lock is at the head, from which it is no worker whose turn it is."""
+"""Seconds at the head after which the holder of an advisory lock is no worker whose turn it is."""
 
 
 def _heads_all(samples: Sequence[Sample], root: int) -> bool:
@@ -118,7 +123,7 @@ def _heads_all(samples: Sequence[Sample], root: int) -> bool:
 
 
 def _root_lasts(context: RuleContext, root: int) -> bool:
-    """Whether the root is in the same transaction as half a second before."""
+    """Return True if the root is in the same transaction as half a second before."""
     track = context.facts.by_pid.get(root)
     if track is None:
         return True
@@ -140,7 +145,7 @@ def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
     lock = next((w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None), None)
     what = f" on {lock.relation}" if lock and lock.relation else f" ({lock.kind})" if lock else ""
     ddl = next((w for w in waiters if w.waits_for and w.waits_for.mode == "AccessExclusiveLock"), None)
-    behind = " A statement that wants the whole table waits first and holds up those behind it." if ddl else ""
+    behind = " A statement that wants the whole table waits first and holds up the others behind it." if ddl else ""
     confidence: Confidence = "certain"
     if root is None and queue.root:
         confidence = "undetermined"
@@ -173,8 +178,10 @@ def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
 
 
 def _find_by_titles(context: RuleContext) -> Iterator[Finding]:
-    """Of a server that refuses, the titles say who waits for a lock, and not for whom. Likely: exactly one backend
-    idles in a transaction meanwhile. Undetermined: the root is at work, or one of several."""
+    """Report a lock queue of a server that refuses: its titles show which backends wait, and not for which one.
+
+    Likely: exactly one backend idles in a transaction meanwhile. Undetermined: the root is at work, or one of several.
+    """
     waiters = [track for track in context.facts.tracks if _waits_by_title(track)]
     if len(waiters) < LEAST_WAITERS:
         return
@@ -185,18 +192,19 @@ def _find_by_titles(context: RuleContext) -> Iterator[Finding]:
         "lock-queue",
         severity=context.judge_severity(),
         confidence=confidence,
-        summary=f"{len(waiters)} of {plural(len(context.facts.tracks), 'backend')} wait for a lock at every look, by "
+        summary=f"{len(waiters)} of {plural(len(context.facts.tracks), 'backend')} wait for a lock in every sample, by "
         f"their process titles{guess}",
         evidence={
             "waiting_for_locks": len(waiters),
             "seen": len(context.facts.tracks),
             "idle_in_transaction": len(idle),
             "waiting_pids": [track.pid for track in waiters],
-            "threshold": f"{LEAST_WAITERS} titles that say waiting at two looks and more",
+            "threshold": f"{LEAST_WAITERS} titles that say waiting in two samples or more",
         },
         holders=context.find_holders(idle),
         frees=len(waiters) + len(idle),
-        decide_by="pg_blocking_pids() in a session that gets in: a superuser's (--emergency), or once a slot is free"
+        decide_by="pg_blocking_pids() from a session that can connect: a superuser's (--emergency), or when a slot is "
+        "free"
         if confidence == "undetermined"
         else None,
     )
@@ -210,7 +218,7 @@ def _describe_root(context: RuleContext, pid: int, root: Backend | None, now: fl
     if pid == 0:
         return "a prepared transaction"
     if root is None:
-        return f"pid {pid}, which cannot be seen"
+        return f"pid {pid}, which is not visible"
     name = name_application(Application(root.application, root.user, root.database, ()))
     if not root.is_client and root.backend_type:
         name = root.backend_type
@@ -231,4 +239,6 @@ def _write_remedy(pid: int, root: Backend | None) -> str:
         )
     if root.is_active:
         return f"The root, pid {pid}, is at work: make its statement or its transaction shorter, or end it."
-    return f"The root, pid {pid}, holds the lock beyond its transaction: make it let go, or end it."
+    return (
+        f"The root, pid {pid}, holds the lock beyond its transaction: make its session release it, or end that session."
+    )

@@ -1,4 +1,8 @@
-"""Queues in front of PgBouncer: what holds its server connections."""
+"""Queues in front of PgBouncer and Pgpool-II, and what holds their server connections.
+
+Decides between the opposite causes of such a queue: open transactions, idle clients, a pool that is too small, a limit
+on clients.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,11 +27,11 @@ from poolctl.units import format_duration, plural, quote
 
 
 def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
-    """The pooler takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
+    """Report a pooler that takes no more clients: max_client_conn of PgBouncer, num_init_children of Pgpool-II.
 
     Threshold: PgBouncer's refusal, or as many clients as max_client_conn; of Pgpool-II, clients in its listen queue
-    while every child is busy. Certain: the refusal's text or both counts. Likely: the listen queue alone.
-    Undetermined: it took poolctl's connection and said nothing.
+    while every child is busy. Certain: the refusal's text or both counts. Likely: the listen queue alone. Undetermined:
+    it accepted poolctl's connection and did not answer.
     """
     refusal = context.facts.find_refusal(["pooler-clients"])
     bouncers = {each.target: each for s in context.facts.observation.snapshots for each in s.bouncers}
@@ -64,7 +68,7 @@ def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
 
 def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
     most, busy = pgpool.num_init_children or len(pgpool.children), count_busy_children(pgpool.children)
-    # One child serves poolctl while it looks, and is one that clients cannot have.
+    # One child serves poolctl while it observes, and clients cannot have it.
     own = sum(1 for child in pgpool.children if child.is_own)
     all_busy = bool(pgpool.children) and busy + own >= most - (pgpool.reserved_connections or 0)
     # With room for poolctl, only a queue shows that there is none left for clients.
@@ -86,7 +90,7 @@ def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
 
 
 def _find_silent_pgpool(context: RuleContext) -> Iterator[Finding]:
-    """Pgpool-II did not answer at all: with every child busy SHOW hangs as well, and only the queue tells."""
+    """Report a Pgpool-II that did not answer: with every child busy SHOW hangs as well, and only the queue shows it."""
     failed = [each for each in context.facts.observation.sources if each.kind == "pgpool" and not each.ok]
     host = context.facts.host
     queued = sum(host.listen_queues.values()) if host is not None else 0
@@ -102,8 +106,10 @@ def _find_silent_pgpool(context: RuleContext) -> Iterator[Finding]:
 
 
 def _find_silent_listener(context: RuleContext) -> Iterator[Finding]:
-    """Something on this machine listens where the server was named, is none, and accepts nobody: as a Pgpool-II does
-    with every child busy. Always undetermined: what it is was not told."""
+    """Report a listener of this machine that accepts no client where a server was named.
+
+    A Pgpool-II with every child busy does so. Always undetermined: what the listener is, is not known.
+    """
     host, refusal = context.facts.host, context.facts.find_refusal(["unreachable"])
     if host is None or host.has_server or refusal is None:
         return
@@ -115,8 +121,8 @@ def _find_silent_listener(context: RuleContext) -> Iterator[Finding]:
     counts = Counter(process.pid for process in clients)
     by_pid = {process.pid: process for process in clients}
     yield _build_client_limit(
-        f"What listens on port {port} accepts nobody: {plural(queued, 'connection')} in its listen queue, as before a "
-        f"Pgpool-II with every child busy; {plural(len(clients), 'connection')} of processes here",
+        f"What listens on port {port} accepts no client: {plural(queued, 'connection')} in its listen queue, as before "
+        f"a Pgpool-II with every child busy; {plural(len(clients), 'connection')} of processes here",
         {"port": port, "waiting": queued, "reason": refusal.text, "connections_from_here": len(clients)},
         "undetermined",
         tuple(
@@ -151,7 +157,8 @@ def _build_client_limit(
 
 
 def build_paused(queue: BouncerQueue) -> Finding:
-    """``pooler-client-limit``: somebody paused the database (PAUSE), so that no client gets through. Always certain."""
+    """Build ``pooler-client-limit`` for a database that was paused (PAUSE), so that no client gets through. Always
+    certain."""
     row = queue.last
     return _build_client_limit(
         f"PgBouncer: the database {row.database} is paused (PAUSE), and {plural(row.clients_waiting, 'client')} of "
@@ -165,7 +172,7 @@ def build_paused(queue: BouncerQueue) -> Finding:
 
 
 def _group_clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -> tuple[Holder, ...]:
-    """Clients by application, user and address, the most first."""
+    """Group clients by application, user and address, the most first."""
     keys = Counter((each.application, each.user, each.address) for each in bouncer.clients if are_meant(each))
     return tuple(
         Holder(application=application or None, user=user, client=address)
@@ -180,11 +187,11 @@ class PoolerBackends:
     pinned: tuple[Track, ...]
     """Idle in a transaction for more than a second."""
     parked: tuple[Track, ...]
-    """Plainly idle, and frozen for more than a second."""
+    """Idle outside of a transaction, and frozen for more than a second."""
     blocked: tuple[Track, ...]
     moving: tuple[Track, ...]
     is_joined: bool
-    """By remote_pid; else by user and database alone."""
+    """By remote_pid; otherwise by user and database alone."""
 
     @property
     def count(self) -> int:
@@ -192,6 +199,7 @@ class PoolerBackends:
 
 
 def find_behind(context: RuleContext, queue: BouncerQueue) -> PoolerBackends:
+    """Find the backends behind the server connections of ``queue``."""
     facts, name = context.facts, queue.last
     pids = {
         server.remote_pid
@@ -215,10 +223,10 @@ def find_behind(context: RuleContext, queue: BouncerQueue) -> PoolerBackends:
 
 
 def find_pooler_queues(context: RuleContext) -> Iterator[Finding]:
-    """Clients wait in PgBouncer: for transactions that do not end, for sessions that sit idle, or for more servers.
+    """Report clients that wait in PgBouncer: for transactions that do not end, for idle clients, or for more servers.
 
     One code for each pool, by what its server connections do. Nothing where they wait for locks (that queue is the
-    cause), or where PgBouncer has no server connection at all (the server's limits are).
+    cause), or where PgBouncer has no server connection at all (the server's limits are the cause).
     """
     for queue in context.facts.queues:
         if queue.is_paused and queue.waiting.sustained:
@@ -270,14 +278,14 @@ def _collect_evidence(queue: BouncerQueue, found: PoolerBackends) -> dict[str, o
 
 
 def build_pinned_transaction(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
-    """Clients keep server connections by transactions that they do not end.
+    """Build the finding about clients that keep server connections by transactions that they do not end.
 
     Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
     waiting. Certain: the backends were joined by remote_pid.
     """
     oldest = max(track.age for track in found.pinned)
     ends = "held-across-io" in context.reported and context.explained.issuperset(track.pid for track in found.pinned)
-    kept = "kept open over work elsewhere" if ends else "that nobody ends"
+    kept = "kept open over work elsewhere" if ends else "that are not ended"
     return build_finding(
         "pooler-pinned-transaction",
         severity="critical",
@@ -292,11 +300,11 @@ def build_pinned_transaction(context: RuleContext, queue: BouncerQueue, found: P
 
 
 def build_session_mode(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
-    """Clients that do nothing keep server connections, as PgBouncer's session mode promises them.
+    """Build the finding about idle clients that keep server connections, as PgBouncer's session mode promises them.
 
-    Threshold: half or more of the pool's backends plainly idle for more than a second while PgBouncer counts them as
-    active and clients wait; or, in session mode, plainly idle in half of the looks. Certain: the mode was read, and
-    so were the backends' states.
+    Threshold: half or more of the pool's backends idle outside of a transaction for more than a second while PgBouncer
+    counts them as active and clients wait; or, in session mode, idle in half of the samples. Certain: the mode was
+    read, and so were the backends' states.
     """
     known = queue.mode is not None
     kept = (*found.parked, *found.moving) if 2 * len(found.parked) < found.count else found.parked
@@ -317,8 +325,10 @@ def build_session_mode(context: RuleContext, queue: BouncerQueue, found: PoolerB
 
 
 def _is_kept_idle(queue: BouncerQueue, found: PoolerBackends) -> bool:
-    """Whether clients keep servers that they mostly do not use: in session mode a server belongs to its client also
-    while that pauses between statements."""
+    """Return True if clients keep servers that they mostly do not use.
+
+    In session mode a server belongs to its client also while that pauses between statements.
+    """
     states = [row.state for track in (*found.parked, *found.moving) for _, row in track.rows]
     return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
 
@@ -332,11 +342,11 @@ def _is_too_small(context: RuleContext, queue: BouncerQueue, found: PoolerBacken
 
 
 def build_undersized(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
-    """PgBouncer's pool is smaller than the work that comes to it, and the server has room.
+    """Build the finding about a pool of PgBouncer that is smaller than its work, while the server has room.
 
-    Threshold: every server connection in use at the last look and clients waiting in half of the looks, four in five
-    backends move in the window, none is stuck or waits for a lock, and the database is not slow. Likely: nobody
-    measured what the server could still do. Certain: it is known that its processors are not busy.
+    Threshold: every server connection in use in the last sample and clients waiting in half of the samples, four in
+    five backends move in the window, none is stuck or waits for a lock, and the database is not slow. Likely: what the
+    server could still do was not measured. Certain: it is known that its processors are not busy.
     """
     cores, cpu = context.facts.cores, context.facts.server_cpu
     has_room = cores is not None and cpu is not None and cpu < 0.9 * cores
@@ -351,7 +361,7 @@ def build_undersized(context: RuleContext, queue: BouncerQueue, found: PoolerBac
         | {
             "cores": cores,
             "server_cpu": cpu,
-            "threshold": "no server idle, clients waiting in half of the looks, 4 backends of 5 move, none stuck",
+            "threshold": "no server idle, clients waiting in half of the samples, 4 backends of 5 move, none stuck",
         },
         evidence_sql=sql.POOLER,
         holders=context.find_holders(found.moving),
@@ -360,7 +370,7 @@ def build_undersized(context: RuleContext, queue: BouncerQueue, found: PoolerBac
 
 
 def _build_unobserved(context: RuleContext, queue: BouncerQueue, found: PoolerBackends) -> Finding:
-    """Clients wait in PgBouncer, and what its backends do was not seen, or not for long enough."""
+    """Build the finding about a queue in PgBouncer whose backends were not observed, or not for long enough."""
     holders = {}
     for client in queue.bouncer.clients:
         if (client.user, client.database) == (queue.last.user, queue.last.database) and client.link:
@@ -371,24 +381,24 @@ def _build_unobserved(context: RuleContext, queue: BouncerQueue, found: PoolerBa
         severity="critical",
         confidence="undetermined",
         layer="pooler",
-        summary=f"PgBouncer: {_write_counts(queue)}; what those connections do "
+        summary=f"PgBouncer: {_write_counts(queue)}; what these connections do "
         f"{'needs a longer sample' if found.count else 'could not be observed'}",
         evidence=_collect_evidence(queue, found)
-        | {"threshold": "no server connection idle, clients waiting, backends unseen"},
+        | {"threshold": "no server connection idle, clients waiting, backends not observed"},
         evidence_sql=sql.POOLER_LINKS,
         holders=context.find_holders((*found.parked, *found.moving)) or tuple(holders.values()),
         remedy=LOOK_THE_SAME,
-        decide_by="a longer look (--for): which of them come back"
+        decide_by="a longer observation (--for): which of them come back"
         if found.count
         else "the backends in PostgreSQL behind these connections (give poolctl the server as well)",
     )
 
 
 def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
-    """A pooler kept poolctl itself waiting, or could not log in to the server, and nobody else can be asked.
+    """Report a pooler that kept poolctl itself waiting, or could not log in to the server, with no other source to ask.
 
-    Threshold: such a refusal, without a look at the server or at a pooler's console, and no other cause. Always
-    undetermined: from outside a pool that is pinned, one in session mode and one that is too small look the same.
+    Threshold: such a refusal, without a sample of the server or of a pooler's console, and no other cause. Always
+    undetermined: from outside a pinned pool, one in session mode and one that is too small look the same.
     """
     facts = context.facts
     refusal = facts.find_refusal(["pooler-queue", "pooler-login"])
@@ -397,7 +407,7 @@ def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
     waiting = facts.count_waiting()
     others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
     if refusal.by == "pooler-queue":
-        code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl queued in vain"
+        code, what = "pooler-pinned-transaction", "The pooler has no server connection to spare: poolctl waited in vain"
         remedy = LOOK_THE_SAME
     else:
         code, what = "slots-exhausted", "The pooler cannot log in to the server, whose slots may be used up"
@@ -408,7 +418,7 @@ def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
         confidence="undetermined",
         layer="pooler",
         summary=f"{what} ({quote(refusal.text, 60)}){others}",
-        evidence={"refusal": refusal.text, "waiting": waiting.count, "threshold": "the pooler's own words"},
+        evidence={"refusal": refusal.text, "waiting": waiting.count, "threshold": "the pooler's own text"},
         evidence_sql=sql.POOLER_LINKS,
         remedy=remedy,
         decide_by="the pooler's admin console (--pgbouncer) and the server itself, past the pooler: what its "

@@ -1,7 +1,7 @@
-"""What an application's own pool says of itself, held against what the server shows: too small, starved, robbed.
+"""What an application's own pool reports of itself, compared with the server: too small, starved, slots lost.
 
-A bigger pool is the remedy of exactly one finding, ``pool-undersized``, and only while the server has room for more
-work and every connection comes back quickly.
+Decides when a bigger pool is the remedy: of exactly one finding, ``pool-undersized``, and only while the server has
+room for more work and every connection comes back quickly.
 """
 
 from collections import Counter
@@ -17,11 +17,12 @@ from poolctl.units import format_duration, plural, quote
 
 
 def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
-    """Clients wait for a full pool whose connections all come back quickly, from a server with time to spare.
+    """Report clients that wait for a full pool whose connections all come back quickly, with a server that has time to
+    spare.
 
-    Threshold: the pool's figures show it full in four looks of five with somebody waiting in half of them, four
-    sessions in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
-    time. Certain: two looks or more and the server's processors known not to be busy.
+    Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them, four
+    backends in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
+    time. Certain: two samples or more and the server's processors known not to be busy.
     """
     facts = context.facts
     for owner, pools in facts.group_pools():
@@ -29,7 +30,7 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
         if not short or owner is None:
             continue
         most, waiting = sum(series.max_open for series in short), _count_waiting(short)
-        # With fewer sessions than they count they are another's pools, or have lost slots.
+        # Pools that count more connections than there are backends are another application's, or have lost slots.
         if not context.is_turning_over(owner) or owner.count < 0.8 * most:
             continue
         cores, cpu = facts.cores, facts.server_cpu
@@ -56,7 +57,7 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
                 "typical_use": owner.typical_use,
                 "cores": cores,
                 "server_cpu": cpu,
-                "threshold": "full in 4 looks of 5, waiting in half of them, 4 sessions of 5 move, none stuck, "
+                "threshold": "full in 4 samples of 5, waiting in half of them, 4 backends of 5 move, none stuck, "
                 "database not the limit",
             },
             holders=context.find_holders(context.keep_unexplained(owner.tracks)),
@@ -65,10 +66,10 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
 
 
 def find_client_starved(context: RuleContext) -> Iterator[Finding]:
-    """Acquires fail although a connection is free: the client, not the pool, has no time.
+    """Report acquires that fail although a connection is free: the client, not the pool, has no time.
 
-    Threshold: the pool's figures count timeouts in the window, with a connection idle and nobody waiting at every
-    look. Certain: the event loop's lag was measured at 100 ms or more.
+    Threshold: the pool's figures count timeouts in the window, with a connection idle and no client waiting in every
+    sample. Certain: the event loop's lag was measured at 100 ms or more.
     """
     for owner, pools in context.facts.group_pools():
         starved = tuple(series for series in pools if _times_out_beside_idle(series))
@@ -91,7 +92,7 @@ def find_client_starved(context: RuleContext) -> Iterator[Finding]:
                 "max_open": sum(series.max_open for series in starved),
                 "pools": len(starved),
                 "loop_lag": lag,
-                "threshold": "timeouts with a free connection at every look",
+                "threshold": "timeouts with a free connection in every sample",
             },
             holders=context.find_holders(context.keep_unexplained(owner.tracks)) if owner else (),
         )
@@ -105,10 +106,10 @@ def _times_out_beside_idle(series: PoolSeries) -> bool:
 
 
 def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
-    """The pool counts connections that the server does not have.
+    """Report a pool that counts connections that the server does not have.
 
-    Threshold: more in use, by the pool's own figures, than its application has sessions, at every look of two or
-    more, while somebody waits or nothing is idle. Only without a pooler in between, whose clients are not backends.
+    Threshold: more in use, by the pool's own figures, than its application has backends, in each of two samples or
+    more, while clients wait or nothing is idle. Only without a pooler in between, whose clients are not backends.
     """
     facts = context.facts
     if (
@@ -137,7 +138,7 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
             confidence="certain" if facts.is_full_view else "likely",
             summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
             f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, the server has "
-            f"{plural(sessions, 'session')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
+            f"{plural(sessions, 'backend')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
             evidence={
                 "in_use": claimed,
                 "sessions": sessions,
@@ -146,14 +147,15 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
                 "waiting": waiting,
                 "pools": len(pools),
                 "looks": samples,
-                "threshold": "more in use than sessions, at every look",
+                "threshold": "more in use than backends, in every sample",
             },
             frees=lost,
         )
 
 
 def _count_most_backends(context: RuleContext, application: str | None) -> int:
-    """Sessions that could be this pool's, at most, in any look: of the application that it names, or of any one."""
+    """Count the backends that could be this pool's, at most, in any sample: of the application that it names, or of any
+    one."""
     counts: Counter[tuple[float, str, str]] = Counter()
     for track in context.facts.all_tracks:
         last = track.last
@@ -164,22 +166,23 @@ def _count_most_backends(context: RuleContext, application: str | None) -> int:
 
 
 def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
-    """``leak-or-long-hold`` where clients wait for a full pool and nothing above says why: asked last.
+    """Report ``leak-or-long-hold`` where clients wait for a full pool and nothing above explains it; this rule comes
+    last.
 
-    Threshold: the pool's figures show it full at four looks of five with somebody waiting in half of them. Some of
-    its connections stand still and some turn over, or none of its sessions was to be seen: then one finding for all
-    such pools. Always undetermined.
+    Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them. Some of its
+    connections stand still and some turn over, or none of its backends was observed: then one finding for all such
+    pools. Always undetermined.
     """
     if context.reported & EXPLAIN_WAITS:
         return
-    unseen: list[PoolSeries] = []
+    unobserved: list[PoolSeries] = []
     for owner, pools in context.facts.group_pools():
         short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
         if not short or len(context.keep_unexplained(tracks)) < len(tracks):
             continue
         if not tracks:
-            unseen.extend(short)
+            unobserved.extend(short)
             continue
         waiting = _count_waiting(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
@@ -188,7 +191,7 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             severity="critical",
             confidence="undetermined",
             summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} are in use "
-            f"and {plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'session')} stand still, "
+            f"and {plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'backend')} stand still, "
             "which explains it only in part",
             evidence={
                 "max_open": sum(series.max_open for series in short),
@@ -198,25 +201,25 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
                 "sessions": len(tracks),
                 "standing_still": len(still),
                 "moved": sum(track.has_moved for track in tracks),
-                "threshold": "full in 4 looks of 5, waiting in half of them, and no other finding explains it",
+                "threshold": "full in 4 samples of 5, waiting in half of them, and no other finding explains it",
             },
             holders=context.find_holders(still or tracks),
-            remedy="Change nothing yet: a leak, a long job and a pool that is too small ask for opposite remedies.",
+            remedy="Change nothing yet: a leak, a long job and a pool that is too small need opposite remedies.",
             frees=len(still),
-            decide_by="a longer look (--for), with the server and the pool's figures side by side",
+            decide_by="a longer observation (--for), with the server and the pool's figures side by side",
         )
-    if unseen:
-        yield _build_unobserved_wait(context, unseen)
+    if unobserved:
+        yield _build_unobserved_wait(context, unobserved)
 
 
 def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
-    """Whose connections do what, only the server could tell."""
+    """Build the finding for pools whose connections only the server could show."""
     waiting, refusal, several = _count_waiting(pools), context.facts.refusal, len(context.facts.programs) > 1
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
-    unknown = "what the connections do was not seen on the server"
-    decide_by = "an answer of the server: a longer look (--for 20s), from another machine if this one is busy"
+    unknown = "what the connections do was not observed on the server"
+    decide_by = "an answer of the server: a longer observation (--for 20s), from another machine if this one is busy"
     if several:
-        unknown = "which application's they are is not told"
+        unknown = "which application's they are is not known"
         decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
     most = sum(series.max_open for series in pools)
     return build_finding(
@@ -231,7 +234,7 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
             "waiting": waiting,
             "pools": len(pools),
             "sessions": 0,
-            "threshold": "full in 4 looks of 5, waiting in half of them, and no session known to be theirs",
+            "threshold": "full in 4 samples of 5, waiting in half of them, and no backend known to be theirs",
         },
         remedy="Change nothing yet: a leak, a slow database and a pool that is too small ask for opposite remedies. A "
         "server that answers late is a sign of a slow database rather than of a leak.",

@@ -1,7 +1,7 @@
 """Which backends to end so that an incident is over, in which order, and which never.
 
-A plan, never an act. Only what a decided finding names is on it; a state alone never is ("idle" is what a healthy
-pool's connections are). The statement checks process id and start together: a pid is used again.
+Decides a plan, never an act. Only what a decided finding names is on it; a state alone never is ("idle" is what a
+healthy pool's connections are). The statement checks process id and start together: the system uses a process id again.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from poolctl.units import format_duration
 
 @dataclass(frozen=True, slots=True)
 class ReliefStep:
-    """One backend to end. ``frees``: slots that come free at once, those of waiters behind it among them.
+    """One backend to end. ``frees``: slots that come free at once, including the ones of waiters behind it.
 
     ``sql`` ends it only if pid and backend_start are still the same; to paste into psql.
     """
@@ -36,7 +36,7 @@ class ReliefStep:
 
 @dataclass(frozen=True, slots=True)
 class Spared:
-    """Backends that the plan leaves alone, and why."""
+    """Backends that the plan leaves alone, and the reason."""
 
     pids: tuple[int, ...]
     application: str
@@ -46,8 +46,10 @@ class Spared:
 
 @dataclass(frozen=True, slots=True)
 class ReliefPlan:
-    """``undecided``: what would decide the findings that are not, and could add steps. ``may_signal`` False: the role
-    that looked may not run the plan itself."""
+    """The steps in order, the backends that stay, and what would decide the open findings and could add steps.
+
+    ``may_signal`` False: the role that observed may not run the plan itself.
+    """
 
     steps: tuple[ReliefStep, ...] = ()
     spared: tuple[Spared, ...] = ()
@@ -60,7 +62,8 @@ class ReliefPlan:
 
 
 def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
-    """The plan for ``diagnosis``, which was made from ``observation``. Without a decided finding it has no steps."""
+    """Plan the relief for ``diagnosis``, which was made from ``observation``. Without a decided finding there are no
+    steps."""
     facts = LiveFacts(observation)
     steps: dict[int, ReliefStep] = {}
     kept: dict[int, str] = {}
@@ -69,7 +72,7 @@ def plan_relief(observation: Observation, diagnosis: Diagnosis) -> ReliefPlan:
         for track in _sort_oldest_first(facts, finding):
             reason = _find_reason(facts, track, finding)
             if track.pid in back and finding.code != "lock-queue":
-                reason = reason or "what it does was seen to come back by itself"
+                reason = reason or "what it does was observed to come back by itself"
             if reason is not None:
                 kept.setdefault(track.pid, reason)
             elif track.pid not in steps:
@@ -97,17 +100,17 @@ def _sort_oldest_first(facts: LiveFacts, finding: Finding) -> list[Track]:
 
 
 def _find_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None:
-    """Why a backend that a finding names stays all the same."""
+    """Return why a backend that a finding names stays all the same; None if it does not."""
     last = track.last
     is_root = finding.code == "lock-queue"
     if last.started_at is None:
-        return "its start could not be seen, so nothing proves that the process id is still its own"
+        return "its start is not visible, so nothing proves that the process id is still its own"
     if facts.server is not None and last.user == facts.server.role:
-        return "it belongs to the role that is looking"
+        return "it belongs to the role that poolctl uses"
     if is_tool(last.application) and not is_root:
         return "it is an operator's tool"
     if last.advisory_locks and not is_root:
-        return "it holds an advisory lock, which somebody relies on"
+        return "it holds an advisory lock, which other clients may rely on"
     if last.strong_locks and not is_root:
         return f"it holds a strong lock ({', '.join(last.strong_locks[:3])}): ending it undoes that work"
     if track.is_on_purpose and not is_root:
@@ -136,7 +139,8 @@ def _build_step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
 
 
 def write_ending_sql(pid: int, started_at: float) -> str:
-    """SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the epoch)."""
+    """Write SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the
+    epoch)."""
     start = datetime.fromtimestamp(started_at, UTC).isoformat(sep=" ", timespec="microseconds")
     return (
         f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} and backend_start = "
@@ -162,7 +166,7 @@ def _list_reasons(facts: LiveFacts, backend: Backend, track: Track | None) -> It
         kind = backend.backend_type or "background process"
         yield f"it is the server's own ({kind}) and takes no client's slot"
     if facts.server is not None and backend.user == facts.server.role:
-        yield "it belongs to the role that is looking"
+        yield "it belongs to the role that poolctl uses"
     if is_tool(backend.application):
         yield "it is an operator's tool"
     if track is not None and track.is_on_purpose:

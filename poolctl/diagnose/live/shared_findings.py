@@ -18,13 +18,13 @@ def build_long_hold(
     returned: tuple[Track, ...],
     confidence: Confidence,
 ) -> Finding:
-    """Connections that are held for long and come back, while others wait for them."""
+    """Build ``long-hold``: connections that are held for long and come back, while clients wait for them."""
     waiting = context.facts.count_waiting(application)
     longest = max([*(track.longest_rest for track in returned), *(track.age for track in suspects)])
     holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
-    observed = ", and nobody acquired or released any meanwhile"
+    observed = ", and none was acquired or released meanwhile"
     if returned:
-        observed = f", {plural(len(returned), 'release')} seen"
+        observed = f", {plural(len(returned), 'release')} observed"
     elif any(track.is_on_purpose for track in suspects):
         observed = ", as their last statements say, on purpose"
     return build_finding(
@@ -50,7 +50,7 @@ def build_long_hold(
 def build_undetermined_hold(
     context: RuleContext, application: Application, suspects: tuple[Track, ...], of: str
 ) -> Finding:
-    """``leak-or-long-hold``: a set that stands still while clients wait, and no such hold was seen to end yet."""
+    """Build ``leak-or-long-hold``: a set that stands still while clients wait, with no such hold observed to end."""
     ages = [track.age for track in suspects]
     waiting = context.facts.count_waiting(application)
     wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
@@ -88,6 +88,7 @@ def build_held_across_io(
     confidence: Confidence,
     decide_by: str | None = None,
 ) -> Finding:
+    """Build ``held-across-io`` from how ``application`` uses its connections."""
     waiting = context.facts.count_waiting(application)
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     ended = [
@@ -112,7 +113,7 @@ def build_held_across_io(
             "looks_without_a_spare_session": percent(use.used_up),
             "waiting": waiting.count,
             "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
-            "clients wait or no session is to spare",
+            "clients wait or no connection is to spare",
         },
         holders=context.find_holders(holding),
         frees=min(len(holding), round(use.mean_paused)),

@@ -1,6 +1,6 @@
 """Backends followed through the samples: what moved, what stood still, and for how long.
 
-Decides what *frozen*, *moved* and *stuck* mean, so that every rule means the same by them.
+Decides what *frozen*, *moved* and *stuck* mean, so that every rule means the same.
 """
 
 import re
@@ -14,15 +14,15 @@ from typing import NamedTuple
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, BackendTitle, Snapshot
 
 STUCK_AFTER = 1.0
-"""Seconds in one state from which it is a hold worth asking about. Of a busy application none of 12 to 17
-transactions outlived 0.2 s, of a leak 12 of 12 did (catalog)."""
+"""Seconds in one state from which a hold is worth a question. Of a busy application none of 12 to 17 transactions
+outlived 0.2 s; of a leak 12 of 12 did (measured on PostgreSQL 18)."""
 TIMES_TYPICAL = 10
-"""And that many times the application's own median transaction: an application of slow transactions is no leak."""
+"""And that many times the application's own median transaction: an application with slow transactions has no leak."""
 
 LEAST_RESTS = 3
 TIMES_LONGEST = 4
-"""Rests in transactions that were seen to end, from which they tell what is usual, and how many times the longest of
-them is not (a proposal: of rests that end at any time alike, one in 1,500 lasts that long)."""
+"""Rests in transactions that were observed to end, from which they show what is usual, and how many times the longest
+of them is unusual. A proposal: of rests that end at any time alike, one in 1,500 lasts that long."""
 
 _INTERACTIVE = re.compile(
     r"psql|pgcli|pg_?admin|dbeaver|datagrip|jetbrains|tableplus|navicat|heidisql|postico|beekeeper|azure ?data ?studio",
@@ -42,14 +42,14 @@ _MONITORS = re.compile(
 
 
 def is_tool(application: str) -> bool:
-    """Whether ``application`` is a person's or an operator's program, whose holds are on purpose: a client program,
-    a dump, a backup, a monitor."""
+    """Return True for a person's or an operator's program, whose holds are on purpose: psql, a dump, a backup, a
+    monitor."""
     name = application.strip()
     return _OPERATIONS.match(name) is not None or is_interactive(name)
 
 
 def is_interactive(application: str) -> bool:
-    """Whether a person sits at it."""
+    """Return True for a client program that a person uses."""
     return _INTERACTIVE.match(application.strip()) is not None
 
 
@@ -58,14 +58,14 @@ def is_monitor(application: str) -> bool:
 
 
 class Sample(NamedTuple):
-    """The backends at one instant of the server's clock (this machine's, where only process titles were seen)."""
+    """The backends at one instant of the server's clock (this machine's, for process titles)."""
 
     at: float
     backends: tuple[Backend, ...]
 
 
 def read_sample(snapshot: Snapshot) -> Sample | None:
-    """The server's own sample; while it refuses, what its process titles say. None where neither was seen."""
+    """Return the server's own sample of ``snapshot``; while the server refuses, what process titles say; else None."""
     if snapshot.server is not None:
         titles = {title.pid: title for title in snapshot.host.titles} if snapshot.host is not None else {}
         backends = snapshot.server.backends
@@ -76,9 +76,9 @@ def read_sample(snapshot: Snapshot) -> Sample | None:
 
 
 def _add_title(backend: Backend, title: BackendTitle | None) -> Backend:
-    """A row that is hidden from the role, with what the process list tells everybody.
+    """Return a row that is hidden from the role, with what the process list shows to every user.
 
-    Of the states only those that locks tell wrongly: the extended protocol keeps the last statement's portal, and so
+    Only the states that locks get wrong are replaced: the extended protocol keeps the last statement's portal, and so
     an xmin, while a transaction idles, which looks active; a failed transaction looks idle.
     """
     if title is None or not backend.is_hidden:
@@ -90,7 +90,7 @@ def _add_title(backend: Backend, title: BackendTitle | None) -> Backend:
 
 
 def _read_title(title: BackendTitle) -> Backend:
-    """A title as a row. It knows neither the application nor any time within the session."""
+    """Return a process title as a row. It knows neither the application nor any time within the session."""
     words = title.state.removesuffix(" waiting")
     lock = title.state.endswith(" waiting")
     states = {"idle": "idle", IN_TRANSACTION: IN_TRANSACTION, ABORTED: ABORTED}
@@ -112,13 +112,13 @@ def _read_title(title: BackendTitle) -> Backend:
 
 @dataclass(frozen=True)
 class Track:
-    """One backend in every look that it was seen in, oldest first. ``looks`` is how many there were at all."""
+    """One backend in every sample that has it, oldest first. ``sample_count``: how many samples there were at all."""
 
     rows: tuple[tuple[float, Backend], ...]
     sample_count: int
     since: float
     now: float
-    """The instants of the first and of the last look."""
+    """The instants of the first and of the last sample."""
 
     @cached_property
     def last(self) -> Backend:
@@ -126,7 +126,7 @@ class Track:
 
     @property
     def is_there(self) -> bool:
-        """Whether it was seen in the last look."""
+        """Whether the last sample has it."""
         return self.rows[-1][0] == self.now
 
     @property
@@ -135,23 +135,23 @@ class Track:
 
     @cached_property
     def _unmoved_rows(self) -> tuple[tuple[float, Backend], ...]:
-        """The rows, newest first, in which nothing had happened since."""
+        """The rows, newest first, since which nothing happened to it."""
         last = self.last
         return tuple(takewhile(lambda row: _unchanged(row[1], last), reversed(self.rows)))
 
     @cached_property
     def is_frozen(self) -> bool:
-        """Whether nothing happened to it in the whole window. Never with one look."""
+        """Whether nothing happened to it in the whole window. Never with one sample."""
         return self.sample_count > 1 and len(self._unmoved_rows) == self.sample_count
 
     @cached_property
     def has_moved(self) -> bool:
-        """Whether it is seen to have done something in the window."""
+        """Whether it was observed to do something in the window."""
         return any(_differs(a, b) for (_, a), (_, b) in pairwise(self.rows))
 
     @cached_property
     def ended_transaction(self) -> bool:
-        """Whether a transaction in which it was seen had ended by a later look."""
+        """Whether a transaction of it had ended by a later sample."""
         return any(
             a.in_transaction and _identify_transaction(a) != _identify_transaction(b)
             for (_, a), (_, b) in pairwise(self.rows)
@@ -166,19 +166,20 @@ class Track:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether a second look found it as it was. What has only its title needs three: it may have come back to
-        the same state in between."""
+        """Whether a second sample found it unchanged. With a title alone three are needed: the backend may have come
+        back to the same state in between."""
         needed = 2 if self.last.state_at is not None or self.last.virtual_transaction is not None else 3
         return len(self._unmoved_rows) >= needed
 
     @property
     def rests(self) -> bool:
-        """Whether it is at rest as far as can be told: confirmed, or by the server's clock where one look is all."""
+        """Whether it is at rest as far as is known: confirmed, or by the server's clock where there is one sample
+        only."""
         return self.is_confirmed or (self.sample_count == 1 and self.last.state_at is not None)
 
     @property
     def is_in_transaction(self) -> bool:
-        """Idle in a transaction that has not failed."""
+        """Whether it is idle in a transaction that has not failed."""
         return self.last.state == IN_TRANSACTION
 
     @property
@@ -187,7 +188,7 @@ class Track:
 
     @property
     def is_new(self) -> bool:
-        """Whether it was opened after the first look."""
+        """Whether it was opened after the first sample."""
         return self.rows[0][0] > self.since and (self.last.started_at is None or self.last.started_at >= self.since)
 
     @property
@@ -196,7 +197,7 @@ class Track:
 
     @property
     def is_on_purpose(self) -> bool:
-        """Whether its last statement, or a lock, says that the session means to stay."""
+        """Whether its last statement or a lock says that the session means to stay."""
         words = (self.last.query or "").lstrip().split(None, 2)
         first = words[0].rstrip(";").upper() if words else ""
         return bool(self.last.advisory_locks) or first in ("LISTEN", "DECLARE", "FETCH")
@@ -209,7 +210,7 @@ class Track:
 
     @property
     def longest_rest(self) -> float:
-        """Seconds of the longest rest, in a transaction or not, that was over by the last look; 0 without any."""
+        """Seconds of the longest rest, in a transaction or not, that was over by the last sample; 0 without any."""
         rests = [
             at - row.state_at
             for at, row in self.rows
@@ -225,7 +226,7 @@ class Track:
 
     @property
     def was_used(self) -> bool:
-        """Whether it ever ran anything, as far as can be told: a pool opens ahead of need."""
+        """Whether it ever ran a statement, as far as is known: a pool opens connections ahead of need."""
         return bool(self.last.query) or self.last.query_at is not None or self.last.is_hidden or self.last.is_inferred
 
 
@@ -236,7 +237,7 @@ def _unchanged(row: Backend, last: Backend) -> bool:
         return row.state_at == last.state_at
     if row.virtual_transaction is not None or last.virtual_transaction is not None:
         return row.virtual_transaction == last.virtual_transaction
-    # A hidden idle session says nothing of what it did in between; a title says a little.
+    # A hidden idle backend does not show what it did in between; a process title shows a little.
     return row.is_inferred and (not row.is_hidden or row.state == ABORTED)
 
 
@@ -251,7 +252,8 @@ def _differs(a: Backend, b: Backend) -> bool:
 
 
 def build_tracks(samples: Sequence[Sample]) -> tuple[Track, ...]:
-    """Every client backend that was ever seen, in the order of its pid; a pid used again is another backend."""
+    """Follow every client backend of ``samples``, in the order of process ids; one that is used again is another
+    backend."""
     if not samples:
         return ()
     rows: dict[tuple[int, float | None], list[tuple[float, Backend]]] = {}
@@ -266,25 +268,25 @@ def build_tracks(samples: Sequence[Sample]) -> tuple[Track, ...]:
 
 
 def _keep_one_each(rows: list[tuple[float, Backend]]) -> tuple[tuple[float, Backend], ...]:
-    by_look: dict[float, Backend] = {}
+    by_sample: dict[float, Backend] = {}
     for at, backend in rows:
-        known = by_look.get(at)
-        by_look[at] = backend if known is None else min(known, backend, key=repr)
-    return tuple(by_look.items())
+        known = by_sample.get(at)
+        by_sample[at] = backend if known is None else min(known, backend, key=repr)
+    return tuple(by_sample.items())
 
 
 @dataclass(frozen=True)
 class Application:
-    """All backends of one program: the same application_name, user and database, from whatever address.
+    """All backends of one program: the same application_name, user and database, from any address.
 
-    By address a fleet would fall apart into pods with one leaked connection each.
+    By address a fleet would fall apart into instances with one leaked connection each.
     """
 
     name: str
     user: str | None
     database: str | None
     tracks: tuple[Track, ...]
-    """Seen in the last look."""
+    """Backends in the last sample."""
     gone: tuple[Track, ...] = ()
 
     @property
@@ -305,35 +307,41 @@ class Application:
 
     @property
     def opened(self) -> tuple[Track, ...]:
-        """Began after the first look."""
+        """Backends that started after the first sample."""
         return tuple(track for track in self.tracks if track.is_new)
 
     @cached_property
     def typical_use(self) -> float:
-        """Median age of the transactions and statements that were seen under way and did not get stuck, seconds; 0
-        without any. Longer ones are caught more often, so it is rather too long, which keeps from false alarms."""
+        """Median age of the transactions and statements under way that did not get stuck, seconds; 0 without any.
+
+        Longer ones are caught more often, so it is rather too long, which avoids false alarms.
+        """
         ages = [age for track in (*self.tracks, *self.gone) for age in _list_ages(track)]
         return median(ages) if ages else 0.0
 
     @cached_property
     def longest_ended(self) -> float:
-        """Age of the oldest transaction or statement, or pause within a transaction, that was seen and had ended by a
-        later look, while its session went on. Sessions that end take theirs with them, which is no release."""
+        """Age of the oldest transaction or statement, or pause in a transaction, that had ended by a later sample while
+        its session went on. A session that ends takes its own with it, which is no release."""
         return max((age for track in self.tracks for age in _list_ended(track)), default=0.0)
 
     @cached_property
     def stuck_after(self) -> float:
-        """Seconds idle in a transaction from which it counts as stuck: one, ten times the median, and twice what was
-        seen to end by itself; four times the longest rest where several were seen to end, if that is less: the rests of
-        long transactions may be short."""
+        """Seconds idle in a transaction from which it counts as stuck.
+
+        One second, ten times the median, and twice what was observed to end by itself; or four times the longest rest,
+        where several were observed to end and that is less: the rests of long transactions may be short.
+        """
         usual = max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
         rests = [rest for track in self.tracks for rest in _list_rests(track)]
         return min(usual, max(STUCK_AFTER, TIMES_LONGEST * max(rests))) if len(rests) >= LEAST_RESTS else usual
 
     @cached_property
     def stuck(self) -> tuple[Track, ...]:
-        """Survivors: idle in a transaction for longer than ``stuck_after``, confirmed by a second look, without
-        advisory locks, which are held on purpose."""
+        """Survivors: backends idle in a transaction for longer than ``stuck_after``, confirmed by a second sample.
+
+        Without holders of advisory locks, which are held on purpose.
+        """
         return tuple(
             track
             for track in self.tracks
@@ -345,8 +353,11 @@ class Application:
 
 
 def _outlasts(track: Track, limit: float) -> bool:
-    """Whether it stays longer than ``limit``. A hidden row's age is the time it was watched, which cannot exceed the
-    window: there a second look at the same transaction has to do."""
+    """Return True if ``track`` stays in its state for longer than ``limit`` seconds.
+
+    A hidden row's age is the time for which it was observed, which cannot exceed the window: there a second sample of
+    the same transaction has to suffice.
+    """
     if track.last.state_at is not None:
         return track.age > limit
     return track.age >= min(limit, STUCK_AFTER)
@@ -359,9 +370,9 @@ def _find_start(backend: Backend) -> float | None:
 
 
 def _list_ages(track: Track) -> Iterable[float]:
-    """Ages of what was under way in each look, without the rest in which it is stuck now or may be."""
-    # One that just came to rest in its transaction may stay: a fast leak's newest are not what it usually does. What
-    # it did in that transaction before was work.
+    """List the ages of what was under way in each sample, without the rest in which it is stuck now or may be."""
+    # A backend that just came to rest in its transaction may stay there: the newest of a fast leak are not its usual
+    # use. What it did in that transaction before was work.
     rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.sample_count > 1)
     for at, backend in track.rows:
         start = _find_start(backend)
@@ -370,7 +381,7 @@ def _list_ages(track: Track) -> Iterable[float]:
 
 
 def _list_rests(track: Track) -> Iterable[float]:
-    """Seconds, at most, of each rest in a transaction that was over by the next look."""
+    """List the seconds, at most, of each rest in a transaction that was over by the next sample."""
     for (_, a), (_, b) in pairwise(track.rows):
         if a.state == IN_TRANSACTION and a.state_at is not None and b.state_at is not None and b.state_at > a.state_at:
             yield b.state_at - a.state_at
@@ -386,7 +397,7 @@ def _list_ended(track: Track) -> Iterable[float]:
 
 
 def group_by_application(tracks: Iterable[Track]) -> tuple[Application, ...]:
-    """By size, the largest first."""
+    """Group ``tracks`` by application, the largest first."""
     there: dict[tuple[str, str, str], list[Track]] = {}
     gone: dict[tuple[str, str, str], list[Track]] = {}
     for track in tracks:

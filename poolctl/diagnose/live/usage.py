@@ -11,12 +11,14 @@ from poolctl.diagnose.live.waits import PoolSeries
 
 SPREAD = 0.06
 """Seconds between the youngest and the oldest of a set that still count as one moment. Jams of nested acquires were
-within it on idle and on loaded machines (5 to 32 ms seen), leaks come one by one."""
+within it on idle and on loaded machines (5 to 32 ms measured); leaks come one by one."""
 
 
 def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
-    """Sessions that rest for longer than max(1 s, 10 x the median use), in or out of a transaction, and did
-    something before: a pool opens ahead of need."""
+    """Find the backends that rest for longer than max(1 s, 10 x the median use), in or out of a transaction.
+
+    Only backends that did something before: a pool opens connections ahead of need.
+    """
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
     return tuple(
         track
@@ -29,7 +31,7 @@ def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Trac
 
 
 def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
-    """Nothing was acquired in the whole window, and yet something is in use."""
+    """Return True if no connection was acquired in the whole window, and yet some are in use."""
     grown = [pool.measure_growth("acquired_total") for pool in pools]
     in_use = any(pool.last.in_use for pool in pools)
     return (
@@ -38,30 +40,31 @@ def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
 
 
 HELD_SHARE = 0.3
-"""Share of the time in use that is idle in a transaction (catalog)."""
+"""Share of the time in use that is idle in a transaction, from which the application waits for something else."""
 
 
 LEAST_PAUSE = 0.05
-"""Typical seconds between two statements of one transaction, from which something else is done in between. A chatty
-application's pauses are network round trips of a few milliseconds, also on a busy machine (settled by staging)."""
+"""Typical seconds between two statements of one transaction, from which something else is done in between. The pauses
+of an application with many small statements are network round trips of a few milliseconds, also on a busy machine
+(measured on staged systems)."""
 
 
 USED_UP_SHARE = 0.9
-"""Share of an application's sessions in use from which it has none to spare."""
+"""Share of an application's backends in use, from which it has none to spare."""
 
 
 @dataclass(frozen=True, slots=True)
 class HoldPattern:
-    """How an application used its connections, over all looks."""
+    """How an application used its connections, over all samples."""
 
     active: int = 0
     paused: int = 0
     """Idle in a transaction that moved on or will."""
     stuck: int = 0
     pause: float = 0.0
-    """Typical seconds idle in the transaction: caught at random, a pause is half over, so twice the median so far."""
+    """Typical seconds idle in the transaction. Caught at random, a pause is half over, so twice the median so far."""
     used_up: float = 0.0
-    """Share of the looks with all but a tenth of the sessions in use."""
+    """Share of the samples in which all but a tenth of the backends were in use."""
     mean_paused: float = 0.0
 
     @property
@@ -70,6 +73,7 @@ class HoldPattern:
 
 
 def measure_use(application: Application) -> HoldPattern:
+    """Measure how ``application`` used its connections."""
     stuck = {track.pid for track in application.stuck}
     if stuck:
         # Beside a leak, what rests for as long is rather its newest than a pause.

@@ -1,6 +1,7 @@
-"""Who waits for a connection, as far as anybody says so: pool figures, poolers, refusals, listen queues.
+"""Clients that wait for a connection, as far as a source reports them: pool figures, poolers, refusals, listen queues.
 
-W is what tells a leak from a pool that is merely large: from the server alone both are sessions that do nothing.
+Decides whether a wait lasts. Waiting clients are what separates a leak from a pool that is merely large: on the server
+both are backends that do nothing.
 """
 
 from collections.abc import Sequence
@@ -11,17 +12,17 @@ from itertools import pairwise
 from poolctl.observe.snapshot import BouncerLink, BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
 
 SUSTAINED_SHARE = 0.5
-"""Share of the looks with somebody waiting, and the last one: below it the waits were a burst that drained."""
+"""Share of the samples in which clients wait, the last one included; below it the waits were a burst that drained."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """``count`` None: nobody could say. ``sustained``: not only for a moment."""
+    """How many clients wait. ``count`` None: no source reports it. ``sustained``: not only for a moment."""
 
     count: int | None = None
     sustained: bool = False
     by: str = ""
-    """Who says so."""
+    """The sources that report it."""
 
     @property
     def is_known(self) -> bool:
@@ -33,7 +34,7 @@ class Waiting:
 
 @dataclass(frozen=True)
 class PoolSeries:
-    """One application's own pool, look by look."""
+    """One application's own pool, sample by sample."""
 
     figures: tuple[PoolFigures, ...]
     times: tuple[float, ...]
@@ -48,28 +49,28 @@ class PoolSeries:
 
     @property
     def max_open(self) -> int:
-        """0: unlimited, or not told."""
+        """The pool's limit; 0: none, or not reported."""
         return self.last.max_open or 0
 
     @property
     def full(self) -> int:
-        """Looks with every connection in use."""
+        """Samples in which every connection was in use."""
         return sum(1 for each in self.figures if each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use)
 
     @property
     def is_full(self) -> bool:
-        """In use to the last in four looks of five, the last among them."""
+        """Whether all of it is in use in four samples of five, and in the last one."""
         last = self.last
         return 0 < self.max_open <= (last.in_use or 0) and self.full >= 0.8 * len(self.figures)
 
     @property
     def is_short(self) -> bool:
-        """Whether it is full, and somebody waits for it in half of the looks."""
+        """Whether it is full, and clients wait for it in half of the samples."""
         return self.is_full and self.waiting.sustained and bool(self.waiting)
 
     @property
     def is_full_now(self) -> bool:
-        """In use to the last at the last look and the one before: exhausted by now, whatever it was at first."""
+        """Whether all of it is in use in the last two samples: exhausted by now, whatever it was at first."""
         ends = self.figures[-2:]
         return all(each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use for each in ends)
 
@@ -78,7 +79,10 @@ class PoolSeries:
         return 0 < len(self.figures) == self.full
 
     def measure_growth(self, name: str) -> float | None:
-        """How much a total grew over the looks; None where it is not told. A restarted process begins at zero."""
+        """Return by how much the total ``name`` grew over the samples; None if it is not reported.
+
+        A process that restarted begins at zero, so each step down counts as none.
+        """
         values = [value for each in self.figures if (value := getattr(each, name)) is not None]
         if len(values) < 2:
             return None
@@ -86,11 +90,11 @@ class PoolSeries:
 
     @cached_property
     def waiting(self) -> Waiting:
-        """By the gauge; without one, by what the totals of waits and of their time say, which only count those that
-        were served; by requests that timed out."""
+        """Clients that wait: by the gauge; without one, by the totals of waits and of their time, which only count the
+        waits that were served; or by requests that timed out."""
         gauges = [each.waiting for each in self.figures if each.waiting is not None]
         timed_out = int(self.measure_growth("timed_out_total") or 0)
-        # psycopg_pool counts those that gave up until the next release; with a free connection nobody waits.
+        # psycopg_pool counts clients that gave up until the next release; with a free connection no client waits.
         if gauges and self.last.waiting_may_lie and self.last.idle:
             gauges = [0]
         if gauges:
@@ -108,27 +112,27 @@ class PoolSeries:
             return Waiting()
         mean = (waited or 0.0) / self.window if self.window > 0 else 0.0
         if (queued or waited) and self.last.in_use is not None:
-            # Somebody came to wait: as many as waited at once on average, and one at least while the pool is full.
+            # A client began to wait: as many as waited at once on average, and one at least while the pool is full.
             count = max(round(mean), 1 if self.is_full_now else 0)
             return Waiting(count, self.is_full_now or mean >= SUSTAINED_SHARE, "pool figures")
         if total and self.was_always_full:
-            # They came before the first look, and nobody was served since.
+            # They came before the first sample, and none was served since.
             return Waiting(1, True, "pool figures")
         return Waiting(0, False, "pool figures")
 
     @property
     def floor(self) -> tuple[int, ...]:
-        """The least in use in each quarter of the looks, in order: what never came back in it."""
+        """The least in use in each quarter of the samples, in order: what did not come back in that quarter."""
         values = [each.in_use for each in self.figures if each.in_use is not None]
         size = max(1, len(values) // 4)
         return tuple(min(values[at : at + size]) for at in range(0, len(values), size)) if values else ()
 
     @property
     def steps(self) -> int:
-        """How often the number in use climbed without ever falling, from look to look or else from quarter to quarter;
-        0 where it fell."""
-        each_look = [each.in_use for each in self.figures if each.in_use is not None]
-        return max(_count_climbs(each_look), _count_climbs(self.floor))
+        """How often the number in use climbed without ever falling, from sample to sample or from quarter to quarter; 0
+        where it fell."""
+        each_sample = [each.in_use for each in self.figures if each.in_use is not None]
+        return max(_count_climbs(each_sample), _count_climbs(self.floor))
 
 
 def _count_climbs(values: Sequence[int]) -> int:
@@ -137,7 +141,7 @@ def _count_climbs(values: Sequence[int]) -> int:
 
 
 def build_pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
-    """The pools that the last snapshot with any still has, each with what the ones before said of it."""
+    """Follow the pools that the last snapshot with any still has through the snapshots before."""
     rows: dict[tuple[str, ...], list[tuple[float, PoolFigures]]] = {}
     for snapshot in snapshots:
         for figures in snapshot.pools:
@@ -150,7 +154,7 @@ def build_pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
 
 @dataclass(frozen=True)
 class BouncerQueue:
-    """One pool of a PgBouncer, look by look, with its sample of the last look."""
+    """One pool of a PgBouncer, sample by sample, with the last sample of the whole PgBouncer."""
 
     bouncer: BouncerSample
     pools: tuple[BouncerPool, ...]
@@ -161,7 +165,7 @@ class BouncerQueue:
 
     @property
     def size(self) -> int:
-        """Server connections that it may open, without the reserve; 0: not told."""
+        """Server connections that it may open, without the reserve; 0: not reported."""
         row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
         if row is not None and row.pool_size:
             return row.pool_size
@@ -174,7 +178,7 @@ class BouncerQueue:
 
     @property
     def database(self) -> str:
-        """The name on the server."""
+        """The database's name on the server."""
         row = next((each for each in self.bouncer.databases if each.name == self.last.database), None)
         return (row.database if row else None) or self.last.database
 
@@ -199,12 +203,12 @@ class BouncerQueue:
 
     @property
     def is_used_up(self) -> bool:
-        """Every server connection that it has is taken."""
+        """Whether every server connection that it has is taken."""
         return self.last.servers_active > 0 and self.last.servers_idle + self.last.servers_used == 0
 
 
 def build_queues(snapshots: Sequence[Snapshot]) -> tuple[BouncerQueue, ...]:
-    """The pools that the last look at each PgBouncer has; its own console is none."""
+    """Follow the pools that the last sample of each PgBouncer has; its own console is not one."""
     last: dict[str, BouncerSample] = {}
     rows: dict[tuple[str, str, str], list[BouncerPool]] = {}
     for snapshot in snapshots:
@@ -225,7 +229,7 @@ def collect_pgpools(snapshots: Sequence[Snapshot]) -> tuple[PgpoolSample, ...]:
 
 
 def parse_setting(text: str | None) -> int:
-    """A setting of a pooler; 0 where it is none."""
+    """Return a pooler's setting as a number; 0 where it is not one."""
     try:
         return max(0, int(text or 0))
     except ValueError:

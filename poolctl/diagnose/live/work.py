@@ -13,11 +13,11 @@ from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 
 DOMINANT_SHARE = 0.5
-"""Share of the execution time above which one statement is the workload (catalog)."""
+"""Share of the execution time above which one statement is the workload."""
 
 
 BUSY_SHARE = 0.9
-"""Share of the cores that the server alone keeps busy (sizing reference, 5.6)."""
+"""Share of the cores that the server alone keeps busy. Above it throughput can grow by a ninth at most."""
 
 
 SMALL_TABLE = 1000
@@ -33,12 +33,12 @@ class Work:
 
     mean: float
     age: float
-    """Median, seconds."""
+    """Median, in seconds."""
     statement: str | None
     share: float
-    """Of the time at work that is this statement's."""
+    """Share of the time at work that this statement takes."""
     by_counters: bool
-    """The share is pg_stat_statements', not the samples'."""
+    """Whether the share comes from pg_stat_statements and not from the samples."""
     table: TableCounters | None
     rows_read: float
     tracks: tuple[Track, ...]
@@ -49,6 +49,7 @@ def is_at_work(backend: Backend) -> bool:
 
 
 def measure_work(facts: LiveFacts) -> Work:
+    """Measure the statements at work in the samples of ``facts``."""
     ages: list[float] = []
     statements: Counter[str] = Counter()
     counts: list[int] = []
@@ -67,14 +68,16 @@ def measure_work(facts: LiveFacts) -> Work:
         top, share = counted
     table, rows_read = _find_scanned(facts, top or "")
     tracks = tuple(track for track in facts.tracks if is_at_work(track.last))
-    # Where ages are hidden. Caught at random a statement is half done, but it is rather one of the long ones.
+    # The mean stands in where ages are hidden. A statement caught at random is half done, and more often a long one.
     age = median(ages) if ages else _measure_mean_time(facts)
     return Work(mean(counts) if counts else 0.0, age, top, share, counted is not None, table, rows_read, tracks)
 
 
 def _measure_mean_time(facts: LiveFacts) -> float:
-    """Seconds of statements for each transaction that ended in the window, by counters that every role may see; 0
-    before PostgreSQL 14, and where none ended."""
+    """Return the seconds of statements for each transaction that ended in the window.
+
+    By counters that every role may see; 0 before PostgreSQL 14, and where none ended.
+    """
     time, transactions = 0.0, 0
     for then, now in facts.counted:
         if now.active_time is not None:
@@ -84,7 +87,10 @@ def _measure_mean_time(facts: LiveFacts) -> float:
 
 
 def _read_counters(facts: LiveFacts) -> tuple[str, float] | None:
-    """The statement with most of the execution time in the window, and its share. Only what ended is counted."""
+    """Return the statement with most of the execution time in the window, and its share; None if not counted.
+
+    Only statements that ended are counted.
+    """
     grown = measure_statement_growth(facts)
     total = sum(time for _, time in grown)
     if total <= 0:
@@ -94,7 +100,7 @@ def _read_counters(facts: LiveFacts) -> tuple[str, float] | None:
 
 
 def measure_statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
-    """Execution time of each statement between the first and the last sample that have any, seconds."""
+    """Return each statement's execution time between the first and the last sample that have any, in seconds."""
     samples = [sample for sample in facts.server_samples if sample.statements]
     if len(samples) < 2:
         return []
@@ -107,7 +113,7 @@ def measure_statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, 
 
 
 def _find_scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
-    """The table named in ``query`` that was read most from end to end, with the rows read in the window."""
+    """Find the table named in ``query`` that was read most from end to end, with the rows read in the window."""
     samples = [sample for sample in facts.server_samples if sample.tables]
     if len(samples) < 2:
         return None, 0.0

@@ -1,7 +1,7 @@
-"""A finished run of ``poolctl simulate`` in, findings out, worst first and a root before what it brought about.
+"""A finished run of ``poolctl simulate`` in, findings out, worst first and a root before its effects.
 
-Decides which rules may speak together: a leak, a jam, a slow database and a small pool all show a full pool, and
-their remedies are opposite, so only one of them explains a queue. What each rule asks for is left to the rules.
+Decides which rules may report together: a leak, a jam, a slow database and a small pool all show a full pool, and their
+remedies are opposite, so only one of them explains a queue. What each rule needs is left to the rules.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,7 +38,7 @@ STALL = 0.3
 
 
 def diagnose_run(run: Run) -> tuple[Finding, ...]:
-    """What ``run`` shows, by codes of the catalog, each at most once.
+    """Diagnose ``run``, with each code at most once.
 
     Nothing at warning or above gives the single finding ``healthy``, whose evidence keeps the notes.
     """
@@ -65,7 +65,7 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
 
 
 def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
-    """What made requests queue. With connections lost, only what stands on figures of its own may join in."""
+    """Find what made requests queue. With connections lost, only a cause with figures of its own may join."""
     slow = find_slow_database(facts) or find_slow_spell(facts)
     if slow is not None and churn is not None and (churn.evidence["share_of_use_time"] or 0) >= 0.5:
         # Opening a connection forks a process: the processors are busy with that, unless a statement shows.
@@ -85,7 +85,7 @@ def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None
 
 
 def _find_in_services(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
-    """What the rule finds at the first service that it finds anything at."""
+    """Return what the rule finds in the first service in which it finds anything."""
     found = ((name, rule(own)) for name, own in facts.services)
     return next((_name_service(name, finding) for name, finding in found if finding is not None), None)
 
@@ -95,7 +95,10 @@ def _name_service(name: str, finding: Finding) -> Finding:
 
 
 def judge_health(facts: Facts) -> Finding:
-    """Nothing at warning or above. Certain when the server was looked at (the model knows it), else likely."""
+    """Build the finding healthy: nothing at warning or above.
+
+    Certain when the server was observed (the model knows it), otherwise likely.
+    """
     summary = facts.summary
     notes = list(_write_notes(facts))
     observed = facts.run.engine == "model" or facts.server.peak_connections is not None
@@ -114,7 +117,7 @@ def judge_health(facts: Facts) -> Finding:
     if notes:
         text = f"Healthy{tag}: {served} acquires served; {notes[0]}"
     if not summary.offered:
-        text, confidence = f"Nothing to judge{tag}: no connection was asked for", "undetermined"
+        text, confidence = f"Nothing to judge{tag}: no connection was requested", "undetermined"
     return build_finding(
         "healthy",
         severity="info",
@@ -137,7 +140,7 @@ def judge_health(facts: Facts) -> Finding:
 
 
 def _write_notes(facts: Facts) -> Iterable[str]:
-    """Sentences about what looks like trouble and is none, the most telling first."""
+    """Yield sentences about what looks like trouble and is none, the most important first."""
     summary = facts.summary
     yield from _write_event_notes(facts)
     if facts.leaked and not facts.lost:
@@ -148,12 +151,12 @@ def _write_notes(facts: Facts) -> Iterable[str]:
         yield f"{plural(sum(e.count for e in failed), 'statement')} failed ({quote(error.kind.message, 50)})"
     if summary.queued_count and facts.was_full and not facts.exhausted_by_event:
         longest = format_duration(summary.wait_time.max)
-        drained = "queued still" if facts.is_stuck else f"queued for {longest} at most and the queue drained"
+        drained = "were still queued" if facts.is_stuck else f"queued for {longest} at most and the queue drained"
         yield f"{plural(summary.queued_count, 'request')} {drained}"
     if summary.unfinished:
         yield f"{plural(summary.unfinished, 'acquire')} had not ended when the run did"
     if (facts.cpu_share or 0) >= BUSY_SHARE:
-        yield "the server's processors are busy, but nobody waits for them"
+        yield "the server's processors are busy, but no client waits for them"
     if scan := find_full_scan(facts):
         yield f"one statement reads all {format_count(scan.rows)} rows of {scan.table.name} each time"
 
@@ -166,7 +169,7 @@ def _write_event_notes(facts: Facts) -> Iterable[str]:
         stalled = sum(after.at - before.at for before, after in steps if after.acquired == before.acquired)
         when = f"the {_NOUNS.get(event.do, event.do)} at {format_duration(event.at)}"
         if facts.is_stuck and facts.exhausted_by_event is event:
-            yield f"{when} had not been got over when the load ended at {format_duration(facts.load_until)}"
+            yield f"the pool had not recovered from {when} when the load ended at {format_duration(facts.load_until)}"
         elif errors:
             yield f"{when} cost {plural(errors, 'error')} and was over after {_format_after(event, troubled)}"
         elif stalled >= STALL:

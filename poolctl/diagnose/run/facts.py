@@ -17,10 +17,10 @@ from poolctl.scenario.scenario import Event, Leak, Scenario, Service
 Limit = Literal["server", "role", "pooler-clients", "pooler-queue"]
 
 SUSTAINED_SHARE = 0.25
-"""Share of the load's samples with somebody waiting. Below it the waits were bursts that drained (a proposal)."""
+"""Share of the load's samples in which requests wait. Below it the waits were bursts that drained (a proposal)."""
 BUSY_SHARE = 0.9
-"""Share of the cores kept busy by the server alone (sizing reference, 5.6). The load generator runs on the same
-processors, so a share just below says little."""
+"""Share of the cores kept busy by the server alone. The load generator runs on the same processors, so a share just
+below says little."""
 EVENT_TAIL = 5.0
 """Seconds after an event that still belong to it: the server starts again, the backlog drains (a proposal)."""
 
@@ -38,10 +38,10 @@ _LIMITS: tuple[tuple[str, Limit], ...] = (
 
 
 def classify_refusal(kind: ErrorKind) -> Limit | None:
-    """Which limit refused; None for any other error.
+    """Return which limit refused; None for any other error.
 
-    By text first: PgBouncer relays the server's words, and client libraries lose the SQLSTATE of a refused
-    connection. A text in another language is told by its SQLSTATE alone.
+    By text first: PgBouncer relays the server's words, and client libraries lose the SQLSTATE of a refused connection.
+    A text in another language is classified by its SQLSTATE alone.
     """
     for words, limit in _LIMITS:
         if words in kind.message:
@@ -72,7 +72,7 @@ class PoolerQueue(NamedTuple):
 
 
 def count_held(summary: Summary) -> int:
-    """Connections that an ordinary request still had when the run ended."""
+    """Count the connections that an ordinary request still had when the run ended."""
     return max(0, summary.acquired - summary.released - summary.leaked)
 
 
@@ -92,7 +92,7 @@ class Facts:
 
     @property
     def server(self) -> ObservedServer:
-        """What the server saw; all None where nobody looked."""
+        """What the server saw; all None where it was not observed."""
         return self.summary.server or ObservedServer()
 
     @property
@@ -103,8 +103,8 @@ class Facts:
 
     @property
     def leak(self) -> Leak:
-        """What leaks; of several services, the first that does."""
-        return next((part.leak for part in self.scenario.all_services if part.leak.every), self.scenario.leak)
+        """What leaks; of several services, the first that leaks."""
+        return next((service.leak for service in self.scenario.all_services if service.leak.every), self.scenario.leak)
 
     @property
     def max_open(self) -> int:
@@ -114,13 +114,13 @@ class Facts:
     @property
     def sizes(self) -> list[int]:
         """The bound of every pool of one generation, service by service."""
-        return [part.pool.max_open for part in self.scenario.all_services for _ in range(part.load.instances)]
+        return [service.pool.max_open for service in self.scenario.all_services for _ in range(service.load.instances)]
 
     @property
     def owners(self) -> list[Service]:
-        """Whose each of ``Run.instances`` is: service by service, and of each one generation after the other."""
+        """The service of each of ``Run.instances``: service by service, and of each one generation after the other."""
         generations = 1 + sum(1 for event in self.scenario.events if event.do == "deploy")
-        return [part for part in self.scenario.all_services for _ in range(part.load.instances * generations)]
+        return [service for service in self.scenario.all_services for _ in range(service.load.instances * generations)]
 
     @property
     def instances(self) -> int:
@@ -133,10 +133,12 @@ class Facts:
 
     @property
     def pools(self) -> list[tuple[Summary, int]]:
-        """Each pool's figures and bound; one fleet's where the instances are not told apart. A bound of 0: none."""
+        """Each pool's figures and bound; one pool for the whole fleet where the instances are not kept apart. A bound
+        of 0: none."""
         if self.run.instances:
             return [
-                (observed, part.pool.max_open) for part, observed in zip(self.owners, self.run.instances, strict=False)
+                (observed, service.pool.max_open)
+                for service, observed in zip(self.owners, self.run.instances, strict=False)
             ]
         return [(self.summary, self.capacity or 0)]
 
@@ -165,7 +167,7 @@ class Facts:
         return [point for point in self.run.timeline if warmup <= point.at <= until]
 
     def count_lost(self, summary: Summary) -> int:
-        """Leaked connections whose slot is still taken at the end, of one instance or of the fleet.
+        """Count leaked connections whose slot is still taken at the end, of one instance or of the fleet.
 
         Fewer than ``leaked`` where something gave them back: SQLAlchemy's garbage collection, a process that ended.
         More where the warm-up leaked, which no counter of the run has.
@@ -180,40 +182,41 @@ class Facts:
 
     @property
     def leaked(self) -> int:
-        """Connections leaked by the scenario, those of the warm-up as far as they can be told."""
+        """Connections leaked by the scenario; the ones of the warm-up as far as they can be inferred."""
         return max(self.summary.leaked, self.lost)
 
     @property
     def _last_points(self) -> list[TimelinePoint]:
-        """The last second of the load as the server saw it: one sample may be older than what the pools say."""
+        """The last second of the load as the server saw it: one sample may be older than the pools' figures."""
         samples = [p for p in self.run.timeline if p.server_connections is not None and p.at <= self.load_until]
         return [point for point in samples if point.at >= samples[-1].at - 1.0]
 
     @property
-    def sessions(self) -> int | None:
-        """Server connections at the end of the load. None: nobody looked, or a pooler stands between and they are
-        not ours."""
+    def server_connections(self) -> int | None:
+        """Server connections at the end of the load. None: not observed, or they are a pooler's."""
         samples = self._last_points if self.scenario.database.via == "none" else []
         return samples[-1].server_connections if samples else None
 
     @property
     def missing(self) -> int:
-        """How many connections the pools believe to have and the server does not; 0 where it cannot be told."""
-        if self.sessions is None:
+        """How many connections the pools count and the server does not have; 0 where that is not known."""
+        if self.server_connections is None:
             return 0
         return max(0, min(p.in_use + p.idle - (p.server_connections or 0) for p in self._last_points))
 
     @property
     def worst_service(self) -> tuple[str, "Facts"]:
-        """The service whose pool was waited for longest, by one of its instances; a single application is its own,
-        without a name. The timeline and the server are still those of all."""
+        """The service whose pool was waited for longest, by one of its instances, with its name.
+
+        A single application is its own, without a name. The timeline and the server are still the ones of all services.
+        """
         if not self.scenario.services or not (self.run.instances or self.run.services):
             return "", self
         if not self.run.instances:
             return max(self.services, key=lambda service: _rank_suffering(service[1].summary))
         pairs = zip(self.owners, self.run.instances, strict=False)
-        part, observed = max(pairs, key=lambda pair: _rank_suffering(pair[1]))
-        return part.name, self._restrict_to(replace(part, load=replace(part.load, instances=1)), observed)
+        service, observed = max(pairs, key=lambda pair: _rank_suffering(pair[1]))
+        return service.name, self._restrict_to(replace(service, load=replace(service.load, instances=1)), observed)
 
     @property
     def services(self) -> list[tuple[str, "Facts"]]:
@@ -221,16 +224,16 @@ class Facts:
         if not self.run.services:
             return [("", self)]
         pairs = zip(self.scenario.services, self.run.services, strict=True)
-        return [(part.name, self._restrict_to(part, summary)) for part, (_, summary) in pairs]
+        return [(service.name, self._restrict_to(service, summary)) for service, (_, summary) in pairs]
 
-    def _restrict_to(self, part: Service, observed: Summary) -> "Facts":
-        scenario = replace(self.scenario, pool=part.pool, load=part.load, leak=part.leak, services=())
+    def _restrict_to(self, service: Service, observed: Summary) -> "Facts":
+        scenario = replace(self.scenario, pool=service.pool, load=service.load, leak=service.leak, services=())
         summary = replace(observed, server=self.summary.server)
         return Facts(replace(self.run, scenario=scenario, summary=summary, instances=(), services=()))
 
     @property
     def stuck_pools(self) -> int:
-        """Pools that were exhausted to the end: somebody waits, or nobody ever will be served."""
+        """Pools that were exhausted to the end: requests wait, or none will ever be served."""
         return sum(
             1 for pool, size in self.pools if pool.exhausted_for_good or (size and self.count_lost(pool) >= size)
         )
@@ -241,7 +244,7 @@ class Facts:
 
     @property
     def queues(self) -> bool:
-        """Whether this pool lets requests wait; the others reject them at once."""
+        """Whether this pool lets requests wait; other pools reject them at once."""
         return LIBRARIES[self.scenario.pool.kind].rules.waiter_order != "none"
 
     @property
@@ -272,8 +275,8 @@ class Facts:
 
     @property
     def waits_sustained(self) -> bool:
-        """Whether requests queued for a connection over a good part of the load, outside of events, and for longer
-        than a typical request holds one (catalog: maxwait above the median transaction)."""
+        """Whether requests queued over a good part of the load, outside of events, and for longer than a typical
+        hold."""
         points = [point for point in self.load_points if self.find_event(point.at) is None]
         if not points or self.summary.wait_time.p95 <= self.summary.use_time.p50:
             return False
@@ -281,7 +284,7 @@ class Facts:
 
     @property
     def clients_suffer(self) -> bool:
-        """Whether somebody got no connection, or waited for one as a rule."""
+        """Whether requests got no connection, or waited for one as a rule."""
         summary = self.summary
         return bool(summary.timed_out or summary.refused or summary.unfinished or self.waits_sustained)
 
@@ -290,13 +293,13 @@ class Facts:
 
     @property
     def refused_by_server(self) -> int:
-        """Clients refused for want of a slot, as clients or the server's log counted them, whichever is more.
+        """Clients refused because no slot was left, as clients or the server's log counted them, whichever is more.
 
         psycopg_pool opens in the background and swallows the refusal: then only the log has it.
         """
-        told = sum(error.count for error in self.find_refusals("server"))
+        reported = sum(error.count for error in self.find_refusals("server"))
         logged = 0 if self.find_refusals("role") else self.server.refused or 0
-        return max(told, logged)
+        return max(reported, logged)
 
     @property
     def pooler_queue(self) -> PoolerQueue | None:
@@ -320,7 +323,8 @@ class Facts:
         return PoolerQueue(size, mode, clients, sum(error.count for error in errors), starved)
 
     def find_event(self, at: float) -> Event | None:
-        """The last event in whose window ``at`` lies: from its beginning until its backlog could drain."""
+        """Find the last event in whose window ``at`` lies: from its beginning until its backlog could drain. None
+        without any."""
         for event in reversed(self.scenario.events):
             length = event.overlap if event.do == "deploy" else event.duration or event.down or 0.0
             if event.at <= at <= event.at + length + max(EVENT_TAIL, length):
@@ -329,8 +333,10 @@ class Facts:
 
     @property
     def exhausted_by_event(self) -> Event | None:
-        """The event that set off the last exhaustion, where the load ended before its window did or the pool
-        recovered. An exhaustion that outlasts the window needs a cause of its own."""
+        """The event that caused the last exhaustion, if the load ended before its window did or the pool recovered.
+
+        An exhaustion that outlasts the window needs a cause of its own.
+        """
         event = self.find_event(self.exhausted_at) if self.exhausted_at is not None else None
         if event is None or (self.is_stuck and self.find_event(self.load_until) is not event):
             return None
@@ -345,27 +351,27 @@ class Facts:
         return sum(max(0, b.errors - a.errors) for a, b in pairs if self.find_event(b.at) is None)
 
     def list_steps(self, event: Event) -> list[tuple[TimelinePoint, TimelinePoint]]:
-        """Each sample of the event's window with the one before it."""
+        """List each sample of the event's window with the one before it."""
         return [(a, b) for a, b in pairwise(self.run.timeline) if self.find_event(b.at) is event]
 
     def count_errors(self, start: float, end: float) -> int:
-        """Errors that the timeline counted after ``start`` and until ``end``."""
+        """Count the errors in the timeline after ``start`` and until ``end``, in seconds on the run's clock."""
         before = max((point.errors for point in self.run.timeline if point.at <= start), default=0)
         return max(0, max((point.errors for point in self.run.timeline if point.at <= end), default=0) - before)
 
     @property
     def cpu_share(self) -> float | None:
-        """Part of the machine's cores that the server alone kept busy; None: not measured."""
+        """Share of the machine's cores that the server alone kept busy; None: not measured."""
         cpu, cores = self.server.cpu, self.server.cores
         return None if cpu is None or not cores else cpu / cores
 
     def name_setting(self, key: str) -> str:
-        """A pool setting with the library's own name for it: "max_idle (SetMaxIdleConns)"."""
+        """Return a pool setting with the library's own name for it: "max_idle (SetMaxIdleConns)"."""
         name = LIBRARIES[self.scenario.pool.kind].native.get(key)
         return key if name in (None, key) else f"{key} ({name})"
 
     def count_backends(self, *words: str) -> int:
-        """Backends at the end of the load whose state or wait event has one of ``words``."""
+        """Count the backends at the end of the load whose state or wait event has one of ``words``."""
         return sum(count for state, count in self.server.states.items() if any(word in state for word in words))
 
 
@@ -374,14 +380,14 @@ def _rank_suffering(summary: Summary) -> tuple[int, float]:
 
 
 def judge_waiting(facts: Facts) -> Severity:
-    """Critical when clients get nothing: 1 % of acquires timed out, or the queue never drained."""
+    """Return critical if clients get nothing: 1 % of acquires timed out, or the queue never drained. Else warning."""
     summary = facts.summary
     never = facts.is_stuck and summary.unfinished > 0
     return "critical" if never or summary.timed_out > 0.01 * summary.offered else "warning"
 
 
 def find_main_error(errors: Iterable[ObservedError]) -> ObservedError | None:
-    """The one that was met most often."""
+    """Find the error that occurred most often; None without any."""
     return max(errors, key=lambda error: error.count, default=None)
 
 

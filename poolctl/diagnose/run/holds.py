@@ -1,6 +1,6 @@
 """Connections that came back, but late: behind locks, in long jobs, beside other work.
 
-Which of these may explain a queue, and in what order, is decided in ``simulation``.
+Decides when each of these is present. Which may explain a queue, and in what order, is decided in ``diagnose``.
 """
 
 import re
@@ -14,10 +14,10 @@ from poolctl.units import format_duration, percent
 
 
 def find_lock_queue(facts: Facts) -> Finding | None:
-    """Connections are held by statements that wait for locks.
+    """Report connections that are held by statements that wait for locks.
 
-    Threshold: three backends waiting for locks at the end of the load, and half of those that are active. Likely,
-    never certain: one sample, and who blocks whom was not asked.
+    Threshold: three backends waiting for locks at the end of the load, and half of the active ones. Likely, never
+    certain: it is one sample, and which backend blocks which was not read.
     """
     waiting = sum(n for state, n in facts.server.states.items() if _waits_for_lock(state))
     active = facts.count_backends("active")
@@ -47,11 +47,11 @@ def _waits_for_lock(state: str) -> bool:
 
 
 def find_long_hold(facts: Facts) -> Finding | None:
-    """A few requests hold connections for so long that others queue behind them.
+    """Report a few requests that hold connections for so long that others queue behind them.
 
-    Threshold: the 99th percentile of use_time is above one second and ten times the median, while requests queue
-    as a rule or time out. (The catalog asks for one such hold; an exponential tail has one by chance, its 99th
-    percentile is 6.6 times its median.) Certain: acquires and releases were both seen.
+    Threshold: the 99th percentile of use_time is above one second and ten times the median, while requests queue as a
+    rule or time out. One such hold is not enough: an exponential tail has one by chance, its 99th percentile is 6.6
+    times its median. Certain: acquires and releases were both observed.
     """
     use = facts.summary.use_time
     suffers = facts.waits_sustained or (facts.summary.timed_out and facts.was_full and facts.calm_errors)
@@ -77,11 +77,11 @@ def find_long_hold(facts: Facts) -> Finding | None:
 
 
 def find_held_across_io(facts: Facts) -> Finding | None:
-    """Connections are held by requests that do something else meanwhile.
+    """Report connections held by requests that do something else meanwhile.
 
     Threshold: more than 30 % of the backends idle in transaction at the end of the load, with nothing leaked, while
     requests queue. Certain when the statements' own time over the whole run says the same (below 70 % of the time
-    held); likely with the one sample alone. The model knows how much of a hold lies outside of the database.
+    held); likely with the one sample alone. The model knows how much of a hold is outside of the database.
     """
     if facts.leaked or not facts.waits_sustained:
         return None

@@ -1,7 +1,7 @@
 """Connections that did not come back: leaks by shape, lost slots, holds longer than the run.
 
-The simulator knows what it leaked, so these findings are certain; what they say is what the pool and the server
-showed. Whether a bigger pool would help is never asked here: it would not.
+Decides their words and urgency. The simulator knows what it leaked, so these findings are certain; what they report is
+what the pool and the server showed. No leak needs a bigger pool, so none of them recommends one.
 """
 
 from typing import Any, NamedTuple
@@ -35,8 +35,8 @@ _SHAPES = {
         "idle_in_transaction_session_timeout on the application's role ends them; it also drops their locks.",
         sql.TRANSACTIONS,
     ),
-    # The catalog's slow-reader is someone who still reads: a cursor or an earlier release helps it. Nobody reads
-    # here and nobody will release, so the code is leak, with slow-reader's evidence.
+    # A slow-reader still reads: a cursor or an earlier release helps it. Here no client reads and none will release, so
+    # the code is leak, with slow-reader's evidence.
     "unread-rows": _Shape(
         "leak",
         "leaked with rows unread",
@@ -61,11 +61,11 @@ _SHAPES = {
 
 
 def find_leak(facts: Facts) -> Finding | None:
-    """Connections leaked by the scenario that something still holds.
+    """Report connections leaked by the scenario that are still held.
 
-    Threshold: one, since the simulator counts them itself (elsewhere the catalog asks for a floor that climbs in
-    three steps). Critical once clients got nothing or waited because of it; before that a warning with the time
-    that is left. None where garbage collection gave every dropped connection back (SQLAlchemy).
+    Threshold: one, since the simulator counts them itself. Critical once clients got nothing or waited because of it;
+    before that a warning with the time that is left. None where garbage collection gave every dropped connection back
+    (SQLAlchemy).
     """
     shape = _SHAPES[facts.leak.shape]
     if not facts.leaked or (facts.leak.shape == "dropped-reference" and not facts.lost):
@@ -92,11 +92,11 @@ def find_leak(facts: Facts) -> Finding | None:
 
 
 def find_pool_slots_lost(facts: Facts) -> Finding | None:
-    """The pool counts connections that the server does not have.
+    """Report a pool that counts connections that the server does not have.
 
-    psycopg_pool loses the slot of a connection that is dropped without putconn; other pools lose slots when a
-    backend dies in their hands. Threshold: fewer server sessions than the pool believes to have. Certain with both
-    counts; likely where nobody looked at the server, for a library that is known for it.
+    psycopg_pool loses the slot of a connection that is dropped without putconn; other pools lose slots when a backend
+    in use dies. Threshold: fewer server connections than the pool counts. Certain with both counts; likely where the
+    server was not observed, for a library that is known for it.
     """
     dropped = facts.leaked > 0 and facts.leak.shape == "dropped-reference"
     if dropped:
@@ -111,9 +111,11 @@ def find_pool_slots_lost(facts: Facts) -> Finding | None:
             return None
         lost = min(orphans, facts.missing)
         cause = f"lost in the {event.do} at {format_duration(event.at)}"
-    confidence: Confidence = "likely" if facts.sessions is None else "certain"
+    confidence: Confidence = "likely" if facts.server_connections is None else "certain"
     severity = _judge_severity(facts)
-    server = "" if facts.sessions is None else f", the server has {plural(facts.sessions, 'session')}"
+    server = (
+        "" if facts.server_connections is None else f", the server has {plural(facts.server_connections, 'connection')}"
+    )
     return build_finding(
         "pool-slots-lost",
         severity=severity,
@@ -126,8 +128,9 @@ def find_pool_slots_lost(facts: Facts) -> Finding | None:
 
 
 def _is_only_slots(facts: Facts) -> bool:
-    """Whether the server's side of the dropped connections is gone, and with it everything but the slot."""
-    if facts.sessions is None:
+    """Return True if the server's side of the dropped connections is gone, and everything but the pool's slot with
+    it."""
+    if facts.server_connections is None:
         return facts.scenario.pool.kind == "psycopg_pool"
     return facts.missing * 2 >= facts.lost > 0
 
@@ -140,7 +143,7 @@ def _judge_severity(facts: Facts) -> Severity:
 
 
 def _write_sentence(facts: Facts, severity: Severity, are: str, lost: int | None = None) -> str:
-    """What the run's first line says: exhausted when, by what, and who got nothing."""
+    """Write the run's first line: exhausted when, by what, and which requests got nothing."""
     lost = facts.lost if lost is None else lost
     count = f"{format_count(lost)} of {format_count(facts.summary.connections.in_use)} in use are {are}"
     if facts.refused_by_server:
@@ -175,8 +178,10 @@ def _list_victims(facts: Facts) -> list[str]:
 
 
 def _estimate_time_left(facts: Facts, lost: int) -> float | None:
-    """Seconds until the leak has every slot, at the rate of this run: of the pools, or of the server where the
-    pools have no bound. None: at this rate never."""
+    """Estimate the seconds until the leak has every slot, at the rate of this run.
+
+    Of the pools, or of the server where the pools have no bound. None: at this rate never.
+    """
     room = facts.capacity if facts.capacity is not None else facts.usable
     if not lost or facts.summary.duration <= 0 or room <= lost:
         return None
@@ -212,7 +217,7 @@ def _collect_evidence(facts: Facts, lost: int | None = None) -> dict[str, Any]:
         "unfinished": summary.unfinished,
         "error": error.kind.message if error else None,
         "time_to_exhaustion": None if facts.is_stuck else _estimate_time_left(facts, lost),
-        "server_sessions": facts.sessions,
+        "server_sessions": facts.server_connections,
         "server_states": dict(facts.server.states),
         "threshold": "one connection that was acquired and never released",
     }

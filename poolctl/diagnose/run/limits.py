@@ -1,6 +1,7 @@
 """Limits that refused clients, and the arithmetic that led there: server slots, the fleet, roles, poolers.
 
-A refusal is never the root by itself: ``slots_exhausted`` stands after what filled the slots.
+Decides which limit was met. A refusal is never the root by itself: ``find_slots_exhausted`` comes after what filled the
+slots.
 """
 
 from poolctl.diagnose import sql
@@ -21,11 +22,11 @@ _MEANINGS = (
 
 
 def find_fleet_over_budget(facts: Facts) -> Finding | None:
-    """The instances together may open more than the server can give.
+    """Report that the instances together may open more than the server can give.
 
     Threshold: instances x max_open, both generations during a deploy's overlap, above the usable slots, also when
-    quiet: the next busy minute gets there. Certain, as the maxima are configured. Per instance there is room for
-    floor((usable - headroom) / instances), headroom max(3, 3 %) for operators (sizing reference, 5.4).
+    quiet: the next busy minute gets there. Certain, as the maxima are configured. Each instance has room for
+    floor((usable - headroom) / instances), with a headroom of max(3, 3 %) for operators.
     """
     if facts.capacity is None or facts.scenario.database.via != "none":
         return None
@@ -68,7 +69,7 @@ def find_fleet_over_budget(facts: Facts) -> Finding | None:
 
 
 def _write_fleet(facts: Facts) -> str:
-    """The arithmetic of the ceiling: "6 instances x 30", or service by service."""
+    """Write the arithmetic of the ceiling: "6 instances x 30", or service by service."""
     if not facts.scenario.services:
         return f"{plural(facts.instances * facts.generations, 'instance')} x {facts.max_open}"
     return " + ".join(
@@ -78,10 +79,10 @@ def _write_fleet(facts: Facts) -> str:
 
 
 def find_unbounded_pool(facts: Facts) -> Finding | None:
-    """A pool without a bound that came near the server's own.
+    """Report a pool without a bound that came near the server's own.
 
-    Threshold: max_open 0 and a peak of at least half of the usable slots. A connection for every request has no
-    pool to bound; that is connection-churn.
+    Threshold: max_open 0 and a peak of at least half of the usable slots. A connection for every request has no pool to
+    bound; that is connection-churn.
     """
     peak = max(facts.summary.connections.peak_open, facts.server.peak_connections or 0)
     refused = facts.refused_by_server
@@ -115,10 +116,10 @@ def find_unbounded_pool(facts: Facts) -> Finding | None:
 
 
 def find_slots_exhausted(facts: Facts) -> Finding | None:
-    """The server had no slot left for a client. Threshold: one refusal with SQLSTATE 53300.
+    """Report that the server had no slot left for a client. Threshold: one refusal with SQLSTATE 53300.
 
-    Certain: the client's text or the server's log names the limit. Through a pooler the text is relayed, and
-    likely is the most that can be said.
+    Certain: the client's text or the server's log names the limit. Through a pooler the text is relayed, and likely is
+    the most that can be said.
     """
     refused = facts.refused_by_server
     if not refused:
@@ -149,7 +150,7 @@ def find_slots_exhausted(facts: Facts) -> Finding | None:
 
 
 def find_role_limit(facts: Facts) -> Finding | None:
-    """The role's or the database's own CONNECTION LIMIT refused. Threshold: one refusal that names it."""
+    """Report that the role's or the database's own CONNECTION LIMIT refused. Threshold: one refusal that names it."""
     errors = facts.find_refusals("role")
     error = find_main_error(errors)
     if error is None:
@@ -174,10 +175,10 @@ def find_role_limit(facts: Facts) -> Finding | None:
 
 
 def find_pooler_client_limit(facts: Facts) -> Finding | None:
-    """The pooler's limit on clients was met.
+    """Report that the pooler's limit on clients was met.
 
-    PgBouncer says so (certain). Pgpool-II with every child busy says nothing and lets clients hang: openings that
-    never end while as many connections as children are open (likely).
+    PgBouncer says so (certain). Pgpool-II with every child busy says nothing and lets clients hang: openings that never
+    end while as many connections as children are open (likely).
     """
     errors = facts.find_refusals("pooler-clients")
     error = find_main_error(errors)
@@ -261,7 +262,10 @@ def find_pooler_queue(facts: Facts) -> Finding | None:
 
 
 def find_endless_load(facts: Facts) -> Finding | None:
-    """The load made requests without any time passing. Threshold: the model cut the run off for it, so certain."""
+    """Report a load that makes requests without any time passing.
+
+    Threshold: the model cut the run off because of it, so certain.
+    """
     if facts.run.cut_off != "standstill":
         return None
     summary = facts.summary
@@ -283,7 +287,10 @@ def find_endless_load(facts: Facts) -> Finding | None:
 
 
 def find_endless_queue(facts: Facts) -> Finding | None:
-    """More requests came than are served and none gives up. Threshold: the model cut the run off, so certain."""
+    """Report that more requests came than are served and none gives up.
+
+    Threshold: the model cut the run off because of it, so certain.
+    """
     if facts.run.cut_off != "queue":
         return None
     summary = facts.summary

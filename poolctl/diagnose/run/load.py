@@ -1,7 +1,7 @@
-"""Why good connections were not enough: a jam, a small pool, reopening, a client without time.
+"""Why working connections were not enough: a jam, a small pool, reopening, a client without time.
 
-The remedies of these are opposite, so each rule asks first whether another one explains the wait better; in what
-order is decided in ``simulation``.
+Decides when each is present. Their remedies are opposite, so each rule first checks whether another one explains the
+wait better; in what order is decided in ``diagnose``.
 """
 
 from itertools import pairwise
@@ -15,11 +15,11 @@ from poolctl.units import format_count, format_duration, plural, quote
 
 
 def find_self_deadlock(facts: Facts) -> Finding | None:
-    """Requests that hold one connection wait for another, and so does everybody else.
+    """Report requests that hold one connection and wait for another, as all other holders do.
 
-    Threshold: several connections per request, a pool below threads x (connections each - 1) + 1 (HikariCP,
-    About-Pool-Sizing), and a jam: every connection in use, somebody waiting, and no acquire for ten typical holds,
-    one second at least. Certain when the jam lasted to the end or came twice (batches one timeout apart).
+    Threshold: several connections per request, a pool below threads x (connections each - 1) + 1 (HikariCP, About Pool
+    Sizing), and a jam: every connection in use, requests waiting, and no acquire for ten typical holds, one second at
+    least. Certain when the jam lasted to the end or came twice (batches one timeout apart).
     """
     summary, threads = facts.summary, facts.threads
     each = facts.scenario.load.connections_per_request
@@ -28,7 +28,7 @@ def find_self_deadlock(facts: Facts) -> Finding | None:
     floor = None if threads is None else threads * (each - 1) + 1
     if floor is not None and facts.max_open >= floor:
         return None
-    # Requests that are done leave nobody in the queue: in a closed loop only a jam outlives the drain.
+    # Requests that are done leave none in the queue: in a closed loop only a jam outlives the drain.
     stuck = threads is not None and facts.is_stuck and not facts.exhausted_by_event
     jams = _find_jams(facts)
     if not jams and not stuck:
@@ -61,7 +61,8 @@ def find_self_deadlock(facts: Facts) -> Finding | None:
 
 
 def _find_jams(facts: Facts) -> list[tuple[float, float]]:
-    """Stretches in which every connection was in use, somebody waited and nothing was acquired."""
+    """Find the stretches in which every connection was in use, requests waited and none was acquired, as (start,
+    end)."""
     long_enough = max(1.0, 10 * facts.scenario.load.hold.mean)
     # A request whose acquire times out gives its others back: a jam then lasts one timeout and no longer.
     if facts.scenario.pool.acquire_timeout:
@@ -81,12 +82,12 @@ def _find_jams(facts: Facts) -> list[tuple[float, float]]:
 
 
 def find_pool_undersized(facts: Facts) -> Finding | None:
-    """The pool is the limit: requests queue as a rule, nothing is lost, and the server has time to spare.
+    """Report that the pool is the limit: requests queue as a rule, nothing is lost, and the server has time to spare.
 
-    Threshold: a pool was full, and requests queued on a quarter of the samples for longer than a typical hold, or
-    were refused, or still queued at the end. A burst that drained is no finding. The size is the measured
-    concurrency a plus 2 x sqrt(a) (square-root staffing); a closed loop needs no more than its requests can hold.
-    Certain when the server's processors were at most half busy; likely where that was not measured.
+    Threshold: a pool was full, and requests queued in a quarter of the samples for longer than a typical hold, or were
+    refused, or were still queued at the end. A burst that drained is no finding. The size is the measured concurrency a
+    plus 2 x sqrt(a) (square-root staffing); a closed loop needs no more than its requests can hold. Certain when the
+    server's processors were at most half busy; likely where that was not measured.
     """
     summary = facts.summary
     never_drained = facts.is_stuck and summary.unfinished and not facts.exhausted_by_event
@@ -128,7 +129,7 @@ def find_pool_undersized(facts: Facts) -> Finding | None:
 
 
 def _write_unserved(facts: Facts) -> str:
-    """Those who got no connection, for the end of a summary."""
+    """Write which requests got no connection, for the end of a summary."""
     summary, parts = facts.summary, ""
     if summary.timed_out:
         parts += f", {format_count(summary.timed_out)} {'timed out' if facts.queues else 'rejected'}"
@@ -154,10 +155,10 @@ def _write_bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: f
 
 
 def _estimate_needed(facts: Facts) -> tuple[float, int]:
-    """Connections wanted at once by one instance, and the max_open that serves them.
+    """Estimate the connections wanted at once by one instance, and the max_open that serves them.
 
     Offered rate x mean use time is Little's law for a load that is not held up. A closed loop is held up by its own
-    waits, so its wish is taken from the requests under way: threads x hold / (hold + think).
+    waits, so its demand is taken from the requests under way: threads x hold / (hold + think).
     """
     summary, load, threads = facts.summary, facts.scenario.load, facts.threads
     use = summary.use_time.mean
@@ -176,16 +177,15 @@ def _estimate_needed(facts: Facts) -> tuple[float, int]:
 
 
 def _compute_staffing(concurrency: float) -> int:
-    """Connections that serve ``concurrency`` on average with few waits: a + 2 x sqrt(a), one at least."""
+    """Return the connections that serve ``concurrency`` on average with few waits: a + 2 x sqrt(a), one at least."""
     return max(1, ceil(concurrency + 2 * sqrt(concurrency)))
 
 
 def find_connection_churn(facts: Facts) -> Finding | None:
-    """Connections are opened over and over.
+    """Report connections that are opened over and over.
 
-    Threshold: more than one opening in ten acquires beyond the first fill (catalog: sessions/s > tps/10), ten at
-    least, that cost 1 % of the time connections are used or more (sizing reference, 5.5). Reopening after a restart
-    is not counted. Certain: both are counters of the whole run.
+    Threshold: more than one opening in ten acquires beyond the first fill, ten at least, that cost 1 % of the time
+    connections are used or more. Reopening after a restart is not counted. Certain: both are counters of the whole run.
     """
     summary, load = facts.summary, facts.scenario.load
     connections, connect = summary.connections, summary.connect_time
@@ -226,7 +226,7 @@ def find_connection_churn(facts: Facts) -> Finding | None:
 
 
 def _explain_closing(facts: Facts, keep: int) -> tuple[str, str]:
-    """Why connections were closed again, and what keeps ``keep`` of them open."""
+    """Return why connections were closed again, and what keeps ``keep`` of them open."""
     if facts.scenario.pool.kind == "none":
         return "every request opens its own", f"Use a pool: {keep} connections for each instance carry this load."
     closed = facts.summary.connections.closed
@@ -244,11 +244,11 @@ def _explain_closing(facts: Facts, keep: int) -> tuple[str, str]:
 
 
 def find_client_starved(facts: Facts) -> Finding | None:
-    """Acquires failed although the pool had room: the cause lies outside of the connections.
+    """Report acquires that failed although the pool had room: the cause is outside of the connections.
 
-    Threshold: an acquire that failed with an error that names no limit, or that timed out or never ended while no
-    pool was ever full, with no event to explain it and no other finding. Likely where the generator is known to have
-    run out of processor time; else undetermined, since the same figures fit a server that cannot be reached.
+    Threshold: an acquire that failed with an error that names no limit, or that timed out or never ended while no pool
+    was ever full, with no event to explain it and no other finding. Likely where the generator is known to have run out
+    of processor time; else undetermined, since the same figures fit a server that cannot be reached.
     """
     summary, pool = facts.summary, facts.scenario.pool
     explained = sum(e.count for e in facts.find_refusals("server", "role", "pooler-clients", "pooler-queue"))
@@ -286,7 +286,9 @@ def find_client_starved(facts: Facts) -> Finding | None:
         },
         evidence_sql=sql.SLOTS,
         remedy=remedy,
-        decide_by=None if confidence == "likely" else "the server's log: did the connections arrive, and what was said",
+        decide_by=None
+        if confidence == "likely"
+        else "the server's log: whether the connections arrived, and what it says",
     )
 
 

@@ -1,4 +1,7 @@
-"""When the server is the limit: its processors, a statement without an index, the storm after an event."""
+"""When the server is the limit: its processors, a statement without an index, the storm after an event.
+
+Decides whether the server or the pool made requests wait.
+"""
 
 import re
 from math import inf
@@ -13,15 +16,15 @@ from poolctl.scenario.run import ScannedTable
 from poolctl.units import format_count, format_duration, percent, quote
 
 DOMINANT_SHARE = 0.5
-"""Share of the execution time above which one statement is the workload (catalog and sizing reference, 5.6)."""
+"""Share of the execution time above which one statement is the workload."""
 SMALL_TABLE = 1000
 """Rows below which reading a table from end to end is what a good plan does (a proposal)."""
 TIMES_READ = 10
-"""How many times over a table's rows were read by scans before it is called read for every call (a proposal)."""
+"""How many times over a table's rows were read by scans before it counts as read for every call (a proposal)."""
 STRETCH = 1.5
-"""Mean use time over the hold asked for, from which the model's database counts as slow (a proposal)."""
+"""Mean use time over the hold of the scenario, from which the model's database counts as slow (a proposal)."""
 STORM_FACTOR = 10
-"""Errors after an event over those before it, and failed openings for each connection of the fleet (catalog)."""
+"""Errors after an event over the errors before it, and failed openings for each connection of the fleet."""
 STORM_WINDOW = 5.0
 """Seconds before and after an event that are compared."""
 
@@ -35,13 +38,14 @@ class _Scan(NamedTuple):
 
 
 def find_slow_database(facts: Facts) -> Finding | None:
-    """The database is the limit: more connections would wait there instead of here.
+    """Report that the database is the limit: more connections would wait there instead of here.
 
-    Threshold: the server's processes keep 90 % of the cores busy, or one statement has half of the execution time
-    and reads a table from end to end. Either alone counts only under pressure: requests queue or fail, twice as many
+    Threshold: the server's processes keep 90 % of the cores busy, or one statement has half of the execution time and
+    reads a table from end to end. Either alone counts only under pressure: requests queue or fail, twice as many
     connections in use as there are cores, or as much statement time as cores. Certain with both, or with twice as many
     statements running as there are cores; likely with one.
-    Use times half as long again as asked for say the same, in the model and for the query "cpu".
+
+    Use times half as long again as the scenario's holds mean the same, in the model and for the query "cpu".
     """
     scan, busy = find_full_scan(facts), (facts.cpu_share or 0.0) >= BUSY_SHARE
     crowded = _count_running(facts) > 2 * (_count_cores(facts) or inf)
@@ -65,7 +69,7 @@ def find_slow_database(facts: Facts) -> Finding | None:
 
 
 def find_slow_spell(facts: Facts) -> Finding | None:
-    """The scenario slowed the statements down, and clients got nothing for it.
+    """Report that the scenario slowed the statements down, and clients got no connection because of it.
 
     Threshold: 1 % of acquires failed. Fewer are a note. Certain: the scenario says what it did.
     """
@@ -101,7 +105,7 @@ def find_slow_spell(facts: Facts) -> Finding | None:
 
 
 def find_full_scan(facts: Facts) -> _Scan | None:
-    """The statement that has most of the execution time together with a table that it reads from end to end."""
+    """Find the statement that has most of the execution time together with a table that it reads from end to end."""
     top = max(facts.server.statements, key=lambda statement: statement.share, default=None)
     if top is not None and top.share < DOMINANT_SHARE:
         return None
@@ -118,15 +122,15 @@ def find_full_scan(facts: Facts) -> _Scan | None:
 
 
 def _count_rows(table: ScannedTable) -> int:
-    """The table's size; what a scan of it read, where the statistics know of no rows yet."""
+    """Return the table's size; what a scan of it read, where the statistics know of no rows yet."""
     return table.rows or table.rows_read // max(1, table.scans)
 
 
 def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
-    """Whether the database's pace matters to anybody.
+    """Return True if the database's pace matters to a client.
 
-    With a scan alone, a good part of the time that connections are held must be statements: a short scan before a
-    long computation in the application is not what fills the pool.
+    With a scan alone, a good part of the time that connections are held must be statements: a short scan before a long
+    computation in the application is not what fills the pool.
     """
     cores, running = _count_cores(facts), _count_running(facts)
     in_use = facts.summary.connections.average_in_use
@@ -138,7 +142,7 @@ def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
 
 
 def _count_running(facts: Facts) -> float:
-    """Statements under way on average, from their execution time; 0 where the server keeps no statistics."""
+    """Return the statements under way on average, from their execution time; 0 where the server keeps no statistics."""
     total = sum(statement.total_time for statement in facts.server.statements)
     return total / facts.summary.duration if facts.summary.duration > 0 else 0.0
 
@@ -148,10 +152,11 @@ def _count_cores(facts: Facts) -> int | None:
 
 
 def _measure_stretch(facts: Facts) -> float | None:
-    """How many times longer than asked for connections were used; None where it is no sign.
+    """Return how many times longer than the scenario's hold connections were used; None where it is no sign.
 
-    Only where the statement itself takes the hold, and more of it when the processors are shared: in the model and
-    for the built-in query "cpu"."""
+    Only where the statement itself takes the hold, and more of it when the processors are shared: in the model and for
+    the built-in query "cpu".
+    """
     loads = [part.load for part in facts.scenario.all_services]
     asked = max(hold.mean for load in loads for hold in (load.hold, *(burst.hold for burst in load.bursts)))
     takes_hold = facts.run.engine == "model" or facts.scenario.load.query == "cpu"
@@ -228,12 +233,12 @@ def _write_remedy(facts: Facts, scan: _Scan | None) -> str:
 
 
 def find_reconnect_storm(facts: Facts) -> Finding | None:
-    """After a restart or failover the clients try again at once, over and over.
+    """Report clients that try again at once, over and over, after a restart or failover.
 
-    Threshold: ten times the errors in the five seconds after the event than in those before, and ten failed openings
+    Threshold: ten times the errors in the five seconds after the event than in the five before, and ten failed openings
     for every connection of the fleet: each slot tried ten times without backing off. Fewer errors than that are the
-    outage itself. Critical when errors still came at the end, a full window after the event, or when the server ran
-    out of slots over it.
+    outage itself. Critical when errors still came at the end, a full window after the event, or when the server ran out
+    of slots over it.
     """
     event = next((e for e in facts.scenario.events if e.do in ("restart", "failover")), None)
     if event is None:
