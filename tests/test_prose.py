@@ -35,9 +35,6 @@ REFERENCES = re.compile(
 """Documents that are not in the repository."""
 
 UNCLEANED: tuple[str, ...] = (
-    "poolctl/api",
-    "poolctl/cli.py",
-    "poolctl/commands",
     "poolctl/engines/model",
     "poolctl/pool",
     "docs/pools.md",
@@ -64,7 +61,7 @@ _VERBS = """
     stay step stop store stream strip submit subtract sum summarize suppress swap sweep switch take terminate test throw
     tidy time touch trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait
     wake walk warm warn watch weigh widen wrap write yield judge rebuild import receive
-    confirm fall freeze hook know learn probe reap say thaw cap
+    confirm fall freeze hook know learn probe reap say thaw cap shorten
 """
 VERBS = frozenset(_VERBS.split())
 """What a function's docstring may begin with. Add a verb that is missing; a noun is not one."""

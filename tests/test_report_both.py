@@ -12,8 +12,8 @@ from rich.cells import cell_len
 from schema_check import problems
 from test_report_json import SCHEMA
 
-from poolctl.api.differences import differences, trust
 from poolctl.api.documents import dumps
+from poolctl.api.model_trust import compare_summaries, judge_model
 from poolctl.api.results import SimulateResult, Variant
 from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.model import simulate
@@ -61,12 +61,12 @@ def test_the_report_of_both_is_as_reviewed(width: int | None) -> None:
 
 
 def test_the_difference_is_the_model_less_the_live_run_and_that_as_a_share_of_it() -> None:
-    found = {each.name: each for each in differences(live().summary, model(throughput=529.32).summary)}
+    found = {each.name: each for each in compare_summaries(live().summary, model(throughput=529.32).summary)}
 
     assert found["released/s"].absolute == pytest.approx(48.12)
     assert found["released/s"].relative == pytest.approx(0.1)
     assert found["timed out"].relative == 0.0
-    refused = {each.name: each for each in differences(live().summary, model(refused=3).summary)}["refused"]
+    refused = {each.name: each for each in compare_summaries(live().summary, model(refused=3).summary)}["refused"]
     assert (refused.absolute, refused.relative) == (3, None)
 
 
@@ -89,7 +89,7 @@ def waits(mean: float, p99: float) -> Times:
     ],
 )
 def test_the_number_that_is_worst_decides_how_far_to_trust(changed: dict[str, Any], level: str, said: str) -> None:
-    found, sentence = trust(live(), model(**changed))
+    found, sentence = judge_model(live(), model(**changed))
 
     assert found == level
     assert said in sentence
@@ -98,7 +98,7 @@ def test_the_number_that_is_worst_decides_how_far_to_trust(changed: dict[str, An
 def test_waits_that_differ_by_less_than_a_millisecond_are_no_reason_for_distrust() -> None:
     nothing = replace(live().summary.wait_time, mean=0.0001, p99=0.0002)
 
-    assert trust(live(wait_time=nothing), model(wait_time=waits(0.0009, 0.0019)))[0] == "close"
+    assert judge_model(live(wait_time=nothing), model(wait_time=waits(0.0009, 0.0019)))[0] == "close"
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_waits_that_differ_by_less_than_a_millisecond_are_no_reason_for_distrust
     ],
 )
 def test_a_run_that_is_spoiled_says_nothing_about_the_model(one: Run, other: Run, reason: str) -> None:
-    assert trust(one, other) == ("unknown", f"Nothing can be said about the model: {reason}.")
+    assert judge_model(one, other) == ("unknown", f"The model cannot be judged: {reason}.")
 
 
 def test_the_document_has_both_runs_and_differences_in_the_summarys_shape() -> None:
@@ -215,4 +215,4 @@ def test_a_model_that_is_taught_by_a_model_agrees_with_it() -> None:
 
     second = simulate(calibrate(base, first)[0])
 
-    assert trust(replace(first, engine="live", generator=Generator(Times(), 0.1)), second)[0] == "close"
+    assert judge_model(replace(first, engine="live", generator=Generator(Times(), 0.1)), second)[0] == "close"

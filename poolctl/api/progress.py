@@ -1,4 +1,4 @@
-"""Progress and interruption of a call: what it reports while it works, and how it is asked to stop.
+"""Progress and interruption of a call: what it reports while it works, and what ends it early.
 
 Decides nothing about what progress looks like: every method here does nothing. A program overrides what it wants to
 show; poolctl's own command line overrides all of them.

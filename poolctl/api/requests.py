@@ -16,7 +16,7 @@ from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figures
 
 SAMPLING_TIME = 3.0
-"""Seconds that ``inspect`` samples by default: enough to tell what moves from what does not."""
+"""Seconds that ``inspect`` samples by default: long enough to see what moves and what does not."""
 MEASURING_TIME = 60.0
 """Seconds that ``recommend`` measures by default."""
 SWEEP_TIME = 180.0

@@ -250,11 +250,11 @@ class SimulateResult:
     def _model_keys(self) -> Document:
         if len(self.variants) < 2:
             return {"model": None, "difference": None, "trust": None}
-        from poolctl.api.differences import differences, trust
+        from poolctl.api.model_trust import compare_summaries, judge_model
 
         live, model = self.variants[0].run, self.variants[1].run
         found: Document = {}
-        for each in differences(live.summary, model.summary):
+        for each in compare_summaries(live.summary, model.summary):
             table = found
             for key in each.path[:-1]:
                 table = table.setdefault(key, {})
@@ -264,7 +264,7 @@ class SimulateResult:
                 "absolute": to_json_value(each.absolute),
                 "relative": to_json_value(each.relative),
             }
-        level, sentence = trust(live, model)
+        level, sentence = judge_model(live, model)
         return {
             "model": run_document(model, self.variants[1].findings),
             "difference": found,

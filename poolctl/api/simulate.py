@@ -87,7 +87,7 @@ def read_scenarios(request: SimulateRequest) -> list[tuple[NamedValues, "Scenari
 
 
 def _read_values(request: SimulateRequest) -> tuple[dict[str, Any], TomlSource]:
-    """Read the values of the scenario file, and change those that the request changes. Raises BadInput."""
+    """Read the values of the scenario file, and apply the changes of the request. Raises BadInput."""
     path = DEFAULT_SCENARIO if request.scenario is None else Path(request.scenario)
     values, text = read_toml(path)
     overridden = override(values, _list_assignments(request))

@@ -126,7 +126,7 @@ def _find_steady(recommendation: "Recommendation", planned: "tuple[Trial, ...]")
 
 
 def _shorten(trial: "Trial") -> "Trial":
-    """Shorten a trial to a part of its time; what happens in it happens at the same share of it."""
+    """Shorten a trial to a part of its time; its events keep their place in it."""
     scenario = trial.scenario
     duration = scenario.load.duration or SHORTEST
     share = max(SHORTEST, duration * DEFAULT_SHARE) / duration

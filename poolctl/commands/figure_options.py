@@ -118,5 +118,5 @@ def sweep_file_option(group: str) -> Decorator:
 
 
 def take_figures(options: dict[str, Any]) -> dict[str, Any]:
-    """Take the figures out of ``options``; those that were not given are None."""
+    """Take the figures out of ``options``; a figure that was not given is None."""
     return {name: options.pop(name) for name in NAMES}

@@ -163,7 +163,7 @@ def repeat_command(words: Sequence[str]) -> str:
 
 
 def _make_request(options: dict[str, Any]) -> "RecommendRequest":
-    """Raises BadInput for options that contradict each other."""
+    """Make the request of the options. Raises BadInput for options that contradict each other."""
     from poolctl.api.figures import read_figures
     from poolctl.api.requests import RecommendRequest
 

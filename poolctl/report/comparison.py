@@ -6,7 +6,7 @@ Decides which numbers compare, and what each run adds for a reader who has room.
 from collections.abc import Sequence
 from itertools import pairwise
 
-from poolctl.api.differences import Difference, differences, shown_relative, trust
+from poolctl.api.model_trust import Difference, compare_summaries, format_relative, judge_model
 from poolctl.api.results import Variant
 from poolctl.diagnose.finding import SEVERITIES, worst_first
 from poolctl.report.blocks import (
@@ -73,9 +73,9 @@ def comparison_report(variants: Sequence[Variant], *, repeat: str = "") -> Repor
 
 def both_report(live: Variant, model: Variant, *, repeat: str = "") -> Report:
     """Return the report of a live run and the model's of the same scenario: how far to trust the model."""
-    found = differences(live.run.summary, model.run.summary)
+    found = compare_summaries(live.run.summary, model.run.summary)
     never = [each.name for each in found if not each.live and not each.model]
-    _, sentence = trust(live.run, model.run)
+    _, sentence = judge_model(live.run, model.run)
     verdict = run_verdict(model.run, model.findings)
     notes = tuple(dict.fromkeys((*live.run.notes, *model.run.notes)))
     points = (
@@ -191,7 +191,7 @@ def _difference_table(found: Sequence[Difference]) -> Table:
 def _format_difference(each: Difference) -> str:
     """Return model less live, and that as a share of live: "+8.6 (+2.2 %)"."""
     sign = "+" if each.absolute > 0 else "-" if each.absolute < 0 else ""
-    return f"{sign}{each.show(abs(each.absolute))}{shown_relative(each, ' ({})')}"
+    return f"{sign}{each.show(abs(each.absolute))}{format_relative(each, ' ({})')}"
 
 
 def _step(points: Sequence[TimelinePoint]) -> float:

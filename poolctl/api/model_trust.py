@@ -1,4 +1,4 @@
-"""How far the model is from the live run of the same scenario. Pure: two runs in, numbers and one sentence out.
+"""The distance of the model from the live run of the same scenario: two runs in, numbers and one sentence out.
 
 Decides which numbers count, and from which distance on the model is not to be trusted.
 """
@@ -75,35 +75,38 @@ SMALL_SHARE = 0.01
 """Timeouts and refusals that differ by less than this share of all acquires are close, by ten times it are fair."""
 
 
-def differences(live: Summary, model: Summary) -> tuple[Difference, ...]:
-    """The main numbers of both, in the order they are told."""
+def compare_summaries(live: Summary, model: Summary) -> tuple[Difference, ...]:
+    """Compare the main numbers of both, in the order in which a report shows them."""
     return tuple(
         Difference(number.path, number.name, number.of(live), number.of(model), number.show) for number in _NUMBERS
     )
 
 
-def trust(live: Run, model: Run) -> tuple[Trust, str]:
-    """How far to trust the model for scenarios like this one, and why, as a sentence."""
-    spoiled = _spoiled(live, model)
-    if spoiled:
-        return "unknown", f"Nothing can be said about the model: {spoiled}."
-    found = differences(live.summary, model.summary)
+def judge_model(live: Run, model: Run) -> tuple[Trust, str]:
+    """Judge how far to trust the model for scenarios like this one, and return why, as a sentence."""
+    spoiler = _find_spoiler(live, model)
+    if spoiler:
+        return "unknown", f"The model cannot be judged: {spoiler}."
+    found = compare_summaries(live.summary, model.summary)
     offered = max(live.summary.offered, 1)
     judged = [(_distance(difference, offered), difference) for difference in found]
     graded = [(distance, difference) for distance, difference in judged if distance is not None]
     worst, difference = max(graded, key=lambda pair: pair[0])
-    told = ", ".join(_told(difference) for _, difference in graded if difference.name in _JUDGED)
+    described = ", ".join(_describe(difference) for _, difference in graded if difference.name in _JUDGED)
     if worst <= 1:
-        return "close", f"The model can be trusted for loads like this one: {told}."
+        return "close", f"The model can be trusted for loads like this one: {described}."
     if worst <= 2:
         return (
             "fair",
-            f"Trust the model for which variant is better, not for its absolute numbers: {_told(difference)}.",
+            f"Trust the model for which variant is better, not for its absolute numbers: {_describe(difference)}.",
         )
-    return "far", f"Do not trust the model here: {_told(difference)}. Something that it does not know decides this run."
+    return (
+        "far",
+        f"Do not trust the model here: {_describe(difference)}. What decides this run is not in the model.",
+    )
 
 
-def _spoiled(live: Run, model: Run) -> str:
+def _find_spoiler(live: Run, model: Run) -> str:
     if live.interrupted or model.interrupted:
         return "the run was interrupted"
     if live.failure or model.failure:
@@ -116,7 +119,7 @@ def _spoiled(live: Run, model: Run) -> str:
 
 
 def _distance(difference: Difference, offered: int) -> float | None:
-    """0 to 1 is close, 1 to 2 fair, more is far; None for a number that is told and not judged."""
+    """Measure a difference: 0 to 1 is close, 1 to 2 fair, more is far; None for a number that is not judged."""
     if difference.name in ("timed out", "refused"):
         share = abs(difference.absolute) / offered
         return share / SMALL_SHARE if share <= SMALL_SHARE else 1 + share / (10 * SMALL_SHARE)
@@ -130,13 +133,13 @@ def _distance(difference: Difference, offered: int) -> float | None:
     return share / close if share <= close else 1 + (share - close) / (fair - close)
 
 
-def _told(difference: Difference) -> str:
+def _describe(difference: Difference) -> str:
     live, model = difference.show(difference.live), difference.show(difference.model)
-    return f"{difference.name} {live} live and {model} in the model{shown_relative(difference, ' ({})')}"
+    return f"{difference.name} {live} live and {model} in the model{format_relative(difference, ' ({})')}"
 
 
-def shown_relative(difference: Difference, form: str = "{}") -> str:
-    """The relative difference with its sign, "" where it has no meaning."""
+def format_relative(difference: Difference, form: str = "{}") -> str:
+    """Write the relative difference with its sign, or "" if it has no meaning."""
     relative = difference.relative
     if relative is None or not relative:
         return ""
