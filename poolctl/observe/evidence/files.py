@@ -7,6 +7,7 @@ import gzip
 import io
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -29,8 +30,8 @@ class EvidenceFile:
     def lines(self) -> Iterator[str]:
         """Yield the lines without their ends. Raises BadInput for what cannot be read."""
         try:
-            with _open(self.path) as file:
-                yield from _decode(file)
+            with ExitStack() as opened:
+                yield from _decode(_open(self.path, opened))
         except (OSError, EOFError, gzip.BadGzipFile) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it cannot be read"
             raise BadInput(f"--evidence {self.name}: {reason}") from None
@@ -59,10 +60,11 @@ def find_files(places: Iterable[str]) -> list[EvidenceFile]:
     return found
 
 
-def _open(path: Path | None) -> BinaryIO:
-    raw = sys.stdin.buffer if path is None else path.open("rb")
+def _open(path: Path | None, opened: ExitStack) -> BinaryIO:
+    raw: BinaryIO = sys.stdin.buffer if path is None else opened.enter_context(path.open("rb"))
     start = raw.peek(2)[:2] if isinstance(raw, io.BufferedReader) else b""
-    return cast(BinaryIO, gzip.GzipFile(fileobj=raw)) if start == b"\x1f\x8b" else raw
+    # GzipFile does not close the file that it reads from.
+    return cast(BinaryIO, opened.enter_context(gzip.GzipFile(fileobj=raw))) if start == b"\x1f\x8b" else raw
 
 
 def _decode(file: BinaryIO) -> Iterator[str]:

@@ -223,15 +223,19 @@ class _LineReader:
             return
         for line in lines:
             self._number += 1
-            self._read_line(line)
+            if not self._read_log_line(line):
+                self._read_other_line(line)
 
     def finish(self) -> None:
         """Read what was kept, and close what was open."""
         at = 0
         held = self._held
         while at < len(held):
-            found = find_table(held, at, _knows) if len(held[at]) < _LONGEST_HEADER else None
-            if found is not None:
+            self._number = at + 1
+            # A line of a log first: jsonlog has columns of pg_stat_activity, too.
+            if self._read_log_line(held[at]):
+                at += 1
+            elif (found := find_table(held, at, _knows) if len(held[at]) < _LONGEST_HEADER else None) is not None:
                 self._tables.append(found.table)
                 self._known += 1 + len(found.table.rows)
                 self._bad_rows += len(found.table.skipped)
@@ -239,8 +243,7 @@ class _LineReader:
             elif (taken := self._read_setting(held, at)) is not None:
                 at += taken
             else:
-                self._number = at + 1
-                self._read_line(held[at])
+                self._read_other_line(held[at])
                 at += 1
         for event in self._log.finish():
             self._reading.timeline.add(event)
@@ -256,7 +259,8 @@ class _LineReader:
             return 4 if at + 3 < len(lines) and lines[at + 3].strip() == "(1 row)" else 3
         return None
 
-    def _read_line(self, line: str) -> None:
+    def _read_log_line(self, line: str) -> bool:
+        """Read a line of a server's or a pooler's log; return False for any other."""
         events, is_log = self._log.feed(line)
         for event in events:
             if event.at is not None:
@@ -269,17 +273,20 @@ class _LineReader:
             self._reading.has_log = True
             self._known += 1
             self._known_of["PostgreSQL log"] += 1
-            return
+            return True
         pooler = read_pooler_line(line)
-        if pooler is not None:
-            self._reading.has_log = True
-            self._known += 1
-            self._known_of["PgBouncer log"] += 1
-            if self._is_wanted(pooler.at):
-                self._reading.timeline.add_pooler(pooler)
-                if pooler.refused_by is not None:
-                    self._refuse(Refusal(pooler.refused_by, pooler.text, target=self._name), pooler.at)
-            return
+        if pooler is None:
+            return False
+        self._reading.has_log = True
+        self._known += 1
+        self._known_of["PgBouncer log"] += 1
+        if self._is_wanted(pooler.at):
+            self._reading.timeline.add_pooler(pooler)
+            if pooler.refused_by is not None:
+                self._refuse(Refusal(pooler.refused_by, pooler.text, target=self._name), pooler.at)
+        return True
+
+    def _read_other_line(self, line: str) -> None:
         of_pool = read_pool_line(line)
         if of_pool is not None:
             self._known += 1

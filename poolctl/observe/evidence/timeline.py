@@ -40,6 +40,8 @@ class _Tally:
     timed_out: int = 0
     delta: int = 0
     """Sessions that began less sessions that ended."""
+    peak: int = 0
+    """Most sessions open at one message, of all whose login was logged."""
 
     def add(self, other: "_Tally") -> None:
         self.opened += other.opened
@@ -48,6 +50,7 @@ class _Tally:
         self.lock_waits += other.lock_waits
         self.timed_out += other.timed_out
         self.delta += other.delta
+        self.peak = max(self.peak, other.peak)
 
 
 @dataclass(slots=True)
@@ -100,6 +103,7 @@ class Timeline:
             self._end(event, tally)
         elif event.kind == "refused":
             tally.refused += 1
+            self._take_back(event, tally)
             self._refuse(event.refused_by or "unknown", event.text, at, event.application or event.user or event.client)
         elif event.kind == "ready":
             self._connect_time += event.duration or 0.0
@@ -172,6 +176,16 @@ class Timeline:
             sessions.count += 1
         if event.pid is not None:
             self._open[event.pid] = (event.at, name)
+            tally.peak = max(tally.peak, len(self._open))
+
+    def _take_back(self, event: LogEvent, tally: _Tally) -> None:
+        """Count no session for a client that was refused after PostgreSQL had logged it as authorized."""
+        if event.pid is None or event.pid not in self._open:
+            return
+        _, name = self._open.pop(event.pid)
+        tally.opened -= 1
+        tally.delta -= 1
+        self._sessions[name].count -= 1
 
     def _end(self, event: LogEvent, tally: _Tally) -> None:
         self._has_sessions = True
@@ -277,7 +291,7 @@ class Timeline:
             rows.append(
                 LogMoment(
                     at=number * self.width,
-                    open_at_least=max(before, count, 0) if self._has_sessions else None,
+                    open_at_least=max(before, count, tally.peak) if self._has_sessions else None,
                     opened=tally.opened,
                     closed=tally.closed,
                     refused=tally.refused,
