@@ -47,7 +47,7 @@ from poolctl.observe.snapshot import (
     StatementCounters,
     TableCounters,
 )
-from poolctl.report.recommendation import recommendation_report
+from poolctl.report.recommendation import build_recommendation_report
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
 
@@ -236,7 +236,7 @@ def inspect(path: Path, scene: Scene) -> str:
 def recommend(path: Path, given: str | Scene | RecommendResult) -> str:
     if isinstance(given, RecommendResult):
         out = io.StringIO()
-        print_report(open_screen(out, "never", environ={}), recommendation_report(given))
+        print_report(open_screen(out, "never", environ={}), build_recommendation_report(given))
         return out.getvalue()
     if isinstance(given, Scene):
         record(path, given)

@@ -17,7 +17,7 @@ from poolctl.api.model_trust import compare_summaries, judge_model
 from poolctl.api.results import SimulateResult, Variant
 from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.model import simulate
-from poolctl.report.comparison import both_report
+from poolctl.report.comparison import build_both_report
 from poolctl.report.files import write_report
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
@@ -43,7 +43,7 @@ def shown(one: Run, other: Run, width: int | None) -> str:
     note = "the model's server has cores without limit, since pg_sleep needs none"
     screen = open_screen(stream, "never", width=width, environ={})
     model_run = Variant("model", replace(other, notes=(note,)), findings)
-    print_report(screen, both_report(Variant("", one, findings), model_run, repeat=REPEAT))
+    print_report(screen, build_both_report(Variant("", one, findings), model_run, repeat=REPEAT))
     return stream.getvalue()
 
 

@@ -6,10 +6,10 @@ import pytest
 import report_runs as runs
 
 from poolctl.api.results import Variant
-from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, resample, ticks
-from poolctl.report.comparison import comparison_chart
-from poolctl.report.drawing import Piece, draw, plain, sparkline
-from poolctl.report.simulation import run_chart
+from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, place_ticks, resample
+from poolctl.report.comparison import chart_comparison
+from poolctl.report.drawing import Piece, draw, draw_sparkline, plain
+from poolctl.report.simulation import chart_run
 
 
 def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = None, rows: int = 1) -> TimeChart:
@@ -73,7 +73,7 @@ def test_a_peak_survives_when_many_rows_share_a_column() -> None:
 @pytest.mark.parametrize("ascii_only", [False, True])
 def test_no_line_of_a_chart_is_wider_than_the_screen(width: int, ascii_only: bool) -> None:
     for build in runs.ALL[:-1]:
-        drawn = run_chart(build()[0])
+        drawn = chart_run(build()[0])
         assert drawn is not None
 
         lines = plain(draw(drawn, width, ascii_only=ascii_only))
@@ -94,28 +94,28 @@ def test_marks_that_have_no_room_beside_each_other_go_below_each_other() -> None
 
 
 def test_a_sparkline_scales_to_its_top_and_leaves_zero_blank() -> None:
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7, 8], 9, 8) == " ▁▂▃▄▅▆▇█"
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7, 8], 3, 8, ascii_only=True) == "O#@"
-    assert sparkline([1, 2], 0, 8) == ""
-    assert sparkline([5], 9, 0) == "▁"
+    assert draw_sparkline([0, 1, 2, 3, 4, 5, 6, 7, 8], 9, 8) == " ▁▂▃▄▅▆▇█"
+    assert draw_sparkline([0, 1, 2, 3, 4, 5, 6, 7, 8], 3, 8, ascii_only=True) == "O#@"
+    assert draw_sparkline([1, 2], 0, 8) == ""
+    assert draw_sparkline([5], 9, 0) == "▁"
 
 
 def test_ticks_are_round_instants_within_the_axis() -> None:
-    assert ticks(0.0, 10.0, 6) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
-    assert ticks(0.0, 12.04, 3) == [0.0, 5.0, 10.0]
-    assert ticks(0.0, 3600.0, 4) == [0.0, 1200.0, 2400.0, 3600.0]
-    assert ticks(0.0, 400_000.0, 2)[-1] <= 400_000.0
+    assert place_ticks(0.0, 10.0, 6) == [0.0, 2.0, 4.0, 6.0, 8.0, 10.0]
+    assert place_ticks(0.0, 12.04, 3) == [0.0, 5.0, 10.0]
+    assert place_ticks(0.0, 3600.0, 4) == [0.0, 1200.0, 2400.0, 3600.0]
+    assert place_ticks(0.0, 400_000.0, 2)[-1] <= 400_000.0
 
 
 def test_a_run_of_one_row_has_no_chart() -> None:
     run, _ = runs.healthy()
 
-    assert run_chart(replace(run, timeline=run.timeline[:1])) is None
-    assert run_chart(replace(run, timeline=())) is None
+    assert chart_run(replace(run, timeline=run.timeline[:1])) is None
+    assert chart_run(replace(run, timeline=())) is None
 
 
 def test_a_limit_far_above_the_data_is_told_and_does_not_press_it_flat() -> None:
-    drawn = run_chart(runs.leaking()[0])
+    drawn = chart_run(runs.leaking()[0])
     assert drawn is not None
 
     pool, server, waiting = drawn.panels
@@ -126,21 +126,21 @@ def test_a_limit_far_above_the_data_is_told_and_does_not_press_it_flat() -> None
 
 
 def test_an_unlimited_pool_has_no_limit_line_and_a_model_run_no_server() -> None:
-    drawn = run_chart(runs.unlimited()[0])
+    drawn = chart_run(runs.unlimited()[0])
     assert drawn is not None
 
     assert [(panel.title, panel.limit) for panel in drawn.panels] == [("pool", None)]
 
 
 def test_marks_name_the_events_and_the_exhaustion() -> None:
-    drawn = run_chart(runs.refused_fleet()[0])
+    drawn = chart_run(runs.refused_fleet()[0])
     assert drawn is not None
 
     assert [mark.text for mark in drawn.marks] == ["exhausted 800 ms", "restart", "recovered 9.1 s"]
 
 
 def test_variants_are_compared_on_common_axes_and_a_shorter_run_ends_early() -> None:
-    drawn = comparison_chart([Variant("leak", *runs.leaking()), Variant("fleet", *runs.refused_fleet())])
+    drawn = chart_comparison([Variant("leak", *runs.leaking()), Variant("fleet", *runs.refused_fleet())])
     assert drawn is not None
 
     leak, fleet = drawn.panels

@@ -23,10 +23,10 @@ from poolctl.errors import BadInput, CannotDo
 from poolctl.report.blocks import headline_of
 from poolctl.report.build import Result, build_report
 from poolctl.report.files import FORMATS, OUTPUT_HELP, ReportKind, check_output, write_report, write_text
-from poolctl.report.html import page_of
+from poolctl.report.html import write_page
 from poolctl.report.markdown import escape_markdown
-from poolctl.report.simulation import run_chart
-from poolctl.report.svg import svg_of
+from poolctl.report.simulation import chart_run
+from poolctl.report.svg import write_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
 VOID = {"meta", "br", "rect", "path", "link"}
@@ -71,14 +71,14 @@ def result_of(build: Any) -> SimulateResult:
 
 
 def page(result: Result, repeat: str = "") -> str:
-    return page_of(build_report(result, repeat=repeat), result.to_json())
+    return write_page(build_report(result, repeat=repeat), result.to_json())
 
 
 def svg(build: Any) -> ElementTree.Element:
     run, findings = build()
-    chart = run_chart(run)
+    chart = chart_run(run)
     assert chart is not None
-    return ElementTree.fromstring(svg_of([chart], subtitle=findings[0].summary if findings else ""))
+    return ElementTree.fromstring(write_svg([chart], subtitle=findings[0].summary if findings else ""))
 
 
 @pytest.mark.parametrize("build", runs.ALL[:-1], ids=lambda build: build.__name__)
@@ -126,10 +126,10 @@ def svg_text(root: ElementTree.Element) -> str:
 
 
 def test_a_picture_needs_nothing_from_elsewhere() -> None:
-    chart = run_chart(runs.leaking()[0])
+    chart = chart_run(runs.leaking()[0])
     assert chart is not None
 
-    text = svg_of([chart]).replace("http://www.w3.org/2000/svg", "")
+    text = write_svg([chart]).replace("http://www.w3.org/2000/svg", "")
 
     assert not any(word in text for word in ("http", "href", "<script", "@import", "url("))
 
@@ -138,10 +138,10 @@ def test_a_long_timeline_gives_a_small_picture() -> None:
     run, _ = runs.healthy()
     from dataclasses import replace
 
-    chart = run_chart(replace(run, timeline=timeline(3600, lambda at: int(at * 7) % 9)))
+    chart = chart_run(replace(run, timeline=timeline(3600, lambda at: int(at * 7) % 9)))
     assert chart is not None
 
-    assert len(svg_of([chart])) < 40_000
+    assert len(write_svg([chart])) < 40_000
 
 
 @pytest.mark.parametrize("build", runs.ALL, ids=lambda build: build.__name__)

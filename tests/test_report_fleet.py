@@ -9,8 +9,8 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import FleetResult
-from poolctl.report.fleet import fleet_report
-from poolctl.report.markdown import markdown_of
+from poolctl.report.fleet import build_fleet_report
+from poolctl.report.markdown import write_markdown
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
 
@@ -19,7 +19,7 @@ Build = Callable[[], FleetResult]
 
 def report(build: Build, width: int | None) -> str:
     stream = io.StringIO()
-    print_report(open_screen(stream, "never", width=width, environ={}), fleet_report(build().check))
+    print_report(open_screen(stream, "never", width=width, environ={}), build_fleet_report(build().check))
     return stream.getvalue()
 
 
@@ -34,4 +34,4 @@ def test_the_report_of_each_fleet_is_as_reviewed(build: Build, width: int | None
 
 @pytest.mark.parametrize("build", fleets.ALL, ids=lambda build: build.__name__)
 def test_the_markdown_is_as_reviewed(build: Build) -> None:
-    check_screen(f"fleet_{build.__name__}_markdown", markdown_of(fleet_report(build().check)))
+    check_screen(f"fleet_{build.__name__}_markdown", write_markdown(build_fleet_report(build().check)))

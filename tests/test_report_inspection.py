@@ -11,7 +11,7 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import InspectResult
-from poolctl.report.inspection import inspection_report, relief_lines, relief_result_blocks
+from poolctl.report.inspection import build_inspection_report, build_relief_result, describe_relief
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
 
@@ -23,9 +23,9 @@ def report(inspection: InspectResult, width: int | None = None, *, color: bool =
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
     # As the command does: first the plan, then what came of it.
-    print_report(screen, inspection_report(replace(inspection, relieved=None)))
+    print_report(screen, build_inspection_report(replace(inspection, relieved=None)))
     if inspection.relieved is not None:
-        print_report(screen, relief_result_blocks(inspection.relieved))
+        print_report(screen, build_relief_result(inspection.relieved))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -186,13 +186,13 @@ def test_what_really_came_of_a_plan_is_told_backend_by_backend() -> None:
     relieved = inspections.relieved().relieved
     assert relieved is not None
 
-    assert relief_lines(relieved) == (
+    assert describe_relief(relieved) == (
         "1 of 4 backends ended; 2 slots came free (97 used before, 95 now)",
         "4701 had ended by itself",
         "4702 is another backend by now, and was left alone: the process id belongs to another backend by now",
         "4703 could not be ended: permission denied to terminate process",
     )
-    assert relief_lines(replace(relieved, used_after=98))[0].endswith(
+    assert describe_relief(replace(relieved, used_after=98))[0].endswith(
         "others took the slots at once (97 used before, 98 now)"
     )
 

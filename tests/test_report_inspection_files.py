@@ -14,18 +14,18 @@ from poolctl.api.results import InspectResult
 from poolctl.errors import CannotDo
 from poolctl.report import html, markdown
 from poolctl.report.files import write_report
-from poolctl.report.inspection import inspection_report
+from poolctl.report.inspection import build_inspection_report
 from poolctl.report.markdown import escape_markdown
 
 Build = Callable[[], InspectResult]
 
 
 def markdown_of(inspection: InspectResult) -> str:
-    return markdown.markdown_of(inspection_report(inspection))
+    return markdown.write_markdown(build_inspection_report(inspection))
 
 
 def page_of(inspection: InspectResult) -> str:
-    return html.page_of(inspection_report(inspection), inspection.to_json())
+    return html.write_page(build_inspection_report(inspection), inspection.to_json())
 
 
 def outside_code(text: str) -> str:

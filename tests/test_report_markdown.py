@@ -15,7 +15,7 @@ from report_parts import HOSTILE, check_screen
 from poolctl.api.results import SimulateResult, Variant
 from poolctl.report.blocks import Report
 from poolctl.report.build import Result, build_report
-from poolctl.report.markdown import escape_markdown, markdown_of
+from poolctl.report.markdown import escape_markdown, write_markdown
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
 
@@ -53,12 +53,12 @@ def outside_code(text: str) -> str:
 
 @pytest.mark.parametrize("name", ["run", "sweep", "replications", "both"])
 def test_the_markdown_is_as_reviewed(name: str) -> None:
-    check_screen(f"markdown_{name}", markdown_of(report_of(name)))
+    check_screen(f"markdown_{name}", write_markdown(report_of(name)))
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_markdown_begins_with_the_verdict_and_closes_every_block(name: str) -> None:
-    text = markdown_of(report_of(name))
+    text = write_markdown(report_of(name))
 
     assert re.match(r"\*\*(?:\\.|[^*\\])+\*\*", text)
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0
@@ -68,7 +68,7 @@ def test_markdown_begins_with_the_verdict_and_closes_every_block(name: str) -> N
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_nothing_foreign_formats_links_or_mentions(name: str) -> None:
-    text = outside_code(markdown_of(report_of(name)))
+    text = outside_code(write_markdown(report_of(name)))
 
     assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", text) == []
     assert re.findall(r"(?<!\\)[<`|]|(?<!\\)\]\(|(?<!\\)://|(?<!\w)@", text) == []
@@ -83,7 +83,7 @@ def test_every_word_of_the_terminal_is_in_the_markdown(name: str) -> None:
     # Charts and the bars of tables are drawn with other characters.
     words = {word for word in re.findall(r"[a-z0-9_.%]{2,}", stream.getvalue().lower()) if not word.startswith("...")}
 
-    shown = markdown_of(report).replace("\\", "").lower()
+    shown = write_markdown(report).replace("\\", "").lower()
     assert {word for word in words if word not in shown} == set()
 
 

@@ -13,8 +13,8 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import RecommendResult
-from poolctl.report.markdown import markdown_of
-from poolctl.report.recommendation import recommendation_report
+from poolctl.report.markdown import write_markdown
+from poolctl.report.recommendation import build_recommendation_report
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
 from poolctl.sizing.figures import Figure, Figures, Origin, TopStatement
@@ -28,7 +28,7 @@ def report(
 ) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
-    print_report(screen, recommendation_report(recommended))
+    print_report(screen, build_recommendation_report(recommended))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -59,7 +59,7 @@ def test_the_colored_report_is_as_reviewed() -> None:
 
 @pytest.mark.parametrize("build", recommendations.ALL, ids=lambda build: build.__name__)
 def test_the_markdown_is_as_reviewed(build: Build) -> None:
-    check_screen(f"recommend_{build.__name__}_markdown", markdown_of(recommendation_report(build())))
+    check_screen(f"recommend_{build.__name__}_markdown", write_markdown(build_recommendation_report(build())))
 
 
 @pytest.mark.parametrize("build", recommendations.ALL, ids=lambda build: build.__name__)
@@ -166,7 +166,7 @@ def test_nothing_that_a_client_names_commands_the_terminal(width: int | None) ->
 
 
 def test_nothing_that_a_client_names_formats_the_markdown() -> None:
-    text = markdown_of(recommendation_report(recommendations.hostile()))
+    text = write_markdown(build_recommendation_report(recommendations.hostile()))
 
     outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.DOTALL)
     assert re.search(r"(?<!\\)[<>]", outside.replace("\n> ", "\n")) is None
@@ -212,7 +212,7 @@ def test_whatever_the_figures_the_report_is_whole_in_every_form(
     recommended = recommendations.of(figures, stack)
 
     assert report(recommended, width).startswith(("Set max_open to ", "Refused: "))
-    assert markdown_of(recommendation_report(recommended)).startswith("**")
+    assert write_markdown(build_recommendation_report(recommended)).startswith("**")
     assert '"command": "recommend"' in recommended.to_json()
 
 

@@ -12,9 +12,9 @@ from rich.cells import cell_len
 
 from poolctl.api.results import Variant
 from poolctl.diagnose.finding import Finding
-from poolctl.report.comparison import comparison_report
+from poolctl.report.comparison import build_comparison_report
 from poolctl.report.screen import open_screen
-from poolctl.report.simulation import simulation_report
+from poolctl.report.simulation import build_simulation_report
 from poolctl.report.terminal import print_report
 from poolctl.scenario.run import Run
 
@@ -26,7 +26,7 @@ def report(build: Build, width: int | None = None, *, color: bool = False, encod
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     run, findings = build()
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
-    print_report(screen, simulation_report(run, findings, repeat=REPEAT))
+    print_report(screen, build_simulation_report(run, findings, repeat=REPEAT))
     return content(stream)
 
 
@@ -38,7 +38,9 @@ def comparison(width: int | None = None) -> str:
         Variant("six pods", *runs.refused_fleet()),
         Variant("max_open=0", *runs.unlimited()),
     ]
-    print_report(open_screen(stream, "never", width=width, environ={}), comparison_report(variants, repeat=REPEAT))
+    print_report(
+        open_screen(stream, "never", width=width, environ={}), build_comparison_report(variants, repeat=REPEAT)
+    )
     return content(stream)
 
 

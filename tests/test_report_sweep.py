@@ -15,9 +15,9 @@ from schema_check import problems
 from test_report_json import SCHEMA
 
 from poolctl.api.results import Batch, SimulateResult, reopened_rate
-from poolctl.report.batch import batch_report
+from poolctl.report.batch import build_batch_report
 from poolctl.report.charts import BarChart, HeatMap
-from poolctl.report.csv import RUN_COLUMNS, csv_of
+from poolctl.report.csv import RUN_COLUMNS, write_csv
 from poolctl.report.drawing import draw, plain
 from poolctl.report.progress import count_runs
 from poolctl.report.screen import open_screen
@@ -29,7 +29,7 @@ REPEAT = "poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=
 def shown(batch: Batch, width: int | None = None, *, encoding: str = "utf-8", color: bool = False) -> str:
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding, newline="\n")
     screen = open_screen(stream, "always" if color else "never", width=width, environ={})
-    print_report(screen, batch_report(batch, repeat=REPEAT))
+    print_report(screen, build_batch_report(batch, repeat=REPEAT))
     stream.flush()
     raw = stream.buffer
     assert isinstance(raw, io.BytesIO)
@@ -197,7 +197,7 @@ def test_reopened_is_what_was_opened_beyond_the_peak_per_second() -> None:
 
 
 def test_the_csv_has_a_line_for_each_run_with_numbers_that_a_program_reads() -> None:
-    rows = list(csv.DictReader(io.StringIO(csv_of(SimulateResult("model", batch=grid_of_two())))))
+    rows = list(csv.DictReader(io.StringIO(write_csv(SimulateResult("model", batch=grid_of_two())))))
 
     assert list(rows[0]) == ["pool.max_open", "load.instances", *RUN_COLUMNS]
     assert len(rows) == 36
@@ -217,7 +217,7 @@ def test_a_swept_text_with_commas_and_quotes_stays_one_field_of_the_csv() -> Non
         whole, axes=(replace(whole.axes[0], words=(word,)),), points=(replace(whole.points[0], words=(word,)),)
     )
 
-    rows = list(csv.reader(io.StringIO(csv_of(SimulateResult("model", batch=batch)))))
+    rows = list(csv.reader(io.StringIO(write_csv(SimulateResult("model", batch=batch)))))
 
     assert [len(row) for row in rows] == [len(RUN_COLUMNS) + 1] * 2
     assert rows[1][0] == "{'distribution': 'constant', 'mean': '2ms'}"

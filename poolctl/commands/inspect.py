@@ -170,11 +170,11 @@ class _Printer:
         if self.as_json:
             print_result(result, as_json=True, color=self.color)
         elif result.relieved is not None:
-            from poolctl.report.inspection import relief_result_blocks
+            from poolctl.report.inspection import build_relief_result
             from poolctl.report.screen import open_screen
             from poolctl.report.terminal import print_report
 
-            print_report(open_screen(sys.stdout, self.color), relief_result_blocks(result.relieved))  # type: ignore[arg-type]
+            print_report(open_screen(sys.stdout, self.color), build_relief_result(result.relieved))  # type: ignore[arg-type]
 
 
 def _check_terminal() -> None:

@@ -131,6 +131,6 @@ class _EarlyVerdict:
 
     def so_far(self, result: "InspectResult") -> None:
         """Show the verdict of the result."""
-        from poolctl.report.inspection import inspection_verdict
+        from poolctl.report.inspection import judge_inspection
 
-        self._view.so_far(inspection_verdict(result))
+        self._view.so_far(judge_inspection(result))

@@ -21,7 +21,7 @@ from poolctl.report.blocks import (
     Verdict,
 )
 from poolctl.report.charts import BarChart, HeatMap, Unit, describe_flat, format_value, order_axes
-from poolctl.report.findings import explain_line
+from poolctl.report.findings import name_explanation
 from poolctl.safe_text import neutralize
 from poolctl.scenario.replications import CONFIDENCE, Estimate, estimate
 from poolctl.scenario.run import Summary
@@ -84,38 +84,38 @@ REPLICATED = (
 )
 
 
-def batch_report(batch: Batch, *, repeat: str = "") -> Report:
+def build_batch_report(batch: Batch, *, repeat: str = "") -> Report:
     """Return the report of a sweep or of replications. ``repeat``: the command that does it again, or ""."""
     if batch.axes:
         names = shorten_names([axis.key for axis in batch.axes])
-        first, about = sweep_headline(batch, names), _about_sweep(batch)
-        blocks = _sweep_blocks(batch, names)
+        first, about = state_best(batch, names), _describe_sweep(batch)
+        blocks = _build_sweep(batch, names)
     else:
         first = f"{plural(len(batch.points), 'replication')}: {count_verdicts(batch)}"
-        about, blocks = _about_replications(batch), _estimate_blocks(batch)
+        about, blocks = _describe_replications(batch), _build_estimates(batch)
     findings = [finding for point in batch.points for finding in point.outcome.findings]
     return (
         Verdict("", None, "", first),
-        *(Note(caution, "caution") for caution in cautions_of_batch(batch)),
+        *(Note(caution, "caution") for caution in warn_about_batch(batch)),
         Note(about),
         *blocks,
-        Points((explain_line(findings),)),
+        Points((name_explanation(findings),)),
         Repeat(neutralize(repeat, None)),
     )
 
 
-def cautions_of_batch(batch: Batch) -> list[str]:
+def warn_about_batch(batch: Batch) -> list[str]:
     """Return what a reader has to know before believing the numbers."""
     done, planned = format_count(len(batch.points)), format_count(batch.planned)
     cautions = []
     if batch.interrupted:
         cautions.append(f"INTERRUPTED after {done} of {planned} runs: slow runs are the first to be missing")
     for reason, count in Counter(batch.losses).items():
-        cautions.append(f"INCOMPLETE: {_were(count)} lost, {neutralize(reason, 300)}")
+        cautions.append(f"INCOMPLETE: {_count_lost(count)} lost, {neutralize(reason, 300)}")
     failures = [point.outcome.failure for point in batch.points if point.outcome.failure]
     if failures:
         reason = neutralize(failures[0], 300)
-        cautions.append(f"{_were(len(failures))} stopped early; partial results shown. The first: {reason}")
+        cautions.append(f"{_count_lost(len(failures))} stopped early; partial results shown. The first: {reason}")
     return cautions
 
 
@@ -126,7 +126,7 @@ def count_verdicts(batch: Batch) -> str:
     return ", ".join(f"{format_count(count)} x {verdict}" for verdict, count in ranked) or "no run"
 
 
-def sweep_headline(batch: Batch, names: Sequence[str]) -> str:
+def state_best(batch: Batch, names: Sequence[str]) -> str:
     """Return the best throughput, the first run that comes near it, and the first healthy run near it."""
     if not batch.points:
         return "No run of the sweep was finished"
@@ -135,11 +135,11 @@ def sweep_headline(batch: Batch, names: Sequence[str]) -> str:
         return "No run of the sweep released a connection"
     near = [point for point in batch.points if point.outcome.summary.throughput >= ENOUGH * best]
     sentence = f"The most is {format_count(best)} released/s; the first run with {ENOUGH * 100:.0f} % of it is "
-    sentence += f"{_place(near[0], names)} ({near[0].outcome.verdict})"
+    sentence += f"{_name_place(near[0], names)} ({near[0].outcome.verdict})"
     healthy = next((point for point in near if point.outcome.verdict == "OK"), None)
     if healthy is None:
         return f"{sentence}, and no such run is OK"
-    return sentence if healthy is near[0] else f"{sentence}, the first that is OK {_place(healthy, names)}"
+    return sentence if healthy is near[0] else f"{sentence}, the first that is OK {_name_place(healthy, names)}"
 
 
 def shorten_names(keys: Sequence[str]) -> list[str]:
@@ -148,17 +148,17 @@ def shorten_names(keys: Sequence[str]) -> list[str]:
     return [name if last.count(name) == 1 else key for name, key in zip(last, keys, strict=True)]
 
 
-def _sweep_blocks(batch: Batch, names: Sequence[str]) -> tuple[Block, ...]:
+def _build_sweep(batch: Batch, names: Sequence[str]) -> tuple[Block, ...]:
     if not batch.points:
         return ()
     metrics, never = _without_zeros(SWEPT, batch.summaries)
     return (
-        Section("", (_sweep_table(names, batch.points, metrics), _name_zeros(never))),
-        *(_chart_block(metric, batch, names) for metric in metrics if _has_picture(batch)),
+        Section("", (_list_runs(names, batch.points, metrics), _name_zeros(never))),
+        *(_chart_metric(metric, batch, names) for metric in metrics if _has_picture(batch)),
     )
 
 
-def _sweep_table(names: Sequence[str], points: Sequence[Point], metrics: Sequence[Metric]) -> Table:
+def _list_runs(names: Sequence[str], points: Sequence[Point], metrics: Sequence[Metric]) -> Table:
     numbers = [metric.name for metric in metrics]
     verdicts = [point.outcome.verdict + (", stopped early" if point.outcome.failure else "") for point in points]
     rows = [
@@ -177,7 +177,7 @@ def _sweep_table(names: Sequence[str], points: Sequence[Point], metrics: Sequenc
     return Table("", header, full, narrower=(Table("", header, short),), listing=listing)
 
 
-def _chart_block(metric: Metric, batch: Batch, names: Sequence[str]) -> Block:
+def _chart_metric(metric: Metric, batch: Batch, names: Sequence[str]) -> Block:
     """Return bars for one key and a map for two, or a sentence where all values are about the same."""
     values = [metric.read(summary) for summary in batch.summaries]
     flat = describe_flat(metric.name, values, metric.unit)
@@ -186,10 +186,10 @@ def _chart_block(metric: Metric, batch: Batch, names: Sequence[str]) -> Block:
     if len(batch.axes) == 1:
         labels = tuple(_show_word(point.words[0], LABEL) for point in batch.points)
         return ChartBlock(BarChart(metric.name, metric.role, names[0], labels, tuple(values), metric.unit))
-    return ChartBlock(_heat_map(metric, batch, names))
+    return ChartBlock(_map_metric(metric, batch, names))
 
 
-def _heat_map(metric: Metric, batch: Batch, names: Sequence[str]) -> HeatMap:
+def _map_metric(metric: Metric, batch: Batch, names: Sequence[str]) -> HeatMap:
     known: dict[tuple[str, ...], Summary] = {point.words: point.outcome.summary for point in batch.points}
     across, down = order_axes([len(axis.words) for axis in batch.axes])
     columns, rows = batch.axes[across].words, batch.axes[down].words
@@ -209,7 +209,7 @@ def _heat_map(metric: Metric, batch: Batch, names: Sequence[str]) -> HeatMap:
     )
 
 
-def _estimate_blocks(batch: Batch) -> tuple[Block, ...]:
+def _build_estimates(batch: Batch) -> tuple[Block, ...]:
     if not batch.points:
         return ()
     metrics, never = _without_zeros(REPLICATED, batch.summaries)
@@ -238,23 +238,23 @@ def _format_interval(metric: Metric, value: Estimate) -> str:
     return f"{metric.show(max(value.low, 0.0))} to {metric.show(value.high)}{share}"
 
 
-def _about_sweep(batch: Batch) -> str:
+def _describe_sweep(batch: Batch) -> str:
     axes = " x ".join(f"{axis.key} ({format_count(len(axis.words))})" for axis in batch.axes)
-    runs = f"{format_count(len(batch.points))} model runs{_kernels(batch)}"
+    runs = f"{format_count(len(batch.points))} model runs{_name_kernels(batch)}"
     return (
         f"{neutralize(batch.scenario.name, 80)}: {axes}, {runs}, "
         f"seed {batch.scenario.load.seed}; {count_verdicts(batch)}; {_REOPENED}"
     )
 
 
-def _about_replications(batch: Batch) -> str:
+def _describe_replications(batch: Batch) -> str:
     degrees = len(batch.points) - 1
     how = f"intervals by Student's t ({format_count(degrees)} degrees of freedom)" if degrees > 0 else "no intervals"
     name, seed = neutralize(batch.scenario.name, 80), batch.scenario.load.seed
-    return f"{name}: model runs{_kernels(batch)} with seeds derived from {seed}, {how}; {_REOPENED}"
+    return f"{name}: model runs{_name_kernels(batch)} with seeds derived from {seed}, {how}; {_REOPENED}"
 
 
-def _kernels(batch: Batch) -> str:
+def _name_kernels(batch: Batch) -> str:
     """Return which kernel made the runs, to follow "model runs"; "" where that is not known."""
     return f" ({' and '.join(batch.kernels)} kernel)" if batch.kernels else ""
 
@@ -277,7 +277,7 @@ def _rank(verdict: str) -> int:
     return next(rank for rank, word in enumerate(_RANKS) if verdict.startswith(word))
 
 
-def _place(point: Point, names: Sequence[str]) -> str:
+def _name_place(point: Point, names: Sequence[str]) -> str:
     return ", ".join(f"{name} {_show_word(word)}" for name, word in zip(names, point.words, strict=True))
 
 
@@ -286,5 +286,5 @@ def _show_word(word: str, limit: int = 40) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def _were(count: int) -> str:
+def _count_lost(count: int) -> str:
     return "1 run was" if count == 1 else f"{format_count(count)} runs were"

@@ -185,7 +185,7 @@ def headline_of(report: Report) -> str:
     return f"{first.word}: {first.sentence}" if first.word else first.sentence
 
 
-def named_table(title: str, header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
+def name_rows(title: str, header: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
     """Return a table whose rows have a name that is not their last cell. A sign goes with the number behind it."""
     at = next(at for at, name in enumerate(header) if name in NAMING)
     records = []
@@ -204,13 +204,13 @@ def named_table(title: str, header: tuple[str, ...], rows: tuple[tuple[str, ...]
     return Table(title, header, rows, listing=Listing("", tuple(records)))
 
 
-def charts_of(report: Iterable[Block]) -> Iterator[TimeChart | BarChart | HeatMap]:
+def collect_charts(report: Iterable[Block]) -> Iterator[TimeChart | BarChart | HeatMap]:
     """Yield every chart of a report, those within sections included."""
     for block in report:
         if isinstance(block, ChartBlock):
             yield block.chart
         elif isinstance(block, Section):
-            yield from charts_of(block.blocks)
+            yield from collect_charts(block.blocks)
 
 
 def is_empty(block: Block) -> bool:

@@ -125,7 +125,7 @@ def rescale_panel(panel: Panel, top: float, rows: int) -> Panel:
     return Panel(panel.title, panel.layers, top, panel.limit, rows)
 
 
-def ticks(start: float, end: float, most: int) -> list[float]:
+def place_ticks(start: float, end: float, most: int) -> list[float]:
     """Return round instants from ``start`` to ``end`` for a time axis, at most ``most`` + 1 of them."""
     least = (end - start) / max(most, 1)
     step = next((step for step in _TICKS if step >= least), _TICKS[-1] * ceil(least / _TICKS[-1]))
@@ -167,7 +167,7 @@ def order_axes(sizes: Sequence[int]) -> tuple[int, int]:
     return (0, 1) if sizes[0] > sizes[1] else (1, 0)
 
 
-def heat_classes(values: Sequence[float]) -> list[float]:
+def divide_heat(values: Sequence[float]) -> list[float]:
     """Return where each class of heat ends: equal steps, or equal ratios where the values above 0 spread far."""
     positive = [value for value in values if value > 0]
     if not positive:
@@ -183,16 +183,16 @@ def heat_classes(values: Sequence[float]) -> list[float]:
     return [*ends, most]
 
 
-def heat_class(value: float, classes: Sequence[float]) -> int:
+def find_heat_class(value: float, classes: Sequence[float]) -> int:
     """Return the number of the class that ``value`` belongs to: 0 for nothing, 1 for the lowest of ``classes``."""
     if value <= 0:
         return 0
     return next((number for number, end in enumerate(classes, 1) if value <= end), len(classes))
 
 
-def heat_key(heat: HeatMap) -> list[tuple[int, str]]:
+def describe_heat(heat: HeatMap) -> list[tuple[int, str]]:
     """Return each class with the values in it, in words: (0, "0"), (1, "10 to 17.5"), (2, "to 25")."""
-    classes = heat_classes(heat.known)
+    classes = divide_heat(heat.known)
     key = [(0, "0")] if any(value <= 0 for value in heat.known) else []
     least = min((value for value in heat.known if value > 0), default=0.0)
     for number, end in enumerate(classes, 1):

@@ -66,7 +66,7 @@ TRIED_COLUMNS = (
 LIMIT_COLUMNS = ("kind", "name", "limit", "hard", "usual", "peak", "worst", "worst_moment", "is_kept", "is_refusing")
 
 
-def csv_of(result: "Result") -> str:
+def write_csv(result: "Result") -> str:
     """Return a header, and a line for each record in order. What is unknown or unlimited is empty.
 
     Raises CannotDo for a result without such a table.
@@ -100,10 +100,10 @@ def _batch_lines(batch: Batch) -> Iterator[Sequence[object]]:
     yield [*(axis.key for axis in batch.axes), *RUN_COLUMNS]
     values = [dict(zip(axis.words, axis.values, strict=True)) for axis in batch.axes]
     for point in batch.points:
-        yield [*(known[word] for known, word in zip(values, point.words, strict=True)), *_row(point)]
+        yield [*(known[word] for known, word in zip(values, point.words, strict=True)), *_list_row(point)]
 
 
-def _row(point: Point) -> list[object]:
+def _list_row(point: Point) -> list[object]:
     summary = point.outcome.summary
     wait, use, connections = summary.wait_time, summary.use_time, summary.connections
     row: dict[str, object] = {

@@ -18,12 +18,12 @@ from poolctl.report.charts import (
     Layer,
     Panel,
     TimeChart,
+    describe_heat,
+    divide_heat,
+    find_heat_class,
     format_value,
-    heat_class,
-    heat_classes,
-    heat_key,
+    place_ticks,
     resample,
-    ticks,
 )
 from poolctl.units import format_count, format_duration
 
@@ -101,7 +101,7 @@ def plain(lines: Sequence[Line]) -> list[str]:
     return ["".join(piece.text for piece in line).rstrip() for line in lines]
 
 
-def sparkline(values: Sequence[float], width: int, top: float, *, ascii_only: bool = False) -> str:
+def draw_sparkline(values: Sequence[float], width: int, top: float, *, ascii_only: bool = False) -> str:
     """Return the last values as bars, at most ``width`` of them, from 0 to ``top``; 0 is blank."""
     bars = _ASCII_SPARKS if ascii_only else _SPARKS
     shown = values[-width:] if width > 0 else ()
@@ -195,7 +195,7 @@ def _time_axis(chart: TimeChart, margin: int, columns: int, ascii_only: bool) ->
     span = max(chart.end - chart.start, 1e-9)
     labels = [" "] * (margin + 1 + columns)
     rule = [dash] * columns
-    for instant in ticks(chart.start, chart.end, max(columns // 12, 2)):
+    for instant in place_ticks(chart.start, chart.end, max(columns // 12, 2)):
         text = format_duration(instant)
         place = round((columns - 1) * (instant - chart.start) / span)
         rule[place] = tick
@@ -242,13 +242,13 @@ def _draw_bars(chart: BarChart, width: int, ascii_only: bool) -> list[Line]:
         for row in reversed(range(_BAR_ROWS)):
             label = format_value(top, chart.unit) if row == _BAR_ROWS - 1 else "0" if row == 0 else ""
             drawn = "".join(_bar(value, top, row, ascii_only) * max(cell - 1, 1) + " " * (cell > 1) for value in shown)
-            lines.append(_row(label, margin, Piece(drawn, chart.role), ascii_only))
+            lines.append(_list_row(label, margin, Piece(drawn, chart.role), ascii_only))
         lines.append([Piece(" " * (margin + 1) + _labels(chart.labels[first : first + across], cell), "axis")])
     return lines
 
 
 def _draw_heat(heat: HeatMap, width: int, ascii_only: bool) -> list[Line]:
-    classes = heat_classes(heat.known)
+    classes = divide_heat(heat.known)
     shades = _shades(len(classes), ascii_only)
     margin = max(len(row) for row in heat.rows) + 1
     cell = _cell_width(heat.columns, width - margin - 1)
@@ -257,10 +257,11 @@ def _draw_heat(heat: HeatMap, width: int, ascii_only: bool) -> list[Line]:
     for first in range(0, len(heat.columns), across):
         for name, row in zip(heat.rows, heat.values, strict=True):
             cells = [
-                " " if value is None else shades[heat_class(value, classes)] for value in row[first : first + across]
+                " " if value is None else shades[find_heat_class(value, classes)]
+                for value in row[first : first + across]
             ]
             drawn = "".join(shade * cell for shade in cells)
-            lines.append(_row(name, margin, Piece(drawn, heat.role), ascii_only))
+            lines.append(_list_row(name, margin, Piece(drawn, heat.role), ascii_only))
         lines.append([Piece(" " * (margin + 1) + _labels(heat.columns[first : first + across], cell), "axis")])
     return lines + _draw_key(heat, shades, width)
 
@@ -274,7 +275,7 @@ def _shades(classes: int, ascii_only: bool) -> str:
 def _draw_key(heat: HeatMap, shades: str, width: int) -> list[Line]:
     lines: list[Line] = [[]]
     used = 0
-    for number, text in heat_key(heat):
+    for number, text in describe_heat(heat):
         needed = 1 + len(text) + 3
         if lines[-1] and used + needed > width:
             lines.append([])
@@ -290,7 +291,7 @@ def _chart_title(title: str, axes: str, width: int) -> list[Line]:
     return [[Piece(title, "title")], [Piece(GAP + axes[: width - len(GAP)], "")]]
 
 
-def _row(label: str, margin: int, drawn: Piece, ascii_only: bool) -> Line:
+def _list_row(label: str, margin: int, drawn: Piece, ascii_only: bool) -> Line:
     return [Piece(f"{label:>{margin - 1}} {'|' if ascii_only else '┤'}", "axis"), drawn]
 
 

@@ -61,17 +61,17 @@ def write_report(path: Path, result: "Result", *, repeat: str = "") -> None:
     if suffix == ".json":
         text = result.to_json() + "\n"
     elif suffix == ".csv":
-        from poolctl.report.csv import csv_of
+        from poolctl.report.csv import write_csv
 
-        text = csv_of(result)
+        text = write_csv(result)
     elif suffix == ".md":
-        from poolctl.report.markdown import markdown_of
+        from poolctl.report.markdown import write_markdown
 
-        text = markdown_of(build_report(result, repeat=repeat))
+        text = write_markdown(build_report(result, repeat=repeat))
     elif suffix == ".html":
-        from poolctl.report.html import page_of
+        from poolctl.report.html import write_page
 
-        text = page_of(build_report(result, repeat=repeat), result.to_json())
+        text = write_page(build_report(result, repeat=repeat), result.to_json())
     else:
         text = _picture(build_report(result, repeat=repeat))
     write_text(path, text)
@@ -90,13 +90,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _picture(report: "Report") -> str:
-    from poolctl.report.blocks import charts_of, headline_of
-    from poolctl.report.svg import svg_of
+    from poolctl.report.blocks import collect_charts, headline_of
+    from poolctl.report.svg import write_svg
 
-    charts = tuple(charts_of(report))
+    charts = tuple(collect_charts(report))
     if not charts:
         raise CannotDo("there is too little data for a chart", hint="write .md, .html or .json instead")
-    return svg_of(charts, subtitle=headline_of(report))
+    return write_svg(charts, subtitle=headline_of(report))
 
 
 def _elsewhere(suffix: str, kind: ReportKind) -> str:

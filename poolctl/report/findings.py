@@ -64,13 +64,13 @@ def about(finding: Finding) -> str:
     return f"{neutralize(finding.code, 40)} ({finding.layer}, {finding.confidence})"
 
 
-def about_slots(finding: Finding) -> str:
+def name_with_slots(finding: Finding) -> str:
     """Return which finding it is, and how many slots its remedy gives back."""
     frees = f"the remedy frees {plural(finding.frees, 'slot')}" if finding.frees else "the remedy frees no slot"
     return about(finding) if finding.severity == "info" else f"{about(finding)}; {frees}"
 
 
-def finding_block(
+def build_finding(
     finding: Finding, about: str = "", *, is_first: bool = False, named_before: Sequence[Holder] = ()
 ) -> FindingBlock:
     """Return everything about a finding. ``is_first``: the verdict has said its summary.
@@ -80,20 +80,20 @@ def finding_block(
     if finding.holders and finding.holders == tuple(named_before):
         who: tuple[Item, ...] = (Item("the same as above"),)
     else:
-        who = holder_items(finding)
-    evidence = evidence_of(finding)
+        who = list_holders(finding)
+    evidence = describe_evidence(finding)
     why = (Item(evidence),) if evidence else ()
-    points = Points((Labeled("Who", who), steps_to_do(steps_of(finding)), Labeled("Why", why)))
+    points = Points((Labeled("Who", who), label_steps(plan_steps(finding)), Labeled("Why", why)))
     if is_first:
         return FindingBlock("", finding.severity, "", "", points)
     return FindingBlock(word_of(finding), finding.severity, summary_of(finding), about, points)
 
 
-def steps_to_do(steps: Sequence[str], label: str = "Do") -> Labeled:
+def label_steps(steps: Sequence[str], label: str = "Do") -> Labeled:
     return Labeled(label, tuple(map(Item, steps)), is_ordered=True)
 
 
-def steps_of(finding: Finding) -> tuple[str, ...]:
+def plan_steps(finding: Finding) -> tuple[str, ...]:
     """Return what to do about it. Where the cause is undetermined, the observation that decides comes first."""
     lines = [neutralize(line, SENTENCE_LIMIT) for line in finding.remedy.splitlines()]
     if finding.decide_by:
@@ -102,13 +102,13 @@ def steps_of(finding: Finding) -> tuple[str, ...]:
     return tuple(line for line in lines if line)
 
 
-def evidence_of(finding: Finding) -> str:
+def describe_evidence(finding: Finding) -> str:
     """Return the finding's numbers on one line, "" without any."""
-    items = evidence_items(finding.evidence)
+    items = list_evidence(finding.evidence)
     return ", ".join(items[:MOST_EVIDENCE]) + (", ..." if len(items) > MOST_EVIDENCE else "")
 
 
-def evidence_items(evidence: Mapping[str, Any]) -> list[str]:
+def list_evidence(evidence: Mapping[str, Any]) -> list[str]:
     """Return each number of the evidence with its name: "oldest age 6.87 min".
 
     Unknown values, lists, tables and the rule's own threshold are left to the JSON.
@@ -120,7 +120,7 @@ def evidence_items(evidence: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def holder_items(finding: Finding) -> tuple[Item, ...]:
+def list_holders(finding: Finding) -> tuple[Item, ...]:
     """Return each holder with its last query, at most ``MOST_HOLDERS``, and then how many more there are."""
     shown = tuple(
         Item(
@@ -138,10 +138,10 @@ def holder_items(finding: Finding) -> tuple[Item, ...]:
 
 def name_holder(holder: Holder) -> str:
     """Return a holder in one line: application, user, client, process, route, backends."""
-    return ", ".join(_names(holder)) or "unknown"
+    return ", ".join(_list_names(holder)) or "unknown"
 
 
-def explain_line(findings: Sequence[Finding]) -> Labeled:
+def name_explanation(findings: Sequence[Finding]) -> Labeled:
     """Return the command that explains the findings of a report; empty where nothing is wrong.
 
     The command is named once for a report, with the worst finding's code.
@@ -154,7 +154,7 @@ def explain_line(findings: Sequence[Finding]) -> Labeled:
     return Labeled("More", (Item(f"poolctl inspect --explain {codes[0]}{others}"),))
 
 
-def sql_blocks(findings: Sequence[Finding]) -> tuple[Code, ...]:
+def collect_sql(findings: Sequence[Finding]) -> tuple[Code, ...]:
     """Return the SQL that verifies the findings, each statement once with the codes that it is for.
 
     Lines stay lines: a comment ends with its own.
@@ -195,7 +195,7 @@ def _format_evidence(name: str, value: Any) -> str:
     return format_count(value)
 
 
-def _names(holder: Holder) -> Iterator[str]:
+def _list_names(holder: Holder) -> Iterator[str]:
     if holder.application:
         yield f"application {neutralize(holder.application, NAME_LIMIT)}"
     elif holder.application is not None:

@@ -6,13 +6,13 @@ Decides that each limit names its worst moment, and that who shares it stands be
 from dataclasses import replace
 
 from poolctl.diagnose.finding import worst_first
-from poolctl.report.blocks import Note, Points, Report, Table, named_table
+from poolctl.report.blocks import Note, Points, Report, Table, name_rows
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
     about,
-    explain_line,
-    finding_block,
+    build_finding,
+    name_explanation,
     verdict_of,
 )
 from poolctl.safe_text import neutralize
@@ -26,51 +26,51 @@ _LEFT = "free at the worst moment"
 _KINDS = {"server": "server", "role": "role", "database": "database", "pooler-clients": "clients of"}
 
 
-def fleet_report(check: FleetCheck) -> Report:
+def build_fleet_report(check: FleetCheck) -> Report:
     """Return the report of a fleet's check."""
     # A fleet's remedy names all changes in one sentence; here each is a step.
     findings = [replace(finding, remedy=finding.remedy.replace("; ", "\n")) for finding in worst_first(check.findings)]
     return (
         verdict_of(findings, "nothing was checked"),
         *(Note(about(finding)) for finding in findings[:1]),
-        *(finding_block(finding, is_first=True) for finding in findings[:1]),
-        *(finding_block(finding, about(finding)) for finding in findings[1:]),
-        _limit_table(check),
-        *(_part_table(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
-        _slot_table(check),
+        *(build_finding(finding, is_first=True) for finding in findings[:1]),
+        *(build_finding(finding, about(finding)) for finding in findings[1:]),
+        _list_limits(check),
+        *(_list_parts(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
+        _list_slots(check),
         *_assumption_tables(check),
-        Points((explain_line(findings),)),
+        Points((name_explanation(findings),)),
     )
 
 
-def limit_name(limit: LimitCheck) -> str:
+def name_limit(limit: LimitCheck) -> str:
     """Return what a limit is called: "server", "role app", "clients of pgbouncer"."""
     name = neutralize(limit.name, NAME_LIMIT)
     return name if limit.kind == "server" else f"{_KINDS[limit.kind]} {name}"
 
 
-def _limit_table(check: FleetCheck) -> Table:
+def _list_limits(check: FleetCheck) -> Table:
     rows = tuple(
         (
-            _count(limit.worst),
+            _show_count(limit.worst),
             format_count(limit.limit),
-            _count(None if limit.worst is None else limit.limit - limit.worst),
-            _count(limit.usual),
-            _count(limit.peak),
+            _show_count(None if limit.worst is None else limit.limit - limit.worst),
+            _show_count(limit.usual),
+            _show_count(limit.peak),
             neutralize(limit.worst_moment, NAME_LIMIT),
-            limit_name(limit),
+            name_limit(limit),
         )
         for limit in check.limits
     )
     header = ("worst", "limit", "free", "usual", "peak", "worst moment", "what")
-    return named_table("Limits, tightest first", header, rows)
+    return name_rows("Limits, tightest first", header, rows)
 
 
-def _part_table(limit: LimitCheck) -> Table:
+def _list_parts(limit: LimitCheck) -> Table:
     """Return who shares a limit at its worst moment."""
     rows = tuple(
         (
-            _count(part.connections),
+            _show_count(part.connections),
             format_count(part.pools) if part.pools else "",
             neutralize(part.who, NAME_LIMIT),
             neutralize(part.how, SENTENCE_LIMIT),
@@ -78,17 +78,17 @@ def _part_table(limit: LimitCheck) -> Table:
         for part in limit.parts
     )
     moment = neutralize(limit.worst_moment, NAME_LIMIT)
-    title = f"Who takes {limit_name(limit)} at the worst moment ({moment})"
-    return named_table(title, ("most", "pools", "who", "made of"), rows)
+    title = f"Who takes {name_limit(limit)} at the worst moment ({moment})"
+    return name_rows(title, ("most", "pools", "who", "made of"), rows)
 
 
-def _slot_table(check: FleetCheck) -> Table:
+def _list_slots(check: FleetCheck) -> Table:
     """Return the arithmetic of the slots."""
     rows = []
     for term in check.arithmetic:
-        sign, value = _signed(term)
+        sign, value = _split_sign(term)
         rows.append((sign, value, neutralize(term.term, NAME_LIMIT), neutralize(term.source, SENTENCE_LIMIT)))
-    return named_table("Slots", ("", "value", "term", "source"), tuple(rows))
+    return name_rows("Slots", ("", "value", "term", "source"), tuple(rows))
 
 
 def _assumption_tables(check: FleetCheck) -> tuple[Table, ...]:
@@ -97,17 +97,17 @@ def _assumption_tables(check: FleetCheck) -> tuple[Table, ...]:
         (neutralize(each.name, NAME_LIMIT), f"{each.value:g}", neutralize(each.why, SENTENCE_LIMIT))
         for each in check.fleet.assumptions
     )
-    return (named_table("Assumed, because the file does not say", ("setting", "value", "why"), rows),) if rows else ()
+    return (name_rows("Assumed, because the file does not say", ("setting", "value", "why"), rows),) if rows else ()
 
 
-def _signed(term: Term) -> tuple[str, str]:
+def _split_sign(term: Term) -> tuple[str, str]:
     """Return the sign before the number, and the number."""
     if term.term == _LEFT:
-        return "=", _count(term.value)
+        return "=", _show_count(term.value)
     return ("-" if term.value < 0 else ""), format_count(abs(term.value))
 
 
-def _count(value: int | None) -> str:
+def _show_count(value: int | None) -> str:
     """Return the count; None is unlimited."""
     if value is None:
         return "unlimited"

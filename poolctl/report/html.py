@@ -26,7 +26,7 @@ from poolctl.report.blocks import (
     is_empty,
     is_number,
 )
-from poolctl.report.svg import svg_of
+from poolctl.report.svg import write_svg
 from poolctl.safe_text import neutralize
 
 _TEXT_LIMIT = 1200
@@ -77,7 +77,7 @@ figure { margin: 1rem 0; overflow-x: auto; } svg { display: block; max-width: 10
 """
 
 
-def page_of(report: Report, document: str) -> str:
+def write_page(report: Report, document: str) -> str:
     """Return the page. ``document``: the JSON that the report was made from."""
     # "<" is all that could end the script element early; in JSON it stands only inside strings.
     data = document.replace("<", "\\u003c")
@@ -128,7 +128,7 @@ class _Body:
                 yield from _table(block, level)
             case ChartBlock():
                 self._charts += 1
-                picture = svg_of([block.chart], name=f"chart{self._charts}", standalone=False)
+                picture = write_svg([block.chart], name=f"chart{self._charts}", standalone=False)
                 # A region that scrolls has to be reached by the keyboard.
                 yield f'<figure tabindex="0">{picture}</figure>'
             case Code():

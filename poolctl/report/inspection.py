@@ -35,10 +35,10 @@ from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
     TARGET_LIMIT,
-    about_slots,
-    explain_line,
-    finding_block,
-    sql_blocks,
+    build_finding,
+    collect_sql,
+    name_explanation,
+    name_with_slots,
     summary_of,
     verdict_of,
 )
@@ -78,30 +78,30 @@ _OUTCOMES = {
 }
 
 
-def inspection_report(inspection: InspectResult) -> Report:
+def build_inspection_report(inspection: InspectResult) -> Report:
     """Return the report of an inspection."""
     findings = worst_first(inspection.diagnosis.findings)
     pressing = [finding for finding in findings[1:] if finding.severity != "info"]
     rest = [finding for finding in findings[1:] if finding.severity == "info"]
     holders = findings[0].holders if findings else ()
-    chart = inspection_chart(inspection.observation)
+    chart = chart_observation(inspection.observation)
     is_long = inspection.observation.window >= LONG
     return (
-        *verdict_blocks(inspection),
-        *(finding_block(finding, is_first=True) for finding in findings[:1]),
-        *(finding_block(finding, about_slots(finding), named_before=holders) for finding in pressing),
-        *_relief_blocks(inspection),
-        limit_table(inspection.diagnosis.limits),
-        *connection_blocks(inspection),
+        *build_verdict(inspection),
+        *(build_finding(finding, is_first=True) for finding in findings[:1]),
+        *(build_finding(finding, name_with_slots(finding), named_before=holders) for finding in pressing),
+        *_plan_relief(inspection),
+        list_limits(inspection.diagnosis.limits),
+        *list_connections(inspection),
         *([ChartBlock(chart) if is_long else Section("", (ChartBlock(chart),), is_detail=True)] if chart else []),
-        *(finding_block(finding, about_slots(finding), named_before=holders) for finding in rest),
-        Points((*_observed(inspection), explain_line(findings))),
-        Section("", sql_blocks([*findings[:1], *pressing])),
-        Section("", sql_blocks(rest), is_detail=True),
+        *(build_finding(finding, name_with_slots(finding), named_before=holders) for finding in rest),
+        Points((*_list_sources(inspection), name_explanation(findings))),
+        Section("", collect_sql([*findings[:1], *pressing])),
+        Section("", collect_sql(rest), is_detail=True),
     )
 
 
-def inspection_verdict(inspection: InspectResult) -> Verdict:
+def judge_inspection(inspection: InspectResult) -> Verdict:
     """Return the worst finding's verdict, or none where a server could not be observed or may be unhealthy."""
     findings = inspection.diagnosis.findings
     verdict = verdict_of(findings, "nothing was observed that a diagnosis could stand on")
@@ -114,33 +114,33 @@ def inspection_verdict(inspection: InspectResult) -> Verdict:
     return replace(verdict, word="NO VERDICT") if is_open else verdict
 
 
-def verdict_blocks(inspection: InspectResult) -> tuple[Block, ...]:
+def build_verdict(inspection: InspectResult) -> tuple[Block, ...]:
     """Return how bad it is, in one sentence, and what to know before believing it."""
     findings = worst_first(inspection.diagnosis.findings)
     return (
-        inspection_verdict(inspection),
-        *(Note(about_slots(finding)) for finding in findings[:1]),
-        *(Note(caution, "caution") for caution in _cautions(inspection)),
+        judge_inspection(inspection),
+        *(Note(name_with_slots(finding)) for finding in findings[:1]),
+        *(Note(caution, "caution") for caution in _warn(inspection)),
     )
 
 
-def connection_blocks(inspection: InspectResult) -> tuple[Block, ...]:
+def list_connections(inspection: InspectResult) -> tuple[Block, ...]:
     """Return who is connected, and how many work at once."""
     diagnosis = inspection.diagnosis
     has_turnover = diagnosis.groups and len(inspection.observation.snapshots) > 1
     return (
-        Section("", (group_table(diagnosis.groups), Note(_LEGEND if has_turnover else "", "aside"))),
-        Facts((_concurrency_fact(diagnosis.concurrency),) if diagnosis.concurrency else ()),
+        Section("", (list_groups(diagnosis.groups), Note(_LEGEND if has_turnover else "", "aside"))),
+        Facts((_count_concurrency(diagnosis.concurrency),) if diagnosis.concurrency else ()),
     )
 
 
-def relief_result_blocks(result: ReliefResult) -> tuple[Block, ...]:
+def build_relief_result(result: ReliefResult) -> tuple[Block, ...]:
     """Return what carrying out a relief plan came to."""
-    first, *others = relief_lines(result)
+    first, *others = describe_relief(result)
     return (Section("", (Note(first), *(Note(line, "caution") for line in others))),)
 
 
-def limit_table(limits: Sequence[Limit]) -> Table:
+def list_limits(limits: Sequence[Limit]) -> Table:
     """Return the limits, nearest first, as given."""
     shown = limits[:MOST_LIMITS]
     is_timed = any(limit.exhausted_in is not None for limit in shown)
@@ -148,34 +148,34 @@ def limit_table(limits: Sequence[Limit]) -> Table:
     rows, records = [], []
     for limit in shown:
         row = [format_count(limit.used), format_count(limit.limit), format_count(limit.free)]
-        row += [_age(limit.exhausted_in)] if is_timed else []
-        rows.append((*row, _limit_name(limit)))
+        row += [_format_age(limit.exhausted_in)] if is_timed else []
+        rows.append((*row, _name_limit(limit)))
         cells = zip(header, row, strict=False)
         # A limit of which nothing is used, or nothing is free, says so.
         words = [f"{name} {cell}" for name, cell in cells if name in ("used", "free") or cell not in ("0", "-")]
-        records.append((_limit_name(limit), ", ".join(words)))
-    more = _more(len(limits) - len(shown), "limit")
-    bars = Bars(3, tuple(map(_share_used, shown)))
+        records.append((_name_limit(limit), ", ".join(words)))
+    more = _count_rest(len(limits) - len(shown), "limit")
+    bars = Bars(3, tuple(map(_measure_share, shown)))
     return Table("Limits, nearest first", header, tuple(rows), more, listing=Listing("", tuple(records)), bars=bars)
 
 
-def group_table(groups: Sequence[Group]) -> Table:
+def list_groups(groups: Sequence[Group]) -> Table:
     """Return who is connected, the largest group first. A state of no backend has no column."""
     ranked = sorted(groups, key=lambda group: -group.count)
     shown = ranked[:MOST_GROUPS]
     rest = ranked[MOST_GROUPS:]
-    more = _more(len(rest), "group", f" with {format_count(sum(group.count for group in rest))} connections")
-    narrower = Table("", *_group_columns(shown, is_short=True))
-    return Table("Who is connected", *_group_columns(shown), more, narrower=(narrower,))
+    more = _count_rest(len(rest), "group", f" with {format_count(sum(group.count for group in rest))} connections")
+    narrower = Table("", *_lay_out_groups(shown, is_short=True))
+    return Table("Who is connected", *_lay_out_groups(shown), more, narrower=(narrower,))
 
 
-def inspection_chart(observation: Observation) -> TimeChart | None:
+def chart_observation(observation: Observation) -> TimeChart | None:
     """Return connections over time against the limit, and waiting clients; None if there is no line to draw."""
     snapshots = observation.snapshots
     if len(snapshots) < 2 or all(snapshot.server is None for snapshot in snapshots) or observation.window <= 0:
         return None
     start = observation.first.at
-    panels = [_connection_panel(observation)]
+    panels = [_chart_connections(observation)]
     waiting = tuple(count_waiting(snapshot) for snapshot in snapshots)
     if any(waiting):
         panels.append(Panel("waiting", (Layer("waiting", "waiting", waiting),), max(waiting)))
@@ -195,7 +195,7 @@ def format_clock(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%H:%M:%S UTC")
 
 
-def relief_lines(result: ReliefResult) -> tuple[str, ...]:
+def describe_relief(result: ReliefResult) -> tuple[str, ...]:
     """Return what came of a relief plan: a sentence about all backends, and one about each that was not ended."""
     ended = sum(ending.outcome == "ended" for ending in result.endings)
     lines = [f"{format_count(ended)} of {plural(len(result.endings), 'backend')} ended"]
@@ -210,23 +210,23 @@ def relief_lines(result: ReliefResult) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _cautions(inspection: InspectResult) -> Iterator[str]:
+def _warn(inspection: InspectResult) -> Iterator[str]:
     observation = inspection.observation
     if inspection.interrupted:
         planned = f" of {format_duration(inspection.planned)}" if inspection.planned is not None else ""
         yield f"INTERRUPTED after {format_duration(observation.window)}{planned}: the report covers that time"
     elif len(observation.snapshots) == 1:
         yield "ONE SAMPLE: a backend that moves and one that is stuck look the same in it; use a longer --for"
-    yield from map(_doubt, _doubts(inspection))
+    yield from map(_describe_doubt, _list_doubts(inspection))
     is_refused = any(snapshot.refusal for snapshot in observation.snapshots)
     for source in observation.sources:
         # Without the host less is known, and nothing is wrong: the last lines say so.
         if not source.ok and source.kind != "host":
             failed = "refuses every client" if is_refused and source.kind == "postgres" else "did not answer"
-            yield f"{_source_name(source)} {failed}: {_reason(source)}"
+            yield f"{_name_source(source)} {failed}: {_show_reason(source)}"
 
 
-def _doubts(inspection: InspectResult) -> list[Finding]:
+def _list_doubts(inspection: InspectResult) -> list[Finding]:
     """Return what may be wrong although the verdict is that nothing is."""
     findings = worst_first(inspection.diagnosis.findings)
     if not findings or findings[0].code != "healthy":
@@ -234,12 +234,12 @@ def _doubts(inspection: InspectResult) -> list[Finding]:
     return [finding for finding in findings[1:] if finding.confidence == "undetermined"]
 
 
-def _doubt(finding: Finding) -> str:
+def _describe_doubt(finding: Finding) -> str:
     decide = f"; to decide: {neutralize(finding.decide_by, SENTENCE_LIMIT)}" if finding.decide_by else ""
     return f"UNDETERMINED: {summary_of(finding)}{decide}"
 
 
-def _limit_name(limit: Limit) -> str:
+def _name_limit(limit: Limit) -> str:
     """Return what an operator would change, whose it is, and whether it binds first."""
     # Names of roles' and databases' limits say already whose they are.
     scope = "" if limit.scope in ("role", "database") else f"{limit.scope} "
@@ -248,14 +248,14 @@ def _limit_name(limit: Limit) -> str:
     return f"{'binds first: ' if limit.binds else ''}{name}{note}"
 
 
-def _share_used(limit: Limit) -> float:
+def _measure_share(limit: Limit) -> float:
     """Return the share of 1 that is used; 1 only if nothing is free."""
     if limit.free <= 0 or limit.limit <= 0:
         return 1.0
     return min(limit.used / limit.limit, 0.999)
 
 
-def _group_columns(
+def _lay_out_groups(
     groups: Sequence[Group], *, is_short: bool = False
 ) -> tuple[tuple[str, ...], tuple[tuple[str, ...], ...]]:
     """Return the header and the rows. ``is_short``: only what matters most."""
@@ -273,22 +273,22 @@ def _group_columns(
     if not is_short and any(group.opened for group in groups):
         columns.append(column("opened", lambda group: format_count(group.opened)))
     ages = [
-        column("oldest tx", lambda group: _age(group.oldest_transaction)),
-        column("oldest idle", lambda group: _age(group.oldest_idle)),
+        column("oldest tx", lambda group: _format_age(group.oldest_transaction)),
+        column("oldest idle", lambda group: _format_age(group.oldest_idle)),
     ]
     known = [age for age in ages if any(value != "-" for value in age[1])]
     columns += known[: 1 if is_short else 2]
-    columns.append(column("who", _group_name))
+    columns.append(column("who", _name_group))
     rows = tuple(tuple(values[at] for _, values in columns) for at in range(len(groups)))
     return tuple(name for name, _ in columns), rows
 
 
-def _group_name(group: Group) -> str:
-    where = f"{_name(group.user)}@{_name(group.database)}"
-    return ", ".join([_name(group.application), where, *([_name(group.client)] if group.client else [])])
+def _name_group(group: Group) -> str:
+    where = f"{_show_name(group.user)}@{_show_name(group.database)}"
+    return ", ".join([_show_name(group.application), where, *([_show_name(group.client)] if group.client else [])])
 
 
-def _name(name: str | None) -> str:
+def _show_name(name: str | None) -> str:
     return "?" if name is None else neutralize(name, NAME_LIMIT) or "-"
 
 
@@ -297,21 +297,21 @@ def _rank_state(state: str) -> tuple[int, str]:
     return (known.index(state) if state in known else len(known), state)
 
 
-def _age(seconds: float | None) -> str:
+def _format_age(seconds: float | None) -> str:
     return "-" if seconds is None else format_duration(seconds)
 
 
-def _more(count: int, noun: str, detail: str = "") -> str:
+def _count_rest(count: int, noun: str, detail: str = "") -> str:
     return f"... and {count} more {noun}{'' if count == 1 else 's'}{detail}: see --json" if count > 0 else ""
 
 
-def _concurrency_fact(concurrency: Concurrency) -> Fact:
+def _count_concurrency(concurrency: Concurrency) -> Fact:
     values = (("mean", concurrency.mean), ("p95", concurrency.p95), ("p99", concurrency.p99), ("max", concurrency.max))
     items = tuple(Amount(name, format_count(round(value, 2))) for name, value in values)
     return Fact("at work at once", items, f"by {neutralize(concurrency.method, 60)}")
 
 
-def _connection_panel(observation: Observation) -> Panel:
+def _chart_connections(observation: Observation) -> Panel:
     samples = [snapshot.server for snapshot in observation.snapshots]
     layers = (
         Layer("connections", "open", tuple(None if sample is None else len(sample.clients) for sample in samples)),
@@ -329,7 +329,7 @@ def _count_busy(sample: ServerSample) -> int:
     return sum(backend.is_active or backend.in_transaction for backend in sample.clients)
 
 
-def _observed(inspection: InspectResult) -> tuple[Labeled, ...]:
+def _list_sources(inspection: InspectResult) -> tuple[Labeled, ...]:
     """Return how it was observed: when, from which sources, and what could not be."""
     observation = inspection.observation
     when, sources = [], []
@@ -341,20 +341,20 @@ def _observed(inspection: InspectResult) -> tuple[Labeled, ...]:
         sources.append(f"the recording {neutralize(inspection.replayed, TARGET_LIMIT)}")
     for source in observation.sources:
         if source.ok:
-            detail = f" ({_reason(source)})" if source.reason else ""
-            sources.append(f"{_source_name(source)}{_version(inspection, source)}{detail}")
-    failed = [f"{_source_name(source)}: {_reason(source)}" for source in observation.sources if not source.ok]
+            detail = f" ({_show_reason(source)})" if source.reason else ""
+            sources.append(f"{_name_source(source)}{_describe_version(inspection, source)}{detail}")
+    failed = [f"{_name_source(source)}: {_show_reason(source)}" for source in observation.sources if not source.ok]
     unknown = [neutralize(sentence, SENTENCE_LIMIT) for sentence in inspection.diagnosis.unseen]
     lines = (("When", when), ("From", sources), ("Failed", failed), ("Unknown", unknown))
     return tuple(Labeled(label, tuple(map(Item, texts))) for label, texts in lines)
 
 
-def _source_name(source: Source) -> str:
+def _name_source(source: Source) -> str:
     target = neutralize(source.target, TARGET_LIMIT)
     return SOURCE_NAMES[source.kind] if source.kind == "host" or not target else f"{SOURCE_NAMES[source.kind]} {target}"
 
 
-def _version(inspection: InspectResult, source: Source) -> str:
+def _describe_version(inspection: InspectResult, source: Source) -> str:
     server = inspection.observation.server
     if source.kind != "postgres" or server is None:
         return ""
@@ -363,25 +363,25 @@ def _version(inspection: InspectResult, source: Source) -> str:
     return f", version {neutralize(server.version, 40)}, as {neutralize(server.role, NAME_LIMIT)}, {sees}{through}"
 
 
-def _reason(source: Source) -> str:
+def _show_reason(source: Source) -> str:
     return neutralize(source.reason, SENTENCE_LIMIT) or "no reason was given"
 
 
-def _relief_blocks(inspection: InspectResult) -> Iterator[Block]:
+def _plan_relief(inspection: InspectResult) -> Iterator[Block]:
     """Yield whom to end, in which order, why, what it frees, whom not; the SQL; and what came of it."""
     plan, result = inspection.relief, inspection.relieved
     if plan is None:
         return
-    notes = Points(tuple(_relief_notes(plan)), RELIEF_MARGIN)
-    yield Section(_relief_headline(plan, result), (_step_table(plan), notes))
+    notes = Points(tuple(_list_relief_notes(plan)), RELIEF_MARGIN)
+    yield Section(_state_relief(plan, result), (_list_relief_steps(plan), notes))
     if plan.steps:
         statements = "\n".join(neutralize(step.sql, None) for step in plan.steps)
         yield Code("To paste into psql; each ends its backend only while it is still the same:", statements, "sql")
     if result is not None:
-        yield from relief_result_blocks(result)
+        yield from build_relief_result(result)
 
 
-def _relief_headline(plan: ReliefPlan, result: ReliefResult | None) -> str:
+def _state_relief(plan: ReliefPlan, result: ReliefResult | None) -> str:
     if not plan.steps:
         return "Relief: no backend should be ended"
     so_far = "" if result is not None else "; none has been ended"
@@ -389,10 +389,10 @@ def _relief_headline(plan: ReliefPlan, result: ReliefResult | None) -> str:
     return f"Relief: {ends} to end, in this order, which frees {frees}{so_far}"
 
 
-def _step_table(plan: ReliefPlan) -> Table:
+def _list_relief_steps(plan: ReliefPlan) -> Table:
     shown = plan.steps[:MOST_STEPS]
     rows = tuple(
-        (str(number), str(step.pid), format_count(step.frees), _step_name(step), neutralize(step.why, SENTENCE_LIMIT))
+        (str(number), str(step.pid), format_count(step.frees), _name_step(step), neutralize(step.why, SENTENCE_LIMIT))
         for number, step in enumerate(shown, 1)
     )
     records = tuple((f"{number}. {pid}: {who}", f"frees {frees}; {why}") for number, pid, frees, who, why in rows)
@@ -401,17 +401,17 @@ def _step_table(plan: ReliefPlan) -> Table:
     return Table("", ("", "pid", "frees", "who", "why"), rows, more, listing=Listing("", records))
 
 
-def _step_name(step: ReliefStep) -> str:
+def _name_step(step: ReliefStep) -> str:
     names = [step.application or "-", step.user or "?", *([step.client] if step.client else [])]
     return ", ".join(neutralize(name, NAME_LIMIT) for name in names)
 
 
-def _relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
+def _list_relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
     if plan.steps and not plan.may_signal:
         yield Labeled("Allowed", (Item(NOT_ALLOWED),))
     # A reader looks for the names of applications; the server's own processes have none.
     ordered = sorted(plan.spared, key=lambda spared: not spared.application)
-    spared = [_spared(each) for each in ordered[:MOST_SPARED]]
+    spared = [_describe_spared(each) for each in ordered[:MOST_SPARED]]
     rest = ordered[MOST_SPARED:]
     if rest:
         pids = sum(len(each.pids) for each in rest)
@@ -420,7 +420,7 @@ def _relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
     yield Labeled("Decide", tuple(Item(neutralize(sentence, SENTENCE_LIMIT)) for sentence in plan.undecided))
 
 
-def _spared(spared: Spared) -> str:
+def _describe_spared(spared: Spared) -> str:
     of = neutralize(spared.application, NAME_LIMIT) or "-"
     user = f", user {neutralize(spared.user, NAME_LIMIT)}" if spared.user else ""
     return f"{plural(len(spared.pids), 'backend')} of {of}{user}: {neutralize(spared.reason, SENTENCE_LIMIT)}"

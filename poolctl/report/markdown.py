@@ -35,7 +35,7 @@ _MENTION = re.compile(r"(?<!\w)@(?=\w)")
 _LINK = re.compile(r":(?=//)|(?<=\bwww)\.")
 
 
-def markdown_of(report: Report) -> str:
+def write_markdown(report: Report) -> str:
     """Return the report, the verdict first, in the order of the terminal's."""
     lines = (line for block in report for line in _lines(block, 2))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from poolctl.report.blocks import Verdict
 from poolctl.report.charts import resample
-from poolctl.report.drawing import sparkline
+from poolctl.report.drawing import draw_sparkline
 from poolctl.report.screen import STYLES, Screen
 from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ObservedError, TimelinePoint
@@ -271,7 +271,7 @@ class LiveBlock:
         done = min(round(room * at / span), room)
         full, rest = _gauge_signs(self._screen)
         values = resample([point.open for point in points], [point.at for point in points], 0.0, span, room)
-        bars = sparkline(values, room, float(max(limit, *values)), ascii_only=self._screen.ascii_only)
+        bars = draw_sparkline(values, room, float(max(limit, *values)), ascii_only=self._screen.ascii_only)
         return [
             Text.assemble((f"{name:<{left}}", "bold"), (full * done, STYLES["in_use"]), rest * (room - done), passed),
             Text.assemble((f"{'open':<{left}}", "bold"), (f"{bars:<{room}}", STYLES["open"]), opened),

@@ -24,7 +24,7 @@ from poolctl.report.blocks import (
     Section,
     Table,
     Verdict,
-    named_table,
+    name_rows,
 )
 from poolctl.report.charts import BarChart
 from poolctl.report.findings import (
@@ -32,9 +32,9 @@ from poolctl.report.findings import (
     SENTENCE_LIMIT,
     TARGET_LIMIT,
     about,
-    explain_line,
-    finding_block,
-    sql_blocks,
+    build_finding,
+    collect_sql,
+    name_explanation,
     summary_of,
 )
 from poolctl.safe_text import neutralize
@@ -88,7 +88,7 @@ _LANGUAGES = {".py": "python", ".rs": "rust", ".rb": "ruby", ".exs": "elixir", "
 """For what a suffix does not say by itself."""
 
 
-def recommendation_report(recommended: RecommendResult) -> Report:
+def build_recommendation_report(recommended: RecommendResult) -> Report:
     """Return the report of a recommendation or of its refusal."""
     recommendation = recommended.recommendation
     is_refused = recommendation.is_refused
@@ -96,29 +96,29 @@ def recommendation_report(recommended: RecommendResult) -> Report:
     others = findings[1:] if is_refused else findings
     return (
         Verdict("", "warning" if is_refused else None, "", headline(recommended)),
-        Note(binding_sentence(recommended)),
-        *(Note(caution, "caution") for caution in _cautions(recommended)),
+        Note(state_binding(recommended)),
+        *(Note(caution, "caution") for caution in _warn(recommended)),
         # A refusal is the first finding: the headline has said its summary.
-        *(finding_block(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
-        *(finding_block(finding, about(finding)) for finding in others if finding.severity != "info"),
-        *(() if is_refused else (settings_table(recommended), bounds_table(recommended))),
-        arithmetic_table(recommended),
-        *(() if is_refused else (_pooler_section(recommended),)),
-        *_verification_blocks(recommended),
+        *(build_finding(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
+        *(build_finding(finding, about(finding)) for finding in others if finding.severity != "info"),
+        *(() if is_refused else (list_settings(recommended), list_bounds(recommended))),
+        list_slot_terms(recommended),
+        *(() if is_refused else (_build_pooler(recommended),)),
+        *_build_trials(recommended),
         *(
-            Code(f"{config.file} ({config.stack})", config.text, _language(config.file))
+            Code(f"{config.file} ({config.stack})", config.text, _find_language(config.file))
             for config in recommended.configs
         ),
-        *(finding_block(finding, about(finding)) for finding in others if finding.severity == "info"),
-        figures_table(recommended),
-        assumptions_table(recommended),
-        Points((Labeled("From", tuple(map(Item, _sources(recommended)))), explain_line(findings))),
-        Section("", sql_blocks(findings), is_detail=True),
+        *(build_finding(finding, about(finding)) for finding in others if finding.severity == "info"),
+        list_figures(recommended),
+        list_assumptions(recommended),
+        Points((Labeled("From", tuple(map(Item, _list_sources(recommended)))), name_explanation(findings))),
+        Section("", collect_sql(findings), is_detail=True),
         Repeat(neutralize(recommended.repeat, None)),
     )
 
 
-def settings_table(recommended: RecommendResult) -> Table:
+def list_settings(recommended: RecommendResult) -> Table:
     """Return each setting with its value and its reason."""
     sizes = recommended.recommendation.recommendation
     values = {
@@ -134,10 +134,10 @@ def settings_table(recommended: RecommendResult) -> Table:
     binding = recommended.recommendation.binding
     reasons["max_open"] = "" if binding is None else f"{binding} decides: see the terms below"
     rows = tuple((name, value, reasons.get(name, "")) for name, value in values.items())
-    return named_table("Settings of each process", ("setting", "value", "why"), rows)
+    return name_rows("Settings of each process", ("setting", "value", "why"), rows)
 
 
-def bounds_table(recommended: RecommendResult) -> Table:
+def list_bounds(recommended: RecommendResult) -> Table:
     """Return the terms of the clamp, for each process."""
     answer = recommended.recommendation
     rows = []
@@ -147,19 +147,19 @@ def bounds_table(recommended: RecommendResult) -> Table:
         value = "unknown" if bound.value is None else format_count(bound.value)
         mark = "binds" if bound.term == answer.binding else "next" if bound.term == answer.next_binding else ""
         rows.append((bound.term, value, mark, _explain(recommended, bound.term)))
-    return named_table("How many connections, for each process", ("term", "value", "", "because"), tuple(rows))
+    return name_rows("How many connections, for each process", ("term", "value", "", "because"), tuple(rows))
 
 
-def arithmetic_table(recommended: RecommendResult) -> Table:
+def list_slot_terms(recommended: RecommendResult) -> Table:
     """Return the slots there are, divided by the largest fleet, term by term."""
     rows = tuple(
-        (_sign_of(term), format_count(abs(term.value)), term.term, term.source)
+        (_choose_sign(term), format_count(abs(term.value)), term.term, term.source)
         for term in recommended.recommendation.budget.arithmetic
     )
-    return named_table("Slots, and who shares them at worst", ("", "value", "term", "source"), rows)
+    return name_rows("Slots, and who shares them at worst", ("", "value", "term", "source"), rows)
 
 
-def figures_table(recommended: RecommendResult) -> Table:
+def list_figures(recommended: RecommendResult) -> Table:
     """Return the other figures that it stands on, without the assumed ones."""
     rows = []
     for name in recommended.figures.__dataclass_fields__:
@@ -169,33 +169,33 @@ def figures_table(recommended: RecommendResult) -> Table:
             least = "at least " if name == "current_max_open" and figure.origin == "measured" else ""
             value = least + _show(name, figure.value)
             rows.append((_NAMES.get(name, name.replace("_", " ")), value, figure.origin))
-    return named_table("Figures", ("figure", "value", "source"), tuple(rows))
+    return name_rows("Figures", ("figure", "value", "source"), tuple(rows))
 
 
-def assumptions_table(recommended: RecommendResult) -> Table:
+def list_assumptions(recommended: RecommendResult) -> Table:
     rows = tuple(
         (assumption.name.replace("_", " "), _show(assumption.name, assumption.value), assumption.why)
         for assumption in recommended.recommendation.assumptions
     )
-    return named_table("Assumed", ("figure", "value", "because"), rows)
+    return name_rows("Assumed", ("figure", "value", "because"), rows)
 
 
-def verification_table(recommended: RecommendResult) -> Table | None:
+def list_trials(recommended: RecommendResult) -> Table | None:
     """Return the sizes that were tried beside the recommended one, then the moments, then the size in use now."""
     tried = recommended.verification
     if tried is None or not (tried.swept or tried.moments):
         return None
     chosen = recommended.recommendation.recommendation.max_open
     rows = [
-        _outcome_row(outcome, "advised" if outcome.max_open == chosen else "")
+        _list_trial(outcome, "advised" if outcome.max_open == chosen else "")
         for outcome in sorted(tried.swept, key=lambda each: each.max_open)
     ]
-    rows += [_outcome_row(outcome, "now" if outcome.is_current else "") for outcome in tried.moments]
+    rows += [_list_trial(outcome, "now" if outcome.is_current else "") for outcome in tried.moments]
     header = ("max_open", "served/s", "wait p99", "refused", "timed out", "reopened/s", "moment")
-    return named_table("Tried", header, tuple(rows))
+    return name_rows("Tried", header, tuple(rows))
 
 
-def verification_charts(recommended: RecommendResult) -> tuple[BarChart, ...]:
+def chart_trials(recommended: RecommendResult) -> tuple[BarChart, ...]:
     """Return throughput and waits of the sizes that were tried; empty for fewer than two sizes."""
     tried = recommended.verification
     swept = sorted(tried.swept, key=lambda each: each.max_open) if tried is not None else []
@@ -220,23 +220,25 @@ def headline(recommended: RecommendResult) -> str:
     least = "at least " if answer.binding == "capacity" and answer.capacity.at_least else ""
     return (
         f"Set max_open to {least}{format_count(sizes.max_open)}, max_idle to {format_count(sizes.max_idle or 0)}, "
-        f"max_lifetime to {_format_lifetime(recommended)}, {_place(recommended)}"
+        f"max_lifetime to {_format_lifetime(recommended)}, {_name_place(recommended)}"
     )
 
 
-def binding_sentence(recommended: RecommendResult) -> str:
+def state_binding(recommended: RecommendResult) -> str:
     """Return what decides, what would decide next, and how sure it is; for a refusal, which finding it is about."""
     answer = recommended.recommendation
     sizes = answer.recommendation
     if sizes.max_open is None:
-        finding = _refusing_finding(recommended)
+        finding = _find_refusal(recommended)
         return "" if finding is None else about(finding)
     values = {bound.term: bound.value for bound in answer.bounds}
     sentences = []
     if answer.binding is not None:
-        sentences.append(f"What binds is {_BINDS[answer.binding]}{_at(values.get(answer.binding))}")
+        sentences.append(f"What binds is {_BINDS[answer.binding]}{_show_at(values.get(answer.binding))}")
         if answer.next_binding is not None:
-            sentences[-1] += f"; {_BINDS[answer.next_binding]} would bind next{_at(values.get(answer.next_binding))}"
+            sentences[-1] += (
+                f"; {_BINDS[answer.next_binding]} would bind next{_show_at(values.get(answer.next_binding))}"
+            )
     low, high = sizes.interval or (sizes.max_open, sizes.max_open)
     span = f", {format_count(low)} to {format_count(high)}" if high > low else ""
     sentences.append(f"Confidence {sizes.confidence}{span}")
@@ -246,7 +248,7 @@ def binding_sentence(recommended: RecommendResult) -> str:
     return ". ".join(sentences)
 
 
-def verification_sentence(recommended: RecommendResult) -> str:
+def describe_trials(recommended: RecommendResult) -> str:
     """Return how it was tried, and what came of it; "" if there is nothing to say."""
     tried = recommended.verification
     if tried is None:
@@ -262,7 +264,7 @@ def verification_sentence(recommended: RecommendResult) -> str:
 
 
 def _describe_refusal(recommended: RecommendResult) -> str:
-    finding = _refusing_finding(recommended)
+    finding = _find_refusal(recommended)
     if finding is None:
         return "what is known allows no number"
     summary = summary_of(finding)
@@ -277,7 +279,7 @@ def _format_lifetime(recommended: RecommendResult) -> str:
     return f"{format_duration(sizes.max_lifetime)} with {share * 100:.0f} % jitter"
 
 
-def _place(recommended: RecommendResult) -> str:
+def _name_place(recommended: RecommendResult) -> str:
     """Return whose pools, and how many of them there are at worst."""
     fleet = recommended.recommendation.fleet
     instances = f"{format_count(fleet.worst_case_instances)} worst-case instances"
@@ -290,12 +292,12 @@ def _place(recommended: RecommendResult) -> str:
     return f"in each of {format_count(fleet.processes_per_instance)} processes of {instances}"
 
 
-def _refusing_finding(recommended: RecommendResult) -> Finding | None:
+def _find_refusal(recommended: RecommendResult) -> Finding | None:
     """Return the finding that a refusal is about."""
     return next(iter(worst_first(recommended.recommendation.findings)), None)
 
 
-def _cautions(recommended: RecommendResult) -> tuple[str, ...]:
+def _warn(recommended: RecommendResult) -> tuple[str, ...]:
     """Return what a reader has to know before believing the answer."""
     cautions = []
     if recommended.interrupted:
@@ -310,11 +312,11 @@ def _cautions(recommended: RecommendResult) -> tuple[str, ...]:
     return tuple(cautions)
 
 
-def _at(value: int | None) -> str:
+def _show_at(value: int | None) -> str:
     return "" if value is None else f", at {format_count(value)}"
 
 
-def _sources(recommended: RecommendResult) -> Iterator[str]:
+def _list_sources(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     if figures.window is not None:
         whose = "every client" if recommended.application is None else neutralize(recommended.application, NAME_LIMIT)
@@ -325,7 +327,7 @@ def _sources(recommended: RecommendResult) -> Iterator[str]:
     yield from (neutralize(note, SENTENCE_LIMIT) for note in recommended.notes)
 
 
-def _pooler_section(recommended: RecommendResult) -> Section:
+def _build_pooler(recommended: RecommendResult) -> Section:
     pooler = recommended.recommendation.pooler
     blocks: list[Block] = [Note(neutralize(pooler.why, SENTENCE_LIMIT))]
     if pooler.recommended:
@@ -333,27 +335,27 @@ def _pooler_section(recommended: RecommendResult) -> Section:
             blocks.append(Note(f"Behind it each process's max_open becomes {pooler.app_max_open}"))
         for title, settings in (("PgBouncer", pooler.pgbouncer), ("Pgpool-II", pooler.pgpool)):
             if settings is not None:
-                lines = [f"{name} = {_plain(value)}" for name, value in asdict(settings).items()]
+                lines = [f"{name} = {_show_setting(value)}" for name, value in asdict(settings).items()]
                 blocks.append(Code(title, "\n".join(lines), "ini", is_short=True))
         blocks += [Note(caution, "caution") for caution in pooler.cautions]
     return Section("Pooler: recommended" if pooler.recommended else "Pooler", tuple(blocks))
 
 
-def _verification_blocks(recommended: RecommendResult) -> Iterator[Block]:
-    table, sentence = verification_table(recommended), verification_sentence(recommended)
+def _build_trials(recommended: RecommendResult) -> Iterator[Block]:
+    table, sentence = list_trials(recommended), describe_trials(recommended)
     notes = recommended.verification.notes if recommended.verification is not None else ()
     blocks: list[Block] = [table] if table is not None else []
     blocks += [Note(sentence), *(Note(neutralize(note, SENTENCE_LIMIT)) for note in notes)]
     yield Section("", tuple(blocks))
-    yield Section("", tuple(map(ChartBlock, verification_charts(recommended))), is_detail=True)
+    yield Section("", tuple(map(ChartBlock, chart_trials(recommended))), is_detail=True)
 
 
-def _language(file: str) -> str:
+def _find_language(file: str) -> str:
     suffix = PurePath(file).suffix
     return _LANGUAGES.get(suffix, suffix.removeprefix("."))
 
 
-def _sign_of(term: Term) -> str:
+def _choose_sign(term: Term) -> str:
     if term.source == "computed":
         return "="
     if term.term.endswith(" limit"):
@@ -361,7 +363,7 @@ def _sign_of(term: Term) -> str:
     return _SIGNS.get(term.term, "")
 
 
-def _outcome_row(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
+def _list_trial(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
     moment = {"largest": "largest fleet", "live": "on a real server"}.get(outcome.moment, outcome.moment)
     return (
         format_count(outcome.max_open),
@@ -376,16 +378,16 @@ def _outcome_row(outcome: "TrialOutcome", mark: str) -> tuple[str, ...]:
 
 def _explain(recommended: RecommendResult, term: Binding) -> str:
     explain = {
-        "demand": _demand,
-        "capacity": _capacity,
-        "budget": _budget,
-        "workers": _workers,
-        "floor": _floor,
+        "demand": _describe_demand,
+        "capacity": _explain_capacity,
+        "budget": _explain_budget,
+        "workers": _explain_workers,
+        "floor": _explain_floor,
     }[term]
     return neutralize("; ".join(explain(recommended)), SENTENCE_LIMIT)
 
 
-def _demand(recommended: RecommendResult) -> Iterator[str]:
+def _describe_demand(recommended: RecommendResult) -> Iterator[str]:
     demand, figures = recommended.recommendation.demand, recommended.figures
     yield demand.method
     if demand.load is not None:
@@ -398,7 +400,7 @@ def _demand(recommended: RecommendResult) -> Iterator[str]:
         yield "99 of 100 acquires do not wait"
 
 
-def _capacity(recommended: RecommendResult) -> Iterator[str]:
+def _explain_capacity(recommended: RecommendResult) -> Iterator[str]:
     capacity = recommended.recommendation.capacity
     if capacity.value is None:
         yield from capacity.notes
@@ -414,21 +416,21 @@ def _capacity(recommended: RecommendResult) -> Iterator[str]:
     yield from capacity.notes
 
 
-def _budget(recommended: RecommendResult) -> Iterator[str]:
+def _explain_budget(recommended: RecommendResult) -> Iterator[str]:
     budget, fleet = recommended.recommendation.budget, recommended.recommendation.fleet
     yield f"{format_count(budget.total)} slots / {format_count(fleet.worst_case_processes)} processes at worst"
     if budget.limited_by != "max_connections":
         yield f"the {budget.limited_by} leaves the least"
 
 
-def _workers(recommended: RecommendResult) -> Iterator[str]:
+def _explain_workers(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     workers = figures.workers.count if figures.workers is not None else 1
     yield f"{format_count(workers)} workers x {format_count(each)} at once; more would never be used"
 
 
-def _floor(recommended: RecommendResult) -> Iterator[str]:
+def _explain_floor(recommended: RecommendResult) -> Iterator[str]:
     figures = recommended.figures
     each = figures.connections_per_request.count if figures.connections_per_request is not None else 1
     if figures.workers is None or each <= 1:
@@ -447,5 +449,5 @@ def _show(name: str, value: float) -> str:
     return format_count(round(value, 4))
 
 
-def _plain(value: object) -> str:
+def _show_setting(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -29,12 +29,12 @@ from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, scal
 from poolctl.report.findings import (
     SENTENCE_LIMIT,
     about,
-    evidence_of,
-    explain_line,
-    holder_items,
-    sql_blocks,
-    steps_of,
-    steps_to_do,
+    collect_sql,
+    describe_evidence,
+    label_steps,
+    list_holders,
+    name_explanation,
+    plan_steps,
     summary_of,
     verdict_of,
     word_of,
@@ -53,42 +53,42 @@ REASON_MARGIN = 6
 """Columns of "Why" and "Next" with the space after them."""
 
 
-def simulation_report(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> Report:
+def build_simulation_report(run: Run, findings: Sequence[Finding], *, repeat: str = "") -> Report:
     """Return the report of a run. ``repeat``: the command that does the same run again, "" to leave the line out."""
     return (
-        run_verdict(run, findings),
-        *(Note(caution, "caution") for caution in cautions_of_run(run)),
+        judge_run(run, findings),
+        *(Note(caution, "caution") for caution in warn_about_run(run)),
         Note(describe_run(run)),
-        run_facts(run),
-        error_table(run.summary.errors),
-        *_chart_blocks(run),
-        run_reasons(findings, run.notes, explain_line(findings)),
-        Section("", sql_blocks(findings), is_detail=True),
+        list_run_facts(run),
+        list_errors(run.summary.errors),
+        *_chart_or_note(run),
+        explain_run(findings, run.notes, name_explanation(findings)),
+        Section("", collect_sql(findings), is_detail=True),
         Repeat(neutralize(repeat, None)),
     )
 
 
-def run_verdict(run: Run, findings: Sequence[Finding]) -> Verdict:
+def judge_run(run: Run, findings: Sequence[Finding]) -> Verdict:
     """Return the verdict on a run; without a diagnosis it only counts."""
     counts = f"{format_count(run.summary.acquired)} of {format_count(run.summary.offered)} acquires were served"
     return verdict_of(findings, f"{counts}; no diagnosis was made")
 
 
-def run_facts(run: Run) -> Facts:
+def list_run_facts(run: Run) -> Facts:
     """Return the run's numbers, a row for each kind."""
     summary = run.summary
     facts = [
-        *_acquires(summary),
-        *_times(summary),
-        *_connections(summary, limit_of(run.scenario)),
-        *(_server(summary.server, run.scenario.load.query) if summary.server else ()),
-        *_generator(run),
-        *_services(run),
+        *_list_acquires(summary),
+        *_list_times(summary),
+        *_list_connections(summary, limit_of(run.scenario)),
+        *(_list_server(summary.server, run.scenario.load.query) if summary.server else ()),
+        *_list_generator(run),
+        *_list_services(run),
     ]
     return Facts(tuple(facts))
 
 
-def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = (), *more: Labeled) -> Points:
+def explain_run(findings: Sequence[Finding], notes: Iterable[str] = (), *more: Labeled) -> Points:
     """Return what the verdict stands on, what else was found, what to do about it, and what else there is to know."""
     ranked = worst_first(findings)
     groups = []
@@ -96,20 +96,20 @@ def run_reasons(findings: Sequence[Finding], notes: Iterable[str] = (), *more: L
         kind = f"{about(finding)}: "
         if number:
             kind = f"{word_of(finding)} {kind}{summary_of(finding)}; "
-        reason = Item((kind + evidence_of(finding)).rstrip(":; "))
-        held = [Item(f"held by {holder.text}", holder.query) for holder in holder_items(finding)]
+        reason = Item((kind + describe_evidence(finding)).rstrip(":; "))
+        held = [Item(f"held by {holder.text}", holder.query) for holder in list_holders(finding)]
         groups.append(Labeled("Also" if number else "Why", (reason, *held)))
-    groups.append(steps_to_do(next_steps(ranked), "Next"))
+    groups.append(label_steps(list_steps(ranked), "Next"))
     groups.append(Labeled("Note", tuple(Item(neutralize(note, SENTENCE_LIMIT)) for note in notes)))
     return Points((*groups, *more), REASON_MARGIN)
 
 
-def next_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
+def list_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
     """Return what to do, worst finding first, each thing once."""
-    return tuple(dict.fromkeys(step for finding in worst_first(findings) for step in steps_of(finding)))
+    return tuple(dict.fromkeys(step for finding in worst_first(findings) for step in plan_steps(finding)))
 
 
-def cautions_of_run(run: Run) -> tuple[str, ...]:
+def warn_about_run(run: Run) -> tuple[str, ...]:
     """Return what a reader has to know before believing the numbers."""
     cautions = []
     if run.failure:
@@ -147,7 +147,7 @@ def describe_run(run: Run) -> str:
     return f"{head}, {plural(len(parts), 'service')}; {'; '.join(parts)}; seed {run.seed}"
 
 
-def error_table(errors: Sequence[ObservedError]) -> Table:
+def list_errors(errors: Sequence[ObservedError]) -> Table:
     """Return the kinds of error, the earliest first, at most ``MOST_ERRORS`` of them."""
     shown = sorted(errors, key=lambda error: error.first_at)[:MOST_ERRORS]
     rows = tuple(
@@ -176,28 +176,28 @@ def limit_of(scenario: Scenario) -> int:
     return sum(limits) if all(limits) else 0
 
 
-def run_chart(run: Run) -> TimeChart | None:
+def chart_run(run: Run) -> TimeChart | None:
     """Return the chart of one run; None if the run is too short to draw one."""
     points = run.timeline
     if len(points) < 2:
         return None
     instances = sum(part.load.instances for part in run.scenario.all_services)
-    pool = pool_panel("pool" if instances == 1 else "pools", run, points)
+    pool = chart_pool("pool" if instances == 1 else "pools", run, points)
     panels = [replace(pool, rows=5)]
-    server = _server_panel(run, points)
+    server = _chart_server(run, points)
     if server:
         panels.append(server)
     if any(point.waiting for point in points):
-        panels.append(scale_panel("waiting", [_layer("waiting", "waiting", [point.waiting for point in points])]))
+        panels.append(scale_panel("waiting", [_make_layer("waiting", "waiting", [point.waiting for point in points])]))
     title = f"{neutralize(run.scenario.name, 80)}: connections over time"
     at = tuple(point.at for point in points)
-    return TimeChart(title, at, tuple(panels), min(0.0, at[0]), at[-1], _marks(run, at[-1]))
+    return TimeChart(title, at, tuple(panels), min(0.0, at[0]), at[-1], _mark_events(run, at[-1]))
 
 
-def pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) -> Panel:
+def chart_pool(title: str, run: Run, points: Sequence[TimelinePoint | None]) -> Panel:
     layers = [
-        _layer("open", "open", [point.open if point else None for point in points]),
-        _layer("in use", "in_use", [point.in_use if point else None for point in points]),
+        _make_layer("open", "open", [point.open if point else None for point in points]),
+        _make_layer("in use", "in_use", [point.in_use if point else None for point in points]),
     ]
     most, parts = limit_of(run.scenario), run.scenario.all_services
     terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
@@ -205,27 +205,27 @@ def pool_panel(title: str, run: Run, points: Sequence[TimelinePoint | None]) -> 
     return scale_panel(title, layers, LimitLine(f"max_open {sum_of}{format_count(most)}", most) if most else None)
 
 
-def _chart_blocks(run: Run) -> tuple[Block, ...]:
-    chart = run_chart(run)
+def _chart_or_note(run: Run) -> tuple[Block, ...]:
+    chart = chart_run(run)
     if chart is None:
         return (Section("", (Note("(too short a run for a chart)"),)),)
     return (ChartBlock(chart),)
 
 
-def _server_panel(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
+def _chart_server(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
     if all(point.server_connections is None for point in points):
         return None
     seen = run.summary.server
     usable = seen.usable if seen and seen.usable else None
-    layer = _layer("server connections", "server", [point.server_connections for point in points])
+    layer = _make_layer("server connections", "server", [point.server_connections for point in points])
     return scale_panel("server", [layer], LimitLine(f"usable {format_count(usable)}", usable) if usable else None)
 
 
-def _layer(name: str, role: str, values: Sequence[float | None]) -> Layer:
+def _make_layer(name: str, role: str, values: Sequence[float | None]) -> Layer:
     return Layer(name, role, tuple(values))
 
 
-def _marks(run: Run, end: float) -> tuple[Mark, ...]:
+def _mark_events(run: Run, end: float) -> tuple[Mark, ...]:
     marks = [Mark(event.at, event.do) for event in run.scenario.events]
     for name, at in (("exhausted", run.summary.exhausted_at), ("recovered", run.summary.recovered_at)):
         if at is not None:
@@ -240,21 +240,21 @@ def _describe_part(part: Service, pooler: str) -> list[str]:
         sizes.append(f"acquire_timeout {format_duration(pool.acquire_timeout)}")
     parts = [
         pool.kind + ("" if pool.kind == "none" else f" ({', '.join(sizes)})") + pooler,
-        f"{plural(load.instances, 'instance')} with {_demand(load)}",
-        f"hold {_distribution(load.hold)}" if load.query == "sleep" else f"query {neutralize(load.query, 60)}",
+        f"{plural(load.instances, 'instance')} with {_describe_demand(load)}",
+        f"hold {_describe_distribution(load.hold)}" if load.query == "sleep" else f"query {neutralize(load.query, 60)}",
     ]
     if part.leak.every:
-        parts.append(f"every {_ordinal(part.leak.every)}request leaks ({part.leak.shape})")
+        parts.append(f"every {_format_ordinal(part.leak.every)}request leaks ({part.leak.shape})")
     return parts
 
 
-def _acquires(summary: Summary) -> Iterable[Fact]:
+def _list_acquires(summary: Summary) -> Iterable[Fact]:
     ends = ("timed_out", "refused", "failed", "unfinished")
     others = [(name.replace("_", " "), getattr(summary, name)) for name in ends]
-    yield _sum("offered", summary.offered, [("acquired", summary.acquired), *((n, v) for n, v in others if v)])
+    yield _add_up("offered", summary.offered, [("acquired", summary.acquired), *((n, v) for n, v in others if v)])
     still_in_use = summary.acquired - summary.released - summary.leaked
     parts = [("released", summary.released), ("leaked", summary.leaked)]
-    yield _sum("acquired", summary.acquired, parts + ([("still in use", still_in_use)] if still_in_use else []))
+    yield _add_up("acquired", summary.acquired, parts + ([("still in use", still_in_use)] if still_in_use else []))
     yield Fact(
         "rate",
         (
@@ -265,27 +265,31 @@ def _acquires(summary: Summary) -> Iterable[Fact]:
     )
 
 
-def _times(summary: Summary) -> Iterable[Fact]:
+def _list_times(summary: Summary) -> Iterable[Fact]:
     wait = summary.wait_time
     ends = {"timeouts": summary.timed_out, "refusals": summary.refused, "failures": summary.failed}
-    included = _listed(["opening", *(name for name, count in ends.items() if count)])
-    yield Fact("wait", _percentiles(wait), f"{included} included" if wait.count else "nothing was acquired")
+    included = _enumerate(["opening", *(name for name, count in ends.items() if count)])
+    yield Fact("wait", _list_percentiles(wait), f"{included} included" if wait.count else "nothing was acquired")
     if summary.queued_count:
         mean = format_duration(summary.queued_time / summary.queued_count)
         items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", mean))
         yield Fact("queued", items, "only acquires that had to queue")
     if summary.use_time.count:
-        yield Fact("use", _percentiles(summary.use_time), "acquire to release")
+        yield Fact("use", _list_percentiles(summary.use_time), "acquire to release")
     if summary.connect_time.count:
-        yield Fact("connect", _percentiles(summary.connect_time), f"{format_count(summary.connect_time.count)} opens")
+        yield Fact(
+            "connect", _list_percentiles(summary.connect_time), f"{format_count(summary.connect_time.count)} opens"
+        )
 
 
-def _connections(summary: Summary, limit: int) -> Iterable[Fact]:
+def _list_connections(summary: Summary, limit: int) -> Iterable[Fact]:
     seen = summary.connections
     parts = [("in use", seen.in_use), ("idle", seen.idle), ("closed", seen.closed.total)]
-    yield _sum("opened", seen.opened, [part for part in parts if part[1]] or parts[:1])
+    yield _add_up("opened", seen.opened, [part for part in parts if part[1]] or parts[:1])
     if seen.closed.total:
-        yield _sum("closed", seen.closed.total, [(name, value) for name, value in asdict(seen.closed).items() if value])
+        yield _add_up(
+            "closed", seen.closed.total, [(name, value) for name, value in asdict(seen.closed).items() if value]
+        )
     if seen.open_failures:
         yield Fact("not opened", (Amount("", format_count(seen.open_failures)),), "attempts that failed")
     bound = f" of {format_count(limit)}" if limit else ""
@@ -298,7 +302,7 @@ def _connections(summary: Summary, limit: int) -> Iterable[Fact]:
     yield Fact("peak", items, "" if limit else "max_open is unlimited")
 
 
-def _server(server: ObservedServer, query: str) -> Iterable[Fact]:
+def _list_server(server: ObservedServer, query: str) -> Iterable[Fact]:
     items = []
     if server.peak_connections is not None:
         bound = f" of {format_count(server.usable)} usable" if server.usable is not None else ""
@@ -327,7 +331,7 @@ def _server(server: ObservedServer, query: str) -> Iterable[Fact]:
         yield Fact("statement", (Amount("", percent(statement.share)), Amount("", called), text))
 
 
-def _generator(run: Run) -> Iterable[Fact]:
+def _list_generator(run: Run) -> Iterable[Fact]:
     generator = run.generator
     if generator is None:
         return
@@ -341,7 +345,7 @@ def _generator(run: Run) -> Iterable[Fact]:
     yield Fact("generator", tuple(items))
 
 
-def _services(run: Run) -> Iterable[Fact]:
+def _list_services(run: Run) -> Iterable[Fact]:
     for part, (name, summary) in zip(run.scenario.services, run.services, strict=False):
         most = part.pool.max_open * part.load.instances
         bound = f" of {format_count(most)}" if most else ""
@@ -355,21 +359,21 @@ def _services(run: Run) -> Iterable[Fact]:
         yield Fact(neutralize(name, 20), tuple(items), "this service")
 
 
-def _sum(label: str, total: int, parts: Iterable[tuple[str, int]]) -> Fact:
+def _add_up(label: str, total: int, parts: Iterable[tuple[str, int]]) -> Fact:
     items = [Amount("", format_count(total))]
     for name, value in parts:
         items.append(Amount(name, format_count(value), "=" if len(items) == 1 else "+"))
     return Fact(label, tuple(items))
 
 
-def _percentiles(times: Times) -> tuple[Amount, ...]:
+def _list_percentiles(times: Times) -> tuple[Amount, ...]:
     if not times.count:
         return ()
     values = (("p50", times.p50), ("p95", times.p95), ("p99", times.p99), ("max", times.max))
     return tuple(Amount(name, format_duration(value)) for name, value in values)
 
 
-def _demand(load: Load) -> str:
+def _describe_demand(load: Load) -> str:
     parts = [f"{format_count(load.rate)} arrivals/s"] if load.rate is not None else []
     parts += [plural(load.workers, "worker")] if load.workers is not None else []
     bursts = sum(burst.workers for burst in load.bursts)
@@ -377,15 +381,15 @@ def _demand(load: Load) -> str:
     return " and ".join(parts)
 
 
-def _distribution(distribution: Distribution) -> str:
+def _describe_distribution(distribution: Distribution) -> str:
     mean = format_duration(distribution.mean)
     return mean if distribution.kind == "constant" else f"{distribution.kind} {mean}"
 
 
-def _listed(words: Sequence[str]) -> str:
+def _enumerate(words: Sequence[str]) -> str:
     return " and ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
-def _ordinal(number: int) -> str:
+def _format_ordinal(number: int) -> str:
     ending = "th" if 10 <= number % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return "" if number == 1 else f"{format_count(number)}{ending} "

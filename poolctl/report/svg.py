@@ -15,12 +15,12 @@ from poolctl.report.charts import (
     Layer,
     Panel,
     TimeChart,
+    describe_heat,
+    divide_heat,
+    find_heat_class,
     format_value,
-    heat_class,
-    heat_classes,
-    heat_key,
+    place_ticks,
     resample,
-    ticks,
 )
 from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration
@@ -59,7 +59,7 @@ _HEAT_OPACITIES = (0.04, 0.2, 0.45, 0.7, 1.0)
 """Of nothing, and of each class of heat."""
 
 
-def svg_of(
+def write_svg(
     charts: Sequence[TimeChart | BarChart | HeatMap],
     *,
     subtitle: str = "",
@@ -141,7 +141,7 @@ def _bars(chart: BarChart, y: float) -> tuple[list[str], float]:
 
 def _heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
     """Return a cell for each pair of values, darker for more, and below it what each shade stands for."""
-    classes = heat_classes(heat.known)
+    classes = divide_heat(heat.known)
     top = y + _GAP / 2
     step = _PLOT / len(heat.columns)
     height = _ROW * 0.8
@@ -155,12 +155,12 @@ def _heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
             where = f"{heat.across} {heat.columns[column]}, {heat.down} {label}"
             title = _text(f"{where}: {format_value(value, heat.unit)}")
             shape = f'x="{_LEFT + step * column:.1f}" y="{at:.1f}" width="{step - 1:.1f}" height="{height - 1:.1f}"'
-            shade = _shade(heat_class(value, classes), len(classes))
+            shade = _shade(find_heat_class(value, classes), len(classes))
             parts.append(f'<rect class="{heat.role} {shade}" {shape}><title>{title}</title></rect>')
     bottom = top + height * len(heat.rows)
     parts += _labels(heat.columns, step, bottom + _LINE)
     x, bottom = float(_LEFT), bottom + _AXIS + _GAP
-    for number, text in heat_key(heat):
+    for number, text in describe_heat(heat):
         if x + 30 + _CHARACTER * len(text) > WIDTH - _RIGHT:
             x, bottom = float(_LEFT), bottom + _LINE
         shade = _shade(number, len(classes))
@@ -271,7 +271,7 @@ def _time_axis(chart: TimeChart, top: float, bottom: float) -> tuple[list[str], 
     """Return the axis with its marks, and where they end."""
     span = max(chart.end - chart.start, 1e-9)
     parts = []
-    for instant in ticks(chart.start, chart.end, 8):
+    for instant in place_ticks(chart.start, chart.end, 8):
         x = _LEFT + _PLOT * (instant - chart.start) / span
         parts.append(f'<path class="rule" d="M{x:.1f} {bottom:.1f}v5"/>')
         label = format_duration(instant)

@@ -132,7 +132,7 @@ def _print_facts(screen: Screen, facts: Sequence[Fact]) -> None:
         pieces = [_join(item, number == 0) for number, item in enumerate(fact.items)]
         if fact.note:
             pieces.append(f"{GAP}({fact.note})" if pieces else f"({fact.note})")
-        for number, line in enumerate(_break(pieces, _room(screen, margin))):
+        for number, line in enumerate(_break(pieces, _measure_room(screen, margin))):
             screen.paragraph(Text(f"{fact.label if number == 0 else '':<{margin}}"), line)
 
 
@@ -143,7 +143,7 @@ def _print_fact_list(screen: Screen, fact: Fact) -> None:
         pieces = [_join(item, number == 0) for number, item in enumerate(fact.items)]
         if fact.note:
             pieces.append(f"{GAP}({fact.note})")
-        for line in _break(pieces, _room(screen, 2)):
+        for line in _break(pieces, _measure_room(screen, 2)):
             screen.paragraph("  ", line)
         return
     total, *parts = fact.items
@@ -213,15 +213,15 @@ def _print_side_by_side(screen: Screen, table: Table) -> None:
     ]
     left = max(map(len, table.header)) + len(GAP)
     while records:
-        group, used = [records[0]], left + _width(records[0])
+        group, used = [records[0]], left + _measure_width(records[0])
         for record in records[1:]:
-            used += len(GAP) + _width(record)
+            used += len(GAP) + _measure_width(record)
             if screen.width is not None and used > screen.width:
                 break
             group.append(record)
         records = records[len(group) :]
         for number, name in enumerate(table.header):
-            cells = "".join(f"{member[number]:>{_width(member)}}{GAP}" for member in group)
+            cells = "".join(f"{member[number]:>{_measure_width(member)}}{GAP}" for member in group)
             screen.print(Text(f"{name:<{left}}{cells}", style="bold" if number == 0 else ""))
         if records:
             screen.print()
@@ -281,9 +281,9 @@ def _break(pieces: Sequence[str], room: int | None) -> list[str]:
     return lines
 
 
-def _room(screen: Screen, margin: int) -> int | None:
+def _measure_room(screen: Screen, margin: int) -> int | None:
     return None if screen.width is None else max(screen.width - margin, 10)
 
 
-def _width(record: Sequence[str]) -> int:
+def _measure_width(record: Sequence[str]) -> int:
     return max(map(len, record))

@@ -20,15 +20,15 @@ from rich.text import Text
 from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import worst_first
 from poolctl.report.blocks import Block, FindingBlock, Item, Labeled, Points
-from poolctl.report.drawing import sparkline
-from poolctl.report.findings import name_holder, steps_of, word_of
+from poolctl.report.drawing import draw_sparkline
+from poolctl.report.findings import name_holder, plan_steps, word_of
 from poolctl.report.inspection import (
-    connection_blocks,
+    build_verdict,
     count_waiting,
     format_clock,
-    inspection_verdict,
-    limit_table,
-    verdict_blocks,
+    judge_inspection,
+    list_connections,
+    list_limits,
 )
 from poolctl.report.progress import INTERVAL, Lines, Quiet
 from poolctl.report.screen import STYLES, ColorChoice, Screen, open_screen
@@ -71,7 +71,7 @@ def watch_view(screen: Screen, *, quiet: bool = False, interval: float = INTERVA
         yield _WatchLines(screen, interval)
     else:
         page = WatchPage(screen)
-        with _keys() as pressed, _full_screen(page, screen.console):
+        with _read_keys() as pressed, _full_screen(page, screen.console):
             page.pressed = pressed
             yield page
 
@@ -90,12 +90,13 @@ class _WatchLines(Lines):
     def show(self, inspection: InspectResult) -> None:
         if not inspection.observation.snapshots:
             return
-        verdict, at = inspection_verdict(inspection), inspection.observation.last.at
+        verdict, at = judge_inspection(inspection), inspection.observation.last.at
         code, before = self._written
         if verdict.code == code and at < before + self._interval:
             return
         self._written = (verdict.code, at)
-        line = f"{format_clock(at)} {verdict.word} {verdict.code}: {verdict.sentence}; {'; '.join(_gauges(inspection))}"
+        gauges = "; ".join(_list_gauges(inspection))
+        line = f"{format_clock(at)} {verdict.word} {verdict.code}: {verdict.sentence}; {gauges}"
         self.write(line.removesuffix("; "))
 
 
@@ -142,18 +143,18 @@ class WatchPage:
             screen.print(f"{self._phase} ...   (q quits)")
             return
         _print_head(screen, inspection)
-        for block in (*verdict_blocks(inspection), *_findings(inspection)):
+        for block in (*build_verdict(inspection), *_list_findings(inspection)):
             print_block(screen, block)
         _print_course(screen, inspection)
-        print_report(screen, (limit_table(inspection.diagnosis.limits[:MOST_LIMITS]), *connection_blocks(inspection)))
+        print_report(screen, (list_limits(inspection.diagnosis.limits[:MOST_LIMITS]), *list_connections(inspection)))
 
 
-def _findings(inspection: InspectResult) -> Iterator[Block]:
+def _list_findings(inspection: InspectResult) -> Iterator[Block]:
     """Yield who and what to do about the worst finding, and the summaries of the others."""
     findings = worst_first(inspection.diagnosis.findings)
     if findings and findings[0].code != "healthy":
         who = tuple(Item(name_holder(holder)) for holder in findings[0].holders[:MOST_HOLDERS])
-        do = tuple(Item(step) for step in steps_of(findings[0])[:MOST_STEPS])
+        do = tuple(Item(step) for step in plan_steps(findings[0])[:MOST_STEPS])
         yield Points((Labeled("Who", who), Labeled("Do", do)), margin=5)
     for finding in findings[1:]:
         yield FindingBlock(word_of(finding), finding.severity, neutralize(finding.summary, 300), "", Points(()))
@@ -177,17 +178,17 @@ def _print_course(screen: Screen, inspection: InspectResult) -> None:
     if used:
         most = max(*used, float(facts.usable) if facts else 1.0)
         now = format_count(used[-1]) + (f" of {format_count(facts.usable)} usable" if facts else "")
-        bars = sparkline(used, room, most, ascii_only=screen.ascii_only)
+        bars = draw_sparkline(used, room, most, ascii_only=screen.ascii_only)
         screen.print()
         screen.print(Text.assemble((f"{'server':<{label}}", "bold"), (bars, STYLES["open"]), f"  {now}"))
     waiting = [float(count_waiting(snapshot)) for snapshot in observation.snapshots]
     if any(waiting):
-        bars = sparkline(waiting, room, max(waiting), ascii_only=screen.ascii_only)
+        bars = draw_sparkline(waiting, room, max(waiting), ascii_only=screen.ascii_only)
         now = format_count(waiting[-1])
         screen.print(Text.assemble((f"{'waiting':<{label}}", "bold"), (bars, STYLES["waiting"]), f"  {now}"))
 
 
-def _gauges(inspection: InspectResult) -> list[str]:
+def _list_gauges(inspection: InspectResult) -> list[str]:
     """Return the limit that binds and the waiting clients, for a line in a log."""
     bound = next((limit for limit in inspection.diagnosis.limits if limit.binds), None)
     gauges = []
@@ -210,7 +211,7 @@ def _full_screen(page: WatchPage, console: Console) -> Live:
 
 
 @contextmanager
-def _keys() -> Iterator[Callable[[], str]]:
+def _read_keys() -> Iterator[Callable[[], str]]:
     """Provide a function that returns the last key pressed, "" for none.
 
     Keys are neither echoed nor held back until Enter.
