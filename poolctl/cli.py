@@ -22,11 +22,12 @@ USAGE = 2
 
 EPILOG = """\b
 Examples:
-  poolctl inspect "host=db1 dbname=shop"      what is wrong, which clients hold the slots, what to do
-  poolctl inspect -h db1 --watch              the same as a live view
-  poolctl recommend -h db1 -d shop            how large each pool should be, and why
-  poolctl simulate --leak                     a leak, on a real throw-away PostgreSQL
-  poolctl simulate --compare leak,correct     the leak beside its fix
+  poolctl inspect "host=db1 dbname=shop"     what is wrong, and what to do
+  poolctl inspect -h db1 --watch             the same as a live view
+  poolctl recommend -h db1 -d shop           how large each pool should be, why
+  poolctl simulate --leak                    a leak, on a throw-away PostgreSQL
+  poolctl simulate --compare leak,correct    the leak beside its fix
+  poolctl guard -- pytest tests/             which line leaks a connection
 """
 
 

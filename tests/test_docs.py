@@ -111,6 +111,21 @@ def test_every_option_in_the_documents_exists() -> None:
     assert {"--leak", "--relief"} <= mentioned
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_options_in_a_page_are_those_of_the_commands(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    made = runpy.run_path(str(ROOT / "docs" / "options.py"), run_name="options")["page"](text)
+
+    assert text == made, f"{page.name} is out of date: run docs/options.py"
+
+
+def test_simulate_inspect_and_recommend_have_their_options_in_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+
+    for command in ("simulate", "inspect", "recommend"):
+        assert f"<!-- options: {command} -->" in text
+
+
 def test_every_command_in_the_documents_names_files_that_exist() -> None:
     commands = [
         line

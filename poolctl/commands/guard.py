@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from poolctl.commands.options import Duration
+from poolctl.commands.options import OUTPUT, Duration, GroupedCommand, make_option
 from poolctl.errors import BadInput, CannotDo
 
 if TYPE_CHECKING:
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  poolctl guard -- pytest tests/                       each test that leaks fails, with the line
-  poolctl guard --for 10m -- gunicorn app:app          stop it after 10 minutes, then report
+  poolctl guard -- pytest tests/
+      each test that leaks fails, with the line
+  poolctl guard --for 10m -- gunicorn app:app
+      stop it after 10 minutes, then report
   poolctl guard --every 30s --threshold 5s -- python worker.py
   poolctl guard --fail-on warning --json -- python job.py
 
@@ -35,14 +37,20 @@ PATIENCE = 10.0
 """Seconds that a command has to end after --for is over."""
 
 
+_when = make_option("When to stop and report")
+_what = make_option("What to report")
+_output = make_option(OUTPUT)
+
+
 @click.command(
+    cls=GroupedCommand,
     epilog=EPILOG,
     short_help="Run a Python program and name the lines that leak connections.",
     context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False},
 )
-@click.option("--for", "for_", type=Duration(), metavar="TIME", help="Stop the command after this time (SIGTERM).")
-@click.option("--every", type=Duration(), metavar="TIME", help="Report also while it runs, each time this has passed.")
-@click.option(
+@_when("--for", "for_", type=Duration(), metavar="TIME", help="Stop the command after this time (SIGTERM).")
+@_when("--every", type=Duration(), metavar="TIME", help="Report also while it runs, each time this has passed.")
+@_what(
     "--threshold",
     type=Duration(),
     default="60s",
@@ -50,14 +58,14 @@ PATIENCE = 10.0
     metavar="TIME",
     help="A connection held for longer is an apparent leak; 0 turns that off.",
 )
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-@click.option(
+@_output("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+@_output(
     "--output",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Also write the report to a file: .json, or text with any other name.",
 )
-@click.option("--fail-on", type=click.Choice(["warning", "critical"]), help="Exit with 1 if the command exits with 0.")
+@_output("--fail-on", type=click.Choice(["warning", "critical"]), help="Exit with 1 if the command exits with 0.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, required=True)
 def guard(
     for_: float | None,

@@ -34,10 +34,10 @@ Examples:
   poolctl inspect
       the server that psql would connect to
   poolctl inspect "host=db1 dbname=shop user=ops"
-      any libpq connection string or URI; passwords from ~/.pgpass or PGPASSWORD
-  poolctl inspect -h db1 -d shop --pgbouncer "host=pgb1 port=6432 user=stats"
+      any libpq connection string or URI; passwords from ~/.pgpass
+  poolctl inspect -h db1 --pgbouncer "host=pgb1 port=6432 user=stats"
       the server, and what the pooler in front of it reports
-  poolctl inspect -h db1 -d shop --pool-stats http://10.0.0.7:9090/metrics
+  poolctl inspect -h db1 --pool-stats http://10.0.0.7:9090/metrics
       with what an application reports about its own pool
   poolctl inspect -h db1 --watch
       a live view; q ends it with the report

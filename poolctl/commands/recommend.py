@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 EPILOG = """\b
 Examples:
-  poolctl recommend -h db1 -d shop --instances 6 --max-instances 9 --for-stack pgxpool
-      measure for a minute, divide by the fleet, and write the block for the pool
-  poolctl recommend -h db1 -d shop --application shop-api --pool-stats http://10.0.0.7:9090/metrics --for 15m
-      one application of several, with its own pool figures, over a peak
-  poolctl recommend --arrival-rate 150 --hold-time 8ms --hold-cv 2 --instances 8 --max-connections 100
+  poolctl recommend -h db1 -d shop --instances 6 --for-stack pgxpool
+      measure for a minute, divide by the fleet, and write the configuration
+  poolctl recommend -h db1 -d shop --application shop-api --for 15m
+      one application of several, over a peak
+  poolctl recommend --arrival-rate 150 --hold-time 8ms --instances 8
       figures given by hand: no server needed, the result is there at once
   poolctl recommend --sweep --mix think
       where more connections stop helping, on a throw-away PostgreSQL
-  poolctl recommend "host=staging dbname=shop" --sweep --query "SELECT * FROM orders WHERE customer_id = 7"
+  poolctl recommend -h staging --sweep --query "SELECT * FROM orders"
       the same with a statement of yours, on a server of yours
-  poolctl recommend --sweep-file load_test.csv --instances 4 --for-stack hikaricp
+  poolctl recommend --sweep-file load_test.csv --for-stack hikaricp
       from your own load test: connections,throughput
   poolctl recommend --recording night.jsonl
       from what poolctl inspect --record kept
   poolctl recommend --fleet fleet.toml --check --fail-on critical
-      in CI: exit code 1 when the fleet can exceed a limit at the worst moment of a deploy
+      in CI: exit code 1 if a deploy can exceed a limit of the server
 """
 
 _FLEET_EXCLUDES = (

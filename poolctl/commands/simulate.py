@@ -33,7 +33,7 @@ Examples:
       the leak beside its fix, under the same arrivals
   poolctl simulate --compare max_idle=2,20 examples/idle_churn.toml
       one setting, two values
-  poolctl simulate --set pool.max_open=10 --set load.rate=200 --set load.workers=off
+  poolctl simulate --set pool.max_open=10 --set load.workers=8
       any key of the scenario file
   poolctl simulate --leak --for 5m
       long enough to inspect it with poolctl inspect from a second terminal
@@ -41,7 +41,7 @@ Examples:
       an hour of 100 instances in virtual time, without a server
   poolctl simulate --engine both
       live and in the model, and how far apart they are
-  poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=2,4,8 --output sweep.csv
+  poolctl simulate --sweep pool.max_open=5..60:5 --sweep load.instances=2,4,8
       every combination in the model, on all cores
   poolctl simulate --replications 20
       the same under 20 seeds in the model: means with confidence intervals
