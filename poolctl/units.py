@@ -8,6 +8,9 @@ whether it is large, is left to the caller.
 import re
 from math import inf
 
+LONGEST = 1e9
+"""Seconds, some 31 years: the longest duration that is accepted. It fits into every timer of the operating system."""
+
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)")
 
@@ -22,7 +25,7 @@ def parse_duration(value: str | float) -> float:
     if isinstance(value, int | float):
         if not 0 <= value < inf:
             raise ValueError("a duration cannot be negative or infinite")
-        return float(value)
+        return _check_length(value)
     if not isinstance(value, str):
         raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
     text = value.strip().lower()
@@ -36,9 +39,14 @@ def parse_duration(value: str | float) -> float:
         at = part.end()
     if not text:
         raise ValueError('a duration is a number with a unit, such as "250ms" or "30m"')
-    if total == inf:
-        raise ValueError("a duration cannot be negative or infinite")
-    return total
+    return _check_length(total)
+
+
+def _check_length(seconds: float) -> float:
+    # Compared before it is converted: an integer may be too large for a float.
+    if seconds > LONGEST:
+        raise ValueError(f"a duration is at most {LONGEST:,.0f} s")
+    return float(seconds)
 
 
 def format_duration(seconds: float | None) -> str:

@@ -217,3 +217,89 @@ def test_a_burst_without_an_end_needs_a_duration() -> None:
         BadInput, match=r"load\.duration = \"off\": must be a duration, or a burst would go on for ever"
     ):
         parse_scenario({"name": "t", "load": load})
+
+
+HUGE = 10**400
+NUMBERS = {
+    "database": ("max_connections", "reserved", "cores", "connect_cpu", "contention", "coherency"),
+    "pool": ("max_open", "max_idle", "max_uses", "max_lifetime", "max_idle_time", "acquire_timeout"),
+    "load": (
+        *("instances", "workers", "rate", "think", "hold", "hold_outside", "connections_per_request", "requests"),
+        *("duration", "warmup", "drain", "error_pause", "seed", "retries", "retry_backoff", "retry_growth"),
+        "retry_jitter",
+    ),
+    "leak": ("every",),
+    "events": ("at", "for", "factor", "overlap", "down"),
+    "bursts": ("at", "until", "workers", "requests"),
+}
+
+
+@pytest.mark.parametrize(("section", "key"), [(section, key) for section, keys in NUMBERS.items() for key in keys])
+@pytest.mark.parametrize("value", [str(HUGE), "1e300", "0x" + "f" * 5000, '"' + "9" * 400 + '"', "inf", "nan", "-1"])
+def test_every_number_has_bounds_and_is_refused_with_its_key_and_line(section: str, key: str, value: str) -> None:
+    header = {"events": "[[events]]", "bursts": "[[load.bursts]]"}.get(section, f"[{section}]")
+    path = {"events": "events[0]", "bursts": "load.bursts[0]"}.get(section, section)
+    load = "" if section == "load" else "[load]\nworkers = 1\n"
+    error = refusal(f'name = "x"\n{load}{header}\n{key} = {value}\n')
+
+    assert error.message.startswith(f"file.toml, line {3 if section == 'load' else 5}: {path}.{key} = ")
+    assert len(error.message) < 250
+    assert "\n" not in error.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[load]\nworkers = 100000000000", "file.toml, line 3: load.workers = 100000000000: must be 1,000,000 or less"),
+        (
+            "[load]\ninstances = 100000000000\nworkers = 1",
+            "line 3: load.instances = 100000000000: must be 100,000 or less",
+        ),
+        (
+            "[load]\ninstances = 5000\nworkers = 300",
+            "file.toml, line 4: load.workers: these are 1,500,000 workers (or idle connections) of all instances and"
+            " bursts, and 1,000,000 is the most",
+        ),
+        (
+            "[load]\nworkers = 2000\nconnections_per_request = 600",
+            "load.workers: these are 1,200,000 workers (or idle connections)",
+        ),
+        (
+            '[load]\ninstances = 5\nworkers = 1\n[pool]\nkind = "psycopg_pool"\nmax_open = 250000\nmin_idle = 250000',
+            "load.workers: these are 1,250,000 workers (or idle connections)",
+        ),
+        (
+            "[load]\ninstances = 40000\nworkers = 1\n" + '[[events]]\nat = 1\ndo = "deploy"\n' * 2,
+            "file.toml, line 3: load.instances: these are 120,000 instances of all services and of all generations of"
+            " deploys, and 100,000 is the most",
+        ),
+        (
+            "[load]\ninstances = 100\nrate = 20000",
+            "file.toml, line 4: load.rate: these are 2,000,000 arrivals a second",
+        ),
+        (
+            '[[service]]\nname = "a"\n[service.load]\ninstances = 60000\nworkers = 1\n'
+            '[[service]]\nname = "b"\n[service.load]\ninstances = 60000\nworkers = 1',
+            "file.toml, line 2: service: these are 120,000 instances of all services",
+        ),
+        (
+            LOAD + "[database.pgpool]\nmax_pool = 0",
+            "file.toml, line 6: database.pgpool.max_pool = 0: must be 1 or more",
+        ),
+        (
+            LOAD + "[database.pgpool]\nmax_pool = -0.0",
+            "file.toml, line 6: database.pgpool.max_pool = -0.0: must be 1 or more",
+        ),
+        (
+            LOAD + "[database.pgbouncer]\ndefault_pool_size = 1e300",
+            "database.pgbouncer.default_pool_size = 1e+300: must be between -1,000,000,000 and 1,000,000,000",
+        ),
+        (
+            "[[evdnts]]\nat = 1" + LOAD,
+            "file.toml, line 2: evdnts = [{'at': 1}]: there is no such key; did you mean events?",
+        ),
+        ('[pool]\nkind = "a\\nb"' + LOAD, r'file.toml, line 3: pool.kind = "a\nb": must be one of'),
+    ],
+)
+def test_what_would_not_fit_into_memory_is_refused_before_anything_is_made(text: str, message: str) -> None:
+    assert message in refusal('name = "x"\n' + text).message

@@ -41,13 +41,55 @@ def table(**values: Any) -> TomlTable:
         ("load.bursts[1].at", "leak.toml, line 10: "),
         ("load.bursts[1].hold.mean", "leak.toml, line 12: "),
         ("load.bursts[1].think.mean", "leak.toml, line 9: "),
-        ("load.bursts[7].at", "leak.toml, line 3: "),
+        ("load.bursts[7].at", "leak.toml, line 6: "),
         ("pool.max_open", "leak.toml, line 15: "),
         ("database.cores", "leak.toml: "),
     ],
 )
 def test_a_key_is_found_on_its_line_or_on_that_of_the_table_it_belongs_to(key: str, place: str) -> None:
     assert TomlSource("leak.toml", TEXT).locate(key) == place
+
+
+def test_tables_within_tables_of_an_array_are_found_each_on_its_own_line() -> None:
+    text = """name = "x"
+[[service]]
+name = "a"
+[[service.load.bursts]]
+at = 1
+[[service]]
+name = "b"
+[service.load]
+workers = 3
+[[service.load.bursts]]
+at = 2
+[[service.load.bursts]]
+at = 3
+[[evdnts]]
+at = 1
+[ pool . "odd.name" ]
+"max_open" = 3
+"""
+    places = {
+        "service[0].name": 3,
+        "service[0].load.bursts[0].at": 5,
+        "service[1].name": 7,
+        "service[1].load.workers": 9,
+        "service[1].load.bursts[0].at": 11,
+        "service[1].load.bursts[1].at": 13,
+        "evdnts": 14,
+        "evdnts[0].at": 15,
+        "pool.odd.name.max_open": 17,
+    }
+
+    assert {key: TomlSource("f", text).locate(key) for key in places} == {
+        key: f"f, line {line}: " for key, line in places.items()
+    }
+
+
+def test_lines_of_a_text_that_look_like_keys_are_not_taken_for_them() -> None:
+    text = 'setup = """\n[pool]\nmax_open = 5\n"""\n[pool]\nmax_open = -1\n'
+
+    assert TomlSource("f", text).locate("pool.max_open") == "f, line 6: "
 
 
 def test_keys_of_a_table_within_an_inline_array_are_found_on_the_line_of_the_array() -> None:
@@ -175,6 +217,64 @@ def test_a_file_that_is_not_there_or_cannot_be_read_or_is_not_toml_is_refused_by
         read_toml(tmp_path / "bad.toml")
     with pytest.raises(BadInput, match=r"latin\.toml: is not text in UTF-8"):
         read_toml(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("content", "rule"),
+    [
+        ("x = " + "[" * 20_000 + "]" * 20_000, "not a TOML file: tables and arrays are nested more than 16 deep"),
+        ("x = " + "[" * 17 + "]" * 17, "tables and arrays are nested more than 16 deep"),
+        (".".join("a" * 5_000) + " = 1", "tables and arrays are nested more than 16 deep"),
+        ("x = " + "9" * 5_000, "not a TOML file: an integer has too many digits"),
+        ("# " + "x" * 1_000_000, "is larger than 1,000,000 bytes, too large for a file of keys"),
+    ],
+)
+def test_a_file_without_measure_is_refused_in_one_line(tmp_path: Path, content: str, rule: str) -> None:
+    path = tmp_path / "wild.toml"
+    path.write_text(content)
+
+    with pytest.raises(BadInput) as refused:
+        read_toml(path)
+
+    assert refused.value.message == f"{path}: {rule}"
+
+
+def test_a_device_without_end_is_refused() -> None:
+    with pytest.raises(BadInput, match="is larger than 1,000,000 bytes"):
+        read_toml(Path("/dev/zero"))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "rule"),
+    [
+        ("pool.max_open=" + "[" * 20_000, "nested more than 16 deep"),
+        ("pool.max_open=" + "9" * 5_000, "an integer has too many digits"),
+        (".".join("a" * 40) + "=1", "tables are nested more than 16 deep"),
+    ],
+)
+def test_an_assignment_without_measure_is_refused_in_one_line(assignment: str, rule: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        override({}, [assignment])
+
+    assert rule in refused.value.message
+    assert len(refused.value.message) < 160
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("a\nb", r'"a\nb"'),
+        ('say "x"', r'"say \"x\""'),
+        pytest.param(16**4000, "about 10^4816", id="huge"),
+        (-(10**400), "about -10^400"),
+        pytest.param([16**4000], "{...}", id="huge in a list"),
+    ],
+)
+def test_a_value_is_shown_on_one_short_line_whatever_it_is(value: object, shown: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        table(key=value).take_choice("key", "a", ("a", "b"))
+
+    assert refused.value.message == f"key = {shown}: must be one of a, b"
 
 
 def test_assignments_are_read_as_toml_where_they_are_toml_and_as_text_otherwise() -> None:

@@ -316,7 +316,7 @@ def test_what_is_advised_keeps_every_limit_and_changes_nothing_that_fits(
         (ONE + ONE, 'fleet.toml, line 7: service[1].name = "api": is the name of another service or pooler'),
         (
             ONE + "[roles]\nshop = -1",
-            "fleet.toml, line 6: roles.shop = -1: must be a whole number, 0 or more: its CONNECTION LIMIT",
+            "fleet.toml, line 6: roles.shop = -1: must be a whole number from 0 to 1,000,000,000: its CONNECTION LIMIT",
         ),
         (
             "[server]\nmax_connections = 5\nreserved = 2" + ONE,

@@ -38,7 +38,14 @@ def test_what_is_no_duration_is_refused_with_an_example(value: Any) -> None:
         parse_duration(value)
 
 
-@pytest.mark.parametrize("value", [-1, -0.001, float("inf"), float("nan"), "9" * 400 + "s"])
+@pytest.mark.parametrize("value", ["9" * 400 + "s", 10**400, 1e300, "1000000001", "12000d"])
+def test_a_duration_has_an_upper_bound(value: str | float) -> None:
+    assert parse_duration(10**9) == 1e9
+    with pytest.raises(ValueError, match=r"a duration is at most 1,000,000,000 s"):
+        parse_duration(value)
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, float("inf"), float("nan")])
 def test_negative_and_infinite_durations_are_refused(value: str | float) -> None:
     with pytest.raises(ValueError, match="cannot be negative or infinite"):
         parse_duration(value)

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from poolctl.pool import LIBRARIES, NOT_MODELED, PoolSettings
-from poolctl.scenario.toml import TomlSource, TomlTable, override, read_toml
+from poolctl.scenario.toml import MOST, TomlSource, TomlTable, override, read_toml
 
 DISTRIBUTIONS = ("constant", "exponential", "lognormal")
 VIAS = ("none", "pgbouncer", "pgpool")
@@ -20,6 +20,20 @@ EVENTS = ("restart", "failover", "pause", "slow", "deploy")
 RUN_KEYS = ("duration", "warmup", "drain", "seed")
 """Keys of load that are valid for the whole run, with all its services."""
 BUILT_IN_QUERIES = ("sleep", "select1", "cpu")
+
+MOST_CONNECTIONS = 262_143
+"""The largest max_connections that PostgreSQL accepts (MAX_BACKENDS). No pool can have more connections."""
+
+MOST_INSTANCES = 100_000
+"""Most instances of a run, later generations included. Each takes 3 kB of memory in the model."""
+
+MOST_WORKERS = 1_000_000
+"""Most workers of a run, times the connections that each request takes. Each takes 400 bytes in the model."""
+
+MOST_RATE = 1_000_000
+"""Most arrivals a second, of an instance and of a run: the models handle about as many each second of real time."""
+
+LARGEST_SEED = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +243,27 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
         pool, load = _pool(pool_table), _load(load_table)
         leak = _leak(leak_table)
     events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
+    _check_size(top, services or (Service("", pool, load, leak),), sum(event.do == "deploy" for event in events) + 1)
     return Scenario(name, description, database, pool, load, leak, tuple(events), services)
+
+
+def _check_size(top: TomlTable, services: Sequence[Service], generations: int) -> None:
+    """Refuse what would not fit into memory: each instance and each worker is an object of the model."""
+    each = [service.load.instances * generations for service in services]
+    workers = [(s.load.workers or 0) + sum(burst.workers for burst in s.load.bursts) for s in services]
+    taken = [
+        count * max(number * s.load.connections_per_request, s.pool.min_idle)
+        for count, number, s in zip(each, workers, services, strict=True)
+    ]
+    rates = [service.load.instances * (service.load.rate or 0.0) for service in services]
+    for key, total, most, what in (
+        ("instances", sum(each), MOST_INSTANCES, "instances of all services and of all generations of deploys"),
+        ("workers", sum(taken), MOST_WORKERS, "workers (or idle connections) of all instances and bursts"),
+        ("rate", sum(rates), MOST_RATE, "arrivals a second of all instances"),
+    ):
+        if total > most:
+            path = "service" if len(services) > 1 else f"load.{key}"
+            raise top.refuse_missing(path, f"these are {total:,.0f} {what}, and {most:,} is the most")
 
 
 def _refuse_shared(table: TomlTable, section: str, services: Sequence[TomlTable]) -> None:
@@ -265,17 +299,17 @@ def _leak(table: TomlTable) -> Leak:
 def _database(table: TomlTable) -> Database:
     default = Database()
     database = Database(
-        max_connections=table.take_count("max_connections", default.max_connections, least=1),
-        reserved=table.take_count("reserved", default.reserved),
-        cores=table.take_count_or_unlimited("cores", default.cores, least=1),
+        max_connections=table.take_count("max_connections", default.max_connections, least=1, most=MOST_CONNECTIONS),
+        reserved=table.take_count("reserved", default.reserved, most=MOST_CONNECTIONS),
+        cores=table.take_count_or_unlimited("cores", default.cores, least=1, most=1_000_000),
         connect_time=_distribution(table, "connect_time", default.connect_time),
         connect_cpu=table.take_duration("connect_cpu", default.connect_cpu),
         contention=table.take_share("contention", default.contention),
         coherency=table.take_share("coherency", default.coherency),
         pooler_connect_time=_distribution(table, "pooler_connect_time", default.pooler_connect_time),
         via=table.take_choice("via", default.via, VIAS),
-        pgbouncer=table.take_table("pgbouncer").take_rest(),
-        pgpool=table.take_table("pgpool").take_rest(),
+        pgbouncer=_pooler(table.take_table("pgbouncer")),
+        pgpool=_pooler(table.take_table("pgpool")),
         setup=table.take_text("setup", ""),
     )
     table.finish()
@@ -284,7 +318,25 @@ def _database(table: TomlTable) -> Database:
     return database
 
 
+def _pooler(table: TomlTable) -> dict[str, Any]:
+    """Take the settings of a pooler, which get them as they are. Only what neither engine could bear is refused."""
+    settings = table.take_rest()
+    for key, value in settings.items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and not -MOST <= value <= MOST:
+            raise table.refuse(key, value, f"must be between -{MOST:,} and {MOST:,}")
+        if key in _AT_LEAST_ONE and value in (0, False):
+            raise table.refuse(key, value, "must be 1 or more")
+        if isinstance(value, dict | list):
+            raise table.refuse(key, value, "must be a number, a text, or true or false")
+    return settings
+
+
+_AT_LEAST_ONE = ("num_init_children", "max_pool")
+"""Settings of Pgpool-II with which it has no connection at all if they are 0."""
+
 _POOL_COUNTS = ("max_open", "max_idle", "min_idle", "max_uses", "max_waiting")
+_UNBOUNDED = ("max_uses", "max_waiting")
+"""Counts of requests and not of connections."""
 _POOL_TIMES = ("max_lifetime", "max_idle_time", "acquire_timeout", "max_lifetime_jitter")
 
 
@@ -297,7 +349,11 @@ def _pool(table: TomlTable) -> PoolSettings:
     for ours, native in kind.native.items():
         if table.has(native) and native not in written:
             raise table.refuse(native, table.peek(native), f"{kind.name}'s {native} is {ours} here")
-    given: dict[str, Any] = {key: table.take_count(key, 0) for key in _POOL_COUNTS if table.has(key)}
+    given: dict[str, Any] = {
+        key: table.take_count(key, 0, most=MOST if key in _UNBOUNDED else MOST_CONNECTIONS)
+        for key in _POOL_COUNTS
+        if table.has(key)
+    }
     given |= {key: table.take_duration_or_off(key, None) for key in _POOL_TIMES if table.has(key)}
     for key in written:
         table.skip(key)
@@ -320,27 +376,27 @@ def _load(table: TomlTable) -> Load:
     hold = _distribution(table, "hold", hold_default)
     think = _distribution(table, "think", Distribution("constant", 0.0))
     bursts = tuple(_burst(burst, hold, think) for burst in table.take_tables("bursts"))
-    workers = None if table.is_off("workers") else table.take_count("workers", 0, least=1) or None
-    rate = None if table.is_off("rate") else table.take_number("rate", 0.0) or None
+    workers = None if table.is_off("workers") else table.take_count("workers", 0, least=1, most=MOST_WORKERS) or None
+    rate = None if table.is_off("rate") else table.take_number("rate", 0.0, most=MOST_RATE) or None
     requests = table.take_count("requests", 0)
     load = Load(
-        instances=table.take_count("instances", 1, least=1),
+        instances=table.take_count("instances", 1, least=1, most=MOST_INSTANCES),
         workers=workers,
         think=think,
         rate=rate,
         hold=hold,
         hold_outside=_distribution(table, "hold_outside", Distribution("constant", 0.0)),
         query=query,
-        connections_per_request=table.take_count("connections_per_request", 1, least=1),
+        connections_per_request=table.take_count("connections_per_request", 1, least=1, most=1000),
         requests=requests,
         duration=table.take_duration_or_off("duration", None if requests else 10.0),
         warmup=table.take_duration("warmup", 0.0),
         drain=table.take_duration("drain", 2.0),
         error_pause=table.take_duration("error_pause", 0.0 if requests else 0.05),
-        seed=table.take_count("seed", 1),
-        retries=table.take_count("retries", 0),
+        seed=table.take_count("seed", 1, most=LARGEST_SEED),
+        retries=table.take_count("retries", 0, most=100),
         retry_backoff=table.take_duration("retry_backoff", 0.0),
-        retry_growth=table.take_number("retry_growth", 2.0),
+        retry_growth=table.take_number("retry_growth", 2.0, most=100),
         retry_jitter=table.take_share("retry_jitter", 0.0),
         bursts=bursts,
     )
@@ -367,7 +423,7 @@ def _burst(table: TomlTable, hold: Distribution, think: Distribution) -> Burst:
     burst = Burst(
         at=table.take_duration("at", 0.0),
         until=table.take_duration_or_off("until", None),
-        workers=table.take_count("workers", 1, least=1),
+        workers=table.take_count("workers", 1, least=1, most=MOST_WORKERS),
         requests=table.take_count("requests", 0),
         hold=_distribution(table, "hold", hold),
         think=_distribution(table, "think", think),
@@ -395,7 +451,7 @@ def _event(table: TomlTable) -> Event:
         at=table.take_duration("at", 0.0),
         do=table.take_choice("do", "", EVENTS),
         duration=table.take_duration("for", 0.0),
-        factor=table.take_number("factor", 1.0),
+        factor=table.take_number("factor", 1.0, most=1_000_000),
         overlap=table.take_duration("overlap", 0.0),
         down=table.take_duration_or_off("down", None),
     )
@@ -424,7 +480,7 @@ def _distribution(table: TomlTable, key: str, default: Distribution) -> Distribu
     inner = table.take_table(key)
     kind = inner.take_choice("distribution", "constant", DISTRIBUTIONS)
     measured = "mean" in inner
-    mean, cv = inner.take_duration("mean", 0.0), inner.take_number("cv", 1.0)
+    mean, cv = inner.take_duration("mean", 0.0), inner.take_number("cv", 1.0, most=1000)
     inner.finish()
     if not measured:
         raise inner.refuse_missing("mean", "is required")

@@ -5,9 +5,12 @@ name of the key, the value, the rule and, for a file, the line.
 """
 
 import difflib
+import json
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Mapping
+from itertools import chain
+from math import log10
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +18,15 @@ from poolctl.errors import BadInput
 from poolctl.units import parse_duration
 
 T = TypeVar("T")
+
+MOST = 1_000_000_000
+"""The largest number that is accepted for a key without a smaller bound of its own."""
+
+LARGEST_FILE = 1_000_000
+"""Bytes. A scenario has a few thousand; a larger file is a mistake, and a device such as /dev/zero has no end."""
+
+DEEPEST = 16
+"""Most tables and arrays within each other. The deepest key of a scenario has 6."""
 
 
 class TomlSource:
@@ -90,32 +102,38 @@ class TomlTable:
             return None
         return self._take(key, default, parse_duration)
 
-    def take_count_or_unlimited(self, key: str, default: int | None, *, least: int = 0) -> int | None:
+    def take_count_or_unlimited(self, key: str, default: int | None, *, least: int = 0, most: int = MOST) -> int | None:
         """Take a count, or None for "unlimited"."""
         if self.is_off(key, "unlimited"):
             return None
-        return self.take_count(key, default or 0, least=least) if self.has(key) else self._take(key, default, int)
+        if not self.has(key):
+            return self._take(key, default, int)
+        return self.take_count(key, default or 0, least=least, most=most)
 
-    def take_count(self, key: str, default: int, *, least: int = 0) -> int:
-        """Take a whole number."""
+    def take_count(self, key: str, default: int, *, least: int = 0, most: int = MOST) -> int:
+        """Take a whole number from ``least`` to ``most``."""
 
         def check(value: object) -> int:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise ValueError("must be a whole number")
             if value < least:
                 raise ValueError(f"must be {least} or more")
+            if value > most:
+                raise ValueError(f"must be {most:,} or less")
             return value
 
         return self._take(key, default, check)
 
-    def take_number(self, key: str, default: float, *, above: float = 0.0) -> float:
-        """Take a number greater than ``above``."""
+    def take_number(self, key: str, default: float, *, above: float = 0.0, most: float = MOST) -> float:
+        """Take a number greater than ``above``, and at most ``most``."""
 
         def check(value: object) -> float:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError("must be a number")
             if not above < value < float("inf"):
                 raise ValueError(f"must be more than {above:g}, and finite")
+            if value > most:
+                raise ValueError(f"must be {most:,.0f} or less")
             return float(value)
 
         return self._take(key, default, check)
@@ -145,7 +163,7 @@ class TomlTable:
 
         def check(value: object) -> str:
             if not isinstance(value, str) or value not in choices:
-                raise ValueError(f"must be one of {', '.join(choices)}{_suggest(str(value), choices)}")
+                raise ValueError(f"must be one of {', '.join(choices)}{_suggest(value, choices)}")
             return value
 
         return self._take(key, default, check)
@@ -203,16 +221,24 @@ class TomlTable:
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """Return the values and the text of a TOML file. Raises BadInput if it cannot be read or is not TOML."""
     try:
-        text = path.read_bytes().decode()
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise BadInput(f"{path}: is larger than {LARGEST_FILE:,} bytes, too large for a file of keys")
+        text = content.decode()
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file", hint="give the path of a scenario file, or none at all") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
         raise BadInput(f"{path}: {reason}") from None
     try:
-        return tomllib.loads(text), text
-    except tomllib.TOMLDecodeError as error:
-        raise BadInput(f"{path}: not a TOML file: {error}") from None
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # Not only TOMLDecodeError: Python refuses to read an integer of more than 4,300 digits, with a ValueError.
+        raise BadInput(f"{path}: not a TOML file: {_describe_toml_error(error)}") from None
+    if _is_too_deep(values):
+        raise BadInput(f"{path}: tables and arrays are nested more than {DEEPEST} deep")
+    return values, text
 
 
 def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
@@ -231,8 +257,10 @@ def override(values: dict[str, Any], assignments: Iterable[str]) -> list[str]:
                 f"--set {assignment!r}: must be section.key=value", hint="for example --set pool.max_open=10"
             )
         *sections, last = key.split(".")
+        if len(sections) >= DEEPEST:
+            raise BadInput(f"--set {_cut(assignment)!r}: tables are nested more than {DEEPEST} deep")
         table, place = _find_table(values, sections, assignment)
-        table[last] = _toml_or_text(text.strip())
+        table[last] = _toml_or_text(text.strip(), assignment)
         keys.append(".".join((*place, last)))
     return keys
 
@@ -271,25 +299,74 @@ def _find_by_name(tables: list[dict[str, Any]], name: str, assignment: str) -> i
     return names.index(name)
 
 
-def _toml_or_text(text: str) -> Any:
+def _toml_or_text(text: str, assignment: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        values = tomllib.loads(f"value = {text}")
     except (tomllib.TOMLDecodeError, KeyError):
         return text
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"--set {_cut(assignment)!r}: {_describe_toml_error(error)}") from None
+    if values.keys() != {"value"}:
+        # A line end within the text began a key of its own.
+        return text
+    if _is_too_deep(values):
+        raise BadInput(f"--set {_cut(assignment)!r}: tables and arrays are nested more than {DEEPEST} deep")
+    return values["value"]
+
+
+def _describe_toml_error(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return f"tables and arrays are nested more than {DEEPEST} deep"
+    if isinstance(error, tomllib.TOMLDecodeError):
+        return str(error)
+    return "an integer has too many digits"
+
+
+def _is_too_deep(values: object) -> bool:
+    """Return True if ``values`` are nested more than ``DEEPEST`` deep.
+
+    Level by level and not by recursion, which fails at the depth that this is to find.
+    """
+    level = [values]
+    for _ in range(DEEPEST + 1):
+        level = list(
+            chain.from_iterable(
+                one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list)
+            )
+        )
+        if not level:
+            return False
+    return True
 
 
 def _format_value(value: object) -> str:
-    text = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        # As TOML and JSON write it: a line end in the value must not end the message.
+        return _cut(json.dumps(value[:100], ensure_ascii=False))
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) and abs(value) > MOST * MOST:
+        return f"about {'-' if value < 0 else ''}10^{int(value.bit_length() * log10(2))}"
+    try:
+        return _cut(str(value))
+    except ValueError:
+        # Within a table or array: Python refuses to write an integer of more than 4,300 digits.
+        return "{...}"
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _suggest(word: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(choices), 1)
+def _suggest(word: object, choices: Iterable[str]) -> str:
+    # Cut, because the comparison takes time that grows with the square of the length.
+    close = difflib.get_close_matches(word[:100], list(choices), 1) if isinstance(word, str) else []
     return f"; did you mean {close[0]}?" if close else ""
 
 
-_HEADER = re.compile(r"\s*\[(\[)?\s*([\w.\-\"]+)\s*\]")
-_KEY = re.compile(r"\s*([\w.\-\"]+)\s*=")
+_HEADER = re.compile(r"\s*\[(\[)?([^\[\]=#]+)\]")
+_KEY = re.compile(r"\s*([^\s=\[\]{}#,][^=\[\]{}#,]*?)\s*=")
+_NAME = re.compile(r"\"[^\"]*\"|'[^']*'|[\w-]+")
 
 
 def _find_line(text: str, key: str) -> int:
@@ -298,21 +375,46 @@ def _find_line(text: str, key: str) -> int:
     tomllib keeps no positions. This is only for error messages: a key within an inline table is reported at the line
     of that table.
     """
-    section, arrays = "", dict[str, int]()
     lines: dict[str, int] = {}
+    last: dict[str, int] = {}
+    """Of each array of tables, the index of its last table so far."""
+    section = ""
+    in_string = False
     for number, line in enumerate(text.splitlines(), 1):
+        was_in_string, in_string = in_string, in_string ^ bool((line.count('"""') + line.count("'''")) % 2)
+        if was_in_string:
+            # SQL in a multi-line string may look like keys.
+            continue
         if header := _HEADER.match(line):
-            section = header[2].replace('"', "")
+            *parents, name = _split_key(header[2])
+            section = _join(_resolve(parents, last), name)
             if header[1]:
-                arrays[section] = arrays.get(section, -1) + 1
-            for array, at in arrays.items():
-                if section == array or section.startswith(f"{array}."):
-                    section = f"{array}[{at}]{section[len(array) :]}"
+                last[section] = last.get(section, -1) + 1
+                # An unknown array is named without an index in errors, its tables with one.
+                lines.setdefault(section, number)
+            section = _resolve([section], last)
             lines.setdefault(section, number)
         elif found := _KEY.match(line):
-            name = found[1].replace('"', "")
-            lines.setdefault(f"{section}.{name}" if section else name, number)
+            lines.setdefault(_join(section, ".".join(_split_key(found[1]))), number)
     while key and key not in lines:
         # "a.b[0]" lies within "a.b", and that within "a".
         key = key[: max(key.rfind("."), key.rfind("["), 0)]
     return lines.get(key, 0)
+
+
+def _split_key(text: str) -> list[str]:
+    return [name.strip("\"'") for name in _NAME.findall(text)] or [""]
+
+
+def _join(section: str, name: str) -> str:
+    return f"{section}.{name}" if section else name
+
+
+def _resolve(names: Iterable[str], last: Mapping[str, int]) -> str:
+    """Join ``names``, each that is an array of tables with the index of its last table."""
+    path = ""
+    for name in names:
+        path = _join(path, name)
+        if path in last:
+            path += f"[{last[path]}]"
+    return path

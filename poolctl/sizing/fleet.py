@@ -9,7 +9,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from poolctl.scenario.toml import TomlSource, TomlTable, read_toml
+from poolctl.scenario.toml import MOST, TomlSource, TomlTable, read_toml
 from poolctl.sizing.defaults import SURGE_SHARE, Assumption, choose_headroom
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
@@ -304,7 +304,7 @@ def _read_instances(table: TomlTable, key: str, most: int, *, up: bool) -> int:
     if isinstance(value, str):
         text = table.take_text(key, "").strip()
         number = text.removesuffix("%").strip()
-        if not text.endswith("%") or not number.isdecimal():
+        if not text.endswith("%") or not number.isdecimal() or len(number) > 6:
             raise table.refuse(key, value, 'must be a whole number, or a percentage such as "25%"')
         share = int(number) / 100
     elif value is not None:
@@ -381,8 +381,8 @@ def _pool_size(table: TomlTable) -> PoolSize:
 def _limits(table: TomlTable) -> tuple[NamedLimit, ...]:
     limits = []
     for name, value in table.take_rest().items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise table.refuse(name, value, "must be a whole number, 0 or more: its CONNECTION LIMIT")
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MOST:
+            raise table.refuse(name, value, f"must be a whole number from 0 to {MOST:,}: its CONNECTION LIMIT")
         limits.append(NamedLimit(name, value))
     return tuple(limits)
 
