@@ -10,14 +10,15 @@ import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 MOST_ROWS = 200_000
 """Rows of one table that are kept; the server that has more has not been built."""
 
-_RULER = re.compile(r"^\s*[+|├┼]?[-─]{2,}(?:[+|┼][-─:]*)*[-─:+|┤]*\s*$")
+_RULER = re.compile(r"^\s*[+|├┼┌└]?[-─]{2,}(?:[+|┼┬┴][-─:]*)*[-─:+|┤┐┘]*\s*$")
 _MARKDOWN_RULER = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$")
-_RECORD = re.compile(r"^[-─*]*\[ RECORD (\d+) \][-─+┬┼]*\s*$|^\*+ (\d+)\. row \*+$")
+_RECORD = re.compile(r"^[-─*+┌├]*\[ RECORD (\d+) \][-─+┬┼┤┐]*\s*$|^\*+ (\d+)\. row \*+$")
 _COUNT = re.compile(r"^\s*\(\d+ \w+\)\s*$")
 _BAR = re.compile(r"[|│]")
 
@@ -74,11 +75,18 @@ def _cell(text: str) -> str | None:
 
 
 def _split(line: str, edges: Sequence[int], count: int) -> list[str] | None:
-    """Return the cells of a line, by the ruler's columns where they fit, else by its bars; None for another number."""
-    if edges and all(at < len(line) and line[at] in "|│" for at in edges):
-        return [line[start:end] for start, end in zip([0, *(at + 1 for at in edges)], [*edges, len(line)], strict=True)]
+    """Return the cells of a line, by the ruler's columns where they fit, else by its bars; None for another number.
+
+    ``edges``: the columns of the bars; with a frame the first and the last of them are the frame's.
+    """
+    if edges and all(at < len(line) and line[at] in "|│:;" for at in edges):
+        if len(edges) == count + 1:
+            return [line[start + 1 : end] for start, end in pairwise(edges)]
+        if len(edges) == count - 1:
+            starts, ends = [0, *(at + 1 for at in edges)], [*edges, len(line)]
+            return [line[start:end] for start, end in zip(starts, ends, strict=True)]
     text = line.strip()
-    if text[:1] in "|│" and text[-1:] in "|│" and len(_BAR.findall(text)) > count:
+    if text[:1] in ("|", "│") and text[-1:] in ("|", "│") and len(_BAR.findall(text)) > count:
         text = text[1:-1]
     # What has bars of its own is the query, and that is the last column of nearly every paste.
     cells = _BAR.split(text, maxsplit=count - 1) if count > 1 else [text]
@@ -91,7 +99,7 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     names = _names(_BAR.split(header.strip().strip("|│") if has_frame else header))
     if not knows(names):
         return None
-    edges = [] if has_frame else [column for column, mark in enumerate(ruler) if mark in "+┼"]
+    edges = [column for column, mark in enumerate(ruler) if mark in "+┼├┤"]
     rows: list[list[str]] = []
     skipped: list[int] = []
     wrapped: list[bool] = []
@@ -109,14 +117,16 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
                 continue
             end -= 1
             break
-        cells = _split(line, edges, len(names)) if _BAR.search(line) else None
+        # psql's older style marks a continued line by a colon or semicolon in place of the bar.
+        has_bar = _BAR.search(line) is not None or any(line[at : at + 1] in (":", ";") for at in edges)
+        cells = _split(line, edges, len(names)) if has_bar else None
         if cells is None:
-            if not _BAR.search(line):
+            if not has_bar:
                 end -= 1
                 break
             skipped.append(end)
             continue
-        if rows and _continues(cells, wrapped):
+        if rows and (_continues(cells, wrapped) or any(line[at : at + 1] in (":", ";") for at in edges)):
             rows[-1] = [_join(old, new) for old, new in zip(rows[-1], cells, strict=True)]
         else:
             rows.append(cells)
@@ -156,12 +166,16 @@ def _expanded(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
         elif _COUNT.match(line):
             end += 1
             break
+        elif _RULER.match(line):
+            pass
         elif not line.strip():
             following = next((each for each in lines[end + 1 : end + 3] if each.strip()), "")
             if not _RECORD.match(following):
                 break
         else:
             # psql separates by a bar, mysql's \G and some exports by a colon.
+            if line[:1] in ("|", "│"):
+                line = line.rstrip()[1:-1]
             name, bar, value = (
                 line.partition("|") if "|" in line else line.partition("│") if "│" in line else line.partition(": ")
             )
@@ -221,7 +235,7 @@ def _separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
             continue
         header = next(csv.reader([lines[at]], delimiter=mark), [])
         if len(header) > 1 and knows(_names(header)):
-            return _csv(lines, at, mark) if mark != "|" else _unaligned(lines, at)
+            return _csv(lines, at, mark) if mark in ",;" else _unaligned(lines, at, mark)
     return None
 
 
@@ -255,21 +269,33 @@ def _csv(lines: Sequence[str], at: int, mark: str) -> Found:
     return Found(PastedTable(names, tuple(rows), at + 1, tuple(skipped)), end)
 
 
-def _unaligned(lines: Sequence[str], at: int) -> Found:
-    names = _names(lines[at].split("|"))
+def _unaligned(lines: Sequence[str], at: int, mark: str) -> Found:
+    """Read rows without alignment. A statement's own line ends and marks are not escaped: what begins no row belongs to
+    the row before, and surplus cells belong to the statement."""
+    names = _names(lines[at].split(mark))
+    known = names.index("pid") if "pid" in names else -1
+    query = names.index("query") if "query" in names else len(names) - 1
+
+    def begins_row(line: str) -> bool:
+        cells = line.split(mark)
+        return cells[known].strip().isdecimal() if 0 <= known < len(cells) else len(cells) >= len(names)
+
     rows: list[dict[str, str | None]] = []
     skipped: list[int] = []
     end = at + 1
     while end < len(lines) and lines[end].strip() and not _COUNT.match(lines[end]):
-        cells = lines[end].split("|", maxsplit=len(names) - 1)
-        if len(cells) == len(names):
-            rows.append({name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
-        elif rows and names[-1] == "query":
-            # Without alignment a statement's own line ends are not marked.
-            rows[-1]["query"] = f"{rows[-1]['query'] or ''}\n{lines[end]}"
-        else:
-            skipped.append(end + 1)
+        text, first = lines[end], end
         end += 1
+        while end < len(lines) and lines[end].strip() and not _COUNT.match(lines[end]) and not begins_row(lines[end]):
+            text += "\n" + lines[end]
+            end += 1
+        cells = text.split(mark)
+        surplus = len(cells) - len(names)
+        if surplus >= 0:
+            cells[query : query + surplus + 1] = [mark.join(cells[query : query + surplus + 1])]
+            rows.append({name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
+        else:
+            skipped.append(first + 1)
     if end < len(lines) and _COUNT.match(lines[end]):
         end += 1
     return Found(PastedTable(names, tuple(rows), at + 1, tuple(skipped)), end - at)
