@@ -194,7 +194,8 @@ SHARES = ("database_cpu", "lock_share", "contention_share", "transaction_idle_sh
 FIGURES = st.builds(
     Figures,
     arrival_rate=some(st.floats(0.01, 1e4)),
-    **{name: some(st.floats(1e-4, 100)) for name in TIMES},
+    **{name: some(st.floats(1e-4, 100)) for name in TIMES if name != "failover_target"},
+    failover_target=some(st.floats(5, 100)),
     **{name: some(COUNTS) for name in COUNTED},
     **{name: some(st.floats(0, 1)) for name in SHARES},
     parallelism=some(st.floats(0, 200)),

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poolctl.errors import BadInput
 from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figure, Figures
 from poolctl.sizing.figures import given as said
@@ -45,6 +46,9 @@ def test_without_anything_known_it_is_25_minutes_and_5_of_jitter() -> None:
         ({"failover_target": said(300)}, 300, "failover"),
         ({"credential_lifetime": said(900)}, 720, "credentials"),
         ({"connection_age_limit": said(630)}, 600, "age limit"),
+        ({"connection_age_limit": said(25)}, 22, "2.5 s before the age limit"),
+        ({"connection_age_limit": said(5)}, 4, "age limit"),
+        ({"credential_lifetime": said(5)}, 4, "credentials"),
         ({"failover_target": said(7200)}, 1800, "half an hour"),
     ],
 )
@@ -54,7 +58,14 @@ def test_the_lifetime_with_its_jitter_stays_below_what_ends_connections_anyway(
     found = lifetimes(known)
 
     assert found.max_lifetime + found.max_lifetime_jitter == pytest.approx(longest)
+    assert found.max_lifetime >= 2
     assert reason in why(found, "max_lifetime")
+
+
+@pytest.mark.parametrize("limit", ["failover_target", "credential_lifetime", "connection_age_limit"])
+def test_a_limit_that_no_pool_could_keep_is_refused(limit: str) -> None:
+    with pytest.raises(BadInput, match=f"--{limit.replace('_', '-')} 3 s: no pool can replace its connections"):
+        lifetimes({limit: said(3)})
 
 
 def test_a_lifetime_that_costs_more_reopening_than_it_should_says_so() -> None:

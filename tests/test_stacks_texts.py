@@ -46,7 +46,7 @@ def test_no_reviewed_text_is_left_of_a_stack_that_is_gone() -> None:
 
 
 def test_every_library_that_can_be_simulated_can_be_written() -> None:
-    assert LIBRARIES.keys() - STACKS.keys() == {"none", "mysql2"}  # neither is a pool of PostgreSQL connections
+    assert LIBRARIES.keys() - STACKS.keys() == {"none"}
 
 
 def test_every_pool_that_is_known_by_name_only_can_be_written() -> None:
@@ -279,3 +279,49 @@ def properties(stack: str, advice: PoolAdvice | PoolerAdvice) -> dict[str, str]:
     """The keys and values of a text of such lines, without its comments."""
     lines = [line for line in render(stack, advice).text.splitlines() if "=" in line and line[0] not in "#;"]
     return {key.strip(): value.strip() for key, value in (line.split("=", 1) for line in lines)}
+
+
+@pytest.mark.parametrize(
+    ("named", "stack"),
+    [
+        ("Sequelize", "sequelize"),
+        ("postgresjs", "postgres.js"),
+        ("generic-pool", "generic-pool"),
+        ("sequel", "sequel"),
+        ("quarkus", "agroal"),
+        ("r2dbc", "r2dbc-pool"),
+        ("vert.x", "vertx"),
+        ("bb8", "bb8"),
+        ("php", "laravel"),
+        ("gorm", "gorm"),
+        ("mysql2", "mysql2"),
+        ("pgagroal", "pgagroal"),
+    ],
+)
+def test_the_stacks_that_people_asked_for_are_known_by_their_names(named: str, stack: str) -> None:
+    assert find_stack(named).name == stack
+
+
+@pytest.mark.parametrize("stack", ["rails", "rails-8.0"])
+def test_the_block_of_rails_sets_the_size_in_every_version(stack: str) -> None:
+    text = render(stack, ORDINARY).text
+
+    assert "\n  pool: 12\n" in text
+    assert "max_connections" not in text
+
+
+@pytest.mark.parametrize("stack", ["rails", "rails-8.0", "django-persistent"])
+def test_more_threads_than_connections_are_named_where_a_thread_keeps_its_connection(stack: str) -> None:
+    assert "80 threads" in render(stack, replace(ORDINARY, workers=80)).text
+    assert "threads share" not in render(stack, replace(ORDINARY, workers=12)).text
+
+
+def test_a_lifetime_below_the_least_of_hikaricp_is_kept_by_a_timer() -> None:
+    short = replace(ORDINARY, max_lifetime=22.0, max_idle_time=20.0)
+    java, spring = render("hikaricp", short).text, render("spring-boot", short).text
+
+    assert "config.setMaxLifetime(30_000);" in java
+    assert "    22, 22, TimeUnit.SECONDS);" in java
+    assert "max-lifetime=30000" in spring
+    assert "To stay within 22 s" in spring
+    assert "softEvictConnections" not in render("hikaricp", ORDINARY).text

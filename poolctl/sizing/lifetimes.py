@@ -6,6 +6,7 @@ Each setting has a reason: what a failover leaves behind, what a load balancer c
 from dataclasses import dataclass
 from math import ceil
 
+from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figure, Figures
 from poolctl.sizing.queueing import reopened_share
 from poolctl.units import format_duration
@@ -18,6 +19,10 @@ LONGEST_LIFE = 1800.0
 """Seconds, HikariCP's default. It limits the growth of a backend's memory and cached plans."""
 JITTER = 0.20
 """Share of the lifetime that is added at random, so that connections opened together do not end together."""
+AGE_MARGIN, AGE_MARGIN_SHARE = 30.0, 0.1
+"""Seconds that a connection ends before an age limit, and the largest part of a short limit that they may be."""
+SHORTEST_LIMIT = 5.0
+"""Seconds. Pools check lifetimes every second or less often, and several of them round to whole seconds."""
 IDLE_TIME = 600.0
 """Seconds an unused connection is kept by default."""
 SHORTEST_IDLE_TIME = 60.0
@@ -128,15 +133,29 @@ def _choose_min_idle(figures: Figures, max_idle: int, load: float | None, reason
 
 
 def _choose_lifetime(figures: Figures, connections: int, reasons: list[Reason]) -> tuple[float, float]:
-    """Return lifetime and jitter in seconds; their sum stays below every upper limit."""
+    """Return lifetime and jitter in seconds; their sum stays below every upper limit.
+
+    Raises BadInput for a limit so short that no library could keep it.
+    """
     longest, why = LONGEST_LIFE, "half an hour limits how far the memory of a backend grows"
-    for limit, share, less, name in (
-        (figures.failover_target, 1.0, 0.0, "so that clients reach the new server soon after a failover"),
-        (figures.credential_lifetime, 0.8, 0.0, "four fifths of the lifetime of the credentials"),
-        (figures.connection_age_limit, 1.0, 30.0, "half a minute before the age limit closes the connection"),
+    age = figures.connection_age_limit
+    margin = 0.0 if age is None else min(AGE_MARGIN, AGE_MARGIN_SHARE * age.value)
+    for option, limit, allowed, name in (
+        ("failover-target", figures.failover_target, 1.0, "so that clients reach the new server soon after a failover"),
+        ("credential-lifetime", figures.credential_lifetime, 0.8, "four fifths of the lifetime of the credentials"),
+        ("connection-age-limit", age, 1.0, f"{format_duration(margin)} before the age limit closes the connection"),
     ):
-        if limit is not None and share * limit.value - less < longest:
-            longest, why = max(1.0, share * limit.value - less), name
+        if limit is None:
+            continue
+        if limit.value < SHORTEST_LIMIT:
+            raise BadInput(
+                f"--{option} {format_duration(limit.value)}: no pool can replace its connections that fast",
+                hint=f"give {format_duration(SHORTEST_LIMIT)} or more",
+            )
+        latest = allowed * limit.value - (margin if limit is age else 0.0)
+        if latest < longest:
+            # Whole seconds: several libraries round to them, and a rounded value must not exceed the limit.
+            longest, why = float(int(latest)), name
     # Wide enough to spread the reconnects of connections that were opened together; at most half the lifetime.
     spread = connections / (RECONNECT_SHARE * _connects_per_second(figures))
     jitter = max(JITTER, spread / (longest - spread)) if 2 * spread < longest else 1.0

@@ -32,7 +32,8 @@ def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
     """Return the best recommendation that ``figures`` allow.
 
     If no size can be recommended, its confidence is "refused", it has no sizes, and its findings say why. The same
-    figures and seed give the same result. Raises BadInput for a sweep without any throughput.
+    figures and seed give the same result. Raises BadInput for a sweep without any throughput, and for a limit of a
+    connection's age that no library could keep.
     """
     figures, assumptions = fill_defaults(figures)
     fleet = find_worst_fleet(figures)

@@ -56,6 +56,7 @@ def advise_pool(result: Recommendation, *, max_open: int | None = None) -> PoolA
         max_lifetime_jitter=sizes.max_lifetime_jitter / longest if longest > 0 else 0.0,
         max_idle_time=sizes.max_idle_time or None,
         acquire_timeout=sizes.acquire_timeout or None,
+        workers=int(result.measured.workers_per_process or 0) or None,
         processes=result.fleet.worst_case_processes,
     )
 

@@ -25,6 +25,8 @@ def _persistent(advice: PoolAdvice) -> Iterator[str]:
     yield "# Below DATABASES. There is no pool and no limit: each thread keeps a connection for each alias, and no"
     yield "# unused connection is closed. So the number of threads is the limit:"
     yield f"# at most {advice.max_open} in each process (gunicorn --threads {advice.max_open})."
+    if advice.waiting_workers:
+        yield f"# {advice.workers} threads open {advice.workers} connections: run fewer threads, or use the pool."
     yield 'DATABASES["default"] |= {'
     if advice.max_lifetime is None:
         yield '    "CONN_MAX_AGE": None,  # no limit; 0 would open a connection for each request'

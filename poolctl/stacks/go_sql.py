@@ -1,4 +1,4 @@
-"""Go's database/sql.
+"""Go's database/sql, and GORM on top of it.
 
 The order of the setters matters: SetMaxOpenConns lowers the idle limit permanently if it is the smaller one. Up to Go
 1.24, an idle time that is set after the lifetime, while a connection is open, has no effect before the lifetime's next
@@ -40,6 +40,17 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
         yield f"// No setting keeps {advice.min_idle} connections open: they open with the first requests."
 
 
+def _write_gorm(advice: PoolAdvice) -> Iterator[str]:
+    yield "// GORM has no pool of its own: these are the limits of the database/sql pool below it."
+    yield "sqlDB, err := gormDB.DB()"
+    yield "if err != nil {"
+    yield "\tlog.Fatal(err)"
+    yield "}"
+    for line in _write(advice):
+        if not line.startswith("// Right after"):
+            yield line.replace("db.Set", "sqlDB.Set")
+
+
 def _within(expression: str) -> str:
     """Format an expression as gofmt does inside another expression."""
     return expression.replace(" ", "")
@@ -52,4 +63,12 @@ STACK = Stack(
     comment="//",
     aliases=("go", "golang", "go-sql", "gosql", "database-sql", "lib/pq"),
     write=_write,
+)
+GORM = Stack(
+    name="gorm",
+    library="GORM 1.25 and later",
+    file="main.go",
+    comment="//",
+    aliases=("go-gorm", "gorm.io"),
+    write=_write_gorm,
 )

@@ -34,6 +34,10 @@ def _times(advice: PoolAdvice) -> _Times:
     return _Times(lifetime, idle, _at_least(_WAITS_LEAST, advice.acquire_timeout))
 
 
+def _is_too_short(advice: PoolAdvice) -> bool:
+    return advice.max_lifetime is not None and round_milliseconds(advice.max_lifetime) < _LIVES_LEAST
+
+
 def _at_least(least: int, time: float | None) -> int:
     return 0 if time is None else max(least, round_milliseconds(time))
 
@@ -63,6 +67,13 @@ def _java(advice: PoolAdvice) -> Iterator[str]:
     no_limit = _off(times.timeout, " // 0 waits without a limit")
     yield f"config.setConnectionTimeout({group_digits(times.timeout)});{no_limit}"
     yield "HikariDataSource dataSource = new HikariDataSource(config);"
+    if _is_too_short(advice) and advice.max_lifetime is not None:
+        longest = int(advice.max_lifetime)
+        yield f"// 30 s is the shortest lifetime that it accepts. To stay within {longest} s, a timer closes idle"
+        yield "// connections; those in use close at their release."
+        yield "ScheduledExecutorService evictor = Executors.newSingleThreadScheduledExecutor();"
+        yield "evictor.scheduleAtFixedRate(() -> dataSource.getHikariPoolMXBean().softEvictConnections(),"
+        yield f"    {longest}, {longest}, TimeUnit.SECONDS);"
 
 
 def _spring(advice: PoolAdvice) -> Iterator[str]:
@@ -74,6 +85,10 @@ def _spring(advice: PoolAdvice) -> Iterator[str]:
     if jitter := _jitter(advice):
         yield f"# {jitter}"
     yield f"{prefix}.max-lifetime={times.lifetime}"
+    if _is_too_short(advice) and advice.max_lifetime is not None:
+        longest = int(advice.max_lifetime)
+        yield f"# 30 s is the shortest that it accepts. To stay within {longest} s, call that often, by"
+        yield "# @Scheduled: dataSource.getHikariPoolMXBean().softEvictConnections()"
     yield f"{prefix}.idle-timeout={times.idle}"
     yield f"{prefix}.connection-timeout={times.timeout}"
     yield "# Unless spring.jpa.open-in-view=false a request holds its connection until the response is written."

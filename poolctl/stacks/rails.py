@@ -6,7 +6,7 @@ from poolctl.stacks.settings import PoolAdvice
 from poolctl.stacks.spelling import FOR_EVER, format_seconds, round_seconds
 from poolctl.stacks.stack import Stack
 
-_EACH = "# Add to your entry. Each process has a pool: no smaller than its threads (Puma, Sidekiq) need."
+_EACH = "# Add to your entry. Each process has such a pool for all of its threads (Puma, Sidekiq)."
 
 
 def _timeouts(advice: PoolAdvice) -> Iterator[str]:
@@ -20,16 +20,24 @@ def _timeouts(advice: PoolAdvice) -> Iterator[str]:
         yield f"  checkout_timeout: {format_seconds(advice.acquire_timeout)}"
 
 
+def _threads(advice: PoolAdvice) -> Iterator[str]:
+    if advice.waiting_workers:
+        yield f"  # {advice.workers} threads share them. Before Rails 7.2 a thread keeps one until the end of"
+        yield f"  # its request: run at most {advice.max_open} threads (RAILS_MAX_THREADS), or the others time out."
+
+
 def _since_8_1(advice: PoolAdvice) -> Iterator[str]:
     yield _EACH
     yield "production:"
-    yield f"  max_connections: {advice.max_open} # pool still means the same"
-    yield f"  min_connections: {advice.min_idle}"
+    # max_connections, its name since 8.1, would be ignored before and leave the default of 5; pool works in all.
+    yield f"  pool: {advice.max_open}"
+    yield from _threads(advice)
+    yield f"  min_connections: {advice.min_idle} # ignored before Rails 8.1"
     if advice.max_lifetime is None:
         yield "  # no max_age: off"
     else:
         # Whole seconds: ActiveRecord drops the fraction, and 0 would switch it off.
-        yield f"  max_age: {round_seconds(advice.max_lifetime)}"
+        yield f"  max_age: {round_seconds(advice.max_lifetime)} # ignored before Rails 8.1"
         yield f"  pool_jitter: {advice.max_lifetime_jitter:g} # share taken off max_age; default 0.2"
     yield from _timeouts(advice)
 
@@ -38,6 +46,7 @@ def _until_8_0(advice: PoolAdvice) -> Iterator[str]:
     yield _EACH
     yield "production:"
     yield f"  pool: {advice.max_open}"
+    yield from _threads(advice)
     yield from _timeouts(advice)
     if advice.max_lifetime is not None:
         yield "  # No lifetime before Rails 8.1 (max_age): after a failover restart the processes, one by one."
@@ -47,7 +56,7 @@ def _until_8_0(advice: PoolAdvice) -> Iterator[str]:
 
 RAILS = Stack(
     name="rails",
-    library="ActiveRecord 8.1",
+    library="ActiveRecord 6.0 to 8.1",
     file="config/database.yml",
     aliases=("rails-8.1", "rails8.1", "activerecord", "ruby", "active-record"),
     write=_since_8_1,

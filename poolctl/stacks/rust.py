@@ -1,4 +1,4 @@
-"""The pools of Rust: sqlx, deadpool, r2d2. None has a jitter; deadpool closes no old connection by itself.
+"""The pools of Rust: sqlx, deadpool, r2d2, bb8. None has a jitter; deadpool closes no old connection by itself.
 
 With a jitter, each process draws its own lifetime with the crate rand.
 """
@@ -91,6 +91,24 @@ def _r2d2(advice: PoolAdvice) -> Iterator[str]:
     yield "    .build(manager)?;"
 
 
+def _bb8(advice: PoolAdvice) -> Iterator[str]:
+    yield "let pool = bb8::Pool::builder()"
+    yield f"    .max_size({advice.max_open})"
+    yield f"    .min_idle(Some({advice.min_idle}))"
+    if advice.max_lifetime is None:
+        yield "    .max_lifetime(None)"
+    else:
+        yield f"    .max_lifetime(Some({_lifetime(advice)})){_drawn(advice)}"
+    idle = "None" if advice.max_idle_time is None else f"Some({format_rust_duration(advice.max_idle_time)})"
+    yield f"    .idle_timeout({idle}) // closes connections above min_idle"
+    if advice.acquire_timeout is None:
+        yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // no off: 0 panics"
+    else:
+        yield f"    .connection_timeout({format_rust_duration(advice.acquire_timeout)})"
+    yield "    .build(manager)"
+    yield "    .await?;"
+
+
 SQLX = Stack(
     name="sqlx",
     library="sqlx 0.7 and later",
@@ -114,4 +132,12 @@ R2D2 = Stack(
     comment="//",
     aliases=("diesel", "r2d2-postgres"),
     write=_r2d2,
+)
+BB8 = Stack(
+    name="bb8",
+    library="bb8 0.8 and later",
+    file="main.rs",
+    comment="//",
+    aliases=("bb8-postgres", "diesel-async"),
+    write=_bb8,
 )

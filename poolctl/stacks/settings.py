@@ -23,6 +23,8 @@ class PoolAdvice:
     max_idle_time: float | None = None
     acquire_timeout: float | None = None
     """None: an acquire waits without a limit."""
+    workers: int | None = None
+    """Threads of each process that acquire; None: not known."""
     processes: int | None = None
     """Number of processes with such a pool at the worst moment, for the comment; None: not known."""
 
@@ -31,10 +33,16 @@ class PoolAdvice:
         _check("max_idle", self.max_idle, 0, self.max_open)
         _check("min_idle", self.min_idle, 0, self.max_open)
         _check("processes", self.processes, 1)
+        _check("workers", self.workers, 1)
         for name in ("max_lifetime", "max_idle_time", "acquire_timeout"):
             _check_time(name, getattr(self, name))
         if not 0 <= self.max_lifetime_jitter < 1:
             raise ValueError(f"max_lifetime_jitter is {self.max_lifetime_jitter}; it must be a share from 0 to below 1")
+
+    @property
+    def waiting_workers(self) -> int:
+        """Threads without a connection when all of them want one; 0 where their number is not known."""
+        return max(0, (self.workers or 0) - self.max_open)
 
     @property
     def max_overflow(self) -> int:

@@ -31,6 +31,8 @@ class Stack:
     """What begins a comment in ``file``."""
     takes: type[PoolAdvice] | type[PoolerAdvice] = PoolAdvice
     aliases: tuple[str, ...] = ()
+    owner: str = "processes"
+    """What has a pool of its own, as the first comment of a block counts it."""
     write: Callable[[Any], Iterator[str]]
     """Yields the lines, from an advice of the type in ``takes``."""
 
