@@ -12,7 +12,7 @@ import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
 from poolctl.engines.live.engine import check_scenario, run_on
-from poolctl.engines.live.live_servers import ThrowAwayServers, named_server
+from poolctl.engines.live.live_servers import ThrowAwayServers, open_target
 from poolctl.engines.live.pool_figures_file import NAME
 from poolctl.errors import BadInput, ServerFull
 from poolctl.observe.pool_metrics import PoolMetrics
@@ -419,7 +419,7 @@ def test_a_target_gives_no_more_than_its_free_slots_less_a_margin(servers: Throw
     with pytest.raises(
         ServerFull, match=r"up to 34 connections.* 37 free \(40 max_connections - 3 reserved - 0 used\)"
     ):
-        named_server(sandbox.direct_conninfo, scenario)
+        open_target(sandbox.direct_conninfo, scenario)
 
 
 def test_a_target_is_used_when_it_has_room_or_may_be_exhausted(servers: ThrowAwayServers) -> None:
@@ -427,11 +427,11 @@ def test_a_target_is_used_when_it_has_room_or_may_be_exhausted(servers: ThrowAwa
     assert sandbox is not None
     conninfo = sandbox.direct_conninfo
 
-    done = run(servers, scenario_of(), serve=lambda scenario: named_server(conninfo, scenario))
+    done = run(servers, scenario_of(), serve=lambda scenario: open_target(conninfo, scenario))
     full = run(
         servers,
         scenario_of(pool={"max_open": 0}, load={"workers": 50, "hold": "300ms"}),
-        serve=lambda scenario: named_server(conninfo, scenario, allow_exhaustion=True),
+        serve=lambda scenario: open_target(conninfo, scenario, allow_exhaustion=True),
     )
 
     assert done.summary.released == done.summary.offered
@@ -444,7 +444,7 @@ def test_a_target_is_used_when_it_has_room_or_may_be_exhausted(servers: ThrowAwa
 def test_a_target_is_never_restarted_or_paused(do: str) -> None:
     event = {"at": "1ms", "do": do} | ({"for": "1s"} if do == "pause" else {})
     with pytest.raises(BadInput, match="throw-away server"):
-        named_server("host=127.0.0.1", scenario_of(events=[event]))
+        open_target("host=127.0.0.1", scenario_of(events=[event]))
 
 
 @pytest.mark.parametrize("via", ["pgbouncer", "pgpool"])

@@ -240,13 +240,13 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
 def _serve(
     request: SimulateRequest, servers: "ThrowAwayServers", view: "RunView", scenario: "Scenario"
 ) -> "LiveServer":
-    from poolctl.engines.live.live_servers import format_address, named_server
+    from poolctl.engines.live.live_servers import format_address, open_target
     from poolctl.engines.live.pool_figures_file import NAME
 
     if request.target is None:
         server = servers.serve(scenario)
     else:
-        server = named_server(request.target, scenario, allow_exhaustion=request.allow_exhaustion)
+        server = open_target(request.target, scenario, allow_exhaustion=request.allow_exhaustion)
     words = ["poolctl", "inspect", format_address(server.conninfo)]
     if server.sandbox is not None:
         words += ["--pool-stats", str(server.sandbox.directory / NAME)]

@@ -1,7 +1,8 @@
 """Measures throughput at a number of connections, with PostgreSQL's own pgbench as the load.
 
-Decides how one window is run and how pgbench's output is read. Which windows are run is left to ``throughput``. A
-password reaches pgbench through its environment only, because every user of the machine can read its arguments.
+Decides how one window is run and how pgbench's output is read. Which windows are run is left to ``throughput``. Every
+user of the machine can read the arguments of a process: passwords reach pgbench through its environment and through a
+file in memory only.
 """
 
 import os
@@ -15,16 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 
 from poolctl.engines.sandbox.binaries import BINDIR_VARIABLE, find_client_program
 from poolctl.errors import BadInput, CannotConnect, CannotDo, MissingProgram
+from poolctl.observe.connection import parse_conninfo
 
 SETTLING = 1.0
 """Seconds at the start of a window that do not count: plans are made, caches fill, the last client connects."""
 
 GRACE = 20.0
 """Seconds that a window may take beyond its time, for clients to connect and to finish. Then pgbench is killed."""
+
+CONNECT_TIMEOUT = 5
+"""Seconds for each client to connect, unless the connection string has a connect_timeout of its own."""
 
 LONGEST_SCRIPT = 60_000
 """Bytes. Every pipe holds so many (Linux: 65,536) before a process reads it."""
@@ -88,10 +93,7 @@ class Pgbench:
                 raise BadInput(
                     f"{script.name} is longer than {LONGEST_SCRIPT:,} bytes", hint="put the data into a table"
                 )
-        values = conninfo_to_dict(conninfo)
-        password = values.pop("password", None)
-        self._environment = {**os.environ, **({"PGPASSWORD": str(password)} if password else {})}
-        self._conninfo = make_conninfo("", **values)
+        self._conninfo, self._environment, self._secrets = _separate_secrets(conninfo)
         self._program = find_pgbench()
         self._scripts = tuple(scripts)
         self._protocol = "prepared" if prepared else "extended"
@@ -108,6 +110,7 @@ class Pgbench:
         with _open_scripts(script.text for script in self._scripts) as descriptors:
             arguments = self._arguments(connections, seconds, descriptors)
             began, foreign = time.monotonic(), self._foreign_cpu()
+            descriptors += self._secrets
             output = _run(arguments, self._environment, descriptors, seconds + SETTLING + GRACE, stop)
         if output is None:
             return None
@@ -127,6 +130,34 @@ class Pgbench:
         words += [f"--time={max(2, round(seconds + SETTLING))}", f"--random-seed={self._seed + self._runs}"]
         words += [f"--file=/dev/fd/{fd}@{s.weight}" for fd, s in zip(descriptors, self._scripts, strict=True)]
         return [*words, self._conninfo]
+
+
+def _separate_secrets(conninfo: str) -> tuple[str, dict[str, str], list[int]]:
+    """Split a connection string into arguments without secrets, the environment, and descriptors to pass on.
+
+    Raises BadInput where libpq has no other way for a secret than the arguments.
+    """
+    values = parse_conninfo(conninfo)
+    # libpq itself waits without limit for a server that accepts the connection and says nothing.
+    values = {"connect_timeout": CONNECT_TIMEOUT} | values
+    environment = dict(os.environ)
+    if password := values.pop("password", None):
+        environment["PGPASSWORD"] = str(password)
+    passphrase = values.pop("sslpassword", None)
+    if not passphrase:
+        return make_conninfo("", **values), environment, []
+    # libpq has no environment variable for it, only a service file. One in memory leaves nothing on the disk; opened by
+    # its path in /proc, each of pgbench's clients reads it from its beginning.
+    is_taken = "service" in values or "PGSERVICE" in environment
+    if is_taken or "\n" in str(passphrase) or not hasattr(os, "memfd_create"):
+        raise BadInput(
+            "sslpassword cannot be handed to pgbench without showing it to every user of this machine",
+            hint="put it into the service file (PGSERVICEFILE) and name only the service",
+        )
+    descriptor = os.memfd_create("poolctl")
+    os.write(descriptor, f"[poolctl]\nsslpassword={passphrase}\n".encode())
+    environment["PGSERVICEFILE"] = f"/proc/self/fd/{descriptor}"
+    return make_conninfo("", **values, service="poolctl"), environment, [descriptor]
 
 
 @contextmanager

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import psycopg
 
-from poolctl.engines.live.live_servers import free_slots, is_behind_pooler
+from poolctl.engines.live.live_servers import count_slots, find_margin, limit_sessions
 from poolctl.engines.pgbench import SETUP, BenchWindow, Pgbench, Script
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput, ServerFull
+from poolctl.observe.slots import RunName
 
 WINDOW = 2.0
 """Seconds of each window that count."""
@@ -24,6 +25,9 @@ MOST_CONNECTIONS = 256
 
 CLEAN = 0.2
 """Processors that other processes may use during a window. If they use more, the window measures them, too."""
+
+SWEEP = "poolctl sweep"
+"""application_name of the connections of a sweep."""
 
 STATEMENT_TIMEOUT = 30
 """Seconds. The statement_timeout of every connection of a sweep on a named server."""
@@ -74,7 +78,7 @@ def start_sweep_server(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget
         with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as connection:
             connection.execute("SET ROLE app")
             connection.execute(SETUP)
-        conninfo = f"{sandbox.conninfo} application_name='poolctl sweep'"
+        conninfo = f"{sandbox.conninfo} application_name='{SWEEP}'"
         yield SweepTarget(conninfo, limit, True, f"a throw-away server with room for {limit}", sandbox)
 
 
@@ -83,20 +87,20 @@ def check_sweep_target(conninfo: str) -> SweepTarget:
 
     Raises BadInput, CannotConnect, and ServerFull if the sweep may not open a single connection.
     """
-    slots = free_slots(conninfo, application="poolctl sweep")
-    limit = slots.free - slots.margin
+    slots = count_slots(conninfo, RunName.make(0))
+    margin = find_margin(slots.free)
+    limit = slots.free - margin
     if limit < 1:
         raise ServerFull(
-            f"the target has {slots.free} free connections, of which {slots.margin} must stay free: none is left for "
+            f"the target has {slots.free} free connections, of which {margin} must stay free: none is left for "
             f"the sweep ({slots.arithmetic})",
             hint="sweep when the server is less busy, or sweep a copy of it",
         )
-    options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s"
     return SweepTarget(
-        psycopg.conninfo.make_conninfo(conninfo, application_name="poolctl sweep", options=options),
+        limit_sessions(conninfo, SWEEP, f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s"),
         limit,
-        not is_behind_pooler(conninfo),
-        f"{slots.arithmetic}, less a margin of {slots.margin}",
+        not slots.is_behind_pooler,
+        f"{slots.arithmetic}, less a margin of {margin}",
     )
 
 

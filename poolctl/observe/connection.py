@@ -224,6 +224,23 @@ class ServerConnection:
             raise self._break_off(failure.message, failure)
         raise failure
 
+    def check(self, statement: str, *, within: float = PATIENCE) -> None:
+        """Check that the server understands one statement, without running it. Raises StatementFailed, ServerLost.
+
+        The extended protocol takes exactly one statement, so nothing hidden behind a semicolon runs either.
+        """
+        deadline = time.monotonic() + within
+        failure: StatementFailed | None = None
+        try:
+            self._pgconn.send_prepare(b"", statement.encode())
+            while (result := self._fetch_result(deadline, within)) is not None:
+                if result.status not in _EMPTY:
+                    failure = failure or _read_failure(result)
+        except psycopg.Error as error:
+            raise self._break_off(_take_first_line(error)) from None
+        if failure is not None:
+            raise failure
+
     def _fetch_result(self, deadline: float, within: float) -> "pq.abc.PGresult | None":
         pgconn = self._pgconn
         # Reading while writing: a server that sends much before it reads would otherwise wait for us, and we for it.

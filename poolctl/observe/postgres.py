@@ -212,22 +212,13 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
     quoted schema of pg_stat_statements, or None. Raises Refused for anything but a PostgreSQL, StatementFailed,
     ServerLost.
     """
-    if connection.is_console:
-        text = "this is PgBouncer's admin console, and no database; --pgbouncer reads it"
-        raise Refused(Refusal("unknown", text, target=connection.target))
     version = connection.server_version
-    settings_first = load_statement("settings", version)
-    parts = ("facts", "roles", "database_limits")
-    within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
-    try:
-        settings, facts, roles, databases = connection.read(
-            *(load_statement(part, version) for part in parts), before_limits=settings_first, within=within
-        )
-    except ServerLost as lost:
-        if lost.hung and connection.has_pooler_pid:
-            text = f"a pooler let us in, and no server connection behind it gave an answer within {within:g} s"
-            raise Refused(Refusal("pooler-queue", text, target=connection.target)) from None
-        raise
+    settings, facts, roles, databases = read_first(
+        connection,
+        *(load_statement(part, version) for part in ("facts", "roles", "database_limits")),
+        before_limits=load_statement("settings", version),
+        within=within,
+    )
     if not facts:
         raise StatementFailed("the server shows nothing about poolctl's own role", "")
     row = facts[0]
@@ -245,7 +236,7 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
         uses_reserved=row.get("uses_reserved", False),
         can_see_all=row["can_see_all"],
         may_signal=row["may_signal"],
-        is_behind_pooler=_is_behind_pooler(connection, row),
+        is_behind_pooler=is_behind_pooler(connection, row),
         is_local=connection.is_local,
         settings=values,
         roles=tuple(_read_role(role) for role in roles),
@@ -255,6 +246,27 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
         ),
     )
     return server, row["database_oid"], row["clients"], row["statements_schema"]
+
+
+def read_first(
+    connection: ServerConnection, *statements: str, before_limits: str = "", within: float = PATIENCE
+) -> list[list[Row]]:
+    """Read for the first time on a connection, as ``ServerConnection.read``.
+
+    Raises Refused for PgBouncer's console, and for a pooler that accepts the client and then lets it wait;
+    StatementFailed, ServerLost.
+    """
+    if connection.is_console:
+        text = "this is PgBouncer's admin console, and no database; --pgbouncer reads it"
+        raise Refused(Refusal("unknown", text, target=connection.target))
+    within = min(within, QUEUED_AFTER) if connection.has_pooler_pid else within
+    try:
+        return connection.read(*statements, before_limits=before_limits, within=within)
+    except ServerLost as lost:
+        if lost.hung and connection.has_pooler_pid:
+            text = f"a pooler let us in, and no server connection behind it gave an answer within {within:g} s"
+            raise Refused(Refusal("pooler-queue", text, target=connection.target)) from None
+        raise
 
 
 def _read_settings(rows: Iterable[Row]) -> dict[str, float]:
@@ -269,7 +281,8 @@ def _read_settings(rows: Iterable[Row]) -> dict[str, float]:
     return found
 
 
-def _is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -> bool:
+def is_behind_pooler(connection: ServerConnection, row: Mapping[str, object]) -> bool:
+    """Return True if a pooler answers, by the ``pid`` and ``client_port`` that the backend reports in ``row``."""
     if row["pid"] != connection.login_pid:
         return True
     # Pgpool-II passes on the backend's own process id. Another port at the other end may also come from a router, but

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from poolctl.engines.live.instance_fleet import InstanceFleet
 from poolctl.engines.live.live_result import SHORTEST_RUN, collect_errors, summarize_generator, summarize_instances
-from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_query, cpu_rows_per_second
+from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_query, measure_cpu_rows
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
@@ -34,6 +34,9 @@ PATIENCE = 3.0
 
 LAST_SAMPLE = 0.5
 """Seconds that the run waits for one more sample of the server after the load."""
+
+BLIND = 2.0
+"""Seconds after which a load on a named server ends when its free slots can no longer be counted."""
 
 SUSPEND_LIMIT = 2.0
 """Seconds. If wall time has advanced so much more than the run's clock, the machine has slept."""
@@ -130,7 +133,7 @@ class _LiveRun:
         self._view = view
         self._interval = interval
         self._wall_clock = wall_clock
-        self._observer = Observer(server.observer_conninfo, interval, has_server_to_itself=server.sandbox is not None)
+        self._observer = Observer(server, interval)
         self._exposed = (
             ExposedPools(server.sandbox.directory, max_open=scenario.pool.max_open, application=SIMULATION)
             if server.sandbox is not None
@@ -151,7 +154,7 @@ class _LiveRun:
             self._note(sentence)
         if scenario.load.query not in BUILT_IN_QUERIES:
             check_query(server, scenario.load.query)
-        rows = cpu_rows_per_second(server.observer_conninfo) if scenario.load.query == "cpu" else 1e7
+        rows = measure_cpu_rows(server.observer_conninfo) if scenario.load.query == "cpu" else 1e7
         self._jobs = plan_jobs(
             scenario, server.conninfo, interval=self._interval, prepared=server.prepared, cpu_rows_per_second=rows
         )
@@ -159,6 +162,9 @@ class _LiveRun:
         self._view.phase(f"starting {count} instance{'s' if count > 1 else ''}")
         self._fleet.prepare(self._jobs)
         self._observer.prepare()
+        # Starting the instances took a while: other clients and other runs may have come meanwhile.
+        if server.promise is not None and (slots := self._observer.count_slots()) is not None:
+            server.promise.check_start(slots)
 
     def watch(self, stop: Callable[[], bool]) -> None:
         """Start the load, and wait until every instance has reported its final counts or is overdue."""
@@ -189,6 +195,11 @@ class _LiveRun:
                 self._failure = f"the server ended at {self._clock():.1f} s: {_last_line(sandbox.log_tail())}"
                 give_up_at = self._clock() + PATIENCE
                 self._fleet.stop()
+            if self._failure is None and (breach := self._find_breach()) is not None:
+                self._failure = f"the load ended at {self._clock():.1f} s: {breach}"
+                give_up_at = self._clock() + PATIENCE
+                self._fleet.stop(close=True)
+                self._observer.end_load()
             if self._clock() > give_up_at:
                 break
         self._sample_after_load()
@@ -235,6 +246,15 @@ class _LiveRun:
 
     def _clock(self) -> float:
         return time.monotonic() - self._start_at
+
+    def _find_breach(self) -> str | None:
+        """Explain why the load has to leave a named server now; None as long as it may stay."""
+        promise, sample, blind_since = self._server.promise, self._observer.latest, self._observer.blind_since
+        if promise is None:
+            return None
+        if blind_since is not None and self._clock() - blind_since > BLIND:
+            return f"for {BLIND:g} s nothing could be learned of the free slots of the server"
+        return promise.find_breach(sample.slots) if sample is not None and sample.slots is not None else None
 
     def _find_load_end(self) -> float:
         return self._scenario.load.duration or float("inf")

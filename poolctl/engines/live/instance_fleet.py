@@ -106,6 +106,7 @@ class InstanceFleet:
         self._next_tick = 0
         self._interval = 0.1
         self._start_at = 0.0
+        self._closes = False
         try:
             for number in range(count):
                 instance = InstanceProcess(library, number)
@@ -145,8 +146,12 @@ class InstanceFleet:
         for instance in self.instances:
             instance.send({"start": start_at})
 
-    def stop(self) -> None:
-        """End the load at once. The instances then send their final counts."""
+    def stop(self, *, close: bool = False) -> None:
+        """End the load at once. The instances then send their final counts.
+
+        ``close``: each then ends, and its connections with it; otherwise they stay open for the last samples.
+        """
+        self._closes = self._closes or close
         for instance in self.instances:
             instance.send({"stop": True})
 
@@ -210,7 +215,7 @@ class InstanceFleet:
         elif "done" in message:
             instance.progress = Progress.from_dict(message["done"])
             instance.is_done = True
-            if instance.job is not None and instance.job.is_retired:
+            if self._closes or (instance.job is not None and instance.job.is_retired):
                 instance.close_input()
         elif "ready" in message:
             instance.is_ready = True

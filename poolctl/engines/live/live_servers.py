@@ -4,44 +4,45 @@ Decides how many connections a run may take from a named server, what it must no
 limited.
 """
 
+import os
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from math import inf
 from typing import Self
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from poolctl.engines.sandbox import Sandbox
-from poolctl.errors import BadInput, CannotConnect, ServerFull
+from poolctl.engines.workload import plan_jobs
+from poolctl.errors import BadInput, CannotConnect, CannotDo, ServerFull
+from poolctl.observe.connection import ServerConnection, describe_target, parse_conninfo
+from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
+from poolctl.observe.slots import LOAD, OBSERVER, RunName, Slots, read_slots
 from poolctl.scenario.scenario import Database, Scenario
 
 MARGIN = 0.1
 """Share of a named server's free slots that a run does not use. At least three slots are left."""
 
-SIMULATION = "poolctl simulate"
+SIMULATION = LOAD
 """application_name of the connections that make the load."""
 
 STATEMENT_TIMEOUT = 60
 """Seconds. The statement_timeout of every connection to a named server."""
 
-# An ordinary role cannot see the backend_type of other roles' backends; a backend without a database is no client.
-_SLOTS = """
-SELECT current_setting('max_connections')::int,
-       current_setting('superuser_reserved_connections')::int
-       + coalesce(current_setting('reserved_connections', true)::int, 0),
-       (SELECT count(*) FROM pg_stat_activity
-        WHERE datid IS NOT NULL AND coalesce(backend_type, 'client backend') = 'client backend'
-        AND pid <> pg_backend_pid()),
-       (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
-       (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
-       current_setting('server_version')
-"""
+CLOSING = 1.0
+"""Seconds that an instance may take to close its connections after its last request."""
+
+_SMALLER = "lower pool.max_open or load.instances, or give --allow-exhaustion if the server may run out"
 
 
 @dataclass(frozen=True, slots=True)
 class LiveServer:
     """A server and what is known of it. ``conninfo`` is for the instances.
 
-    ``sandbox`` None: a named server, which poolctl neither restarts nor pauses nor measures from the host.
+    ``sandbox`` None: a named server, which poolctl neither restarts nor pauses nor measures from the host. ``promise``:
+    what the run must leave free there; None: it may exhaust the server, or has it to itself.
     """
 
     conninfo: str
@@ -51,6 +52,7 @@ class LiveServer:
     version: str
     prepared: bool
     sandbox: Sandbox | None = None
+    promise: "Promise | None" = None
 
 
 class ThrowAwayServers:
@@ -100,7 +102,7 @@ def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> LiveServer:
     database = scenario.database
     return LiveServer(
         conninfo=make_conninfo(sandbox.conninfo, application_name=SIMULATION),
-        observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name="poolctl observer"),
+        observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name=OBSERVER),
         max_connections=database.max_connections,
         usable=database.max_connections - database.reserved,
         version=sandbox.version,
@@ -110,94 +112,119 @@ def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> LiveServer:
     )
 
 
-def named_server(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> LiveServer:
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """The slots of a named server that the load leaves free, from its first connection to its last.
+
+    ``planned``: the most connections of the load. ``margin``: slots that stay free beside them and the observer.
+    """
+
+    name: RunName
+    planned: int
+    margin: int
+
+    def check_start(self, slots: Slots) -> None:
+        """Raise ServerFull if the whole load would not leave the margin free now."""
+        if self.planned > slots.free - self.margin - 1:
+            raise ServerFull(
+                f"the scenario takes up to {self.planned} connections, and the target has {slots.free} free "
+                f"({slots.arithmetic}), less a margin of {self.margin} and one to observe it",
+                hint=_SMALLER,
+            )
+
+    def find_breach(self, slots: Slots) -> str | None:
+        """Explain why the load has to end now; None as long as the promise is kept.
+
+        It has to end when less than the margin is free, and already before if the rest of the load would take the last
+        slot: between two samples it can open all of it.
+        """
+        left, nearest = slots.count_left(self.planned), slots.nearest
+        if left >= self.margin and nearest.free - 1 >= self.planned:
+            return None
+        too_few = f"{max(0, left)} slots are left of the {self.margin} that must stay free"
+        if left >= self.margin:
+            more = max(0, self.planned - nearest.own)
+            too_few = f"{left} slots are left, and the load may still open {more} connections"
+        used = f"{nearest.others} other clients - {nearest.own} of this run - 1 observer"
+        return f"other clients arrived: {too_few} ({nearest.arithmetic} - {used})"
+
+
+def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> LiveServer:
     """Check that ``scenario`` is safe for the server that the user named, and return that server.
 
-    Raises ServerFull, with the arithmetic, if the run could take more than the free slots less a margin, and BadInput
-    for what is possible on the throw-away server only.
+    Raises ServerFull, with the arithmetic, if the run could take more than the free slots less a margin, BadInput for
+    what is possible on the throw-away server only, CannotConnect and CannotDo.
     """
     _refuse_what_harms(scenario)
-    own = _as_ours(conninfo, SIMULATION)
-    slots = free_slots(conninfo, application=SIMULATION)
-    needed = most_connections(scenario)
-    if not allow_exhaustion and (needed is None or needed > slots.free - slots.margin - 1):
-        wants = f"up to {needed}" if needed is not None else "an unbounded number of"
-        raise ServerFull(
-            f"the scenario takes {wants} connections, and the target has {slots.free} free "
-            f"({slots.arithmetic}), less a margin of {slots.margin} and one to observe it",
-            hint="lower pool.max_open or load.instances, or give --allow-exhaustion if the server may run out",
-        )
+    try:
+        parse_conninfo(conninfo)
+    except BadInput as error:
+        raise BadInput(f"--target: {error.message}", hint=error.hint) from None
+    planned = count_most_connections(scenario)
+    name = RunName.make(planned or 0)
+    slots = count_slots(conninfo, name)
+    promise = None
+    if not allow_exhaustion:
+        margin = find_margin(slots.free)
+        if planned is None:
+            raise ServerFull(
+                f"the scenario takes an unbounded number of connections, and the target has {slots.free} free "
+                f"({slots.arithmetic})",
+                hint=_SMALLER,
+            )
+        promise = Promise(name, planned, margin)
+        promise.check_start(slots)
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
-    given = conninfo_to_dict(own).get("options", "")
     return LiveServer(
-        conninfo=make_conninfo(own, options=f"{given} {safe}".strip()),
-        observer_conninfo=make_conninfo(own, application_name="poolctl observer"),
+        conninfo=limit_sessions(conninfo, name.load, safe),
+        observer_conninfo=make_conninfo("", **parse_conninfo(conninfo) | {"application_name": name.observer}),
         max_connections=slots.max_connections,
         usable=slots.max_connections - slots.reserved,
         version=slots.version,
-        prepared=not is_behind_pooler(own),
+        prepared=not slots.is_behind_pooler,
+        promise=promise,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class FreeSlots:
-    """The free slots of a named server. ``free``: the least of the server's, the role's and the database's.
-
-    ``margin``: how many of them poolctl does not use.
-    """
-
-    max_connections: int
-    reserved: int
-    used: int
-    free: int
-    version: str
-
-    @property
-    def margin(self) -> int:
-        return max(3, round(self.free * MARGIN))
-
-    @property
-    def arithmetic(self) -> str:
-        return f"{self.max_connections} max_connections - {self.reserved} reserved - {self.used} used"
+def find_margin(free: int) -> int:
+    """Return how many of ``free`` slots of a named server poolctl does not use."""
+    return max(3, round(free * MARGIN))
 
 
-def free_slots(conninfo: str, *, application: str) -> FreeSlots:
-    """Count the free slots of a named server, over one connection. Raises BadInput and CannotConnect."""
+def count_slots(conninfo: str, name: RunName) -> Slots:
+    """Count the slots of a named server, over one connection. Raises BadInput, CannotConnect and CannotDo."""
+    with report_target_errors(conninfo), closing(ServerConnection.open(conninfo, application=name.observer)) as server:
+        return read_slots(server, name, is_first=True)
+
+
+@contextmanager
+def report_target_errors(conninfo: str) -> Iterator[None]:
+    """Turn what a named server does wrong into one line, without secrets, and a hint."""
     try:
-        with psycopg.connect(_as_ours(conninfo, application), autocommit=True, connect_timeout=10) as connection:
-            row = connection.execute(_SLOTS).fetchone()
-    except psycopg.OperationalError as error:
-        raise CannotConnect(f"--target: {error}".strip(), hint="try the same conninfo with psql") from None
-    assert row is not None
-    max_connections, reserved, used, role_limit, database_limit, version = row
-    # What is in use counts against the role's own limit only in part, so the limit is taken as it is: an upper bound.
-    limits = [max_connections - reserved - used, *(limit for limit in (role_limit, database_limit) if limit >= 0)]
-    return FreeSlots(max_connections, reserved, used, min(limits), version)
+        yield
+    except Refused as error:
+        hint = "try the same connection string with psql"
+        raise CannotConnect(f"cannot connect to {describe_target(conninfo)}: {error}", hint=hint) from None
+    except (ServerLost, StatementFailed) as error:
+        raise CannotDo(
+            f"cannot count the free slots of {describe_target(conninfo)}: {error}",
+            hint="see what poolctl inspect reports about it",
+        ) from None
 
 
-def _as_ours(conninfo: str, application: str) -> str:
-    try:
-        return make_conninfo(conninfo, application_name=application)
-    except psycopg.ProgrammingError as error:
-        raise BadInput(f"--target: {error}".strip(), hint="a conninfo string or a URI, as psql takes it") from None
-
-
-def is_behind_pooler(conninfo: str) -> bool:
-    """Return True for a pooler: the process id that it sends at login is not that of the backend."""
-    with psycopg.connect(conninfo, autocommit=True, connect_timeout=10) as connection:
-        row = connection.execute("SELECT pg_backend_pid()").fetchone()
-        return row is not None and row[0] != connection.info.backend_pid
+def limit_sessions(conninfo: str, application: str, settings: str) -> str:
+    """Return ``conninfo`` with ``settings`` ("-c name=value ...") behind the user's own options."""
+    given = parse_conninfo(conninfo)
+    # libpq takes PGOPTIONS only where the connection string has no options of its own.
+    own = given.get("options") or os.environ.get("PGOPTIONS", "")
+    return make_conninfo("", **given | {"application_name": application, "options": f"{own} {settings}".strip()})
 
 
 def hide_password(conninfo: str) -> str:
-    """Return ``conninfo`` without its password, for display."""
-    try:
-        values = conninfo_to_dict(conninfo)
-    except psycopg.ProgrammingError:
-        return "..."
-    if values.pop("password", None) is None:
-        return conninfo
-    return make_conninfo("", **values)
+    """Return ``conninfo`` without its passwords, for display. Raises BadInput."""
+    values = parse_conninfo(conninfo)
+    kept = {key: value for key, value in values.items() if key not in ("password", "sslpassword")}
+    return conninfo if kept == values else make_conninfo("", **kept)
 
 
 def format_address(conninfo: str) -> str:
@@ -207,14 +234,25 @@ def format_address(conninfo: str) -> str:
     return make_conninfo("", **{key: values[key] for key in shown if values.get(key) is not None})
 
 
-def most_connections(scenario: Scenario) -> int | None:
+def count_most_connections(scenario: Scenario) -> int | None:
     """Return the most connections that ``scenario`` can have open at once, None if there is no bound."""
     load, pool = scenario.load, scenario.pool
-    generations = 2 if any(event.do == "deploy" for event in scenario.events) else 1
     each: int | None = pool.max_open or None
     if each is None and not scenario.leak.every and load.rate is None:
         each = ((load.workers or 0) + sum(burst.workers for burst in load.bursts)) * load.connections_per_request
-    return None if each is None else each * load.instances * generations
+    return None if each is None else each * _count_most_instances(scenario)
+
+
+def _count_most_instances(scenario: Scenario) -> int:
+    """Return how many instances are open at once: a deploy begins new ones before the old ones have ended.
+
+    An old instance may hold its connections as long as its requests may take to finish, and a moment to close them.
+    """
+    last = scenario.load.drain + CLOSING
+    jobs = plan_jobs(scenario, "")
+    ends = [job.ends_at + last if job.ends_at is not None else inf for job in jobs]
+    # The number only grows when one begins, so these instants are enough.
+    return max(sum(one.begins_at <= job.begins_at < end for one, end in zip(jobs, ends, strict=True)) for job in jobs)
 
 
 def _refuse_what_harms(scenario: Scenario) -> None:
@@ -245,19 +283,21 @@ def _run_setup(conninfo: str, setup: str) -> None:
 
 def check_query(server: LiveServer, query: str) -> None:
     """Raise BadInput if the server does not understand the user's statement, before the load sends it many times."""
-    with psycopg.connect(server.conninfo, autocommit=True, connect_timeout=10) as connection:
-        result = connection.pgconn.prepare(b"", query.encode())
-    if result.status != psycopg.pq.ExecStatus.COMMAND_OK:
-        message = (result.error_field(psycopg.pq.DiagnosticField.MESSAGE_PRIMARY) or b"").decode(errors="replace")
-        raise BadInput(f"load.query: the server says: {message}", hint="one SQL statement, without parameters")
+    try:
+        with closing(ServerConnection.open(server.conninfo, application=SIMULATION)) as connection:
+            connection.check(query)
+    except StatementFailed as error:
+        raise BadInput(
+            f"load.query: the server says: {error.message}", hint="one SQL statement, without parameters"
+        ) from None
 
 
-def cpu_rows_per_second(conninfo: str) -> float:
+def measure_cpu_rows(conninfo: str) -> float:
     """Measure how many rows of generate_series an idle core of this server sums in a second, for the query "cpu"."""
     rows = 200_000
     query = f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT sum(i) FROM generate_series(1, {rows}::int8) AS i"
-    # This is the observer's walsender, which accepts the simple protocol only: no prepared statement.
-    with psycopg.connect(conninfo, autocommit=True, prepare_threshold=None) as connection:
-        plans = [connection.execute(query).fetchone() for _ in range(3)]
-    seconds: list[float] = [plan[0][0]["Execution Time"] / 1000 for plan in plans if plan is not None]
+    with closing(ServerConnection.open(conninfo)) as connection:
+        # The query takes a tenth of a second, on a busy machine several.
+        plans = [connection.execute(query, within=20.0)[0][0]["QUERY PLAN"] for _ in range(3)]
+    seconds: list[float] = [plan[0]["Execution Time"] / 1000 for plan in plans]
     return rows / min(seconds)
