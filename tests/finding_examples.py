@@ -67,7 +67,7 @@ PIDS = [100, 101, 102, 103, 104]
 INSPECTED: dict[str, Scene] = {
     "healthy": Scene(busy(12), pools=[[pool(max_open=20, open=12, in_use=3, waiting=0)]]),
     "slots-exhausted": Scene([*rows(60, state=IN_TRANSACTION, age=4.0, step=1.0), *busy(37)]),
-    "slots-low": Scene([*busy(60), *(Row(900 + i, age=0.2, opened=1.0, from_look=3) for i in range(12))]),
+    "slots-low": Scene([*busy(60), *(Row(900 + i, age=0.2, opened=1.0, from_sample=3) for i in range(12))]),
     "role-limit": Scene(busy(6), facts=server(roles=(RoleFacts("app", connection_limit=6), RoleFacts("watcher")))),
     "fleet-over-budget": Scene(
         busy(24),
@@ -78,7 +78,7 @@ INSPECTED: dict[str, Scene] = {
     ),
     "leak": Scene(
         rows(14, age=40.0, step=3.0, application="checkout", query=CHECKOUT),
-        looks=8,
+        samples=8,
         window=60.0,
         pools=[[pool(max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)],
     ),
@@ -125,7 +125,7 @@ INSPECTED: dict[str, Scene] = {
     "reconnect-storm": Scene(
         [
             *(Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)),
-            *(Row(300 + i, "starting", age=1.5, opened=1.5, from_look=4) for i in range(6)),
+            *(Row(300 + i, "starting", age=1.5, opened=1.5, from_sample=4) for i in range(6)),
         ],
         started_at=NOW - 10.0,
     ),

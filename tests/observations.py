@@ -1,6 +1,6 @@
 """Observations in a few words, for tables of what a live system looked like.
 
-Everything is told by ages at the last look (``NOW``): a row given once is seen at every look, and is what it was at
+Everything is given by ages at the last sample (``NOW``): a row given once is in every sample, and is what it was at
 the earlier ones as far as its ages allow. ``Row`` says how a backend behaves; ``observe`` plays it.
 """
 
@@ -36,7 +36,7 @@ from poolctl.observe.snapshot import (
 
 NOW = 1_800_000_000.0
 UP_SINCE = NOW - 86_400.0
-LOOKS = 7
+SAMPLES = 7
 WINDOW = 3.0
 
 LEAKS = frozenset({"leak", "leak-in-transaction", "leak-or-long-hold"})
@@ -45,10 +45,10 @@ BIGGER_POOL = frozenset({"pool-undersized"})
 
 @dataclass(frozen=True)
 class Row:
-    """A backend as it is at the last look, and how it got there.
+    """A backend as it is at the last sample, and how it got there.
 
     ``age``: seconds in its state. ``began``: of its transaction, None: with the state. ``turns``: seconds that each
-    cycle takes, in the same state at every look; 0: nothing happens in between. ``opened``: age of the session.
+    cycle takes, in the same state at every sample; 0: nothing happens in between. ``opened``: age of the session.
     """
 
     pid: int
@@ -71,15 +71,15 @@ class Row:
     advisory: int = 0
     strong: tuple[str, ...] = ()
     kind: str = "client backend"
-    from_look: int = 0
-    """It is not there in the looks before."""
-    until_look: int = 1_000
+    from_sample: int = 0
+    """It is not there in the samples before."""
+    until_sample: int = 1_000
 
     def at(self, now: float) -> Backend | None:
         """The row at instant ``now``; None before it was opened or in the state that it is in for good."""
         ago = NOW - now
         if self.turns:
-            # A moving row is caught at a phase of its own in every look.
+            # A moving row is caught at a phase of its own in every sample.
             age = (self.age + ago * 0.37) % self.turns
             state_at = now - age
         else:
@@ -175,10 +175,10 @@ def server(**changes: Any) -> ServerFacts:
 
 @dataclass(frozen=True)
 class Scene:
-    """What ``observe`` plays. Series (``pools``, ``bouncers``, ``hosts``) are given look by look or once for all."""
+    """What ``observe`` plays. Series (``pools``, ``bouncers``, ``hosts``): one for each sample, or one for all."""
 
     rows: Sequence[Row] = ()
-    looks: int = LOOKS
+    samples: int = SAMPLES
     window: float = WINDOW
     facts: ServerFacts | None = field(default_factory=server)
     pools: Sequence[Sequence[PoolFigures]] = ()
@@ -200,15 +200,17 @@ def observe(*given: Row, **scene: Any) -> Observation:
 
 
 def played(scene: Scene) -> Observation:
-    times = [NOW - scene.window * (1 - i / max(1, scene.looks - 1)) for i in range(scene.looks)]
-    times = times if scene.looks > 1 else [NOW]
+    times = [NOW - scene.window * (1 - i / max(1, scene.samples - 1)) for i in range(scene.samples)]
+    times = times if scene.samples > 1 else [NOW]
     snapshots = tuple(_snapshot(scene, i, at) for i, at in enumerate(times))
-    return Observation(snapshots, scene.facts, scene.sources, scene.window / max(1, scene.looks - 1))
+    return Observation(snapshots, scene.facts, scene.sources, scene.window / max(1, scene.samples - 1))
 
 
 def _snapshot(scene: Scene, index: int, at: float) -> Snapshot:
     backends = [
-        row for each in scene.rows if each.from_look <= index <= each.until_look and (row := each.at(at)) is not None
+        row
+        for each in scene.rows
+        if each.from_sample <= index <= each.until_sample and (row := each.at(at)) is not None
     ]
     backends = [hidden(row) if row.user != "watcher" else row for row in backends] if scene.hides else backends
     sample = ServerSample(
@@ -219,7 +221,7 @@ def _snapshot(scene: Scene, index: int, at: float) -> Snapshot:
         statements=tuple(_of(scene.statements, index)),
         tables=tuple(_of(scene.tables, index)),
     )
-    is_last = index == scene.looks - 1
+    is_last = index == scene.samples - 1
     hosts = [scene.hosts[min(index, len(scene.hosts) - 1)]] if scene.hosts else [None]
     return Snapshot(
         at=at,
@@ -233,7 +235,7 @@ def _snapshot(scene: Scene, index: int, at: float) -> Snapshot:
 
 
 def _of(series: Sequence[Sequence[Any]], index: int) -> Sequence[Any]:
-    """The look's own entry; the last one goes on."""
+    """The sample's own entry; the last one goes on."""
     return series[min(index, len(series) - 1)] if series else ()
 
 
@@ -245,7 +247,7 @@ def pool(**values: Any) -> PoolFigures:
 
 
 def full_pool(size: int, waiting: int = 5, **values: Any) -> list[list[PoolFigures]]:
-    """Full at every look, with ``waiting`` in the queue."""
+    """Full at every sample, with ``waiting`` in the queue."""
     return [[pool(max_open=size, open=size, in_use=size, waiting=waiting, **values)]]
 
 
@@ -318,12 +320,12 @@ def count_sessions(opened: int, transactions: int, *, seconds: int = 7, **more: 
             DatabaseCounters(
                 "app",
                 backends=5,
-                commits=10_000 + transactions * look // (seconds - 1),
-                sessions=500 + opened * look // (seconds - 1),
-                abandoned=more.get("abandoned", 0) * look // (seconds - 1),
+                commits=10_000 + transactions * sample // (seconds - 1),
+                sessions=500 + opened * sample // (seconds - 1),
+                abandoned=more.get("abandoned", 0) * sample // (seconds - 1),
             )
         ]
-        for look in range(seconds)
+        for sample in range(seconds)
     ]
 
 

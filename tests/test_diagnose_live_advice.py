@@ -60,7 +60,7 @@ def test_clients_that_wait_for_no_reason_that_was_seen_are_not_healthy_for_sure(
 
 def test_sessions_that_came_and_went_name_who_opens_them() -> None:
     passing = [
-        Row(300 + i, age=0.1, opened=2.9 - 0.4 * i, application="lambda", from_look=i, until_look=i)
+        Row(300 + i, age=0.1, opened=2.9 - 0.4 * i, application="lambda", from_sample=i, until_sample=i)
         for i in range(1, 6)
     ]
     counters = [
@@ -103,7 +103,7 @@ def test_full_pools_of_a_server_that_was_not_seen_are_told_once_and_blamed_on_no
 
 @pytest.mark.parametrize(("window", "is_known"), [(0.7, False), (3.0, True)])
 def test_a_short_look_at_hidden_sessions_that_work_claims_no_health(window: float, is_known: bool) -> None:
-    finding = find(verdict(*busy(6), hides=True, window=window, looks=3), "healthy")
+    finding = find(verdict(*busy(6), hides=True, window=window, samples=3), "healthy")
 
     assert (finding.confidence != "undetermined") == is_known
     assert ("pg_monitor" in str(finding.decide_by)) != is_known

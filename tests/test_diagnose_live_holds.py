@@ -81,9 +81,9 @@ def test_holders_that_all_wait_for_a_second_connection_are_a_jam() -> None:
 
 
 def in_batches(*batches: tuple[float, int, int], step: float = 0.003) -> list[Row]:
-    """Six sessions that all came to rest so long ago, seen from this look to that one."""
+    """Six sessions that all came to rest so long ago, seen from this sample to that one."""
     return [
-        Row(100 + i, IN_TRANSACTION, age=age + i * step, from_look=since, until_look=until)
+        Row(100 + i, IN_TRANSACTION, age=age + i * step, from_sample=since, until_sample=until)
         for age, since, until in batches
         for i in range(6)
     ]
@@ -99,14 +99,14 @@ BATCHES = ((6.0, 0, 2), (4.0, 3, 4), (1.6, 5, 6))
 def test_a_jam_that_comes_back_is_certain_where_acquires_time_out() -> None:
     figures = six(timed_out=[0.0, 0.0, 0.0, 6.0, 6.0, 12.0, 12.0])
 
-    finding = find(verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=figures), "self-deadlock")
+    finding = find(verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=figures), "self-deadlock")
 
     assert (finding.confidence, finding.evidence["timed_out"]) == ("certain", 12)
 
 
 @pytest.mark.parametrize("figures", [[], six(timed_out=[None])], ids=["no figures", "no timeouts counted"])
 def test_without_timeouts_counted_a_jam_that_comes_back_may_be_calls_that_began_together(figures: Any) -> None:
-    diagnosis = verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=figures)
+    diagnosis = verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=figures)
 
     assert [find(diagnosis, code).confidence for code in ("self-deadlock", "held-across-io")] == ["undetermined"] * 2
     assert "time out" in str(find(diagnosis, "held-across-io").decide_by)
@@ -122,14 +122,14 @@ def test_a_small_pool_that_leaked_within_seconds_is_no_jam_though_acquires_time_
 
 
 def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:
-    diagnosis = verdict(*in_batches(*BATCHES), looks=7, window=6.0, pools=six(timed_out=[0.0] * 7))
+    diagnosis = verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=six(timed_out=[0.0] * 7))
 
     assert "self-deadlock" not in codes(diagnosis)
     assert "held-across-io" in codes(diagnosis)
 
 
 def test_a_jam_of_short_timeouts_is_less_in_step_and_still_no_call_elsewhere() -> None:
-    batches = [(3.5 - 0.5 * look, look, look) for look in range(7)]
+    batches = [(3.5 - 0.5 * sample, sample, sample) for sample in range(7)]
 
     diagnosis = verdict(*in_batches(*batches, step=0.02), pools=six(timed_out=[6.0 * i for i in range(7)]))
 
@@ -206,23 +206,23 @@ def test_a_leak_at_the_head_of_a_queue_comes_before_the_queue() -> None:
 
 
 def test_a_hot_row_that_everybody_changes_in_turn_is_no_trouble_by_itself() -> None:
-    looks = [
+    samples = [
         Row(
             300 + i,
             "active",
             age=0.004,
             turns=0.02,
             wait=("Lock", "tuple"),
-            blocked_by=(100 + look,),
+            blocked_by=(100 + sample,),
             waits_for=LockWait("tuple", "ExclusiveLock", "branches"),
-            from_look=look,
-            until_look=look,
+            from_sample=sample,
+            until_sample=sample,
         )
-        for look in range(7)
+        for sample in range(7)
         for i in range(5)
     ]
 
-    diagnosis = verdict(*looks, *busy(8, 100))
+    diagnosis = verdict(*samples, *busy(8, 100))
 
     assert troubles(diagnosis) == []
     assert "of the statements under way waited for locks" in find(diagnosis, "healthy").summary
@@ -236,27 +236,27 @@ def test_stand_bys_that_wait_for_a_leaders_advisory_lock_are_by_design(count: in
 
 
 def test_workers_that_take_turns_with_an_advisory_lock_are_by_design() -> None:
-    """Another one of them has it at every look."""
+    """Another one of them has it at every sample."""
     turns = [
         [
-            Row(100 + i, age=0.1, advisory=1, application="jobs", from_look=look, until_look=look)
-            if i == look
+            Row(100 + i, age=0.1, advisory=1, application="jobs", from_sample=sample, until_sample=sample)
+            if i == sample
             else Row(
                 100 + i,
                 "active",
                 age=1.5,
                 wait=("Lock", "advisory"),
-                blocked_by=(100 + look,),
+                blocked_by=(100 + sample,),
                 waits_for=LockWait("advisory", "ExclusiveLock"),
-                from_look=look,
-                until_look=look,
+                from_sample=sample,
+                until_sample=sample,
             )
             for i in range(8)
         ]
-        for look in range(7)
+        for sample in range(7)
     ]
 
-    assert troubles(verdict(*(row for look in turns for row in look), *busy(3))) == []
+    assert troubles(verdict(*(row for sample in turns for row in sample), *busy(3))) == []
 
 
 def test_a_crowd_before_an_advisory_lock_is_a_queue() -> None:
@@ -289,9 +289,9 @@ def test_a_transaction_that_failed_a_moment_ago_is_not_told() -> None:
 UNREAD = ("Client", "ClientWrite")
 
 
-@pytest.mark.parametrize(("age", "looks"), [(30.0, 2), (3.2, 7)])
-def test_rows_that_nobody_reads_are_told(age: float, looks: int) -> None:
-    diagnosis = verdict(*rows(3, state="active", age=age, wait=UNREAD, application="export"), looks=looks)
+@pytest.mark.parametrize(("age", "samples"), [(30.0, 2), (3.2, 7)])
+def test_rows_that_nobody_reads_are_told(age: float, samples: int) -> None:
+    diagnosis = verdict(*rows(3, state="active", age=age, wait=UNREAD, application="export"), samples=samples)
 
     assert held_by(find(diagnosis, "slow-reader")) == {"export"}
     assert not REMEDIES_OF_LOAD & set(codes(diagnosis))

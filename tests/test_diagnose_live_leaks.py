@@ -115,7 +115,7 @@ def test_failed_transactions_are_seen_without_privileges_by_their_processes_titl
 
 
 def test_one_look_cannot_be_sure_that_a_transaction_stays() -> None:
-    finding = find(verdict(*leaked(6), looks=1, window=0.0), "leak-in-transaction")
+    finding = find(verdict(*leaked(6), samples=1, window=0.0), "leak-in-transaction")
 
     assert finding.confidence == "undetermined"
     assert finding.decide_by
@@ -197,9 +197,9 @@ HEALTHY = {
 
 
 @pytest.mark.parametrize("name", HEALTHY)
-@pytest.mark.parametrize("looks", [2, 3, 7])
-def test_what_is_healthy_is_not_called_leaky(name: str, looks: int) -> None:
-    diagnosis = verdict(*HEALTHY[name], looks=looks)
+@pytest.mark.parametrize("samples", [2, 3, 7])
+def test_what_is_healthy_is_not_called_leaky(name: str, samples: int) -> None:
+    diagnosis = verdict(*HEALTHY[name], samples=samples)
 
     assert troubles(diagnosis) == []
     assert diagnosis.findings[0].code == "healthy"
@@ -240,7 +240,7 @@ def test_a_full_pool_of_sessions_that_stand_still_is_undetermined() -> None:
 def test_a_floor_that_climbs_in_steps_is_a_leak() -> None:
     climbing = [[pool(max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)]
 
-    diagnosis = verdict(*rows(14, age=40.0, step=3.0), looks=8, window=60.0, pools=climbing)
+    diagnosis = verdict(*rows(14, age=40.0, step=3.0), samples=8, window=60.0, pools=climbing)
 
     finding = find(diagnosis, "leak")
     assert finding.confidence == "certain"
@@ -251,11 +251,11 @@ def test_a_floor_that_climbs_in_steps_is_a_leak() -> None:
 def test_a_floor_that_rises_and_falls_is_a_busy_minute() -> None:
     breathing = [[pool(max_open=20, open=14, in_use=n, waiting=0)] for n in (4, 9, 6, 12, 5, 11, 7, 3)]
 
-    assert troubles(verdict(*busy(14), looks=8, window=60.0, pools=breathing)) == []
+    assert troubles(verdict(*busy(14), samples=8, window=60.0, pools=breathing)) == []
 
 
 def test_new_sessions_beside_frozen_ones_while_clients_wait_are_a_leak() -> None:
-    new = [Row(300 + i, age=1.2, opened=1.4, from_look=4, application="checkout") for i in range(2)]
+    new = [Row(300 + i, age=1.2, opened=1.4, from_sample=4, application="checkout") for i in range(2)]
 
     diagnosis = verdict(*idle_leak(), *new, pools=full_pool(12))
 
@@ -273,8 +273,8 @@ def test_connections_in_use_without_any_traffic_are_a_leak() -> None:
 def test_a_hold_that_was_seen_to_end_while_the_pool_was_full_is_a_long_hold() -> None:
     back = Row(150, "active", age=0.4, application="checkout")
     held_before = [
-        Row(150, "idle", age=9.0, application="checkout", until_look=3),
-        Row(150, "active", age=0.4, application="checkout", from_look=4, turns=0.0),
+        Row(150, "idle", age=9.0, application="checkout", until_sample=3),
+        Row(150, "active", age=0.4, application="checkout", from_sample=4, turns=0.0),
     ]
     assert back.pid == held_before[0].pid
 
@@ -318,7 +318,7 @@ def test_a_small_pool_that_leaked_fast_is_a_leak_though_undetermined(count: int)
 def test_a_pool_without_a_name_is_the_applications_that_has_as_many_sessions_at_every_look() -> None:
     opened = [3, 4, 5, 6, 7, 7, 7]
     growing = [
-        Row(100 + i, age=8.0 - i, opened=9.0, application="checkout", from_look=sum(many <= i for many in opened))
+        Row(100 + i, age=8.0 - i, opened=9.0, application="checkout", from_sample=sum(many <= i for many in opened))
         for i in range(7)
     ]
     figures = [[pool(name="", max_open=7, open=many, in_use=many, waiting=3)] for many in opened]
@@ -334,7 +334,7 @@ def test_a_pool_without_a_name_is_the_applications_that_has_as_many_sessions_at_
 def test_what_rests_beside_a_leak_is_no_pause_of_work_that_goes_on() -> None:
     working = [Row(200 + i, IN_TRANSACTION, age=0.05 + 0.02 * i, turns=0.1, began=0.3) for i in range(3)]
     leaked = rows(4, state=IN_TRANSACTION, age=4.0, step=0.7)
-    newest = rows(8, 300, state=IN_TRANSACTION, age=2.0, step=0.03, opened=2.4, from_look=2)
+    newest = rows(8, 300, state=IN_TRANSACTION, age=2.0, step=0.03, opened=2.4, from_sample=2)
 
     diagnosis = verdict(*working, *leaked, *newest)
 
@@ -349,12 +349,12 @@ def test_the_newest_of_a_fast_leak_do_not_make_its_older_ones_usual() -> None:
 
 
 def test_a_leak_that_was_caught_in_its_statement_does_not_make_the_others_usual() -> None:
-    looks = [3.0 - 0.5 * look for look in range(7)]
+    samples = [3.0 - 0.5 * sample for sample in range(7)]
     leaked = [
-        Row(100 + i, IN_TRANSACTION, age=age, opened=age, from_look=sum(look > age for look in looks))
+        Row(100 + i, IN_TRANSACTION, age=age, opened=age, from_sample=sum(sample > age for sample in samples))
         for i, age in enumerate([3.4 - 0.2 * i for i in range(14)])
     ]
-    caught = Row(300, IN_TRANSACTION, age=1.999, transaction=2.001, opened=2.1, from_look=2)
+    caught = Row(300, IN_TRANSACTION, age=1.999, transaction=2.001, opened=2.1, from_sample=2)
 
     finding = find(verdict(*leaked, caught), "leak-in-transaction")
 
@@ -362,8 +362,8 @@ def test_a_leak_that_was_caught_in_its_statement_does_not_make_the_others_usual(
 
 
 def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -> None:
-    slow = Row(200, "active", age=0.1, turns=0.9, until_look=2)
-    resting = rows(3, state=IN_TRANSACTION, age=2.1, step=0.1, opened=2.5, from_look=2)
+    slow = Row(200, "active", age=0.1, turns=0.9, until_sample=2)
+    resting = rows(3, state=IN_TRANSACTION, age=2.1, step=0.1, opened=2.5, from_sample=2)
 
     diagnosis = verdict(slow, *resting)
 
@@ -379,7 +379,7 @@ def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -
 def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:
     """Transactions of two seconds with short rests in them, beside two that rest for longer than any of those."""
     long = [Row(200 + i, IN_TRANSACTION, age=0.05 + 0.1 * i, turns=0.4, began=2.0) for i in range(3)]
-    few = [Row(200, IN_TRANSACTION, age=0.05, turns=0.4, began=2.0, from_look=5)]
+    few = [Row(200, IN_TRANSACTION, age=0.05, turns=0.4, began=2.0, from_sample=5)]
     leaked = rows(2, state=IN_TRANSACTION, age=5.0, step=1.0)
 
     assert pids(find(verdict(*long, *leaked), "leak-in-transaction")) == {row.pid for row in leaked}

@@ -69,7 +69,7 @@ def test_superusers_are_exempt_from_their_roles_limit() -> None:
 
 
 def test_growth_gives_the_time_that_is_left() -> None:
-    new = [Row(300 + i, age=1.0, opened=1.2, from_look=4) for i in range(6)]
+    new = [Row(300 + i, age=1.0, opened=1.2, from_sample=4) for i in range(6)]
 
     [limit] = find_limits(LiveFacts(observe(*busy(60), *new)))
 
@@ -199,7 +199,7 @@ def test_almost_no_slot_left_is_a_warning() -> None:
 
 
 def test_growth_that_takes_the_rest_within_a_minute_is_a_warning() -> None:
-    new = [Row(300 + i, age=1.0, opened=1.2, from_look=4) for i in range(6)]
+    new = [Row(300 + i, age=1.0, opened=1.2, from_sample=4) for i in range(6)]
 
     finding = find(verdict(*busy(60), *new), "slots-low")
 
@@ -212,7 +212,7 @@ def test_a_big_idle_fleet_under_its_limit_is_just_big(count: int) -> None:
 
 
 def test_one_look_has_no_slope() -> None:
-    assert find(verdict(*busy(90), looks=1, window=0.0), "slots-low").confidence == "undetermined"
+    assert find(verdict(*busy(90), samples=1, window=0.0), "slots-low").confidence == "undetermined"
 
 
 def test_pools_that_may_open_more_than_the_server_has_are_over_budget_also_when_quiet() -> None:

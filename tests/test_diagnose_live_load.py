@@ -184,13 +184,13 @@ def test_a_full_pool_whose_connections_all_come_back_is_too_small(size: int) -> 
     assert not (LEAKS | {"slow-database", "healthy", "held-across-io"}) & set(codes(diagnosis))
 
 
-def go_pool(look: int, *, rate: int = 400) -> list[PoolFigures]:
+def go_pool(sample: int, *, rate: int = 400) -> list[PoolFigures]:
     """database/sql: no gauge of waiters, totals only."""
-    return [pool(max_open=4, open=4, in_use=4, queued_total=1000.0 + look * rate, wait_time_total=50.0 + look * 5)]
+    return [pool(max_open=4, open=4, in_use=4, queued_total=1000.0 + sample * rate, wait_time_total=50.0 + sample * 5)]
 
 
 def test_a_pool_without_a_gauge_of_waiters_tells_by_its_totals() -> None:
-    diagnosis = verdict(*busy(4), hosts=[host()], pools=[go_pool(look) for look in range(7)])
+    diagnosis = verdict(*busy(4), hosts=[host()], pools=[go_pool(sample) for sample in range(7)])
 
     assert find(diagnosis, "pool-undersized").evidence["waiting"] == 10
 
@@ -285,7 +285,7 @@ def test_slots_that_a_fleet_lost_are_counted_over_all_its_pods() -> None:
 
 def test_a_starved_fleet_is_one_finding() -> None:
     starving = [
-        fleet(3, max_open=4, open=4, in_use=0, waiting=0, timed_out_total=float(5 * look))[0] for look in range(7)
+        fleet(3, max_open=4, open=4, in_use=0, waiting=0, timed_out_total=float(5 * sample))[0] for sample in range(7)
     ]
 
     diagnosis = verdict(*rows(12, age=0.2, turns=3.0), pools=starving)
@@ -311,7 +311,7 @@ def test_a_few_new_sessions_are_no_churn(opened: int, transactions: int) -> None
 
 
 def test_a_fleet_that_starts_up_is_no_churn() -> None:
-    coming = [Row(100 + i, age=0.3, opened=0.5, from_look=5) for i in range(30)]
+    coming = [Row(100 + i, age=0.3, opened=0.5, from_sample=5) for i in range(30)]
 
     assert troubles(verdict(*coming, *busy(4), databases=count_sessions(30, 60))) == []
 
@@ -324,7 +324,7 @@ def test_clients_that_leave_without_a_goodbye_are_churn() -> None:
 
 
 def test_before_version_14_only_what_the_looks_caught_is_known() -> None:
-    brief = [Row(200 + i, age=0.1, opened=2.0, from_look=1 + i % 5, until_look=1 + i % 5) for i in range(9)]
+    brief = [Row(200 + i, age=0.1, opened=2.0, from_sample=1 + i % 5, until_sample=1 + i % 5) for i in range(9)]
 
     finding = find(verdict(*brief, *busy(3), facts=server(version_number=130010)), "connection-churn")
 
@@ -333,7 +333,7 @@ def test_before_version_14_only_what_the_looks_caught_is_known() -> None:
 
 def test_a_rush_after_a_restart_that_is_refused_is_a_storm() -> None:
     rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)]
-    logging_in = [Row(300 + i, "starting", age=1.5, opened=1.5, from_look=4) for i in range(6)]
+    logging_in = [Row(300 + i, "starting", age=1.5, opened=1.5, from_sample=4) for i in range(6)]
 
     diagnosis = verdict(*rush, *logging_in, started_at=NOW - 10.0)
 
@@ -341,14 +341,14 @@ def test_a_rush_after_a_restart_that_is_refused_is_a_storm() -> None:
     assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
 
 
-def caught_logging_in(look: int) -> Row:
-    ago = 0.5 * (6 - look)
-    return Row(300 + look, "starting", age=ago, opened=ago, from_look=look, until_look=look)
+def caught_logging_in(sample: int) -> Row:
+    ago = 0.5 * (6 - sample)
+    return Row(300 + sample, "starting", age=ago, opened=ago, from_sample=sample, until_sample=sample)
 
 
 def test_logins_that_are_refused_within_milliseconds_are_counted_look_by_look() -> None:
     rush = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(60)]
-    one_each = [caught_logging_in(look) for look in (1, 2, 4)]
+    one_each = [caught_logging_in(sample) for sample in (1, 2, 4)]
 
     finding = find(verdict(*rush, *one_each, started_at=NOW - 10.0), "reconnect-storm")
 
@@ -358,7 +358,7 @@ def test_logins_that_are_refused_within_milliseconds_are_counted_look_by_look() 
 
 def test_a_connection_for_every_request_is_no_storm_after_a_start() -> None:
     stay = [Row(100 + i, age=1.0, opened=8.0 + i * 0.01) for i in range(20)]
-    passing = [caught_logging_in(look) for look in range(6)]
+    passing = [caught_logging_in(sample) for sample in range(6)]
 
     diagnosis = verdict(*stay, *passing, databases=count_sessions(300, 300), started_at=NOW - 10.0)
 
@@ -388,7 +388,7 @@ def test_connections_that_never_say_who_they_are_are_no_storm_after_a_start() ->
 
 
 def test_sessions_that_log_in_at_this_moment_are_no_pile() -> None:
-    coming = [Row(300 + i, "starting", age=0.01, opened=0.01, from_look=6) for i in range(5)]
+    coming = [Row(300 + i, "starting", age=0.01, opened=0.01, from_sample=6) for i in range(5)]
 
     assert troubles(verdict(*coming, *busy(4))) == []
 

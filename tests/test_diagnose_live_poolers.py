@@ -107,13 +107,13 @@ def test_servers_of_idle_clients_are_the_session_mode() -> None:
     assert not (LEAKS | {"pool-undersized", "slow-database", "healthy"}) & set(codes(diagnosis))
 
 
-@pytest.mark.parametrize("looks", [1, 7])
-def test_one_look_is_enough_for_idle_servers_with_a_queue(looks: int) -> None:
+@pytest.mark.parametrize("samples", [1, 7])
+def test_one_look_is_enough_for_idle_servers_with_a_queue(samples: int) -> None:
     assert "pooler-session-mode" in codes(
         verdict(
             *rows(3, age=30.0),
-            looks=looks,
-            window=0.0 if looks == 1 else 3.0,
+            samples=samples,
+            window=0.0 if samples == 1 else 3.0,
             bouncers=[bouncer([100, 101, 102], mode="session")],
         )
     )

@@ -103,7 +103,7 @@ SEEN = (
         "a_role_at_its_own_limit_is_not_a_full_server",
         "role-limit",
         "billing",
-        "WARNING  6 of 6 used of CONNECTION LIMIT of role billing; the server has slots",
+        "WARNING  CONNECTION LIMIT of role billing: 6 of 6 used; the server has slots",
     ),
     Seen(
         "a_statement_that_outlived_its_client_is_told",
@@ -135,7 +135,7 @@ SEEN = (
         "idle_connections_that_never_come_back_are_not_a_small_pool_with_figures_of_the_pool",
         "leak-or-long-hold",
         "checkout",
-        "CRITICAL  8 connections of 8 of 8 in use by checkout stand still while 2 clients wait, the oldest "
+        "CRITICAL  8 connections of checkout stand still (8 of 8 in use) while 2 clients wait, the oldest "
         "for 4.26 s: leaked, or a long job that will come back (undetermined)",
     ),
     Seen(

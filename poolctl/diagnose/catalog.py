@@ -422,7 +422,7 @@ _CATALOG = (
         meaning="One transaction holds a lock, and the backends behind it keep their connections while they wait.",
         signs="Active backends with a wait event of type Lock, all of them behind the same root, which is often idle "
         "in transaction.",
-        mistaken_for="A pool that is too small. A row that everything changes has many waiters too, each for "
+        mistaken_for="A pool that is too small. A row that all clients change has many waiters too, each for "
         "milliseconds; queues for advisory locks are often meant.",
         remedy="Find the backend at the head of the queue (pg_blocking_pids) and end or shorten its transaction: that "
         f"frees the others, too. Set lock_timeout for migrations. {LENGTHENS}",
@@ -657,8 +657,7 @@ _CATALOG = (
         "be about the same. It differs by more than a quarter.",
         signs="Two of the three estimates are far apart.",
         mistaken_for="A load that changes within the window.",
-        remedy="Check whether transactions outlast the window, a pooler hides clients, or the filter takes in other "
-        "applications.",
+        remedy="Check whether transactions outlast the observation, a pooler hides clients, or others use this name.",
         decided_by="A longer window (--for), or one application (--application).",
     ),
     FindingType(
@@ -683,7 +682,7 @@ _CATALOG = (
         "percentile (59 needed).",
         signs="A short window, or a load that changes slowly.",
         mistaken_for="A steady load.",
-        remedy="Measure for longer (--for).",
+        remedy="Observe for longer (--for).",
         decided_by="A longer window.",
     ),
     FindingType(
@@ -695,7 +694,7 @@ _CATALOG = (
         "peak.",
         signs="A short window.",
         mistaken_for="The usual load.",
-        remedy="Measure over the busiest quarter of an hour, or give --arrival-rate of the peak.",
+        remedy="Measure during the busiest 15 minutes, or give the --arrival-rate of the peak.",
         decided_by="A measurement at the peak.",
     ),
     FindingType(
@@ -731,7 +730,7 @@ _CATALOG = (
         "differ from that.",
         signs="A constant factor, often 1000: milliseconds that were read as seconds.",
         mistaken_for="A slow database.",
-        remedy="Give seconds, or name the column latency_ms; and sweep connections that are always busy, not clients.",
+        remedy="Give seconds, or name the column latency_ms; and count connections that are always busy, not clients.",
         decided_by="The unit of the column, and what the load test counted as a connection.",
     ),
     FindingType(
@@ -742,7 +741,7 @@ _CATALOG = (
         meaning="Neither a rate nor a hold time is known. The size is what a process may have, not what it needs.",
         signs="No --arrival-rate, --hold-time or measurement.",
         mistaken_for="A recommendation for this load.",
-        remedy="Give --arrival-rate and --hold-time, or measure under the peak.",
+        remedy="Give --arrival-rate and --hold-time, or measure during the peak.",
         decided_by="A measurement under the peak.",
     ),
     FindingType(
@@ -753,7 +752,7 @@ _CATALOG = (
         meaning="The database's capacity was neither given nor swept, so it does not bound the size.",
         signs="No --capacity, --sweep, --sweep-file or cores.",
         mistaken_for="A database without a limit.",
-        remedy="Sweep it (--sweep, --sweep-file): five to seven numbers of connections are enough.",
+        remedy="Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections.",
         decided_by="A sweep.",
     ),
     FindingType(
@@ -764,7 +763,7 @@ _CATALOG = (
         meaning="The rate changes over times much longer than a hold. A pool for the mean queues through every peak.",
         signs="The rate of one half of the window differs from the other.",
         mistaken_for="A steady load with the same mean.",
-        remedy="Give --arrival-rate of the peak.",
+        remedy="Give the --arrival-rate of the peak.",
         decided_by="A measurement at the peak.",
     ),
     FindingType(

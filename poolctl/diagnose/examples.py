@@ -27,7 +27,7 @@ Do      Treat the cause that is reported beside this finding, or end what the la
 Why     used 97, usable 97, max connections 100
 """,
     "slots-low": """\
-WARNING  72 of 97 used of max_connections, 25 slots left; at this rate it is reached in 6.25 s,
+WARNING  max_connections: 72 of 97 used, 25 slots left; at this rate it is reached in 6.25 s,
 mostly shop (+12)
 slots-low (database, certain); the remedy frees no slot
 Who     application shop, user app, client 127.0.0.1, 72 backends (500, 501, 502, 503, 504, 505,
@@ -39,7 +39,7 @@ Why     limit max_connections, used 72, of 97, free 25, exhausted in 6.25, grown
         window 3 s
 """,
     "role-limit": """\
-WARNING  6 of 6 used of CONNECTION LIMIT of role app; the server has slots
+WARNING  CONNECTION LIMIT of role app: 6 of 6 used; the server has slots
 role-limit (database, certain); the remedy frees no slot
 Who     application shop, user app, client 127.0.0.1, 6 backends (500, 501, 502, 503, 504, 505)
           last query: SELECT ?
@@ -67,8 +67,8 @@ Do      Use a pool instead of a connection for every request. Check health probe
 Why     starting 5, oldest age 5 s, missing 0
 """,
     "leak": """\
-WARNING  13 of 13 of 20 connections in use by checkout do nothing and do not come back, the
-oldest for 79 s
+WARNING  13 of 13 connections in use by checkout (max_open 20) do nothing and do not come back,
+the oldest for 79 s
 leak (application, certain); the remedy frees 13 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 13 backends (101,
         102, 103, 104, 105, 106, 107, 108 ...)
@@ -93,7 +93,7 @@ Why     stuck 12, sessions 12, oldest age 166 s, youngest age 45 s, age spread 1
         meanwhile 0, median transaction 0 s, longest seen to end 0 s, hold back vacuum 0
 """,
     "leak-or-long-hold": """\
-CRITICAL  10 connections of 10 of 10 in use by checkout stand still while 7 clients wait, the
+CRITICAL  10 connections of checkout stand still (10 of 10 in use) while 7 clients wait, the
 oldest for 26 s: leaked, or a long job that will come back (undetermined)
 leak-or-long-hold (application, undetermined); the remedy frees 10 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 10 backends (100,
@@ -355,19 +355,19 @@ Next  1. Set acquire_timeout (context.WithTimeout), so that requests give up bef
 Refused: a pooler is in between: the server sees its connections, not what the application needs
 hidden-by-pooler (pooler, certain)
 Do      Measure at the pooler (--pgbouncer, --pgpool) or in the application (--pool-stats), or
-        give --arrival-rate and --hold-time
+        give --arrival-rate and --hold-time.
 """,
     "stats-reset": """\
 Refused: the server's statistics were reset during the observation, so their differences are
 meaningless
 stats-reset (database, certain)
-Do      Measure again without a reset
+Do      Measure again without a reset.
 """,
     "estimates-disagree": """\
 Refused: estimates of the parallelism are more than 25 % apart: sampled 12.0, counted 0.3
 estimates-disagree (application, certain)
 Do      Check whether transactions outlast the observation, a pooler hides clients, or others
-        use this name
+        use this name.
 Why     sampled 12, counted 0.34
 """,
     "demand-censored": """\
@@ -381,13 +381,13 @@ Why     censored share 100 %, current max open 12
     "few-samples": """\
 WARNING  1 independent samples do not bound the 95th or 99th percentile (299 do)
 few-samples (application, certain)
-Do      Observe for longer (--for)
+Do      Observe for longer (--for).
 Why     effective samples 1, needed 299
 """,
     "peak-unseen": """\
 INFO  An observation of 3 s has probably not included the peak
 peak-unseen (application, certain)
-Do      Measure during the busiest 15 minutes, or give the --arrival-rate of the peak
+Do      Measure during the busiest 15 minutes, or give the --arrival-rate of the peak.
 Why     window 3 s
 """,
     "contention-cliff": """\
@@ -407,24 +407,24 @@ Why     peak 8
 WARNING  The latencies are longer than connections / throughput, by a factor of 1e+03
 sweep-inconsistent (application, certain)
 Do      Give seconds, or name the column latency_ms; and count connections that are always busy,
-        not clients
+        not clients.
 Why     latency ratio 1,000
 """,
     "demand-unknown": """\
 WARNING  The demand of a process is not known: the number is what it may have, not what it needs
 demand-unknown (application, certain)
-Do      Give --arrival-rate and --hold-time, or measure during the peak
+Do      Give --arrival-rate and --hold-time, or measure during the peak.
 """,
     "capacity-unknown": """\
 INFO  The number of connections that the database can use is not known
 capacity-unknown (application, certain)
-Do      Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections
+Do      Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections.
 """,
     "load-swings": """\
 WARNING  The rate swings for longer than a hundred holds: a pool sized for the mean queues
 during every peak
 load-swings (application, certain)
-Do      Give the --arrival-rate of the peak
+Do      Give the --arrival-rate of the peak.
 """,
     "wait-target-missed": """\
 CRITICAL  7 connections for 16.0 busy ones, where 17 keep the p99 wait within 50 ms: the queue

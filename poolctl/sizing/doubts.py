@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from poolctl.diagnose.catalog import build_finding
-from poolctl.diagnose.finding import Finding, Layer, Severity
+from poolctl.diagnose.finding import Finding, Severity
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand
@@ -55,18 +55,16 @@ def _doubt(
     code: str,
     cap: Trust | None,
     summary: str,
-    remedy: str,
+    remedy: str = "",
     evidence: Mapping[str, object] | None = None,
-    *,
-    layer: Layer = "application",
 ) -> Doubt:
+    """Build a doubt; without a ``remedy`` it has the catalog's. No SQL: a sizing rests on figures."""
     severity: Severity = "warning" if cap in ("refused", "low") else "info"
     return Doubt(
         build_finding(
             code,
             severity=severity,
             confidence="certain",
-            layer=layer,
             summary=summary,
             evidence=dict(evidence or {}),
             remedy=remedy,
@@ -82,17 +80,12 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "hidden-by-pooler",
             "refused",
             "A pooler is in between: the server sees its connections, not what the application needs",
-            "Measure at the pooler (--pgbouncer, --pgpool) or in the application (--pool-stats), or give "
-            "--arrival-rate and --hold-time",
-            layer="pooler",
         )
     if figures.is_stats_reset:
         yield _doubt(
             "stats-reset",
             "refused",
             "The server's statistics were reset during the observation, so their differences are meaningless",
-            "Measure again without a reset",
-            layer="database",
         )
     estimates = estimate_parallelism(figures)
     if is_disagreement(estimates.values()):
@@ -101,8 +94,7 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "estimates-disagree",
             "refused",
             f"Estimates of the parallelism are more than 25 % apart: {shown}",
-            "Check whether transactions outlast the observation, a pooler hides clients, or others use this name",
-            {name.replace(" ", "_"): value for name, value in estimates.items()},
+            evidence={name.replace(" ", "_"): value for name, value in estimates.items()},
         )
     if figures.censored_share is not None and figures.censored_share.value > CENSORED_SHARE:
         yield _doubt_censored(figures, budget)
@@ -113,16 +105,14 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
             "few-samples",
             "low" if few >= SAMPLES_FOR_P95 else "refused",
             f"{few:.0f} independent samples do not bound the {percentile} percentile ({SAMPLES_FOR_P99} do)",
-            "Observe for longer (--for)",
-            {"effective_samples": few, "needed": SAMPLES_FOR_P99},
+            evidence={"effective_samples": few, "needed": SAMPLES_FOR_P99},
         )
     if figures.window is not None and figures.window < LONG_WINDOW:
         yield _doubt(
             "peak-unseen",
             "medium",
             f"An observation of {format_duration(figures.window)} has probably not included the peak",
-            "Measure during the busiest 15 minutes, or give the --arrival-rate of the peak",
-            {"window": figures.window},
+            evidence={"window": figures.window},
         )
 
 
@@ -173,7 +163,6 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
             f"Throughput falls by {knee.cliff.fall:.0%} between {knee.peak} and {knee.cliff.connections} connections",
             f"Keep the sum of all pools at {knee.peak} or below; look for hot rows, locks or shared pages",
             {"peak": knee.peak, "connections": knee.cliff.connections, "fall": knee.cliff.fall, "threshold": FALL},
-            layer="database",
         )
     if knee.at_least:
         more = ", ".join(str(n) for n in knee.next_points)
@@ -183,7 +172,6 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
             f"Throughput still rises at {knee.peak} connections, the most in the sweep: at least that many are useful",
             f"Continue the sweep with {more} connections",
             {"peak": knee.peak, "next_points": list(knee.next_points)},
-            layer="database",
         )
     if knee.latency_ratio is not None and not 1 / DISAGREEMENT <= knee.latency_ratio <= DISAGREEMENT:
         how = "longer" if knee.latency_ratio > 1 else "shorter"
@@ -192,8 +180,7 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
             "sweep-inconsistent",
             "low",
             f"The latencies are {how} than connections / throughput, by a factor of {factor:.3g}",
-            "Give seconds, or name the column latency_ms; and count connections that are always busy, not clients",
-            {"latency_ratio": knee.latency_ratio},
+            evidence={"latency_ratio": knee.latency_ratio},
         )
 
 
@@ -203,21 +190,18 @@ def _doubt_missing_figures(figures: Figures, demand: Demand, capacity: Capacity)
             "demand-unknown",
             "medium" if capacity.is_known else "low",
             "The demand of a process is not known: the number is what it may have, not what it needs",
-            "Give --arrival-rate and --hold-time, or measure during the peak",
         )
     if not capacity.is_known:
         yield _doubt(
             "capacity-unknown",
             None,
             "The number of connections that the database can use is not known",
-            "Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections",
         )
     if figures.is_stationary is False and not figures.windows:
         yield _doubt(
             "load-swings",
             "low",
             "The rate swings for longer than a hundred holds: a pool sized for the mean queues during every peak",
-            "Give the --arrival-rate of the peak",
         )
     each = figures.connections_per_request
     if each is not None and each.count > 1 and figures.workers is None:

@@ -201,16 +201,17 @@ def _build_leak(
     waiting = context.facts.count_waiting(application)
     in_use, most = sum(p.last.in_use or 0 for p in pools), sum(p.max_open for p in pools)
     steps = max(pool.steps for pool in pools)
-    of = f" of {most}" if most else ""
+    of, limit = (f" of {most}", f" (max_open {most})") if most else ("", "")
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     if confidence is None:
-        return build_undetermined_hold(context, application, suspects, f"of {in_use}{of} in use")
+        return build_undetermined_hold(context, application, suspects, f"{in_use}{of} in use")
     return build_finding(
         "leak",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, suspects),
-        summary=f"{format_count(len(suspects))} of {in_use}{of} connections in use by {name_application(application)} "
-        f"do nothing and do not come back, the oldest for {format_duration(max(ages))}{wait}",
+        summary=f"{format_count(len(suspects))} of {plural(in_use, 'connection')} in use by "
+        f"{name_application(application)}{limit} do nothing and do not come back, the oldest for "
+        f"{format_duration(max(ages))}{wait}",
         evidence={
             "suspected": len(suspects),
             "in_use": in_use,

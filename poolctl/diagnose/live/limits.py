@@ -110,7 +110,7 @@ def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
         "slots-low",
         severity="warning",
         confidence=confidence,
-        summary=f"{format_count(limit.used)} of {format_count(limit.limit)} used of {limit.name}, "
+        summary=f"{limit.name}: {format_count(limit.used)} of {format_count(limit.limit)} used, "
         f"{plural(limit.free, 'slot')} left{left}{who}",
         evidence={
             "limit": limit.name,
@@ -146,7 +146,7 @@ def find_role_limit(context: RuleContext) -> Iterator[Finding]:
     for limit in hit:
         says = f" and is refused ({quote(refusal.text, 60)})" if refused and refusal is not None else ""
         yield _build_role_limit(
-            context, f"{limit.used} of {limit.limit} used of {limit.name}{says}; the server has slots", limit
+            context, f"{limit.name}: {limit.used} of {limit.limit} used{says}; the server has slots", limit
         )
 
 

@@ -50,7 +50,10 @@ def build_long_hold(
 def build_undetermined_hold(
     context: RuleContext, application: Application, suspects: tuple[Track, ...], of: str
 ) -> Finding:
-    """Build ``leak-or-long-hold``: a set that stands still while clients wait, with no such hold observed to end."""
+    """Build ``leak-or-long-hold``: a set that stands still while clients wait, with no such hold observed to end.
+
+    ``of``: how many there are at all, such as "8 of 8 in use".
+    """
     ages = [track.age for track in suspects]
     waiting = context.facts.count_waiting(application)
     wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
@@ -59,8 +62,9 @@ def build_undetermined_hold(
         "leak-or-long-hold",
         severity=context.judge_severity(application),
         confidence="undetermined",
-        summary=f"{plural(len(suspects), 'connection')} {of} by {name_application(application)} stand still{wait}, the "
-        f"oldest for {format_duration(max(ages))}: leaked, or a long job that will come back",
+        summary=f"{plural(len(suspects), 'connection')} of {name_application(application)} "
+        f"{'stands' if len(suspects) == 1 else 'stand'} still ({of}){wait}, the oldest for "
+        f"{format_duration(max(ages))}: leaked, or a long job that will come back",
         evidence={
             "standing_still": len(suspects),
             "sessions": application.count,
