@@ -5,7 +5,7 @@ of the command line, which is the field's name with dashes unless the table ``OP
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, TypedDict, TypeVar
@@ -94,7 +94,10 @@ class SimulateRequest:
     def check(self) -> None:
         """Refuse values that contradict each other. Raises BadInput."""
         if self.chosen_engine not in ENGINES:
-            raise BadInput(f"--engine {self.chosen_engine}: must be one of {', '.join(ENGINES)}")
+            raise BadInput(
+                f"--engine {self.chosen_engine}: must be one of {', '.join(ENGINES)}",
+                hint="live: a real server; model: virtual time; both: one after the other",
+            )
         many = "--sweep" if self.sweeps else "--replications"
         if self.is_batch and self.chosen_engine != "model":
             raise BadInput(
@@ -274,7 +277,7 @@ class RecommendRequest:
 
 
 class SimulateFields(TypedDict, total=False):
-    """The fields of SimulateRequest as keyword arguments."""
+    """The fields of SimulateRequest as keyword arguments. A string for several stands for one."""
 
     scenario: Path | str | None
     engine: Engine | None
@@ -282,9 +285,9 @@ class SimulateFields(TypedDict, total=False):
     leak_every: int | None
     leak_shape: str | None
     compare: str | None
-    sweeps: tuple[str, ...]
+    sweeps: Sequence[str]
     replications: int | None
-    assignments: tuple[str, ...]
+    assignments: Sequence[str]
     duration: float | None
     seed: int | None
     target: str | None
@@ -298,9 +301,9 @@ class InspectFields(TypedDict, total=False):
     """The fields of InspectRequest as keyword arguments."""
 
     conninfo: str | None
-    pgbouncers: tuple[str, ...]
-    pgpools: tuple[str, ...]
-    pool_stats: tuple[str, ...]
+    pgbouncers: Sequence[str]
+    pgpools: Sequence[str]
+    pool_stats: Sequence[str]
     duration: float | None
     watch: bool
     record: Path | str | None
@@ -316,24 +319,24 @@ class RecommendFields(TypedDict, total=False):
 
     figures: Figures | Mapping[str, Any]
     conninfo: str | None
-    pgbouncers: tuple[str, ...]
-    pgpools: tuple[str, ...]
-    pool_stats: tuple[str, ...]
+    pgbouncers: Sequence[str]
+    pgpools: Sequence[str]
+    pool_stats: Sequence[str]
     duration: float | None
     application: str | None
-    pids: tuple[int, ...]
+    pids: Sequence[int]
     process: str | None
     recording: Path | str | None
     sweep: SweepLoad | None
     verify: Verify
-    stacks: tuple[str, ...]
+    stacks: Sequence[str]
     seed: int
 
 
 def make_request(kind: type[Request], request: Request | None, values: Mapping[str, Any]) -> Request:
     """Make a request of keyword arguments, or ``request`` with these fields changed. Raises TypeError as a call does.
 
-    A single string where several are possible is taken as one, and a list as a tuple: requests stay frozen.
+    A string where several are possible stands for one, and a list becomes a tuple: a request stays frozen.
     """
     several = {each.name for each in fields(kind) if str(each.type).startswith("tuple")}  # type: ignore[arg-type]
     changes = {

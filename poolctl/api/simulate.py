@@ -158,7 +158,7 @@ def _run_in_model(
         run = _simulate_model(scenario, named.name, request.interval, progress, interruption)
         variants.append(Variant(named.name, run, diagnose_run(run)))
         # A model run that was cut off says something about its variant, and nothing about the next one.
-        if run.interrupted:
+        if run.interrupted or interruption.was_requested:
             break
     return variants
 
@@ -197,7 +197,7 @@ def _run_live(
             run = run_live(named, scenario)
             interruption.end()
             variants.append(Variant(named.name, run, diagnose_run(run)))
-            if run.interrupted or run.failure:
+            if run.interrupted or run.failure or interruption.was_requested:
                 return variants
     if request.chosen_engine == "both":
         variants.append(_repeat_in_model(request, scenarios[0][1], variants[0].run, progress, interruption))
