@@ -8,7 +8,7 @@ import report_runs as runs
 from poolctl.api.results import Variant
 from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, place_ticks, resample
 from poolctl.report.comparison import chart_comparison
-from poolctl.report.drawing import Piece, draw, draw_sparkline, plain
+from poolctl.report.drawing import Piece, draw, draw_sparkline, strip_roles
 from poolctl.report.simulation import chart_run
 
 
@@ -20,7 +20,7 @@ def chart(*values: float | None, top: float = 4.0, limit: LimitLine | None = Non
 def test_a_chart_in_ascii_reads_as_text() -> None:
     drawn = chart(0, 1, 2, 3, 4, 4, 4, 4, limit=LimitLine("max_open 4", 4), rows=4)
 
-    lines = plain(draw(drawn, 24, ascii_only=True))
+    lines = strip_roles(draw(drawn, 24, ascii_only=True))
 
     assert lines == [
         "pool  --- max_open 4",
@@ -34,15 +34,15 @@ def test_a_chart_in_ascii_reads_as_text() -> None:
 
 
 def test_the_topmost_row_is_full_only_when_the_limit_is_reached() -> None:
-    near = plain(draw(chart(*[99.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
-    full = plain(draw(chart(*[100.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
+    near = strip_roles(draw(chart(*[99.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
+    full = strip_roles(draw(chart(*[100.0] * 9, top=100.0, limit=LimitLine("max_open 100", 100), rows=3), 40))
 
     assert "⣿" not in near[1]
     assert set(full[1].split("┤")[1]) == {"⣿"}
 
 
 def test_one_connection_of_many_still_shows() -> None:
-    lines = plain(draw(chart(*[1.0] * 9, top=10_000.0, rows=3), 40))
+    lines = strip_roles(draw(chart(*[1.0] * 9, top=10_000.0, rows=3), 40))
 
     assert set(lines[3].split("┤")[1]) == {"⣀"}
 
@@ -76,7 +76,7 @@ def test_no_line_of_a_chart_is_wider_than_the_screen(width: int, ascii_only: boo
         drawn = chart_run(build()[0])
         assert drawn is not None
 
-        lines = plain(draw(drawn, width, ascii_only=ascii_only))
+        lines = strip_roles(draw(drawn, width, ascii_only=ascii_only))
 
         assert max(map(len, lines)) <= width
         assert not ascii_only or "".join(lines).isascii()
@@ -87,7 +87,7 @@ def test_marks_that_have_no_room_beside_each_other_go_below_each_other() -> None
         chart(*[1.0] * 11), marks=(Mark(2.0, "exhausted 2 s"), Mark(2.5, "restart"), Mark(9.9, "recovered 9.9 s"))
     )
 
-    *_, first, second = plain(draw(drawn, 60))
+    *_, first, second = strip_roles(draw(drawn, 60))
 
     assert first.split() == ["▲", "exhausted", "2", "s", "recovered", "9.9", "s", "▲"]
     assert second.split() == ["▲", "restart"]

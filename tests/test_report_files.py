@@ -201,6 +201,7 @@ RESULTS: dict[ReportKind, Result] = {
     "replications": SimulateResult("model", batch=batches.replications()),
     "inspection": inspections.leaking(),
     "recommendation": recommendations.balanced(),
+    "untried recommendation": recommendations.starved(),
     "fleet": fleets.over_budget(),
 }
 
@@ -247,7 +248,7 @@ def test_the_help_of_each_command_names_the_formats_that_it_writes() -> None:
     kinds: dict[str, tuple[ReportKind, ...]] = {
         "simulate": ("run", "sweep", "large sweep", "replications"),
         "inspect": ("inspection",),
-        "recommend": ("recommendation", "fleet"),
+        "recommend": ("recommendation", "untried recommendation", "fleet"),
     }
 
     for command, text in OUTPUT_HELP.items():
@@ -300,3 +301,11 @@ def test_a_run_too_short_for_a_chart_has_no_svg(tmp_path: Path) -> None:
         write_report(tmp_path / "run.svg", result_of(runs.empty))
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".csv"])
+def test_a_recommendation_that_was_not_tried_has_no_chart_and_no_table(suffix: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotDo, match="tried") as refused:
+        write_report(tmp_path / f"sizes{suffix}", recommendations.starved())
+
+    assert refused.value.hint == "add --verify, or write .md, .html or .json"

@@ -18,7 +18,7 @@ from poolctl.api.results import Batch, SimulateResult, reopened_rate
 from poolctl.report.batch import build_batch_report
 from poolctl.report.charts import BarChart, HeatMap
 from poolctl.report.csv import RUN_COLUMNS, write_csv
-from poolctl.report.drawing import draw, plain
+from poolctl.report.drawing import draw, strip_roles
 from poolctl.report.progress import count_runs
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
@@ -143,7 +143,7 @@ def test_a_heat_map_has_a_class_of_its_own_for_nothing_and_tells_where_classes_e
     columns = ("5", "10", "15", "20", "25")
     heat = HeatMap("released/s", "in_use", "max_open", columns, "pods", ("2", "4"), values)
 
-    lines = plain(draw(heat, 40, ascii_only=True))
+    lines = strip_roles(draw(heat, 40, ascii_only=True))
 
     assert lines == [
         "released/s  across: max_open, down: pods",
@@ -159,7 +159,7 @@ def test_the_classes_of_heat_grow_in_ratio_where_the_values_spread_far() -> None
     values = ((0.001, 0.01, 0.1, 10.0),)
     heat = HeatMap("wait p99", "waiting", "max_open", ("1", "2", "3", "4"), "instances", ("2",), values, "time")
 
-    lines = plain(draw(heat, 80))
+    lines = strip_roles(draw(heat, 80))
 
     assert lines[1] == "2 ┤░░░░░░░░░░░░▒▒▒▒▒▒██████"
     assert lines[3] == "  ░ 1 ms to 10 ms  ▒ to 100 ms  ▓ to 1 s  █ to 10 s"
@@ -168,7 +168,7 @@ def test_the_classes_of_heat_grow_in_ratio_where_the_values_spread_far() -> None
 def test_a_long_row_goes_on_in_another_band_and_loses_nothing() -> None:
     labels = tuple(str(number) for number in range(1, 101))
     values = (tuple(float(number) for number in range(50, 150)),)
-    lines = plain(draw(HeatMap("released/s", "in_use", "a", labels, "b", ("2",), values), 40))
+    lines = strip_roles(draw(HeatMap("released/s", "in_use", "a", labels, "b", ("2",), values), 40))
 
     bands = [line.split("┤")[1] for line in lines if "┤" in line]
     assert [len(band) for band in bands] == [37, 37, 26]
@@ -176,7 +176,7 @@ def test_a_long_row_goes_on_in_another_band_and_loses_nothing() -> None:
 
 
 def test_bars_are_as_high_as_their_values_and_the_least_one_shows() -> None:
-    lines = plain(draw(BarChart("released/s", "in_use", "max_open", ("1", "2", "3"), (0.0, 1.0, 800.0)), 40))
+    lines = strip_roles(draw(BarChart("released/s", "in_use", "max_open", ("1", "2", "3"), (0.0, 1.0, 800.0)), 40))
 
     assert lines == [
         "released/s  across: max_open",

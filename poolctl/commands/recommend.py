@@ -28,6 +28,7 @@ from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
     from poolctl.api.requests import RecommendRequest, SweepLoad
+    from poolctl.report.files import ReportKind
 
 EPILOG = """\b
 Examples:
@@ -134,7 +135,7 @@ def recommend(
     and given figures replace measured ones. Exit codes: 0 done (a refusal is a result), 1 a finding at or above
     --fail-on, 2 wrong usage, 3 could not do the job, 130 interrupted.
     """
-    check_outputs(outputs, "recommendation" if options["fleet"] is None else "fleet")
+    check_outputs(outputs, _choose_kind(options))
     from poolctl.api.recommend import check_fleet
     from poolctl.api.recommend import recommend as recommend_sizes
     from poolctl.commands.progress import ScreenProgress
@@ -153,6 +154,12 @@ def recommend(
     print_result(result, as_json=as_json, color=color)
     write_outputs(outputs, result)
     return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
+
+
+def _choose_kind(options: dict[str, Any]) -> "ReportKind":
+    if options["fleet"] is not None:
+        return "fleet"
+    return "untried recommendation" if options["no_verify"] else "recommendation"
 
 
 def repeat_command(words: Sequence[str]) -> str:

@@ -72,14 +72,16 @@ def write_csv(result: "Result") -> str:
     Raises CannotDo for a result without such a table.
     """
     if isinstance(result, SimulateResult) and result.batch is not None:
-        return _write(_batch_lines(result.batch))
+        return _write(_list_runs(result.batch))
     if isinstance(result, RecommendResult):
         tried = result.verification
         if tried is None or not (tried.swept or tried.moments):
-            raise CannotDo("no size was tried, so there is no table", hint="write .md, .html or .json instead")
-        return _write(_attribute_lines(TRIED_COLUMNS, (*tried.swept, *tried.moments)))
+            raise CannotDo("no size was tried, so there is no table", hint="add --verify, or write .md, .html or .json")
+        return _write(
+            _list_attributes(TRIED_COLUMNS, (*sorted(tried.swept, key=lambda trial: trial.max_open), *tried.moments))
+        )
     if isinstance(result, FleetResult):
-        return _write(_attribute_lines(LIMIT_COLUMNS, result.check.limits))
+        return _write(_list_attributes(LIMIT_COLUMNS, result.check.limits))
     raise CannotDo("the report has no table of runs", hint="write .md, .html or .json instead")
 
 
@@ -89,14 +91,14 @@ def _write(lines: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _attribute_lines(columns: Sequence[str], records: Iterable[object]) -> Iterator[Sequence[object]]:
+def _list_attributes(columns: Sequence[str], records: Iterable[object]) -> Iterator[Sequence[object]]:
     yield columns
     for record in records:
         values = [getattr(record, name) for name in columns]
         yield [int(value) if isinstance(value, bool) else value for value in values]
 
 
-def _batch_lines(batch: Batch) -> Iterator[Sequence[object]]:
+def _list_runs(batch: Batch) -> Iterator[Sequence[object]]:
     yield [*(axis.key for axis in batch.axes), *RUN_COLUMNS]
     values = [dict(zip(axis.words, axis.values, strict=True)) for axis in batch.axes]
     for point in batch.points:

@@ -63,7 +63,7 @@ def lay_out_columns(table: Table, signs: str = "") -> list[tuple[str, str]]:
     order = [at for at in range(len(table.header)) if at != table.words % len(table.header)]
     rows = [[row[at] for at in order] for row in (table.header, *table.rows)]
     if table.bars and signs:
-        drawn = ["" * SHARE_BAR, *(draw_share(share, signs) for share in table.bars.shares)]
+        drawn = ["", *(draw_share(share, signs) for share in table.bars.shares)]
         for row, bar in zip(rows, drawn, strict=True):
             row.insert(table.bars.at, bar)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
@@ -96,7 +96,7 @@ def draw(chart: TimeChart | BarChart | HeatMap, width: int, *, ascii_only: bool 
     return _draw_heat(chart, max(width, 40), ascii_only)
 
 
-def plain(lines: Sequence[Line]) -> list[str]:
+def strip_roles(lines: Sequence[Line]) -> list[str]:
     """Return the lines as text, without roles."""
     return ["".join(piece.text for piece in line).rstrip() for line in lines]
 
@@ -114,47 +114,48 @@ def _draw_lines(chart: TimeChart, width: int, ascii_only: bool) -> list[Line]:
     columns = width - margin - 1
     lines: list[Line] = []
     for panel in chart.panels:
-        lines.append(_panel_title(panel, columns + margin + 1, ascii_only))
-        lines += _panel(panel, chart, margin, columns, ascii_only)
-    return lines + _time_axis(chart, margin, columns, ascii_only)
+        lines.append(_draw_panel_title(panel, columns + margin + 1, ascii_only))
+        lines += _draw_panel(panel, chart, margin, columns, ascii_only)
+    return lines + _draw_time_axis(chart, margin, columns, ascii_only)
 
 
-def _panel(panel: Panel, chart: TimeChart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
+def _draw_panel(panel: Panel, chart: TimeChart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
     height = panel.rows
     across, upward = (1, 1) if ascii_only else (2, 4)
     levels = []
     for layer in panel.layers:
         values = resample(layer.values, chart.at, chart.start, chart.end, columns * across)
-        levels.append((layer, [_dots(value, panel.top, height * upward) for value in values]))
+        levels.append((layer, [_count_dots(value, panel.top, height * upward) for value in values]))
     limit_row = None
     if panel.limit:
-        limit_row = (_dots(panel.limit.value, panel.top, height * upward) - 1) // upward
+        limit_row = (_count_dots(panel.limit.value, panel.top, height * upward) - 1) // upward
     lines: list[Line] = []
     for row in reversed(range(height)):
-        label = _label(panel, row, height, limit_row)
+        label = _label_row(panel, row, height, limit_row)
         lines.append([Piece(f"{label:>{margin - 1}} ", "axis"), Piece("|" if ascii_only else "┤", "axis")])
         for column in range(columns):
-            text, role = _cell(levels, column, row, ascii_only)
+            text, role = _draw_cell(levels, column, row, ascii_only)
             if not role and row == limit_row:
                 text, role = ("-" if ascii_only else "╌"), "limit"
             _append(lines[-1], text, role)
     return lines
 
 
-def _dots(value: float, top: float, most: int) -> int:
+def _count_dots(value: float, top: float, most: int) -> int:
     """Return the height in dots. The topmost one lights only when ``top`` is reached, and 1 of many still shows."""
     if value <= 0:
         return 0
     return most if value >= top else min(ceil(value / top * most), max(most - 1, 1))
 
 
-def _cell(levels: Sequence[tuple[Layer, list[int]]], column: int, row: int, ascii_only: bool) -> tuple[str, str]:
+def _draw_cell(levels: Sequence[tuple[Layer, list[int]]], column: int, row: int, ascii_only: bool) -> tuple[str, str]:
     text, role = " ", ""
     if ascii_only:
         for layer, heights in levels:
             if heights[column] > row:
                 text, role = _ASCII[layer.role], layer.role
         return text, role
+    # One cell holds 2 x 4 dots. Later layers lie in front: the last one that lights a dot colors the whole cell.
     bits = 0
     for layer, heights in levels:
         for side in (0, 1):
@@ -168,7 +169,7 @@ def _cell(levels: Sequence[tuple[Layer, list[int]]], column: int, row: int, asci
     return (chr(0x2800 + bits), role) if bits else (text, role)
 
 
-def _label(panel: Panel, row: int, height: int, limit_row: int | None) -> str:
+def _label_row(panel: Panel, row: int, height: int, limit_row: int | None) -> str:
     if row == limit_row and panel.limit:
         return format_count(panel.limit.value)
     if row == height - 1 and limit_row != height - 2:
@@ -176,7 +177,7 @@ def _label(panel: Panel, row: int, height: int, limit_row: int | None) -> str:
     return "0" if row == 0 else ""
 
 
-def _panel_title(panel: Panel, width: int, ascii_only: bool) -> Line:
+def _draw_panel_title(panel: Panel, width: int, ascii_only: bool) -> Line:
     signs = _ASCII if ascii_only else {"in_use": "⣿", "open": "⢕", "waiting": "⣿", "server": "⣿"}
     keys = [(signs[layer.role], layer.role, layer.name) for layer in reversed(panel.layers) if len(panel.layers) > 1]
     if panel.limit:
@@ -190,7 +191,7 @@ def _panel_title(panel: Panel, width: int, ascii_only: bool) -> Line:
     return line
 
 
-def _time_axis(chart: TimeChart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
+def _draw_time_axis(chart: TimeChart, margin: int, columns: int, ascii_only: bool) -> list[Line]:
     corner, dash, tick = ("+", "-", "+") if ascii_only else ("└", "─", "┬")
     span = max(chart.end - chart.start, 1e-9)
     labels = [" "] * (margin + 1 + columns)
@@ -202,10 +203,10 @@ def _time_axis(chart: TimeChart, margin: int, columns: int, ascii_only: bool) ->
         begin = max(0, min(margin + 1 + place - len(text) // 2, len(labels) - len(text)))
         labels[begin : begin + len(text)] = text
     lines: list[Line] = [[Piece(" " * margin + corner + "".join(rule), "axis")], [Piece("".join(labels), "axis")]]
-    return lines + _mark_lines(chart, margin + 1, columns, "^" if ascii_only else "▲")
+    return lines + _draw_marks(chart, margin + 1, columns, "^" if ascii_only else "▲")
 
 
-def _mark_lines(chart: TimeChart, margin: int, columns: int, sign: str) -> list[Line]:
+def _draw_marks(chart: TimeChart, margin: int, columns: int, sign: str) -> list[Line]:
     """Return the marks under the axis; one that has no room goes to the next line, and the third line is the last."""
     rows: list[str] = []
     span = max(chart.end - chart.start, 1e-9)
@@ -234,26 +235,28 @@ def _append(line: Line, text: str, role: str) -> None:
 def _draw_bars(chart: BarChart, width: int, ascii_only: bool) -> list[Line]:
     top = max(chart.values)
     margin = max(len(format_value(top, chart.unit)), 1) + 1
-    cell = _cell_width(chart.labels, width - margin - 1)
+    cell = _measure_cell(chart.labels, width - margin - 1)
     across = (width - margin - 1) // cell
-    lines = _chart_title(chart.title, f"across: {chart.key}", width)
+    lines = _draw_title(chart.title, f"across: {chart.key}", width)
     for first in range(0, len(chart.values), across):
         shown = chart.values[first : first + across]
         for row in reversed(range(_BAR_ROWS)):
             label = format_value(top, chart.unit) if row == _BAR_ROWS - 1 else "0" if row == 0 else ""
-            drawn = "".join(_bar(value, top, row, ascii_only) * max(cell - 1, 1) + " " * (cell > 1) for value in shown)
-            lines.append(_list_row(label, margin, Piece(drawn, chart.role), ascii_only))
-        lines.append([Piece(" " * (margin + 1) + _labels(chart.labels[first : first + across], cell), "axis")])
+            drawn = "".join(
+                _draw_bar(value, top, row, ascii_only) * max(cell - 1, 1) + " " * (cell > 1) for value in shown
+            )
+            lines.append(_draw_row(label, margin, Piece(drawn, chart.role), ascii_only))
+        lines.append([Piece(" " * (margin + 1) + _draw_labels(chart.labels[first : first + across], cell), "axis")])
     return lines
 
 
 def _draw_heat(heat: HeatMap, width: int, ascii_only: bool) -> list[Line]:
     classes = divide_heat(heat.known)
-    shades = _shades(len(classes), ascii_only)
+    shades = _choose_shades(len(classes), ascii_only)
     margin = max(len(row) for row in heat.rows) + 1
-    cell = _cell_width(heat.columns, width - margin - 1)
+    cell = _measure_cell(heat.columns, width - margin - 1)
     across = (width - margin - 1) // cell
-    lines = _chart_title(heat.title, f"across: {heat.across}, down: {heat.down}", width)
+    lines = _draw_title(heat.title, f"across: {heat.across}, down: {heat.down}", width)
     for first in range(0, len(heat.columns), across):
         for name, row in zip(heat.rows, heat.values, strict=True):
             cells = [
@@ -261,12 +264,12 @@ def _draw_heat(heat: HeatMap, width: int, ascii_only: bool) -> list[Line]:
                 for value in row[first : first + across]
             ]
             drawn = "".join(shade * cell for shade in cells)
-            lines.append(_list_row(name, margin, Piece(drawn, heat.role), ascii_only))
-        lines.append([Piece(" " * (margin + 1) + _labels(heat.columns[first : first + across], cell), "axis")])
+            lines.append(_draw_row(name, margin, Piece(drawn, heat.role), ascii_only))
+        lines.append([Piece(" " * (margin + 1) + _draw_labels(heat.columns[first : first + across], cell), "axis")])
     return lines + _draw_key(heat, shades, width)
 
 
-def _shades(classes: int, ascii_only: bool) -> str:
+def _choose_shades(classes: int, ascii_only: bool) -> str:
     """Return the sign of nothing, and then that of each class; a single class is the darkest."""
     shades = _ASCII_SHADES if ascii_only else _SHADES
     return shades[0] + shades[1:][-classes:] if classes else shades[0]
@@ -285,17 +288,17 @@ def _draw_key(heat: HeatMap, shades: str, width: int) -> list[Line]:
     return lines
 
 
-def _chart_title(title: str, axes: str, width: int) -> list[Line]:
+def _draw_title(title: str, axes: str, width: int) -> list[Line]:
     if len(title) + len(GAP) + len(axes) <= width:
         return [[Piece(title, "title"), Piece(GAP + axes, "")]]
     return [[Piece(title, "title")], [Piece(GAP + axes[: width - len(GAP)], "")]]
 
 
-def _list_row(label: str, margin: int, drawn: Piece, ascii_only: bool) -> Line:
+def _draw_row(label: str, margin: int, drawn: Piece, ascii_only: bool) -> Line:
     return [Piece(f"{label:>{margin - 1}} {'|' if ascii_only else '┤'}", "axis"), drawn]
 
 
-def _bar(value: float, top: float, row: int, ascii_only: bool) -> str:
+def _draw_bar(value: float, top: float, row: int, ascii_only: bool) -> str:
     """Return the part of a bar within ``row``, in eighths; a value above 0 always shows."""
     eighths = 0 if value <= 0 or top <= 0 else max(1, round(value / top * _BAR_ROWS * 8))
     part = min(max(eighths - row * 8, 0), 8)
@@ -304,13 +307,13 @@ def _bar(value: float, top: float, row: int, ascii_only: bool) -> str:
     return _EIGHTHS[part]
 
 
-def _cell_width(labels: Sequence[str], room: int) -> int:
+def _measure_cell(labels: Sequence[str], room: int) -> int:
     """Return the columns of each value: enough for its label where there is room for all."""
     widest = max(_WIDEST_CELL, max(map(len, labels)) + 1)
     return max(1, min(widest, room // len(labels)))
 
 
-def _labels(labels: Sequence[str], cell: int) -> str:
+def _draw_labels(labels: Sequence[str], cell: int) -> str:
     """Return as many labels as have room, each below the cell that it belongs to, at equal distances."""
     longest = max(len(label) for label in labels)
     every = ceil((longest + 1) / cell)

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from poolctl.report.blocks import Report
     from poolctl.report.build import Result
 
-ReportKind = Literal["run", "sweep", "large sweep", "replications", "inspection", "recommendation", "fleet"]
+ReportKind = Literal[
+    "run", "sweep", "large sweep", "replications", "inspection", "recommendation", "untried recommendation", "fleet"
+]
 
 _TEXTS = (".md", ".html", ".json")
 FORMATS: dict[ReportKind, tuple[str, ...]] = {
@@ -25,10 +27,12 @@ FORMATS: dict[ReportKind, tuple[str, ...]] = {
     "replications": (*_TEXTS, ".csv"),
     "inspection": (*_TEXTS, ".svg"),
     "recommendation": (*_TEXTS, ".svg", ".csv"),
+    "untried recommendation": _TEXTS,
     "fleet": (*_TEXTS, ".csv"),
 }
 """The formats of each kind of report: .svg where it has a chart, .csv where it has a table that programs read. A
-comparison is a run to its reader, and a large sweep, of more than two keys, has no picture."""
+comparison is a run to its reader; a large sweep, of more than two keys, has no picture; and the chart and the table of
+a recommendation are about the sizes that were tried."""
 
 OUTPUT_HELP = {
     "simulate": "Also write the report as .md, .html, .json or .svg; a sweep or replications also as .csv.",
@@ -73,12 +77,13 @@ def write_report(path: Path, result: "Result", *, repeat: str = "") -> None:
 
         text = write_page(build_report(result, repeat=repeat), result.to_json())
     else:
-        text = _picture(build_report(result, repeat=repeat))
+        text = _draw_picture(build_report(result, repeat=repeat), result)
     write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace the file's contents, whole or not at all. Raises CannotDo."""
+    # In the same folder: a rename is only atomic within one file system.
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_text(text, encoding="utf-8")
@@ -89,11 +94,15 @@ def write_text(path: Path, text: str) -> None:
         raise CannotDo(f"cannot write {path}: {error.strerror}", hint="give another --output") from None
 
 
-def _picture(report: "Report") -> str:
+def _draw_picture(report: "Report", result: "Result") -> str:
+    from poolctl.api.results import RecommendResult
     from poolctl.report.blocks import collect_charts, headline_of
     from poolctl.report.svg import write_svg
 
     charts = tuple(collect_charts(report))
+    if not charts and isinstance(result, RecommendResult):
+        hint = "add --verify, or write .md, .html or .json"
+        raise CannotDo("fewer than two sizes were tried, so there is no chart", hint=hint)
     if not charts:
         raise CannotDo("there is too little data for a chart", hint="write .md, .html or .json instead")
     return write_svg(charts, subtitle=headline_of(report))
@@ -101,6 +110,8 @@ def _picture(report: "Report") -> str:
 
 def _elsewhere(suffix: str, kind: ReportKind) -> str:
     """Return a hint for a format that poolctl writes of other reports, "" for a format that it does not know."""
+    if kind == "untried recommendation" and suffix in (".svg", ".csv"):
+        return f"{suffix} shows the sizes that were tried: leave --no-verify out"
     if suffix == ".svg":
         reason = {
             "large sweep": "a sweep of more than two keys has no picture",

@@ -88,7 +88,7 @@ def write_page(report: Report, document: str) -> str:
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             # An icon of nothing: a browser would ask the page's server for one.
             '<link rel="icon" href="data:,">',
-            f"<title>poolctl: {_text(headline_of(report))}</title>",
+            f"<title>poolctl: {_escape(headline_of(report))}</title>",
             f"<style>{_STYLE}</style></head><body>",
             *_Body().write(report),
             f'<script type="application/json" id="poolctl-data">{data}</script>',
@@ -112,82 +112,82 @@ class _Body:
     def _block(self, block: Block, level: int) -> Iterator[str]:
         match block:
             case Verdict():
-                tone = _tone(block.word, block.severity)
-                yield f'<h1 class="{tone}">{_text(headline_of((block,)))}</h1>'
+                tone = _choose_tone(block.word, block.severity)
+                yield f'<h1 class="{tone}">{_escape(headline_of((block,)))}</h1>'
             case Note(kind="caution"):
-                yield f'<p class="caution">{_text(block.text)}</p>'
+                yield f'<p class="caution">{_escape(block.text)}</p>'
             case Note():
-                yield f'<p class="quiet">{_text(block.text)}</p>'
+                yield f'<p class="quiet">{_escape(block.text)}</p>'
             case FindingBlock():
-                yield from _finding(block)
+                yield from _write_finding(block)
             case Points():
-                yield _points(block)
+                yield _write_points(block)
             case Facts():
-                yield _facts(block)
+                yield _write_facts(block)
             case Table():
-                yield from _table(block, level)
+                yield from _write_table(block, level)
             case ChartBlock():
                 self._charts += 1
                 picture = write_svg([block.chart], name=f"chart{self._charts}", standalone=False)
                 # A region that scrolls has to be reached by the keyboard.
                 yield f'<figure tabindex="0">{picture}</figure>'
             case Code():
-                title = _heading(block.title.rstrip(":"), level + 1)
-                yield f"{title}<pre>{_lines(block.text)}</pre>"
+                title = _write_heading(block.title.rstrip(":"), level + 1)
+                yield f"{title}<pre>{_escape_lines(block.text)}</pre>"
             case Repeat():
-                yield f"<h{level}>Repeat with</h{level}><pre>{_lines(block.command)}</pre>"
+                yield f"<h{level}>Repeat with</h{level}><pre>{_escape_lines(block.command)}</pre>"
             case Section():
-                yield _heading(block.title, level)
+                yield _write_heading(block.title, level)
                 yield from self.write(block.blocks, level + 1 if block.title else level)
 
 
-def _finding(finding: FindingBlock) -> Iterator[str]:
-    tone = _tone(finding.word, finding.severity)
+def _write_finding(finding: FindingBlock) -> Iterator[str]:
+    tone = _choose_tone(finding.word, finding.severity)
     yield f'<div class="finding {tone}">'
     if finding.summary:
-        name = f"<strong>{_text(finding.name)}</strong> " if finding.name else ""
-        yield f'<p>{name}<span class="word">{_text(finding.word)}</span> {_text(finding.summary)}</p>'
+        name = f"<strong>{_escape(finding.name)}</strong> " if finding.name else ""
+        yield f'<p>{name}<span class="word">{_escape(finding.word)}</span> {_escape(finding.summary)}</p>'
     if finding.about:
-        yield f'<p class="quiet">{_text(finding.about)}</p>'
+        yield f'<p class="quiet">{_escape(finding.about)}</p>'
     for caution in finding.cautions:
-        yield f'<p class="caution">{_text(caution)}</p>'
+        yield f'<p class="caution">{_escape(caution)}</p>'
     if not is_empty(finding.points):
-        yield _points(finding.points)
+        yield _write_points(finding.points)
     yield "</div>"
 
 
-def _points(points: Points) -> str:
+def _write_points(points: Points) -> str:
     rows = []
     for group in points.groups:
         items = [
-            _text(item.text) + (f"<br>last query: <code>{_text(item.query)}</code>" if item.query else "")
+            _escape(item.text) + (f"<br>last query: <code>{_escape(item.query)}</code>" if item.query else "")
             for item in group.items
         ]
         if len(items) > 1:
             kind = "ol" if group.is_ordered else "ul"
             items = [f"<{kind}>{''.join(f'<li>{item}</li>' for item in items)}</{kind}>"]
         if items:
-            rows.append(f"<dt>{_text(group.label)}</dt><dd>{items[0]}</dd>")
+            rows.append(f"<dt>{_escape(group.label)}</dt><dd>{items[0]}</dd>")
     return f"<dl>{''.join(rows)}</dl>"
 
 
-def _facts(block: Facts) -> str:
-    return f'<dl class="facts">{"".join(map(_fact, block.facts))}</dl>'
+def _write_facts(block: Facts) -> str:
+    return f'<dl class="facts">{"".join(map(_write_fact, block.facts))}</dl>'
 
 
-def _fact(fact: Fact) -> str:
+def _write_fact(fact: Fact) -> str:
     numbers = []
     for item in fact.items:
         words = f"{item.sign} {item.name} {item.value}".strip()
         kind = ' class="long"' if len(words) > 30 else ""
-        numbers.append(f"<span{kind}>{_text(words)}</span>")
-    note = f'<span class="note">({_text(fact.note)})</span>' if fact.note else ""
-    return f"<dt>{_text(fact.label)}</dt><dd>{' '.join(numbers)} {note}</dd>"
+        numbers.append(f"<span{kind}>{_escape(words)}</span>")
+    note = f'<span class="note">({_escape(fact.note)})</span>' if fact.note else ""
+    return f"<dt>{_escape(fact.label)}</dt><dd>{' '.join(numbers)} {note}</dd>"
 
 
-def _table(table: Table, level: int) -> Iterator[str]:
+def _write_table(table: Table, level: int) -> Iterator[str]:
     """Yield the table in a box that scrolls by itself where it is wider than the screen."""
-    yield _heading(table.title, level)
+    yield _write_heading(table.title, level)
     words = table.words % len(table.header)
     order = list(range(len(table.header)))
     if table.header[words] in NAMING:
@@ -196,17 +196,17 @@ def _table(table: Table, level: int) -> Iterator[str]:
     kinds = [_column_kind(table, at) for at in order]
     rows = [[(table.header[at], "th") for at in order], *([(row[at], "td") for at in order] for row in table.rows)]
     lines = [
-        [f"<{tag}{_class(kind)}>{_text(cell)}</{tag}>" for (cell, tag), kind in zip(row, kinds, strict=True)]
+        [f"<{tag}{_write_class(kind)}>{_escape(cell)}</{tag}>" for (cell, tag), kind in zip(row, kinds, strict=True)]
         for row in rows
     ]
     if table.bars:
         at = order.index(table.bars.at - 1) + 1
-        for line, bar in zip(lines, ["<th></th>", *map(_bar, table.bars.shares)], strict=True):
+        for line, bar in zip(lines, ["<th></th>", *map(_draw_share, table.bars.shares)], strict=True):
             line.insert(at, bar)
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in lines)
     yield f'<div class="wide" tabindex="0"><table>{body}</table></div>'
     if table.more:
-        yield f'<p class="quiet">{_text(table.more)}</p>'
+        yield f'<p class="quiet">{_escape(table.more)}</p>'
 
 
 def _column_kind(table: Table, at: int) -> str:
@@ -218,40 +218,40 @@ def _column_kind(table: Table, at: int) -> str:
     return "short" if longest <= _SHORT else "text" if longest <= _LONG else "words"
 
 
-def _bar(share: float) -> str:
+def _draw_share(share: float) -> str:
     full = ' class="full"' if share >= 1 else ""
     width = f"{min(share, 1) * 100:.0f}%"
     return f'<td><span class="share" aria-hidden="true"><i{full} style="width: {width}"></i></span></td>'
 
 
-def _heading(title: str, level: int) -> str:
-    return f"<h{level}>{_text(title)}</h{level}>" if title else ""
+def _write_heading(title: str, level: int) -> str:
+    return f"<h{level}>{_escape(title)}</h{level}>" if title else ""
 
 
-def _tone(word: str, severity: str | None) -> str:
+def _choose_tone(word: str, severity: str | None) -> str:
     """Return the class that colors a verdict or a finding."""
     return "ok" if word == "OK" else "" if word == "NO VERDICT" else severity or ""
 
 
-def _class(kind: str) -> str:
+def _write_class(kind: str) -> str:
     return f' class="{kind}"' if kind else ""
 
 
-def _lines(text: str) -> str:
+def _escape_lines(text: str) -> str:
     """Escape text that keeps its lines and its indentation."""
     return escape("\n".join(_keep_indent(line.expandtabs(4)) for line in text.splitlines()))
 
 
 def _keep_indent(line: str) -> str:
     bare = line.lstrip(" ")
-    return " " * (len(line) - len(bare)) + _harmless(bare)
+    return " " * (len(line) - len(bare)) + _write_out_controls(bare)
 
 
-def _harmless(line: str) -> str:
+def _write_out_controls(line: str) -> str:
     """Return a line of code with control characters written out, and spaces as they are."""
     return "".join(c if c.isprintable() else neutralize(c, None) for c in line)
 
 
-def _text(words: str) -> str:
+def _escape(words: str) -> str:
     """Escape text that stands on one line, harmless also where its report forgot to neutralize it."""
     return escape(neutralize(words, _TEXT_LIMIT))

@@ -22,7 +22,7 @@ from poolctl.report.blocks import (
     Verdict,
     is_empty,
 )
-from poolctl.report.drawing import draw, lay_out_columns, plain
+from poolctl.report.drawing import draw, lay_out_columns, strip_roles
 
 _CHART_WIDTH = 76
 """Columns of a chart: narrow enough for the code blocks of a chat."""
@@ -37,7 +37,7 @@ _LINK = re.compile(r":(?=//)|(?<=\bwww)\.")
 
 def write_markdown(report: Report) -> str:
     """Return the report, the verdict first, in the order of the terminal's."""
-    lines = (line for block in report for line in _lines(block, 2))
+    lines = (line for block in report for line in _write_block(block, 2))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip() + "\n"
 
 
@@ -51,27 +51,27 @@ def escape_markdown(text: str) -> str:
     return _MENTION.sub("(at)", safe)
 
 
-def _lines(block: Block, level: int) -> Iterator[str]:
+def _write_block(block: Block, level: int) -> Iterator[str]:
     """Yield the lines of a block. ``level``: of a heading of its section."""
     if is_empty(block):
         return
     match block:
         case Verdict():
-            yield f"**{block.word}** {escape_markdown(block.sentence)}" if block.word else _bold(block.sentence)
+            yield f"**{block.word}** {escape_markdown(block.sentence)}" if block.word else _embolden(block.sentence)
         case Note(kind="caution"):
             yield from ("", f"> {escape_markdown(block.text)}")
         case Note():
             yield from ("", escape_markdown(f"({block.text})" if block.kind == "aside" else block.text))
         case FindingBlock():
-            yield from _finding(block)
+            yield from _write_finding(block)
         case Points():
-            yield from _points(block)
+            yield from _write_points(block)
         case Facts():
-            yield from ("", *_fence(_fact_lines(block)))
+            yield from ("", *_fence(_write_facts(block)))
         case Table():
-            yield from _table(block)
+            yield from _write_table(block)
         case ChartBlock():
-            yield from ("", *_fence(plain(draw(block.chart, _CHART_WIDTH, ascii_only=True)), "text"))
+            yield from ("", *_fence(strip_roles(draw(block.chart, _CHART_WIDTH, ascii_only=True)), "text"))
         case Code():
             title = f"{block.title.rstrip(':')}:" if block.title else ""
             yield from ("", escape_markdown(title), *_fence(block.text.splitlines(), block.language))
@@ -79,38 +79,38 @@ def _lines(block: Block, level: int) -> Iterator[str]:
             yield from ("", "Repeat with:", *_fence([block.command], "sh"))
         case Section():
             if block.title:
-                heading = f"{'#' * level} {escape_markdown(block.title)}" if block.is_detail else _bold(block.title)
+                heading = f"{'#' * level} {escape_markdown(block.title)}" if block.is_detail else _embolden(block.title)
                 yield from ("", heading)
             for inner in block.blocks:
                 # A chart that a terminal leaves out has no place in a chat either.
                 if not (block.is_detail and isinstance(inner, ChartBlock)):
-                    yield from _lines(inner, level + 1)
+                    yield from _write_block(inner, level + 1)
 
 
-def _finding(finding: FindingBlock) -> Iterator[str]:
+def _write_finding(finding: FindingBlock) -> Iterator[str]:
     if finding.summary:
-        name = f"{_bold(finding.name)} " if finding.name else ""
+        name = f"{_embolden(finding.name)} " if finding.name else ""
         yield from ("", f"{name}**{finding.word}** {escape_markdown(finding.summary)}")
     if finding.about:
         yield from ("", escape_markdown(finding.about))
     for caution in finding.cautions:
         yield from ("", f"> {escape_markdown(caution)}")
-    yield from _points(finding.points)
+    yield from _write_points(finding.points)
 
 
-def _points(points: Points) -> Iterator[str]:
+def _write_points(points: Points) -> Iterator[str]:
     """Yield one item behind its label, several as a list below it."""
     for group in points.groups:
         if len(group.items) == 1 and not group.items[0].query:
-            yield from ("", f"{_bold(group.label)} {escape_markdown(group.items[0].text)}")
+            yield from ("", f"{_embolden(group.label)} {escape_markdown(group.items[0].text)}")
         elif group.items:
-            yield from ("", _bold(group.label), "")
+            yield from ("", _embolden(group.label), "")
             for number, item in enumerate(group.items, 1):
-                query = f"; last query: {_code(item.query)}" if item.query else ""
+                query = f"; last query: {_quote_code(item.query)}" if item.query else ""
                 yield f"{f'{number}.' if group.is_ordered else '-'} {escape_markdown(item.text)}{query}"
 
 
-def _fact_lines(block: Facts) -> Iterator[str]:
+def _write_facts(block: Facts) -> Iterator[str]:
     margin = max(len(fact.label) for fact in block.facts) + 2
     for fact in block.facts:
         words = ""
@@ -121,9 +121,9 @@ def _fact_lines(block: Facts) -> Iterator[str]:
         yield f"{fact.label:<{margin}}{'  '.join(filter(None, (words, note)))}"
 
 
-def _table(table: Table) -> Iterator[str]:
+def _write_table(table: Table) -> Iterator[str]:
     if table.title:
-        yield from ("", _bold(table.title))
+        yield from ("", _embolden(table.title))
     yield from ("", *_fence(f"{lead}{words}".rstrip() for lead, words in lay_out_columns(table)))
     if table.more:
         yield from ("", escape_markdown(table.more))
@@ -134,9 +134,9 @@ def _fence(lines: Iterable[str], language: str = "") -> Iterator[str]:
     yield from ("", f"```{language}", *(line.replace("`", "'") for line in lines), "```")
 
 
-def _code(text: str) -> str:
+def _quote_code(text: str) -> str:
     return f"`{text.replace('`', chr(39))}`"
 
 
-def _bold(text: str) -> str:
+def _embolden(text: str) -> str:
     return f"**{escape_markdown(text)}**"

@@ -203,9 +203,9 @@ class _RunLines(Lines):
         rate = (point.acquired - before) / (point.at - since) if point.at > since else 0.0
         self._last = (point.at, point.acquired)
         self.write(
-            f"progress: {point.at:.1f} s, {rate:.1f} acquired/s, open {_of(point.open, self._bounds.max_open)}, "
+            f"progress: {point.at:.1f} s, {rate:.1f} acquired/s, open {_format_of(point.open, self._bounds.max_open)}, "
             f"in_use {point.in_use}, idle {point.idle}, waiting {point.waiting}, "
-            f"server {_of(point.server_connections, self._bounds.usable)}, errors {point.errors}"
+            f"server {_format_of(point.server_connections, self._bounds.usable)}, errors {point.errors}"
         )
 
 
@@ -227,6 +227,7 @@ class LiveBlock:
         self._phase, self._began = neutralize(text, 200), self._now()
 
     def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
+        # Only stores: the engine must not wait for a slow terminal.
         with self._lock:
             self._points.append(point)
             self._errors = tuple(errors)
@@ -237,6 +238,7 @@ class LiveBlock:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         # The last column stays free: some terminals wrap a line that fills them all.
         width = min(options.max_width, WIDEST) - 1
+        # A copy, since the engine goes on writing while the lines are laid out.
         with self._lock:
             points, errors = list(self._points), self._errors
         lines = self._lines(width, points, errors) if points else [self._waiting()]
@@ -263,13 +265,13 @@ class LiveBlock:
         """Return how far the run is, and below it the open connections at each moment, against the limit."""
         at, duration, limit = points[-1].at, self._bounds.duration, self._bounds.max_open
         passed = f"  {at:.1f} s" if duration is None else f"  {min(at, duration):.1f} s of {format_duration(duration)}"
-        opened = f"  {_of(points[-1].open, limit)}"
+        opened = f"  {_format_of(points[-1].open, limit)}"
         name = self._name[: max(width // 3, 4)]
         left = len(name) + 2
         room = max(width - left - max(len(passed), len(opened)), 1)
         span = max(duration or 0.0, at, 1e-9)
         done = min(round(room * at / span), room)
-        full, rest = _gauge_signs(self._screen)
+        full, rest = _choose_signs(self._screen)
         values = resample([point.open for point in points], [point.at for point in points], 0.0, span, room)
         bars = draw_sparkline(values, room, float(max(limit, *values)), ascii_only=self._screen.ascii_only)
         return [
@@ -283,7 +285,7 @@ class LiveBlock:
             gauges.append(("opening", f"{point.opening:,}", ""))
         gauges.append(("waiting", f"{point.waiting:,}", STYLES["waiting"] if point.waiting else ""))
         if point.server_connections is not None:
-            gauges.append(("server", _of(point.server_connections, self._bounds.usable), STYLES["server"]))
+            gauges.append(("server", _format_of(point.server_connections, self._bounds.usable), STYLES["server"]))
         gap = "   " if width >= 60 else " "
         line = Text()
         for name, value, style in gauges:
@@ -376,7 +378,7 @@ class _Count:
         # The last column stays free: some terminals wrap a line that fills them all.
         text = self._text()
         room = max(min(options.max_width, 80) - len(text) - 3, 0)
-        full, rest = _gauge_signs(self._screen)
+        full, rest = _choose_signs(self._screen)
         part = round(room * self._done() / max(self._total, 1))
         line = Text.assemble((full * part, STYLES["in_use"]), rest * (room - part), "  ", text)
         line.no_wrap = True
@@ -402,7 +404,7 @@ def _redraw(block: SamplingBlock | _Count, console: Console) -> Live:
     )
 
 
-def _gauge_signs(screen: Screen) -> tuple[str, str]:
+def _choose_signs(screen: Screen) -> tuple[str, str]:
     return ("#", "-") if screen.ascii_only else ("━", "╌")
 
 
@@ -412,7 +414,7 @@ def _describe_error(error: ObservedError) -> str:
     return f"{neutralize(error.kind.origin, 20)}{code}: {text} (first at {format_duration(error.first_at)})"
 
 
-def _of(value: int | None, bound: int | None) -> str:
+def _format_of(value: int | None, bound: int | None) -> str:
     if value is None:
         return "-"
     return f"{value:,} of {bound:,}" if bound else f"{value:,}"

@@ -97,7 +97,7 @@ class Screen:
             self.print(Text.assemble(head, rest))
             return
         indent = head.cell_len if hang is None else hang
-        lines = _wrapped(self.console, rest, self.console.width - head.cell_len, self.console.width - indent)
+        lines = _wrap(self.console, rest, self.console.width - head.cell_len, self.console.width - indent)
         self.print(Text.assemble(head, lines[0]))
         for line in lines[1:]:
             self.print(Text.assemble(" " * indent, line))
@@ -129,7 +129,7 @@ def open_screen(
     console = _Pipe(
         file=out,
         # rich takes each dumb terminal for 80 columns wide.
-        width=_columns(out) if width is None and terminal and dumb else width,
+        width=_measure_columns(out) if width is None and terminal and dumb else width,
         color_system=_color_system() if _is_colored(color, env, terminal and not dumb) else None,
         # All of these are given, or rich would read the environment: it takes FORCE_COLOR for a terminal, and would
         # animate into the log of a CI job.
@@ -144,7 +144,7 @@ def open_screen(
     return Screen(console, width is None and not terminal, ascii_only, console.is_interactive)
 
 
-def _wrapped(console: Console, text: Text, first: int, others: int) -> list[Text]:
+def _wrap(console: Console, text: Text, first: int, others: int) -> list[Text]:
     """Return ``text`` in lines, the first of which may have another width; a number stays with its unit."""
     text = text.copy()
     text.plain = _BEFORE_UNIT.sub(_GLUE, text.plain)
@@ -172,7 +172,7 @@ def _color_system() -> Literal["auto", "standard"]:
     return "auto" if sys.platform == "win32" else "standard"
 
 
-def _columns(stream: TextIO) -> int | None:
+def _measure_columns(stream: TextIO) -> int | None:
     try:
         return os.get_terminal_size(stream.fileno()).columns or None
     except (OSError, ValueError):
@@ -183,7 +183,7 @@ def _is_unicode(stream: TextIO) -> bool:
     return (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-").startswith("utf")
 
 
-def _stand_in(error: UnicodeError) -> tuple[str, int]:
+def _substitute(error: UnicodeError) -> tuple[str, int]:
     """Return what a stream gets for characters that it cannot write: one for one, so that columns stay straight."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
@@ -191,4 +191,4 @@ def _stand_in(error: UnicodeError) -> tuple[str, int]:
     return wrong.translate(_STAND_INS).encode("ascii", "replace").decode(), error.end
 
 
-codecs.register_error("poolctl.stand-in", _stand_in)
+codecs.register_error("poolctl.stand-in", _substitute)

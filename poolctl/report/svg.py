@@ -76,19 +76,19 @@ def write_svg(
     for number, chart in enumerate(charts):
         if number:
             y += _GAP + _TITLE
-            parts.append(f'<text class="head" x="16" y="{y:.1f}">{_text(_title_of(chart))}</text>')
+            parts.append(f'<text class="head" x="16" y="{y:.1f}">{_escape(_name_chart(chart))}</text>')
             y += _GAP
-        drawn, y = _chart(chart, y)
+        drawn, y = _draw_chart(chart, y)
         parts += drawn
     total = round(y)
-    title = _text(_title_of(charts[0]))
-    about = _text(" ".join(filter(None, [subtitle, *map(_description, charts)])), None)
+    title = _escape(_name_chart(charts[0]))
+    about = _escape(" ".join(filter(None, [subtitle, *map(_describe, charts)])), None)
     head = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="poolctl-chart" viewBox="0 0 {WIDTH} {total}" '
         f'width="{WIDTH}" height="{total}" role="img" aria-labelledby="{name}-title {name}-desc">',
         f'<title id="{name}-title">{title}</title>',
         f'<desc id="{name}-desc">{about}</desc>',
-        f"<style>{_style()}</style>",
+        f"<style>{_write_style()}</style>",
         f'<rect class="ground" width="{WIDTH}" height="{total}"/>',
         f'<text class="head" x="16" y="28">{title}</text>',
     ]
@@ -97,29 +97,29 @@ def write_svg(
     return xml + "\n".join([*head, *parts, "</svg>"]) + "\n"
 
 
-def _title_of(chart: TimeChart | BarChart | HeatMap) -> str:
+def _name_chart(chart: TimeChart | BarChart | HeatMap) -> str:
     if isinstance(chart, TimeChart):
         return chart.title
     axes = f"by {chart.key}" if isinstance(chart, BarChart) else f"by {chart.across} and {chart.down}"
     return f"{chart.title} {axes}"
 
 
-def _chart(chart: TimeChart | BarChart | HeatMap, y: float) -> tuple[list[str], float]:
+def _draw_chart(chart: TimeChart | BarChart | HeatMap, y: float) -> tuple[list[str], float]:
     """Return the chart drawn from ``y`` on, and where it ends."""
     if isinstance(chart, BarChart):
-        return _bars(chart, y)
+        return _draw_bars(chart, y)
     if isinstance(chart, HeatMap):
-        return _heat(chart, y)
+        return _draw_heat(chart, y)
     parts, top = [], y + _TITLE
     for panel in chart.panels:
         height = _ROW * panel.rows
-        parts += _panel(panel, chart, y + _TITLE, height)
+        parts += _draw_panel(panel, chart, y + _TITLE, height)
         y += _TITLE + height + _GAP
-    axis, bottom = _time_axis(chart, top, y - _GAP)
+    axis, bottom = _draw_time_axis(chart, top, y - _GAP)
     return parts + axis, bottom
 
 
-def _bars(chart: BarChart, y: float) -> tuple[list[str], float]:
+def _draw_bars(chart: BarChart, y: float) -> tuple[list[str], float]:
     """Return a bar for each value, with as many labels as have room."""
     top, height = y + _GAP, _ROW * 4.0
     bottom, most = top + height, max(chart.values)
@@ -132,14 +132,14 @@ def _bars(chart: BarChart, y: float) -> tuple[list[str], float]:
     step = _PLOT / len(chart.values)
     for number, (label, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
         x, size = _LEFT + step * (number + 0.1), height * value / most
-        title = _text(f"{chart.key} {label}: {format_value(value, chart.unit)}")
+        title = _escape(f"{chart.key} {label}: {format_value(value, chart.unit)}")
         shape = f'x="{x:.1f}" y="{bottom - size:.1f}" width="{step * 0.8:.1f}" height="{size:.1f}"'
         parts.append(f'<rect class="{chart.role} bar" {shape}><title>{title}</title></rect>')
-    parts += _labels(chart.labels, step, bottom + _LINE)
+    parts += _draw_labels(chart.labels, step, bottom + _LINE)
     return parts, bottom + _AXIS
 
 
-def _heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
+def _draw_heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
     """Return a cell for each pair of values, darker for more, and below it what each shade stands for."""
     classes = divide_heat(heat.known)
     top = y + _GAP / 2
@@ -148,43 +148,44 @@ def _heat(heat: HeatMap, y: float) -> tuple[list[str], float]:
     parts = []
     for row, (label, values) in enumerate(zip(heat.rows, heat.values, strict=True)):
         at = top + height * row
-        parts.append(f'<text x="{_LEFT - 8}" y="{at + height / 2 + 4:.1f}" text-anchor="end">{_text(label)}</text>')
+        parts.append(f'<text x="{_LEFT - 8}" y="{at + height / 2 + 4:.1f}" text-anchor="end">{_escape(label)}</text>')
         for column, value in enumerate(values):
             if value is None:
                 continue
             where = f"{heat.across} {heat.columns[column]}, {heat.down} {label}"
-            title = _text(f"{where}: {format_value(value, heat.unit)}")
+            title = _escape(f"{where}: {format_value(value, heat.unit)}")
             shape = f'x="{_LEFT + step * column:.1f}" y="{at:.1f}" width="{step - 1:.1f}" height="{height - 1:.1f}"'
-            shade = _shade(find_heat_class(value, classes), len(classes))
+            shade = _choose_shade(find_heat_class(value, classes), len(classes))
             parts.append(f'<rect class="{heat.role} {shade}" {shape}><title>{title}</title></rect>')
     bottom = top + height * len(heat.rows)
-    parts += _labels(heat.columns, step, bottom + _LINE)
+    parts += _draw_labels(heat.columns, step, bottom + _LINE)
     x, bottom = float(_LEFT), bottom + _AXIS + _GAP
     for number, text in describe_heat(heat):
         if x + 30 + _CHARACTER * len(text) > WIDTH - _RIGHT:
             x, bottom = float(_LEFT), bottom + _LINE
-        shade = _shade(number, len(classes))
+        shade = _choose_shade(number, len(classes))
         parts.append(f'<rect class="{heat.role} {shade}" x="{x:.0f}" y="{bottom - 10:.1f}" width="18" height="12"/>')
-        parts.append(f'<text x="{x + 24:.0f}" y="{bottom:.1f}">{_text(text)}</text>')
+        parts.append(f'<text x="{x + 24:.0f}" y="{bottom:.1f}">{_escape(text)}</text>')
         x += 44 + _CHARACTER * len(text)
     return parts, bottom + _GAP
 
 
-def _shade(number: int, classes: int) -> str:
+def _choose_shade(number: int, classes: int) -> str:
     """Return the style of a class of heat; a single class is the darkest."""
     return f"heat{number + HEAT_CLASSES - classes if number else 0}"
 
 
-def _labels(labels: Sequence[str], step: float, y: float) -> list[str]:
+def _draw_labels(labels: Sequence[str], step: float, y: float) -> list[str]:
     """Return as many labels as have room, each below the middle of its bar or cell."""
     every = ceil((max(map(len, labels)) + 1) * _CHARACTER / step)
-    return [
-        f'<text x="{_LEFT + step * (number + 0.5):.1f}" y="{y:.1f}" text-anchor="middle">{_text(labels[number])}</text>'
-        for number in range(0, len(labels), every)
-    ]
+    parts = []
+    for number in range(0, len(labels), every):
+        x = _LEFT + step * (number + 0.5)
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{_escape(labels[number])}</text>')
+    return parts
 
 
-def _style() -> str:
+def _write_style() -> str:
     """Return the style sheet, light by default: most programs that draw SVG know no media queries."""
     shapes = """text { font: 12px system-ui, -apple-system, "Segoe UI", Helvetica, Arial, sans-serif }
 .head { font-size: 16px; font-weight: 600 }
@@ -203,13 +204,13 @@ path.limit { fill: none; stroke-dasharray: 7 4 }
         f".heat{number}.heat{number} {{ stroke: none; fill-opacity: {opacity} }}"
         for number, opacity in enumerate(_HEAT_OPACITIES)
     )
-    dark = "\n".join(f".poolctl-chart {rule}" for rule in _colors(_DARK).splitlines())
-    rules = (shapes + areas + "\n" + heat + "\n" + _colors(_LIGHT)).splitlines()
+    dark = "\n".join(f".poolctl-chart {rule}" for rule in _write_colors(_DARK).splitlines())
+    rules = (shapes + areas + "\n" + heat + "\n" + _write_colors(_LIGHT)).splitlines()
     light = "\n".join(f".poolctl-chart {rule}" for rule in rules)
     return f"\n{light}\n@media (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
 
 
-def _colors(palette: Mapping[str, str]) -> str:
+def _write_colors(palette: Mapping[str, str]) -> str:
     rules = [f"text {{ fill: {palette['ink']} }}", f".ground {{ fill: {palette['ground']} }}"]
     rules.append(f".mark {{ stroke: {palette['ink']} }}")
     rules += [f".{role} {{ stroke: {palette[role]} }}" for role in ("rule", "limit")]
@@ -218,17 +219,17 @@ def _colors(palette: Mapping[str, str]) -> str:
     return "\n".join(rules)
 
 
-def _panel(panel: Panel, chart: TimeChart, top: float, height: float) -> list[str]:
+def _draw_panel(panel: Panel, chart: TimeChart, top: float, height: float) -> list[str]:
     bottom = top + height
-    parts = [_legend(panel, top - 8)]
+    parts = [_draw_legend(panel, top - 8)]
     for value in sorted({0.0, panel.top, panel.limit.value if panel.limit else 0.0}):
         y = bottom - height * value / panel.top
         parts.append(f'<path class="rule" d="M{_LEFT} {y:.1f}h{_PLOT}"/>')
         parts.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{format_count(value)}</text>')
     for layer in panel.layers:
-        line = _steps(layer, chart, bottom, height / panel.top)
+        line = _draw_steps(layer, chart, bottom, height / panel.top)
         if line:
-            start, name = line[1:].partition(" ")[0], _text(layer.name)
+            start, name = line[1:].partition(" ")[0], _escape(layer.name)
             parts.append(f'<path class="{layer.role} area" d="{line}V{bottom:.1f}H{start}Z"/>')
             parts.append(f'<path class="{layer.role} line" d="{line}"><title>{name}</title></path>')
     if panel.limit:
@@ -237,7 +238,7 @@ def _panel(panel: Panel, chart: TimeChart, top: float, height: float) -> list[st
     return parts
 
 
-def _steps(layer: Layer, chart: TimeChart, bottom: float, scale: float) -> str:
+def _draw_steps(layer: Layer, chart: TimeChart, bottom: float, scale: float) -> str:
     """Return a step line, one step for two pixels at most; "" if nothing is known."""
     bins = min(len(chart.at), _PLOT // 2)
     values = resample(layer.values, chart.at, chart.start, chart.end, bins)
@@ -254,20 +255,20 @@ def _steps(layer: Layer, chart: TimeChart, bottom: float, scale: float) -> str:
     return f"{path}H{_LEFT + (known[-1] + 1) * step:.1f}"
 
 
-def _legend(panel: Panel, y: float) -> str:
-    parts = [f'<text class="name" x="{_LEFT}" y="{y:.1f}">{_text(panel.title)}</text>']
+def _draw_legend(panel: Panel, y: float) -> str:
+    parts = [f'<text class="name" x="{_LEFT}" y="{y:.1f}">{_escape(panel.title)}</text>']
     x = _LEFT + 7.6 * len(panel.title) + 24
     for layer in reversed(panel.layers) if len(panel.layers) > 1 else ():
         parts.append(f'<rect class="{layer.role}" x="{x:.0f}" y="{y - 10:.1f}" width="18" height="10"/>')
-        parts.append(f'<text x="{x + 24:.0f}" y="{y:.1f}">{_text(layer.name)}</text>')
+        parts.append(f'<text x="{x + 24:.0f}" y="{y:.1f}">{_escape(layer.name)}</text>')
         x += 50 + 7 * len(layer.name)
     if panel.limit:
         parts.append(f'<path class="limit" d="M{x:.0f} {y - 5:.1f}h22"/>')
-        parts.append(f'<text x="{x + 28:.0f}" y="{y:.1f}">{_text(panel.limit.name)}</text>')
+        parts.append(f'<text x="{x + 28:.0f}" y="{y:.1f}">{_escape(panel.limit.name)}</text>')
     return "".join(parts)
 
 
-def _time_axis(chart: TimeChart, top: float, bottom: float) -> tuple[list[str], float]:
+def _draw_time_axis(chart: TimeChart, top: float, bottom: float) -> tuple[list[str], float]:
     """Return the axis with its marks, and where they end."""
     span = max(chart.end - chart.start, 1e-9)
     parts = []
@@ -285,19 +286,19 @@ def _time_axis(chart: TimeChart, top: float, bottom: float) -> tuple[list[str], 
         y = bottom + _AXIS + _LINE * (row + 0.5)
         parts.append(f'<path class="mark" d="M{x:.1f} {top:.1f}V{y - 10:.1f}"/>')
         anchor = "start" if begin == x else "end"
-        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_text(mark.text)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{_escape(mark.text)}</text>')
     return parts, bottom + _AXIS + _LINE * len(ends)
 
 
-def _description(chart: TimeChart | BarChart | HeatMap) -> str:
+def _describe(chart: TimeChart | BarChart | HeatMap) -> str:
     """Return the chart in words."""
     if isinstance(chart, BarChart):
         pairs = zip(chart.labels, chart.values, strict=True)
-        return f"{_title_of(chart)}: {', '.join(f'{label}: {format_value(v, chart.unit)}' for label, v in pairs)}."
+        return f"{_name_chart(chart)}: {', '.join(f'{label}: {format_value(v, chart.unit)}' for label, v in pairs)}."
     if isinstance(chart, HeatMap):
         known = chart.known
         least, most = format_value(min(known), chart.unit), format_value(max(known), chart.unit)
-        return f"{_title_of(chart)}: from {least} to {most}."
+        return f"{_name_chart(chart)}: from {least} to {most}."
     sentences = []
     for panel in chart.panels:
         peaks = []
@@ -310,6 +311,6 @@ def _description(chart: TimeChart | BarChart | HeatMap) -> str:
     return " ".join([*sentences, *marks, f"From {format_duration(chart.start)} to {format_duration(chart.end)}."])
 
 
-def _text(text: str, limit: int | None = 200) -> str:
+def _escape(text: str, limit: int | None = 200) -> str:
     """Escape text for XML. Control characters, which XML cannot hold at all, are written out."""
     return escape(neutralize(text, limit))

@@ -250,6 +250,7 @@ def _print_code(screen: Screen, code: Code) -> None:
 
 def _print_repeat(screen: Screen, command: str) -> None:
     """Print the command in one piece, however long: it has to survive copying."""
+    # Where it does not fit beside its label it gets lines of its own, which the terminal wraps without a break.
     line = f"repeat with  {command}"
     if screen.width is None or cell_len(line) <= screen.width:
         screen.print(line)

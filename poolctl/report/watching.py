@@ -131,6 +131,7 @@ class WatchPage:
 
     def lines(self, width: int) -> list[Text]:
         """Return the page for a window of ``width`` columns, however high it is."""
+        # Printed into memory by the writer of the final report, so that both look alike, and read back with its colors.
         stream = io.StringIO()
         color: ColorChoice = "never" if self._screen.console.color_system is None else "always"
         screen = replace(open_screen(stream, color, width=width), ascii_only=self._screen.ascii_only)
@@ -229,6 +230,7 @@ def _read_keys() -> Iterator[Callable[[], str]]:
     before = termios.tcgetattr(descriptor)
 
     def pressed() -> str:
+        # Called between two samples, so it must not wait. The last key counts; an empty read is the end of the input.
         try:
             if not select.select([descriptor], [], [], 0)[0]:
                 return ""
@@ -236,9 +238,11 @@ def _read_keys() -> Iterator[Callable[[], str]]:
         except OSError:
             return QUIT  # The terminal is gone, and its reader with it.
 
+    # Not raw mode: Ctrl-C must still be a signal, which ends the sampling politely.
     tty.setcbreak(descriptor)
     try:
         yield pressed
     finally:
+        # The terminal may be gone by now (a closed window, a lost ssh); then nothing is left to restore.
         with suppress(termios.error):
             termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
