@@ -5,7 +5,7 @@ Decides that each limit names its worst moment, and that who shares it stands be
 
 from dataclasses import replace
 
-from poolctl.diagnose.finding import worst_first
+from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.report.blocks import Note, Points, Report, Table, name_rows
 from poolctl.report.findings import (
     NAME_LIMIT,
@@ -28,8 +28,7 @@ _KINDS = {"server": "server", "role": "role", "database": "database", "pooler-cl
 
 def build_fleet_report(check: FleetCheck) -> Report:
     """Return the report of a fleet's check."""
-    # A fleet's remedy names all changes in one sentence; here each is a step.
-    findings = [replace(finding, remedy=finding.remedy.replace("; ", "\n")) for finding in worst_first(check.findings)]
+    findings = tuple(map(_list_changes, worst_first(check.findings)))
     return (
         verdict_of(findings, "nothing was checked"),
         *(Note(about(finding)) for finding in findings[:1]),
@@ -41,6 +40,11 @@ def build_fleet_report(check: FleetCheck) -> Report:
         *_assumption_tables(check),
         Points((name_explanation(findings),)),
     )
+
+
+def _list_changes(finding: Finding) -> Finding:
+    """Return the finding with each change of its remedy as a step; without one if nothing is wrong."""
+    return replace(finding, remedy="" if finding.code == "healthy" else finding.remedy.replace("; ", "\n"))
 
 
 def name_limit(limit: LimitCheck) -> str:

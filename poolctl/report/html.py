@@ -32,6 +32,7 @@ from poolctl.safe_text import neutralize
 _TEXT_LIMIT = 1200
 """Characters of one text: a report's own limits are lower, so this only guards against one that was forgotten."""
 
+_MOST_SIDE_BY_SIDE = 4
 _SHORT, _LONG = 14, 40
 """Characters of a column's longest text: up to the first it is never broken, beyond the second it needs width."""
 
@@ -188,6 +189,9 @@ def _write_fact(fact: Fact) -> str:
 def _write_table(table: Table, level: int) -> Iterator[str]:
     """Yield the table in a box that scrolls by itself where it is wider than the screen."""
     yield _write_heading(table.title, level)
+    if table.side_by_side and len(table.rows) <= _MOST_SIDE_BY_SIDE:
+        yield _write_side_by_side(table)
+        return
     words = table.words % len(table.header)
     order = list(range(len(table.header)))
     if table.header[words] in NAMING:
@@ -207,6 +211,16 @@ def _write_table(table: Table, level: int) -> Iterator[str]:
     yield f'<div class="wide" tabindex="0"><table>{body}</table></div>'
     if table.more:
         yield f'<p class="quiet">{_escape(table.more)}</p>'
+
+
+def _write_side_by_side(table: Table) -> str:
+    """Return the table with a column for each record: so a few records fit a phone."""
+    names = "".join(f'<th class="number">{_escape(row[0])}</th>' for row in table.rows)
+    lines = [f"<tr><th>{_escape(table.header[0])}</th>{names}</tr>"]
+    for at, name in enumerate(table.header[1:], 1):
+        cells = "".join(f'<td class="number">{_escape(row[at])}</td>' for row in table.rows)
+        lines.append(f"<tr><th>{_escape(name)}</th>{cells}</tr>")
+    return f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>'
 
 
 def _column_kind(table: Table, at: int) -> str:

@@ -105,8 +105,12 @@ def explain_run(findings: Sequence[Finding], notes: Iterable[str] = (), *more: L
 
 
 def list_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
-    """Return what to do, worst finding first, each thing once."""
-    return tuple(dict.fromkeys(step for finding in worst_first(findings) for step in plan_steps(finding)))
+    """Return what to do, worst finding first, each thing once; nothing for a run in which nothing is wrong.
+
+    The catalog's advice for a healthy system is for users who see errors; a simulation has no users.
+    """
+    wrong = [finding for finding in worst_first(findings) if finding.code != "healthy"]
+    return tuple(dict.fromkeys(step for finding in wrong for step in plan_steps(finding)))
 
 
 def warn_about_run(run: Run) -> tuple[str, ...]:
