@@ -275,7 +275,7 @@ def hostile() -> InspectResult:
         diagnosis=Diagnosis((finding,), (Limit(long, "role", 3, 3, 0, True, None, HOSTILE),), (group,), None, (long,)),
         replayed=HOSTILE,
         relief=ReliefPlan(
-            (ReliefStep(1, NIGHT, long, long, long, "leak", long, 1, f"select {HOSTILE};"),),
+            (ReliefStep(1, NIGHT, long, long, long, "leak", long, 1, HOSTILE, f"select {HOSTILE};"),),
             (Spared((2,), long, long, long),),
             (long,),
         ),
@@ -307,6 +307,7 @@ def relieved() -> InspectResult:
             code="leak-in-transaction",
             why="leak-in-transaction: idle in transaction for 6.87 min",
             frees=1,
+            still="a.state = 'idle in transaction'",
             sql=f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {4700 + number};",
         )
         for number in range(4)

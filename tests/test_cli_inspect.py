@@ -23,6 +23,7 @@ from schema_check import problems
 from staging import Stage, stage
 from terminals import Terminal
 from test_report_inspection_json import SCHEMA
+from watched import Clients
 
 pytestmark = pytest.mark.server
 
@@ -365,6 +366,32 @@ def test_relief_ends_only_what_the_plan_names_after_asking_and_says_what_came_fr
     assert re.search(r"8 of 8 backends ended; [1-8] slots? came free", terminal.text)
     with connect(at.sandbox.observer_conninfo) as observer:
         assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'") == 3
+
+
+def test_backends_that_work_again_while_the_question_stands_are_left_alone(at: Stage) -> None:
+    at.start("sessions", "shop", size=6, statement="SELECT 1")
+    with Clients(at.sandbox.direct_conninfo) as clients:
+        connections = [clients.open() for _ in range(6)]
+        for connection in connections:
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1")
+        time.sleep(10.2)  # Then it is no slow request any more: time that only the server can make.
+
+        with Terminal(at.sandbox.admin_conninfo, "--relief", "--execute", "--for", "1s") as terminal:
+            terminal.read_until(r"End 6 backends now\?.*\[y/N\]: ")
+            for connection in connections[:5]:
+                connection.execute("COMMIT")
+            terminal.press("y\n")
+            code = terminal.end()
+
+        for connection in connections[:5]:
+            assert connection.execute("SELECT 42").fetchone() == (42,)
+        with pytest.raises(psycopg.OperationalError):
+            connections[5].execute("SELECT 42")
+
+    assert code == 0, terminal.text
+    assert "1 of 6 backends ended" in terminal.text
+    assert terminal.text.count("works again and was left alone") == 5
 
 
 def test_relief_without_a_yes_ends_nothing(at: Stage) -> None:

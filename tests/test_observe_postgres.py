@@ -1,5 +1,6 @@
 """PostgreSQL as poolctl sees it, in every state that a backend can be in, on real servers of every version found."""
 
+import contextlib
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ import pytest
 from sandboxes import connect, eventually, one
 from watched import MANY, Clients, bindirs, observing, pid_of, seen, seen_when, started
 
+from poolctl.diagnose.live.relief import write_condition
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
 from poolctl.observe.connection import NAME, STATEMENT_TIMEOUT, ServerConnection
@@ -353,6 +355,63 @@ def test_a_backend_is_ended_only_if_it_is_still_the_same(clients: Clients, serve
     remaining = {each.pid for each in seen(server).backends}
     assert held not in remaining
     assert idle in remaining
+
+
+@pytest.mark.parametrize("outcome", ["ended", "recovered"])
+@pytest.mark.parametrize("state", ["idle", "idle in transaction", "idle in transaction (aborted)", "active"])
+def test_a_backend_that_works_again_is_left_alone(clients: Clients, server: Postgres, state: str, outcome: str) -> None:
+    connection = clients.open()
+    if state == "active":
+        connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+        connection.pgconn.flush()
+    elif state != "idle":
+        connection.execute("BEGIN")
+        with contextlib.suppress(psycopg.Error):
+            connection.execute("SELECT 1 / 0" if "aborted" in state else "SELECT 1")
+    else:
+        connection.execute("SELECT 1")
+    pid = pid_of(connection)
+    backend = seen_when(server, lambda found: found[pid].state == state)[pid]
+    condition = write_condition(backend, "leak")
+    assert backend.started_at is not None
+
+    if outcome == "recovered":
+        if state == "active":
+            clients.cancel(connection)
+        connection.execute("ROLLBACK" if "transaction" in state else "SELECT 2")
+        if "transaction" in state:
+            # The same state again, in another transaction: it works.
+            connection.execute("BEGIN")
+            connection.execute("SELECT 1")
+
+    assert server.end_backend(pid, backend.started_at, still=condition).outcome == outcome
+
+
+def test_the_head_of_a_queue_is_ended_as_long_as_a_backend_waits_for_it(
+    clients: Clients, server: Postgres, sandbox: Sandbox
+) -> None:
+    with connect(sandbox.admin_conninfo) as admin:
+        admin.execute("DROP TABLE IF EXISTS queued; CREATE TABLE queued (); GRANT ALL ON queued TO public")
+    head = clients.open()
+    head.execute("BEGIN")
+    head.execute("LOCK TABLE queued IN ACCESS EXCLUSIVE MODE")
+    waiting = clients.open()
+    waiting.pgconn.send_query(b"SELECT count(*) FROM queued")
+    waiting.pgconn.flush()
+    pid = pid_of(head)
+    backend = seen_when(server, lambda found: found[pid_of(waiting)].blocked_by == (pid,))[pid]
+    condition = write_condition(backend, "lock-queue")
+    assert backend.started_at is not None
+
+    head.execute("SELECT 1")  # It works on, in the same transaction: still at fault.
+    clients.cancel(waiting)
+    seen_when(server, lambda found: found[pid_of(waiting)].state == "idle")
+    assert server.end_backend(pid, backend.started_at, still=condition).outcome == "recovered"
+
+    waiting.pgconn.send_query(b"SELECT count(*) FROM queued")
+    waiting.pgconn.flush()
+    seen_when(server, lambda found: found[pid_of(waiting)].blocked_by == (pid,))
+    assert server.end_backend(pid, backend.started_at, still=condition).outcome == "ended"
 
 
 def test_no_other_than_a_clients_backend_is_ended(server: Postgres) -> None:

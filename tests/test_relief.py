@@ -39,11 +39,23 @@ def test_the_head_of_a_lock_queue_comes_before_everything_else() -> None:
     assert [(step.pid, step.frees) for step in found.steps] == [(50, 5), (102, 1), (101, 1), (100, 1)]
 
 
-def test_the_statement_checks_the_process_id_and_its_start() -> None:
-    assert write_ending_sql(4711, NOW + 0.123456) == (
-        "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4711 "
-        "and backend_start = '2027-01-15 08:00:00.123456+00:00'::timestamptz;"
+def test_the_statement_checks_the_process_id_its_start_and_the_reason() -> None:
+    assert write_ending_sql(4711, NOW + 0.123456, "a.state = 'idle'") == (
+        "select pg_terminate_backend(a.pid) from pg_stat_activity a where a.pid = 4711 "
+        "and a.backend_start = '2027-01-15 08:00:00.123456+00:00'::timestamptz and a.state = 'idle';"
     )
+
+
+def test_a_leaked_transaction_must_have_done_nothing_since_and_a_head_must_still_be_waited_for() -> None:
+    waiting = rows(4, 300, state="active", age=3.0, wait=("Lock", "transactionid"), blocked_by=(50,))
+    root = Row(50, IN_TRANSACTION, age=4.0, application="migrator", strong=("stock",))
+    head, leak, *_ = plan(root, *waiting, *leaked(3), *busy(3)).steps
+
+    assert "a.state = 'idle in transaction' and a.state_change = '" in leak.still
+    assert "and a.xact_start = '" in leak.still
+    assert "a.pid = any(pg_blocking_pids(w.pid))" in head.still
+    assert "state_change" not in head.still
+    assert head.still in head.sql
 
 
 @pytest.mark.parametrize(

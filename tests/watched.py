@@ -148,6 +148,12 @@ class Clients:
         self._open.callback(connection.cancel)
         return pid_of(connection)
 
+    def cancel(self, connection: "psycopg.Connection[Any]") -> None:
+        """End the statement that ``busy`` or a test began, and read what it leaves."""
+        connection.cancel()
+        while connection.pgconn.get_result() is not None:
+            pass
+
     def starting(self) -> None:
         """Asked for a password, and says nothing: a slot is taken, and nobody has logged in."""
         where = conninfo_to_dict(self.conninfo)

@@ -280,7 +280,7 @@ def _relieve(
 ) -> InspectResult:
     """End the backends of the plan one after the other, if the user confirms, and count what really became free.
 
-    The identity of each backend is checked again just before it is ended. Raises NoPrivilege.
+    The statement that ends a backend checks its identity and its fault again. Raises NoPrivilege.
     """
     plan: ReliefPlan | None = result.relief
     progress.show_plan(result)
@@ -299,7 +299,7 @@ def _relieve(
     for step in plan.steps:
         if interruption():
             break
-        endings.append(postgres.end_backend(step.pid, step.started_at))
+        endings.append(postgres.end_backend(step.pid, step.started_at, still=step.still))
     interrupted = interruption.end()
     relieved = ReliefResult(tuple(endings), before, _count_clients(postgres))
     return replace(result, relieved=relieved, interrupted=interrupted)

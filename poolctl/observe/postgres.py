@@ -111,13 +111,16 @@ class Postgres:
             self._failure = ""
             return sample
 
-    def end_backend(self, pid: int, started_at: float) -> TerminationResult:
-        """End one client's backend, if it is still the one that began at ``started_at``, and wait a second for it."""
+    def end_backend(self, pid: int, started_at: float, *, still: str = "true") -> TerminationResult:
+        """End one client's backend if it began at ``started_at`` and ``still`` holds, and wait a second for its end.
+
+        ``still``: an SQL condition on a row ``a`` of pg_stat_activity, without any text of a client's.
+        """
         with self._using:
             if self._connection is None:
                 return TerminationResult(pid, "refused", self._failure or "not connected")
             try:
-                return end_backend(self._connection, pid, started_at)
+                return end_backend(self._connection, pid, started_at, still)
             except StatementFailed as error:
                 return TerminationResult(pid, "refused", error.message)
             except ServerLost as error:

@@ -18,26 +18,31 @@ class TerminationResult:
     """What came of the attempt to end a backend.
 
     ``ended``: it is gone. ``signalled``: it received the signal and is still there. ``gone``: it had ended before.
+    ``recovered``: it no longer does what it was to be ended for, and was left alone.
     ``another``: the process id now belongs to another backend, or to none of a client's, which was left alone.
     ``refused``: not allowed, or the server could not be asked; ``reason`` says why.
     """
 
     pid: int
-    outcome: Literal["ended", "signalled", "gone", "another", "refused"]
+    outcome: Literal["ended", "signalled", "gone", "recovered", "another", "refused"]
     reason: str = ""
 
 
-def end_backend(connection: ServerConnection, pid: int, started_at: float) -> TerminationResult:
-    """End the client's backend ``pid`` if it is the one that began at ``started_at`` (``Backend.started_at``).
+def end_backend(connection: ServerConnection, pid: int, started_at: float, still: str) -> TerminationResult:
+    """End the client's backend ``pid`` if it began at ``started_at`` (``Backend.started_at``) and ``still`` holds.
+
+    ``still``: an SQL condition on a row ``a`` of pg_stat_activity, without any text of a client's.
 
     Raises StatementFailed where the role may not, ServerLost.
     """
     identity = {"pid": int(pid), "started_at": repr(float(started_at))}
-    (found,) = connection.read(load_statement("end_backend").format(**identity))
+    (found,) = connection.read(load_statement("end_backend").format(**identity, still=still))
     if not found:
         return TerminationResult(pid, "gone")
     if not found[0]["is_it"]:
         return TerminationResult(pid, "another", "the process id belongs to another backend by now")
+    if not found[0]["is_at_fault"]:
+        return TerminationResult(pid, "recovered", "it no longer does what the plan says")
     if not found[0]["was_signalled"]:
         return TerminationResult(pid, "gone")
     still_there = load_statement("is_there").format(**identity)

@@ -72,6 +72,7 @@ _LEGEND = "frozen: in the same state since the first sample; moved: state or tra
 
 _OUTCOMES = {
     "signalled": "got the signal to end and is still there",
+    "recovered": "works again and was left alone",
     "gone": "had ended by itself",
     "another": "is another backend by now, and was left alone",
     "refused": "could not be ended",

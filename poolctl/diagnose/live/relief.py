@@ -1,7 +1,9 @@
 """Which backends to end so that an incident is over, in which order, and which never.
 
 Decides a plan, never an act. Only what a decided finding names is on it; a state alone never is ("idle" is what a
-healthy pool's connections are). The statement checks process id and start together: the system uses a process id again.
+healthy pool's connections are). A plan is read for minutes, and meanwhile backends go on with their work and end: so
+the statement that ends a backend checks that it is still the same one (the system uses a process id again) and still
+at fault.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,7 +14,7 @@ from poolctl.diagnose.catalog import COME_BACK, RELIEF_ORDER
 from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Track, is_tool
-from poolctl.observe.snapshot import Backend, Observation
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, Observation
 from poolctl.units import format_duration
 
 
@@ -20,7 +22,8 @@ from poolctl.units import format_duration
 class ReliefStep:
     """One backend to end. ``frees``: slots that come free at once, including the ones of waiters behind it.
 
-    ``sql`` ends it only if pid and backend_start are still the same; to paste into psql.
+    ``still``: an SQL condition on a row ``a`` of pg_stat_activity, true while the backend does what it is ended for.
+    ``sql`` ends it only if it is the same backend and ``still`` holds; to paste into psql.
     """
 
     pid: int
@@ -31,6 +34,7 @@ class ReliefStep:
     code: str
     why: str
     frees: int
+    still: str
     sql: str
 
 
@@ -105,6 +109,8 @@ def _find_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None
     is_root = finding.code == "lock-queue"
     if last.started_at is None:
         return "its start is not visible, so nothing proves that the process id is still its own"
+    if last.state not in _STATES:
+        return "its state is not visible, so nothing proves that it is still at fault"
     if facts.server is not None and last.user == facts.server.role:
         return "it belongs to the role that poolctl uses"
     if is_tool(last.application) and not is_root:
@@ -125,6 +131,7 @@ def _build_step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
     waiting = finding.evidence.get("waiting_pids") if finding.code == "lock-queue" else None
     frees = 1 + (len(waiting) if isinstance(waiting, list) else 0)
     why = f"{finding.code}: {state}" + (f", {frees - 1} backends wait behind it" if frees > 1 else "")
+    still = write_condition(last, finding.code)
     return ReliefStep(
         pid=track.pid,
         started_at=started_at,
@@ -134,17 +141,44 @@ def _build_step(track: Track, finding: Finding, facts: LiveFacts) -> ReliefStep:
         code=finding.code,
         why=why,
         frees=min(frees, len(facts.tracks)),
-        sql=write_ending_sql(track.pid, started_at),
+        still=still,
+        sql=write_ending_sql(track.pid, started_at, still),
     )
 
 
-def write_ending_sql(pid: int, started_at: float) -> str:
-    """Write SQL that ends backend ``pid`` if it is still the one that started at ``started_at`` (seconds since the
-    epoch)."""
-    start = datetime.fromtimestamp(started_at, UTC).isoformat(sep=" ", timespec="microseconds")
+_STATES = ("idle", IN_TRANSACTION, ABORTED, "active", "fastpath function call")
+_WAIT_EVENTS = {"slow-reader": "ClientWrite", "stuck-protocol": "ClientRead"}
+"""What a backend waits for as long as it is at fault, where its state alone does not show it."""
+
+
+def write_condition(backend: Backend, code: str) -> str:
+    """Write an SQL condition that is true as long as ``backend`` does what the finding ``code`` names it for.
+
+    The head of a queue may work on: it has to be in the same transaction, and a backend has to wait for it. Any other
+    must have done nothing at all since the sample. A float holds the microseconds of an instant exactly.
+    """
+    if code == "lock-queue":
+        waits = "exists (select from pg_locks w where not w.granted and a.pid = any(pg_blocking_pids(w.pid)))"
+        return f"{_compare('a.xact_start', backend.transaction_at)} and {waits}"
+    parts = [f"a.state = '{backend.state}'"] if backend.state in _STATES else ["false"]
+    parts += [_compare("a.state_change", backend.state_at), _compare("a.xact_start", backend.transaction_at)]
+    if (event := _WAIT_EVENTS.get(code)) is not None and backend.wait_event == event:
+        parts.append(f"a.wait_event = '{event}'")
+    return " and ".join(parts)
+
+
+def _compare(column: str, at: float | None) -> str:
+    if at is None:
+        return f"{column} is null"
+    instant = datetime.fromtimestamp(at, UTC).isoformat(sep=" ", timespec="microseconds")
+    return f"{column} = '{instant}'::timestamptz"
+
+
+def write_ending_sql(pid: int, started_at: float, still: str) -> str:
+    """Write SQL that ends backend ``pid`` if it started at ``started_at`` (seconds since the epoch), and ``still``."""
     return (
-        f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {pid} and backend_start = "
-        f"'{start}'::timestamptz;"
+        f"select pg_terminate_backend(a.pid) from pg_stat_activity a where a.pid = {pid} and "
+        f"{_compare('a.backend_start', started_at)} and {still};"
     )
 
 

@@ -1,8 +1,10 @@
--- Identity is checked in the statement that ends it: the process id alone may belong to another backend by now.
-SELECT pid, is_it, CASE WHEN is_it THEN pg_terminate_backend(pid) END AS was_signalled
+-- Identity and fault are checked in the statement that ends the backend: its process id alone may belong to another one
+-- by now, and since the plan was made it may have gone on with its work. The condition reads the same row, as "a".
+SELECT pid, is_it, is_at_fault, CASE WHEN is_it AND is_at_fault THEN pg_terminate_backend(pid) END AS was_signalled
 FROM (
     SELECT pid, backend_type = 'client backend'
-                AND date_part('epoch', backend_start) = {started_at}::float8 AS is_it
-    FROM pg_stat_get_activity({pid})
-    WHERE pid = {pid} AND pid <> pg_backend_pid()
-) AS seen
+                AND date_part('epoch', backend_start) = {started_at}::float8 AS is_it,
+           coalesce({still}, false) AS is_at_fault
+    FROM pg_stat_get_activity({pid}) a
+    WHERE a.pid = {pid} AND a.pid <> pg_backend_pid()
+) AS found
