@@ -1,9 +1,13 @@
 """The throw-away PostgreSQL, by what applications, operators and the operating system see of it. Nothing is faked."""
 
+import contextlib
+import json
 import os
 import select
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +19,7 @@ import psycopg
 import pytest
 from sandboxes import connect, eventually, is_gone, one, own_temporary_directory, wait_until_alone
 
-from poolctl.engines.sandbox import Sandbox, binaries, directory
+from poolctl.engines.sandbox import Sandbox, binaries, directory, without_libpq_environment
 from poolctl.engines.sandbox.binaries import Account, find_postgres, is_reachable, make_reachable
 from poolctl.engines.sandbox.directory import create_directory, remove
 from poolctl.engines.sandbox.server import free_port
@@ -338,3 +342,59 @@ def test_a_failing_initdb_is_told_in_its_own_words_with_a_way_out(
         Sandbox.start()
     assert "free some space" in raised.value.hint
     assert list(own_tmp.iterdir()) == [programs]
+
+
+LIBPQ = {
+    "PGHOSTADDR": "127.0.0.2",
+    "PGOPTIONS": "-c statement_timeout=1",
+    "PGSERVICE": "shop",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGCHANNELBINDING": "require",
+    "PGREQUIREAUTH": "scram-sha-256",
+    "PGSSLNEGOTIATION": "direct",
+    "PGUSER": "nobody",
+}
+
+
+@pytest.mark.parametrize(("command", "name"), [*(("simulate", name) for name in LIBPQ), ("sweep", "PGHOSTADDR")])
+def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Path, command: str, name: str) -> None:
+    port = free_port()
+    words = {
+        "simulate": ["simulate", "--for", "1s", "--set", "load.drain=500ms", "--port", str(port), "--json", "--quiet"],
+        "sweep": ["recommend", "--sweep", "--mix", "cpu", "--sweep-for", "1s", "--json", "--quiet"],
+    }[command]
+    met: list[str] = []
+    with socket.create_server(("127.0.0.2", port)) as elsewhere:
+        elsewhere.settimeout(0.1)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "poolctl", *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {name: LIBPQ[name]},
+        )
+        while process.poll() is None:
+            with contextlib.suppress(TimeoutError):
+                end, address = elsewhere.accept()
+                end.close()
+                met.append(str(address))
+        output, errors = process.communicate()
+
+    document = json.loads(output)
+    assert met == []
+    assert "Traceback" not in errors
+    if command == "simulate":
+        assert process.returncode == 0, errors
+        assert document["summary"]["failed"] == document["summary"]["refused"] == 0
+        assert document["summary"]["released"] > 20
+
+
+def test_libpqs_environment_is_restored_after_the_last_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGHOST", "db1")
+    first = without_libpq_environment()
+    first.__enter__()
+    with without_libpq_environment():
+        first.__exit__(None, None, None)
+        assert "PGHOST" not in os.environ
+
+    assert os.environ["PGHOST"] == "db1"

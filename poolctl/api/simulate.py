@@ -7,7 +7,7 @@ imported only by live runs, so that a model run starts at once.
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -221,8 +221,11 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
     """Yield a function that runs a scenario live; its servers stay up from one run to the next."""
     from poolctl.engines.live.engine import run_on
     from poolctl.engines.live.live_servers import ThrowAwayServers
+    from poolctl.engines.sandbox import without_libpq_environment
 
-    with ThrowAwayServers(port=request.port, keep=request.keep) as servers:
+    # A named server is reached as the user's environment says; a throw-away one must not be.
+    environment = without_libpq_environment() if request.target is None else nullcontext()
+    with environment, ThrowAwayServers(port=request.port, keep=request.keep) as servers:
 
         def run_live(named: NamedValues, scenario: "Scenario") -> "Run":
             with progress.show_run(named.name, scenario) as view:

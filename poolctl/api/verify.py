@@ -141,6 +141,7 @@ def _run_live(
     """Run the recommended size on a throw-away server; None, and why, if this machine cannot run the fleet."""
     from poolctl.engines.live.engine import check_scenario, run_on
     from poolctl.engines.live.live_servers import ThrowAwayServers
+    from poolctl.engines.sandbox import without_libpq_environment
     from poolctl.scenario.scenario import Distribution
 
     scenario = _find_steady(recommendation, planned).scenario
@@ -158,7 +159,7 @@ def _run_live(
     except BadInput as error:
         return None, f"Not tried on a real server: {error.message}"
     interruption = Interruption(stop, progress)
-    with ThrowAwayServers() as servers, progress.show_run("verifying", None) as view:
+    with without_libpq_environment(), ThrowAwayServers() as servers, progress.show_run("verifying", None) as view:
         run = run_on(servers.serve, scenario, view, stop=interruption)
         interruption.end()
     return run.summary, f"The recommended size also ran {LIVE_TIME:.0f} s on a throw-away PostgreSQL"

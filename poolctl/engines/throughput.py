@@ -13,7 +13,7 @@ import psycopg
 
 from poolctl.engines.live.live_servers import count_slots, find_margin, limit_sessions
 from poolctl.engines.pgbench import SETUP, BenchWindow, Pgbench, Script
-from poolctl.engines.sandbox import Sandbox
+from poolctl.engines.sandbox import Sandbox, without_libpq_environment
 from poolctl.errors import BadInput, ServerFull
 from poolctl.observe.slots import RunName
 
@@ -74,7 +74,10 @@ Plan = Callable[[Mapping[int, Sequence[float]]], Sequence[int]]
 @contextmanager
 def start_sweep_server(*, limit: int = MOST_CONNECTIONS) -> Iterator[SweepTarget]:
     """Start a server with the tables of the built-in loads, which ends with the block. Raises PoolctlError."""
-    with Sandbox.start(max_connections=limit + 10, reserved=3, settings={"synchronous_commit": False}) as sandbox:
+    with (
+        without_libpq_environment(),
+        Sandbox.start(max_connections=limit + 10, reserved=3, settings={"synchronous_commit": False}) as sandbox,
+    ):
         with psycopg.connect(sandbox.admin_conninfo, autocommit=True) as connection:
             connection.execute("SET ROLE app")
             connection.execute(SETUP)

@@ -5,6 +5,7 @@ what it used, how many clients it refused. The parts are ``server`` and ``pooler
 to it that nothing is left behind, whatever happens to poolctl.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,7 @@ from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory
 from poolctl.engines.sandbox.poolers import ADMIN, PgBouncerServer, PoolerServer, make_pooler
 from poolctl.engines.sandbox.processes import CpuMeter, Guard, freeze, list_family, thaw
 from poolctl.engines.sandbox.server import (
+    ADDRESS,
     HOST,
     NAME,
     PLAIN,
@@ -31,7 +33,34 @@ from poolctl.engines.sandbox.server import (
 )
 from poolctl.errors import SandboxFailed
 
-__all__ = ["Sandbox", "stop_kept"]
+__all__ = ["Sandbox", "stop_kept", "without_libpq_environment"]
+
+_environment_lock = threading.Lock()
+_environment_users = 0
+_removed: dict[str, str] = {}
+
+
+@contextmanager
+def without_libpq_environment() -> Iterator[None]:
+    """Take libpq's variables out of this process's environment for the block, and so out of its children's.
+
+    The clients of a throw-away server must meet that server and nothing else. Their connection strings name its
+    address, but PGSERVICE cannot be overridden there, and PGOPTIONS, PGREQUIREAUTH and others change or break a run.
+    The environment belongs to the whole process: of several blocks at once the last to end restores it.
+    """
+    global _environment_users
+    with _environment_lock:
+        if _environment_users == 0:
+            _removed.update({name: os.environ.pop(name) for name in [*os.environ] if name.startswith("PG")})
+        _environment_users += 1
+    try:
+        yield
+    finally:
+        with _environment_lock:
+            _environment_users -= 1
+            if _environment_users == 0:
+                os.environ.update(_removed)
+                _removed.clear()
 
 
 class Sandbox:
@@ -75,7 +104,9 @@ class Sandbox:
         free one. ``settings`` are further ones of postgresql.conf. With ``keep`` it is left running by ``stop`` (and
         by ``with``), but not by a poolctl that is killed before.
 
-        Raises BadInput, MissingProgram (no PostgreSQL, no pooler), SandboxFailed (with the end of the right log).
+        Its clients, this call among them, need an environment without libpq's variables: see
+        ``without_libpq_environment``. Raises BadInput, MissingProgram (no PostgreSQL, no pooler), SandboxFailed (with
+        the end of the right log).
         """
         check_settings(max_connections, reserved, settings or {})
         account = find_server_account()
@@ -120,12 +151,12 @@ class Sandbox:
     def conninfo(self) -> str:
         """Where applications connect: the ordinary role ``app``, through the pooler when there is one."""
         port = self._pooler.port if self._pooler is not None else self._server.port
-        return f"host={HOST} port={port} user=app dbname=app {PLAIN}"
+        return f"{ADDRESS} port={port} user=app dbname=app {PLAIN}"
 
     @property
     def direct_conninfo(self) -> str:
         """The ordinary role ``app``, straight to PostgreSQL."""
-        return f"host={HOST} port={self._server.port} user=app dbname=app {PLAIN}"
+        return f"{ADDRESS} port={self._server.port} user=app dbname=app {PLAIN}"
 
     @property
     def admin_conninfo(self) -> str:
@@ -146,7 +177,7 @@ class Sandbox:
         """PgBouncer's admin console (simple protocol, autocommit); None without a PgBouncer."""
         if not isinstance(self._pooler, PgBouncerServer):
             return None
-        return f"host={HOST} port={self._pooler.port} user={ADMIN} dbname=pgbouncer {PLAIN}"
+        return f"{ADDRESS} port={self._pooler.port} user={ADMIN} dbname=pgbouncer {PLAIN}"
 
     @property
     def stop_command(self) -> str:

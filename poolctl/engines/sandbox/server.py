@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     import psycopg
 
 HOST = "127.0.0.1"
+# libpq takes the address of PGHOSTADDR, unless one is given: then a client would talk to another machine.
+ADDRESS = f"host={HOST} hostaddr={HOST}"
 Setting = str | int | float | bool
 NAME = "postgres"
 OLDEST_VERSION = 12
@@ -186,7 +188,7 @@ class PostgresServer:
 
     def make_superuser_conninfo(self, database: str) -> str:
         passfile = str(self._directory.passfile).replace("\\", "\\\\").replace("'", "\\'")
-        return f"host={HOST} port={self.port} user=postgres dbname={database} passfile='{passfile}' {PLAIN}"
+        return f"{ADDRESS} port={self.port} user=postgres dbname={database} passfile='{passfile}' {PLAIN}"
 
     def _connect(self, database: str) -> "psycopg.Connection":
         import psycopg
