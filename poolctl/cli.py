@@ -25,7 +25,7 @@ Examples:
   poolctl inspect "host=db1 dbname=shop"     what is wrong, and what to do
   poolctl inspect -h db1 --watch             the same as a live view
   poolctl recommend -h db1 -d shop           how large each pool should be
-  poolctl simulate --leak                    a leak, on a throw-away PostgreSQL
+  poolctl simulate --leak                    a leak, on a real PostgreSQL
   poolctl simulate --compare leak,correct    the leak beside its fix
   poolctl guard -- pytest tests/             which line leaks a connection
 """
