@@ -84,7 +84,7 @@ def test_the_first_line_is_the_verdict_and_the_report_goes_to_standard_output(le
     assert re.match(r"(CRITICAL|WARNING)  8 of \d+ backends of .*shop", first)
     assert "leak-in-transaction" in done.stdout.splitlines()[1]
     assert "/checkout" in done.stdout
-    assert done.stderr.startswith("looking for 2 s ...\n")
+    assert done.stderr.startswith("sampling for 2 s ...\n")
 
 
 def test_nothing_wrong_is_ok(watcher: str) -> None:
@@ -289,7 +289,7 @@ def test_an_interrupt_tells_what_was_seen_and_exits_with_130(leak: Stage, watche
         text=True,
     ) as process:
         assert process.stderr is not None
-        assert process.stderr.readline() == "looking for 60 s ...\n"
+        assert process.stderr.readline() == "sampling for 60 s ...\n"
         time.sleep(2.0)
         process.send_signal(number)
         output, errors = process.communicate(timeout=20)
