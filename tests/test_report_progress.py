@@ -15,7 +15,8 @@ import pytest
 import report_runs as runs
 from report_parts import check_screen
 
-from poolctl.report.progress import Bounds, View, live_view
+from poolctl.api.progress import RunView
+from poolctl.report.progress import Bounds, live_view
 from poolctl.report.screen import Screen, open_screen
 from poolctl.scenario.run import ObservedError, TimelinePoint
 
@@ -29,7 +30,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def feed(view: View) -> None:
+def feed(view: RunView) -> None:
     run, _ = runs.leaking()
     for point in run.timeline:
         view.update(point, [error for error in run.summary.errors if error.first_at <= point.at])

@@ -1,16 +1,22 @@
 """What stands on standard error while ``inspect`` samples."""
 
 import io
+from dataclasses import replace
 
+import inspections
 import pytest
 from report_parts import HOSTILE
 from test_report_console import Terminal
 
-from poolctl.report.blocks import Verdict
+from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.report.progress import SamplingBlock, sampling_view
 from poolctl.report.screen import open_screen
 
-FULL = Verdict("CRITICAL", "critical", "slots-exhausted", f"0 of 97 slots are free {HOSTILE}")
+SENTENCE = f"0 of 97 slots are free {HOSTILE}"
+FULL = replace(
+    inspections.leaking(),
+    diagnosis=Diagnosis((Finding("slots-exhausted", "critical", "certain", "database", SENTENCE),)),
+)
 
 
 def test_a_log_says_that_poolctl_samples_and_what_is_certain_already() -> None:

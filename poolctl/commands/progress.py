@@ -17,7 +17,6 @@ from poolctl.commands.interrupts import Interrupts
 if TYPE_CHECKING:
     from poolctl.api.results import InspectResult
     from poolctl.engines.pgbench import BenchWindow
-    from poolctl.report.progress import SamplingView as ReportSamplingView
     from poolctl.report.screen import Screen
     from poolctl.scenario.scenario import Scenario
 
@@ -83,13 +82,11 @@ class ScreenProgress(Progress):
 
         return count_runs(self._screen, done, total, began=began)
 
-    @contextmanager
-    def show_sampling(self, planned: float) -> Iterator[SamplingView]:
+    def show_sampling(self, planned: float) -> AbstractContextManager[SamplingView]:
         """Show how long sampling takes."""
         from poolctl.report.progress import sampling_view
 
-        with sampling_view(self._screen, planned, quiet=self._quiet) as view:
-            yield _EarlyVerdict(view)
+        return sampling_view(self._screen, planned, quiet=self._quiet)
 
     def show_watch(self) -> AbstractContextManager[WatchView]:
         """Show a live view."""
@@ -123,14 +120,3 @@ class ScreenProgress(Progress):
     def finish(self) -> None:
         """Let the next Ctrl-C be immediate."""
         self._interrupts.end_polling()
-
-
-class _EarlyVerdict:
-    def __init__(self, view: "ReportSamplingView") -> None:
-        self._view = view
-
-    def so_far(self, result: "InspectResult") -> None:
-        """Show the verdict of the result."""
-        from poolctl.report.inspection import judge_inspection
-
-        self._view.so_far(judge_inspection(result))

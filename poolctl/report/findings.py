@@ -59,7 +59,7 @@ def verdict_of(findings: Sequence[Finding], without: str) -> Verdict:
     return Verdict(word_of(worst), worst.severity, worst.code, sentence_of(worst))
 
 
-def about(finding: Finding) -> str:
+def name_finding(finding: Finding) -> str:
     """Return which finding it is, in which layer, and how sure: "leak (application, certain)"."""
     return f"{neutralize(finding.code, 40)} ({finding.layer}, {finding.confidence})"
 
@@ -67,7 +67,7 @@ def about(finding: Finding) -> str:
 def name_with_slots(finding: Finding) -> str:
     """Return which finding it is, and how many slots its remedy gives back."""
     frees = f"the remedy frees {plural(finding.frees, 'slot')}" if finding.frees else "the remedy frees no slot"
-    return about(finding) if finding.severity == "info" else f"{about(finding)}; {frees}"
+    return name_finding(finding) if finding.severity == "info" else f"{name_finding(finding)}; {frees}"
 
 
 def build_finding(

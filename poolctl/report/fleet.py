@@ -10,9 +10,9 @@ from poolctl.report.blocks import Note, Points, Report, Table, name_rows
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
-    about,
     build_finding,
     name_explanation,
+    name_finding,
     verdict_of,
 )
 from poolctl.safe_text import neutralize
@@ -31,9 +31,9 @@ def build_fleet_report(check: FleetCheck) -> Report:
     findings = tuple(map(_list_changes, worst_first(check.findings)))
     return (
         verdict_of(findings, "nothing was checked"),
-        *(Note(about(finding)) for finding in findings[:1]),
+        *(Note(name_finding(finding)) for finding in findings[:1]),
         *(build_finding(finding, is_first=True) for finding in findings[:1]),
-        *(build_finding(finding, about(finding)) for finding in findings[1:]),
+        *(build_finding(finding, name_finding(finding)) for finding in findings[1:]),
         _list_limits(check),
         *(_list_parts(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
         _list_slots(check),

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderResult
 from rich.control import Control
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.segment import ControlType
 from rich.text import Text
 
+from poolctl.api.progress import RunView, SamplingView
 from poolctl.report.blocks import Verdict
 from poolctl.report.charts import resample
 from poolctl.report.drawing import draw_sparkline
@@ -25,6 +26,9 @@ from poolctl.report.screen import STYLES, Screen
 from poolctl.safe_text import neutralize
 from poolctl.scenario.run import ObservedError, TimelinePoint
 from poolctl.units import format_count, format_duration
+
+if TYPE_CHECKING:
+    from poolctl.api.results import InspectResult
 
 REFRESHES = 8
 """A second, of a block that redraws itself."""
@@ -34,26 +38,6 @@ SILENCE = 1.0
 """Seconds of sampling that need no announcement."""
 WIDEST = 100
 ERRORS_SHOWN = 2
-
-
-class View(Protocol):
-    """What an engine reports to while it works. Every call returns at once and never raises for its content."""
-
-    def phase(self, text: str) -> None:
-        """Show what is going on before there are numbers: "starting PostgreSQL 18"."""
-
-    def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
-        """Show the newest row of the timeline, and each kind of error so far."""
-
-    def note(self, text: str) -> None:
-        """Show something worth keeping: it stays on the screen above the live block."""
-
-
-class SamplingView(Protocol):
-    """What a sampler reports to. Every call returns at once."""
-
-    def so_far(self, verdict: Verdict) -> None:
-        """Show what is certain already, before the window is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +61,7 @@ def live_view(
     quiet: bool = False,
     interval: float = INTERVAL,
     now: Callable[[], float] = time.monotonic,
-) -> Iterator[View]:
+) -> Iterator[RunView]:
     """Provide a view of the run called ``name`` on ``screen``, for the length of a ``with``.
 
     A block that redraws itself where ``screen`` may move, else a line every ``interval`` seconds of the run's
@@ -155,7 +139,7 @@ class Quiet:
     def update(self, point: TimelinePoint, errors: Sequence[ObservedError] = ()) -> None:
         """Show nothing."""
 
-    def so_far(self, verdict: Verdict) -> None:
+    def so_far(self, result: "InspectResult") -> None:
         """Show nothing."""
 
     def note(self, text: str) -> None:
@@ -175,7 +159,8 @@ class Lines(Quiet):
     def phase(self, text: str) -> None:
         self.write(text)
 
-    def so_far(self, verdict: Verdict) -> None:
+    def so_far(self, result: "InspectResult") -> None:
+        verdict = _judge(result)
         self.write(f"so far: {verdict.word} {verdict.sentence}")
 
 
@@ -338,8 +323,8 @@ class SamplingBlock:
         self._planned, self._now, self._began = planned, now, now()
         self._verdict: Verdict | None = None
 
-    def so_far(self, verdict: Verdict) -> None:
-        self._verdict = verdict
+    def so_far(self, result: "InspectResult") -> None:
+        self._verdict = _judge(result)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for line in self.lines():
@@ -384,6 +369,13 @@ class _Count:
         line.no_wrap = True
         line.truncate(options.max_width - 1)
         yield line
+
+
+def _judge(result: "InspectResult") -> Verdict:
+    # Imported here: a simulation shows progress, too, and needs none of it.
+    from poolctl.report.inspection import judge_inspection
+
+    return judge_inspection(result)
 
 
 def _write_counts(count: _Count, interval: float, is_over: threading.Event) -> None:

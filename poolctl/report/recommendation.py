@@ -31,10 +31,10 @@ from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
     TARGET_LIMIT,
-    about,
     build_finding,
     collect_sql,
     name_explanation,
+    name_finding,
     summary_of,
 )
 from poolctl.safe_text import neutralize
@@ -100,7 +100,7 @@ def build_recommendation_report(recommended: RecommendResult) -> Report:
         *(Note(caution, "caution") for caution in _warn(recommended)),
         # A refusal is the first finding: the headline has said its summary.
         *(build_finding(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
-        *(build_finding(finding, about(finding)) for finding in others if finding.severity != "info"),
+        *(build_finding(finding, name_finding(finding)) for finding in others if finding.severity != "info"),
         *(() if is_refused else (list_settings(recommended), list_bounds(recommended))),
         list_slot_terms(recommended),
         *(() if is_refused else (_build_pooler(recommended),)),
@@ -109,7 +109,7 @@ def build_recommendation_report(recommended: RecommendResult) -> Report:
             Code(f"{config.file} ({config.stack})", config.text, _find_language(config.file))
             for config in recommended.configs
         ),
-        *(build_finding(finding, about(finding)) for finding in others if finding.severity == "info"),
+        *(build_finding(finding, name_finding(finding)) for finding in others if finding.severity == "info"),
         list_figures(recommended),
         list_assumptions(recommended),
         Points((Labeled("From", tuple(map(Item, _list_sources(recommended)))), name_explanation(findings))),
@@ -230,7 +230,7 @@ def state_binding(recommended: RecommendResult) -> str:
     sizes = answer.recommendation
     if sizes.max_open is None:
         finding = _find_refusal(recommended)
-        return "" if finding is None else about(finding)
+        return "" if finding is None else name_finding(finding)
     values = {bound.term: bound.value for bound in answer.bounds}
     sentences = []
     if answer.binding is not None:

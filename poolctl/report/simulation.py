@@ -28,12 +28,12 @@ from poolctl.report.blocks import (
 from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart, scale_panel
 from poolctl.report.findings import (
     SENTENCE_LIMIT,
-    about,
     collect_sql,
     describe_evidence,
     label_steps,
     list_holders,
     name_explanation,
+    name_finding,
     plan_steps,
     summary_of,
     verdict_of,
@@ -80,7 +80,7 @@ def list_run_facts(run: Run) -> Facts:
     facts = [
         *_list_acquires(summary),
         *_list_times(summary),
-        *_list_connections(summary, limit_of(run.scenario)),
+        *_list_connections(summary, sum_limits(run.scenario)),
         *(_list_server(summary.server, run.scenario.load.query) if summary.server else ()),
         *_list_generator(run),
         *_list_services(run),
@@ -93,7 +93,7 @@ def explain_run(findings: Sequence[Finding], notes: Iterable[str] = (), *more: L
     ranked = worst_first(findings)
     groups = []
     for number, finding in enumerate(ranked):
-        kind = f"{about(finding)}: "
+        kind = f"{name_finding(finding)}: "
         if number:
             kind = f"{word_of(finding)} {kind}{summary_of(finding)}; "
         reason = Item((kind + describe_evidence(finding)).rstrip(":; "))
@@ -174,7 +174,7 @@ def list_errors(errors: Sequence[ObservedError]) -> Table:
     return Table("", header, rows, more, listing=Listing("errors", records))
 
 
-def limit_of(scenario: Scenario) -> int:
+def sum_limits(scenario: Scenario) -> int:
     """Return the most connections that the pools of all services may open together; 0: unlimited."""
     limits = [part.pool.max_open * part.load.instances for part in scenario.all_services]
     return sum(limits) if all(limits) else 0
@@ -203,7 +203,7 @@ def chart_pool(title: str, run: Run, points: Sequence[TimelinePoint | None]) -> 
         _make_layer("open", "open", [point.open if point else None for point in points]),
         _make_layer("in use", "in_use", [point.in_use if point else None for point in points]),
     ]
-    most, parts = limit_of(run.scenario), run.scenario.all_services
+    most, parts = sum_limits(run.scenario), run.scenario.all_services
     terms = [f"{part.load.instances} x {part.pool.max_open}" for part in parts]
     sum_of = f"{' + '.join(terms)} = " if len(parts) > 1 or parts[0].load.instances > 1 else ""
     return scale_panel(title, layers, LimitLine(f"max_open {sum_of}{format_count(most)}", most) if most else None)
@@ -219,8 +219,8 @@ def _chart_or_note(run: Run) -> tuple[Block, ...]:
 def _chart_server(run: Run, points: Sequence[TimelinePoint]) -> Panel | None:
     if all(point.server_connections is None for point in points):
         return None
-    seen = run.summary.server
-    usable = seen.usable if seen and seen.usable else None
+    server = run.summary.server
+    usable = server.usable if server and server.usable else None
     layer = _make_layer("server connections", "server", [point.server_connections for point in points])
     return scale_panel("server", [layer], LimitLine(f"usable {format_count(usable)}", usable) if usable else None)
 
@@ -287,21 +287,21 @@ def _list_times(summary: Summary) -> Iterable[Fact]:
 
 
 def _list_connections(summary: Summary, limit: int) -> Iterable[Fact]:
-    seen = summary.connections
-    parts = [("in use", seen.in_use), ("idle", seen.idle), ("closed", seen.closed.total)]
-    yield _add_up("opened", seen.opened, [part for part in parts if part[1]] or parts[:1])
-    if seen.closed.total:
+    counts = summary.connections
+    parts = [("in use", counts.in_use), ("idle", counts.idle), ("closed", counts.closed.total)]
+    yield _add_up("opened", counts.opened, [part for part in parts if part[1]] or parts[:1])
+    if counts.closed.total:
         yield _add_up(
-            "closed", seen.closed.total, [(name, value) for name, value in asdict(seen.closed).items() if value]
+            "closed", counts.closed.total, [(name, value) for name, value in asdict(counts.closed).items() if value]
         )
-    if seen.open_failures:
-        yield Fact("not opened", (Amount("", format_count(seen.open_failures)),), "attempts that failed")
+    if counts.open_failures:
+        yield Fact("not opened", (Amount("", format_count(counts.open_failures)),), "attempts that failed")
     bound = f" of {format_count(limit)}" if limit else ""
     items = (
-        Amount("open", f"{format_count(seen.peak_open)}{bound}"),
-        Amount("in use", format_count(seen.peak_in_use)),
-        Amount("average open", format_count(seen.average_open)),
-        Amount("average in use", format_count(seen.average_in_use)),
+        Amount("open", f"{format_count(counts.peak_open)}{bound}"),
+        Amount("in use", format_count(counts.peak_in_use)),
+        Amount("average open", format_count(counts.average_open)),
+        Amount("average in use", format_count(counts.average_in_use)),
     )
     yield Fact("peak", items, "" if limit else "max_open is unlimited")
 

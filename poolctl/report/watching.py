@@ -11,12 +11,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Protocol
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 from rich.text import Text
 
+from poolctl.api.progress import WatchView
 from poolctl.api.results import InspectResult
 from poolctl.diagnose.finding import worst_first
 from poolctl.report.blocks import Block, FindingBlock, Item, Labeled, Points
@@ -43,19 +43,6 @@ MOST_HOLDERS = 2
 MOST_STEPS = 2
 QUIT = "q"
 WIDEST = 120
-
-
-class WatchView(Protocol):
-    """What a watcher reports to. Every call returns at once."""
-
-    def phase(self, text: str) -> None:
-        """Show what is going on before there is anything else to show."""
-
-    def show(self, inspection: InspectResult) -> None:
-        """Show the newest state."""
-
-    def wants_to_end(self) -> bool:
-        """Return True if the reader pressed q."""
 
 
 @contextmanager
@@ -105,12 +92,8 @@ class WatchPage:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._phase = "connecting"
         self._inspection: InspectResult | None = None
         self.pressed: Callable[[], str] = lambda: ""
-
-    def phase(self, text: str) -> None:
-        self._phase = neutralize(text, 200)
 
     def show(self, inspection: InspectResult) -> None:
         self._inspection = inspection
@@ -141,7 +124,7 @@ class WatchPage:
     def _draw(self, screen: Screen) -> None:
         inspection = self._inspection
         if inspection is None:
-            screen.print(f"{self._phase} ...   (q quits)")
+            screen.print("connecting ...   (q quits)")
             return
         _print_head(screen, inspection)
         for block in (*build_verdict(inspection), *_list_findings(inspection)):
