@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poolctl import errors
     from poolctl.api.inspect import inspect
     from poolctl.api.progress import Progress, RunView, SamplingView, SilentView, WatchView
     from poolctl.api.recommend import check_fleet, recommend
@@ -34,6 +35,7 @@ __all__ = [
     "WatchView",
     "__version__",
     "check_fleet",
+    "errors",
     "inspect",
     "recommend",
     "simulate",
@@ -53,17 +55,19 @@ _PLACES = {
 """What each file exports. Imported on first use: `poolctl --help` needs none of it."""
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
+if not TYPE_CHECKING:  # a type checker would take any name at all for an attribute
 
-    if name == "errors":
-        return import_module("poolctl.errors")
-    if name == "__version__":
-        return _find_version()
-    for module, names in _PLACES.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'poolctl' has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        from importlib import import_module
+
+        if name == "errors":
+            return import_module("poolctl.errors")
+        if name == "__version__":
+            return _find_version()
+        for module, names in _PLACES.items():
+            if name in names:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"module 'poolctl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -57,7 +57,7 @@ def test_every_figure_of_the_api_is_an_option() -> None:
 
 
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize("value", ["0", "1", "0.5"])
+@pytest.mark.parametrize("value", ["0", "1", "0.5", "2000000000"])
 def test_an_option_accepts_a_value_just_if_the_api_does(name: str, value: str) -> None:
     """What a type of the command line refuses, ``read_figures`` refuses too, and the other way round."""
     kind: Any = next(kind for rows in FIGURES.values() for each, kind, _ in rows if each == name)

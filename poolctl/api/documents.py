@@ -10,13 +10,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from poolctl.diagnose.finding import Finding, Limit
 from poolctl.errors import PoolctlError
-from poolctl.observe.snapshot import Observation
 from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import Connections, Generator, ObservedError, ObservedServer, Run, Summary, TimelinePoint
+
+if TYPE_CHECKING:
+    from poolctl.observe.snapshot import Observation
 
 SCHEMA_VERSION = 1
 
@@ -90,7 +92,7 @@ def summary_document(summary: Summary) -> Document:
     }
 
 
-def observed_document(observation: Observation) -> Document:
+def observed_document(observation: "Observation") -> Document:
     """Make the part that says when the systems were sampled, how often, and which sources answered."""
     snapshots = observation.snapshots
     return {
@@ -101,7 +103,7 @@ def observed_document(observation: Observation) -> Document:
     }
 
 
-def server_document(observation: Observation, limits: Sequence[Limit]) -> Document:
+def server_document(observation: "Observation", limits: Sequence[Limit]) -> Document:
     """Make the part about the server. ``used`` and ``free`` count the slots that an ordinary role can use.
 
     A server that refused every client reported nothing about itself; poolctl's count from outside is in its limit.
