@@ -11,12 +11,14 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
-from poolctl.engines.live.engine import check_scenario, run_on
+from poolctl.engines.live.engine import run_on
 from poolctl.engines.live.live_servers import ThrowAwayServers, open_target
 from poolctl.engines.live.pool_figures_file import NAME
+from poolctl.engines.pools import REAL_LIBRARIES
 from poolctl.errors import BadInput, ServerFull
 from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures
+from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import TimelinePoint
 from poolctl.scenario.scenario import parse_scenario
 
@@ -406,9 +408,19 @@ def test_the_cpu_query_keeps_the_servers_processor_busy(servers: ThrowAwayServer
     assert done.summary.server.cpu > 0.4
 
 
-def test_a_library_that_cannot_run_live_is_refused() -> None:
-    with pytest.raises(BadInput, match="database/sql"):
-        check_scenario(scenario_of(pool={"kind": "pgxpool"}))
+OTHER_LIBRARIES = sorted({*LIBRARIES} - {*REAL_LIBRARIES, "database/sql"})
+
+
+@pytest.mark.parametrize("kind", OTHER_LIBRARIES)
+def test_the_rules_of_any_library_run_on_real_connections(servers: ThrowAwayServers, kind: str) -> None:
+    done = run(servers, scenario_of(pool={"kind": kind, "max_open": 3}, load={"workers": 6, "hold": "20ms"}))
+
+    assert_adds_up(done)
+    assert done.failure is None
+    assert done.summary.released > 50
+    assert done.summary.connections.peak_open <= 3
+    assert done.summary.queued_count > 0
+    assert f"rules of {kind}, driver psycopg" in done.notes
 
 
 def test_a_target_gives_no_more_than_its_free_slots_less_a_margin(servers: ThrowAwayServers) -> None:

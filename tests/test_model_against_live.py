@@ -17,7 +17,7 @@ from sqlalchemy.pool import QueuePool
 from poolctl.engines.live.calibration import calibrate
 from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.model import simulate
-from poolctl.engines.model.queues import WAKE_TIME
+from poolctl.pool.pool import WAKE_TIME
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import Distribution, Scenario
 

@@ -1,13 +1,10 @@
 """What users ask the model about: churn, full servers, failovers, deploys, leaks, deadlocks, retries."""
 
-from typing import Any
-
 import pytest
 from modeled import constant, exponential, run
 
 from poolctl.diagnose.run.diagnose import diagnose_run
-from poolctl.engines.model import compiled, simulate
-from poolctl.engines.model.clock import Kernel
+from poolctl.engines.model import simulate
 from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import parse_scenario
 
@@ -331,40 +328,6 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not() -> None:
 
     assert once(1) == once(1)
     assert once(1).summary != once(2).summary
-
-
-@pytest.mark.parametrize(
-    "load",
-    [
-        {"rate": 200.0, "hold": exponential(0.006)},
-        {"rate": 260.0, "hold": exponential(0.006), "retries": 2, "retry_backoff": 0.01},
-        {"workers": 15, "hold": exponential(0.006)},
-        {"workers": 15, "hold": exponential(0.006), "think": exponential(0.004)},
-        # All at the same instants, so that their order shows.
-        {"workers": 15, "hold": constant(0.3), "think": constant(0.1)},
-        {"workers": 15, "requests": 900, "hold": {"distribution": "lognormal", "mean": 0.006, "cv": 2.0}},
-    ],
-)
-def test_the_loop_gives_the_same_run_with_and_without_what_it_repeats_inside(
-    monkeypatch: pytest.MonkeyPatch, load: dict[str, Any]
-) -> None:
-    def once(kind: str) -> Run:
-        return run(
-            database={"cores": 4, "connect_time": exponential(0.005)},
-            pool={"kind": kind, "max_open": 10, "max_lifetime": "2s", "acquire_timeout": "300ms"},
-            instances=3,
-            events=[{"at": "2s", "do": "deploy", "overlap": "1s"}, {"at": "5s", "do": "pause", "for": "200ms"}],
-            warmup=1.0,
-            duration=8.0,
-            **load,
-        )
-
-    monkeypatch.setenv(compiled.SWITCH, "plain")
-    kinds = ("database/sql", "npgsql", "sqlx")
-    inlined = [once(kind) for kind in kinds]
-    monkeypatch.setattr(Kernel, "inlines", False)
-
-    assert [once(kind) for kind in kinds] == inlined
 
 
 def test_a_user_who_has_enough_gets_what_was_simulated_until_then() -> None:

@@ -144,7 +144,7 @@ def test_a_request_that_insists_on_a_new_connection_waits_even_beside_an_idle_on
     idle, busy = fill(pool, 2)
     pool.release(idle, 0.0)
 
-    assert pool.acquire("insists", 1.0, attempt=2) == Wait(None)
+    assert pool.acquire("insists", 1.0, attempt=2) == Wait()
     assert (pool.stats(1.0).idle, pool.stats(1.0).waiting) == (1, 1)
     assert pool.release(busy, 2.0) == [HandOver("insists", busy)]
 
@@ -195,7 +195,7 @@ def test_the_slot_of_a_closing_connection_is_free_only_when_it_is_closed() -> No
     pool = new_pool(max_open=1, max_idle=0)
     (holder,) = fill(pool, 1)
     assert pool.release(holder, 1.0) == [Close(holder)]
-    assert pool.acquire("waiter", 1.5) == Wait(None)
+    assert pool.acquire("waiter", 1.5) == Wait()
     assert pool.stats(1.5).in_use == 1
 
     (opening,) = pool.closed(holder, 2.0)
@@ -299,5 +299,5 @@ def test_answers_that_contradict_what_was_asked_raise() -> None:
         pool.opened(connection, 1.0)
     with pytest.raises(ValueError, match="in_use cannot fail to open"):
         pool.open_failed(connection, 1.0, OSError())
-    with pytest.raises(ValueError, match="in_use was not told to close"):
+    with pytest.raises(ValueError, match="in_use was not to be closed"):
         pool.closed(connection, 1.0)

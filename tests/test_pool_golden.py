@@ -29,7 +29,7 @@ def test_g2_each_of_4_waiters_is_served_first_equally_often_in_400_runs() -> Non
         pool = Pool(PoolSettings(max_open=1), random)
         holder = acquire_open(pool, "holder", 0.0)
         for waiter in range(4):
-            assert pool.acquire(waiter, 0.0) == Wait(None)
+            assert pool.acquire(waiter, 0.0) == Wait()
         (handed,) = pool.release(holder, 1.0)
         assert isinstance(handed, HandOver)
         first_served[handed.request] += 1
@@ -115,7 +115,7 @@ def test_g8_an_opening_takes_the_only_slot_so_that_a_second_caller_waits() -> No
 
     stats = pool.stats(0.0)
     assert isinstance(first, Open)
-    assert second == Wait(None)
+    assert second == Wait()
     assert stats.in_use + stats.opening == 1
 
 

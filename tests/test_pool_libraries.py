@@ -5,16 +5,17 @@ from typing import Any
 import pytest
 from virtual import VirtualTime, fill, new_pool
 
-from poolctl.pool import LIBRARIES, Close, PoolSettings, Stale, Use, Wait
+from poolctl.pool import LIBRARIES, Close, HandOver, Open, PoolSettings, Use, Wait
 
 
 def test_a_lifetime_that_only_the_release_looks_at_hands_out_what_is_older() -> None:
     pool = new_pool("psycopg_pool", max_open=1, max_idle=1, max_lifetime=1.0)
-    opening = pool.acquire("first", 0.0)
-    assert isinstance(opening, Wait)
-    assert opening.opening is not None
-    connection = opening.opening
-    pool.opened(connection, 0.0)
+    waits = pool.acquire("first", 0.0)
+    assert isinstance(waits, Wait)
+    (opening,) = waits.actions
+    assert isinstance(opening, Open)
+    connection = opening.connection
+    assert pool.opened(connection, 0.0) == [HandOver("first", connection)]
     pool.release(connection, 0.5)
 
     assert pool.clean_at is None
@@ -28,7 +29,9 @@ def test_a_lifetime_that_only_the_acquire_looks_at_leaves_idle_connections_open(
 
     assert pool.release(connection, 5.0) == []
     assert pool.clean_at is None
-    assert pool.acquire("next", 500.0) == Stale(connection)
+    answer = pool.acquire("next", 500.0)
+    assert isinstance(answer, Open)
+    assert answer.instead_of is connection
 
 
 def test_a_background_opener_opens_for_one_waiter_after_the_other() -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from poolctl.pool import (
     Action,
+    Alarm,
     Close,
     Connection,
     Fail,
@@ -18,6 +19,7 @@ from poolctl.pool import (
     PoolSettings,
     Reject,
     Request,
+    Retry,
     Stale,
     Use,
     Wait,
@@ -36,7 +38,7 @@ def acquire_open(pool: Pool, request: Request, now: float) -> Connection:
     answer = pool.acquire(request, now)
     assert isinstance(answer, Use | Open), answer
     if isinstance(answer, Open):
-        assert pool.opened(answer.connection, now) == []
+        assert pool.opened(answer.connection, now) == [HandOver(request, answer.connection)]
     return answer.connection
 
 
@@ -68,6 +70,8 @@ class VirtualTime:
         self.closed_at: list[float] = []
         self._asked: dict[Request, tuple[float, Hold]] = {}
         self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._upkeep: list[tuple[float, int, Callable[[], None]]] = []
+        """Alarms that come again and again."""
         self._sequence = 0
 
     def at(self, time: float, action: Callable[[], None]) -> None:
@@ -99,13 +103,12 @@ class VirtualTime:
         expect(0)
 
     def run(self, until: float = inf) -> None:
-        """Let time pass: to ``until``, cleaner included, or while anything but the cleaner is still to happen."""
+        """Let time pass: to ``until``, upkeep included, or while anything but upkeep is still to happen."""
         while True:
             event_at = self._events[0][0] if self._events else inf
-            clean_at = self.pool.clean_at
-            if clean_at is not None and clean_at <= event_at and clean_at <= until < inf:
-                self.now = clean_at
-                self._carry_out(self.pool.clean(clean_at))
+            if self._upkeep and until < inf and self._upkeep[0][0] <= min(event_at, until):
+                self.now, _, action = heappop(self._upkeep)
+                action()
             elif self._events and event_at <= until:
                 self.now, _, action = heappop(self._events)
                 action()
@@ -113,6 +116,14 @@ class VirtualTime:
                 break
         if until < inf:
             self.now = until
+
+    def _set_alarm(self, alarm: Alarm) -> None:
+        if alarm.at <= self.now:
+            self._carry_out(alarm.ring(self.now))
+            return
+        self._sequence += 1
+        entry = (alarm.at, self._sequence, lambda: self._carry_out(alarm.ring(self.now)))
+        heappush(self._upkeep if alarm.repeats else self._events, entry)
 
     def _after(self, delay: float, action: Callable[[], None]) -> None:
         if delay:
@@ -125,11 +136,10 @@ class VirtualTime:
         match answer:
             case Use(connection):
                 self._serve(request, connection)
-            case Wait(opening):
+            case Wait(actions):
                 if patience is not None:
                     self._after(patience, lambda: self._lose_patience(request))
-                if opening is not None:
-                    self._open(opening)
+                self._carry_out(actions)
             case Open(connection):
                 self._open(connection)
             case Stale(connection):
@@ -137,7 +147,7 @@ class VirtualTime:
             case Reject():
                 self.rejected[request] = self.now
 
-    def _carry_out(self, actions: list[Action]) -> None:
+    def _carry_out(self, actions: Iterable[Action]) -> None:
         for action in actions:
             match action:
                 case HandOver(request, connection):
@@ -146,6 +156,10 @@ class VirtualTime:
                     self._close(connection)
                 case Open(connection):
                     self._open(connection)
+                case Retry(request):
+                    self._attempt(request, None, 0)
+                case Alarm():
+                    self._set_alarm(action)
                 case Fail(request, _):
                     self.failed[request] = self.now
                     del self._asked[request]
@@ -174,8 +188,6 @@ class VirtualTime:
             self._carry_out(self.pool.open_failed(connection, self.now, ConnectionRefusedError()))
             return
         actions = self.pool.opened(connection, self.now)
-        if connection.request is not None:
-            self._serve(connection.request, connection)
         self._carry_out(actions)
 
     def _close(self, connection: Connection, then: Callable[[], None] | None = None) -> None:

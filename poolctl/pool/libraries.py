@@ -33,6 +33,7 @@ _OTHERS = (
         },
         zero_is_off=frozenset({"max_lifetime", "max_idle_time"}),
         is_unlimited_at_0=True,
+        error="DeadlineExceeded",
     ),
     Library(
         "pgxpool",
@@ -238,6 +239,7 @@ _NONE = Library(
     native={"acquire_timeout": "connect_timeout"},
     is_unlimited_at_0=True,
     exhausted="connection attempt timed out",
+    error="DeadlineExceeded",
 )
 
 LIBRARIES: dict[str, Library] = {

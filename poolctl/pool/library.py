@@ -28,6 +28,8 @@ class Library:
     rules: PoolRules = field(default_factory=PoolRules)
     exhausted: str = "context deadline exceeded"
     """What the library says when an acquire gives up."""
+    error: str = "PoolTimeout"
+    """What it raises then."""
     zero_is_off: frozenset[str] = frozenset()
     """The times for which this library takes 0 for "no limit". Elsewhere 0 is a limit, and a short one."""
     is_unlimited_at_0: bool = False
@@ -56,6 +58,14 @@ class Library:
             if "min_idle" not in given:
                 settings["min_idle"] = min(settings["min_idle"], bound)
         return PoolSettings(**settings)
+
+    def describe_exhaustion(self, settings: PoolSettings) -> str:
+        """Return what the library says when an acquire gives up in a pool with these settings."""
+        return self.exhausted.format(
+            acquire_timeout=settings.acquire_timeout or 0.0,
+            max_idle=settings.max_idle,
+            max_overflow=settings.max_open - settings.max_idle,
+        )
 
     def problems(self, settings: PoolSettings) -> Iterator[Problem]:
         """What this library would not accept in ``settings``, worst first."""

@@ -1,182 +1,250 @@
-"""Decides who gets a connection. Never waits, never opens, never looks at a clock.
+"""The pool: who gets a connection, who waits, who opens, what is closed. It has no clock and does no I/O.
 
 The rules are those of Go's database/sql (Go 1.27.3, src/database/sql/sql.go), with the differences of other
-pools as data (PoolRules). The driver, virtual or live, gives every call its ``now`` in seconds and carries out
-what the call returns:
+libraries as data (PoolRules) and as small strategies beside this file: which idle connection is taken (idle.py),
+who is next in the queue (waiters.py), what is done by the clock (upkeep.py). The driver, virtual or live, passes
+``now`` in seconds to every call and carries out what the call returns:
 
-    acquire  -> Use | Open | Wait | Stale | Reject      one answer for the caller
-    the rest -> [HandOver | Fail | Open | Close, ...]   things to do, in this order
+    acquire  -> Use | Open | Wait | Stale | Reject | Blocked        one answer for the caller
+    the rest -> [HandOver, Fail, Retry, Open, Close, Alarm, ...]    actions to carry out in this order
 
-Each Open is answered with ``opened`` or ``open_failed``, each Close and Stale with ``closed``. A slot is free
-only when ``closed`` was called: closing takes time on a real server, and Go holds the slot meanwhile.
+The driver answers each Open with ``opened`` or ``open_failed``, each Close and Stale with ``closed``, and rings each
+Alarm at its time. A slot is free only when ``closed`` was called: closing takes time on a real server, and Go holds
+the slot meanwhile.
 """
 
-from collections import OrderedDict, deque
+from collections.abc import Iterable
+from functools import partial
+from math import inf
 from random import Random
 
-from poolctl.pool.answers import Action, Answer, Close, Connection, Fail, HandOver, Open, Reject, Request, Stale, Wait
+from poolctl.pool.answers import (
+    Action,
+    Alarm,
+    Answer,
+    Blocked,
+    Close,
+    Connection,
+    Fail,
+    HandOver,
+    Open,
+    Reject,
+    Request,
+    Retry,
+    Stale,
+    Wait,
+)
+from poolctl.pool.idle import new_idle
 from poolctl.pool.libraries import LIBRARIES
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, PoolStats
+from poolctl.pool.upkeep import SHORTEST_CLEANING_INTERVAL, Chosen, Upkeep
+from poolctl.pool.waiters import CoDel, Waiters
 
+WAKE_TIME = 50e-6
+"""Seconds until a waiter that was notified of a connection runs: long enough for a newcomer to take it."""
 
-class Waiters:
-    """The queue of requests and since when each waits. Every operation takes constant time."""
+INCREMENT = 3
+"""How many connections c3p0 opens at once (acquireIncrement)."""
 
-    def __init__(self, order: str, random: Random) -> None:
-        self._pick_at_random = order == "random"
-        self._random = random
-        self.since: OrderedDict[Request, float] = OrderedDict()
-        """Since when each waits, in the order they came; for reading only."""
-        self._order: list[Request] = []
-        self._place: dict[Request, int] = {}
-
-    def add(self, request: Request, now: float) -> None:
-        if request is None or request in self.since:
-            raise ValueError("a request cannot be None, nor wait twice")
-        self.since[request] = now
-        if self._pick_at_random:
-            self._place[request] = len(self._order)
-            self._order.append(request)
-
-    def pop(self, request: Request | None) -> tuple[Request, float]:
-        """Remove ``request`` (KeyError when it is not here) or, with None, the next in order."""
-        if not self._pick_at_random:
-            if request is None:
-                return self.since.popitem(last=False)
-            return request, self.since.pop(request)
-        if request is None:
-            request = self._order[int(self._random.random() * len(self._order))]
-        since = self.since.pop(request)
-        place, last = self._place.pop(request), self._order.pop()
-        if last != request:
-            # The last one moves into the gap: order means nothing when the pick is random.
-            self._order[place] = last
-            self._place[last] = place
-        return request, since
-
-
-CACHED_ATTEMPTS = 2
-"""How often a caller may meet a stale connection before it insists on a new one (sql.go, maxBadConnRetries)."""
-
-SHORTEST_CLEANING_INTERVAL = 1.0
-"""Seconds (sql.go, connectionCleaner, minInterval)."""
+_WAIT, _BLOCKED, _REJECT, _REJECT_QUEUE = Wait(), Blocked(), Reject(), Reject(is_queue_full=True)
 
 
 class Pool:
-    """One instance's pool. Not thread-safe: a driver with threads holds a lock around each call.
+    """The pool of one instance. Not thread-safe: a driver with threads holds a lock around each call.
 
-    ``random`` picks among waiters; seed it for a repeatable run.
+    ``random`` picks among waiters and spreads lifetimes; seed it for a repeatable run.
     """
 
     def __init__(self, settings: PoolSettings, random: Random, rules: PoolRules | None = None) -> None:
         self.settings = settings
-        self.rules = rules or LIBRARIES[settings.kind].rules
-        self._random = random
-        self._max_open = settings.max_open
-        self._max_idle = settings.max_idle if not settings.max_open else min(settings.max_idle, settings.max_open)
-        self._expires = settings.max_lifetime
-        self._expires_at_acquire = self._expires is not None and "acquire" in self.rules.lifetime_checked
-        self._expires_at_release = self._expires is not None and "release" in self.rules.lifetime_checked
-        self._cleaned_lifetime = self._expires if "cleaner" in self.rules.lifetime_checked else None
-        limits = [limit for limit in (settings.max_idle_time, self._cleaned_lifetime) if limit is not None]
-        self._shortest_limit = min(limits, default=None)
-        self._pop_idle = -1 if self.rules.idle_order == "lifo" else 0
-        self._idle: list[Connection] = []
-        self._waiters = Waiters(self.rules.waiter_order, random)
-        self._waiting = self._waiters.since
-        self._background: deque[Connection] = deque()
-        self._background_busy = False
+        self.rules = rules = rules or LIBRARIES[settings.kind].rules
+        self._most: float = settings.max_open or inf
+        self._kept = rules.kept_idle(settings)
+        self._idle_order = new_idle(rules)
+        self._idle = self._idle_order.connections
+        self._takes_from_end = type(self._idle_order).__name__ == "Idle"
+        self._end = self._idle_order.at
+        self._upkeep = Upkeep(settings, rules, self._idle_order, random.random)
+        self._rest_time = self._upkeep.rest_time
+        self._has_cleaner = rules.idle_closing == "go" and self._upkeep.shortest_limit < inf
         self._clean_at: float | None = None
+        self._waiters = Waiters(rules.waiter_order, random)
+        self._waiting = self._waiters.since
+        self._codel = CoDel(*rules.codel, self._waiters) if rules.codel else None
+        self._most_stale: float = rules.stale_attempts or inf
+        self._connections: dict[Connection, None] = {}
+        """All of them, in the order in which their openings began."""
         self._open = self._opening = 0
+        self._ordered = self._busy = 0
+        """Background openings that were ordered and have not begun; background openers at work."""
+        self._is_refilled = rules.is_refilled
+        self._ghosts = 0
+        """Waiters that gave up, and that the library still counts among those that wait."""
+        self._locks = 0
+        """Openings that keep every request out of the pool."""
+        self._locked: list[Action] = []
+        """What the requests that were kept out do next."""
         self._counts = _Counts()
 
-    def acquire(self, request: Request, now: float, attempt: int = 0) -> Answer:
-        """Answer a request. ``attempt`` counts the Stale answers this request has already met."""
-        if self._idle and attempt < CACHED_ATTEMPTS:
-            connection = self._idle.pop(self._pop_idle)
-            if self._expires_at_acquire and self._is_expired(connection, now):
-                self._counts.max_lifetime += 1
-                connection.state = "closing"
-                return Stale(connection)
-            self._take(connection, now)
-            return connection.use
-        if self._max_open and self._open >= self._max_open:
-            if self.rules.waiter_order == "none":
-                self._exhaust(now)
-                return Reject()
-            self._queue(request, now)
-            self._exhaust(now)
-            return Wait()
-        if self.rules.opener == "background":
-            self._queue(request, now)
-            return Wait(self._grow(now))
-        if request is None:
-            raise ValueError("a request cannot be None")
-        connection = Connection(request)
-        # Counted before it is open, so that two arrivals cannot both take the last slot.
+    def start(self, now: float) -> list[Action]:
+        """Begin what the pool does without requests: openings to the floor, sweeps."""
+        actions: list[Action] = []
+        if self.rules.fill == "background":
+            self._order(int(min(self._upkeep.floor, self._most)))
+            self._open_next(now, actions)
+        self._idle_order.end_sweep()
+        if self._upkeep.first_sweep < inf:
+            actions.append(Alarm(now + self._upkeep.first_sweep, self.sweep, repeats=True))
+        return actions
+
+    @property
+    def filled_before(self) -> int:
+        """How many connections the library opens before it serves requests: ``adopt`` each before ``start``."""
+        return int(min(self._upkeep.floor, self._most)) if self.rules.fill == "before" else 0
+
+    def adopt(self, connection: Connection, now: float) -> list[Action]:
+        """Keep a connection idle that the driver made with ``Connection(None)`` and opened before the load."""
+        self._connections[connection] = None
         self._take_slot()
         self._begin_opening(now)
-        return Open(connection)
+        self._opening -= 1
+        self._counts.opened += 1
+        actions: list[Action] = []
+        self._begin_life(connection, now, actions)
+        connection.state = "idle"
+        self._idle.append(connection)
+        return actions
+
+    def count_failed_opening(self) -> None:
+        """Count a connection that could not be opened before the load."""
+        self._counts.open_failures += 1
+
+    def acquire(self, request: Request, now: float, attempt: int = 0, last: Connection | None = None) -> Answer:
+        """Answer a request.
+
+        ``attempt`` counts the Stale answers that this request has already met; ``last`` is the connection that its
+        thread used last, for the libraries that remember it.
+        """
+        if self._locks:
+            self._locked.append(Retry(request))
+            return _BLOCKED
+        idle = self._idle
+        if idle and attempt < self._most_stale:
+            connection = idle.pop(self._end) if self._takes_from_end else self._idle_order.pick(last)
+            if connection.doubtful_after >= now or self._is_unnoticed(connection, now):
+                self._take(connection, now)
+                return connection.use
+            return self._give_up_stale(connection, request, now)
+        is_full = self._open >= self._most
+        if not is_full and self.rules.opener == "caller":
+            return self._open_for(request, now)
+        if is_full and self.rules.waiter_order == "none":
+            self._exhaust(now)
+            return _REJECT
+        if self.settings.max_waiting and len(self._waiting) + self._ghosts >= self.settings.max_waiting:
+            self._exhaust(now)
+            return _REJECT_QUEUE
+        actions = self._queue(request, now)
+        if not is_full:
+            self._open_for_waiters(now, actions)
+        return Wait(tuple(actions)) if actions else _WAIT
 
     def opened(self, connection: Connection, now: float) -> list[Action]:
         """An opening succeeded at ``now``."""
         if connection.state != "opening":
             raise ValueError(f"a connection that is {connection.state} cannot become open")
-        connection.opened_at = connection.released_at = now
         self._opening -= 1
         self._counts.opened += 1
+        actions: list[Action] = []
+        self._begin_life(connection, now, actions)
         if connection.request is not None:
             self._take(connection, now)
-            return []
-        self._background_busy = False
-        actions: list[Action] = []
-        if self._put(connection, now, actions):
+            actions.append(HandOver(connection.request, connection))
+            self._unlock(actions)
+            return actions
+        if not connection.is_abandoned:
+            self._let_opener_rest(now, actions)
+        if not self._put(connection, now, actions):
             # sql.go, openNewConnection: this slot is given up before the connection is closed.
             self._forget(connection, now)
             actions.append(Close(connection))
-        if self.rules.opener == "background":
+        if self.rules.opener == "background" or self.rules.growth != "ordered":
             self._open_for_waiters(now, actions)
         self._open_next(now, actions)
         return actions
 
-    def open_failed(self, connection: Connection, now: float, error: Exception) -> list[Action]:
-        """An opening failed. In the background, one waiter gets the error and the opener goes on for the rest."""
+    def open_failed(self, connection: Connection, now: float, error: object) -> list[Action]:
+        """An opening failed. The driver reports it to the request that opened for itself.
+
+        In the background, the opener tries again later, or one waiter gets the error and the opener goes on for the
+        rest.
+        """
         if connection.state != "opening":
             raise ValueError(f"a connection that is {connection.state} cannot fail to open")
+        self._counts.open_failures += 1
+        request = connection.request
+        if request is None and self.rules.open_retry is not None:
+            first, longest = self.rules.open_retry
+            delay = min(first * 2.0**connection.tries, longest)
+            connection.tries = min(connection.tries + 1, 60)
+            return [Alarm(now + delay, partial(self._open_again, connection))]
+        self._opening -= 1
+        self._forget(connection, now)
+        actions: list[Action] = []
+        if request is None and not connection.is_abandoned:
+            self._let_opener_rest(now, actions)
+            if self._waiting:
+                actions.append(Fail(self._leave_queue(None, now), error))
+                self._recover_if_free(now)
+        if self.rules.wakes_on_failure:
+            self._open_for_waiters(now, actions)
+        if request is not None:
+            self._unlock(actions)
+        return actions
+
+    def abandon(self, connection: Connection, now: float) -> list[Action]:
+        """The request that opens ``connection`` for itself has given up.
+
+        The library keeps the connection, or ends the opening: then it has left the pool, and the driver closes it.
+        """
+        if self.rules.abandoned_opening == "kept":
+            connection.request, connection.is_abandoned = None, True
+            return []
         self._opening -= 1
         self._counts.open_failures += 1
         self._forget(connection, now)
         actions: list[Action] = []
-        if connection.request is None:
-            self._background_busy = False
-            if self._waiting:
-                actions.append(Fail(self._leave_queue(None, now), error))
-                self._recover_if_free(now)
         self._open_for_waiters(now, actions)
+        self._unlock(actions)
         return actions
 
     def release(self, connection: Connection, now: float, *, broken: bool = False) -> list[Action]:
-        """Give a connection back. ``broken``: it can serve nobody any more.
+        """Give a connection back. ``broken``: it can serve no request any more.
 
         Raises ValueError when it is not in use.
         """
         if connection.state != "in_use":
             raise ValueError(f"released a connection that is {connection.state}, not in use")
-        expired = not broken and self._expires_at_release and self._is_expired(connection, now)
-        connection.released_at = now
-        self._counts.in_use_area += now
-        self._counts.in_use -= 1
         actions: list[Action] = []
-        if broken or expired:
-            if broken:
-                self._counts.error += 1
-            else:
-                self._counts.max_lifetime += 1
+        if self._locks:
+            self._locked.append(Alarm(now, partial(self._release_late, connection, broken)))
+            return actions
+        connection.released_at = now
+        self._end_use(connection, now)
+        self._ghosts = 0
+        if self.settings.max_uses:
+            connection.uses += 1
+            if connection.uses >= self.settings.max_uses:
+                connection.spent_after = -1.0
+        if broken or connection.spent_after < now:
+            self._count_spent(connection, broken)
             connection.state = "closing"
-            self._open_for_waiters(now, actions)
+            if self.rules.growth == "ordered" and self.rules.replaced_by == "background":
+                # sql.go, putConn: replacements are ordered before the slot is free, and again when it is.
+                self._open_for_waiters(now, actions)
             actions.append(Close(connection))
-        elif self._put(connection, now, actions):
+        elif not self._put(connection, now, actions):
             connection.state = "closing"
             actions.append(Close(connection))
         return actions
@@ -187,90 +255,130 @@ class Pool:
         if connection.state == "gone":
             return actions
         if connection.state != "closing":
-            raise ValueError(f"a connection that is {connection.state} was not told to close")
+            raise ValueError(f"a connection that is {connection.state} was not to be closed")
         self._forget(connection, now)
         self._open_for_waiters(now, actions)
         return actions
 
-    def give_up(self, request: Request, now: float) -> None:
-        """A waiting request lost its patience. Raises KeyError when it is not waiting."""
+    def give_up(self, request: Request, now: float) -> Answer | None:
+        """A waiting request lost its patience. Raises KeyError when it is not waiting.
+
+        None: it leaves. An answer as of ``acquire``: the library has it look once more whether a connection is free.
+        """
         self._leave_queue(request, now)
         self._recover_if_free(now)
+        if self.rules.timed_out_waiter == "ghost":
+            self._ghosts += 1
+        elif self.rules.timed_out_waiter == "opens" and (self._idle or self._open < self._most):
+            return self.acquire(request, now)
+        return None
+
+    def mark_lost(self, connection: Connection) -> None:
+        """Note that the server process behind ``connection`` is gone. The library may not have noticed."""
+        connection.is_lost = True
+        connection.doubtful_after = connection.spent_after = -1.0
+
+    def drop_lost(self, connection: Connection) -> list[Action]:
+        """Close a lost connection that is idle, where the library notices a lost connection at once."""
+        if self.rules.dead != "dropped" or connection.state != "idle":
+            return []
+        self._counts.error += 1
+        connection.is_lost_known = True
+        self._idle_order.remove(connection)
+        return [self._close(connection)]
+
+    def reclaim(self, connection: Connection, now: float) -> list[Action]:
+        """Take back a connection in use that its holder has forgotten."""
+        self._counts.leak_reclaimed += 1
+        self._end_use(connection, now)
+        return [self._close(connection)]
 
     @property
     def clean_at(self) -> float | None:
-        """When ``clean`` wants to be called next; None: no cleaner is running."""
+        """When Go's cleaner runs next; None: no cleaner is running."""
         return self._clean_at
 
     def clean(self, now: float) -> list[Action]:
-        """One tick of the cleaner: close what has been idle or alive for too long, idle time first."""
-        shortest = self._shortest_limit
-        if self._open == 0 or shortest is None:
-            self._clean_at = None
+        """One run of Go's cleaner: close what has been idle or alive for too long, idle time first."""
+        self._clean_at = None
+        if self._open == 0 or not self._has_cleaner:
             return []
-        # At or past the limit: with an exact tick, Go's strict "before" would slip by one more second.
-        due = [now + shortest]
-        closing: list[Connection] = []
-        idle_time = self.settings.max_idle_time
-        if idle_time is not None:
-            closing = [c for c in self._idle if c.released_at + idle_time <= now]
-            self._idle = [c for c in self._idle if c.released_at + idle_time > now]
-            self._counts.max_idle_time += len(closing)
-            due += [c.released_at + idle_time for c in self._idle[:1]]
-        lifetime = self._cleaned_lifetime
-        if lifetime is not None:
-            expired = [c for c in self._idle if c.opened_at + lifetime <= now]
-            self._idle = [c for c in self._idle if c.opened_at + lifetime > now]
-            self._counts.max_lifetime += len(expired)
-            closing += expired
-            due += [c.opened_at + lifetime for c in self._idle]
-        for connection in closing:
-            connection.state = "closing"
-        self._clean_at = max(min(due), now + SHORTEST_CLEANING_INTERVAL)
-        return [Close(connection) for connection in closing]
+        chosen, self._clean_at = self._upkeep.clean(now)
+        return [Alarm(self._clean_at, self.clean, repeats=True), *self._close_chosen(chosen)]
+
+    def sweep(self, now: float) -> list[Action]:
+        """One sweep of a library that looks at all its idle connections at intervals."""
+        actions = self._close_chosen(self._upkeep.sweep(now, self._open))
+        # Rung at once, when the slots of these are free.
+        actions.append(Alarm(now, self._end_sweep))
+        return actions
+
+    def stop_refilling(self) -> None:
+        """Open nothing ahead of requests any more: the load has ended."""
+        self._is_refilled = False
 
     def set_max_open(self, max_open: int, now: float) -> list[Action]:
         """Change the bound; 0 is unlimited. Lowers max_idle with it, for good (sql.go, SetMaxOpenConns).
 
         Connections over a lowered bound are closed when they come back. Raising it wakes no waiter.
         """
-        self._max_open = max(max_open, 0)
+        self._most = max_open if max_open > 0 else inf
         self._recover_if_free(now)
-        if self._max_open and self._max_idle > self._max_open:
-            return self.set_max_idle(self._max_open, now)
+        if self._kept > self._most:
+            return self.set_max_idle(int(self._most), now)
         return []
 
     def set_max_idle(self, max_idle: int, now: float) -> list[Action]:
         """Change how many idle connections are kept; the most recently released beyond it are closed at once."""
-        self._max_idle = max(max_idle, 0)
-        if self._max_open:
-            self._max_idle = min(self._max_idle, self._max_open)
-        surplus = self._idle[self._max_idle :]
-        del self._idle[self._max_idle :]
+        self._kept = min(max(max_idle, 0), self._most)
+        surplus = self._idle[int(self._kept) :]
+        del self._idle[int(self._kept) :]
         self._counts.max_idle += len(surplus)
-        for connection in surplus:
-            connection.state = "closing"
-        return [Close(connection) for connection in surplus]
+        return [self._close(connection) for connection in surplus]
 
     def drop_idle(self) -> list[Connection]:
         """Take every idle connection out for closing, as at the end of a process. Counted as other."""
-        dropped, self._idle = self._idle, []
+        dropped = self._idle[:]
+        self._idle.clear()
         for connection in dropped:
             connection.state = "closing"
             self._counts.other += 1
         return dropped
 
+    @property
+    def unserved(self) -> list[Request]:
+        """The requests that have no connection yet: in the queue, opening one, or kept out by an opening."""
+        opening = [c.request for c in self._connections if c.state == "opening" and c.request is not None]
+        return [*self._waiting, *opening, *(entry.request for entry in self._locked if isinstance(entry, Retry))]
+
+    @property
+    def gauges(self) -> tuple[int, int, int, int, int]:
+        """How many are open, in use, idle, opening, and how many requests wait, as in ``stats``."""
+        idle, opening = len(self._idle), self._opening
+        return (
+            self._open - self._ordered,
+            self._open - idle - opening,
+            idle,
+            opening - self._ordered,
+            len(self._waiting),
+        )
+
     def stats(self, now: float) -> PoolStats:
-        """The snapshot at ``now``."""
+        """Return the snapshot at ``now``."""
         counts = self._counts
-        since, ordered = counts.exhausted_since, len(self._background)
+        since = counts.exhausted_since
+        open_, in_use, idle, opening, waiting = self.gauges
+        held = 0.0
+        for connection in self._connections:
+            if connection.state == "in_use":
+                held += now - connection.acquired_at
         return PoolStats(
-            max_open=self._max_open,
-            open=self._open - ordered,
-            in_use=self._open - len(self._idle) - self._opening,
-            idle=len(self._idle),
-            opening=self._opening - ordered,
-            waiting=len(self._waiting),
+            max_open=0 if self._most == inf else int(self._most),
+            open=open_,
+            in_use=in_use,
+            idle=idle,
+            opening=opening,
+            waiting=waiting,
             queued_count=counts.queued_count,
             queued_time=counts.queued_time,
             opened=counts.opened,
@@ -280,61 +388,289 @@ class Pool:
                 max_idle_time=counts.max_idle_time,
                 max_lifetime=counts.max_lifetime,
                 error=counts.error,
+                leak_reclaimed=counts.leak_reclaimed,
                 other=counts.other,
             ),
             peak_open=counts.peak_open,
             peak_in_use=counts.peak_in_use,
-            open_time=counts.open_area + (self._open - ordered) * now,
-            in_use_time=counts.in_use_area + counts.in_use * now,
+            open_time=counts.open_area + open_ * now,
+            in_use_time=counts.use_time + held,
             exhausted_at=counts.exhausted_at,
             exhausted_since=since,
             recovered_at=counts.recovered_at,
             exhausted_time=counts.exhausted_time + (now - since if since is not None else 0.0),
         )
 
-    def _is_expired(self, connection: Connection, now: float) -> bool:
-        return self._expires is not None and connection.opened_at + self._expires < now
-
     def _take(self, connection: Connection, now: float) -> None:
         connection.state = "in_use"
+        connection.acquired_at = now
         counts = self._counts
-        counts.in_use_area -= now
         counts.in_use += 1
         if counts.in_use > counts.peak_in_use:
             counts.peak_in_use = counts.in_use
 
+    def _end_use(self, connection: Connection, now: float) -> None:
+        self._counts.use_time += now - connection.acquired_at
+        self._counts.in_use -= 1
+
     def _put(self, connection: Connection, now: float, actions: list[Action]) -> bool:
-        """Hand a good connection to a waiter or keep it idle (sql.go, putConnDBLocked); True: close it."""
-        if self._max_open and self._open > self._max_open:
+        """Hand a good connection to a waiter or keep it idle (sql.go, putConnDBLocked); False: it is to be closed."""
+        if self._open > self._most:
             self._counts.other += 1
-            return True
+            return False
         if self._waiting:
-            request = self._leave_queue(None, now)
-            if not self._waiting:
-                self._recover(now)
-            self._take(connection, now)
-            actions.append(HandOver(request, connection))
+            if self._codel is not None:
+                self._drop(self._codel.drop_at_release(now), now, actions)
+            if self._waiting and not self.rules.barging:
+                request = self._leave_queue(None, now)
+                if not self._waiting:
+                    self._recover(now)
+                self._take(connection, now)
+                actions.append(HandOver(request, connection))
+                return True
+        if len(self._idle) >= self._kept:
+            self._counts.max_idle += 1
             return False
-        if len(self._idle) < self._max_idle:
-            connection.state = "idle"
-            self._idle.append(connection)
-            if self._counts.exhausted_since is not None:
-                self._recover(now)
-            if self._shortest_limit is not None and self._clean_at is None:
-                self._clean_at = now + max(self._shortest_limit, SHORTEST_CLEANING_INTERVAL)
-            return False
-        self._counts.max_idle += 1
+        connection.state = "idle"
+        self._idle.append(connection)
+        if self._waiting:
+            actions.append(Alarm(now + WAKE_TIME, self._wake))
+        elif self._counts.exhausted_since is not None:
+            self._recover(now)
+        if self._has_cleaner and self._clean_at is None:
+            self._clean_at = now + max(self._upkeep.shortest_limit, SHORTEST_CLEANING_INTERVAL)
+            actions.append(Alarm(self._clean_at, self.clean, repeats=True))
+        if self._rest_time < inf and not connection.rests:
+            connection.rests = True
+            actions.append(Alarm(now + self._rest_time, partial(self._end_rest, connection)))
         return True
 
-    def _queue(self, request: Request, now: float) -> None:
+    def _queue(self, request: Request, now: float) -> list[Action]:
         self._waiters.add(request, now)
         self._counts.queued_count += 1
+        if self._open >= self._most:
+            self._exhaust(now)
+        if self._codel is not None and self._codel.start(now):
+            return [Alarm(now + self._codel.interval, self._poll_codel, repeats=True)]
+        return []
 
     def _leave_queue(self, request: Request | None, now: float) -> Request:
-        """Take ``request``, or whoever is next, out of the queue."""
+        """Take ``request``, or the next in order, out of the queue."""
         request, since = self._waiters.pop(request)
         self._counts.queued_time += now - since
         return request
+
+    def _drop(self, overdue: Iterable[Request], now: float, actions: list[Action]) -> None:
+        actions += [Fail(self._leave_queue(request, now), None) for request in overdue]
+
+    def _poll_codel(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        if self._codel is None:
+            return actions
+        if not self._waiting:
+            self._codel.stop()
+            return actions
+        self._drop(self._codel.drop_at_poll(now), now, actions)
+        actions.append(Alarm(now + self._codel.interval, self._poll_codel, repeats=True))
+        return actions
+
+    def _wake(self, now: float) -> list[Action]:
+        """A waiter that was notified of a connection looks for it, and waits on when another request has taken it."""
+        if not self._waiting:
+            return []
+        request = self._leave_queue(None, now)
+        if not self._idle:
+            self._counts.queued_count -= 1
+            return self._queue(request, now)
+        if not self._waiting:
+            self._recover(now)
+        return [Retry(request)]
+
+    def _is_unnoticed(self, connection: Connection, now: float) -> bool:
+        """Whether a lost connection is handed out as if it were good."""
+        if not connection.is_lost or connection.is_lost_known:
+            return False
+        after = self.rules.validated_after
+        return after is None or now - connection.released_at < after
+
+    def _give_up_stale(self, connection: Connection, request: Request, now: float) -> Answer:
+        if connection.is_lost:
+            self._counts.error += 1
+        else:
+            self._counts.max_lifetime += 1
+        if self.rules.stale == "reopened":
+            self._forget(connection, now)
+            return self._open_for(request, now)._replace(instead_of=connection)
+        connection.state = "closing"
+        return Stale(connection)
+
+    def _count_spent(self, connection: Connection, broken: bool) -> None:
+        """Count why a released connection is closed."""
+        if broken or connection.is_lost:
+            self._counts.error += 1
+            if self.rules.dead == "all" and connection.is_lost:
+                for other in self._idle:
+                    other.is_lost_known = other.is_lost
+        elif self.settings.max_uses and connection.spent_after < 0.0:
+            self._counts.other += 1
+        else:
+            self._counts.max_lifetime += 1
+
+    def _release_late(self, connection: Connection, broken: bool, now: float) -> list[Action]:
+        """Carry out a release that an opening has kept out of the pool."""
+        if connection.state != "in_use":
+            return []
+        return self.release(connection, now, broken=broken or connection.is_lost)
+
+    def _unlock(self, actions: list[Action]) -> None:
+        """An opening is over that kept every other request out of the pool."""
+        if self._locks:
+            self._locks -= 1
+            if not self._locks:
+                actions += self._locked
+                self._locked = []
+
+    def _open_for(self, request: Request, now: float) -> Open:
+        """Have the request open a connection itself."""
+        if request is None:
+            raise ValueError("a request cannot be None")
+        connection = self._new_connection(request)
+        # Counted before it is open, so that two arrivals cannot both take the last slot.
+        self._take_slot()
+        self._begin_opening(now)
+        if self.rules.opens_locked:
+            self._locks += 1
+        return Open(connection)
+
+    def _open_for_waiters(self, now: float, actions: list[Action]) -> None:
+        """Open for those who wait, after the rules of the library (sql.go, maybeOpenNewConnections)."""
+        if self._waiting and self.rules.replaced_by == "caller":
+            while self._waiting and self._open < self._most and not (self.rules.barging and self._idle):
+                request = self._leave_queue(None, now)
+                if not self._waiting:
+                    self._recover_if_free(now)
+                actions.append(self._open_for(request, now))
+        else:
+            self._order(int(min(self._wanted(), self._most - self._open)))
+        self._open_next(now, actions)
+
+    def _wanted(self) -> int:
+        """How many openings the background is to begin (PoolRules.growth)."""
+        rules, waiting, floor = self.rules, len(self._waiting), self._upkeep.floor
+        if rules.growth == "ordered":
+            # Openings already ordered are not subtracted, so more may be opened than needed, as in Go.
+            return waiting if rules.opener == "caller" else min(waiting, 1) if not self._busy else 0
+        if rules.growth == "one":
+            is_short = rules.is_refilled and self._open < floor
+            return 0 if self._busy else max(min(waiting, 1), int(is_short))
+        # A waiter that was notified of an idle connection is still in the queue until it wakes.
+        wanted = waiting - self._opening - len(self._idle)
+        if rules.growth == "increment" and wanted > 0:
+            wanted = max(wanted, INCREMENT)
+        if self._is_refilled:
+            have = self._open if rules.floor == "open" else len(self._idle) + self._opening - waiting
+            wanted = max(wanted, floor - have)
+        return wanted
+
+    def _order(self, number: int) -> None:
+        if number > 0:
+            self._open += number
+            self._opening += number
+            self._ordered += number
+
+    def _open_next(self, now: float, actions: list[Action]) -> None:
+        """Begin ordered openings, as many as there are openers."""
+        openers = self.rules.openers or inf
+        while self._ordered and self._busy < openers:
+            self._ordered -= 1
+            self._busy += 1
+            self._begin_opening(now)
+            actions.append(Open(self._new_connection(None)))
+
+    def _open_again(self, connection: Connection, now: float) -> list[Action]:
+        return [Open(connection)]
+
+    def _let_opener_rest(self, now: float, actions: list[Action]) -> None:
+        if self.rules.open_pause:
+            actions.append(Alarm(now + self.rules.open_pause, self._end_pause))
+        else:
+            self._busy -= 1
+
+    def _end_pause(self, now: float) -> list[Action]:
+        self._busy -= 1
+        actions: list[Action] = []
+        self._open_next(now, actions)
+        self._open_for_waiters(now, actions)
+        return actions
+
+    def _new_connection(self, request: Request | None) -> Connection:
+        connection = Connection(request)
+        self._connections[connection] = None
+        return connection
+
+    def _begin_life(self, connection: Connection, now: float, actions: list[Action]) -> None:
+        self._upkeep.begin_life(connection, now)
+        if "timer" in self.rules.lifetime_checked and connection.ends_at < inf:
+            actions.append(Alarm(connection.ends_at, partial(self._end_life, connection)))
+
+    def _end_life(self, connection: Connection, now: float) -> list[Action]:
+        """A connection's own timer: it is closed now, or when it is released."""
+        connection.spent_after = -1.0
+        if connection.state != "idle":
+            return []
+        self._counts.max_lifetime += 1
+        self._idle_order.remove(connection)
+        return [self._close(connection)]
+
+    def _end_rest(self, connection: Connection, now: float) -> list[Action]:
+        """A connection's own idle timer; a later release has put it off."""
+        connection.rests = False
+        if connection.state != "idle":
+            return []
+        due = connection.released_at + self._rest_time
+        if due <= now and self._upkeep.is_above_floor(self._open):
+            self._counts.max_idle_time += 1
+            self._idle_order.remove(connection)
+            return [self._close(connection)]
+        connection.rests = True
+        return [Alarm(due if due > now else now + self._rest_time, partial(self._end_rest, connection))]
+
+    def _close(self, connection: Connection) -> Close:
+        connection.state = "closing"
+        return Close(connection)
+
+    def _close_chosen(self, chosen: Chosen) -> list[Action]:
+        actions: list[Action] = []
+        for connection, reason in chosen:
+            setattr(self._counts, reason, getattr(self._counts, reason) + 1)
+            actions.append(self._close(connection))
+        return actions
+
+    def _end_sweep(self, now: float) -> list[Action]:
+        actions: list[Action] = []
+        if self._is_refilled and self.rules.idle_closing != "one":
+            missing = self._upkeep.missing(self._open, self._opening)
+            self._order(int(min(missing, self._most - self._open)))
+            self._open_next(now, actions)
+        actions.append(Alarm(now + self._upkeep.interval, self.sweep, repeats=True))
+        return actions
+
+    def _take_slot(self) -> None:
+        self._open += 1
+        self._opening += 1
+
+    def _begin_opening(self, now: float) -> None:
+        """Count an opening in what is reported: from here on, not from when it was ordered."""
+        self._counts.open_area -= now
+        self._counts.peak_open = max(self._counts.peak_open, self._open - self._ordered)
+
+    def _forget(self, connection: Connection, now: float) -> None:
+        connection.state = "gone"
+        self._connections.pop(connection, None)
+        self._open -= 1
+        self._counts.open_area += now
+        if self._counts.exhausted_since is not None:
+            self._recover_if_free(now)
 
     def _exhaust(self, now: float) -> None:
         counts = self._counts
@@ -353,58 +689,13 @@ class Pool:
 
     def _recover_if_free(self, now: float) -> None:
         """End the exhaustion if the next request would not wait: that those who waited gave up does not end it."""
-        if not self._waiting and (self._idle or not self._max_open or self._open < self._max_open):
+        if not self._waiting and (self._idle or self._open < self._most):
             self._recover(now)
-
-    def _take_slot(self) -> None:
-        self._open += 1
-        self._opening += 1
-
-    def _begin_opening(self, now: float) -> None:
-        """What is told counts an opening from here on, not from when it was ordered."""
-        self._counts.open_area -= now
-        self._counts.peak_open = max(self._counts.peak_open, self._open - len(self._background))
-
-    def _forget(self, connection: Connection, now: float) -> None:
-        connection.state = "gone"
-        self._open -= 1
-        self._counts.open_area += now
-        if self._counts.exhausted_since is not None:
-            self._recover_if_free(now)
-
-    def _open_for_waiters(self, now: float, actions: list[Action]) -> None:
-        """Order replacements (sql.go, maybeOpenNewConnections). Openings already ordered are not subtracted, so
-        more may be opened than needed; the surplus goes idle or is closed by max_idle, as in Go.
-
-        A pool that only grows in the background orders one at a time (psycopg_pool, pool.py, ``_growing``)."""
-        wanted = len(self._waiting)
-        if self.rules.opener == "background":
-            wanted = 0 if self._background_busy else min(wanted, 1)
-        if self._max_open:
-            wanted = min(wanted, self._max_open - self._open)
-        for _ in range(wanted):
-            self._take_slot()
-            self._background.append(Connection(None))
-        self._open_next(now, actions)
-
-    def _grow(self, now: float) -> Connection | None:
-        if self._background_busy:
-            return None
-        self._take_slot()
-        self._begin_opening(now)
-        self._background_busy = True
-        return Connection(None)
-
-    def _open_next(self, now: float, actions: list[Action]) -> None:
-        if self._background and not self._background_busy:
-            self._background_busy = True
-            actions.append(Open(self._background.popleft()))
-            self._begin_opening(now)
 
 
 class _Counts:
-    """Mutable counters behind PoolStats. The areas are integrals over time of what was open and in use: at
-    instant t they are ``area + number * t``, which costs one addition at each change."""
+    """Mutable counters behind PoolStats. ``open_area`` is an integral over time of what was open: at instant t it is
+    ``area + number * t``, which costs one addition at each change."""
 
     __slots__ = (
         "error",
@@ -412,7 +703,7 @@ class _Counts:
         "exhausted_since",
         "exhausted_time",
         "in_use",
-        "in_use_area",
+        "leak_reclaimed",
         "max_idle",
         "max_idle_time",
         "max_lifetime",
@@ -425,13 +716,14 @@ class _Counts:
         "queued_count",
         "queued_time",
         "recovered_at",
+        "use_time",
     )
 
     def __init__(self) -> None:
         self.in_use = self.peak_in_use = self.peak_open = 0
         self.queued_count = self.opened = self.open_failures = 0
-        self.max_idle = self.max_idle_time = self.max_lifetime = self.error = self.other = 0
-        self.in_use_area = self.open_area = self.queued_time = self.exhausted_time = 0.0
+        self.max_idle = self.max_idle_time = self.max_lifetime = self.error = self.other = self.leak_reclaimed = 0
+        self.use_time = self.open_area = self.queued_time = self.exhausted_time = 0.0
         self.exhausted_at: float | None = None
         self.exhausted_since: float | None = None
         self.recovered_at: float | None = None

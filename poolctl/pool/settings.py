@@ -24,7 +24,6 @@ class PoolRules:
         {"acquire", "release", "cleaner"}
     )
 
-    # The rest is followed by the model engine alone: Pool knows the libraries that live runs drive through it.
     barging: bool = False
     """A released connection goes idle and a waiter is told: a newcomer may take it before the waiter wakes."""
     generations: bool = False
@@ -44,7 +43,9 @@ class PoolRules:
     """A failed background opening is tried again after the first so many seconds, twice as many each time, at most
     the second. None: one waiter gets the error."""
     fill: Literal["none", "before", "background"] = "none"
-    """Whether min_idle connections (psycopg2: max_idle) exist before the load, or are opened when it begins."""
+    """Whether the connections of the floor exist before the load, or are opened when it begins."""
+    floor_is: Literal["min_idle", "max_idle"] = "min_idle"
+    """The setting that gives the floor (psycopg2: its minconn is both)."""
     floor: Literal["none", "open", "idle"] = "none"
     """Of what min_idle is the least when idle connections are closed: all connections, or the idle ones."""
     is_refilled: bool = False
@@ -83,6 +84,27 @@ class PoolRules:
     """Target and interval in seconds of a CoDel queue (DBConnection)."""
     abandoned_after: float | None = None
     """A holder is disconnected so many seconds after it acquired."""
+
+    def kept_idle(self, settings: "PoolSettings") -> float:
+        """Return how many idle connections a release may leave. Go lowers max_idle to max_open by itself."""
+        if self.idle_kept != "max_idle":
+            return inf
+        return min(settings.max_idle, settings.max_open or inf)
+
+    def floor_of(self, settings: "PoolSettings") -> int:
+        """Return how many connections the library opens ahead or keeps."""
+        return settings.max_idle if self.floor_is == "max_idle" else settings.min_idle
+
+    def deadline(self, settings: "PoolSettings", now: float, earlier: float | None, *, opens: bool) -> float | None:
+        """Return when an acquire that now queues, or ``opens`` for itself, is to give up; None: no new limit.
+
+        ``earlier`` is the deadline that the same acquire has already; None: it has none.
+        """
+        if settings.acquire_timeout is None or (opens and self.timeout == "queue"):
+            return None
+        if earlier is not None and self.timeout != "each":
+            return None
+        return now + settings.acquire_timeout
 
 
 @dataclass(frozen=True, slots=True)

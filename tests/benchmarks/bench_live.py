@@ -119,6 +119,8 @@ class Taker:
     def __init__(self) -> None:
         self.state, self.ticket, self.attempt = "", 0, 0
         self.queued_at: float | None = None
+        self.deadline: float | None = None
+        self.last: Connection | None = None
         self.connection: Connection | None = None
 
     def use(self, client: "Taker", connection: Connection, now: float) -> None:

@@ -8,6 +8,7 @@ import os
 import sys
 
 from poolctl.engines.instance.channel import InstanceChannel
+from poolctl.engines.pools import REAL_LIBRARIES
 from poolctl.errors import PoolctlError
 
 
@@ -16,13 +17,13 @@ def main() -> None:
     library = sys.argv[1]
     _allow_many_sockets()
     # The library is an argument and not only in the job, so that it loads while the server still starts.
-    if library == "database/sql":
-        from poolctl.engines.instance.event_loop import drive
-    else:
+    if library in REAL_LIBRARIES:
         from poolctl.engines.instance.library_drivers import preload
         from poolctl.engines.instance.threads import drive
 
         preload(library)
+    else:
+        from poolctl.engines.instance.event_loop import drive
     channel = InstanceChannel(sys.stdin, sys.stdout)
     try:
         drive(channel.read_job(), channel)

@@ -37,6 +37,7 @@ class AsyncConnection:
         "connection",
         "error",
         "fd",
+        "is_adopted",
         "is_dead",
         "is_opening",
     )
@@ -49,6 +50,8 @@ class AsyncConnection:
         self.began_at = began_at
         self.client: Any = None
         self.is_opening, self.is_dead = True, False
+        self.is_adopted = False
+        """Whether the pool keeps it idle from the start, before it serves requests."""
         self.error: ErrorKind | None = None
         self._statement, self._prepared = b"", False
         self._to_send: tuple[bytes, str | None] | None = None

@@ -9,7 +9,7 @@ from random import Random
 
 from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
-from poolctl.engines.instance.native_pool import OVERDUE, NativePool
+from poolctl.engines.instance.native_pool import NativePool
 from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, make_parameter, make_statement, takes_hold
 from poolctl.engines.instance.timers import Timers
@@ -32,12 +32,14 @@ class LoadClient:
     __slots__ = (
         "attempt",
         "counted",
+        "deadline",
         "due",
         "has_budget",
         "held",
         "hold",
         "holds",
         "holds_until",
+        "last",
         "leaks",
         "queued_at",
         "random",
@@ -62,6 +64,8 @@ class LoadClient:
         self.state = ""
         self.ticket = self.attempt = 0
         self.queued_at: float | None = None
+        self.deadline: float | None = None
+        self.last: Connection | None = None
 
 
 def drive(job: Job, channel: InstanceChannel) -> None:
@@ -157,6 +161,7 @@ class InstanceLoop:
 
     def _plan(self) -> None:
         begins_at, timers = self._begins_at, self._timers
+        timers.at(begins_at, self._pool.start)
         for worker in self.workload.make_workers():
             self._sources += 1
             client = LoadClient(self, worker.hold, worker.random, worker)
@@ -168,7 +173,6 @@ class InstanceLoop:
             timers.at(self._load.warmup, self._note_warm)
         timers.at(begins_at, self._sample, 0)
         timers.at(begins_at + PROGRESS_INTERVAL, self._report)
-        timers.at(begins_at, self._pool.watch_cleaner)
         # From the start and not from begins_at, so that an instance can be ended before it begins.
         timers.at(0.0, self._check_end)
 
@@ -238,7 +242,7 @@ class InstanceLoop:
 
     def fail(self, client: LoadClient, kind: ErrorKind, now: float) -> None:
         """End a request whose acquire ended without a connection."""
-        overdue = kind is OVERDUE
+        overdue = kind is self._pool.overdue or kind is self._pool.rejected
         self._counter.count_failed_acquire(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
         self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
 
@@ -366,7 +370,7 @@ class InstanceLoop:
 
     def _is_stuck(self) -> bool:
         """Return True if every request waits, and nothing is under way that could ever end a wait."""
-        if self._pool.has_openings or self._returning or self._pool.has_deadlines():
+        if self._pool.is_busy or self._returning or self._pool.has_deadlines():
             return False
         return not self._timers.holds_any((self._work, self._end_think, self._arrive))
 

@@ -15,13 +15,11 @@ from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_quer
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
+from poolctl.engines.pools import REAL_LIBRARIES
 from poolctl.engines.workload import drop_late_events, plan_jobs
 from poolctl.errors import BadInput
 from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
-
-LIVE_LIBRARIES = ("database/sql", "psycopg_pool", "psycopg2", "sqlalchemy", "none")
-"""The pools that a live run can use: the real libraries, and Go's rules with real connections."""
 
 START_DELAY = 0.05
 """Seconds from the message that names the start to the start, so that it reaches every instance in time."""
@@ -57,11 +55,6 @@ class RunView(Protocol):
 
 def check_scenario(scenario: Scenario) -> None:
     """Raise BadInput if ``scenario`` needs something that only the model can do."""
-    if scenario.pool.kind not in LIVE_LIBRARIES:
-        raise BadInput(
-            f"pool.kind = {scenario.pool.kind!r} cannot run live: live runs use {', '.join(LIVE_LIBRARIES)}",
-            hint="use --engine model for it",
-        )
     if scenario.model_only:
         raise BadInput(
             f"{', '.join(scenario.model_only)}: only the model engine can do that", hint="use --engine model"
@@ -141,6 +134,8 @@ class _LiveRun:
         )
         self._timeline: list[TimelinePoint] = []
         self._notes: list[str] = []
+        if scenario.pool.kind not in REAL_LIBRARIES and scenario.pool.kind != "database/sql":
+            self._notes.append(f"rules of {scenario.pool.kind}, driver psycopg")
         self._failure: str | None = None
         self._interrupted = False
         self._states: dict[str, int] = {}

@@ -1,16 +1,15 @@
 """Runs a scenario in virtual time: the same pools, a server and a fleet made of arithmetic.
 
-Decides what the run is made of and when it is over; who gets a connection, and what the server does, is in the
-files beside it. Imports the standard library and the pure rooms alone.
+Decides which kernel runs and when the run is over. Imports the standard library and the pure rooms alone.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
 from poolctl.engines.model import compiled
-from poolctl.engines.model.clock import MOST_WAITING, PROGRESS, STANDSTILL, Kernel
-from poolctl.engines.model.loop import CHUNK
-from poolctl.engines.model.plan import ServicePlan, check, pods
+from poolctl.engines.model.clock import MOST_WAITING, PROGRESS, STANDSTILL
+from poolctl.engines.model.model import CHUNK, Model
+from poolctl.engines.model.plan import ServicePlan, check, plan_instances
 from poolctl.engines.model.result import result
 from poolctl.engines.workload import drop_late_events
 from poolctl.scenario.run import Run
@@ -18,35 +17,41 @@ from poolctl.scenario.scenario import Scenario
 
 __all__ = ["simulate"]
 
-LOOK = 10
-"""Chunks of events between looks at what the user wants and at what grows without end."""
+CHECK = 10
+"""Chunks of events between two checks of what the user wants and of what grows without end."""
 
 
 def simulate(scenario: Scenario, *, interval: float = 0.1, stop: Callable[[], bool] = lambda: False) -> Run:
     """Run ``scenario`` in virtual time. The same scenario and seed give the same Run, bit for bit.
 
     ``interval``: seconds of the run's clock between rows of the timeline, more when there would be over 4,000.
-    ``stop``: asked now and then whether the user has enough. Raises BadInput for what cannot be modeled
+    ``stop``: asked now and then whether the user wants the run to end. Raises BadInput for what cannot be modeled
     faithfully. A run that could not end, or whose queue grows without end, is cut off and says so in Run.failure.
 
-    Runs in the compiled kernel where one was built and can (``Run.kernel`` tells); its figures are those of the plain
-    one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
+    The run is that of the compiled kernel where one was built and can do it (``Run.kernel`` says which); its figures
+    are those of the plain one. The environment variable POOLCTL_KERNEL=plain leaves it alone.
     """
     check(scenario)
     timely, notes = drop_late_events(scenario)
-    parts, instances = [ServicePlan(part, timely) for part in timely.all_services], pods(timely)
-    if compiled.can_run(timely):
-        fast = compiled.Compiled(timely, parts, instances, interval)
+    run = simulate_timely(timely, interval, stop)
+    return replace(run, scenario=scenario, notes=notes + run.notes)
+
+
+def simulate_timely(scenario: Scenario, interval: float, stop: Callable[[], bool]) -> Run:
+    """Run a scenario whose events all happen while its load goes on."""
+    plans, windows = [ServicePlan(service) for service in scenario.all_services], plan_instances(scenario)
+    if compiled.can_run(scenario):
+        fast = compiled.Compiled(scenario, plans, windows, interval)
         interrupted = drive_compiled(fast, stop)
         if not fast.is_endless:
-            return replace(result(fast, interrupted), scenario=scenario, notes=notes)
-    kernel = Kernel(timely, parts, instances, interval)
-    interrupted = drive(kernel, stop)
-    return replace(result(kernel, interrupted), scenario=scenario, notes=notes)
+            return result(fast.finish(), interrupted=interrupted)
+    model = Model(scenario, plans, windows, interval)
+    interrupted = drive(model, stop)
+    return result(model.finish(), interrupted=interrupted)
 
 
 def drive_compiled(kernel: compiled.Compiled, stop: Callable[[], bool]) -> bool:
-    """Let the kernel run to its end; True when the user ended it."""
+    """Let the compiled kernel run to its end; return whether the user ended it."""
     while not kernel.run():
         if stop():
             kernel.stop()
@@ -54,23 +59,24 @@ def drive_compiled(kernel: compiled.Compiled, stop: Callable[[], bool]) -> bool:
     return False
 
 
-def drive(kernel: Kernel, stop: Callable[[], bool]) -> bool:
-    """Let the kernel run to its end; True when the user ended it."""
-    stood_at, stood = 0.0, 0
+def drive(model: Model, stop: Callable[[], bool]) -> bool:
+    """Let the model run to its end; return whether the user ended it."""
+    clock = model.clock
+    progress_at, chunks = 0.0, 0
     while True:
-        for _ in range(LOOK):
-            kernel.run()
-            if kernel.over:
+        for _ in range(CHECK):
+            model.run()
+            if clock.is_over:
                 return False
-            kernel.flush()
-        stood += 1
-        if kernel.now - stood_at >= PROGRESS:
-            stood_at, stood = kernel.now, 0
+            model.flush()
+        chunks += CHECK
+        if clock.now - progress_at >= PROGRESS:
+            progress_at, chunks = clock.now, 0
         if stop():
-            kernel.stop()
+            model.stop()
             return True
-        # Usually seen at a sample, which is an instant of the run; between two of them memory must not run out.
-        if sum(kernel.p_waiting) > 4 * MOST_WAITING:
-            kernel.cut_off_queue()
-        elif stood * LOOK * CHUNK > STANDSTILL + 20 * len(kernel.c_pod):
-            kernel.cut_off_standstill()
+        # Usually found at a sample, which is an instant of the run; between two of them memory must not run out.
+        if model.waiting > 4 * MOST_WAITING:
+            model.cut_off_queue()
+        elif chunks * CHUNK > STANDSTILL + 20 * model.clients:
+            model.cut_off_standstill()

@@ -3,7 +3,7 @@
  * A second implementation, because what makes the readable one slow is what makes it readable. What holds the two
  * together is that the same scenario and seed give the same Run, bit for bit, which a hypothesis test asks of random
  * scenarios (tests/test_model_compiled.py). So every function has the name of the method that it repeats, draws random
- * numbers where that one does, and adds floating-point numbers in the same order. The contract is in kernel.py.
+ * numbers where that one does, and adds floating-point numbers in the same order. The contract is in clock.py.
  *
  * It knows no poolers. What it is told is a list of numbers for each service (compiled.py, in the order of FIELDS), and
  * what it tells are numbers again. It touches no Python object while it runs, and gives the interpreter's lock away.
@@ -42,7 +42,7 @@ enum { HOLD_END, OPENED, WORK, BEGIN, CLEAN, SAMPLE, WARM, EVENT, POD_ENDS, OPEN
        POD_BEGINS, REST };
 enum { TIMED_OUT, REFUSED, FAILED };
 enum { ALIVE, DEAD, KNOWN_DEAD };
-enum { FREE, OPENING, IDLE, IN_USE, ORPHAN, ZOMBIE };
+enum { FREE, OPENING, IDLE, IN_USE, ORPHAN, ZOMBIE, CLOSING };
 enum { OUT, WAITING, DIALING, USING, LOCKED };
 enum { CONSTANT, EXPONENTIAL, LOGNORMAL };
 enum { SERVER_AWAY = -1, CUT = -2 };
@@ -135,7 +135,7 @@ typedef struct {
     Ints random;
     Ring fifo, locked;
     double begins_at, told, clean_at;
-    int samples[30], n_samples;
+    int samples[30], n_samples, n_chosen, first_chosen, last_chosen;
     double codel[4];
     int64_t opened, failed, queued, max_idle, idle_time, lifetime, error, reclaimed, other, peak_open, peak_in_use;
     double open_area, queued_time, exhausted_at, recovered, exhausted_time;
@@ -146,12 +146,13 @@ typedef struct {
     double released, acquired, outside, stale, spent;
     int64_t timer, rest;
     double born, asked, ends;
-    int slot, tries, own_next, own_previous;
+    int slot, tries, own_next, own_previous, next_gone, is_cut;
+    int64_t number; /* Of this connection, where its record was another one's before. */
 } Connection;
 
 typedef struct {
     int pod, worker, state, attempt, tries, place, last, leaks, counted, held, held_first, held_last;
-    int64_t serial, ticket;
+    int64_t serial, ticket, last_number;
     double due, queued, since, deadline;
     const Times *hold;
 } Client;
@@ -433,7 +434,7 @@ INLINE void record(Kernel *s, Histogram *h, double seconds)
     if (scaled < 256.0)
         at = scaled > 0.0 ? (Py_ssize_t)scaled : 0;
     else {
-        /* The exponent and the upper 7 bits of the mantissa are the bucket (counts.py, record). */
+        /* The exponent and the upper 7 bits of the mantissa are the bucket (Histogram.record). */
         uint64_t bits;
         memcpy(&bits, &scaled, sizeof bits);
         at = (Py_ssize_t)((((bits >> 52) - 1030) << 7) + ((bits >> 45) & 127) + 128);
@@ -476,6 +477,12 @@ static void statement_failed(Kernel *s, int k, int kind, double now);
 static void cut(Kernel *s, int k, double now);
 static int drop_overdue(Kernel *s, Pod *p, double now);
 
+/* The client learns of it when the pool is done with what it does. */
+static void fail_soon(Kernel *s, int c, int outcome, int kind)
+{
+    ring_push(s, &s->ready, 0.0, c, 1 + outcome + 4 * (int64_t)kind);
+}
+
 INLINE Pod *pod_of(const Kernel *s, int k)
 {
     return &s->pods[s->k[k].pod];
@@ -500,7 +507,8 @@ static int new_connection(Kernel *s, Pod *p, int client)
     x->pod = p->number;
     x->client = client;
     x->state = OPENING;
-    x->dead = x->uses = x->slot = x->tries = 0;
+    x->dead = x->uses = x->slot = x->tries = x->is_cut = 0;
+    x->number = ++s->serial;
     x->timer = x->rest = 0;
     x->own_next = -1;
     x->own_previous = p->own_tail;
@@ -620,11 +628,16 @@ static Stats stats(const Kernel *s, const Pod *p, double now)
 
 /* Server */
 
-static int64_t after(Kernel *s, double delay, int kind, int64_t number, double now)
+static int64_t at_time(Kernel *s, double time, int kind, int64_t number)
 {
     s->seq++;
-    heap_push(s, &s->timers, now + delay, s->seq, number * 16 + kind);
+    heap_push(s, &s->timers, time, s->seq, number * 16 + kind);
     return s->seq;
+}
+
+static int64_t after(Kernel *s, double delay, int kind, int64_t number, double now)
+{
+    return at_time(s, now + delay, kind, number);
 }
 
 /* The rate at which each of so many queries proceeds (rates_of); kept, since to divide takes its time. */
@@ -653,13 +666,14 @@ INLINE void find_next_job(Kernel *s)
         if (s->jobs.items[0].code >= 0)
             PREFETCH(&s->k[s->jobs.items[0].code]);
         /* A division by 1 takes as long as any other. */
-        s->next_job = s->base_t + (s->rate == 1.0 ? left : left / s->rate);
+        s->next_job = s->is_shared ? s->base_t + (s->rate == 1.0 ? left : left / s->rate) : s->jobs.items[0].at;
     }
 }
 
 INLINE void add_job(Kernel *s, double work, int64_t code, double now)
 {
-    double v = s->base_v + (now - s->base_t) * s->rate;
+    /* Where nothing slows a query down, V is the clock. */
+    double v = s->is_shared ? s->base_v + (now - s->base_t) * s->rate : now;
     s->seq++;
     heap_push(s, &s->jobs, v + work, s->seq, code);
     s->work_done += work;
@@ -829,7 +843,7 @@ static void drop_work(Kernel *s, const char *is_gone)
     for (at = kept = 0; at < s->timers.n; at++) {
         int64_t code = s->timers.items[at].code, number = code >> 4;
         int kind = (int)(code & 15);
-        if (kind == HOLD_END && number >= 0 && is_gone[number] == 1)
+        if (kind == HOLD_END && number >= 0 && is_gone[number])
             continue;
         if (kind == OPENED && is_gone[number] == 2)
             continue;
@@ -839,43 +853,60 @@ static void drop_work(Kernel *s, const char *is_gone)
     heapify(&s->timers);
 }
 
-static void cut_all(Kernel *s, double now)
+static void cut_chain(Kernel *s, int first, double now)
 {
-    Py_ssize_t n = s->n_k, k;
-    char *is_gone = calloc((size_t)n + 1, 1);
-    if (!is_gone)
-        longjmp(s->out_of_memory, 1);
-    for (k = 0; k < n; k++) {
-        int state = s->k[k].state;
-        if ((state == IDLE || state == IN_USE) && s->k[k].dead == ALIVE)
-            is_gone[k] = 1;
-        else if ((state == OPENING || state == ORPHAN || state == ZOMBIE) && s->k[k].slot == 1)
-            is_gone[k] = 2;
-    }
-    drop_work(s, is_gone);
-    /* The marks are kept in the connections themselves, so that nothing is lost if memory runs out meanwhile. */
-    for (k = 0; k < n; k++)
-        s->k[k].tries = is_gone[k] ? s->k[k].tries | (is_gone[k] << 8) : s->k[k].tries;
-    free(is_gone);
-    for (k = 0; k < n; k++)
-        if (s->k[k].tries >> 8 == 2) {
-            s->k[k].tries &= 255;
-            hang_up(s, (int)k);
+    int k;
+    for (k = first; k >= 0; k = s->k[k].next_gone)
+        if (!s->k[k].is_cut) {
+            hang_up(s, k);
             s->k[k].outside = 0.0;
             s->k[k].slot = CUT;
             after(s, 0.0, OPENED, k, now);
         }
-    for (k = 0; k < n; k++)
-        if (s->k[k].tries >> 8 == 1) {
-            hang_up(s, (int)k);
+    for (k = first; k >= 0; k = s->k[k].next_gone)
+        if (s->k[k].is_cut) {
+            hang_up(s, k);
             s->k[k].dead = DEAD;
             s->k[k].stale = s->k[k].spent = -1.0;
         }
-    for (k = 0; k < n; k++)
-        if (s->k[k].tries >> 8 == 1) {
-            s->k[k].tries &= 255;
-            cut(s, (int)k, now);
+    for (k = first; k >= 0; k = s->k[k].next_gone)
+        if (s->k[k].is_cut) {
+            s->k[k].is_cut = 0;
+            cut(s, k, now);
         }
+}
+
+/* Every connection loses its server process, in the order of the instances, and in each in the order of the openings. */
+static void cut_all(Kernel *s, double now)
+{
+    Py_ssize_t n = s->n_k, at, n_gone = 0;
+    char *is_gone = calloc((size_t)n + 1, 1);
+    int *gone = malloc(((size_t)n + 1) * sizeof(int)), k;
+    if (!is_gone || !gone) {
+        free(is_gone);
+        free(gone);
+        longjmp(s->out_of_memory, 1);
+    }
+    for (at = 0; at < s->n_pods; at++)
+        for (k = s->pods[at].own_head; k >= 0; k = s->k[k].own_next) {
+            int state = s->k[k].state;
+            if ((state == IDLE || state == IN_USE) && s->k[k].dead == ALIVE)
+                is_gone[k] = 1;
+            else if ((state == OPENING || state == ORPHAN || state == ZOMBIE) && s->k[k].slot == 1)
+                is_gone[k] = 2;
+            if (is_gone[k])
+                gone[n_gone++] = k;
+        }
+    drop_work(s, is_gone);
+    /* Chained through next_gone, so that nothing is lost if memory runs out meanwhile. */
+    for (at = 0; at < n_gone; at++) {
+        s->k[gone[at]].next_gone = at + 1 < n_gone ? gone[at + 1] : -1;
+        s->k[gone[at]].is_cut = is_gone[gone[at]] == 1;
+    }
+    k = n_gone ? gone[0] : -1;
+    free(is_gone);
+    free(gone);
+    cut_chain(s, k, now);
 }
 
 static void multiply_slow(Kernel *s)
@@ -1072,14 +1103,14 @@ static void open_failed(Kernel *s, int k, double now, int kind)
         if (p->waiting) {
             int waiter = leave_queue(s, p, now, -1);
             recover_if_free(p, now);
-            fail(s, waiter, outcome, kind, now);
+            fail_soon(s, waiter, outcome, kind);
         }
     }
     if (part->f[F_wakes_on_failure] != 0.0)
         open_for_waiters(s, p, now);
     if (is_own) {
-        fail(s, c, outcome, kind, now);
         unlock(s, p, now);
+        fail(s, c, outcome, kind, now);
     }
 }
 
@@ -1114,6 +1145,7 @@ static void open_for_waiters(Kernel *s, Pod *p, double now)
                 recover_if_free(p, now);
             open_for(s, c, p, now);
         }
+        open_next(s, p, now);
         return;
     }
     if (part->growth == GROWTH_ORDERED) {
@@ -1138,6 +1170,8 @@ static void open_for_waiters(Kernel *s, Pod *p, double now)
         wanted = part->max_open - p->open;
     if (wanted > 0.0)
         order(s, p, (int)wanted, now);
+    else
+        open_next(s, p, now);
 }
 
 static void opener_wakes(Kernel *s, int64_t number, double now)
@@ -1257,6 +1291,8 @@ INLINE int pick_idle(Kernel *s, int c, Pod *p)
     int k;
     if (part->by_thread) {
         int own = s->c[c].last;
+        if (own >= 0 && s->k[own].number != s->c[c].last_number)
+            own = -1;
         if (own >= 0 && s->k[own].state == IDLE && s->k[own].pod == p->number)
             at = find(&p->idle, own);
         else
@@ -1293,7 +1329,8 @@ static void queue(Kernel *s, int c, Pod *p, double now)
     p->waiting++;
     s->waiting++;
     p->queued++;
-    exhaust(p, now);
+    if (p->open >= p->part->max_open)
+        exhaust(p, now);
     if (p->part->waiter_order == ORDER_RANDOM) {
         x->place = (int)p->random.n;
         push(s, &p->random, c);
@@ -1600,7 +1637,7 @@ static void clean(Kernel *s, Pod *p, double now)
         s->k[closing.items[at]].held_next = at + 1 < n_closing ? closing.items[at + 1] : -1;
     at = n_closing ? closing.items[0] : -1;
     free(closing.items);
-    after(s, due - now, CLEAN, p->number, now);
+    at_time(s, due, CLEAN, p->number);
     while (at >= 0) {
         int k = (int)at;
         at = s->k[k].held_next;
@@ -1624,15 +1661,41 @@ static void begin_sweeps(Kernel *s, Pod *p, double now)
     }
 }
 
-static void close_idle(Kernel *s, int k, Pod *p, double now)
+static void take_idle(Kernel *s, int k, Pod *p)
 {
     Py_ssize_t at = find(&p->idle, k);
-    if (at < 0)
-        return;
     if (at < p->old)
         p->old--;
     pop_at(&p->idle, at);
+    s->k[k].state = CLOSING;
+}
+
+static void close_idle(Kernel *s, int k, Pod *p, double now)
+{
+    take_idle(s, k, p);
     close_connection(s, k, p, now);
+}
+
+/* A sweep takes out all that it closes, chained through next_gone, before it closes the first. */
+static void choose(Kernel *s, int k, Pod *p)
+{
+    take_idle(s, k, p);
+    s->k[k].next_gone = -1;
+    if (p->n_chosen++)
+        s->k[p->last_chosen].next_gone = k;
+    else
+        p->first_chosen = k;
+    p->last_chosen = k;
+}
+
+static void close_chosen(Kernel *s, Pod *p, double now)
+{
+    int k = p->n_chosen ? p->first_chosen : -1, next;
+    p->n_chosen = 0;
+    for (; k >= 0; k = next) {
+        next = s->k[k].next_gone;
+        close_connection(s, k, p, now);
+    }
 }
 
 static int above_floor(const Pod *p)
@@ -1640,7 +1703,7 @@ static int above_floor(const Pod *p)
     Part *part = p->part;
     if (part->f[F_floor] == FLOOR_NONE)
         return 1;
-    return (part->f[F_floor] == FLOOR_IDLE ? (int)p->idle.n : p->open) > part->min_idle;
+    return (part->f[F_floor] == FLOOR_IDLE ? (int)p->idle.n : p->open - p->n_chosen) > part->min_idle;
 }
 
 typedef struct { double released; int place, k; } Idle;
@@ -1694,7 +1757,7 @@ static void close_long_idle(Kernel *s, Pod *p, double now)
         next = s->k[k].held_next;
         if (s->k[k].released <= since && above_floor(p)) {
             p->idle_time++;
-            close_idle(s, k, p, now);
+            choose(s, k, p);
         }
     }
 }
@@ -1704,7 +1767,7 @@ static int int_first(const void *a, const void *b)
     return *(const int *)a - *(const int *)b;
 }
 
-static void prune(Kernel *s, Pod *p, double now)
+static void prune(Kernel *s, Pod *p)
 {
     int number;
     p->samples[p->n_samples++] = (int)p->idle.n;
@@ -1715,7 +1778,7 @@ static void prune(Kernel *s, Pod *p, double now)
     p->n_samples = 0;
     for (; number > 0 && p->idle.n && above_floor(p); number--) {
         p->idle_time++;
-        close_idle(s, p->idle.items[0], p, now);
+        choose(s, p->idle.items[0], p);
     }
 }
 
@@ -1736,9 +1799,10 @@ static void sweep(Kernel *s, Pod *p, double now)
     if (part->idle_closing == CLOSING_ONE) {
         if (p->low > 0 && p->open > part->min_idle && p->idle.n) {
             p->idle_time++;
-            close_idle(s, p->idle.items[0], p, now);
+            choose(s, p->idle.items[0], p);
         }
         p->low = (int)p->idle.n;
+        close_chosen(s, p, now);
         after(s, part->max_idle_time < 0.0 ? 0.0 : part->max_idle_time, SWEEP, p->number, now);
         return;
     }
@@ -1748,20 +1812,21 @@ static void sweep(Kernel *s, Pod *p, double now)
             next = s->k[k].held_next;
             if (s->k[k].ends <= now) {
                 p->lifetime++;
-                close_idle(s, k, p, now);
+                choose(s, k, p);
             }
         }
     }
     if (part->idle_closing == CLOSING_MEDIAN)
-        prune(s, p, now);
+        prune(s, p);
     else if (part->max_idle_time >= 0.0)
         close_long_idle(s, p, now);
     if (part->f[F_idle_kept] == KEPT_SWEEP)
         while ((double)p->idle.n > part->f[F_max_idle]) {
             p->max_idle++;
-            close_idle(s, p->idle.items[0], p, now);
+            choose(s, p->idle.items[0], p);
         }
     p->old = (int)p->idle.n;
+    close_chosen(s, p, now);
     if (part->f[F_is_refilled] != 0.0 && p->state == 1)
         refill(s, p, now);
     after(s, part->f[F_sweep], SWEEP, p->number, now);
@@ -1791,7 +1856,7 @@ static void rest_ends(Kernel *s, int k, int64_t seq, double now)
     if (s->k[k].state != IDLE || idle_time < 0.0)
         return;
     if (s->k[k].released + idle_time > now) {
-        next = after(s, s->k[k].released + idle_time - now, REST, k, now);
+        next = at_time(s, s->k[k].released + idle_time, REST, k);
         s->k[k].rest = next;
     } else if (above_floor(p)) {
         p->idle_time++;
@@ -1823,7 +1888,7 @@ static void drop_older(Kernel *s, Pod *p, double age, double now)
 {
     while (p->waiting && now - first_since(s, p) > age) {
         int c = leave_queue(s, p, now, -1);
-        fail(s, c, TIMED_OUT, p->part->overdue, now);
+        fail_soon(s, c, TIMED_OUT, p->part->overdue);
     }
 }
 
@@ -1950,6 +2015,7 @@ INLINE void serve(Kernel *s, int c, int k, double now)
     double needed;
     x->state = USING;
     x->last = k;
+    x->last_number = s->k[k].number;
     s->k[k].client = c;
     hold_connection(s, c, k);
     note_wait(s, c, p, now);
@@ -2453,7 +2519,11 @@ INLINE void step(Kernel *s)
     double job, timer, now;
     if (s->ready.n) {
         s->at_once++;
-        work(s, ring_pop(&s->ready).c, s->now);
+        Due due = ring_pop(&s->ready);
+        if (due.serial)
+            fail(s, due.c, (int)((due.serial - 1) & 3), (int)((due.serial - 1) >> 2), s->now);
+        else
+            work(s, due.c, s->now);
         return;
     }
     job = s->next_job;

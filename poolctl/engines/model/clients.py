@@ -1,251 +1,344 @@
 """What a request does: acquire, hold, release, leak, try again; and what its worker does after it.
 
-The rules are those of the live driver (engines.loop). Decides nothing about who gets which connection.
+The rules are those of the live driver (engines.instance.loop). Decides nothing about who gets which connection.
 """
 
-from poolctl.engines.model.server import TERMINATED
-from poolctl.engines.model.state import ALIVE, BEGIN, HOLD_END, IN_USE, OUT, REFUSED, TIMED_OUT, USING, WORK, ZOMBIE
-from poolctl.engines.model.sweeps import Sweeps
+from collections.abc import Callable
+from typing import Protocol
+
+from poolctl.engines.model.clock import Clock, draw
+from poolctl.engines.model.counts import Book
+from poolctl.engines.model.plan import ServicePlan, Times
+from poolctl.engines.model.poolers import PgBouncer, Pgpool
+from poolctl.engines.model.server import TERMINATED, Link, ModelServer
+from poolctl.pool import Connection
 from poolctl.scenario.run import ErrorKind
 
-LEAKED, ANONYMOUS, UNCOUNTED = -2, -3, -4
-"""In k_client: whoever had it has forgotten it; a request without a record of its own, after or in the warm-up."""
+OUT, WAITING, DIALING, USING, BLOCKED = range(5)
+"""What a client does."""
 
+TIMED_OUT, REFUSED, FAILED = range(3)
+"""How an acquire can end without a connection."""
 
 PINS = ("in-transaction", "unread-rows", "long-hold")
 """Shapes of a leak that keep a server connection also behind PgBouncer in transaction mode."""
 
 
-class Requests(Sweeps):
-    __slots__ = ()
+class Home(Protocol):
+    """The instance that a client belongs to."""
 
-    def name_anonymous(self, k: int) -> None:
-        """Give a client to a connection whose user was not worth one, now that more than its release matters."""
-        p = self.k_pod[k]
-        c = self.new_arrival(p, self.number_of[id(self.p_part[p])])
-        self.c_state[c] = USING
-        self.c_counted[c] = self.k_client[k] == ANONYMOUS
-        self.c_held[c].append(k)
-        self.p_clients[p] += 1
-        self.k_client[k] = c
+    plan: ServicePlan
+    book: Book
+    ends_at: float
+    is_gone: bool
+    clients: int
+    """Requests that have begun and are not over."""
+    sources: int
+    """Workers, and streams of arrivals, that may begin more."""
+    requests: int
+    """Begun so far, to find the ones that leak."""
+    budget: float
+    """Requests that its steady workers and arrivals may still begin."""
 
-    def work(self, c: int, now: float) -> None:
+    def acquire(self, client: "Client", now: float) -> None:
+        """Begin an acquire."""
+
+    def lose_patience(self, client: "Client", now: float) -> None:
+        """The deadline of an acquire has come."""
+
+    def release(self, link: Link, now: float) -> None:
+        """Give a connection back to the pool."""
+
+    def keep_record(self, client: "Client") -> None:
+        """Keep the record of a client that has made its one request, to use it again."""
+
+    def end_if_over(self, now: float) -> None:
+        """End when nothing is to be done any more."""
+
+
+class Worker:
+    """One closed loop. ``left``: requests that a burst's may still make; None: no bound of its own."""
+
+    __slots__ = ("is_burst", "left", "think", "until")
+
+    def __init__(self, until: float, think: Times, *, is_burst: bool, left: int | None) -> None:
+        self.until, self.think, self.is_burst, self.left = until, think, is_burst, left
+
+
+class Client:
+    """Who makes requests, one at a time: a worker many, an arrival one, after which its record is used again."""
+
+    __slots__ = (
+        "attempt",
+        "counted",
+        "deadline",
+        "dialing",
+        "due",
+        "failure",
+        "held",
+        "hold",
+        "instance",
+        "last",
+        "leaks",
+        "queued_at",
+        "serial",
+        "state",
+        "tries",
+        "worker",
+    )
+
+    def __init__(self, instance: Home, hold: Times, worker: Worker | None = None) -> None:
+        self.instance, self.hold, self.worker = instance, hold, worker
+        self.state = OUT
+        self.serial = 0
+        """The number of its present acquire; deadlines of others are void."""
+        self.attempt = self.tries = 0
+        self.due = 0.0
+        self.queued_at: float | None = None
+        """When its present acquire first queued; None: it did not."""
+        self.deadline: float | None = None
+        self.counted = self.leaks = False
+        self.held: list[Link] = []
+        self.last: Connection | None = None
+        """The connection that its thread used last."""
+        self.dialing: Link | None = None
+        """The connection that it opens for itself."""
+        self.failure: tuple[int, ErrorKind] | None = None
+        """How its acquire has ended, of which it learns with its next step."""
+
+
+class Requests:
+    """The requests of a run."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        server: ModelServer,
+        network: ModelServer | PgBouncer | Pgpool,
+        streams: dict[str, Callable[[], float]],
+        warmup: float,
+    ) -> None:
+        self.clock, self.server, self.network, self.warmup = clock, server, network, warmup
+        self.hold_random, self.think_random = streams["holds"], streams["thinks"]
+        self.has_pooler = network is not server
+        self.n_acquired = self.n_errors = 0
+        """From the start, warm-up included."""
+        server.query_over = self.end_hold
+
+    def step(self, client: Client, now: float) -> None:
+        """Let a client that is ready go on."""
+        if client.failure is not None:
+            failure, client.failure = client.failure, None
+            self.fail(client, *failure, now)
+        else:
+            self.work(client, now)
+
+    def work(self, client: Client, now: float) -> None:
         """A worker comes to its next request: think, then acquire."""
-        w, p = self.c_worker[c], self.c_pod[c]
-        if now >= self.w_until[w] or not self.takes_request(w, p):
-            self.retire(c, p, now)
-            return
-        think = self.w_think[w]
-        if think[1] > 0.0:
-            self.after(self.draw(think, self.think_random), BEGIN, c, now)
+        worker = client.worker
+        assert worker is not None
+        if now >= worker.until or not self.takes_request(client.instance, worker):
+            self.retire(client, now)
+        elif worker.think[1] > 0.0:
+            self.clock.after(draw(worker.think, self.think_random), self.begin_late, client)
         else:
-            self.begin(c, now, now)
+            self.begin(client, now, now)
 
-    def takes_request(self, w: int, p: int) -> bool:
-        left = self.w_left[w]
-        if left == -2:
-            self.p_budget[p] -= 1
-            return self.p_budget[p] >= 0
-        if left > 0:
-            self.w_left[w] -= 1
-        return left != 0
+    def takes_request(self, instance: Home, worker: Worker) -> bool:
+        """Whether ``worker`` may begin one more: the steady ones share the instance's budget."""
+        if not worker.is_burst:
+            instance.budget -= 1
+            return instance.budget >= 0
+        if worker.left is None:
+            return True
+        worker.left -= 1
+        return worker.left >= 0
 
-    def retire(self, c: int, p: int, now: float) -> None:
-        self.p_sources[p] -= 1
-        self.c_state[c] = OUT
-        self.free_clients.append(c)
-        self.look_whether_over(p, now)
+    def retire(self, client: Client, now: float) -> None:
+        client.state = OUT
+        client.instance.sources -= 1
+        client.instance.end_if_over(now)
 
-    def begin_after(self, c: int, now: float) -> None:
+    def begin_late(self, client: Client, now: float) -> None:
         """A worker has thought, or a failed request tries again."""
-        p = self.c_pod[c]
-        if self.p_state[p] == 3:
+        instance = client.instance
+        if instance.is_gone:
             return
-        if self.c_tries[c]:
-            self.c_due[c] = now
-            self.acquire(c, now)
-        elif now >= self.pods[p].ends_at:
-            self.retire(c, p, now)
+        if client.tries:
+            client.due = now
+            instance.acquire(client, now)
+        elif now >= instance.ends_at:
+            self.retire(client, now)
         else:
-            self.begin(c, now, now)
+            self.begin(client, now, now)
 
-    def begin(self, c: int, due: float, now: float) -> None:
-        p = self.c_pod[c]
-        part = self.p_part[p]
-        self.c_due[c] = due
-        self.c_counted[c] = due >= self.warmup
-        self.p_clients[p] += 1
-        if part.every:
-            self.p_requests[p] += 1
-            self.c_leaks[c] = self.p_requests[p] % part.every == 0
-        self.acquire(c, now)
+    def begin(self, client: Client, due: float, now: float) -> None:
+        """Begin a request."""
+        instance = client.instance
+        client.due = due
+        client.counted = due >= self.warmup
+        instance.clients += 1
+        if instance.plan.every:
+            instance.requests += 1
+            client.leaks = instance.requests % instance.plan.every == 0
+        instance.acquire(client, now)
 
-    def serve(self, c: int, k: int, now: float) -> None:
+    def serve(self, client: Client, link: Link, now: float) -> None:
         """The acquire succeeded: hold the connection."""
-        p = self.c_pod[c]
-        self.c_state[c] = USING
-        self.c_last[c] = k
-        self.k_client[k] = c
-        self.c_held[c].append(k)
-        self.note_wait(c, p, now)
+        client.state = USING
+        client.last = connection = link.connection
+        link.client = client
+        link.is_busy = True
+        client.held.append(link)
+        if client.counted:
+            self.note_wait(client, now)
         self.n_acquired += 1
-        if self.p_simple[p] and self.c_worker[c] < 0:
-            # Needs no record any more, and the loop can end it by itself.
-            self.k_client[k] = ANONYMOUS if self.c_counted[c] else UNCOUNTED
-            self.c_held[c].clear()
-            self.c_state[c] = self.c_serial[c] = self.c_tries[c] = 0
-            self.p_clients[p] -= 1
-            self.free_arrivals[self.number_of[id(self.p_part[p])]].append(c)
-            self.statement(k, self.draw(self.c_hold[c], self.hold_random), now)
+        if connection.is_lost:
+            # The statement finds out, and fails at once.
+            link.outside = 0.0
+            self.clock.after(0.0, self.end_hold, link)
             return
-        if self.k_dead[k]:
-            # Told by the statement, which fails at once.
-            self.k_outside[k] = 0.0
-            self.after(0.0, HOLD_END, k, now)
-            return
-        work = self.draw(self.c_hold[c], self.hold_random)
-        outside = self.p_part[p].outside
+        work = draw(client.hold, self.hold_random)
+        outside = client.instance.plan.outside
         if outside[1] > 0.0:
-            spent = min(self.draw(outside, self.hold_random), work)
-            self.k_outside[k] = spent
+            spent = min(draw(outside, self.hold_random), work)
+            link.outside = spent
             work -= spent
-        else:
-            self.k_outside[k] = 0.0
-        self.statement(k, work * self.slow_factor, now)
+        self.network.statement(link, work * self.server.slow_factor, now)
 
-    def note_wait(self, c: int, p: int, now: float) -> None:
-        if not self.c_counted[c]:
-            return
-        number = self.p_tally[p]
-        wait = now - self.c_due[c]
+    def note_wait(self, client: Client, now: float) -> None:
+        """Count the wait of an acquire that has ended."""
+        book = client.instance.book
+        wait = now - client.due
         if wait > 0.0:
-            self.waits[number].append(wait)
+            book.waits.values.append(wait)
         else:
-            self.zero_waits[p] += 1
-        if self.c_queued[c] >= 0.0:
-            tally = self.tallies[number]
-            tally.queued_count += 1
-            tally.queued_time += now - self.c_queued[c]
+            book.zero_waits += 1
+        if client.queued_at is not None:
+            book.tally.queued_count += 1
+            book.tally.queued_time += now - client.queued_at
 
-    def fail(self, c: int, outcome: int, kind: ErrorKind, now: float) -> None:
+    def note_error(self, client: Client, kind: ErrorKind, now: float) -> None:
+        self.n_errors += 1
+        if client.counted:
+            client.instance.book.note_error(kind, now)
+
+    def fail(self, client: Client, outcome: int, kind: ErrorKind, now: float) -> None:
         """The acquire ended without a connection, and with it the request, unless it tries again."""
-        p = self.c_pod[c]
-        part, counted = self.p_part[p], self.c_counted[c]
-        self.c_state[c] = OUT
-        self.note_wait(c, p, now)
-        self.error(p, counted, kind, now)
-        if counted:
-            tally = self.tallies[self.p_tally[p]]
+        instance = client.instance
+        client.state = OUT
+        if client.counted:
+            self.note_wait(client, now)
+            tally = instance.book.tally
             if outcome == TIMED_OUT:
                 tally.timed_out += 1
             elif outcome == REFUSED:
                 tally.refused += 1
             else:
                 tally.failed += 1
-        load = part.load
-        if self.c_tries[c] < load.retries and now < self.pods[p].ends_at:
-            self.give_back(c, now)
-            delay = load.retry_backoff * load.retry_growth ** self.c_tries[c]
+        self.note_error(client, kind, now)
+        load = instance.plan.load
+        if client.tries < load.retries and now < instance.ends_at:
+            self.give_back(client, now)
+            delay = load.retry_backoff * load.retry_growth**client.tries
             if load.retry_jitter:
                 delay *= 1.0 - load.retry_jitter * self.think_random()
-            self.c_tries[c] += 1
-            self.after(delay, BEGIN, c, now)
+            client.tries += 1
+            self.clock.after(delay, self.begin_late, client)
             return
-        rejected = outcome == TIMED_OUT and now == self.c_due[c]
-        self.end(c, now, load.error_pause if outcome != TIMED_OUT or rejected else 0.0)
+        is_rejected = outcome == TIMED_OUT and now == client.due
+        self.end(client, now, load.error_pause if outcome != TIMED_OUT or is_rejected else 0.0)
 
-    def hold_ended(self, k: int, now: float) -> None:
+    def end_hold(self, link: Link, now: float) -> None:
         """One hold is over: acquire the next connection, leak, or release all."""
-        if self.k_state[k] == ZOMBIE:
-            self.hang_up(k)
-            self.free(k)
+        if link.is_orphan:
+            self.network.hang_up(link)
+            link.instance.forget(link)
             return
-        if self.k_dead[k]:
-            self.statement_failed(k, TERMINATED, now)
+        if link.connection.is_lost:
+            self.fail_statement(link, TERMINATED, now)
             return
-        if self.k_client[k] <= ANONYMOUS:
-            self.name_anonymous(k)
-        c = self.k_client[k]
-        p = self.c_pod[c]
-        if self.via == "pgbouncer" and not (self.p_part[p].every and self.c_leaks[c] and self.p_part[p].shape in PINS):
-            self.statement_over(k, now)
-        if len(self.c_held[c]) < self.p_part[p].load.connections_per_request:
-            self.c_due[c] = now
-            self.acquire(c, now)
-        elif self.p_part[p].every and self.c_leaks[c]:
-            self.leak(c, p, now)
+        client: Client = link.client
+        plan = client.instance.plan
+        if self.has_pooler and not (plan.every and client.leaks and plan.shape in PINS):
+            self.network.end_statement(link, now)
+        if len(client.held) < plan.load.connections_per_request:
+            client.due = now
+            client.instance.acquire(client, now)
+        elif plan.every and client.leaks:
+            self.leak(client, now)
         else:
-            self.end(c, now, 0.0)
+            self.end(client, now, 0.0)
 
-    def statement_failed(self, k: int, kind: ErrorKind, now: float) -> None:
-        c = self.k_client[k]
-        if c < 0 or self.c_state[c] != USING or self.c_held[c][-1] != k:
+    def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
+        """The statement that runs on a connection has failed, and with it the request."""
+        client: Client | None = link.client
+        if client is None or client.state != USING or client.held[-1] is not link:
             # Leaked, or held by a request that does something else now and will find out later.
             return
-        self.error(self.c_pod[c], self.c_counted[c], kind, now)
-        self.end(c, now, 0.0)
+        self.note_error(client, kind, now)
+        self.end(client, now, 0.0)
 
-    def give_back(self, c: int, now: float) -> None:
-        held, p = self.c_held[c], self.c_pod[c]
-        for k in held:
-            if self.c_counted[c]:
-                number = self.p_tally[p]
-                self.uses[number].append(now - self.k_acquired[k])
-                if now > self.pods[p].ends_at:
-                    self.late[number] += 1
-            self.release(k, now, self.k_dead[k] != ALIVE)
-        held.clear()
+    def give_back(self, client: Client, now: float) -> None:
+        """Release what the client holds."""
+        held, client.held = client.held, []
+        instance = client.instance
+        for link in held:
+            if client.counted:
+                instance.book.uses.values.append(now - link.connection.acquired_at)
+                if now > instance.ends_at:
+                    instance.book.late += 1
+            instance.release(link, now)
 
-    def end(self, c: int, now: float, pause: float) -> None:
+    def end(self, client: Client, now: float, pause: float) -> None:
         """The request is over: release what it holds; its worker goes on."""
-        p = self.c_pod[c]
-        self.c_state[c] = OUT
-        self.p_clients[p] -= 1
-        self.c_tries[c] = 0
+        client.state = OUT
+        client.instance.clients -= 1
+        client.tries = 0
         # The worker's next request comes after those that this release serves.
-        self.give_back(c, now)
-        self.go_on(c, p, now, pause)
+        self.give_back(client, now)
+        self.go_on(client, now, pause)
 
-    def go_on(self, c: int, p: int, now: float, pause: float) -> None:
-        if self.c_worker[c] < 0:
-            self.c_serial[c] = 0
-            self.free_arrivals[self.number_of[id(self.p_part[p])]].append(c)
-            self.look_whether_over(p, now)
+    def go_on(self, client: Client, now: float, pause: float) -> None:
+        if client.worker is None:
+            client.serial += 1
+            client.instance.keep_record(client)
+            client.instance.end_if_over(now)
         elif pause > 0.0:
-            self.after(pause, WORK, c, now)
+            self.clock.after(pause, self.work, client)
         else:
-            self.ready.append(c)
+            self.clock.ready.append(client)
 
-    def leak(self, c: int, p: int, now: float) -> None:
+    def leak(self, client: Client, now: float) -> None:
         """The request is over, and its connections never come back, unless the library gets them back itself."""
-        part, held = self.p_part[p], self.c_held[c]
-        if self.c_counted[c]:
-            self.tallies[self.p_tally[p]].leaked += len(held)
-        fate = part.rules.dropped_reference if part.shape == "dropped-reference" else "kept"
-        for k in held:
-            self.k_client[k] = LEAKED
+        instance, held = client.instance, client.held
+        plan = instance.plan
+        client.held = []
+        if client.counted:
+            instance.book.tally.leaked += len(held)
+        fate = plan.rules.dropped_reference if plan.shape == "dropped-reference" else "kept"
+        for link in held:
+            link.client = None
+            link.is_leaked = True
             if fate == "returned":
-                self.release(k, now)
-                continue
-            self.p_leaked[p] += 1
-            if fate == "closed":
-                self.hang_up(k)
-            elif part.rules.abandoned_after is not None:
-                self.after(max(self.k_acquired[k] + part.rules.abandoned_after - now, 0.0), HOLD_END, -1 - k, now)
-        held.clear()
-        self.c_state[c] = OUT
-        self.p_clients[p] -= 1
-        self.go_on(c, p, now, 0.0)
+                link.is_leaked = False
+                instance.release(link, now)
+            elif fate == "closed":
+                self.network.hang_up(link)
+            elif plan.rules.abandoned_after is not None:
+                due = link.connection.acquired_at + plan.rules.abandoned_after
+                self.clock.after(max(due - now, 0.0), self.reclaim, link)
+        client.state = OUT
+        instance.clients -= 1
+        self.go_on(client, now, 0.0)
 
-    def reclaim(self, k: int, now: float) -> None:
-        """A holder that forgot its connection is disconnected."""
-        p = self.k_pod[k]
-        if self.k_client[k] != LEAKED or self.k_state[k] != IN_USE:
-            return
-        self.p_leaked[p] -= 1
-        self.s_reclaimed[p] += 1
-        self.untake(k, p, now)
-        self.close(k, p, now)
+    def reclaim(self, link: Link, now: float) -> None:
+        """The library disconnects a holder that forgot its connection."""
+        if link.is_leaked and link.connection.state == "in_use" and not link.is_orphan:
+            link.is_leaked = False
+            link.instance.reclaim(link, now)
 
-    def look_whether_over(self, p: int, now: float) -> None:
-        raise NotImplementedError
+
+def outcome_of(kind: ErrorKind) -> int:
+    """Return how an acquire ends whose opening failed: refused where a server or pooler was full (engines.refusals)."""
+    return REFUSED if kind.sqlstate in ("53300", "08P01") else FAILED

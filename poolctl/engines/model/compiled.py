@@ -11,12 +11,14 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model import clock as limits
+from poolctl.engines.model.counts import number_books
+from poolctl.engines.model.model import describe_endless_queue
 from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, Times, times
-from poolctl.engines.model.queues import WAKE_TIME, overdue_kind, rejected_kind
-from poolctl.engines.model.server import RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
-from poolctl.engines.model.state import FULL_HISTOGRAMS, STREAMS
+from poolctl.engines.model.result import Figures
+from poolctl.engines.model.server import CUTS, RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
 from poolctl.pool import Closed, PoolStats
-from poolctl.pool.pool import SHORTEST_CLEANING_INTERVAL
+from poolctl.pool.pool import WAKE_TIME
+from poolctl.pool.upkeep import SHORTEST_CLEANING_INTERVAL
 from poolctl.scenario.histogram import Histogram
 from poolctl.scenario.run import ErrorKind, Tally, TimelinePoint
 from poolctl.scenario.scenario import Burst, Event, Scenario
@@ -52,7 +54,7 @@ _DEAD = ("one", "all", "dropped")
 _TIMEOUTS = ("all", "queue", "each")
 _TIMED_OUT = ("leaves", "ghost", "opens")
 _FATES = ("kept", "closed", "returned")
-_EVENTS = {"pause": 1, "slow": 2, "restart": 3, "failover": 3}
+_EVENTS = {"pause": 1, "slow": 2, **dict.fromkeys(CUTS, 3)}
 
 NONE = -1.0
 """A time that is not limited, where 0 is a limit."""
@@ -70,25 +72,25 @@ def can_run(scenario: Scenario) -> bool:
 
 
 class Compiled:
-    """A run in the compiled kernel, with the figures of a plain ``Kernel`` under the same names once it is over."""
+    """A run in the compiled kernel."""
 
     def __init__(
-        self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance], interval: float
+        self, scenario: Scenario, plans: list[ServicePlan], windows: list[ModelInstance], interval: float
     ) -> None:
-        self.scenario, self.parts, self.pods = scenario, parts, pods
-        self.warmup = scenario.load.warmup
-        shared = len(pods) > FULL_HISTOGRAMS
-        self.p_tally = [pod.part for pod in pods] if shared else list(range(len(pods)))
+        self.scenario, self.plans, self.windows = scenario, plans, windows
+        self.book_of = number_books(plans, windows)
         self.failure: str | None = None
         self.why_cut_off = ""
-        self.stuck = False
         load, database = scenario.load, scenario.database
         self._kernel = KERNEL.Kernel(
-            [(_fields(part), [_burst(burst) for burst in part.bursts]) for part in parts],
-            [(pod.part, pod.begins_at, pod.ends_at, tally) for pod, tally in zip(pods, self.p_tally, strict=True)],
-            len(parts) if shared else len(pods),
+            [(_fields(plan), [_burst(burst) for burst in plan.bursts]) for plan in plans],
+            [
+                (window.part, window.begins_at, window.ends_at, book)
+                for window, book in zip(windows, self.book_of, strict=True)
+            ],
+            max(self.book_of) + 1,
             [_event(event) for event in scenario.events],
-            [Random(f"{load.seed}/{stream}").getstate()[1] for stream in STREAMS],
+            [Random(f"{load.seed}/{stream}").getstate()[1] for stream in limits.STREAMS],
             (
                 interval,
                 load.warmup,
@@ -111,12 +113,12 @@ class Compiled:
         )
 
     def run(self) -> bool:
-        """Let EVENTS things happen; whether the run is over."""
+        """Let EVENTS things happen; return whether the run is over."""
         if not self._kernel.run(EVENTS):
             return False
         if self._kernel.is_cut_off:
             self.why_cut_off = "queue"
-            self.failure = limits.endless_queue(self._kernel.now, self._kernel.waiting)
+            self.failure = describe_endless_queue(self._kernel.now, self._kernel.waiting)
             self._kernel.stop()
         return True
 
@@ -126,27 +128,40 @@ class Compiled:
         return bool(self._kernel.is_endless)
 
     def stop(self) -> None:
+        """End every instance now."""
         self._kernel.stop()
 
-    def finish(self) -> None:
-        """Turn the numbers into what ``result`` reads."""
-        tallies, pods, timeline, parts, whole = self._kernel.told()
-        self.now, self.work_done_total, _, self.peak_slots, self.refused, self.stuck = whole
-        self.timeline = [_point(row) for row in timeline]
-        self.part_peaks = parts
-        kinds = self._kinds()
-        self.tallies = [_tally(told, kinds) for told in tallies]
-        self.late = [told[6] for told in tallies]
-        bounds = [self.parts[pod.part].settings.max_open for pod in self.pods]
-        self.p_ended = [_stats(told[0], bound) for told, bound in zip(pods, bounds, strict=True)]
-        self.p_warm = [_stats(told[1], bound) for told, bound in zip(pods, bounds, strict=True)]
-        self.p_told = [told[2] for told in pods]
-
-    def _kinds(self) -> list[ErrorKind]:
+    def finish(self) -> Figures:
+        """Return the figures of the run."""
+        tallies, instances, timeline, peaks, whole = self._kernel.told()
+        now, work_done, _, peak_slots, refused, is_stuck = whole
         kinds = [RESERVED, TOO_MANY, STARTING, TERMINATED]
-        for part in self.parts:
-            kinds += [overdue_kind(part), rejected_kind(part)]
-        return kinds
+        for plan in self.plans:
+            kinds += [plan.overdue, plan.rejected]
+        bounds = [self.plans[window.part].settings.max_open for window in self.windows]
+        return Figures(
+            scenario=self.scenario,
+            windows=self.windows,
+            now=now,
+            timeline=[_point(row) for row in timeline],
+            tallies=[_tally(figures, kinds) for figures in tallies],
+            late=[figures[6] for figures in tallies],
+            book_of=self.book_of,
+            ended=[_stats(figures[0], bound) for figures, bound in zip(instances, bounds, strict=True)],
+            warm=[
+                None if figures[1] is None else _stats(figures[1], bound)
+                for figures, bound in zip(instances, bounds, strict=True)
+            ],
+            reported_at=[figures[2] for figures in instances],
+            part_peaks=peaks,
+            work_done=work_done,
+            peak_slots=peak_slots,
+            refused=refused,
+            is_stuck=is_stuck,
+            failure=self.failure,
+            why_cut_off=self.why_cut_off,
+            kernel="compiled",
+        )
 
 
 def _fields(part: ServicePlan) -> list[float]:
@@ -259,9 +274,7 @@ def _tally(told: tuple[Any, ...], kinds: list[ErrorKind]) -> Tally:
     return tally
 
 
-def _stats(told: tuple[Any, ...] | None, max_open: int) -> PoolStats | None:
-    if told is None:
-        return None
+def _stats(told: tuple[Any, ...], max_open: int) -> PoolStats:
     open_, in_use, idle, opening, waiting, queued_count, queued_time, opened, failures = told[:9]
     moments = [None if at < 0 else at for at in told[19:22]]
     open_time, in_use_time = told[17:19]

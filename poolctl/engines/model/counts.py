@@ -1,82 +1,55 @@
-"""What the model counts: errors, histograms, and the snapshot of a pool."""
+"""What a run counts: errors, and the times of waits and uses in histograms."""
 
-from poolctl.engines.model.state import IN_USE, State
-from poolctl.pool import Closed, PoolStats
-from poolctl.scenario.run import ErrorKind
+from poolctl.engines.model.plan import ModelInstance, ServicePlan
+from poolctl.scenario.histogram import Backlog
+from poolctl.scenario.run import ErrorKind, Tally
 
 WORTHWHILE = 1_000
 """Values that are counted together: below it the calls cost more, above it they have left the processor's cache."""
 
+FULL_HISTOGRAMS = 64
+"""Instances up to which each has histograms of its own; above, the instances of a service share theirs."""
 
-class Counts(State):
-    __slots__ = ()
 
-    def error(self, p: int, counted: bool, kind: ErrorKind, now: float) -> None:
-        self.n_errors += 1
-        if counted:
-            # By identity: to hash a whole ErrorKind for each timeout is what an overload would mostly do.
-            seen = self.errors[self.p_tally[p]].get(id(kind))
-            if seen is None:
-                self.errors[self.p_tally[p]][id(kind)] = [1, now, kind]
-            else:
-                seen[0] += 1
+class Book:
+    """What one instance, or in a large fleet all instances of a service, counts."""
+
+    __slots__ = ("errors", "late", "tally", "uses", "waits", "zero_waits")
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self.waits, self.uses = Backlog(self.tally.wait_time), Backlog(self.tally.use_time)
+        self.zero_waits = 0
+        self.late = 0
+        """Released after the load ended."""
+        self.errors: dict[int, tuple[ErrorKind, int, float]] = {}
+        """(kind, count, first at) by the identity of the kind: to hash a whole ErrorKind for each timeout is what
+        an overload would mostly do."""
+
+    def note_error(self, kind: ErrorKind, now: float) -> None:
+        """Count an error."""
+        _, count, first_at = self.errors.get(id(kind), (kind, 0, now))
+        self.errors[id(kind)] = (kind, count + 1, first_at)
 
     def flush(self) -> None:
-        """Count what was collected, where it is worth it."""
-        for backlog in self.backlogs:
+        """Count the times that were collected, where it is worth it."""
+        for backlog in (self.waits, self.uses):
             if len(backlog.values) >= WORTHWHILE:
                 backlog.count()
 
     def finish(self) -> None:
-        """Bring the histograms up to date."""
-        for backlog in self.backlogs:
-            backlog.settle()
-        for p, zeros in enumerate(self.zero_waits):
-            histogram = self.tallies[self.p_tally[p]].wait_time
-            histogram.counts[0] += zeros
-            histogram.count += zeros
-            self.zero_waits[p] = 0
-
-    def stats(self, p: int, now: float) -> PoolStats:
-        """The snapshot of one pod's pool."""
-        idle, since, ordered = len(self.p_idle[p]), self.s_since[p], self.p_ordered[p]
-        return PoolStats(
-            max_open=self.p_part[p].settings.max_open,
-            open=self.p_open[p] - ordered,
-            in_use=self.p_open[p] - idle - self.p_opening[p],
-            idle=idle,
-            opening=self.p_opening[p] - ordered,
-            waiting=self.p_waiting[p],
-            queued_count=self.s_queued[p],
-            queued_time=self.s_queued_time[p],
-            opened=self.s_opened[p],
-            open_failures=self.s_failed[p],
-            closed=Closed(
-                max_idle=self.s_max_idle[p],
-                max_idle_time=self.s_idle_time[p],
-                max_lifetime=self.s_lifetime[p],
-                error=self.s_error[p],
-                leak_reclaimed=self.s_reclaimed[p],
-                other=self.s_other[p],
-            ),
-            peak_open=self.s_peak_open[p],
-            peak_in_use=self.s_peak_in_use[p],
-            open_time=self.s_open_area[p] + (self.p_open[p] - ordered) * now,
-            in_use_time=self.s_use_time[p] + self.held_so_far(p, now),
-            exhausted_at=_or_none(self.s_exhausted_at[p]),
-            exhausted_since=_or_none(since),
-            recovered_at=_or_none(self.s_recovered[p]),
-            exhausted_time=self.s_exhausted_time[p] + (now - since if since >= 0 else 0.0),
-        )
-
-    def held_so_far(self, p: int, now: float) -> float:
-        """Connection-seconds of what is in use."""
-        held = 0.0
-        for k in self.p_own[p]:
-            if self.k_state[k] == IN_USE:
-                held += now - self.k_acquired[k]
-        return held
+        """Bring the tally up to date."""
+        self.waits.settle()
+        self.uses.settle()
+        waits = self.tally.wait_time
+        waits.counts[0] += self.zero_waits
+        waits.count += self.zero_waits
+        self.zero_waits = 0
+        self.tally.errors = {kind: (count, first_at) for kind, count, first_at in self.errors.values()}
 
 
-def _or_none(value: float) -> float | None:
-    return None if value < 0 else value
+def number_books(plans: list[ServicePlan], instances: list[ModelInstance]) -> list[int]:
+    """Return for each instance the number of the book that it counts in."""
+    if len(instances) > FULL_HISTOGRAMS:
+        return [instance.part for instance in instances]
+    return list(range(len(instances)))

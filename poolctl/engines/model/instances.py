@@ -1,162 +1,390 @@
-"""The pods: when each begins, what load it brings, when it is over, and what is left of it then.
+"""The instances: each has a pool of its own, carries out what the pool says, and ends with its part of the run.
 
 Decides nothing about who gets which connection, nor about what a request does.
 """
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from math import inf, log
+from random import Random
 
-from poolctl.engines.model.clients import ANONYMOUS, LEAKED, Requests
+from poolctl.engines.model.clients import (
+    BLOCKED,
+    DIALING,
+    OUT,
+    TIMED_OUT,
+    WAITING,
+    Client,
+    Requests,
+    Worker,
+    outcome_of,
+)
+from poolctl.engines.model.clock import Clock
+from poolctl.engines.model.counts import Book
 from poolctl.engines.model.plan import ModelInstance, ServicePlan, Times, times
-from poolctl.engines.model.state import IDLE, IN_USE, OPENING, ORPHAN, OUT, POD_BEGINS, POD_ENDS, QUEUED, WORK, ZOMBIE
-from poolctl.scenario.scenario import Scenario
+from poolctl.engines.model.server import Link
+from poolctl.pool import (
+    Action,
+    Alarm,
+    Answer,
+    Blocked,
+    Close,
+    Connection,
+    Fail,
+    HandOver,
+    Open,
+    Pool,
+    PoolStats,
+    Reject,
+    Retry,
+    Stale,
+    Use,
+    Wait,
+)
+from poolctl.scenario.run import ErrorKind
 
 
-class Instances(Requests):
-    __slots__ = ("active_pods", "arrivals", "next_arrival", "pods_left")
+class Service:
+    """What the instances of a service share: arrivals, deadlines, and the records of clients to use again."""
 
-    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
-        super().__init__(scenario, parts, pods)
-        self.active_pods: list[list[int]] = [[] for _ in parts]
-        """Of each part, the pods that arrivals go to."""
-        self.arrivals = [inf] * len(parts)
-        """When the next arrival of each part is due: one Poisson process for all its pods together."""
+    def __init__(self, number: int, plan: ServicePlan, clock: Clock, random: Callable[[], float]) -> None:
+        self.number, self.plan, self.clock, self.random = number, plan, clock, random
+        self.all_services = [self]
+        self.active: list[Instance] = []
+        """The instances that arrivals go to."""
         self.next_arrival = inf
-        self.pods_left = len(pods)
-        for p, pod in enumerate(pods):
-            self.after(pod.begins_at, POD_BEGINS, p, 0.0)
-            if pod.ends_at < inf:
-                self.after(pod.ends_at, POD_ENDS, p, 0.0)
+        """One Poisson process for all instances together."""
+        self.free_clients: list[Client] = []
+        self.deadlines: deque[tuple[float, Client, int]] = deque()
+        """In order, because the patience of a service is constant: (when, client, serial)."""
 
-    def begin_pod(self, p: int, now: float) -> None:
-        part, pod = self.p_part[p], self.pods[p]
-        self.p_state[p] = 1
-        self.fill(p, now)
-        self.begin_sweeps(p, now)
-        load = part.load
-        for _ in range(load.workers or 0):
-            self.add_worker(p, inf, -2, part.hold, part.think, now, now)
-        for burst in part.bursts:
-            if pod.begins_at <= burst.at < pod.ends_at:
-                until = inf if burst.until is None else burst.until
-                for _ in range(burst.workers):
-                    self.add_worker(
-                        p, until, burst.requests or -1, times(burst.hold), times(burst.think), burst.at, now
-                    )
-        if part.rate:
-            self.p_sources[p] += 1
-            number = self.number_of[id(part)]
-            self.active_pods[number].append(p)
-            self.plan_arrival(number, now)
+    def plan_arrival(self, now: float) -> None:
+        """Draw the next arrival; also after the number of instances changed, since the process has no memory."""
+        rate = self.plan.rate * len(self.active)
+        self.next_arrival = now - log(1.0 - self.random()) / rate if rate else inf
 
-    def add_worker(
+    def arrive(self, now: float) -> Client:
+        """Return the client of the request that arrives now, and plan the next arrival."""
+        active = self.active
+        instance = active[int(self.random() * len(active))] if len(active) > 1 else active[0]
+        self.next_arrival = now - log(1.0 - self.random()) / (self.plan.rate * len(active))
+        instance.budget -= 1
+        if instance.budget <= 0:
+            instance.stop_arrivals(now)
+        if not self.free_clients:
+            return Client(instance, self.plan.hold)
+        client = self.free_clients.pop()
+        client.instance = instance
+        return client
+
+    def next_deadline(self) -> float:
+        """Return the nearest deadline that still means something, and drop those before it."""
+        deadlines = self.deadlines
+        while deadlines and deadlines[0][1].serial != deadlines[0][2]:
+            deadlines.popleft()
+        return deadlines[0][0] if deadlines else inf
+
+
+class Instance:
+    """One instance of a service, as long as it runs."""
+
+    def __init__(
         self,
-        p: int,
-        until: float,
-        left: int,
-        hold: Times,
-        think: Times,
-        at: float,
-        now: float,
+        window: ModelInstance,
+        service: Service,
+        clock: Clock,
+        requests: Requests,
+        book: Book,
+        random: Random,
+        on_end: Callable[[], None],
     ) -> None:
-        w = len(self.w_until)
-        self.w_until.append(min(until, self.pods[p].ends_at))
-        self.w_left.append(left)
-        self.w_think.append(think)
-        self.p_sources[p] += 1
-        self.after(at - now, WORK, self.new_client(p, w, hold), now)
+        self.service, self.clock, self.requests_of_run, self.book = service, clock, requests, book
+        self.plan, self.network = service.plan, requests.network
+        self.number_of_service = service.number
+        self.begins_at, self.ends_at = window.begins_at, window.ends_at
+        self.pool = Pool(self.plan.settings, random, self.plan.rules)
+        self.serve = requests.serve
+        self.on_end = on_end
+        self.links: dict[Link, None] = {}
+        """All its connections, in the order in which their openings began."""
+        self.clients = 0
+        self.sources = 0
+        self.requests = 0
+        self.budget = float(self.plan.load.requests or inf)
+        self.is_running = self.is_draining = False
+        self.is_gone = self.is_closed = False
+        """Whether its process has ended; whether its connections are closed, which the end of the run leaves open."""
+        self.warm: PoolStats | None = None
+        self.ended: PoolStats | None = None
+        self.reported_at = 0.0
+        clock.at(self.begins_at, self.begin, None)
+        if self.ends_at < inf:
+            clock.at(self.ends_at, self.end_load, None)
 
-    def plan_arrival(self, number: int, now: float) -> None:
-        """Draw the next arrival; also after the number of pods changed, since the process has no memory."""
-        active = self.active_pods[number]
-        rate = self.parts[number].rate * len(active)
-        self.arrivals[number] = now - log(1.0 - self.arrival_random()) / rate if rate else inf
-        self.next_arrival = min(self.arrivals)
+    def begin(self, _: None, now: float) -> None:
+        """Start the pool and the load."""
+        self.is_running = True
+        self.fill(now)
+        self.carry_out(self.pool.start(now), now)
+        plan, load = self.plan, self.plan.load
+        for _number in range(load.workers or 0):
+            self.add_worker(Worker(inf, plan.think, is_burst=False, left=None), plan.hold, now, now)
+        for burst in plan.bursts:
+            if self.begins_at <= burst.at < self.ends_at:
+                until = inf if burst.until is None else burst.until
+                for _number in range(burst.workers):
+                    worker = Worker(until, times(burst.think), is_burst=True, left=burst.requests or None)
+                    self.add_worker(worker, times(burst.hold), burst.at, now)
+        if plan.rate:
+            self.sources += 1
+            self.service.active.append(self)
+            self.service.plan_arrival(now)
+            self.clock.next_arrival = min(service.next_arrival for service in self.service.all_services)
 
-    def arrive(self, now: float) -> None:
-        number = self.arrivals.index(self.next_arrival)
-        active = self.active_pods[number]
-        p = active[int(self.arrival_random() * len(active))] if len(active) > 1 else active[0]
-        rate = self.parts[number].rate * len(active)
-        self.arrivals[number] = now - log(1.0 - self.arrival_random()) / rate
-        self.next_arrival = min(self.arrivals)
-        self.p_budget[p] -= 1
-        if self.p_budget[p] <= 0:
-            self.stop_arrivals(p, now)
-        self.begin(self.new_arrival(p, number), now, now)
+    def add_worker(self, worker: Worker, hold: Times, at: float, now: float) -> None:
+        worker.until = min(worker.until, self.ends_at)
+        self.sources += 1
+        self.clock.after(at - now, self.requests_of_run.work, Client(self, hold, worker))
 
-    def stop_arrivals(self, p: int, now: float) -> None:
-        number = self.number_of[id(self.p_part[p])]
-        if p in self.active_pods[number]:
-            self.active_pods[number].remove(p)
-            self.p_sources[p] -= 1
-            self.plan_arrival(number, now)
+    def fill(self, now: float) -> None:
+        """Open what the library opens before it serves requests, in no time."""
+        for _ in range(self.pool.filled_before):
+            connection = Connection(None)
+            link = Link(connection, self)
+            if self.network.claim(link, now):
+                self.links[link] = None
+                self.carry_out(self.pool.adopt(connection, now), now)
+            else:
+                self.network.hang_up(link)
+                self.pool.count_failed_opening()
 
-    def leave_loop(self, p: int) -> None:
-        """Fill in what the loop leaves out of its records, so that every further step of the pod can be a slow one."""
-        if not self.p_simple[p]:
+    def acquire(self, client: Client, now: float) -> None:
+        """Begin an acquire."""
+        client.serial += 1
+        client.attempt = 0
+        client.queued_at = client.deadline = None
+        answer = self.pool.acquire(client, now, 0, client.last)
+        if type(answer) is Use:
+            self.serve(client, answer.connection.handle, now)
+        else:
+            self.obey(client, answer, now)
+
+    def obey(self, client: Client, answer: Answer, now: float) -> None:
+        """Do what the pool answered, and ask again as long as it says so."""
+        while type(answer) is Stale:
+            self.close(answer.connection, now)
+            client.attempt += 1
+            answer = self.pool.acquire(client, now, client.attempt, client.last)
+        if type(answer) is Use:
+            self.serve(client, answer.connection.handle, now)
+        elif type(answer) is Open:
+            self.open(answer, now)
+        elif type(answer) is Wait:
+            client.state = WAITING
+            if client.queued_at is None:
+                client.queued_at = now
+            self.await_patience(client, now, opens=False)
+            if answer.actions:
+                self.carry_out(answer.actions, now)
+        elif type(answer) is Reject:
+            self.requests_of_run.fail(
+                client, TIMED_OUT, self.plan.rejected if answer.is_queue_full else self.plan.overdue, now
+            )
+        elif type(answer) is Blocked:
+            client.state = BLOCKED
+
+    def carry_out(self, actions: Iterable[Action], now: float) -> None:
+        """Do what the pool says, in this order."""
+        for action in actions:
+            kind = type(action)
+            if kind is HandOver:
+                self.serve(action.request, action.connection.handle, now)  # type: ignore[union-attr, arg-type]
+            elif kind is Close:
+                self.close(action.connection, now)  # type: ignore[union-attr]
+            elif kind is Open:
+                self.open(action, now)  # type: ignore[arg-type]
+            elif kind is Alarm:
+                self.set_alarm(action, now)  # type: ignore[arg-type]
+            elif kind is Retry:
+                client: Client = action.request  # type: ignore[union-attr, assignment]
+                self.obey(client, self.pool.acquire(client, now, client.attempt, client.last), now)
+            elif kind is Fail:
+                self.fail_soon(action, now)  # type: ignore[arg-type]
+
+    def set_alarm(self, alarm: Alarm, now: float) -> None:
+        if alarm.at <= now:
+            self.carry_out(alarm.ring(now), now)
+        else:
+            self.clock.at(alarm.at, self.ring, alarm)
+
+    def ring(self, alarm: Alarm, now: float) -> None:
+        """An alarm of the pool is due."""
+        if not self.is_gone:
+            self.carry_out(alarm.ring(now), now)
+
+    def fail_soon(self, failed: Fail, now: float) -> None:
+        """Let a waiting client learn of its failure when the pool is done with what it does."""
+        client: Client = failed.request  # type: ignore[assignment]
+        client.state = OUT
+        overdue = failed.error is None
+        client.failure = (TIMED_OUT, self.plan.overdue) if overdue else (outcome_of(failed.error), failed.error)
+        self.clock.ready.append(client)
+
+    def open(self, action: Open, now: float) -> None:
+        """Begin an opening."""
+        if action.instead_of is not None:
+            replaced: Link = action.instead_of.handle
+            self.network.hang_up(replaced)
+            self.forget(replaced)
+        connection = action.connection
+        link: Link = connection.handle or Link(connection, self)
+        self.links[link] = None
+        if connection.request is not None:
+            client: Client = connection.request  # type: ignore[assignment]
+            client.state = DIALING
+            client.dialing = link
+            self.await_patience(client, now, opens=True)
+        self.network.dial(link, now)
+
+    def opened(self, link: Link, now: float) -> None:
+        """An opening succeeded."""
+        if now >= self.requests_of_run.warmup:
+            self.book.tally.connect_time.record(now - link.asked_at)
+        self.carry_out(self.pool.opened(link.connection, now), now)
+
+    def open_failed(self, link: Link, now: float, kind: ErrorKind) -> None:
+        """An opening failed."""
+        client: Client | None = link.connection.request  # type: ignore[assignment]
+        actions = self.pool.open_failed(link.connection, now, kind)
+        if link.connection.state == "gone":
+            self.forget(link)
+        self.carry_out(actions, now)
+        if client is not None:
+            self.requests_of_run.fail(client, outcome_of(kind), kind, now)
+
+    def close(self, connection: Connection, now: float) -> None:
+        """Close a connection, which takes no time here."""
+        link: Link = connection.handle
+        self.network.hang_up(link)
+        self.forget(link)
+        self.carry_out(self.pool.closed(connection, now), now)
+
+    def release(self, link: Link, now: float) -> None:
+        """Give a connection back to the pool."""
+        link.client = None
+        connection = link.connection
+        actions = self.pool.release(connection, now, broken=connection.is_lost)
+        if connection.state == "idle":
+            link.is_busy = False
+        if actions:
+            self.carry_out(actions, now)
+
+    def lose(self, link: Link, kind: ErrorKind, now: float) -> None:
+        """The server process behind a connection is gone; the library may not know."""
+        if link.connection.state == "in_use":
+            self.requests_of_run.fail_statement(link, kind, now)
+        else:
+            self.carry_out(self.pool.drop_lost(link.connection), now)
+
+    def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
+        """A pooler has ended a statement."""
+        self.requests_of_run.fail_statement(link, kind, now)
+
+    def reclaim(self, link: Link, now: float) -> None:
+        """The library takes a leaked connection back."""
+        self.carry_out(self.pool.reclaim(link.connection, now), now)
+
+    def forget(self, link: Link) -> None:
+        """The connection is gone."""
+        self.links.pop(link, None)
+
+    def keep_record(self, client: Client) -> None:
+        """Keep the record of a client that has made its one request, to use it again."""
+        self.service.free_clients.append(client)
+
+    def await_patience(self, client: Client, now: float, *, opens: bool) -> None:
+        """Set when the acquire gives up."""
+        if self.plan.patience is None:
             return
-        self.p_simple[p] = False
-        for k in self.p_own[p]:
-            if self.k_state[k] == IN_USE and self.k_client[k] <= ANONYMOUS:
-                self.name_anonymous(k)
-        for c in self.queued(p):
-            if self.c_state[c] == QUEUED:
-                self.complete(c)
-
-    def end_load(self, p: int, now: float) -> None:
-        """No request begins any more; those begun have the drain."""
-        if self.p_state[p] >= 2:
-            if self.p_state[p] == 2:
-                self.end_pod(p, now)
+        deadline = self.plan.rules.deadline(self.plan.settings, now, client.deadline, opens=opens)
+        if deadline is None:
             return
-        self.leave_loop(p)
-        self.p_state[p] = 2
-        self.stop_arrivals(p, now)
-        self.after(self.p_part[p].load.drain, POD_ENDS, p, now)
-        self.look_whether_over(p, now)
+        if client.deadline is not None:
+            client.serial += 1
+        client.deadline = deadline
+        self.service.deadlines.append((deadline, client, client.serial))
+        self.clock.next_deadline = min(self.clock.next_deadline, deadline)
 
-    def look_whether_over(self, p: int, now: float) -> None:
-        if self.p_clients[p] == 0 and (self.p_state[p] == 2 or (self.p_state[p] == 1 and self.p_sources[p] == 0)):
-            self.end_pod(p, now)
+    def lose_patience(self, client: Client, now: float) -> None:
+        """The deadline of an acquire has come."""
+        if client.state == WAITING:
+            answer = self.pool.give_up(client, now)
+            if answer is not None:
+                self.obey(client, answer, now)
+                return
+        else:
+            assert client.dialing is not None
+            link = client.dialing
+            actions = self.pool.abandon(link.connection, now)
+            # An ended opening has left the pool; the server notices when it would have ended.
+            link.is_orphan = link.connection.state == "gone"
+            self.carry_out(actions, now)
+        self.requests_of_run.fail(client, TIMED_OUT, self.plan.overdue, now)
 
-    def end_pod(self, p: int, now: float) -> None:
+    def stop_arrivals(self, now: float) -> None:
+        """Begin no request by arrivals any more."""
+        if self in self.service.active:
+            self.service.active.remove(self)
+            self.sources -= 1
+            self.service.plan_arrival(now)
+            self.clock.next_arrival = min(service.next_arrival for service in self.service.all_services)
+
+    def end_load(self, _: None, now: float) -> None:
+        """Begin no request any more; those begun have the drain."""
+        if self.is_gone:
+            return
+        if self.is_draining:
+            self.end(now)
+            return
+        self.is_draining = True
+        self.pool.stop_refilling()
+        self.stop_arrivals(now)
+        self.clock.after(self.plan.load.drain, self.end_load, None)
+        self.end_if_over(now)
+
+    def end_if_over(self, now: float) -> None:
+        """End when nothing is to be done any more."""
+        if self.clients == 0 and self.is_running and (self.is_draining or self.sources == 0):
+            self.end(now)
+
+    def end(self, now: float) -> None:
         """The process is gone, and with it its connections; what it counted is kept."""
-        if self.p_state[p] == 3:
+        if self.is_gone:
             return
-        self.leave_loop(p)
-        self.stop_arrivals(p, now)
-        tally = self.tallies[self.p_tally[p]]
-        for c in self.unserved(p):
-            self.c_state[c] = OUT
-            self.c_ticket[c] = self.c_serial[c] = 0
-            if self.c_counted[c]:
-                tally.unfinished += 1
-        self.p_state[p] = 3
-        self.p_told[p] = now
-        self.p_ended[p] = self.stats(p, now)
-        self.pods_left -= 1
-        self.over = self.pods_left == 0
-        if self.over:
+        self.stop_arrivals(now)
+        self.pool.stop_refilling()
+        for request in self.pool.unserved:
+            client: Client = request  # type: ignore[assignment]
+            client.state = OUT
+            client.serial += 1
+            self.book.tally.unfinished += client.counted
+        self.is_gone = True
+        self.reported_at = now
+        self.ended = self.pool.stats(now)
+        self.on_end()
+        if self.clock.is_over:
             return
-        self.close_all(p)
+        self.is_closed = True
+        for link in list(self.links):
+            state = link.connection.state
+            if state == "idle" or (state == "in_use" and link.is_leaked):
+                self.network.hang_up(link)
+                self.forget(link)
+            elif state in ("opening", "in_use"):
+                link.is_orphan = True
+                link.is_busy = False
 
-    def queued(self, p: int) -> list[int]:
-        return [c for c, ticket in self.p_fifo[p] if self.c_ticket[c] == ticket] + self.p_random[p]
-
-    def unserved(self, p: int) -> list[int]:
-        """The clients of a pod that have asked and not got a connection."""
-        dialing = [self.k_client[k] for k in self.p_own[p] if self.k_state[k] == OPENING and self.k_client[k] >= 0]
-        return self.queued(p) + dialing + [c for c, _ in self.p_locked[p] if c >= 0]
-
-    def close_all(self, p: int) -> None:
-        for k in list(self.p_own[p]):
-            state = self.k_state[k]
-            if state == IDLE or (state == IN_USE and self.k_client[k] == LEAKED):
-                self.hang_up(k)
-                self.free(k)
-            elif state in (OPENING, ORPHAN, IN_USE):
-                self.k_state[k] = ZOMBIE
-        self.p_idle[p].clear()
-        self.p_random[p].clear()
-        self.p_fifo[p].clear()
-        self.p_open[p] = self.p_opening[p] = self.p_waiting[p] = self.p_ordered[p] = 0
+    @property
+    def gauges(self) -> tuple[int, int, int, int, int]:
+        """How many connections are open, in use, idle and opening, and how many requests wait."""
+        return (0, 0, 0, 0, 0) if self.is_closed else self.pool.gauges

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from math import inf, log, sqrt
 
+from poolctl.engines.pools import overdue_kind, rejected_kind
 from poolctl.engines.workload import plan_jobs
 from poolctl.errors import BadInput
 from poolctl.pool import LIBRARIES, PoolRules
@@ -55,10 +56,8 @@ class ServicePlan:
     __slots__ = (
         "bursts",
         "every",
-        "exhausted",
         "hold",
         "instances",
-        "is_simple",
         "keeps",
         "lifetime",
         "load",
@@ -67,8 +66,10 @@ class ServicePlan:
         "max_uses",
         "min_idle",
         "outside",
+        "overdue",
         "patience",
         "rate",
+        "rejected",
         "rules",
         "service",
         "settings",
@@ -77,14 +78,13 @@ class ServicePlan:
         "think",
     )
 
-    def __init__(self, service: Service, scenario: Scenario) -> None:
+    def __init__(self, service: Service) -> None:
         self.service, self.settings, self.load = service, service.pool, service.load
         settings, load = self.settings, self.load
         self.rules: PoolRules = LIBRARIES[settings.kind].rules
         self.max_open = float(settings.max_open or inf)
-        # Go lowers max_idle to max_open (sql.go, SetMaxOpenConns).
-        self.keeps = min(float(settings.max_idle), self.max_open) if self.rules.idle_kept == "max_idle" else inf
-        self.min_idle = settings.max_idle if settings.kind == "psycopg2" else settings.min_idle
+        self.keeps = float(self.rules.kept_idle(settings))
+        self.min_idle = self.rules.floor_of(settings)
         self.lifetime = inf if settings.max_lifetime is None else settings.max_lifetime
         self.patience = settings.acquire_timeout
         self.max_uses = settings.max_uses
@@ -95,27 +95,8 @@ class ServicePlan:
         self.bursts: tuple[Burst, ...] = load.bursts
         self.every, self.shape = service.leak.every, service.leak.shape
         self.sweep = self.rules.sweep or min(self.lifetime, settings.max_idle_time or inf)
-        names = {"acquire_timeout": settings.acquire_timeout or 0.0, "max_idle": settings.max_idle}
-        self.exhausted = LIBRARIES[settings.kind].exhausted.format(
-            **names, max_overflow=settings.max_open - settings.max_idle
-        )
-        rules = self.rules
-        # Whether its frequent ways may be taken inside the kernel's loop.
-        self.is_simple = not (
-            load.connections_per_request > 1
-            or not load.hold.mean
-            or self.every
-            or load.hold_outside.mean
-            or self.max_uses
-            or rules.by_thread
-            or rules.generations
-            or rules.opens_locked
-            or rules.barging
-            or scenario.database.via != "none"
-            or rules.codel is not None
-            or rules.idle_closing in ("one", "timer")
-            or any(event.do in ("slow", "restart", "failover") for event in scenario.events)
-        )
+        self.overdue, self.rejected = overdue_kind(settings), rejected_kind(settings)
+        """What a request meets that got no connection in time, or that found too many waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +108,7 @@ class ModelInstance:
     ends_at: float
 
 
-def pods(scenario: Scenario) -> list[ModelInstance]:
+def plan_instances(scenario: Scenario) -> list[ModelInstance]:
     found = []
     for number, service in enumerate(scenario.all_services):
         alone = Scenario(

@@ -4,21 +4,34 @@ PgBouncer: one pool of server connections for each service, as each is a (user, 
 order; one login at a time; a janitor every third of a second (src/objects.c, src/janitor.c). Pgpool-II: a child
 process for each client, which keeps a server connection for each service it has met; clients without a child wait
 in the listen queue.
+
+A pooler has the methods by which instances meet the server: dial, claim, hang_up, statement, end_statement, cut_all.
 """
 
 from collections import deque
 from math import inf
 from typing import Any
 
-from poolctl.engines.model.plan import ModelInstance, ServicePlan, times
-from poolctl.engines.model.server import CUT, SERVER_AWAY, ModelServer
-from poolctl.engines.model.state import ALIVE, DEAD, EVENT, IN_USE, OPENED, ZOMBIE
+from poolctl.engines.model.clock import draw
+from poolctl.engines.model.plan import times
+from poolctl.engines.model.server import (
+    ACCEPTED,
+    CUT,
+    DOOMED,
+    HAS_SLOT,
+    NO_CLIENT,
+    NO_SLOT,
+    RESERVED,
+    SERVER_AWAY,
+    STARTING,
+    Link,
+    ModelServer,
+)
 from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import Scenario
 
 JANITOR = 1.0 / 3.0
-ACCEPTED, NO_CLIENT = 3, -3
-"""In k_slot: it has a place at the pooler; the pooler has no place for it."""
+"""Seconds between two runs of PgBouncer's janitor, and of what Pgpool-II's children do by the clock."""
 
 CLIENT_FULL = ErrorKind("pooler", "OperationalError", "08P01", "no more connections allowed (max_client_conn)")
 CHILD_FULL = ErrorKind("pooler", "OperationalError", "53300", "Sorry, too many clients already")
@@ -48,328 +61,381 @@ _PGPOOL = {
 }
 
 
-class Poolers(ModelServer):
-    """Connections of the application end at the pooler; its own to the server are numbered g."""
+class Backend:
+    """A connection of PgBouncer to the server."""
 
-    __slots__ = ()
+    __slots__ = ("idle_since", "opened_at", "pool", "slot")
 
-    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
-        super().__init__(scenario, parts, pods)
-        database, n = scenario.database, len(parts)
-        self.via = database.via
-        self.pooler_connect_time = times(database.pooler_connect_time)
+    def __init__(self, pool: "BouncerPool", slot: int, now: float) -> None:
+        self.pool, self.slot = pool, slot
+        self.opened_at = self.idle_since = now
+
+
+class BouncerPool:
+    """PgBouncer's pool of one (user, database) pair."""
+
+    def __init__(self) -> None:
+        self.idle: list[Backend] = []
+        self.queue: deque[tuple[Link, float]] = deque()
+        """The waiting clients, each with since when it waits."""
+        self.servers = 0
+        self.is_logging_in = False
+        self.failed_at = self.retired_at = -inf
+
+
+class PgBouncer:
+    """PgBouncer in session or transaction mode."""
+
+    def __init__(self, scenario: Scenario, server: ModelServer) -> None:
+        database = scenario.database
+        self.server, self.clock = server, server.clock
+        self.connect_time = times(database.pooler_connect_time)
         self.is_session = database.pgbouncer.get("pool_mode", "session") == "session"
-        settings: dict[str, Any] = (
-            (_PGPOOL | database.pgpool) if self.via == "pgpool" else (_BOUNCER | database.pgbouncer)
-        )
-        self.pooler: dict[str, float] = {key: float(value) for key, value in settings.items() if key != "pool_mode"}
-        self.k_backend: dict[int, int] = {}
-        self.k_work: dict[int, float] = {}
+        settings = _numbers(_BOUNCER | database.pgbouncer)
+        self.settings = settings
         self.clients = 0
-        self.b_idle: list[list[int]] = [[] for _ in range(n)]
-        self.b_queue: list[deque[tuple[int, float]]] = [deque() for _ in range(n)]
-        self.b_servers, self.b_logins = [0] * n, [0] * n
-        self.b_failed, self.b_killed = [-inf] * n, [-inf] * n
-        self.g_part: list[int] = []
-        self.g_born: list[float] = []
-        self.g_idle_since: list[float] = []
-        self.g_slot: list[int] = []
-        children = int(self.pooler.get("num_init_children", 0))
-        self.children: list[int] = list(range(children))
-        """Free ones; which of them accepts is up to the operating system: here the one that was free first."""
-        self.child_cache: list[dict[int, float]] = [{} for _ in range(children)]
-        """For each child, the services it has a server connection for, and when that was last let go."""
-        self.backlog: deque[int] = deque()
-        if self.via != "none":
-            self.after(JANITOR, EVENT, -1, 0.0)
+        self.pools = [BouncerPool() for _ in scenario.all_services]
+        self.linked: dict[Link, Backend] = {}
+        """The clients that have a server connection, in the order in which they got it."""
+        self.clock.after(JANITOR, self.janitor, None)
 
-    def part_of(self, k: int) -> int:
-        return self.pods[self.k_pod[k]].part
+    def dial(self, link: Link, now: float) -> None:
+        """Begin an opening."""
+        link.asked_at, link.outside = now, 0.0
+        self.claim(link, now)
+        self.clock.after(draw(self.connect_time, self.server.random), self.end_dial, link)
 
-    def dial(self, k: int, now: float) -> None:
-        if self.via == "none":
-            super().dial(k, now)
-            return
-        self.k_asked[k] = now
-        self.k_outside[k] = 0.0
-        if self.via == "pgbouncer":
-            self.claim_slot(k, now)
-            self.after(self.draw(self.pooler_connect_time, self.server_random), OPENED, k, now)
-            return
-        busy = len(self.child_cache) - len(self.children)
-        reserved = self.pooler["reserved_connections"]
-        if reserved and busy >= len(self.child_cache) - reserved:
-            self.k_slot[k] = NO_CLIENT
-            self.after(self.draw(self.pooler_connect_time, self.server_random), OPENED, k, now)
-        elif not self.children:
-            self.backlog.append(k)
-        else:
-            self.accept(k, now)
-
-    def accept(self, k: int, now: float) -> None:
-        """A child of Pgpool-II takes the client, and opens a server connection if it has none for it."""
-        took = self.draw(self.pooler_connect_time, self.server_random)
-        if self.link_child(k, now):
-            took += self.draw(self.connect_time, self.server_random)
-        self.after(took, OPENED, k, now)
-
-    def link_child(self, k: int, now: float) -> bool:
-        """Give the client a free child; whether that has to open a server connection."""
-        child, part = self.children.pop(0), self.part_of(k)
-        cache = self.child_cache[child]
-        self.k_backend[k] = child
-        if part in cache:
-            self.k_slot[k] = ACCEPTED
+    def claim(self, link: Link, now: float) -> bool:
+        """Take a place at the pooler; return whether there was one."""
+        if self.clients >= self.settings["max_client_conn"]:
+            link.slot = NO_CLIENT
             return False
-        if len(cache) >= self.pooler["max_pool"]:
-            del cache[min(cache, key=lambda cached: cache[cached])]
-            self.slots -= 1
-        super().claim_slot(k, now)
-        if self.k_slot[k] == 1:
-            cache[part] = now
-            self.k_slot[k] = ACCEPTED
+        self.clients += 1
+        link.slot = ACCEPTED
         return True
 
-    def claim_slot(self, k: int, now: float) -> None:
-        if self.via == "none":
-            super().claim_slot(k, now)
-        elif self.via == "pgpool":
-            if self.children:
-                self.link_child(k, now)
-            else:
-                self.k_slot[k] = NO_CLIENT
-        elif self.clients >= self.pooler["max_client_conn"]:
-            self.k_slot[k] = NO_CLIENT
+    def end_dial(self, link: Link, now: float) -> None:
+        """An opening has ended, one way or the other."""
+        if link.is_orphan:
+            self.hang_up(link)
+            link.instance.forget(link)
+        elif link.slot == ACCEPTED:
+            link.instance.opened(link, now)
         else:
-            self.clients += 1
-            self.k_slot[k] = ACCEPTED
+            link.slot = NO_SLOT
+            link.instance.open_failed(link, now, CLIENT_FULL)
 
-    def dialed(self, k: int, now: float) -> None:
-        if k < 0:
-            self.login_ended(-1 - k, now)
+    def hang_up(self, link: Link) -> None:
+        """The client is gone; its server connection is free when its session was clean."""
+        if link.slot == ACCEPTED:
+            self.clients -= 1
+            backend = self.linked.pop(link, None)
+            if backend is not None:
+                if self.is_session and not link.is_busy:
+                    self.let_go(backend, self.clock.now)
+                else:
+                    # Its transaction is open: the server connection cannot be used again.
+                    self.close(backend)
+        link.slot = NO_SLOT
+
+    def statement(self, link: Link, work: float, now: float) -> None:
+        """Run ``work`` seconds of query, once a server connection is free."""
+        if link in self.linked:
+            self.server.statement(link, work, now)
+            return
+        pool = self.pool_of(link)
+        link.work = work
+        if pool.idle:
+            self.assign(link, pool.idle.pop(0 if self.settings["server_round_robin"] else -1), now)
         else:
-            super().dialed(k, now)
+            pool.queue.append((link, now))
+            self.launch(pool, now)
 
-    def dial_ended(self, k: int, now: float) -> None:
-        slot = self.k_slot[k]
-        if slot == ACCEPTED and self.k_state[k] != ZOMBIE:
-            self.opened(k, now)
-        elif slot == NO_CLIENT and self.k_state[k] != ZOMBIE:
-            self.k_slot[k] = 0
-            self.open_failed(k, now, CHILD_FULL if self.via == "pgpool" else CLIENT_FULL)
-        else:
-            if self.via == "pgpool" and slot in (0, 2, SERVER_AWAY, CUT):
-                self.free_child(k)
-            super().dial_ended(k, now)
-
-    def hang_up(self, k: int) -> None:
-        slot = self.k_slot[k]
-        if slot != ACCEPTED:
-            super().hang_up(k)
-            return
-        self.k_slot[k] = 0
-        if self.via == "pgpool":
-            child = self.k_backend[k]
-            if self.part_of(k) in self.child_cache[child]:
-                self.child_cache[child][self.part_of(k)] = self.now
-            self.free_child(k)
-            return
-        self.clients -= 1
-        if k in self.k_backend:
-            g = self.k_backend.pop(k)
-            if self.is_session and self.k_state[k] != IN_USE:
-                self.let_go(g, self.now)
-            else:
-                # Its transaction is open: the server connection cannot be used again.
-                self.close_backend(g)
-
-    def free_child(self, k: int) -> None:
-        child = self.k_backend.pop(k, -1)
-        if child < 0:
-            return
-        self.children.append(child)
-        while self.backlog and self.children:
-            waiting = self.backlog.popleft()
-            if self.k_state[waiting] == ZOMBIE:
-                self.free(waiting)
-            else:
-                self.accept(waiting, self.now)
-
-    def statement(self, k: int, work: float, now: float) -> None:
-        if self.via != "pgbouncer" or k in self.k_backend:
-            super().statement(k, work, now)
-            return
-        b = self.part_of(k)
-        self.k_work[k] = work
-        if self.b_idle[b]:
-            self.link(k, self.b_idle[b].pop(0 if self.pooler["server_round_robin"] else -1), now)
-        else:
-            self.b_queue[b].append((k, now))
-            self.launch(b, now)
-
-    def link(self, k: int, g: int, now: float) -> None:
-        self.k_backend[k] = g
-        super().statement(k, self.k_work.pop(k), now)
-
-    def statement_over(self, k: int, now: float) -> None:
+    def end_statement(self, link: Link, now: float) -> None:
         """The transaction has ended; in transaction mode its server connection is free for the next."""
-        if self.via == "pgbouncer" and not self.is_session and k in self.k_backend:
-            self.let_go(self.k_backend.pop(k), now)
+        if not self.is_session and link in self.linked:
+            self.let_go(self.linked.pop(link), now)
 
-    def let_go(self, g: int, now: float) -> None:
-        b = self.g_part[g]
-        lifetime = self.pooler["server_lifetime"]
-        spacing = lifetime / max(self.pooler["default_pool_size"], 1.0)
-        if now - self.g_born[g] >= lifetime and now - self.b_killed[b] >= spacing:
-            self.b_killed[b] = now
-            self.close_backend(g)
-            self.launch(b, now)
+    def cut_all(self, links: list[Link], now: float) -> None:
+        """End every server connection."""
+        for pool in self.pools:
+            for backend in pool.idle:
+                self.close(backend)
+            pool.idle.clear()
+            pool.failed_at = -inf
+        linked = list(self.linked)
+        self.server.drop_work(set(linked), now)
+        for link in linked:
+            if link.connection.state == "in_use" and not link.is_orphan:
+                self.disconnect(link, SERVER_GONE, now)
+            else:
+                self.close(self.linked.pop(link))
+
+    def pool_of(self, link: Link) -> BouncerPool:
+        return self.pools[link.instance.number_of_service]
+
+    def assign(self, link: Link, backend: Backend, now: float) -> None:
+        work, link.work = link.work, None
+        self.linked[link] = backend
+        self.server.statement(link, work or 0.0, now)
+
+    def let_go(self, backend: Backend, now: float) -> None:
+        """Give a server connection to the next client, keep it idle, or close it for its age."""
+        pool, lifetime = backend.pool, self.settings["server_lifetime"]
+        spacing = lifetime / max(self.settings["default_pool_size"], 1.0)
+        if now - backend.opened_at >= lifetime and now - pool.retired_at >= spacing:
+            pool.retired_at = now
+            self.close(backend)
+            self.launch(pool, now)
             return
-        k = self.next_waiting(b)
-        if k >= 0:
-            self.link(k, g, now)
+        link = self.next_waiting(pool)
+        if link is not None:
+            self.assign(link, backend, now)
         else:
-            self.g_idle_since[g] = now
-            self.b_idle[b].append(g)
+            backend.idle_since = now
+            pool.idle.append(backend)
 
-    def next_waiting(self, b: int) -> int:
-        queue = self.b_queue[b]
-        while queue:
-            k, _ = queue.popleft()
-            if self.is_waiting(k):
-                return k
-        return -1
+    def next_waiting(self, pool: BouncerPool) -> Link | None:
+        while pool.queue:
+            link, _ = pool.queue.popleft()
+            if is_waiting(link):
+                return link
+        return None
 
-    def is_waiting(self, k: int) -> bool:
-        return k in self.k_work and self.k_state[k] == IN_USE and self.k_dead[k] == ALIVE
-
-    def launch(self, b: int, now: float, reserve: bool = False) -> None:
+    def launch(self, pool: BouncerPool, now: float, *, reserve: bool = False) -> None:
         """Begin a login for the pool if it may have one more connection (launch_new_connection)."""
-        pooler = self.pooler
-        most = pooler["default_pool_size"] + (pooler["reserve_pool_size"] if reserve else 0.0)
-        wanted = bool(self.b_queue[b]) or self.b_servers[b] < pooler["min_pool_size"]
-        if not wanted or self.b_logins[b] or self.b_servers[b] >= most:
+        settings = self.settings
+        most = settings["default_pool_size"] + (settings["reserve_pool_size"] if reserve else 0.0)
+        is_wanted = bool(pool.queue) or pool.servers < settings["min_pool_size"]
+        if not is_wanted or pool.is_logging_in or pool.servers >= most:
             return
-        if now - self.b_failed[b] < pooler["server_login_retry"]:
+        if now - pool.failed_at < settings["server_login_retry"]:
             return
-        if pooler["max_user_connections"] and self.b_servers[b] >= pooler["max_user_connections"]:
+        if settings["max_user_connections"] and pool.servers >= settings["max_user_connections"]:
             return
-        if pooler["max_db_connections"] and sum(self.b_servers) >= pooler["max_db_connections"] and not self.evict():
+        servers = sum(other.servers for other in self.pools)
+        if settings["max_db_connections"] and servers >= settings["max_db_connections"] and not self.evict():
             return
-        g = len(self.g_part)
-        self.g_part.append(b)
-        self.g_born.append(now)
-        self.g_idle_since.append(now)
-        self.g_slot.append(self.backend_slot(now))
-        self.b_servers[b] += 1
-        self.b_logins[b] = 1
-        self.after(self.draw(self.connect_time, self.server_random), OPENED, -1 - g, now)
+        backend = Backend(pool, self.claim_server(now), now)
+        pool.servers += 1
+        pool.is_logging_in = True
+        self.clock.after(draw(self.server.connect_time, self.server.random), self.end_login, backend)
 
-    def backend_slot(self, now: float) -> int:
-        if now < self.down_until:
+    def claim_server(self, now: float) -> int:
+        server = self.server
+        if now < server.down_until:
             return SERVER_AWAY
-        if self.slots + self.doomed >= self.usable:
-            return 0
-        self.slots += 1
-        self.peak_slots = max(self.peak_slots, self.slots)
-        return 1
+        if server.slots + server.doomed >= server.usable:
+            return NO_SLOT
+        server.slots += 1
+        server.peak_slots = max(server.peak_slots, server.slots)
+        return HAS_SLOT
 
     def evict(self) -> bool:
         """Close the connection that was idle longest, of any pool of this database."""
-        idle = [g for pool in self.b_idle for g in pool]
+        idle = [backend for pool in self.pools for backend in pool.idle]
         if not idle:
             return False
-        oldest = min(idle, key=lambda g: self.g_idle_since[g])
-        self.b_idle[self.g_part[oldest]].remove(oldest)
-        self.close_backend(oldest)
+        oldest = min(idle, key=lambda backend: backend.idle_since)
+        oldest.pool.idle.remove(oldest)
+        self.close(oldest)
         return True
 
-    def close_backend(self, g: int) -> None:
-        if self.g_slot[g] == 1:
-            self.slots -= 1
-        self.g_slot[g] = 0
-        self.b_servers[self.g_part[g]] -= 1
+    def close(self, backend: Backend) -> None:
+        if backend.slot == HAS_SLOT:
+            self.server.slots -= 1
+        backend.slot = NO_SLOT
+        backend.pool.servers -= 1
 
-    def login_ended(self, g: int, now: float) -> None:
-        b = self.g_part[g]
-        self.b_logins[b] = 0
-        if self.g_slot[g] == 1:
-            self.g_born[g] = now
-            self.let_go(g, now)
-            self.launch(b, now)
+    def end_login(self, backend: Backend, now: float) -> None:
+        """A login has ended, one way or the other."""
+        pool = backend.pool
+        pool.is_logging_in = False
+        if backend.slot == HAS_SLOT:
+            backend.opened_at = now
+            self.let_go(backend, now)
+            self.launch(pool, now)
             return
-        kind = self.login_failure(g)
-        self.close_backend(g)
-        self.b_failed[b] = now
-        k = self.next_waiting(b)
-        if k >= 0:
-            # The first in the queue is told what the server said, the others wait on.
-            self.disconnect(k, kind, now)
+        kind = STARTING
+        if backend.slot == NO_SLOT:
+            self.server.refused += 1
+            kind = RESERVED
+        self.close(backend)
+        pool.failed_at = now
+        link = self.next_waiting(pool)
+        if link is not None:
+            # The first in the queue gets the server's error, the others wait on.
+            self.disconnect(link, kind, now)
 
-    def login_failure(self, g: int) -> ErrorKind:
-        from poolctl.engines.model.server import RESERVED, STARTING
+    def disconnect(self, link: Link, kind: ErrorKind, now: float) -> None:
+        link.work = None
+        link.instance.pool.mark_lost(link.connection)
+        self.hang_up(link)
+        link.instance.fail_statement(link, kind, now)
 
-        if self.g_slot[g] == 0:
-            self.refused += 1
-            return RESERVED
-        return STARTING
+    def janitor(self, _: None, now: float) -> None:
+        """Enforce time-outs and ages, and use the reserve."""
+        self.clock.after(JANITOR, self.janitor, None)
+        settings = self.settings
+        patience, idle_timeout = settings["query_wait_timeout"], settings["server_idle_timeout"]
+        for pool in self.pools:
+            queue = pool.queue
+            while queue and (not is_waiting(queue[0][0]) or (patience and now - queue[0][1] >= patience)):
+                link = queue.popleft()[0]
+                if is_waiting(link):
+                    self.disconnect(link, OVERDUE, now)
+            may_use_reserve = bool(queue) and now - queue[0][1] >= settings["reserve_pool_timeout"]
+            self.launch(pool, now, reserve=may_use_reserve)
+            for backend in list(pool.idle):
+                is_old = now - backend.opened_at >= settings["server_lifetime"]
+                is_idle = idle_timeout and now - backend.idle_since >= idle_timeout
+                if is_old or (is_idle and pool.servers > settings["min_pool_size"]):
+                    pool.idle.remove(backend)
+                    self.close(backend)
 
-    def disconnect(self, k: int, kind: ErrorKind, now: float) -> None:
-        self.k_work.pop(k, None)
-        self.k_dead[k] = DEAD
-        self.k_stale[k] = self.k_spent[k] = -1.0
-        self.hang_up(k)
-        self.statement_failed(k, kind, now)
 
-    def janitor(self, now: float) -> None:
-        self.after(JANITOR, EVENT, -1, now)
-        if self.via == "pgpool":
-            self.age_children(now)
+class Child:
+    """A process of Pgpool-II. ``cache``: for each service, by number, when its server connection was last let go."""
+
+    __slots__ = ("cache",)
+
+    def __init__(self) -> None:
+        self.cache: dict[int, float] = {}
+
+
+class Pgpool:
+    """Pgpool-II without load balancing."""
+
+    def __init__(self, scenario: Scenario, server: ModelServer) -> None:
+        database = scenario.database
+        self.server, self.clock = server, server.clock
+        self.connect_time = times(database.pooler_connect_time)
+        self.settings = _numbers(_PGPOOL | database.pgpool)
+        self.children = [Child() for _ in range(int(self.settings["num_init_children"]))]
+        self.free = list(self.children)
+        """Which of the free ones accepts is up to the operating system: here the one that was free first."""
+        self.child_of: dict[Link, Child] = {}
+        self.backlog: deque[Link] = deque()
+        """The listen queue."""
+        self.clock.after(JANITOR, self.janitor, None)
+
+    def dial(self, link: Link, now: float) -> None:
+        """Begin an opening."""
+        link.asked_at, link.outside = now, 0.0
+        reserved = self.settings["reserved_connections"]
+        busy = len(self.children) - len(self.free)
+        if reserved and busy >= len(self.children) - reserved:
+            link.slot = NO_CLIENT
+            self.clock.after(draw(self.connect_time, self.server.random), self.end_dial, link)
+        elif not self.free:
+            self.backlog.append(link)
+        else:
+            self.accept(link, now)
+
+    def claim(self, link: Link, now: float) -> bool:
+        """Take a child; return whether there was one, and it has a server connection."""
+        if not self.free:
+            link.slot = NO_CLIENT
+            return False
+        self.take_child(link, now)
+        return link.slot == ACCEPTED
+
+    def accept(self, link: Link, now: float) -> None:
+        """A child takes the client, and opens a server connection if it has none for it."""
+        took = draw(self.connect_time, self.server.random)
+        if self.take_child(link, now):
+            took += draw(self.server.connect_time, self.server.random)
+        self.clock.after(took, self.end_dial, link)
+
+    def take_child(self, link: Link, now: float) -> bool:
+        """Give the client a free child; return whether that has to open a server connection."""
+        child, service = self.free.pop(0), link.instance.number_of_service
+        self.child_of[link] = child
+        if service in child.cache:
+            link.slot = ACCEPTED
+            return False
+        if len(child.cache) >= self.settings["max_pool"]:
+            del child.cache[min(child.cache, key=lambda cached: child.cache[cached])]
+            self.server.slots -= 1
+        if self.server.claim(link, now):
+            child.cache[service] = now
+            link.slot = ACCEPTED
+        return True
+
+    def end_dial(self, link: Link, now: float) -> None:
+        """An opening has ended, one way or the other."""
+        if link.slot == ACCEPTED and not link.is_orphan:
+            link.instance.opened(link, now)
+        elif link.slot == NO_CLIENT and not link.is_orphan:
+            link.slot = NO_SLOT
+            link.instance.open_failed(link, now, CHILD_FULL)
+        else:
+            if link.slot in (NO_SLOT, DOOMED, SERVER_AWAY, CUT):
+                self.free_child(link)
+            if link.slot == ACCEPTED:
+                self.hang_up(link)
+            self.server.end_dial(link, now)
+
+    def hang_up(self, link: Link) -> None:
+        """The client is gone; its child keeps the server connection."""
+        if link.slot != ACCEPTED:
+            self.server.hang_up(link)
             return
-        patience, idle_timeout = self.pooler["query_wait_timeout"], self.pooler["server_idle_timeout"]
-        for b, queue in enumerate(self.b_queue):
-            while queue and (not self.is_waiting(queue[0][0]) or (patience and now - queue[0][1] >= patience)):
-                k, _ = queue.popleft()
-                if self.is_waiting(k):
-                    self.disconnect(k, OVERDUE, now)
-            reserve = bool(queue) and now - queue[0][1] >= self.pooler["reserve_pool_timeout"]
-            self.launch(b, now, reserve)
-            for g in list(self.b_idle[b]):
-                is_old = now - self.g_born[g] >= self.pooler["server_lifetime"]
-                is_idle = idle_timeout and now - self.g_idle_since[g] >= idle_timeout
-                if is_old or (is_idle and self.b_servers[b] > self.pooler["min_pool_size"]):
-                    self.b_idle[b].remove(g)
-                    self.close_backend(g)
+        link.slot = NO_SLOT
+        child, service = self.child_of[link], link.instance.number_of_service
+        if service in child.cache:
+            child.cache[service] = self.clock.now
+        self.free_child(link)
 
-    def age_children(self, now: float) -> None:
-        connection, child_life = self.pooler["connection_life_time"], self.pooler["child_life_time"]
+    def statement(self, link: Link, work: float, now: float) -> None:
+        """Run ``work`` seconds of query."""
+        self.server.statement(link, work, now)
+
+    def end_statement(self, link: Link, now: float) -> None:
+        """The transaction has ended; the client keeps its child."""
+
+    def cut_all(self, links: list[Link], now: float) -> None:
+        """End every server connection, and with it those of the clients."""
+        self.server.slots -= sum(len(child.cache) for child in self.children)
         for child in self.children:
-            cache = self.child_cache[child]
-            for part, since in list(cache.items()):
-                if (connection and now - since >= connection) or (child_life and now - since >= child_life):
-                    del cache[part]
-                    self.slots -= 1
+            child.cache.clear()
+        self.server.cut_all(links, now, self.hang_up)
 
-    def cut_all(self, now: float) -> None:
-        if self.via == "pgpool":
-            self.slots -= sum(map(len, self.child_cache))
-            for cache in self.child_cache:
-                cache.clear()
-        if self.via != "pgbouncer":
-            super().cut_all(now)
+    def free_child(self, link: Link) -> None:
+        child = self.child_of.pop(link, None)
+        if child is None:
             return
-        for b, idle in enumerate(self.b_idle):
-            for g in idle:
-                self.close_backend(g)
-            idle.clear()
-            self.b_failed[b] = -inf
-        linked = list(self.k_backend)
-        self.drop_work(set(linked), set())
-        for k in linked:
-            if self.k_state[k] == IN_USE:
-                self.disconnect(k, SERVER_GONE, now)
+        self.free.append(child)
+        while self.backlog and self.free:
+            waiting = self.backlog.popleft()
+            if waiting.is_orphan:
+                waiting.instance.forget(waiting)
             else:
-                self.close_backend(self.k_backend.pop(k))
+                self.accept(waiting, self.clock.now)
 
-    def statement_failed(self, k: int, kind: ErrorKind, now: float) -> None:
-        raise NotImplementedError
+    def janitor(self, _: None, now: float) -> None:
+        """Close what free children have kept for too long."""
+        self.clock.after(JANITOR, self.janitor, None)
+        limits = [self.settings["connection_life_time"], self.settings["child_life_time"]]
+        for child in self.free:
+            for service, since in list(child.cache.items()):
+                if any(limit and now - since >= limit for limit in limits):
+                    del child.cache[service]
+                    self.server.slots -= 1
+
+
+def new_network(scenario: Scenario, server: ModelServer) -> ModelServer | PgBouncer | Pgpool:
+    """Return what the instances of a scenario connect to."""
+    if scenario.database.via == "pgbouncer":
+        return PgBouncer(scenario, server)
+    return Pgpool(scenario, server) if scenario.database.via == "pgpool" else server
+
+
+def is_waiting(link: Link) -> bool:
+    """Whether a client still waits for a server connection."""
+    connection = link.connection
+    return link.work is not None and connection.state == "in_use" and not link.is_orphan and not connection.is_lost
+
+
+def _numbers(settings: dict[str, Any]) -> dict[str, float]:
+    return {key: float(value) for key, value in settings.items() if key != "pool_mode"}

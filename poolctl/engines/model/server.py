@@ -5,69 +5,104 @@ what contention takes, so all of them can be kept in one heap by the virtual tim
 dV/dt is that rate: a change of n moves none of them.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from heapq import heapify, heappop, heappush
 from math import inf
+from typing import Any, Protocol
 
-from poolctl.engines.model.counts import Counts
-from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, times
-from poolctl.engines.model.state import (
-    ALIVE,
-    DEAD,
-    FREE,
-    HOLD_END,
-    IDLE,
-    IN_USE,
-    OPENED,
-    OPENING,
-    ORPHAN,
-    RESERVED_53300,
-    TOO_MANY_53300,
-    ZOMBIE,
-)
+from poolctl.engines.model.clock import Clock, draw
+from poolctl.engines.model.plan import RESTART_TIME, times
+from poolctl.pool import Connection, Pool
 from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import Event, Scenario
 
-SERVER_AWAY, CUT = -1, -2
-"""Why an opening has no slot, when it is not that there is none."""
+NO_SLOT, HAS_SLOT, DOOMED, ACCEPTED = range(4)
+"""What a link has on the server. DOOMED: a slot that it is about to be refused. ACCEPTED: a place at the pooler."""
 
-RESERVED = ErrorKind("server", "OperationalError", "53300", RESERVED_53300)
-TOO_MANY = ErrorKind("server", "OperationalError", "53300", TOO_MANY_53300)
+SERVER_AWAY, CUT, NO_CLIENT = -1, -2, -3
+"""Why an opening has no slot, when it is not that there is none: no server, an end, no place at the pooler."""
+
+CUTS = ("restart", "failover")
+"""Events that end every connection."""
+
+RESERVED = ErrorKind(
+    "server",
+    "OperationalError",
+    "53300",
+    "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+)
+TOO_MANY = ErrorKind("server", "OperationalError", "53300", "sorry, too many clients already")
 STARTING = ErrorKind("server", "OperationalError", "57P03", "the database system is starting up")
 TERMINATED = ErrorKind("server", "AdminShutdown", "57P01", "terminating connection due to administrator command")
 
 
-class ModelServer(Counts):
-    """What stands behind the pools. ``opened``, ``open_failed``, ``work_done`` and ``cut`` belong to them."""
+class LinkOwner(Protocol):
+    """The instance whose pool a connection belongs to. It is called with what becomes of the connection."""
+
+    pool: Pool
+    number_of_service: int
+
+    def opened(self, link: "Link", now: float) -> None:
+        """An opening succeeded."""
+
+    def open_failed(self, link: "Link", now: float, kind: ErrorKind) -> None:
+        """An opening failed."""
+
+    def lose(self, link: "Link", kind: ErrorKind, now: float) -> None:
+        """The server process behind a connection is gone."""
+
+    def fail_statement(self, link: "Link", kind: ErrorKind, now: float) -> None:
+        """A pooler has ended a statement."""
+
+    def reclaim(self, link: "Link", now: float) -> None:
+        """The library takes a leaked connection back."""
+
+    def forget(self, link: "Link") -> None:
+        """The connection is gone."""
+
+
+class Link:
+    """What is behind a connection of a pool: its slot on the server, the client that uses it, its work."""
 
     __slots__ = (
-        "active",
-        "base_t",
-        "base_v",
-        "connect_cpu",
-        "connect_time",
-        "doomed",
-        "down_until",
-        "is_shared",
-        "jobs",
-        "max_connections",
-        "next_job",
-        "pause_ends",
-        "paused",
-        "peak_slots",
-        "rate",
-        "rates",
-        "refused",
-        "slots",
-        "slow",
-        "slow_factor",
-        "usable",
-        "work_done_total",
+        "asked_at",
+        "client",
+        "connection",
+        "instance",
+        "is_busy",
+        "is_leaked",
+        "is_orphan",
+        "outside",
+        "slot",
+        "work",
     )
 
-    def __init__(self, scenario: Scenario, parts: list[ServicePlan], pods: list[ModelInstance]) -> None:
-        super().__init__(scenario, parts, pods)
+    def __init__(self, connection: Connection, instance: LinkOwner) -> None:
+        self.connection, self.instance = connection, instance
+        connection.handle = self
+        self.client: Any = None
+        """The client that uses it (clients.py); None: none does."""
+        self.slot = NO_SLOT
+        self.asked_at = self.outside = 0.0
+        self.is_leaked = False
+        self.is_orphan = False
+        """Whether its pool is gone, or has given it up: it ends with what it does now."""
+        self.is_busy = False
+        """Whether a client had it last, so that a transaction may be open."""
+        self.work: float | None = None
+        """Work that waits for a server connection at PgBouncer; None: none does."""
+
+
+class ModelServer:
+    """The server, as the pools meet it where no pooler is between.
+
+    An instance is the owner of its links: it is called when an opening ends; ``run`` is called when a query ends.
+    """
+
+    def __init__(self, scenario: Scenario, clock: Clock, random: Callable[[], float]) -> None:
         database = scenario.database
+        self.clock, self.random = clock, random
         self.max_connections = database.max_connections
         self.usable = database.max_connections - database.reserved
         self.connect_time = times(database.connect_time)
@@ -78,8 +113,8 @@ class ModelServer(Counts):
         self.rates = rates_of(
             database.max_connections, float(database.cores or inf), database.contention, database.coherency
         )
-        self.jobs: list[tuple[float, int, int]] = []
-        """(V when done, sequence, connection; of the work of an opening -1 - connection)."""
+        self.jobs: list[tuple[float, int, Link, bool]] = []
+        """(V when done, sequence, link, whether it is the work of an opening)."""
         self.active = 0
         self.base_v = self.base_t = 0.0
         self.rate = 1.0
@@ -89,34 +124,53 @@ class ModelServer(Counts):
         self.work_done_total = 0.0
         self.slow: list[float] = []
         self.slow_factor = 1.0
+        self.query_over: Callable[[Link, float], object] = print
+        """What is called when the time of a query, and what is outside of the database, is over."""
 
-    def add_job(self, work: float, code: int, now: float) -> None:
-        v = self.base_v + (now - self.base_t) * self.rate
-        self.seq += 1
-        heappush(self.jobs, (v + work, self.seq, code))
+    def add_job(self, work: float, link: Link, is_opening: bool, now: float) -> None:
+        """Begin ``work`` seconds of processor time."""
+        clock = self.clock
+        clock.sequence += 1
         self.work_done_total += work
         self.active += 1
         if self.is_shared:
+            v = self.base_v + (now - self.base_t) * self.rate
+            heappush(self.jobs, (v + work, clock.sequence, link, is_opening))
             self.base_v, self.base_t = v, now
             self.rate = 0.0 if self.paused else self.rates[self.active]
-        self.find_next_job()
+            self.find_next_job()
+        else:
+            # V is the clock: nothing slows a query down.
+            heappush(self.jobs, (now + work, clock.sequence, link, is_opening))
+            self.next_job = self.jobs[0][0]
 
     def find_next_job(self) -> None:
+        """Find out when the next job is done."""
         if not self.jobs or self.rate == 0.0:
             self.next_job = inf
+        elif not self.is_shared:
+            self.next_job = self.jobs[0][0]
         else:
             self.next_job = self.base_t + (self.jobs[0][0] - self.base_v) / self.rate
 
-    def take_job(self, now: float) -> int:
-        """The job that ends now."""
-        v, _, code = heappop(self.jobs)
+    def end_job(self, now: float) -> None:
+        """End the job that is due now."""
+        v, _, link, is_opening = heappop(self.jobs)
         self.active -= 1
         if self.is_shared:
             # From 0 again when nothing runs, so that long runs lose no precision.
             self.base_v, self.base_t = (v, now) if self.active else (0.0, now)
             self.rate = 0.0 if self.paused else self.rates[self.active or 1]
-        self.find_next_job()
-        return code
+            self.find_next_job()
+        else:
+            self.next_job = self.jobs[0][0] if self.active else inf
+        if is_opening:
+            self.end_dial(link, now)
+        elif link.outside == 0.0 and self.next_job > now and self.clock.timers[0][0] > now:
+            # Nothing else is due at this instant, so its timer would be next.
+            self.query_over(link, now)
+        else:
+            self.end_query(link, now)
 
     def set_paused(self, paused: bool, now: float) -> None:
         self.base_v, self.base_t = self.base_v + (now - self.base_t) * self.rate, now
@@ -124,108 +178,94 @@ class ModelServer(Counts):
         self.rate = 0.0 if paused else self.rates[self.active or 1]
         self.find_next_job()
 
-    def after(self, delay: float, kind: int, number: int, now: float) -> int:
-        self.seq += 1
-        heappush(self.timers, (now + delay, self.seq, number * 16 + kind))
-        return self.seq
+    def dial(self, link: Link, now: float) -> None:
+        """Begin an opening; it ends at the same instant at the earliest."""
+        link.asked_at = now
+        took = draw(self.connect_time, self.random)
+        self.claim(link, now)
+        link.outside = min(took, self.connect_cpu) if link.slot == HAS_SLOT and self.is_shared else 0.0
+        self.clock.after(took - link.outside if link.outside else took, self.end_latency, link)
 
-    def dial(self, k: int, now: float) -> None:
-        """Begin an opening; OPENED follows, at the same instant at the earliest."""
-        self.k_asked[k] = now
-        took = self.draw(self.connect_time, self.server_random)
-        self.claim_slot(k, now)
-        work = min(took, self.connect_cpu) if self.k_slot[k] == 1 and self.is_shared else 0.0
-        if work:
-            self.k_outside[k] = work
-            took -= work
-        else:
-            self.k_outside[k] = 0.0
-        self.after(took, OPENED, k, now)
-
-    def claim_slot(self, k: int, now: float) -> None:
-        """A slot is taken when the connection arrives, before it is known whether the role may have it."""
-        self.k_slot[k] = 0
+    def claim(self, link: Link, now: float) -> bool:
+        """Take a slot for ``link``, before it is known whether the role may have it; return whether it may."""
+        link.slot = NO_SLOT
         if now < self.down_until:
-            self.k_slot[k] = SERVER_AWAY
-            return
-        if self.slots + self.doomed >= self.max_connections:
-            return
-        if self.slots + self.doomed >= self.usable:
+            link.slot = SERVER_AWAY
+        elif self.slots + self.doomed < self.usable:
+            self.slots += 1
+            link.slot = HAS_SLOT
+            self.peak_slots = max(self.peak_slots, self.slots)
+        elif self.slots + self.doomed < self.max_connections:
             self.doomed += 1
-            self.k_slot[k] = 2
-            return
-        self.slots += 1
-        self.k_slot[k] = 1
-        if self.slots > self.peak_slots:
-            self.peak_slots = self.slots
+            link.slot = DOOMED
+        return link.slot == HAS_SLOT
 
-    def dialed(self, k: int, now: float) -> None:
+    def end_latency(self, link: Link, now: float) -> None:
         """The latency of an opening is over: its work for the server begins, or its end is known."""
-        if self.k_outside[k] > 0.0 and self.k_slot[k] == 1:
-            self.add_job(self.k_outside[k], -1 - k, now)
-            self.k_outside[k] = 0.0
-            return
-        self.dial_ended(k, now)
+        if link.outside > 0.0 and link.slot == HAS_SLOT:
+            self.add_job(link.outside, link, True, now)
+            link.outside = 0.0
+        else:
+            self.end_dial(link, now)
 
-    def dial_ended(self, k: int, now: float) -> None:
+    def end_dial(self, link: Link, now: float) -> None:
+        """An opening has ended, one way or the other."""
         if self.paused:
-            # Nobody answers before the pause is over.
-            self.after(max(self.pause_ends - now, 0.0), OPENED, k, now)
+            # No server process answers before the pause is over.
+            self.clock.after(max(self.pause_ends - now, 0.0), self.end_latency, link)
             return
-        slot = self.k_slot[k]
-        if slot == 2:
+        slot = link.slot
+        if slot == DOOMED:
             self.doomed -= 1
-            self.k_slot[k] = 0
-        if self.k_state[k] == ZOMBIE:
-            self.hang_up(k)
-            self.free(k)
-        elif slot == 1:
-            self.opened(k, now)
+            link.slot = NO_SLOT
+        if link.is_orphan:
+            self.hang_up(link)
+            link.instance.forget(link)
+        elif slot == HAS_SLOT:
+            link.instance.opened(link, now)
         elif slot in (SERVER_AWAY, CUT):
-            self.open_failed(k, now, STARTING if slot == SERVER_AWAY else TERMINATED)
+            link.instance.open_failed(link, now, STARTING if slot == SERVER_AWAY else TERMINATED)
         else:
             self.refused += 1
-            self.open_failed(k, now, RESERVED if slot == 2 else TOO_MANY)
+            link.instance.open_failed(link, now, RESERVED if slot == DOOMED else TOO_MANY)
 
-    def free(self, k: int) -> None:
-        self.k_state[k] = FREE
-        self.k_timer[k] = self.k_rest[k] = 0
-        del self.p_own[self.k_pod[k]][k]
-        self.free_connections.append(k)
-
-    def hang_up(self, k: int) -> None:
-        """The server's end of a connection is gone."""
-        if self.k_slot[k] == 1:
+    def hang_up(self, link: Link) -> None:
+        """End the server's side of a connection."""
+        if link.slot == HAS_SLOT:
             self.slots -= 1
-        elif self.k_slot[k] == 2:
+        elif link.slot == DOOMED:
             self.doomed -= 1
-        self.k_slot[k] = 0
+        link.slot = NO_SLOT
 
-    def statement(self, k: int, work: float, now: float) -> None:
-        """Run ``work`` seconds of query, then what k_outside says outside."""
+    def statement(self, link: Link, work: float, now: float) -> None:
+        """Run ``work`` seconds of query, then what ``link.outside`` says outside."""
         if work > 0.0:
-            self.add_job(work, k, now)
+            self.add_job(work, link, False, now)
         else:
-            self.query_ended(k, now)
+            self.end_query(link, now)
 
-    def query_ended(self, k: int, now: float) -> None:
-        outside, self.k_outside[k] = self.k_outside[k], 0.0
+    def end_query(self, link: Link, now: float) -> None:
+        outside, link.outside = link.outside, 0.0
         # Also with nothing outside: ending within the call that began it would make calls nest without end.
-        self.after(outside, HOLD_END, k, now)
+        self.clock.after(outside, self.query_over, link)
 
-    def serve_event(self, event: Event, now: float) -> None:
+    def end_statement(self, link: Link, now: float) -> None:
+        """The transaction on ``link`` has ended; without a pooler that frees nothing."""
+
+    def begin_event(self, event: Event, now: float) -> None:
+        """Begin what an event of the scenario does to the server. The caller cuts the connections of a restart."""
         if event.do == "pause":
             self.pause_ends = now + event.duration
             self.set_paused(True, now)
         elif event.do == "slow":
             self.slow.append(event.factor)
             self.slow_factor *= event.factor
-        elif event.do in ("restart", "failover"):
+        elif event.do in CUTS:
             down = event.down if event.down is not None else (RESTART_TIME if event.do == "restart" else 0.0)
             self.down_until = now + down
-            self.cut_all(now)
 
     def end_event(self, event: Event, now: float) -> None:
+        """End what an event did."""
         if event.do == "pause":
             self.set_paused(False, now)
         elif event.do == "slow":
@@ -234,49 +274,40 @@ class ModelServer(Counts):
             for factor in self.slow:
                 self.slow_factor *= factor
 
-    def cut_all(self, now: float) -> None:
-        """Every connection loses its server process."""
-        cut = [k for k, state in enumerate(self.k_state) if state in (IDLE, IN_USE) and self.k_dead[k] == ALIVE]
-        dialing = [k for k, state in enumerate(self.k_state) if state in (OPENING, ORPHAN, ZOMBIE)]
-        opening = [k for k in dialing if self.k_slot[k] == 1]
-        self.drop_work(set(cut), set(opening))
-        for k in opening:
-            self.hang_up(k)
-            self.k_outside[k] = 0.0
-            self.k_slot[k] = CUT
-            self.after(0.0, OPENED, k, now)
-        for k in cut:
-            self.hang_up(k)
-            self.k_dead[k] = DEAD
-            self.k_stale[k] = self.k_spent[k] = -1.0
-        for k in cut:
-            self.cut(k, now)
+    def cut_all(self, links: list[Link], now: float, hang_up: Callable[[Link], None] | None = None) -> None:
+        """End the server process of every connection; ``hang_up``: what a pooler does for each."""
+        hang_up = hang_up or self.hang_up
+        cut = [link for link in links if not link.is_orphan and is_open(link) and not link.connection.is_lost]
+        opening = [link for link in links if (link.is_orphan or not is_open(link)) and link.slot == HAS_SLOT]
+        self.drop_work({*cut, *opening}, now)
+        for link in opening:
+            hang_up(link)
+            link.outside = 0.0
+            link.slot = CUT
+            self.clock.after(0.0, self.end_latency, link)
+        for link in cut:
+            hang_up(link)
+            link.instance.pool.mark_lost(link.connection)
+        for link in cut:
+            link.instance.lose(link, TERMINATED, now)
 
-    def drop_work(self, gone: set[int], opening: set[int]) -> None:
-        """Forget what connections that are gone, and openings that are, had to do."""
-        now = self.now
-        self.jobs = [job for job in self.jobs if (job[2] if job[2] >= 0 else -1 - job[2]) not in gone | opening]
+    def drop_work(self, gone: set[Link], now: float) -> None:
+        """Forget what the connections that are gone had to do."""
+        self.jobs = [job for job in self.jobs if job[2] not in gone]
         heapify(self.jobs)
         self.base_v, self.base_t = self.base_v + (now - self.base_t) * self.rate, now
         self.active = len(self.jobs)
         self.rate = 0.0 if self.paused else self.rates[self.active or 1]
         self.find_next_job()
-        self.timers = [
-            timer
-            for timer in self.timers
-            if not (timer[2] & 15 == HOLD_END and timer[2] >> 4 in gone)
-            and not (timer[2] & 15 == OPENED and timer[2] >> 4 in opening)
-        ]
-        heapify(self.timers)
+        over = (self.query_over, self.end_latency)
+        timers = self.clock.timers
+        timers[:] = [timer for timer in timers if not (timer[2] in over and timer[3] in gone)]
+        heapify(timers)
 
-    def opened(self, k: int, now: float) -> None:
-        raise NotImplementedError
 
-    def open_failed(self, k: int, now: float, kind: ErrorKind) -> None:
-        raise NotImplementedError
-
-    def cut(self, k: int, now: float) -> None:
-        raise NotImplementedError
+def is_open(link: Link) -> bool:
+    """Whether the pool has the connection idle or in use."""
+    return link.connection.state in ("idle", "in_use")
 
 
 def is_shared(scenario: Scenario) -> bool:
@@ -288,7 +319,7 @@ def is_shared(scenario: Scenario) -> bool:
 
 @lru_cache(maxsize=4)
 def rates_of(most: int, cores: float, alpha: float, beta: float) -> list[float]:
-    """The rate at which each of n queries proceeds, for every n that ``most`` connections allow. Not to be changed."""
+    """Return the rate at which each of n queries proceeds, for every n that ``most`` connections allow."""
     rates = [1.0] + [1.0 if n <= cores else cores / n for n in range(1, most + 2)]
     if alpha or beta:
         slowed = [1.0 + alpha * (n - 1) + beta * n * (n - 1) for n in range(1, most + 2)]
