@@ -44,6 +44,7 @@ from poolctl.observe.snapshot import (
     DatabaseCounters,
     Refusal,
     RoleFacts,
+    Source,
     StatementCounters,
     TableCounters,
 )
@@ -145,6 +146,11 @@ INSPECTED: dict[str, Scene] = {
         [Row(100, age=3.0)],
         bouncers=[bouncer([100], waiting=0, config={"max_client_conn": "8"}, lists={"used_clients": 9})],
         refusal=Refusal("pooler-clients", "no more connections allowed (max_client_conn)", "08P01"),
+    ),
+    "connection-per-request": Scene([Row(100 + i, age=50.0 - 4 * i, opened=50.2 - 4 * i) for i in range(12)]),
+    "waiting-unexplained": Scene(busy(4), pools=[[pool(max_open=10, open=4, in_use=4, idle=0, waiting=6)]]),
+    "evidence-unread": Scene(
+        busy(6), sources=(Source("pool-stats", "shop.prom", ok=False, reason="no figures of a pool among its metrics"),)
     ),
     "no-safety-net": Scene(
         busy(4), facts=server(superuser_reserved=0, roles=(RoleFacts("app", is_superuser=True), RoleFacts("watcher")))

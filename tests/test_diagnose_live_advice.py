@@ -47,14 +47,17 @@ def test_figures_tell_quiet_from_stuck() -> None:
     assert (finding.confidence, "quiet or stuck" in finding.summary) == ("certain", False)
 
 
-def test_clients_that_wait_for_no_reason_that_was_seen_are_not_healthy_for_sure() -> None:
+def test_clients_that_wait_for_no_reason_that_was_observed_are_a_finding_and_never_healthy() -> None:
     """PgBouncer has no server connection at all, and the server does not refuse."""
     nobody = BouncerPool("app", "app", clients_waiting=6, servers_login=1, max_wait=4.0)
     sample = BouncerSample(target="b:6432", pools=(nobody,), databases=(BouncerDatabase("app", database="app"),))
 
-    finding = find(verdict(bouncers=[sample]), "healthy")
+    diagnosis = diagnose(observe(bouncers=[sample]))
+    finding = find(diagnosis, "waiting-unexplained")
 
     assert finding.confidence == "undetermined"
+    assert finding.severity == "critical"
+    assert "healthy" not in [each.code for each in diagnosis.findings]
     assert finding.summary.startswith("6 clients wait (PgBouncer), and nothing observed says for what")
 
 

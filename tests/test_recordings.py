@@ -129,7 +129,8 @@ SEEN = (
         "acquires_that_time_out_beside_free_connections_are_the_clients_own",
         "client-starved",
         "shop",
-        "CRITICAL  54 acquires of shop timed out with 2 connections free: the client itself had no time (likely)",
+        "CRITICAL  54 acquires of shop timed out with 2 connections free: the client itself has no time, or its pool "
+        "is stuck (likely)",
     ),
     Seen(
         "idle_connections_that_never_come_back_are_not_a_small_pool_with_figures_of_the_pool",

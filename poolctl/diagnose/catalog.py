@@ -405,13 +405,42 @@ _CATALOG = (
         reported_by=("inspect", "simulate"),
         meaning="The client process itself has no time to take a free connection, or cannot reach the server: its "
         "event loop or its processor is busy. Neither the pool nor the database is the limit.",
-        signs="Timeouts in the pool's figures while connections are idle and no client waits.",
+        signs="Timeouts in the pool's figures, or clients that wait, while connections of the pool are idle.",
         mistaken_for="A pool that is too small; a server that cannot be reached.",
         remedy="Look at that process's processor time and limit, at what blocks its event loop or holds its "
         "interpreter, and at whether the server can be reached. The pool's size is not the cause.",
         decided_by="The lag of the event loop, or the server's log: whether the connections arrived.",
         sql=(sql.BACKENDS, sql.SLOTS),
         explains_waits=True,
+    ),
+    FindingType(
+        code="waiting-unexplained",
+        title="Clients wait, and nothing observed says for what",
+        layer="application",
+        reported_by=("inspect",),
+        meaning="A pool or a pooler reports clients that wait, and no cause was found. It is never healthy, and no "
+        "remedy follows from it yet.",
+        signs="Waiting clients in the figures of a pool or of a pooler, and no full pool, no lock, no slow statement "
+        "and no limit that explains them.",
+        mistaken_for="A pool that is too small.",
+        remedy="Change nothing yet. Look at the process that waits: its processor time, its event loop or threads, and "
+        "whether it can open connections at all.",
+        decided_by="A longer observation of the server, its poolers and the pools' own figures together.",
+        sql=(sql.BACKENDS,),
+    ),
+    FindingType(
+        code="evidence-unread",
+        title="Evidence that was given could not be read",
+        layer="application",
+        reported_by=("inspect",),
+        meaning="A source that was named on the command line gave no answer or nothing that poolctl understands, so no "
+        "verdict can rest on it, and health cannot be claimed.",
+        signs="A file or address of --pool-stats, --pgbouncer, --pgpool or --evidence with a reason beside it.",
+        mistaken_for="A healthy system.",
+        remedy="Give it again in a form that poolctl reads; the reason says what was found in it. Names of your own "
+        "are mapped with --pool-stats-map.",
+        decided_by="The same evidence in a form that can be read.",
+        needs_no_privilege=True,
     ),
     # The database at work.
     FindingType(
@@ -466,6 +495,24 @@ _CATALOG = (
         decided_by="The server's counters of sessions (PostgreSQL 14+) over ten seconds or more, or its log with "
         "log_connections.",
         sql=(sql.CHURN, sql.STARTS),
+    ),
+    FindingType(
+        code="connection-per-request",
+        title="Connections are opened for a single use and left open",
+        layer="application",
+        reported_by=("inspect",),
+        meaning="The application opens a connection, or a whole pool, for each request, thread, reload or test, uses "
+        "it once and leaves it open. No limit holds, and the server's slots run out in time.",
+        signs="Idle backends that each did all their work in the first second after they were opened and nothing "
+        "since, opened one by one or in batches, while others of the same client already rested. One sample shows it.",
+        mistaken_for="A pool that is too large, or parked connections: a pool opens a connection only while all of "
+        "its others are in use. A leak in which each connection is lost at its first use looks the same.",
+        remedy="Create one pool for each process, when it starts, and close it when the process ends. Django with "
+        "threads (ASGI): CONN_MAX_AGE = 0, or its pool. Frameworks that reload or test: close the pool in the hook for "
+        "shutdown. Until that is deployed, idle_session_timeout (PostgreSQL 14+) closes what is left.",
+        decided_by="The line in the client's code that opens connections or creates pools (poolctl guard names it).",
+        sql=(sql.STARTS, sql.BACKENDS),
+        refuses_size="of its holder",
     ),
     FindingType(
         code="reconnect-storm",

@@ -206,8 +206,8 @@ Do      End them. Set client_connection_check_interval = 10s (PostgreSQL 14+), s
 Why     orphans 3, oldest statement 90 s
 """,
     "client-starved": """\
-CRITICAL  30 acquires of shop timed out with 10 connections free: the client itself had no time,
-its event loop lags 800 ms
+CRITICAL  30 acquires of shop timed out with 10 connections free: the client itself has no time,
+or its pool is stuck, its event loop lags 800 ms
 client-starved (host, certain); the remedy frees no slot
 Who     application shop, user app, client 127.0.0.1, 10 backends (100, 101, 102, 103, 104, 105,
         106, 107 ...)
@@ -215,7 +215,22 @@ Who     application shop, user app, client 127.0.0.1, 10 backends (100, 101, 102
 Do      Look at that process's processor time and limit, at what blocks its event loop or holds
         its interpreter, and at whether the server can be reached. The pool's size is not the
         cause.
-Why     timed out 30, idle 10, in use 0, max_open 10, pools 1, loop lag 800 ms
+Why     timed out 30, waiting 0, idle 10, in use 0, max_open 10, pools 1, loop lag 800 ms
+""",
+    "waiting-unexplained": """\
+CRITICAL  6 clients wait (pool figures), and nothing observed says for what; the server has 4
+backends, 2 at work (undetermined)
+waiting-unexplained (application, undetermined); the remedy frees no slot
+Do      1. To decide: a longer observation (--for) of all of them together: the server, its
+           poolers and the pools' own figures; and what the process that waits is doing (its
+           processor time, its threads or event loop)
+        2. Change nothing yet. Look at the process that waits: its processor time, its event
+           loop or threads, and whether it can open connections at all.
+Why     waiting 6, reported by pool figures, pools 1, in use 4, backends 4
+""",
+    "evidence-unread": """\
+WARNING  Pool figures "shop.prom" could not be read: no figures of a pool among its metrics
+evidence-unread (application, certain); the remedy frees no slot
 """,
     "lock-queue": """\
 CRITICAL  4 backends wait for a lock behind migrator (pid 50), idle in transaction for 6 s, last
@@ -249,6 +264,23 @@ connection-churn (application, likely); the remedy frees no slot
 Do      Keep connections: one pool for each process with max_idle = max_open, created once and
         closed at exit; where processes are short-lived, PgBouncer in front.
 Why     opened 300, opened per second 100, transactions 300, abandoned 0, grown 0, window 3 s
+""",
+    "connection-per-request": """\
+WARNING  12 of 12 backends of shop were used in their first second only and then left open; they
+were opened one by one, over 44 s, beside others that already rested; at this pace the server is
+full in 5.67 min (likely)
+connection-per-request (application, likely); the remedy frees 11 slots
+Who     application shop, user app, client 127.0.0.1, 12 backends (100, 101, 102, 103, 104, 105,
+        106, 107 ...)
+          last query: SELECT ?
+Do      1. Create one pool for each process, when it starts, and close it when the process ends.
+           Django with threads (ASGI): CONN_MAX_AGE = 0, or its pool. Frameworks that reload or
+           test: close the pool in the hook for shutdown. Until that is deployed,
+           idle_session_timeout (PostgreSQL 14+) closes what is left.
+        2. To decide: the client's code: where it opens a connection or creates a pool; or its
+           processes, from their host
+Why     used once 12, sessions 12, moments 12, opened beside resting 11, first opened 50.2,
+        pause between openings 4 s, clients 1
 """,
     "reconnect-storm": """\
 WARNING  The server started 10 s ago and 59 backends started within 2 s; 6 were caught logging

@@ -85,6 +85,41 @@ def _write_gaps(gaps: dict[str, Any]) -> Iterator[str]:
         yield "every timeout is off"
 
 
+ASKED_FOR = ("pgbouncer", "pgpool", "pool-stats", "evidence", "prometheus")
+"""Sources that are read only if the user names them: no answer of theirs is no reason for health."""
+
+
+def find_evidence_unread(context: RuleContext) -> Iterator[Finding]:
+    """Report sources that the user named and that gave nothing to read: no health can be claimed without them."""
+    unread = [source for source in context.facts.observation.sources if source.kind in ASKED_FOR and not source.ok]
+    # A pooler that refuses or hangs has a finding of its own, which says more.
+    unread = [source for source in unread if not (source.kind in ("pgbouncer", "pgpool") and context.reported)]
+    if not unread:
+        return
+    first = unread[0]
+    more = f"; nor could {plural(len(unread) - 1, 'other source')}" if len(unread) > 1 else ""
+    yield build_finding(
+        "evidence-unread",
+        severity="warning",
+        confidence="certain",
+        summary=f"{_SOURCE_NAMES[first.kind]} {quote(first.target, 80)} could not be read: {first.reason}{more}",
+        evidence={
+            "unread": len(unread),
+            "sources": [f"{source.target}: {source.reason}" for source in unread[:10]],
+            "threshold": "any source that was named and gave nothing",
+        },
+    )
+
+
+_SOURCE_NAMES = {
+    "pgbouncer": "PgBouncer",
+    "pgpool": "Pgpool-II",
+    "pool-stats": "Pool figures",
+    "evidence": "Evidence",
+    "prometheus": "Prometheus",
+}
+
+
 def find_partial_view(context: RuleContext) -> Iterator[Finding]:
     """Report that not everything could be observed, which makes every other finding less sure.
 
@@ -247,11 +282,12 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     answer = "an answer of the server, of a pooler, or figures of the pools"
     if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
         yield "Too little was observed for a verdict", answer
-    if waiting.sustained:
-        clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
+    if not facts.samples and facts.pools and not waiting.is_known:
+        in_use, most = (sum(getattr(each.last, name) or 0 for each in facts.pools) for name in ("in_use", "max_open"))
+        of = f" of {most}" if most else ""
         yield (
-            f"{clients} ({waiting.by}), and nothing observed says for what: {counts}",
-            "a longer observation (--for) of all of them together: the server, its poolers and the pools' own figures",
+            f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
+            f"{answer}, with the number of clients that wait",
         )
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""

@@ -12,7 +12,13 @@ from math import ceil
 
 from poolctl.diagnose.catalog import MAY_HEAD_LOCKS, NEED_NO_PRIVILEGE
 from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
-from poolctl.diagnose.live.advice import find_no_safety_net, find_oversized_pool, find_partial_view, judge_health
+from poolctl.diagnose.live.advice import (
+    find_evidence_unread,
+    find_no_safety_net,
+    find_oversized_pool,
+    find_partial_view,
+    judge_health,
+)
 from poolctl.diagnose.live.backends import (
     find_aborted_transaction,
     find_frozen_clients,
@@ -37,6 +43,7 @@ from poolctl.diagnose.live.limits import (
     find_slots_exhausted,
     find_slots_low,
 )
+from poolctl.diagnose.live.lives import find_connection_per_request
 from poolctl.diagnose.live.load import find_connection_churn, find_reconnect_storm, find_slow_database
 from poolctl.diagnose.live.locks import find_lock_queue
 from poolctl.diagnose.live.poolers import find_pooler_client_limit, find_pooler_queues, find_pooler_refusal
@@ -45,6 +52,7 @@ from poolctl.diagnose.live.pools import (
     find_pool_slots_lost,
     find_pool_undersized,
     find_unexplained_wait,
+    find_waiting_unexplained,
 )
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Observation
@@ -69,6 +77,8 @@ CAUSES: tuple[Rule, ...] = (
     find_pool_slots_lost,
     find_idle_holds,
     find_frozen_peers,
+    # Idle as well, and known by the lives of the backends alone.
+    find_connection_per_request,
     find_standing_still,
     find_opening_beside_idle,
     # A bigger pool is the remedy only of what nothing above explains.
@@ -86,6 +96,8 @@ EFFECTS: tuple[Rule, ...] = (
     find_slots_exhausted,
     find_slots_low,
     find_pooler_refusal,
+    find_evidence_unread,
+    find_waiting_unexplained,
 )
 ADVICE: tuple[Rule, ...] = (find_oversized_pool, find_no_safety_net, find_partial_view)
 

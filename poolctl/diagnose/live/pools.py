@@ -66,43 +66,62 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
 
 
 def find_client_starved(context: RuleContext) -> Iterator[Finding]:
-    """Report acquires that fail although a connection is free: the client, not the pool, has no time.
+    """Report acquires that fail or wait although a connection is free: the client, not the pool, has no time.
 
     Threshold: the pool's figures count timeouts in the window, with a connection idle and no client waiting in every
-    sample. Certain: the event loop's lag was measured at 100 ms or more.
+    sample; or they count waiting clients beside idle connections in every sample, which no pool that is served shows.
+    Certain: the event loop's lag was measured at 100 ms or more.
     """
     for owner, pools in context.facts.group_pools():
-        starved = tuple(series for series in pools if _times_out_beside_idle(series))
+        starved = tuple(series for series in pools if _times_out_beside_idle(series) or _waits_beside_idle(series))
         if not starved:
             continue
         timed_out = sum(series.measure_growth("timed_out_total") or 0 for series in starved)
+        waiting = sum(series.last.waiting or 0 for series in starved)
         idle = sum(series.last.idle or 0 for series in starved)
         lag = max((series.last.loop_lag for series in starved if series.last.loop_lag is not None), default=None)
         name = name_application(owner) if owner else _name_pools(starved)
+        what = f"{plural(round(timed_out), 'acquire')} of {name} timed out"
+        if waiting:
+            what = f"{plural(waiting, 'client')} of {name} {'waits' if waiting == 1 else 'wait'}"
+        lags = f", its event loop lags {format_duration(lag)}" if lag else ""
         yield build_finding(
             "client-starved",
             severity="critical",
             confidence="certain" if lag is not None and lag >= 0.1 else "likely",
-            summary=f"{plural(round(timed_out), 'acquire')} of {name} timed out with {idle} connections free: the "
-            f"client itself had no time{f', its event loop lags {format_duration(lag)}' if lag else ''}",
+            summary=f"{what} with {plural(idle, 'connection')} free: the client itself has no time, or its pool is "
+            f"stuck{lags}",
             evidence={
                 "timed_out": timed_out,
+                "waiting": waiting,
                 "idle": idle,
                 "in_use": _count_in_use(starved),
                 "max_open": sum(series.max_open for series in starved),
                 "pools": len(starved),
                 "loop_lag": lag,
-                "threshold": "timeouts with a free connection in every sample",
+                "threshold": "timeouts or waiting clients with a free connection in every sample",
             },
             holders=context.find_holders(context.keep_unexplained(owner.tracks)) if owner else (),
         )
 
 
 def _times_out_beside_idle(series: PoolSeries) -> bool:
-    figures = series.figures
-    free = all((each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in figures)
-    queues = any(each.waiting and not each.waiting_may_lie for each in figures)
-    return (series.measure_growth("timed_out_total") or 0) >= 1 and free and not queues
+    queues = any(each.waiting and not each.waiting_may_lie for each in series.figures)
+    return (series.measure_growth("timed_out_total") or 0) >= 1 and _has_free(series) and not queues
+
+
+def _waits_beside_idle(series: PoolSeries) -> bool:
+    """Return True if clients wait in every sample although connections are idle: more idle ones than a hand-over takes.
+
+    One free connection beside a waiter may be on its way to it.
+    """
+    return _has_free(series) and all(
+        (each.waiting or 0) > 0 and not each.waiting_may_lie and (each.idle or 0) > 1 for each in series.figures
+    )
+
+
+def _has_free(series: PoolSeries) -> bool:
+    return all((each.idle or 0) > 0 and not (each.in_use or 0) >= (each.max_open or 1 << 30) for each in series.figures)
 
 
 def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
@@ -169,13 +188,13 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
     """Report ``leak-or-long-hold`` where clients wait for a full pool and nothing above explains it; this rule comes
     last.
 
-    Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them. Some of its
-    connections stand still and some turn over, or none of its backends was observed: then one finding for all such
-    pools. Always undetermined.
+    Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them, or full
+    without a word about waiting clients, while no server was observed. Some of its connections stand still and some
+    turn over, or none of its backends was observed: then one finding for all such pools. Always undetermined.
     """
     if context.reported & EXPLAIN_WAITS:
         return
-    unobserved: list[PoolSeries] = []
+    unobserved = [] if context.facts.samples else [each for each in context.facts.pools if _is_full_and_silent(each)]
     for owner, pools in context.facts.group_pools():
         short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
@@ -212,6 +231,49 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
         yield _build_unobserved_wait(context, unobserved)
 
 
+NO_CAUSE = frozenset({"fleet-over-budget", "slots-low", "evidence-unread", "connection-churn", "handshake-pile-up"})
+"""Findings beside which a wait is still not explained."""
+
+
+def find_waiting_unexplained(context: RuleContext) -> Iterator[Finding]:
+    """Report ``waiting-unexplained``: clients wait for long, and no rule before found a cause; this rule comes last."""
+    waiting = context.facts.count_waiting()
+    if not waiting.sustained or context.reported - NO_CAUSE:
+        return
+    facts = context.facts
+    working = sum(1 for track in facts.tracks if track.last.is_active or track.last.in_transaction)
+    server = f"; the server has {plural(len(facts.tracks), 'backend')}, {working} at work" if facts.samples else ""
+    clients = f"{plural(waiting.count or 0, 'client')} {'waits' if waiting.count == 1 else 'wait'}"
+    empty = [series for series in facts.pools if series.last.open == 0 and series.last.waiting]
+    why = "nothing observed says for what"
+    if empty:
+        why = f"{_name_pools(empty)} has no connection open: it cannot open any, or its process is stuck"
+    yield build_finding(
+        "waiting-unexplained",
+        severity="critical",
+        confidence="undetermined",
+        summary=f"{clients} ({waiting.by}), and {why}{server}",
+        evidence={
+            "waiting": waiting.count,
+            "reported_by": waiting.by,
+            "pools": len(facts.pools),
+            "in_use": _count_in_use(facts.pools) if facts.pools else None,
+            "backends": len(facts.tracks) if facts.samples else None,
+            "threshold": "clients wait in half of the samples and in the last one, and no finding explains it",
+        },
+        decide_by="a longer observation (--for) of all of them together: the server, its poolers and the pools' own "
+        "figures; and what the process that waits is doing (its processor time, its threads or event loop)",
+    )
+
+
+def _is_full_and_silent(series: PoolSeries) -> bool:
+    """Return True if every connection is in use and the figures do not say whether clients wait now.
+
+    A total of all waits so far is no client that waits now.
+    """
+    return series.is_full and not series.is_short and all(each.waiting is None for each in series.figures)
+
+
 def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
     """Build the finding for pools whose connections only the server could show."""
     waiting, refusal, several = _count_waiting(pools), context.facts.refusal, len(context.facts.programs) > 1
@@ -222,13 +284,20 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
         unknown = "which application's they are is not known"
         decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
     most = sum(series.max_open for series in pools)
+    wait = f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}"
+    mean = _measure_mean_wait(pools)
+    if not waiting:
+        wait = "whether clients wait is not known"
+        if mean is not None and mean < SHORT_WAIT:
+            wait += f" (its acquires waited {format_duration(mean)} on average so far: it did not fill up by load)"
     return build_finding(
         "leak-or-long-hold",
         severity="critical",
         confidence="undetermined",
         summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_name_pools(pools)}) are in use and "
-        f"{plural(waiting, 'client')} wait; {unknown}{why}",
+        f"{wait}; {unknown}{why}",
         evidence={
+            "mean_wait_so_far": mean,
             "max_open": most,
             "in_use": _count_in_use(pools),
             "waiting": waiting,
@@ -240,6 +309,18 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
         "server that answers late is a sign of a slow database rather than of a leak.",
         decide_by=decide_by,
     )
+
+
+SHORT_WAIT = 0.005
+"""Seconds on average over the whole life of a pool, below which its acquires hardly ever waited: a pool that is too
+small for its load makes them wait for as long as a connection is held."""
+
+
+def _measure_mean_wait(pools: Sequence[PoolSeries]) -> float | None:
+    """Return how long an acquire waited on average since the pools began, seconds; None where that is not known."""
+    acquired = sum(series.last.acquired_total or 0.0 for series in pools)
+    known = all(series.last.wait_time_total is not None for series in pools)
+    return sum(series.last.wait_time_total or 0.0 for series in pools) / acquired if known and acquired else None
 
 
 def _name_pools(pools: Sequence[PoolSeries]) -> str:

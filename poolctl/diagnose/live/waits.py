@@ -116,8 +116,8 @@ class PoolSeries:
             count = max(round(mean), 1 if self.is_full_now else 0)
             return Waiting(count, self.is_full_now or mean >= SUSTAINED_SHARE, "pool figures")
         if total and self.was_always_full:
-            # They came before the first sample, and none was served since.
-            return Waiting(1, True, "pool figures")
+            # Clients waited before the first sample and none was served since: whether one still waits is not known.
+            return Waiting()
         return Waiting(0, False, "pool figures")
 
     @property
