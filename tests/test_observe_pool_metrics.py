@@ -611,7 +611,7 @@ def test_metrics_that_look_like_a_pool_are_named_when_none_is_known() -> None:
 
 
 def test_names_of_the_users_own_go_before_the_known_ones() -> None:
-    names = parse_names("in_use=shop_db_pool_busy, max_open=shop_db_pool_size")
+    names = parse_names(["in_use=shop_db_pool_busy, max_open=shop_db_pool_size"])
     (pool,) = read_pools("shop_db_pool_busy 10\nshop_db_pool_size 12\n", "scrape", names).pools
 
     assert (pool.in_use, pool.max_open) == (10, 12)
@@ -619,7 +619,7 @@ def test_names_of_the_users_own_go_before_the_known_ones() -> None:
 
 def test_a_figure_that_no_pool_has_is_refused_with_those_that_exist() -> None:
     with pytest.raises(BadInput, match="busy is not a figure of a pool") as refused:
-        parse_names("busy=shop_db_pool_busy")
+        parse_names(["busy=shop_db_pool_busy"])
 
     assert "in_use" in refused.value.hint
 

@@ -89,8 +89,15 @@ def inspect(
     if request.replay is not None:
         result = _replay(request, progress)
         return _add_plan(result) if request.relief else result
+    evidence = _read_evidence(request, progress) if request.evidence else None
+    if evidence is not None and request.has_only_evidence:
+        check_answered(evidence, is_named=False)
+        result = _diagnose(evidence, request)
+        return _add_plan(result) if request.relief else result
     with open_systems(request.targets, emergency=request.emergency) as (sampler, postgres):
         result = _sample(request, sampler, progress, stop, time.monotonic() if began is None else began)
+        if evidence is not None:
+            result = _diagnose(add_evidence(result.observation, evidence), request, interrupted=result.interrupted)
         if request.relief:
             result = _add_plan(result)
         if request.execute and not result.interrupted:
@@ -109,7 +116,7 @@ def open_systems(
     from poolctl.observe.connection import find_address
     from poolctl.observe.pgbouncer import PgBouncer
     from poolctl.observe.pgpool import Pgpool
-    from poolctl.observe.pool_metrics import PoolMetrics
+    from poolctl.observe.pool_metrics import PoolMetrics, parse_names
     from poolctl.observe.postgres import Postgres
     from poolctl.observe.sampler import Sampler
 
@@ -122,7 +129,7 @@ def open_systems(
         postgres,
         bouncers=bouncers,
         pgpools=pgpools,
-        pools=[PoolMetrics(place) for place in targets.pool_stats],
+        pools=[PoolMetrics(place, names=parse_names(targets.pool_stats_map)) for place in targets.pool_stats],
         host=partial(
             _open_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None], host_every
         ),
@@ -135,6 +142,45 @@ def _open_host(address: str, port: int | None, pooler_ports: list[int], every: f
     from poolctl.observe.host import Host
 
     return Host(address, port, pooler_ports=pooler_ports, every=every)
+
+
+def _read_evidence(request: InspectRequest, progress: Progress) -> "Observation":
+    from poolctl.observe.evidence.read import read_evidence
+
+    return read_evidence(
+        request.evidence,
+        prefix=request.log_line_prefix,
+        since=request.since,
+        until=request.until,
+        names=request.pool_stats_map,
+        progress=progress.show_reading,
+    )
+
+
+def add_evidence(live: "Observation", evidence: "Observation") -> "Observation":
+    """Return what was sampled together with what the evidence says, as one observation.
+
+    Figures of pools and poolers in the evidence count for every sample; backends only where no live server shows any.
+    """
+    last = evidence.last
+    has_server = bool(live.samples)
+    snapshots = tuple(
+        replace(
+            snapshot,
+            server=snapshot.server if has_server else last.server,
+            bouncers=(*snapshot.bouncers, *last.bouncers),
+            pgpools=(*snapshot.pgpools, *last.pgpools),
+            pools=(*snapshot.pools, *last.pools),
+        )
+        for snapshot in live.snapshots
+    )
+    return replace(
+        live,
+        snapshots=snapshots,
+        server=live.server or evidence.server,
+        sources=(*live.sources, *evidence.sources),
+        log=evidence.log,
+    )
 
 
 def _replay(request: InspectRequest, progress: Progress) -> InspectResult:
@@ -237,7 +283,7 @@ def _diagnose(
     from poolctl.observe.recording import hide_all_literals
 
     shown = observation if request.show_literals else hide_all_literals(observation)
-    planned = None if replayed else request.planned
+    planned = None if replayed or request.has_only_evidence else request.planned
     return InspectResult(shown, diagnose(shown), planned, interrupted, replayed)
 
 
@@ -312,7 +358,7 @@ def _count_clients(postgres: "Postgres") -> int | None:
 
 def has_answered(observation: "Observation") -> bool:
     """Return True if any source reported something about connections."""
-    return any(_is_answer(snapshot) for snapshot in observation.snapshots)
+    return observation.log is not None or any(_is_answer(snapshot) for snapshot in observation.snapshots)
 
 
 def check_answered(observation: "Observation", *, is_named: bool) -> None:

@@ -34,6 +34,8 @@ OPTIONS = {
     "pgbouncers": "--pgbouncer",
     "pgpools": "--pgpool",
     "duration": "--for",
+    "since": "--from",
+    "until": "--to",
     "sweeps": "--sweep",
     "assignments": "--set",
     "pids": "--pid",
@@ -53,6 +55,8 @@ class Targets:
     pgbouncers: tuple[str, ...] = ()
     pgpools: tuple[str, ...] = ()
     pool_stats: tuple[str, ...] = ()
+    pool_stats_map: tuple[str, ...] = ()
+    """The user's own names of figures, each ``in_use=my_pool_busy,max_open=my_pool_size``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +135,22 @@ class InspectRequest:
     ``conninfo`` None: the server of libpq's environment; no PostgreSQL if only poolers are named and the environment
     names none. ``duration``: seconds, from the first sample on; None: 3 s from the start of the call, or, with
     ``watch``, until stopped. ``record``: the file that keeps every snapshot. ``replay``: the recording to diagnose
-    instead of live systems. ``relief``: also plan which backends to end; ``execute``: end them, if
-    ``Progress.confirm_relief`` agrees. ``emergency``: take a reserved slot if no other is free.
+    instead of live systems. ``evidence``: pastes, exports and logs; with nothing else named, nothing is contacted.
+    ``log_line_prefix``: of PostgreSQL's logs among them, "" infers it. ``since`` and ``until``: leave out lines of logs
+    before and after, in seconds since the epoch, or since midnight when below a day; None: all.
+    ``relief``: also plan which backends to end; ``execute``: end them, if ``Progress.confirm_relief`` agrees.
+    ``emergency``: take a reserved slot if no other is free.
     """
 
     conninfo: str | None = None
     pgbouncers: tuple[str, ...] = ()
     pgpools: tuple[str, ...] = ()
     pool_stats: tuple[str, ...] = ()
+    pool_stats_map: tuple[str, ...] = ()
+    evidence: tuple[str, ...] = ()
+    log_line_prefix: str = ""
+    since: float | None = None
+    until: float | None = None
     duration: float | None = None
     watch: bool = False
     record: Path | str | None = None
@@ -150,7 +162,8 @@ class InspectRequest:
 
     @property
     def targets(self) -> Targets:
-        return find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+        targets = find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+        return replace(targets, pool_stats_map=self.pool_stats_map)
 
     @property
     def is_named(self) -> bool:
@@ -164,11 +177,28 @@ class InspectRequest:
             return self.duration
         return None if self.watch else SAMPLING_TIME
 
+    @property
+    def has_only_evidence(self) -> bool:
+        """True if nothing is to be contacted: there is evidence, and no system is named."""
+        return bool(self.evidence) and not self.is_named
+
     def check(self) -> None:
         """Refuse values that contradict each other. Raises BadInput."""
+        for name in ("log_line_prefix", "since", "until"):
+            if getattr(self, name) and not self.evidence:
+                raise BadInput(f"{spell(name)} is about logs", hint="name them with --evidence FILE")
+        if self.has_only_evidence:
+            for name in ("watch", "duration", "execute", "emergency"):
+                if getattr(self, name):
+                    raise BadInput(
+                        f"{spell(name)} needs a live server, and --evidence alone contacts nothing",
+                        hint=f"name the server, or leave {spell(name)} out",
+                    )
         if self.replay is not None:
             if self.is_named:
                 raise BadInput("--replay reads a recording, and connects to nothing", hint="leave the server out")
+            if self.evidence:
+                raise BadInput("--replay and --evidence: give one of the two")
             for name in ("duration", "watch", "record", "execute", "emergency"):
                 if getattr(self, name):
                     raise BadInput(
@@ -222,6 +252,7 @@ class RecommendRequest:
     pgbouncers: tuple[str, ...] = ()
     pgpools: tuple[str, ...] = ()
     pool_stats: tuple[str, ...] = ()
+    pool_stats_map: tuple[str, ...] = ()
     duration: float | None = None
     application: str | None = None
     pids: tuple[int, ...] = ()
@@ -246,7 +277,8 @@ class RecommendRequest:
         has_source = self.recording is not None or self.sweep is not None or has_load_or_capacity(self.figures)
         if not self.is_named and (has_source or not names_server(os.environ)):
             return None
-        return find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+        targets = find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
+        return replace(targets, pool_stats_map=self.pool_stats_map)
 
     @property
     def is_measuring(self) -> bool:
@@ -304,6 +336,11 @@ class InspectFields(TypedDict, total=False):
     pgbouncers: Sequence[str]
     pgpools: Sequence[str]
     pool_stats: Sequence[str]
+    pool_stats_map: Sequence[str]
+    evidence: Sequence[str]
+    log_line_prefix: str
+    since: float | None
+    until: float | None
     duration: float | None
     watch: bool
     record: Path | str | None
@@ -322,6 +359,7 @@ class RecommendFields(TypedDict, total=False):
     pgbouncers: Sequence[str]
     pgpools: Sequence[str]
     pool_stats: Sequence[str]
+    pool_stats_map: Sequence[str]
     duration: float | None
     application: str | None
     pids: Sequence[int]

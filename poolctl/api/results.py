@@ -46,6 +46,7 @@ SOURCE_NAMES = {
     "pgpool": "Pgpool-II",
     "host": "this host",
     "pool-stats": "pool figures",
+    "evidence": "evidence",
 }
 """What people call each kind of source."""
 

@@ -14,6 +14,7 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
     GroupedCommand,
+    Moment,
     check_outputs,
     choose_exit_code,
     connection_options,
@@ -45,6 +46,10 @@ Examples:
       keep the evidence, and a report for the incident channel
   poolctl inspect --replay night.jsonl
       the same diagnosis later, without a server
+  psql -c "select * from pg_stat_activity" | poolctl inspect --evidence -
+      a paste, without a server
+  poolctl inspect --evidence postgresql.log --from 11:40
+      what a log says
   poolctl inspect -h db1 --relief
       which backends to end, in which order, what each frees; ends none
   poolctl inspect -h db1 --quiet --fail-on warning
@@ -73,6 +78,7 @@ def _explain(context: click.Context, option: click.Parameter, code: str | None) 
 _connection = make_option("Connection")
 _sampling = make_option("What to sample")
 _recording = make_option("Recording")
+_evidence = make_option("Evidence")
 _relief = make_option("Relief")
 _findings = make_option("Findings")
 
@@ -104,6 +110,16 @@ _findings = make_option("Findings")
     metavar="FILE",
     help="Diagnose what --record kept; connect to nothing.",
 )
+@_evidence(
+    "--evidence",
+    multiple=True,
+    metavar="FILE",
+    help="Read pastes, exports and logs (- for standard input, folders, .gz); may be repeated. Nothing is contacted "
+    "unless it is named, too.",
+)
+@_evidence("--log-line-prefix", default="", metavar="PREFIX", help="Of PostgreSQL's logs.  [default: inferred]")
+@_evidence("--from", "since", type=Moment(), metavar="TIME", help='Leave out lines of logs before: "11:40".')
+@_evidence("--to", "until", type=Moment(), metavar="TIME", help='Leave out lines of logs after: "2026-10-13 11:55".')
 @_relief("--relief", is_flag=True, help="Also plan which backends to end, in which order, and what that frees.")
 @_relief("--execute", is_flag=True, help="With --relief: end them, after asking once.")
 @_findings(

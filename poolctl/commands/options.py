@@ -84,6 +84,20 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Moment(click.ParamType[float]):
+    """A moment of a log: seconds since the epoch, or since midnight for a time of day alone."""
+
+    name = "moment"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        from poolctl.observe.evidence.activity import parse_moment
+
+        moment = parse_moment(str(value))
+        if moment is None:
+            self.fail(f'{value!r}: write "11:40", "11:40:30" or "2026-10-13 11:40"', param, ctx)
+        return moment
+
+
 def make_option(group: str) -> Callable[..., Decorator]:
     """Return ``click.option`` for options of ``group``."""
 
@@ -141,6 +155,12 @@ def source_options(group: str) -> Decorator:
             metavar="URL|FILE",
             help="Also read an application's own pool figures (Prometheus text); may be repeated. With several "
             "applications: NAME=URL, NAME being its application_name.",
+        ),
+        option(
+            "--pool-stats-map",
+            multiple=True,
+            metavar="FIGURE=NAME,...",
+            help="Names of your own in pool figures: in_use=my_pool_busy,max_open=my_pool_size.",
         ),
     )
 

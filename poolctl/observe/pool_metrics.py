@@ -131,13 +131,13 @@ def _explain_unknown_keys(document: Any) -> str:
     return f"no pool in this JSON; its keys are {', '.join(keys[:8])} (--pool-stats-map in_use=KEY,...)"
 
 
-def parse_names(mapping: str) -> dict[str, Meaning]:
-    """Return the user's own names from ``in_use=my_pool_busy,max_open=my_pool_size``.
+def parse_names(mappings: Iterable[str]) -> dict[str, Meaning]:
+    """Return the user's own names from texts like ``in_use=my_pool_busy,max_open=my_pool_size``.
 
     Raises BadInput for a figure that does not exist, with the names of figures that do.
     """
     names = {}
-    for pair in filter(None, (part.strip() for part in mapping.split(","))):
+    for pair in filter(None, (part.strip() for mapping in mappings for part in mapping.split(","))):
         figure, equals, name = (part.strip() for part in pair.partition("="))
         if not equals or not name or figure not in _NUMBERS:
             raise BadInput(

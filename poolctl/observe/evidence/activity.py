@@ -99,6 +99,17 @@ def parse_instant(text: str | None) -> float | None:
     return moment.timestamp() - offset + float(f"0.{fraction or 0}")
 
 
+def parse_moment(text: str) -> float | None:
+    """Return seconds since the epoch of a date with a time, or seconds since midnight of a time of day alone."""
+    clock = re.fullmatch(r"(\d\d?):(\d\d)(?::(\d\d))?", text.strip())
+    if clock is not None and int(clock[1]) < 24 and int(clock[2]) < 60:
+        return float(int(clock[1]) * 3600 + int(clock[2]) * 60 + int(clock[3] or 0))
+    dated = re.fullmatch(r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d)(.*)", text.strip())
+    if dated is not None and not dated[3].startswith(":"):
+        return parse_instant(f"{dated[1]} {dated[2]}:00{dated[3]}")
+    return parse_instant(text)
+
+
 def parse_interval(text: str | None) -> float | None:
     """Return seconds of an interval as psql writes it ("1 day 02:03:04.5"), or of a bare number; None otherwise."""
     if text is None:

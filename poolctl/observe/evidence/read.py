@@ -5,7 +5,7 @@ in time. "Now" is the newest instant in what shows backends, unless it is given.
 observation's sources with the reason, so that no verdict leaves it out in silence.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -17,7 +17,8 @@ from poolctl.observe.evidence.pooler_log import read_pooler_line
 from poolctl.observe.evidence.server_log import ServerLog
 from poolctl.observe.evidence.tables import PastedTable, find_table
 from poolctl.observe.evidence.timeline import Timeline
-from poolctl.observe.pool_metrics import read_pools
+from poolctl.observe.metric_names import Meaning
+from poolctl.observe.pool_metrics import parse_names, read_pools
 from poolctl.observe.pool_texts import PoolLine, add_line, read_pool_line
 from poolctl.observe.prometheus import parse
 from poolctl.observe.snapshot import (
@@ -39,6 +40,7 @@ HEAD = 400
 """Lines by which a large file is judged."""
 MOST_SNAPSHOTS = 500
 """Of pool figures in a log; the last of each stretch of time is kept."""
+DAY = 86_400.0
 STALE = 60.0
 """Seconds before the newest evidence from which a refusal in a log is history, and no longer the state of the end."""
 
@@ -67,6 +69,7 @@ class _Reading:
     refusal: Refusal | None = None
     refused_at: float | None = None
     has_log: bool = False
+    names: Mapping[str, Meaning] = field(default_factory=dict)
 
 
 def read_evidence(
@@ -76,15 +79,17 @@ def read_evidence(
     since: float | None = None,
     until: float | None = None,
     now: float | None = None,
+    names: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Observation:
     """Return the observation that the files at ``places`` make; folders, gzip and "-" (standard input) too.
 
     ``prefix``: log_line_prefix of PostgreSQL's logs, inferred when empty. ``since`` and ``until`` (seconds since the
-    epoch): lines of logs before and after are left out. ``now``: the instant of pastes, else their newest. Raises
+    epoch, or since midnight when below a day): lines of logs before and after are left out. ``names``: the user's own
+    names of pool figures, as ``parse_names`` reads them. ``now``: the instant of pastes, else their newest. Raises
     BadInput for a place that does not exist, and when nothing in any of the files could be read.
     """
-    reading = _Reading()
+    reading = _Reading(names=parse_names(names))
     for file in find_files(places):
         _read_file(reading, file, prefix, since, until, now, progress)
     if not any(source.ok for source in reading.sources):
@@ -150,7 +155,7 @@ def _read_scrape(reading: _Reading, text: str, name: str) -> bool:
         return False
     if start in ("{", "[") and find_table(text.splitlines(), 0, _knows) is not None:
         return False
-    read = read_pools(text, name)
+    read = read_pools(text, name, reading.names)
     for pool in read.pools:
         reading.pools[pool.source, pool.library, _identity(pool)] = pool
     if not read.pools and bouncer is None and start in ("{", "["):
@@ -298,7 +303,8 @@ class _LineReader:
     def _is_wanted(self, at: float | None) -> bool:
         if at is None:
             return True
-        return (self._since is None or at >= self._since) and (self._until is None or at <= self._until)
+        is_late = self._since is None or _choose_clock(at, self._since) >= self._since
+        return is_late and (self._until is None or _choose_clock(at, self._until) <= self._until)
 
     def _refuse(self, refusal: Refusal, at: float | None) -> None:
         reading = self._reading
@@ -337,6 +343,11 @@ class _LineReader:
         if self._unread.count and mostly == 0:
             notes.append(f"{self._unread.count} lines were not read, the first is line {self._unread.first}")
         return Source("evidence", self._name, ok=True, reason="; ".join(notes))
+
+
+def _choose_clock(at: float, bound: float) -> float:
+    """Return ``at`` on the clock of ``bound``: the time of day for a bound below one day, else since the epoch."""
+    return at % DAY if bound < DAY else at
 
 
 def _group_tables(tables: Sequence[PastedTable]) -> list[list[PastedTable]]:
