@@ -101,6 +101,57 @@ def test_killing_poolctl_while_the_server_is_being_made_leaves_nothing(own_tmp: 
         eventually(lambda: not list(own_tmp.iterdir()))
 
 
+SHARED_MEMORY = """
+import ctypes, json, os, pathlib, signal, subprocess, sys, time
+
+CLONE_NEWIPC = 0x08000000
+# Where it may be had, a table of shared memory that no other program fills: pytest runs beside others.
+ctypes.CDLL(None).unshare(CLONE_NEWIPC)
+table = pathlib.Path("/proc/sysvipc/shm")
+folder = pathlib.Path(sys.argv[1])
+number, program = int(sys.argv[2]), sys.argv[3]
+
+
+def segments():
+    return {line.split()[1] for line in table.read_text().splitlines()[1:]}
+
+
+before, left, met = segments(), [], 0
+for step in range(int(sys.argv[4])):
+    child = subprocess.Popen([sys.executable, "-c", program, "{}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    while not any(folder.glob("poolctl-*/data/PG_VERSION")) and child.poll() is None:
+        time.sleep(0.002)
+    # Spread over what follows: the bootstrap server, and the one that runs SQL.
+    time.sleep(step * 0.031)
+    met += bool(segments() - before)
+    os.kill(child.pid, number)
+    child.communicate()
+    deadline = time.monotonic() + 10
+    while any(folder.glob("poolctl-*")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    left += segments() - before
+    before = segments()
+print(json.dumps({"left": left, "met": met, "folders": [str(path) for path in folder.iterdir()]}))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/sysvipc/shm").exists(), reason="only Linux lists shared memory")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_killing_poolctl_at_any_moment_of_initdb_leaves_no_shared_memory(number: signal.Signals, own_tmp: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SHARED_MEMORY, str(own_tmp), str(int(number)), PROGRAM, "16"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"},
+    )
+
+    found = json.loads(done.stdout)
+    assert found["left"] == []
+    assert found["folders"] == []
+    assert found["met"] > 3
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_a_poolctl_that_is_told_to_end_takes_its_servers_along(number: int, own_tmp: Path) -> None:
     with Child() as child:

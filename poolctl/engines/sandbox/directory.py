@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 
 from poolctl.engines.sandbox.binaries import Account, is_reachable
-from poolctl.engines.sandbox.guardian import SERVER_PROGRAMS
+from poolctl.engines.sandbox.guardian import SERVER_PROGRAMS, read_segments, remove_segments
 from poolctl.errors import BadInput, SandboxFailed
 
 PREFIX = "poolctl-sandbox-"
@@ -31,6 +31,10 @@ COMMON_FOLDERS = (Path("/tmp"), Path("/var/tmp"))
 
 _LOCK = "lock"
 _UNREADY_LOCK = "lock.new"
+_END_AT_ONCE = {"pgbouncer": signal.SIGKILL, "initdb": signal.SIGKILL}
+"""Servers that another signal than SIGQUIT ends: PgBouncer, which has nothing to lose, and initdb, which would empty
+the data directory and with it what ``read_segments`` needs."""
+
 # Seconds. A folder without its lock file is being made at this moment, or is left by a run that died in that moment.
 # The lock is the first file made, so such a folder is otherwise empty.
 _UNLOCKED_FOR = 60.0
@@ -154,8 +158,12 @@ def stop_command(directory: Path) -> str:
 
 
 def remove(path: Path) -> None:
-    """End every server that runs in ``path``, at once, then remove ``path``."""
+    """End every server that runs in ``path``, at once, remove its shared memory, then remove ``path``."""
+    servers = {process.pid for process in find_servers(path)}
+    segments = read_segments(path, servers)
     end_servers(path)
+    account = _find_account(path)
+    remove_segments(segments | read_segments(path, servers), account)
     for _ in range(3):
         shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
@@ -190,13 +198,22 @@ def end_servers(path: Path) -> None:
             # A stopped process would only see the signal that ends it once it is continued.
             process.resume()
             if process.ppid() not in known:
-                process.send_signal(signal.SIGKILL if process.name() == "pgbouncer" else signal.SIGQUIT)
+                process.send_signal(_END_AT_ONCE.get(process.name(), signal.SIGQUIT))
     _wait_for_end(found, 3.0)
     left = find_servers(path)
     for process in left:
         with contextlib.suppress(psutil.Error):
             process.kill()
     _wait_for_end(left, 1.0)
+
+
+def _find_account(path: Path) -> int | None:
+    """Find the user that the servers in ``path`` ran as, by the owner of their data directory."""
+    try:
+        owner = (path / "data").stat().st_uid
+    except OSError:
+        return None
+    return owner if os.geteuid() == 0 and owner != 0 else None
 
 
 def _wait_for_end(processes: list[psutil.Process], seconds: float) -> None:

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ class Guardian:
         self._exits: dict[str, int] = {}
         self._stopped: list[int] = []
         self._account: int | None = None
+        self._started: set[int] = set()
+        """Pids of all servers that were ever started here, and of what initdb started."""
         self._kept = False
         self._terminated = False
         self._awaited: tuple[str, float] | None = None
@@ -53,8 +56,12 @@ class Guardian:
             self._answer_until_eof()
         finally:
             if not self._kept:
+                # Read before and after: a server that ends in good order removes the file with the segment's id, and
+                # one that has just begun writes it while the others end.
+                segments = read_segments(self._directory, self._started)
                 self._end_servers()
-                self._release_shared_memory()
+                segments |= read_segments(self._directory, self._started)
+                remove_segments(segments, self._account)
                 self._remove_directory()
 
     def _listen_to_signals(self) -> None:
@@ -130,6 +137,7 @@ class Guardian:
             )
         name = request["name"]
         self._children[name] = child
+        self._started.add(child.pid)
         self._end_signals[name] = request["end_signal"]
         self._exits.pop(name, None)
         return child.pid
@@ -163,11 +171,15 @@ class Guardian:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
         for name, child in self._children.items():
-            # To its group: initdb alone would leave the server that it works through to be killed without a chance to
-            # give its shared memory back.
-            for number in (signal.SIGCONT, self._end_signals[name]):
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(child.pid, number)
+            # To its group: initdb works through servers of its own, one after the other. Their pids are noted while the
+            # group is stopped, since each of them may just have made a segment and not yet written down its id.
+            with contextlib.suppress(ProcessLookupError):
+                if name == "initdb":
+                    os.killpg(child.pid, signal.SIGSTOP)
+                    self._started |= _find_group(child.pid)
+                else:
+                    os.killpg(child.pid, signal.SIGCONT)
+                os.killpg(child.pid, self._end_signals[name])
         self._wait_for_children(_PATIENCE)
         for child in self._children.values():
             child.kill()
@@ -175,6 +187,13 @@ class Guardian:
         for pid in _find_left(self._directory):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._wait_for_others(_AFTER_KILL)
+
+    def _wait_for_others(self, seconds: float) -> None:
+        """Wait for what initdb or a killed server left: shared memory stays in use until its last process is gone."""
+        deadline = time.monotonic() + seconds
+        while _find_left(self._directory) and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def _wait_for_children(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
@@ -186,25 +205,58 @@ class Guardian:
                 os.read(self._wake_read, 4096)
             self._reap()
 
-    def _release_shared_memory(self) -> None:
-        """Remove the shared memory of a postmaster that was killed: no other process does, and macOS allows only 32."""
-        try:
-            lines = (self._directory / "data" / "postmaster.pid").read_text().splitlines()
-            segment = int(lines[6].split()[1])
-        except (OSError, ValueError, IndexError):
-            return  # an orderly end removes the file
-        # As the servers' own user, who could have written any number into the file: root could remove any segment.
-        user = os.geteuid()
-        os.seteuid(user if self._account is None else self._account)
-        ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
-        os.seteuid(user)
-
     def _remove_directory(self) -> None:
         for _ in range(3):
             shutil.rmtree(self._directory, ignore_errors=True)
             if not self._directory.exists():
                 return
             time.sleep(0.05)
+
+
+def read_segments(directory: Path, creators: Collection[int]) -> set[int]:
+    """Read the ids of System V shared memory that servers of ``directory`` made and did not remove.
+
+    PostgreSQL writes the id into postmaster.pid a moment after it made the segment. Linux also lists the process that
+    made each segment; one that a process still uses is left out, so a reused process id does no harm.
+    """
+    found = set()
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        lines = (directory / "data" / "postmaster.pid").read_text().splitlines()
+        found.add(int(lines[6].split()[1]))
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/sysvipc/shm").read_text().splitlines()[1:]:
+            # key shmid perms size cpid lpid nattch uid ...
+            _, segment, _, _, creator, _, attached, *_ = line.split()
+            if int(creator) in creators and attached == "0":
+                found.add(int(segment))
+    return found
+
+
+def remove_segments(segments: Collection[int], account: int | None) -> None:
+    """Remove shared memory that killed servers left: no other process does, and macOS has room for 32 in all.
+
+    ``account``: the servers' own user, who could have written any number into postmaster.pid; root could remove any
+    segment with it. None: poolctl's user.
+    """
+    user = os.geteuid()
+    os.seteuid(user if account is None else account)
+    try:
+        for segment in segments:
+            ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
+    finally:
+        os.seteuid(user)
+
+
+def _find_group(leader: int) -> set[int]:
+    """Find the processes of a group by /proc; none on macOS."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            # Behind the name of the program in brackets: state, parent, group.
+            group = int((process / "stat").read_bytes().rpartition(b")")[2].split()[2])
+            if group == leader:
+                found.add(int(process.name))
+    return found
 
 
 def _raise_file_limit() -> None:

@@ -119,7 +119,9 @@ class PostgresServer:
             "--encoding=UTF8",
             "--locale=C",
         ]
-        self._guard.start("initdb", argv, end_signal=signal.SIGTERM)
+        # SIGKILL: on any other signal initdb empties the data directory, where the id of the shared memory stands that
+        # the server it works through leaves behind.
+        self._guard.start("initdb", argv, end_signal=signal.SIGKILL)
 
     def finish_initdb(self) -> None:
         """Wait until the data directory is there. Raises SandboxFailed with initdb's own words."""
