@@ -46,6 +46,14 @@ from poolctl.diagnose.live.limits import (
 from poolctl.diagnose.live.lives import find_connection_per_request
 from poolctl.diagnose.live.load import find_connection_churn, find_reconnect_storm, find_slow_database
 from poolctl.diagnose.live.locks import find_lock_queue
+from poolctl.diagnose.live.logs import (
+    find_logged_churn,
+    find_logged_leaks,
+    find_logged_lock_queue,
+    find_logged_queue_timeouts,
+    find_logged_refusals,
+    find_logged_starvation,
+)
 from poolctl.diagnose.live.poolers import find_pooler_client_limit, find_pooler_queues, find_pooler_refusal
 from poolctl.diagnose.live.pools import (
     find_client_starved,
@@ -96,6 +104,13 @@ EFFECTS: tuple[Rule, ...] = (
     find_slots_exhausted,
     find_slots_low,
     find_pooler_refusal,
+    # Logs last: what was observed says more.
+    find_logged_leaks,
+    find_logged_lock_queue,
+    find_logged_refusals,
+    find_logged_churn,
+    find_logged_starvation,
+    find_logged_queue_timeouts,
     find_evidence_unread,
     find_waiting_unexplained,
 )

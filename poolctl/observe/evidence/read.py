@@ -408,9 +408,8 @@ def _observe(reading: _Reading, now: float | None) -> Observation:
     snapshots = [Snapshot(at, pools=tuple(pools)) for at, pools in _pool_history(reading, end)]
     servers = sorted(reading.servers, key=lambda server: server.at)
     snapshots += [Snapshot(server.at or end, server) for server in servers[:-1]]
-    is_refusing = reading.refusal is not None and (
-        reading.refused_at is None or end - reading.refused_at <= STALE or not servers
-    )
+    # Without backends a refusal stands in the log's facts alone, with how many and when.
+    is_refusing = reading.refusal is not None and bool(servers) and end - (reading.refused_at or end) <= STALE
     last = Snapshot(
         at=max([end, *(snapshot.at for snapshot in snapshots)]),
         server=servers[-1] if servers else None,
