@@ -70,6 +70,32 @@ def test_a_server_that_nobody_uses_gives_its_limits_and_says_that_there_was_no_l
     assert any("No client used the server" in note for note in found["notes"])
 
 
+@pytest.mark.parametrize("command", ["recommend", "inspect"])
+def test_there_is_never_more_than_one_connection_to_a_server(at: Stage, watcher: str, command: str) -> None:
+    query = "SELECT coalesce(json_agg(pid), '[]') FROM pg_stat_activity WHERE application_name = 'poolctl'"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "poolctl", command, watcher, "--for", "4s", "--json", "--quiet"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    met: set[int] = set()
+    most = 0
+    with connect(at.sandbox.observer_conninfo) as observer:
+        while process.poll() is None:
+            pids = one(observer, query)
+            assert isinstance(pids, list)
+            most = max(most, len(pids))
+            met.update(pids)
+    output, _ = process.communicate()
+
+    assert process.returncode == 0
+    assert most == 1
+    if command == "recommend":
+        # It reconnects, and so knows how long that takes, on one connection after the other.
+        assert len(met) > 3
+        assert 0 < json.loads(output)["measured"]["connect_time"] < 1
+
+
 def test_what_is_given_stands_in_for_what_is_measured(watcher: str) -> None:
     found = document(watcher, "--for", "1s", "--max-connections", "500", "--arrival-rate", "100", "--hold-time", "10ms")
 

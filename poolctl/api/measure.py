@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING
 from poolctl.api.inspect import check_answered, has_answered, open_systems
 from poolctl.api.progress import Interruption, Progress
 from poolctl.api.requests import MEASURING_TIME, RecommendRequest, Targets
-from poolctl.errors import CannotConnect, CannotDo, Interrupted, PoolctlError
+from poolctl.errors import CannotConnect, CannotDo, Interrupted
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.figures import measured as measured_figure
 from poolctl.units import format_duration, format_instant, plural
 
 if TYPE_CHECKING:
     from poolctl.diagnose.finding import Finding
+    from poolctl.observe.postgres import Postgres
     from poolctl.observe.snapshot import Observation, Snapshot, Source
     from poolctl.sizing.measure import ServiceMeasurement
 
@@ -37,9 +38,9 @@ REFUSED_PATIENCE, SILENT_PATIENCE = 1.0, 20.0
 """Seconds after which a server that refuses connections, or does not answer, is given up: an overloaded server takes
 long for its first answer, and is worth the wait."""
 CONNECTS = 4
-"""Connections opened to see how long that takes."""
+"""How often the connection is opened again to measure how long that takes."""
 SPARE_SLOTS = 5
-"""Slots that must be free beside such a connection."""
+"""Slots that must be free for that."""
 LONGEST_ROUND_TRIP = 0.002
 """Seconds. Applications are near their database; from farther away poolctl cannot know their round trip."""
 
@@ -116,8 +117,8 @@ def _sample(
 ) -> tuple["Observation", "_ConnectTimer"]:
     late = Random(request.seed)
     began = time.monotonic()
-    with open_systems(targets, host_every=HOST_EVERY) as (sampler, _):
-        connects = _ConnectTimer(targets.conninfo if request.measures_load else None, planned)
+    with open_systems(targets, host_every=HOST_EVERY) as (sampler, postgres):
+        connects = _ConnectTimer(postgres if request.measures_load else None, planned)
 
         def is_over() -> bool:
             observation = sampler.observation
@@ -139,13 +140,13 @@ def _sample(
 
 
 class _ConnectTimer:
-    """Opens a connection now and then, as an application would, and closes it at once.
+    """Has poolctl's own connection opened again now and then, which takes as long as an application's.
 
-    ``times``: seconds each took to open; ``round_trips``: those of an empty statement on each.
+    There is never a second one. ``times``: seconds each took to open; ``round_trips``: of an empty statement on each.
     """
 
-    def __init__(self, conninfo: str | None, planned: float) -> None:
-        self._conninfo = conninfo
+    def __init__(self, postgres: "Postgres | None", planned: float) -> None:
+        self._postgres = postgres
         self._began = time.monotonic()
         self._due = [planned * (number + 1) / (CONNECTS + 1) for number in range(CONNECTS)]
         self.times: list[float] = []
@@ -155,29 +156,19 @@ class _ConnectTimer:
         if not self._due or time.monotonic() - self._began < self._due[0]:
             return
         del self._due[0]
-        if self._conninfo is None or snapshot.server is None or observation.server is None:
+        if self._postgres is None or snapshot.server is None or observation.server is None:
             return
-        # The connections that count against the slots, and poolctl's own.
+        # The connections that count against the slots, and poolctl's own. Without spare slots an application could take
+        # the one that poolctl gives back.
         if observation.server.usable - len(snapshot.server.clients) - 1 < SPARE_SLOTS:
             return
-        from poolctl.observe.connection import ServerConnection
-
-        began = time.monotonic()
-        try:
-            connection = ServerConnection.open(self._conninfo, within=1.0)
-            opened = time.monotonic()
-            # The first statement of a backend fills its caches, so the second one is the round trip.
-            connection.execute("", within=1.0)
-            sent = time.monotonic()
-            connection.execute("", within=1.0)
-            answered = time.monotonic()
-        except PoolctlError:
+        times = self._postgres.reconnect()
+        if times is None:
             # A server that refuses one connection is not asked for more.
             self._due.clear()
             return
-        connection.close()
-        self.times.append(opened - began)
-        self.round_trips.append(answered - sent)
+        self.times.append(times[0])
+        self.round_trips.append(times[1])
 
 
 def _check_answered(observation: "Observation", request: RecommendRequest, interruption: Interruption) -> None:

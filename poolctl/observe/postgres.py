@@ -30,6 +30,12 @@ from poolctl.observe.terminate import TerminationResult, end_backend
 RETRY_EVERY = 1.0
 """Seconds at least between a failed attempt to connect and the next."""
 
+RECONNECT_WITHIN = 1.0
+"""Seconds for ``reconnect``."""
+
+_BACKEND_ENDS = 0.02
+"""Seconds that a backend may take to end when its client has left."""
+
 _INCURABLE = ("authentication", "unknown")
 """Refusals that time does not cure: trying again would only fill the server's log."""
 _MOST_NAMES = 5_000
@@ -110,6 +116,34 @@ class Postgres:
                 return None
             self._failure = ""
             return sample
+
+    def reconnect(self) -> tuple[float, float] | None:
+        """Close the connection and open it again; return the seconds for that and for a round trip.
+
+        None where there is no connection, where it is in use, or where the server refuses; then the next ``sample``
+        connects. The facts stay as they are.
+        """
+        if self._connection is None or not self._using.acquire(blocking=False):
+            return None
+        try:
+            self._connection.close()
+            self._connection = None
+            # The backend ends a moment after its connection: at no instant is poolctl there twice.
+            time.sleep(_BACKEND_ENDS)
+            began = time.monotonic()
+            connection = ServerConnection.open(self._conninfo, within=RECONNECT_WITHIN)
+            self._connection = connection
+            opened = time.monotonic()
+            # The first statement of a backend fills its caches, so the second one is the round trip.
+            connection.execute("", within=RECONNECT_WITHIN)
+            sent = time.monotonic()
+            connection.execute("", within=RECONNECT_WITHIN)
+            return opened - began, time.monotonic() - sent
+        except PoolctlError as error:
+            self._forget(error)
+            return None
+        finally:
+            self._using.release()
 
     def end_backend(self, pid: int, started_at: float, *, still: str = "true") -> TerminationResult:
         """End one client's backend if it began at ``started_at`` and ``still`` holds, and wait a second for its end.
