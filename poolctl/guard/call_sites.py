@@ -36,11 +36,11 @@ class Frame(NamedTuple):
 class Site:
     """The frames of one acquire, innermost first, and what was counted there."""
 
-    __slots__ = ("acquired", "collected", "frames", "late", "longest", "released", "use_time", "wait_time")
+    __slots__ = ("collected", "frames", "late", "longest", "released", "use_time", "wait_time")
 
     def __init__(self, frames: tuple[Frame, ...]) -> None:
         self.frames = frames
-        self.acquired = self.released = self.collected = self.late = 0
+        self.released = self.collected = self.late = 0
         self.use_time = self.longest = self.wait_time = 0.0
 
 
@@ -51,6 +51,7 @@ NOWHERE = Site((Frame("<unknown>", 0, "?"),))
 _kinds: dict[str, int] = {}
 # Keys are ids of code objects and offsets in them; _codes keeps the code alive so that no id is used again.
 _sites: dict[tuple[int, ...], Site] = {}
+_by_frames: dict[tuple[Frame, ...], Site] = {}
 _codes: dict[int, CodeType] = {}
 _roots: list[str] = []
 
@@ -109,36 +110,33 @@ def capture_site(frame: FrameType | None) -> Site:
         frame = _find_parent_greenlets_frame(start) or first
         if frame is None:
             return NOWHERE
-        kind = kind_of(frame.f_code.co_filename)
-    code = frame.f_code
+    # The caller counts too: a wrapper's one acquire line has many users. Frames above it are those of the first time.
     caller = frame.f_back
-    if caller is None or kinds.get(caller.f_code.co_filename) != kind:
-        key: tuple[int, ...] = (id(code), frame.f_lasti)
+    if caller is None:
+        key: tuple[int, ...] = (id(frame.f_code), frame.f_lasti)
     else:
-        # Callers count as long as they are the user's too: a wrapper's one acquire line has many users.
-        key = (id(code), frame.f_lasti, id(caller.f_code), caller.f_lasti)
-        further = caller.f_back
-        while further is not None and len(key) < 2 * MOST_FRAMES:
-            if kinds.get(further.f_code.co_filename) != kind:
-                break
-            key = (*key, id(further.f_code), further.f_lasti)
-            further = further.f_back
+        key = (id(frame.f_code), frame.f_lasti, id(caller.f_code), caller.f_lasti)
     site = _sites.get(key)
     return site if site is not None else _add_site(key, frame)
 
 
 def _add_site(key: tuple[int, ...], frame: FrameType) -> Site:
+    kind = kind_of(frame.f_code.co_filename)
     if len(_sites) >= MOST_SITES:
         return NOWHERE
-    frames = []
+    frames: list[Frame] = []
     one: FrameType | None = frame
-    for _ in range(len(key) // 2):
-        if one is None:
-            break
-        _codes[id(one.f_code)] = one.f_code
+    while one is not None and len(frames) < MOST_FRAMES and kind_of(one.f_code.co_filename) == kind:
         frames.append(read_frame(one))
         one = one.f_back
-    site = Site(tuple(frames))
+    for code in (frame.f_code, frame.f_back.f_code if frame.f_back is not None else None):
+        if code is not None:
+            _codes[id(code)] = code
+    # Two callers that are libraries show the same frames: then they are one site.
+    text = tuple(frames)
+    site = _by_frames.get(text)
+    if site is None:
+        site = _by_frames[text] = Site(text)
     _sites[key] = site
     return site
 
@@ -167,10 +165,11 @@ def _find_parent_greenlets_frame(start: FrameType | None) -> FrameType | None:
 
 def all_sites() -> list[Site]:
     """List every site seen so far."""
-    return list(_sites.values())
+    return list(_by_frames.values())
 
 
 def forget_sites() -> None:
     """Forget every site and what was counted there."""
     _sites.clear()
+    _by_frames.clear()
     _codes.clear()

@@ -30,7 +30,7 @@ def note_error(recorder: Recorder, error: BaseException, traceback: TracebackTyp
 
     ``traceback``: None takes the error's own.
     """
-    holds = list(recorder.ledger.holds.values())
+    holds = recorder.ledger.holds()
     if not holds:
         return
     lines: dict[tuple[str, str], int] = {}

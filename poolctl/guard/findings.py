@@ -95,8 +95,7 @@ def _is_suspect(one: Held, threshold: float) -> bool:
     if held.actor_outcome and one.age > GRACE:
         return True
     if one.process.ended:
-        # A script may leave the one connection of its own to the end of the process.
-        return held.is_pool or held.state.startswith("idle in")
+        return True
     return 0 < threshold < one.age
 
 
@@ -111,6 +110,8 @@ def _leak(key: Key, holds: Sequence[Held], lost: Sequence[IncidentReport], short
     in_transaction = any(one.held.state.startswith("idle in transaction") for one in holds)
     confidence: Confidence = "certain" if certain else "likely" if likely else "undetermined"
     severity: Severity = "critical" if (library, pool) in short_of else "warning"
+    if not is_pool and number == 1 and not likely and not in_transaction:
+        severity = "info"  # a script may leave the one connection of its own to the end of the process
     oldest = max((one.age for one in holds), default=None)
     what = plural(number, "connection")
     verb = "was" if number == 1 else "were"

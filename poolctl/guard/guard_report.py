@@ -11,9 +11,9 @@ from time import monotonic
 from typing import Any
 
 from poolctl.guard.call_sites import Frame, Site, all_sites
-from poolctl.guard.ledger import Hold, Incident
+from poolctl.guard.ledger import Hold, Incident, Pool
 from poolctl.guard.recorder import Recorder
-from poolctl.safe_text import hide_literals
+from poolctl.safe_text import hide_literals, redact_command
 
 MOST_HOLDS = 500
 """Holds listed of one process, the oldest first; the rest are counted."""
@@ -161,14 +161,18 @@ def take_report(recorder: Recorder, *, ended: bool = False) -> ProcessReport:
     """Read everything that ``recorder`` knows now."""
     ledger = recorder.ledger
     with recorder.lock:
-        holds = list(ledger.holds.values())
+        holds = ledger.holds()
         pools = [*recorder.all_pools(), *recorder.gone.values()]
         incidents, nestings = list(ledger.incidents.values()), list(ledger.nestings.values())
         created = list(recorder.pool_sites.values())
         acquired: dict[int, int] = {}
         for pool in pools:
             acquired[id(pool.site)] = acquired.get(id(pool.site), 0) + pool.acquired
-    holds += [one for pool in pools for one in list(pool.waiting.values())]
+    out: dict[int, int] = {}
+    for hold in holds:
+        out[id(hold.site)] = out.get(id(hold.site), 0) + 1
+    waiting = recorder.waiting()
+    holds += waiting
     holds.sort(key=lambda hold: hold.acquired_at or hold.asked_at)
     return ProcessReport(
         pid=os.getpid(),
@@ -177,11 +181,15 @@ def take_report(recorder: Recorder, *, ended: bool = False) -> ProcessReport:
         taken_at=monotonic(),
         ended=ended,
         python=".".join(map(str, sys.version_info[:3])),
-        libraries=tuple(f"{name} {version}".strip() for name, version in recorder.hooked.items()),
+        libraries=tuple(f"{name} {version}".strip() for name, version in recorder.hooked.items() if "." not in name),
         holds=tuple(view for hold in holds[:MOST_HOLDS] if (view := view_hold(recorder, hold)) is not None),
         more_holds=max(0, len(holds) - MOST_HOLDS),
-        sites=tuple(_view_site(site) for site in all_sites() if site.acquired),
-        pools=tuple(_view_pool(pool) for pool in pools),
+        sites=tuple(
+            _view_site(site, out.get(id(site), 0))
+            for site in all_sites()
+            if site.released or site.collected or id(site) in out
+        ),
+        pools=tuple(_view_pool(pool, sum(one.pool is pool for one in waiting)) for pool in pools),
         created=tuple(
             CreatedPools(
                 each.library,
@@ -232,7 +240,7 @@ def view_hold(recorder: Recorder, hold: Hold) -> HeldConnection | None:
             state, backend = read_state(connection)
             if state == "closed" and not hold.pool.is_pool:
                 return None
-        statement = hide_literals(hold.statements[0]) if hold.statements else ""
+        statement = hide_literals(hold.statement) if hold.statement else ""
     return HeldConnection(
         library=hold.pool.library,
         pool=hold.pool.name,
@@ -276,10 +284,10 @@ def read_state(connection: Any) -> tuple[str, int | None]:
         return "", None
 
 
-def _view_site(site: Site) -> SiteFigures:
+def _view_site(site: Site, held: int) -> SiteFigures:
     return SiteFigures(
         lines(site),
-        site.acquired,
+        site.released + site.collected + held,
         site.released,
         site.collected,
         site.late,
@@ -289,16 +297,16 @@ def _view_site(site: Site) -> SiteFigures:
     )
 
 
-def _view_pool(pool: Any) -> PoolReport:
+def _view_pool(pool: Pool, waiting: int) -> PoolReport:
     return PoolReport(
         pool.library,
         pool.name,
         pool.is_pool,
         pool.max_open,
-        pool.acquired + len(pool.holds),
+        pool.acquired,
         pool.released,
         len(pool.holds),
-        len(pool.waiting),
+        waiting,
         pool.peak,
         pool.timed_out,
         pool.refused,
@@ -308,8 +316,8 @@ def _view_pool(pool: Any) -> PoolReport:
 
 
 def _program() -> str:
-    argv = getattr(sys, "argv", None) or ["python"]
-    return " ".join(os.path.basename(word) if at == 0 else word for at, word in enumerate(argv[:4]))[:120]
+    program, *arguments = getattr(sys, "argv", None) or ["python"]
+    return redact_command([os.path.basename(program) or "python", *arguments[:4]])[:120]
 
 
 def frames_of(site: tuple[Line, ...]) -> tuple[Frame, ...]:

@@ -1,9 +1,9 @@
 """The ledger: who holds which connection, who waits, and what became of connections that did not come back.
 
 Pure: ``now`` comes in, data goes out. It decides what is nested, jammed, lost, released twice or released elsewhere.
-The hooks decide when something happened; the report decides what of it is worth a word. Calls that change it come one
-at a time from one thread or under the recorder's lock, except ``ask`` and ``grant``, whose changes of shared tables
-are single steps.
+The hooks decide when something happened; the report decides what of it is worth a word. Calls come under the recorder's
+lock, except ``ask`` and ``grant``: every program that uses a pool pays for these, and each changes a shared table in
+one step.
 """
 
 from collections import deque
@@ -31,7 +31,6 @@ class Pool:
     """What is known of one pool. ``max_open`` None: no limit, or not known. ``is_pool`` False: single connections."""
 
     __slots__ = (
-        "acquired",
         "closed_at",
         "holds",
         "inherited",
@@ -48,7 +47,6 @@ class Pool:
         "timed_out",
         "use_time",
         "wait_time",
-        "waiting",
     )
 
     def __init__(
@@ -69,52 +67,60 @@ class Pool:
         self.closed_at: float | None = None
         self.is_pool = is_pool
         self.holds: dict[int, Hold] = {}
-        self.waiting: dict[int, Hold] = {}
-        self.acquired = self.released = self.timed_out = self.refused = self.peak = self.lost = 0
+        self.released = self.timed_out = self.refused = self.peak = self.lost = 0
         self.wait_time = self.use_time = 0.0
         self.inherited = False
 
+    @property
+    def acquired(self) -> int:
+        """Acquires that got a connection, from the beginning."""
+        return self.released + self.lost + len(self.holds)
+
     def add(self, other: "Pool") -> None:
         """Count what ``other`` did as this pool's."""
-        for name in ("acquired", "released", "timed_out", "refused", "lost", "wait_time", "use_time"):
+        for name in ("released", "timed_out", "refused", "lost", "wait_time", "use_time"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.peak = max(self.peak, other.peak)
 
 
 class Hold:
-    """One acquire: a request while ``acquired_at`` is None, then a connection that is out.
+    """One acquire: a request while ``acquired_at`` is None, then a connection that is out while ``is_out``.
 
     ``below``: what the same actor had asked for before and not released. ``owner``: whose connection it is, such as
-    a test. ``ending``: the error that left the code which should have released it.
+    a test. ``ending``: the error that left the code which should have released it. ``via``: a framework that keeps it.
     """
 
+    # Its attributes are set in Ledger.ask and not in an __init__, which would cost as much as the rest of an acquire.
     __slots__ = (
         "acquired_at",
         "actor",
         "asked_at",
         "below",
         "ending",
+        "is_out",
         "key",
         "owner",
         "pool",
-        "pool_key",
         "site",
-        "statements",
+        "statement",
         "via",
     )
 
-    def __init__(self, pool: Pool, site: Site, actor: Actor, owner: object, now: float) -> None:
-        self.pool = pool
-        self.site = site
-        self.actor = actor
-        self.owner = owner
-        self.asked_at = now
-        self.acquired_at: float | None = None
-        self.below: Hold | None = actor.top
-        self.key = 0
-        self.ending: tuple[str, ...] = ()
-        self.statements: tuple[str, ...] = ()
-        self.via = ""
+    acquired_at: float | None
+    actor: Actor
+    asked_at: float
+    below: "Hold | None"
+    ending: tuple[str, ...]
+    is_out: bool
+    key: int
+    owner: object
+    pool: Pool
+    site: Site
+    statement: str
+    via: str
+
+
+_new_hold = object.__new__
 
 
 class Incident:
@@ -154,25 +160,13 @@ class Nesting:
         self.owner: object = None
 
 
-class Release:
-    """The last release of a connection that is now in its pool."""
-
-    __slots__ = ("actor", "at", "pool", "site")
-
-    def __init__(self, pool: Pool, site: Site, actor: Actor, now: float) -> None:
-        self.pool = pool
-        self.site = site
-        self.actor = actor
-        self.at = now
-
-
 class Ledger:
     """All holds of a process. ``threshold``: a hold of more seconds counts as late when it is released after all."""
 
     def __init__(self, *, threshold: float = 60.0) -> None:
         self.threshold = threshold
-        self.holds: dict[int, Hold] = {}
-        self.released: dict[int, Release] = {}
+        self.latest: dict[int, Hold] = {}
+        """The last hold of each connection that exists, by its key: out, or back in its pool."""
         self.inherited: dict[int, Hold] = {}
         self.incidents: dict[tuple[str, int, int], Incident] = {}
         self.nestings: dict[tuple[int, int, int], Nesting] = {}
@@ -183,28 +177,45 @@ class Ledger:
 
     def ask(self, pool: Pool, site: Site, actor: Actor, owner: object, now: float) -> Hold:
         """Begin an acquire of ``actor``: it waits from now on, until ``grant`` or ``give_up``."""
-        hold = Hold(pool, site, actor, owner, now)
-        pool.waiting[id(hold)] = hold
+        hold = _new_hold(Hold)
+        hold.pool = pool
+        hold.site = site
+        hold.actor = actor
+        hold.owner = owner
+        hold.asked_at = now
+        hold.acquired_at = None
+        hold.is_out = False
+        hold.ending = ()
+        hold.statement = hold.via = ""
+        below = hold.below = actor.top
         actor.top = hold
-        if hold.below is not None:
+        if below is not None:
             self._note_nesting(hold, now)
         return hold
 
     def grant(self, hold: Hold, key: int, now: float) -> None:
         """Record that ``hold`` now has the connection ``key``."""
-        pool = hold.pool
-        del pool.waiting[id(hold)]
         hold.acquired_at = now
         hold.key = key
-        self.released.pop(key, None)
-        self.holds[key] = pool.holds[key] = hold
+        hold.is_out = True
+        self.latest[key] = hold
+        pool = hold.pool
+        pool.holds[key] = hold
         if len(pool.holds) > pool.peak:
             pool.peak = len(pool.holds)
+
+    def find_hold(self, key: int) -> Hold | None:
+        """Return the hold of the connection ``key``, None if it is not out."""
+        hold = self.latest.get(key)
+        return hold if hold is not None and hold.is_out else None
+
+    def holds(self) -> list[Hold]:
+        """List what is out."""
+        return [hold for hold in list(self.latest.values()) if hold.is_out]
 
     def give_up(self, hold: Hold, now: float, *, event: str = "") -> Incident | None:
         """End the request ``hold`` without a connection. ``event``: "timed-out" or "refused" for an incident."""
         pool = hold.pool
-        pool.waiting.pop(id(hold), None)
         self._unlink(hold)
         pool.wait_time += now - hold.asked_at
         if event == "timed-out":
@@ -218,39 +229,56 @@ class Ledger:
             incident.holders = tuple((one.site, now - (one.acquired_at or now)) for one in list(pool.holds.values()))
         return incident
 
-    def release(self, key: int, actor: Actor, now: float) -> Hold | None:
-        """Take the connection ``key`` back. None if the ledger does not know it as held."""
-        hold = self.holds.pop(key, None)
-        if hold is None:
+    def release(self, key: int, now: float) -> Hold | None:
+        """Take the connection ``key`` back. None if the ledger does not know it as out."""
+        hold = self.latest.get(key)
+        if hold is None or not hold.is_out:
             return None
-        pool, site = hold.pool, hold.site
+        hold.is_out = False
+        pool, site, actor = hold.pool, hold.site, hold.actor
         pool.holds.pop(key, None)
         # Nearly always the newest of its actor: then nothing has to be searched.
-        if hold.actor.top is hold:
-            hold.actor.top = hold.below
+        if actor.top is hold:
+            actor.top = hold.below
         else:
             self._unlink(hold)
+        hold.below = None
         acquired_at = hold.acquired_at or now
         used = now - acquired_at
-        pool.acquired += 1
+        waited = acquired_at - hold.asked_at
         pool.released += 1
         pool.use_time += used
-        pool.wait_time += acquired_at - hold.asked_at
-        site.acquired += 1
+        pool.wait_time += waited
         site.released += 1
         site.use_time += used
-        site.wait_time += acquired_at - hold.asked_at
+        site.wait_time += waited
         if used > site.longest:
             site.longest = used
         if used > self.threshold > 0:
             site.late += 1
             self.late.append((hold, used))
-        self.released[key] = Release(pool, site, actor, now)
         return hold
 
+    def restore(self, hold: Hold, reason: str) -> None:
+        """Hold the connection of ``hold`` again: its release failed, and the pool still counts it as out."""
+        hold.is_out = True
+        hold.pool.holds[hold.key] = hold
+        hold.below, hold.actor.top = hold.actor.top, hold
+        hold.pool.released -= 1
+        hold.site.released -= 1
+        hold.ending = (reason,)
+
+    def forget(self, key: int) -> None:
+        """Count the connection ``key`` as never acquired: it has turned out to be another's."""
+        hold = self.latest.pop(key, None)
+        if hold is not None and hold.is_out:
+            hold.is_out = False
+            hold.pool.holds.pop(key, None)
+            self._unlink(hold)
+
     def release_again(self, key: int, at: Site, now: float, *, owner: object = None) -> bool:
-        """Note that a connection which is not held was released. False if it was never seen held."""
-        before = self.released.get(key)
+        """Note that a connection which is not out was released. False if it was never seen out."""
+        before = self.latest.get(key)
         if before is None:
             return False
         self.note("released-twice", before.pool, before.site, at, now, owner=owner)
@@ -258,21 +286,19 @@ class Ledger:
 
     def use(self, key: int, at: Site, now: float, *, owner: object = None) -> None:
         """Note that a connection in its pool was used by its former holder."""
-        before = self.released.get(key)
+        before = self.latest.get(key)
         if before is not None:
             self.note("used-after-release", before.pool, before.site, at, now, owner=owner)
 
     def lose(self, key: int, now: float, *, event: str) -> Hold | None:
         """Forget the connection ``key``, since it was garbage-collected, and note ``event`` if it was held."""
-        self.released.pop(key, None)
         self.inherited.pop(key, None)
-        hold = self.holds.pop(key, None)
-        if hold is None:
+        hold = self.latest.pop(key, None)
+        if hold is None or not hold.is_out:
             return None
+        hold.is_out = False
         hold.pool.holds.pop(key, None)
         self._unlink(hold)
-        hold.pool.acquired += 1
-        hold.site.acquired += 1
         hold.site.collected += 1
         incident = self.note(event, hold.pool, hold.site, None, now, owner=hold.owner)
         hold.pool.lost += 1
@@ -282,11 +308,9 @@ class Ledger:
 
     def fork(self) -> None:
         """Begin as a child process: what the parent holds is inherited, nothing is held here."""
-        for hold in self.holds.values():
-            hold.pool.inherited = True
-        self.inherited = dict(self.holds)
-        self.holds.clear()
-        self.released.clear()
+        self.inherited = {hold.key: hold for hold in self.holds()}
+        self.latest.clear()
+        self.late.clear()
         self.incidents.clear()
         self.nestings.clear()
         self.dropped = 0
@@ -312,12 +336,13 @@ class Ledger:
         holds = list(pool.holds.values())
         if pool.max_open is None or len(holds) < pool.max_open:
             return False
-        waiting = {id(one.actor) for one in list(pool.waiting.values())}
-        return bool(holds) and all(id(hold.actor) in waiting for hold in holds)
+        # An actor does one thing at a time, so what it waits for is the newest that it asked for.
+        tops = [hold.actor.top for hold in holds]
+        return bool(holds) and all(top is not None and top.acquired_at is None and top.pool is pool for top in tops)
 
     def _note_nesting(self, hold: Hold, now: float) -> None:
         for outer in chain_of(hold.below):
-            if outer.pool is hold.pool and outer.acquired_at is not None:
+            if outer.pool is hold.pool and outer.is_out:
                 break
         else:
             return

@@ -31,6 +31,10 @@ class _ThreadEnd:
     __slots__ = ("__weakref__",)
 
 
+def _no_loop() -> None:
+    """Return None, as asyncio's functions would, until the program imports asyncio."""
+
+
 class PoolSite:
     """The pools that one line created: ``dropped`` were garbage-collected without having been closed."""
 
@@ -62,16 +66,17 @@ class Recorder:
         self.on_exhausted: Callable[[Pool, Hold], None] | None = None
         self.hooked: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
-        self.changes = 0
         self.on_first_use: Callable[[], None] | None = None
         self.gone: dict[int, Pool] = {}
         """What was counted in pools that are gone, added up by the line that created them."""
         self._single: dict[str, Pool] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._local = ThreadLocal()
+        self._actors: weakref.WeakSet[Actor] = weakref.WeakSet()
         self._tasks: dict[int, tuple[Any, Actor]] = {}
         self._greenlets: dict[int, tuple[Any, Actor]] = {}
-        self._current_task: Callable[[], Any] | None = None
+        self._running_loop: Callable[[], Any] = _no_loop
+        self._current_task: Callable[[], Any] = _no_loop
         self._current_greenlet: Callable[[], Any] | None = None
 
     # Actors
@@ -81,8 +86,7 @@ class Recorder:
         import asyncio
         from asyncio.events import _get_running_loop
 
-        current_task = asyncio.current_task
-        self._current_task = lambda: current_task() if _get_running_loop() is not None else None
+        self._running_loop, self._current_task = _get_running_loop, asyncio.current_task
 
     def see_greenlets(self) -> None:
         """Separate greenlets from now on, since gevent or eventlet schedules them."""
@@ -90,7 +94,7 @@ class Recorder:
 
     def current_actor(self) -> Actor:
         """Find the thread, task or greenlet that runs now."""
-        if self._current_task is not None:
+        if self._running_loop() is not None:
             task = self._current_task()
             if task is not None:
                 known = self._tasks.get(id(task))
@@ -101,6 +105,10 @@ class Recorder:
             return self._local.actor  # type: ignore[no-any-return]
         except AttributeError:
             return self._add_thread()
+
+    def _add_actor(self, actor: Actor) -> None:
+        with self.lock:
+            self._actors.add(actor)
 
     def _add_thread(self) -> Actor:
         threading = sys.modules.get("threading")
@@ -115,6 +123,7 @@ class Recorder:
 
         self._references[key] = weakref.ref(end, end_thread)
         self._local.actor = actor
+        self._add_actor(actor)
         return actor
 
     def _add_task(self, task: Any) -> Actor:
@@ -135,6 +144,7 @@ class Recorder:
             else:
                 self.end_actor(actor, "ended")
 
+        self._add_actor(actor)
         self._tasks[key] = (weakref.ref(task, lambda _: self._tasks.pop(key, None)), actor)
         task.add_done_callback(end)
         return actor
@@ -152,14 +162,13 @@ class Recorder:
             self._greenlets.pop(key, None)
             self.end_actor(actor, "ended")
 
+        self._add_actor(actor)
         self._greenlets[key] = (weakref.ref(greenlet, end), actor)
         return actor
 
     def end_actor(self, actor: Actor, outcome: str) -> None:
         """Record that ``actor`` is over: what it still holds is in no one's hands, or was handed to another."""
         actor.outcome = outcome
-        if actor.top is not None:
-            self.changes += 1
 
     # Pools
 
@@ -181,7 +190,6 @@ class Recorder:
                 at.created += 1
                 at.owner = self.owner
                 at.peak = max(at.peak, at.created - at.closed - at.dropped)
-            self.changes += 1
         if self.on_first_use is not None:
             first, self.on_first_use = self.on_first_use, None
             first()
@@ -242,7 +250,7 @@ class Recorder:
     def grant(self, hold: Hold, connection: Any) -> None:
         """Record that ``hold`` has ``connection``."""
         key = id(connection)
-        if key not in self._references:
+        if key not in self.ledger.latest:
             self.know(connection)
         self.ledger.grant(hold, key, monotonic())
 
@@ -255,47 +263,41 @@ class Recorder:
         # The garbage collector calls this in whatever thread it runs, which may hold the lock already: it is an RLock.
         with self.lock:
             self._references.pop(key, None)
-            hold = self.ledger.lose(key, monotonic(), event="collected")
-            if hold is not None:
-                self.changes += 1
+            self.ledger.lose(key, monotonic(), event="collected")
 
     def give_up(self, hold: Hold, *, event: str = "") -> None:
         """End the request ``hold``, which got no connection."""
         with self.lock:
             self.ledger.give_up(hold, monotonic(), event=event)
-            self.changes += 1
 
     def release(self, connection: Any) -> Hold | None:
         """Record that ``connection`` came back. None if it was not known as held."""
-        actor = self.current_actor()
         with self.lock:
-            return self.ledger.release(id(connection), actor, monotonic())
+            return self.ledger.release(id(connection), monotonic())
+
+    def release_key(self, key: int) -> None:
+        """Record that the connection whose id is ``key`` came back."""
+        with self.lock:
+            self.ledger.release(key, monotonic())
 
     def restore(self, hold: Hold, error: BaseException) -> None:
         """Hold the connection of ``hold`` again: its release raised ``error``, and the pool still counts it as out."""
         with self.lock:
-            hold.below = hold.actor.top
-            hold.pool.acquired -= 1
-            hold.pool.released -= 1
-            hold.site.acquired -= 1
-            hold.site.released -= 1
-            self.ledger.released.pop(hold.key, None)
-            self.ledger.holds[hold.key] = hold.pool.holds[hold.key] = hold
-            hold.actor.top = hold
-            hold.ending = (f"its release raised {type(error).__name__}",)
-            self.changes += 1
+            self.ledger.restore(hold, f"its release raised {type(error).__name__}")
 
     def disown(self, connection: Any) -> None:
         """Forget that ``connection`` was opened outside of a pool: it has turned out to be one of a pool's own."""
         with self.lock:
-            hold = self.ledger.holds.get(id(connection))
+            hold = self.ledger.find_hold(id(connection))
             if hold is not None and not hold.pool.is_pool:
-                self.ledger.release(hold.key, hold.actor, hold.acquired_at or 0.0)
-                self.ledger.released.pop(hold.key, None)
-                hold.pool.acquired -= 1
-                hold.pool.released -= 1
-                hold.site.acquired -= 1
-                hold.site.released -= 1
+                self.ledger.forget(hold.key)
+
+    def waiting(self) -> list[Hold]:
+        """List the requests that wait, or that have not yet been granted."""
+        with self.lock:
+            actors = list(self._actors)
+        tops = [actor.top for actor in actors]
+        return [top for top in tops if top is not None and top.acquired_at is None]
 
     def release_again(self, connection: Any, frame: Any) -> None:
         """Note that ``connection`` was released although it is not held."""
@@ -303,20 +305,22 @@ class Recorder:
             self.use_inherited(connection, frame, event="released-in-child")
             return
         with self.lock:
-            if self.ledger.release_again(id(connection), capture_site(frame), monotonic(), owner=self.owner):
-                self.changes += 1
+            self.ledger.release_again(id(connection), capture_site(frame), monotonic(), owner=self.owner)
 
-    def collect(self, connection: Any, *, event: str) -> None:
-        """Record that the holder of ``connection`` was garbage-collected, and its library took the connection back."""
+    def collect(self, key: int, *, event: str) -> None:
+        """Record that the holder of the connection ``key`` was collected, and its library took the connection back."""
         with self.lock:
-            self.ledger.lose(id(connection), monotonic(), event=event)
-            self.changes += 1
+            self.ledger.lose(key, monotonic(), event=event)
+
+    def is_in_pool(self, connection: Any) -> bool:
+        """Return True if ``connection`` was acquired before and is back."""
+        hold = self.ledger.latest.get(id(connection))
+        return hold is not None and not hold.is_out and hold.pool.is_pool
 
     def note_use(self, connection: Any, frame: Any) -> None:
         """Note a use of ``connection`` while no one holds it. Called only where that is so."""
         with self.lock:
             self.ledger.use(id(connection), capture_site(frame), monotonic(), owner=self.owner)
-            self.changes += 1
 
     def use_inherited(self, connection: Any, frame: Any, *, event: str = "used-after-fork") -> None:
         """Note that this process uses a connection that its parent holds."""
@@ -325,13 +329,11 @@ class Recorder:
             return
         with self.lock:
             self.ledger.note(event, hold.pool, hold.site, capture_site(frame), monotonic(), owner=self.owner)
-            self.changes += 1
 
     def _note_inherited(self, pool: Pool, frame: Any) -> None:
         pool.inherited = False
         with self.lock:
             self.ledger.note("pool-after-fork", pool, pool.site, capture_site(frame), monotonic(), owner=self.owner)
-            self.changes += 1
 
     def connection_of(self, hold: Hold) -> Any:
         """Return the connection of ``hold``, or None if it is gone. The reference is strong: let go of it soon."""
@@ -348,19 +350,15 @@ class Recorder:
         self.ledger.fork()
         for pool in self.all_pools():
             pool.holds.clear()
-            pool.waiting.clear()
-        actor = getattr(self._local, "actor", None)
-        if actor is not None:
+        for actor in list(self._actors):
             actor.top = None
         self._tasks.clear()
         self._greenlets.clear()
-        self.changes = 0
 
     def complain(self, about: str, error: object) -> None:
         """Remember, once, what the guard could not do: ``about`` is a library or a part of it."""
         if about not in self.complaints:
             self.complaints[about] = str(error) or type(error).__name__
-            self.changes += 1
 
 
 RECORDER = Recorder()

@@ -352,7 +352,7 @@ def _make_exit(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _holds_of(owner: Owner) -> Iterator[Hold]:
-    for hold in list(RECORDER.ledger.holds.values()):
+    for hold in RECORDER.ledger.holds():
         if hold.owner is owner and not is_exempt(RECORDER, hold) and view_hold(RECORDER, hold) is not None:
             yield hold
 

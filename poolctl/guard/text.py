@@ -71,7 +71,7 @@ def lost_lines(site: Sequence[Line], hold: Hold | None) -> list[str]:
     lines = []
     if hold is not None and (ending := ending_text(site, hold.ending)):
         lines.append(f"in the error path: {ending}")
-    shown = state_text("", hide_literals(hold.statements[0])) if hold is not None and hold.statements else ""
+    shown = state_text("", hide_literals(hold.statement)) if hold is not None and hold.statement else ""
     after = f" after {shown}" if shown else ""
     return [*lines, f"state     garbage-collected while it was out{after}: its place in the pool is lost"]
 

@@ -94,7 +94,7 @@ class WatchedPool:
         pool = self._pool
         figures = {
             "db.client.connection.count{used}": float(len(pool.holds)),
-            "db.client.connection.pending_requests": float(len(pool.waiting)),
+            "db.client.connection.pending_requests": float(self._count_waiting()),
             "db.client.connection.timeouts": float(pool.timed_out + pool.refused),
             "db.client.connection.wait_time.count": float(pool.acquired),
             "db.client.connection.wait_time.sum": pool.wait_time,
@@ -160,11 +160,14 @@ class WatchedPool:
             pool.name,
             len(pool.holds),
             pool.max_open,
-            len(pool.waiting),
+            self._count_waiting(),
             duration(oldest),
             ", ".join(f"{site_text([Line(*frame) for frame in site.frames])} ({count})" for site, count in sites),
             site_text([Line(*frame) for frame in waiter.site.frames]),
         )
+
+    def _count_waiting(self) -> int:
+        return sum(one.pool is self._pool for one in RECORDER.waiting())
 
     def _count_idle(self) -> int | None:
         """Ask the pool itself how many connections it has idle. None where it does not say."""

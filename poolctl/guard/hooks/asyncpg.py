@@ -138,10 +138,16 @@ def _make_connect(original: Any) -> Any:
 
 def _make_close(original: Any) -> Any:
     def close(self: Any, *args: Any, **kwargs: Any) -> Any:
-        hold = RECORDER.ledger.holds.get(id(self))
+        hold = RECORDER.ledger.find_hold(id(self))
         if hold is not None:
-            # asyncpg frees the place in its pool itself when a connection closes, so it is held no more either way.
-            RECORDER.release(self)
+            caller = _getframe(1).f_code.co_name
+            if hold.pool.is_pool and caller == "terminate":
+                pass  # the whole pool is terminated: closed is not released
+            elif caller == "__del__":
+                RECORDER.collect(id(self), event="collected")
+            else:
+                # asyncpg frees the place in its pool itself when a connection closes, so it is held no more either way.
+                RECORDER.release(self)
         return original(self, *args, **kwargs)
 
     return close

@@ -52,7 +52,7 @@ def _make_connect(original: Any) -> Any:
                 recorder.give_up(hold)
             elif hold is not None:
                 recorder.grant(hold, connection)
-            known = recorder.ledger.holds.get(id(connection))
+            known = recorder.ledger.find_hold(id(connection))
             if known is not None:
                 known.via = VIA
         except Exception as error:

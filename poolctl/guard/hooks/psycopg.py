@@ -79,7 +79,7 @@ def _make_async_connect(original: Any) -> Any:
 def _make_close(original: Any) -> Any:
     def close(self: Any, *args: Any, **kwargs: Any) -> Any:
         # A connection of a pool stays held: to close it does not give its place in the pool back.
-        hold = RECORDER.ledger.holds.get(id(self))
+        hold = RECORDER.ledger.find_hold(id(self))
         if hold is not None and not hold.pool.is_pool:
             RECORDER.release(self)
         elif id(self) in RECORDER.ledger.inherited:
@@ -93,9 +93,9 @@ def _make_wait(original: Any) -> Any:
     ledger = RECORDER.ledger
 
     def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # Every exchange with the server passes here; nearly all by holders, for whom this is two look-ups.
-        key = id(self)
-        if key in ledger.released or key in ledger.inherited:
+        # Every exchange with the server passes here; nearly all by holders, for whom this is one look-up.
+        hold = ledger.latest.get(id(self))
+        if (hold is not None and not hold.is_out) or ledger.inherited:
             _check_use(self, _getframe(1))
         return original(self, *args, **kwargs)
 
@@ -106,7 +106,7 @@ def _check_use(connection: Any, frame: Any) -> None:
     try:
         if id(connection) in RECORDER.ledger.inherited:
             RECORDER.use_inherited(connection, frame)
-        elif not connection.closed and not _is_within(frame, *POOLS):
+        elif not connection.closed and RECORDER.is_in_pool(connection) and not _is_within(frame, *POOLS):
             RECORDER.note_use(connection, frame)
     except Exception as error:
         RECORDER.complain("psycopg", error)
@@ -125,13 +125,13 @@ def _make_start_query(original: Any) -> Any:
     ledger = RECORDER.ledger
 
     def _start_query(self: Any, query: Any = None) -> Any:
-        hold = ledger.holds.get(id(self._conn))
+        hold = ledger.find_hold(id(self._conn))
         if hold is not None:
             # A copy, so that the program's own text is not kept alive.
             if isinstance(query, str):
-                hold.statements = (query[:LONGEST_STATEMENT],)
+                hold.statement = query[:LONGEST_STATEMENT]
             elif isinstance(query, bytes):
-                hold.statements = (query[:LONGEST_STATEMENT].decode("utf-8", "replace"),)
+                hold.statement = query[:LONGEST_STATEMENT].decode("utf-8", "replace")
         return original(self, query)
 
     return _start_query

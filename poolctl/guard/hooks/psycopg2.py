@@ -54,13 +54,13 @@ def _watched_class(base: Any) -> type:
         __doc__ = base.__doc__
 
         def cursor(self, *args: Any, **kwargs: Any) -> Any:
-            key = id(self)
-            if key in ledger.released or key in ledger.inherited:
+            hold = ledger.latest.get(id(self))
+            if (hold is not None and not hold.is_out) or ledger.inherited:
                 _check_use(self, _getframe(1))
             return base.cursor(self, *args, **kwargs)
 
         def close(self) -> None:
-            hold = ledger.holds.get(id(self))
+            hold = ledger.find_hold(id(self))
             if hold is not None and not hold.pool.is_pool:
                 RECORDER.release(self)
             base.close(self)
@@ -75,7 +75,7 @@ def _check_use(connection: Any, frame: Any) -> None:
     try:
         if id(connection) in RECORDER.ledger.inherited:
             RECORDER.use_inherited(connection, frame)
-        elif not connection.closed and not is_called_by(frame, *_OWN, *POOLS):
+        elif not connection.closed and RECORDER.is_in_pool(connection) and not is_called_by(frame, *_OWN, *POOLS):
             RECORDER.note_use(connection, frame)
     except Exception as error:
         RECORDER.complain("psycopg2", error)

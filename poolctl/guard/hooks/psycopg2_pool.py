@@ -60,7 +60,7 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
             # This pool has no queue: it raises at once when it is full.
             recorder.give_up(hold, event="refused" if isinstance(error, module.PoolError) else "")
             raise
-        if id(connection) in recorder.ledger.holds:
+        if recorder.ledger.find_hold(id(connection)) is not None:
             recorder.give_up(hold)  # the same key again: the caller has it already
         else:
             recorder.grant(hold, connection)
@@ -88,14 +88,8 @@ def _make_putconn(original: Any) -> Any:
 
 def _make_closeall(original: Any) -> Any:
     def closeall(self: Any) -> Any:
-        # It closes connections that are out, too: then nothing is held any more.
-        pool = RECORDER.pools.get(id(self))
-        original(self)
-        if pool is not None:
-            RECORDER.close_pool(self)
-            for hold in list(pool.holds.values()):
-                connection = RECORDER.connection_of(hold)
-                if connection is not None:
-                    RECORDER.release(connection)
+        # It closes connections that are out, too. They stay held here: closed is not released.
+        RECORDER.close_pool(self)
+        return original(self)
 
     return closeall

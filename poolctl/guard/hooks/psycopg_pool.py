@@ -45,15 +45,6 @@ def _make_init(original: Any) -> Any:
     return __init__
 
 
-def _ask(target: Any, frame: Any) -> Hold | None:
-    try:
-        pool = RECORDER.pools.get(id(target)) or know_pool(target)
-        return RECORDER.ask(pool, frame) if pool is not None else None
-    except Exception as error:
-        RECORDER.complain("psycopg_pool", error)
-        return None
-
-
 def _limit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Limit the patience of an acquire to the guard's own, which a test suite may set."""
     own = args[0] if args else kwargs.get("timeout")
@@ -70,7 +61,13 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
 
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        hold = _ask(self, _getframe(1))
+        hold = None
+        try:
+            pool = recorder.pools.get(id(self)) or know_pool(self)
+            if pool is not None:
+                hold = recorder.ask(pool, _getframe(1))
+        except Exception as error:
+            recorder.complain("psycopg_pool", error)
         if hold is None:
             return original(self, *args, **kwargs)
         if recorder.wait_limit is not None:
@@ -91,7 +88,13 @@ def _make_async_getconn(original: Any, module: ModuleType) -> Any:
 
     async def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
-        hold = _ask(self, _getframe(1))
+        hold = None
+        try:
+            pool = recorder.pools.get(id(self)) or know_pool(self)
+            if pool is not None:
+                hold = recorder.ask(pool, _getframe(1))
+        except Exception as error:
+            recorder.complain("psycopg_pool", error)
         if hold is None:
             return await original(self, *args, **kwargs)
         if recorder.wait_limit is not None:

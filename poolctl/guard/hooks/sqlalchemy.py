@@ -14,8 +14,8 @@ from poolctl.guard.ledger import Pool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
-_fairies: dict[int, tuple[weakref.ref[Any], weakref.ref[Any]]] = {}
-# By the id of the pool's record: the proxy that the caller has, and the connection behind it.
+_references: dict[int, Any] = {}
+"""By the id of the pool's record, while its connection is out."""
 
 
 def hook(_: ModuleType) -> None:
@@ -100,17 +100,30 @@ def _complete(pool: Pool, target: Any) -> None:
         pool.name = target.logging_name
 
 
+class _Reference(weakref.ref[Any]):
+    """A weak reference to the proxy that the caller has; it knows the pool's record and the connection."""
+
+    __slots__ = ("key", "record")
+
+    key: int
+    record: int
+
+
 def _grant(hold: Any, fairy: Any) -> None:
     record = fairy._connection_record
-    connection = _tracked_object(record)
-    if id(connection) in RECORDER.ledger.holds:
+    connection = fairy.dbapi_connection
+    if not type(connection).__weakrefoffset__:
+        connection = _tracked_object(record)
+    key = id(connection)
+    if RECORDER.ledger.find_hold(key) is not None:
         RECORDER.give_up(hold)  # one connection for a whole thread: the caller has it already
         return
     RECORDER.grant(hold, connection)
     # Weak references are called newest first, so this one comes before SQLAlchemy's own, which hands the connection
     # back and would look like a release.
-    key = id(record)
-    _fairies[key] = (weakref.ref(fairy, lambda _: _on_collected(key)), weakref.ref(connection))
+    reference = _Reference(fairy, _on_collected)
+    reference.key, reference.record = key, id(record)
+    _references[id(record)] = reference
 
 
 def _tracked_object(record: Any) -> Any:
@@ -121,19 +134,18 @@ def _tracked_object(record: Any) -> Any:
     return connection
 
 
-def _on_collected(key: int) -> None:
-    known = _fairies.pop(key, None)
-    connection = known[1]() if known is not None else None
-    if connection is not None:
-        RECORDER.collect(connection, event="collected-and-returned")
+def _on_collected(reference: Any) -> None:
+    record, key = reference.record, reference.key
+    if _references.get(record) is reference:  # else another proxy has the record by now
+        del _references[record]
+        RECORDER.collect(key, event="collected-and-returned")
 
 
 def _on_checkin(_: Any, record: Any) -> None:
     # The record may have lost its connection by now (invalidate), so what was acquired is looked up.
-    known = _fairies.pop(id(record), None)
-    connection = known[1]() if known is not None else None
-    if connection is not None:
-        RECORDER.release(connection)
+    reference = _references.pop(id(record), None)
+    if reference is not None:
+        RECORDER.release_key(reference.key)
 
 
 def _on_detach(_: Any, record: Any) -> None:
