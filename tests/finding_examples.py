@@ -207,6 +207,7 @@ RECOMMENDED: dict[str, str | Scene | RecommendResult] = {
     "estimates-disagree": replace(MEASURED, databases=count_work(*[None] * 7)),
     "demand-censored": replace(MEASURED, pools=full_pool(12, 0)),
     "few-samples": MEASURED,
+    "hold-unseen": MEASURED,
     "peak-unseen": MEASURED,
     "contention-cliff": CLIFF,
     "sweep-too-short": SHORT_SWEEP,

@@ -21,7 +21,8 @@ from poolctl.observe.snapshot import (
     StatementCounters,
 )
 from poolctl.sizing.figures import measured
-from poolctl.sizing.measure import effective_samples, find_largest_application, measure
+from poolctl.sizing.measure import find_largest_application, measure
+from poolctl.sizing.samples import effective_samples
 
 FACTS = ServerFacts("db:5432/postgres", "18.1", 180001, "watcher", "postgres", 100, 3)
 

@@ -35,7 +35,7 @@ def test_a_sound_measurement_is_no_reason_for_anything() -> None:
     answer = recommend(MEASURED)
 
     assert codes(answer) == []
-    assert (answer.recommendation.max_open, answer.recommendation.confidence) == (3, "high")
+    assert (answer.recommendation.max_open, answer.recommendation.confidence) == (5, "high")
     assert answer.measured.parallelism.mean == 8
 
 

@@ -92,6 +92,8 @@ def _add_connects(measurement: Measurement, connects: "_ConnectTimer") -> Measur
 
     figures = measurement.figures.with_(connect_time=measured_figure(median(connects.times)))
     trip = min(connects.round_trips)
+    if not figures.is_server_view:
+        return replace(measurement, figures=figures)
     if trip > LONGEST_ROUND_TRIP:
         note = (
             "The round trip between application and server is unknown and not part of the hold times; see --hold-time"
@@ -222,12 +224,16 @@ def _is_refusing(finding: "Finding", application: str | None, figures: Figures) 
     """Return True if no size of the application's pool is the remedy for ``finding``."""
     from poolctl.diagnose.catalog import find
     from poolctl.sizing.capacity import LOCK_SHARE
+    from poolctl.sizing.causes import is_wasteful
 
     if finding.confidence == "undetermined":
         return False
     holders = {holder.application for holder in finding.holders}
     is_other = bool(holders) and application is not None and application not in holders
     scope = find(finding.code).refuses_size
+    if finding.code == "slow-database" and figures.top_statement is not None and not is_wasteful(figures.top_statement):
+        # Processors that are full of useful work have a capacity, which the sizing reports beside its own finding.
+        return False
     if scope in (None, "always"):
         return scope is not None
     if scope == "if critical":
@@ -268,7 +274,7 @@ def _count_fleet(
 
 _LOAD_FIELDS = (
     *("parallelism", "parallelism_p95", "parallelism_p99", "parallelism_max", "parallelism_counted", "throughput"),
-    *("hold_time", "hold_cv", "cpu_time"),
+    *("hold_time", "hold_cv", "cpu_time", "in_use", "open_connections"),
     *("lock_share", "contention_share", "transaction_idle_share", "censored_share"),
 )
 
@@ -277,13 +283,18 @@ _Count = tuple[str, float | None, str]
 
 
 def _count_instances(request: RecommendRequest, service: "ServiceMeasurement") -> Iterator[_Count]:
-    """Count instances by the processes behind their backends on this machine, else by client address."""
+    """Count instances by the processes behind their backends on this machine, else by pools, else by client address."""
     given = request.figures
     each = given.processes.count if given.processes is not None else 1
     if given.instances is None and service.processes:
         instances = max(1, round(service.processes / each))
         processes, counted = plural(service.processes, "process"), plural(instances, "instance")
         note = f"{processes} on this machine hold the connections: counted as {counted}; --instances overrides this"
+        yield "instances", instances, note
+    elif given.instances is None and service.pools:
+        instances = max(1, round(service.pools / each))
+        pools, counted = plural(service.pools, "pool"), plural(instances, "instance")
+        note = f"{pools} report figures or hold the other connections: counted as {counted}; --instances overrides this"
         yield "instances", instances, note
     elif given.instances is None and service.clients:
         addresses = plural(service.clients, "address")

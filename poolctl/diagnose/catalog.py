@@ -733,6 +733,19 @@ _CATALOG = (
         decided_by="A longer window.",
     ),
     FindingType(
+        code="hold-unseen",
+        title="How long clients hold idle connections was not observed",
+        layer="application",
+        reported_by=("recommend",),
+        meaning="The load was measured at the server alone. It sees a connection as busy from the arrival of a "
+        "statement to its end; the client holds it longer, to read results and to prepare the next statement. The size "
+        "rests on an assumption about that time.",
+        signs="A measurement without --pool-stats and without --hold-time.",
+        mistaken_for="Parallelism: what is active at the server is less than what is in use in the pools.",
+        remedy="Give the figures of the pools (--pool-stats: in use, acquires, use time), or --hold-time.",
+        decided_by="The in_use of the pools, or their acquires and use times.",
+    ),
+    FindingType(
         code="peak-unseen",
         title="The window has probably missed the peak",
         layer="application",

@@ -416,6 +416,13 @@ few-samples (application, certain)
 Do      Observe for longer (--for).
 Why     effective samples 1, needed 299
 """,
+    "hold-unseen": """\
+INFO  Only the server was observed: how long clients hold connections that look idle to it is
+not known: between 12 and 12 were in use in each
+hold-unseen (application, certain)
+Do      Give the figures of the pools (--pool-stats: in use, acquires, use time), or --hold-time
+Why     in use at least 12, in use at most 12, sized for 18
+""",
     "peak-unseen": """\
 INFO  An observation of 3 s has probably not included the peak
 peak-unseen (application, certain)

@@ -9,13 +9,13 @@ from math import log
 from poolctl.diagnose.catalog import build_finding
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
-from poolctl.sizing.doubts import CENSORED_SHARE, Doubt
+from poolctl.sizing.doubts import BUSY_SHARE, CENSORED_SHARE, Doubt
 from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
 
-BUSY_SHARE = 0.90
-"""Share of the database's cores. Above it, throughput can grow by a ninth at most, whatever the pool."""
 LARGE_STATEMENT_SHARE = 0.50
 """Share of all execution time in one statement: without it at least twice as much gets done."""
+WASTED_ROWS, WASTED_RATIO = 1000.0, 100.0
+"""Rows that a call reads, and rows read for each row returned, from which on most of its work is wasted."""
 HELD_SHARE = 0.30
 """Share of the hold time idle in a transaction, above which the pool is sized for waiting for other systems."""
 STILL_GROWING = 0.3
@@ -57,37 +57,55 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
     if slope is not None and slope > STILL_GROWING:
         return None
     gain = bound_gain(figures, capacity) or 0.0
-    reads = ""
-    if statement.rows_read is not None:
-        of = f" of {statement.table}" if statement.table else ""
-        reads = f" and reads {statement.rows_read:,.0f} rows{of} in each call"
-    return Doubt(
-        build_finding(
+    evidence = {
+        "database_cpu": cpu.value,
+        "statement": statement.query,
+        "statement_share": statement.share,
+        "calls_per_second": statement.calls_per_second,
+        "mean_time": statement.mean_time,
+        "table": statement.table,
+        "column": statement.column,
+        "rows_read": statement.rows_read,
+        "rows_returned": statement.rows_returned,
+        "most_gain_from_pool": gain,
+        "gain_from_statement": compute_speedup(statement.share),
+        "threshold": f"{BUSY_SHARE:.0%} of the cores busy, {LARGE_STATEMENT_SHARE:.0%} of the time in one statement",
+    }
+    share = f"one statement has {statement.share:.0%} of the database's time"
+    if not is_wasteful(statement):
+        useful = "" if capacity.value is None else f" beyond the {capacity.value} that it can use"
+        finding = build_finding(
             "slow-database",
-            severity="critical",
+            severity="warning",
             confidence="certain",
-            summary=f"Pool size is not the problem: one statement has {statement.share:.0%} of the database's "
-            f"time{reads}. No pool size gains more than {gain:.0%}; without it up to "
-            f"{compute_speedup(statement.share):,.0f} times as much gets done",
-            evidence={
-                "database_cpu": cpu.value,
-                "statement": statement.query,
-                "statement_share": statement.share,
-                "calls_per_second": statement.calls_per_second,
-                "mean_time": statement.mean_time,
-                "table": statement.table,
-                "column": statement.column,
-                "rows_read": statement.rows_read,
-                "rows_returned": statement.rows_returned,
-                "most_gain_from_pool": gain,
-                "gain_from_statement": compute_speedup(statement.share),
-                "threshold": f"{BUSY_SHARE:.0%} of the cores busy, "
-                f"{LARGE_STATEMENT_SHARE:.0%} of the time in one statement",
-            },
-            remedy=_write_remedy(statement),
-        ),
-        "refused",
+            summary=f"The processors of the database are full, and {share}: no pool size gains more than {gain:.0%}",
+            evidence={**evidence, "capacity": capacity.value},
+            remedy=f"More connections{useful} only queue in the processors. To get more done, call the statement less "
+            "often, make it cheaper, or add cores",
+        )
+        return Doubt(finding, None)
+    of = f" of {statement.table}" if statement.table else ""
+    finding = build_finding(
+        "slow-database",
+        severity="critical",
+        confidence="certain",
+        summary=f"Pool size is not the problem: {share} and reads {statement.rows_read:,.0f} rows{of} in each call. No "
+        f"pool size gains more than {gain:.0%}; without it up to {compute_speedup(statement.share):,.0f} times as much "
+        "gets done",
+        evidence=evidence,
+        remedy=_write_remedy(statement),
     )
+    return Doubt(finding, "refused")
+
+
+def is_wasteful(statement: TopStatement) -> bool:
+    """Return True if a call reads far more rows than it returns, so that an index or another plan would save most.
+
+    Without it, a statement that fills the processors is simply the work that the database does.
+    """
+    if statement.rows_read is None or statement.rows_read < WASTED_ROWS:
+        return False
+    return statement.rows_read >= WASTED_RATIO * max(1.0, statement.rows_returned or 0.0)
 
 
 def _write_remedy(statement: TopStatement) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import LATE_SHARE, Demand, estimate_load
+from poolctl.sizing.demand import LATE_SHARE, Demand, count_pools, estimate_load
 from poolctl.sizing.division import Division, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
 from poolctl.sizing.knee import Confidence
@@ -48,6 +48,8 @@ class _Scales(NamedTuple):
     hold: float
     variation: float
     capacity: float
+    outside: float
+    """Of load and hold together: how much longer clients hold connections than was assumed."""
 
 
 def estimate_interval(
@@ -77,6 +79,7 @@ def _draw_size(figures: Figures, parts: DivisionTerms, demand: Demand, capacity:
         if figures.windows:
             offered = estimate_load(figures.with_(windows=_resample(figures, random)))
             load = offered.load if offered is not None else load
+        load, hold = load * scales.outside, None if hold is None else hold * scales.outside
         if hold is not None:
             wanted = servers_for_wait(
                 load * scales.hold,
@@ -89,7 +92,9 @@ def _draw_size(figures: Figures, parts: DivisionTerms, demand: Demand, capacity:
         else:
             wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
     usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
-    drawn = divide(DivisionTerms(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor))
+    drawn = divide(
+        DivisionTerms(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor, parts.in_use)
+    )
     return drawn.max_open or 0
 
 
@@ -110,7 +115,20 @@ def _draw_scales(figures: Figures, demand: Demand, capacity: Capacity, random: R
         hold=1.0 if demand.hold_time is None or figures.windows else of(estimate_hold(figures)),
         variation=of(figures.hold_cv) ** 2,
         capacity=factor(spread),
+        outside=_draw_outside(figures, demand, random),
     )
+
+
+def _draw_outside(figures: Figures, demand: Demand, random: Random) -> float:
+    """Draw how long clients hold connections that look idle to the server, relative to what was assumed.
+
+    Anything is possible from nothing at all up to every open connection being in use all the time.
+    """
+    assumed, open_now = figures.held_outside, figures.open_connections
+    if assumed is None or assumed.origin != "assumed" or not demand.load:
+        return 1.0
+    most = 1.0 if open_now is None else open_now.value / count_pools(figures) / demand.load
+    return random.uniform(1.0 / (1.0 + assumed.value), max(1.0, most))
 
 
 def _resample(figures: Figures, random: Random) -> tuple[Window, ...]:

@@ -111,9 +111,10 @@ def count_pools(figures: Figures) -> int:
 def estimate_load(figures: Figures) -> OfferedLoad | None:
     """Return the load of one process, or None if it is not known.
 
-    A given rate times the hold time comes first, then the measured throughput times the hold time, then the mean number
-    of busy connections. If a pool was full and its waits are known, the wait is added to the hold: by Little's law that
-    is how many connections would be in use if there were room.
+    A given rate times the hold time comes first, then the measured throughput times a given hold time, then the busy
+    connections of the busiest window, then throughput times hold time, then the mean number of busy connections. What
+    the server saw is longer by ``held_outside``. If a pool was full and its waits are known, the wait is added to the
+    hold: by Little's law that is how many connections would be in use if there were room.
     """
     pools = count_pools(figures)
     hold = estimate_hold(figures)
@@ -121,19 +122,34 @@ def estimate_load(figures: Figures) -> OfferedLoad | None:
     if figures.arrival_rate is not None and hold is not None:
         rate = figures.arrival_rate.value / per_instance
         return OfferedLoad(rate * hold.value, hold.value, (figures.arrival_rate, hold), "arrival rate x hold time")
-    if figures.throughput is not None and hold is not None and not figures.windows:
+    if figures.throughput is not None and hold is not None and (not figures.windows or hold.origin == "given"):
         held = hold.value
         method = "throughput x hold time"
         if _is_censored(figures) and figures.wait_time is not None:
-            # Little's law for those in use and those in the queue: what would be in use if there were room.
             held += figures.wait_time.value
             method = "throughput x (hold time + wait time), for the pool was full"
-        return OfferedLoad(figures.throughput.value * held / pools, hold.value, (figures.throughput, hold), method)
+        busiest = _find_peak_rate(figures)
+        return OfferedLoad(busiest * held / pools, hold.value, (figures.throughput, hold), method)
     peak = _find_peak(figures)
     if peak is None:
         return None
     busy, method = peak
-    return OfferedLoad(busy.value / pools, hold.value if hold is not None else None, (busy,), method)
+    load, parts = busy.value / pools, (busy,)
+    if figures.held_outside is not None:
+        load *= 1.0 + figures.held_outside.value
+    waiting = 0.0
+    if _is_censored(figures) and figures.wait_time is not None and figures.throughput is not None:
+        waiting = figures.throughput.value * figures.wait_time.value / pools
+        method += ", and what waited for one"
+    return OfferedLoad(load + waiting, hold.value if hold is not None else None, parts, method)
+
+
+def _find_peak_rate(figures: Figures) -> float:
+    """Return the throughput of the service in its busiest window (99th percentile of windows), else the mean."""
+    rates = sorted(window.throughput for window in figures.windows)
+    if rates:
+        return rates[min(len(rates) - 1, ceil(0.99 * len(rates)) - 1)]
+    return figures.throughput.value if figures.throughput is not None else 0.0
 
 
 def _find_peak(figures: Figures) -> tuple[Figure, str] | None:

@@ -1,6 +1,7 @@
 """The division of what the database has among the processes: capacity, demand and budget become one max_open.
 
-max_open = clamp(min(demand, share of the capacity), floor, min(slots for each process, what the workers can hold)).
+max_open = clamp(min(demand, share of the capacity), floor, min(slots for each process, what the workers can hold)), and
+never below the number that was in use on average while the load was measured.
 """
 
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class DivisionTerms:
     budget: int
     workers: int | None
     floor: int
+    in_use: int | None = None
+    """Connections that each process had in use on average: no smaller pool carries the load that was measured."""
 
     @property
     def share(self) -> int | None:
@@ -103,10 +106,12 @@ def divide(parts: DivisionTerms) -> Division:
         Bound("workers", parts.workers),
         Bound("floor", parts.floor),
     )
-    if parts.budget < parts.floor:
+    if parts.budget < max(parts.floor, parts.in_use or 0):
         return Division(None, bounds, "budget", "floor", "infeasible")
     wanted = min((value for value in (parts.demand, share) if value is not None), default=None)
     ceiling = min(value for value in (parts.budget, parts.workers) if value is not None)
+    if wanted is not None and parts.in_use is not None and max(wanted, parts.floor) < parts.in_use <= ceiling:
+        return Division(parts.in_use, bounds, "demand", "budget", "demand binds")
     max_open = ceiling if wanted is None else min(max(wanted, parts.floor), ceiling)
     # Of equal terms the first in this order is named: if the demand is met, no other term is short.
     known: list[tuple[Binding, int]] = [

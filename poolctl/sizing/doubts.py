@@ -11,7 +11,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import Demand
+from poolctl.sizing.demand import Demand, count_pools
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
 from poolctl.sizing.recommendation import Trust
@@ -26,8 +26,13 @@ SAMPLES_FOR_P99 = 299
 """Number of independent samples of which none lies above the 99th percentile with a probability of 0.99^299 = 5 %."""
 SAMPLES_FOR_P95 = 59
 """The same for the 95th percentile: 0.95^59 = 5 %."""
+SAMPLES_FOR_MEAN = 10
+"""Independent samples for a mean within a third of itself. Pools count their acquires, so only the connections in use
+are sampled, and the size follows from their mean."""
 LONG_WINDOW = 900.0
 """Seconds. A shorter observation has probably not included the peak."""
+BUSY_SHARE = 0.90
+"""Share of the database's cores. Above it, throughput can grow by a ninth at most, whatever the pool."""
 CENSORED_SHARE = 0.01
 """Share of the samples with a full pool, above which the demand was probably larger than what was observed."""
 
@@ -45,7 +50,7 @@ def find_doubts(
 ) -> Iterator[Doubt]:
     """Return all doubts that apply, causes before consequences."""
     if demand.is_measured:
-        yield from _doubt_measurement(figures, budget)
+        yield from _doubt_measurement(figures, budget, demand)
     yield from _doubt_sweep(capacity)
     yield from _doubt_missing_figures(figures, demand, capacity)
     yield from _doubt_fleet(figures, fleet, budget)
@@ -74,7 +79,7 @@ def _doubt(
     )
 
 
-def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
+def _doubt_measurement(figures: Figures, budget: Budget, demand: Demand) -> Iterator[Doubt]:
     if figures.is_behind_pooler:
         yield _doubt(
             "hidden-by-pooler",
@@ -98,12 +103,15 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
         )
     if figures.censored_share is not None and figures.censored_share.value > CENSORED_SHARE:
         yield _doubt_censored(figures, budget)
+    if figures.held_outside is not None and figures.held_outside.origin == "assumed":
+        yield _doubt_hold(figures, demand)
     few = figures.effective_samples
     if few is not None and few < SAMPLES_FOR_P99:
+        is_counted = figures.in_use is not None and not figures.is_server_view
         percentile = "99th" if few >= SAMPLES_FOR_P95 else "95th or 99th"
         yield _doubt(
             "few-samples",
-            "low" if few >= SAMPLES_FOR_P95 else "refused",
+            "low" if few >= (SAMPLES_FOR_MEAN if is_counted else SAMPLES_FOR_P95) else "refused",
             f"{few:.0f} independent samples do not bound the {percentile} percentile ({SAMPLES_FOR_P99} do)",
             evidence={"effective_samples": few, "needed": SAMPLES_FOR_P99},
         )
@@ -116,13 +124,30 @@ def _doubt_measurement(figures: Figures, budget: Budget) -> Iterator[Doubt]:
         )
 
 
+def _doubt_hold(figures: Figures, demand: Demand) -> Doubt:
+    """Say that the server cannot see how long a client holds an idle connection, and between what limits it lies."""
+    pools = count_pools(figures)
+    least = None if figures.in_use is None else figures.in_use.value / pools
+    most = None if figures.open_connections is None else figures.open_connections.value / pools
+    between = "" if least is None or most is None else f": between {least:.3g} and {most:.3g} were in use in each"
+    return _doubt(
+        "hold-unseen",
+        "medium",
+        f"Only the server was observed: how long clients hold connections that look idle to it is not known{between}",
+        "Give the figures of the pools (--pool-stats: in use, acquires, use time), or --hold-time",
+        {"in_use_at_least": least, "in_use_at_most": most, "sized_for": demand.load},
+    )
+
+
 def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     share = figures.censored_share.value if figures.censored_share is not None else 0.0
     now = figures.current_max_open.count if figures.current_max_open is not None else None
     probe = "a larger pool" if now is None else f"max_open {max(now, min(2 * now, budget.value))}"
+    # With full processors a larger pool would show no more demand, only a longer queue inside the database.
+    is_full = figures.database_cpu is not None and figures.database_cpu.value >= BUSY_SHARE
     return _doubt(
         "demand-censored",
-        "refused" if figures.wait_time is None else "low",
+        "refused" if figures.wait_time is None and not is_full else "low",
         f"A pool had every connection in use in {share:.0%} of the samples: more are needed than observed",
         f"Measure again with {probe}, or give the wait times that the pools report (--pool-stats)",
         {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},

@@ -146,6 +146,14 @@ class Figures:
     burst_gap: Figure | None = None
     """95th percentile of the time between two bursts."""
 
+    in_use: Figure | None = None
+    """Mean number of connections in use during the measurement, of all instances: no smaller pool carries that load."""
+    open_connections: Figure | None = None
+    """The most connections that were open at once: what may have been in use at most."""
+    held_outside: Figure | None = None
+    """Time a client holds a connection while the server sees it idle, over the time the server sees it busy."""
+    is_server_view: bool = False
+    """True if the load is measured at the server, which cannot see how long clients hold idle connections."""
     throughput: Figure | None = None
     parallelism: Figure | None = None
     """As sampled from the list of backends."""
@@ -205,15 +213,16 @@ def estimate_hold(figures: Figures) -> Figure | None:
     """Return the mean hold time in seconds, or None if it is not known.
 
     A given or measured hold time comes first; then busy connections over throughput (Little's law) in the least crowded
-    windows; then the same over the whole measurement.
+    windows; then the same over the whole measurement. What the server saw is longer by ``held_outside``.
     """
     if figures.hold_time is not None:
         return figures.hold_time
+    longer = 1.0 + (figures.held_outside.value if figures.held_outside is not None else 0.0)
     shortest = find_shortest_hold(figures.windows, figures.cores)
     if shortest is not None:
-        return Figure(shortest, "measured")
+        return Figure(shortest * longer, "measured")
     if figures.parallelism is not None and figures.throughput is not None and figures.throughput.value >= LEAST_RATE:
-        return Figure(figures.parallelism.value / figures.throughput.value, figures.parallelism.origin)
+        return Figure(figures.parallelism.value / figures.throughput.value * longer, figures.parallelism.origin)
     return None
 
 

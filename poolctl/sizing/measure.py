@@ -15,7 +15,8 @@ from statistics import fmean
 
 from poolctl.observe.snapshot import Backend, Observation, ServerFacts, ServerSample, StatementCounters
 from poolctl.sizing.figures import Figure, Figures, Window, measured
-from poolctl.sizing.measure_pools import measure_acquire_rate, measure_full_share, measure_hold_time, measure_wait_time
+from poolctl.sizing.measure_pools import count_reporting_pools, measure_pools
+from poolctl.sizing.samples import effective_samples, summarize_counts
 
 OURS = frozenset({"poolctl", "poolctl observer"})
 """Backends of poolctl that only observe. The backends of ``simulate`` and of sweeps are load like any other."""
@@ -29,9 +30,26 @@ OTHERS_GROW = 1.2
 observed."""
 
 
+_TRANSACTION_CONTROL = (
+    "BEGIN",
+    "START",
+    "COMMIT",
+    "END",
+    "ROLLBACK",
+    "SAVEPOINT",
+    "RELEASE",
+    "SET",
+    "RESET",
+    "DISCARD",
+)
+"""First words of statements that belong to a transaction and are no acquire of their own."""
+
 FULL_SHARE = 0.5
 """Share of the samples with every backend of a client busy, from which on its pool counts as full. Below it the mean in
 use still shows the demand, because a request that had to wait acquired soon after."""
+
+OWNED_SHARE = 0.8
+"""Share of the backends whose client process must be known, so that processes can be counted."""
 
 OWN_COST = 0.5
 """Share of the cores used by the server's processes, above which cores used by other processes are lost to it."""
@@ -52,45 +70,20 @@ class ServiceMeasurement:
     clients: int
     processes: int = 0
     sessions_each: int = 0
+    pools: int = 0
+    """Number of pools of the service, by the pools that report figures; 0 where none does."""
 
 
 def measure(observation: Observation, application: str | None = None) -> ServiceMeasurement:
-    """Measure the application with that application_name in ``observation``; None: the one with most backends."""
+    """Measure the application with that application_name in ``observation``; None: the one with most backends.
+
+    What the application's own pools report replaces what the server shows of the same load.
+    """
     samples = observation.samples
     chosen = application if application is not None else find_largest_application(samples)
-    database = _find_database(samples, chosen)
-    busy = [[backend for backend in _select_own(sample, chosen) if _is_busy(backend)] for sample in samples]
-    counts = [len(backends) for backends in busy]
-    share = _find_share(samples, database, counts)
-    windows = tuple(_cut_windows(samples, database, share, own_database=_find_own_database(observation)))
-    sessions = max((len(_select_own(sample, chosen)) for sample in samples), default=0)
-    throughput = _find_throughput(observation, windows, sessions)
-    pools = [pool for snapshot in observation.snapshots for pool in snapshot.pools]
-    spread = _summarize_counts(counts)
-    active = [backend for backends in busy for backend in backends if backend.is_active]
-    figures = Figures(
-        throughput=_make_figure(throughput),
-        hold_time=_make_figure(measure_hold_time(observation)),
-        hold_cv=_make_figure(_estimate_hold_cv(samples, database, chosen)),
-        parallelism=_make_figure(spread[0] if spread else None),
-        parallelism_p95=_make_figure(spread[1] if spread else None),
-        parallelism_p99=_make_figure(spread[2] if spread else None),
-        parallelism_max=_make_figure(spread[3] if spread else None),
-        parallelism_counted=_make_figure(_average_busy(windows)),
-        wait_time=_make_figure(measure_wait_time(observation)),
-        current_max_open=_make_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
-        window=observation.window,
-        samples=len(samples),
-        effective_samples=effective_samples(counts),
-        method="samples and counters" if windows else "samples",
-        lock_share=_make_figure(_find_part(active, lambda b: b.wait_event_type == "Lock")),
-        contention_share=_make_figure(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
-        transaction_idle_share=_make_figure(_find_part([b for each in busy for b in each], lambda b: b.in_transaction)),
-        censored_share=_make_figure(measure_full_share(pools)),
-        is_stats_reset=_was_reset(samples),
-        is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
-        windows=windows,
-    )
+    backends = max((len(_select_own(sample, chosen)) for sample in samples), default=0)
+    figures = _measure_server(observation, chosen, backends)
+    figures = measure_pools(observation, figures, backends) or figures
     figures = _add_host(_add_limits(figures, observation.server, samples, chosen), observation)
     clients = len({b.client for sample in samples for b in _select_own(sample, chosen) if b.client is not None})
     owners = _find_owners(observation, chosen)
@@ -98,7 +91,47 @@ def measure(observation: Observation, application: str | None = None) -> Service
     each = max((len(group) for by_owner in groups for group in by_owner.values()), default=0)
     if figures.censored_share is None:
         figures = figures.with_(censored_share=_find_full_share(groups))
-    return ServiceMeasurement(chosen, figures, sessions, clients, len(set(owners.values())), each)
+    pools = count_reporting_pools(observation, backends)
+    return ServiceMeasurement(chosen, figures, backends, clients, len(set(owners.values())), each, pools)
+
+
+def _measure_server(observation: Observation, application: str | None, backends: int) -> Figures:
+    """Return the load of ``application`` as the server shows it."""
+    samples = observation.samples
+    database = _find_database(samples, application)
+    busy = [[backend for backend in _select_own(sample, application) if _is_busy(backend)] for sample in samples]
+    counts = [len(each) for each in busy]
+    share = _find_share(samples, database, counts)
+    windows = tuple(_cut_windows(samples, database, share, own_database=_find_own_database(observation)))
+    if _is_standing_still(windows, busy):
+        windows = ()
+    spread = summarize_counts(counts)
+    throughput = _find_throughput(windows)
+    if throughput is None and samples:
+        throughput = _count_statements(samples, database, application)
+    active = [backend for each in busy for backend in each if backend.is_active]
+    return Figures(
+        throughput=_make_figure(throughput),
+        hold_cv=_make_figure(_estimate_hold_cv(samples, database, application)),
+        in_use=_make_figure(spread.mean if spread else None),
+        open_connections=_make_figure(backends or None),
+        parallelism=_make_figure(spread.mean if spread else None),
+        parallelism_p95=_make_figure(spread.p95 if spread else None),
+        parallelism_p99=_make_figure(spread.p99 if spread else None),
+        parallelism_max=_make_figure(spread.largest if spread else None),
+        parallelism_counted=_make_figure(_average_busy(windows)),
+        window=observation.window,
+        samples=len(samples),
+        effective_samples=effective_samples(counts),
+        method="samples and counters" if windows else "samples",
+        lock_share=_make_figure(_find_part(active, lambda b: b.wait_event_type == "Lock")),
+        contention_share=_make_figure(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
+        transaction_idle_share=_make_figure(_find_part([b for each in busy for b in each], lambda b: b.in_transaction)),
+        is_stats_reset=_was_reset(samples),
+        is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
+        is_server_view=backends > 0,
+        windows=windows,
+    )
 
 
 def add_round_trip(figures: Figures, round_trip: float) -> Figures:
@@ -108,7 +141,7 @@ def add_round_trip(figures: Figures, round_trip: float) -> Figures:
     round trip longer. Round trips inside a transaction are in the figures already, as idle in transaction. A hold time
     that the pools measured includes everything.
     """
-    if figures.hold_time is not None or figures.throughput is None:
+    if not figures.is_server_view or figures.throughput is None:
         return figures
     longer = figures.throughput.value * round_trip
 
@@ -116,6 +149,7 @@ def add_round_trip(figures: Figures, round_trip: float) -> Figures:
         return None if figure is None else measured(figure.value + longer)
 
     return figures.with_(
+        in_use=more(figures.in_use),
         parallelism=more(figures.parallelism),
         parallelism_counted=more(figures.parallelism_counted),
         windows=tuple(replace(window, busy=window.busy + window.throughput * round_trip) for window in figures.windows),
@@ -123,8 +157,9 @@ def add_round_trip(figures: Figures, round_trip: float) -> Figures:
 
 
 def _find_owners(observation: Observation, application: str | None) -> dict[int, int]:
-    """Find the client process of each backend of the application; empty unless each backend of the last sample has
-    one.
+    """Find the client process of each backend of the application; empty unless most of the last sample have one.
+
+    The processes are listed less often than the backends, so connections opened since then have no owner yet.
     """
     ports: dict[int, int] = {}
     backends: dict[int, int] = {}
@@ -141,13 +176,14 @@ def _find_owners(observation: Observation, application: str | None) -> dict[int,
             if owner is not None:
                 found[b.pid] = owner
     last = _select_own(observation.samples[-1], application) if observation.samples else []
-    return found if last and all(b.pid in found for b in last) else {}
+    return found if last and sum(b.pid in found for b in last) >= OWNED_SHARE * len(last) else {}
 
 
 def _group_by_owner(backends: Sequence[Backend], owners: Mapping[int, int]) -> dict[object, list[Backend]]:
     groups: dict[object, list[Backend]] = {}
     for backend in backends:
-        groups.setdefault(owners.get(backend.pid) if owners else backend.client, []).append(backend)
+        if not owners or backend.pid in owners:
+            groups.setdefault(owners.get(backend.pid) if owners else backend.client, []).append(backend)
     return groups
 
 
@@ -210,36 +246,6 @@ def find_largest_application(samples: Sequence[ServerSample]) -> str | None:
     names = Counter(b.application for sample in samples for b in sample.clients if not _is_ours(b))
     name = max(names, key=lambda each: (names[each], each), default="")
     return name or None
-
-
-def _summarize_counts(counts: Sequence[int]) -> tuple[float, float, float, float] | None:
-    """Return mean, p95, p99 (the smallest count that so many samples do not exceed) and maximum; None without any."""
-    if not counts:
-        return None
-    ordered = sorted(counts)
-
-    def quantile(share: float) -> float:
-        return ordered[max(0, ceil(share * len(ordered)) - 1)]
-
-    return fmean(counts), quantile(0.95), quantile(0.99), ordered[-1]
-
-
-def effective_samples(counts: Sequence[int]) -> float:
-    """Return how many independent samples ``counts`` are worth.
-
-    n (1 - r1) / (1 + r1), where r1 is the lag-1 autocorrelation: the variance of the mean of an AR(1) series (Bayley
-    and Hammersley 1946). Never more than n. Samples of a system that never changes are worth one.
-    """
-    n = len(counts)
-    if n < 3:
-        return float(n)
-    mean = fmean(counts)
-    total = sum((x - mean) ** 2 for x in counts)
-    if total == 0:
-        return 1.0
-    r1 = sum((x - mean) * (y - mean) for x, y in pairwise(counts)) / total
-    r1 = min(max(r1, 0.0), 0.999)
-    return max(1.0, n * (1 - r1) / (1 + r1))
 
 
 def _is_ours(backend: Backend) -> bool:
@@ -325,23 +331,32 @@ def _average_busy(windows: Sequence[Window]) -> float | None:
     return sum(window.busy * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
-def _find_throughput(observation: Observation, windows: Sequence[Window], sessions: int) -> float | None:
-    """Return acquires per second of the whole service where pools count them, else transactions per second."""
-    counted = measure_acquire_rate(observation)
-    if counted is not None:
-        return counted * _scale_to_backends(observation, sessions)
+def _find_throughput(windows: Sequence[Window]) -> float | None:
+    """Return transactions per second over all windows; None without any."""
     seconds = sum(window.duration for window in windows)
     return sum(window.throughput * window.duration for window in windows) / seconds if seconds > 0 else None
 
 
-def _scale_to_backends(observation: Observation, sessions: int) -> float:
-    """Return the ratio of all backends of the application to the connections of the pools that report figures.
+def _is_standing_still(windows: Sequence[Window], busy: Sequence[Sequence[Backend]]) -> bool:
+    """Return True if the counters did not move although work of the backends ended.
 
-    Other instances are assumed to be like the ones that report.
+    A backend reports its transactions and times only together with its work on tables: statements that read none, as
+    SELECT pg_sleep(1), are never counted. Then the counters say nothing, and the samples alone show the load.
     """
-    opened = [sum(pool.open or 0 for pool in snapshot.pools) for snapshot in observation.snapshots if snapshot.pools]
-    most = max(opened, default=0)
-    return max(1.0, sessions / most) if most else 1.0
+    if any(window.throughput > 0 for window in windows):
+        return False
+    at_work = [{(backend.pid, backend.state_at) for backend in backends} for backends in busy]
+    return any(before - after for before, after in pairwise(at_work))
+
+
+def _count_statements(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
+    """Return the application's statements per second by pg_stat_statements, each taken for an acquire; None without."""
+    listed = [sample for sample in samples if sample.statements]
+    if len(listed) < 2 or listed[-1].at <= listed[0].at:
+        return None
+    grown = _list_grown(samples, database, application)
+    calls = sum(calls for now, _, calls in grown if not (now.query or "").upper().startswith(_TRANSACTION_CONTROL))
+    return calls / (listed[-1].at - listed[0].at) if calls > 0 else None
 
 
 def _find_share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
@@ -352,20 +367,10 @@ def _find_share(samples: Sequence[ServerSample], database: str | None, counts: S
 
 def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
     """Estimate the variation of statement times: within statements (stddev) and between them (means)."""
-    # Not every sample queries the statements.
-    sampled = [sample.statements for sample in samples if sample.statements]
-    if len(sampled) < 2:
-        return None
-    # Leave out statements of other roles, among them poolctl's own.
-    users = {b.user for sample in samples for b in _select_own(sample, application) if b.user}
-    old = {(s.query_id, s.user, s.database): s for s in sampled[0]}
     calls, first, second = 0, 0.0, 0.0
-    for now in sampled[-1]:
-        before = old.get((now.query_id, now.user, now.database))
-        new_calls = now.calls - (before.calls if before else 0)
+    for now, before, new_calls in _list_grown(samples, database, application):
         new_time = now.time - (before.time if before else 0.0)
-        is_foreign = (database and now.database not in (None, database)) or (users and now.user not in (None, *users))
-        if is_foreign or new_calls <= 0 or new_time < 0:
+        if new_time < 0:
             continue
         mean = new_time / new_calls
         calls += new_calls
@@ -377,6 +382,25 @@ def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, app
         return None
     variance = second / calls - (first / calls) ** 2
     return sqrt(max(0.0, variance)) / (first / calls)
+
+
+def _list_grown(
+    samples: Sequence[ServerSample], database: str | None, application: str | None
+) -> Iterator[tuple[StatementCounters, StatementCounters | None, int]]:
+    """Yield the last and first counters of each statement of the application that was called, and its new calls."""
+    # Not every sample queries the statements.
+    sampled = [sample.statements for sample in samples if sample.statements]
+    if len(sampled) < 2:
+        return
+    # Leave out statements of other roles, among them poolctl's own.
+    users = {b.user for sample in samples for b in _select_own(sample, application) if b.user}
+    old = {(s.query_id, s.user, s.database): s for s in sampled[0]}
+    for now in sampled[-1]:
+        before = old.get((now.query_id, now.user, now.database))
+        new_calls = now.calls - (before.calls if before else 0)
+        is_foreign = (database and now.database not in (None, database)) or (users and now.user not in (None, *users))
+        if not is_foreign and new_calls > 0:
+            yield now, before, new_calls
 
 
 def _sum_squares(statement: StatementCounters) -> float:

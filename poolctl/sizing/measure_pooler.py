@@ -10,7 +10,7 @@ from statistics import fmean
 
 from poolctl.observe.snapshot import BouncerSample, BouncerStats, Observation
 from poolctl.sizing.figures import Figures, measured
-from poolctl.sizing.measure import effective_samples
+from poolctl.sizing.samples import effective_samples
 
 OWN = "pgbouncer"
 """The admin console of PgBouncer, which counts as a database."""
@@ -36,6 +36,7 @@ def measure_poolers(observation: Observation, figures: Figures) -> Figures | Non
         throughput=measured(transactions / observation.window),
         hold_time=measured(held / transactions),
         wait_time=measured(waited / transactions),
+        in_use=measured(fmean(counts)),
         parallelism=measured(fmean(counts)),
         parallelism_counted=measured(held / observation.window),
         parallelism_p95=measured(ordered[max(0, ceil(0.95 * len(ordered)) - 1)]),
@@ -46,6 +47,7 @@ def measure_poolers(observation: Observation, figures: Figures) -> Figures | Non
         samples=len(counts),
         windows=(),
         is_behind_pooler=False,
+        is_server_view=False,
         method="the pooler's totals",
     )
 

@@ -1,35 +1,77 @@
-"""The load as applications' own pools counted it: acquires, use times and waits.
+"""The load as applications' own pools counted it: connections in use, acquires, use times and waits.
 
-Every function returns None where no pool reports the figure, or where a pool's counters restarted within the window.
+This is what the applications really held, from acquire to release. The server sees less: between statements outside of
+a transaction, and from the end of a statement to the release, a connection that is in use looks idle to it. So these
+figures come first wherever a pool reports them. A figure is None where no pool reports it, or where the counters of a
+pool restarted.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import ceil
+from statistics import fmean
 
-from poolctl.observe.snapshot import Observation, PoolFigures
+from poolctl.observe.snapshot import Observation, PoolFigures, Snapshot
+from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.samples import effective_samples, summarize_counts
+
+WINDOW = 10.0
+"""Least seconds of a window: pools that are scraped change their figures every few seconds."""
 
 
-def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
-    """Yield each pool's first and last figures and the seconds between them; none if its counters restarted."""
-    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    for snapshot in observation.snapshots:
-        for pool in snapshot.pools:
-            key = (pool.source, pool.name)
-            first.setdefault(key, (snapshot.at, pool))
-            last[key] = (snapshot.at, pool)
-    for key, (at, pool) in last.items():
-        if at > first[key][0]:
-            yield first[key][1], pool, at - first[key][0]
+def measure_pools(observation: Observation, figures: Figures, backends: int) -> Figures | None:
+    """Return ``figures`` with the load as the pools report it; None if no pool reports what is in use or acquired.
+
+    ``backends``: connections of the whole service that the server has. If the pools that report have fewer, the other
+    instances are assumed to be like them.
+    """
+    snapshots = [snapshot for snapshot in observation.snapshots if snapshot.pools]
+    scale = _scale_to_backends(snapshots, backends)
+    counts = _count_in_use(snapshots)
+    rate, hold, wait = measure_acquire_rate(observation), measure_hold_time(observation), measure_wait_time(observation)
+    if not counts and (rate is None or hold is None):
+        return None
+    windows = tuple(_cut_windows(snapshots, scale))
+    spread = summarize_counts(counts)
+    held = None if rate is None or hold is None else rate * hold * scale
+    mean = held if spread is None else spread.mean * scale
+    pools = [pool for snapshot in snapshots for pool in snapshot.pools]
+    return figures.with_(
+        throughput=None if rate is None else measured(rate * scale),
+        hold_time=_make_figure(hold),
+        wait_time=_make_figure(wait),
+        in_use=_make_figure(mean),
+        parallelism=_make_figure(mean),
+        parallelism_p95=None if spread is None else measured(ceil(spread.p95 * scale)),
+        parallelism_p99=None if spread is None else measured(ceil(spread.p99 * scale)),
+        parallelism_max=None if spread is None else measured(ceil(spread.largest * scale)),
+        parallelism_counted=_make_figure(held),
+        censored_share=_make_figure(measure_full_share(pools)),
+        current_max_open=_make_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
+        # Totals of acquires and use times miss nothing, so how often they were read does not matter.
+        effective_samples=effective_samples(counts) if held is None else None,
+        samples=len(snapshots),
+        windows=windows,
+        is_server_view=False,
+        method="the pools' own figures",
+    )
+
+
+def count_reporting_pools(observation: Observation, backends: int) -> int:
+    """Return the number of pools of the service: the reporting ones, and as many more as the other backends fill."""
+    snapshots = [snapshot for snapshot in observation.snapshots if snapshot.pools]
+    names = {(pool.source, pool.name) for snapshot in snapshots for pool in snapshot.pools}
+    return round(len(names) * _scale_to_backends(snapshots, backends))
 
 
 def measure_acquire_rate(observation: Observation) -> float | None:
-    """Return acquires per second, summed over all pools that count them."""
+    """Return acquires per second, summed over all pools that count them; None without any growth."""
     rates = [
         (new.acquired_total - old.acquired_total) / seconds
         for old, new, seconds in _pair_figures(observation)
         if old.acquired_total is not None and new.acquired_total is not None
     ]
-    return sum(rates) if rates and min(rates) >= 0 else None
+    # Figures from a file do not grow, which does not mean that the pool is idle.
+    return sum(rates) if rates and min(rates) >= 0 and max(rates) > 0 else None
 
 
 def measure_hold_time(observation: Observation) -> float | None:
@@ -62,3 +104,53 @@ def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
     if not bounded:
         return None
     return sum((pool.in_use or 0) >= (pool.max_open or 0) for pool in bounded) / len(bounded)
+
+
+def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
+    """Yield each pool's first and last figures and the seconds between them; none if its counters restarted."""
+    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
+    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
+    for snapshot in observation.snapshots:
+        for pool in snapshot.pools:
+            key = (pool.source, pool.name)
+            first.setdefault(key, (snapshot.at, pool))
+            last[key] = (snapshot.at, pool)
+    for key, (at, pool) in last.items():
+        if at > first[key][0]:
+            yield first[key][1], pool, at - first[key][0]
+
+
+def _count_in_use(snapshots: Sequence[Snapshot]) -> list[int]:
+    """Return the connections in use of all pools together, at each snapshot in which a pool reports them."""
+    reported = [[pool.in_use for pool in snapshot.pools if pool.in_use is not None] for snapshot in snapshots]
+    return [sum(counts) for counts in reported if counts]
+
+
+def _scale_to_backends(snapshots: Sequence[Snapshot], backends: int) -> float:
+    """Return the ratio of all backends of the service to the connections of the pools that report, 1 or more."""
+    most = max((sum(pool.open or 0 for pool in snapshot.pools) for snapshot in snapshots), default=0)
+    return max(1.0, backends / most) if most else 1.0
+
+
+def _cut_windows(snapshots: Sequence[Snapshot], scale: float) -> Iterator[Window]:
+    """Cut windows of ``WINDOW`` seconds or more, each with the acquires and the connections in use within it.
+
+    A pool adds a use time when the connection comes back, which for long holds is in a later window; so the gauges
+    count where there are any.
+    """
+    start = 0
+    for end in range(1, len(snapshots)):
+        length, rest = snapshots[end].at - snapshots[start].at, snapshots[-1].at - snapshots[end].at
+        if (length < WINDOW or 0 < rest < WINDOW) and end < len(snapshots) - 1:
+            continue
+        part = Observation(tuple(snapshots[start : end + 1]), None)
+        rate, hold = measure_acquire_rate(part), measure_hold_time(part)
+        counts = _count_in_use(part.snapshots)
+        busy = fmean(counts) if counts else None if rate is None or hold is None else rate * hold
+        if rate is not None and busy is not None and length > 0:
+            yield Window(length, rate * scale, busy * scale)
+        start = end
+
+
+def _make_figure(value: float | None) -> Figure | None:
+    return None if value is None else measured(value)

@@ -7,6 +7,7 @@ the size speaks against it.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,7 @@ def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
     parts = _collect_parts(figures, budget, demand, capacity)
     division = divide(parts)
     findings, caps = _find_doubts(figures, fleet, budget, demand, capacity, parts, division)
+    capacity = _note_in_use(capacity, parts, division)
     interval = estimate_interval(figures, parts, demand, capacity, division, Random(seed))
     trust = decide_trust(division, interval, parts, demand, capacity, budget, caps)
     is_refused = trust == "refused"
@@ -122,20 +124,44 @@ def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: C
         budget=budget.value,
         workers=count_worker_connections(figures),
         floor=compute_floor(figures),
+        in_use=_find_in_use(figures, capacity),
     )
 
 
+def _find_in_use(figures: Figures, capacity: Capacity) -> int | None:
+    """Return the connections that each process had in use on average, rounded up; None where that is no lower limit.
+
+    A sweep, or the user, may know that a database gets as much done with fewer: what is in use beyond its capacity
+    only queues inside it. An estimated capacity is no reason for a pool that cannot carry the measured load.
+    """
+    if figures.in_use is None or capacity.method in ("given", "sweep"):
+        return None
+    return ceil(figures.in_use.value / count_pools(figures) - 1e-9)
+
+
+def _note_in_use(capacity: Capacity, parts: DivisionTerms, division: Division) -> Capacity:
+    """Add a note where more connections than the estimated capacity were in use on average."""
+    share = parts.share
+    if share is None or parts.in_use is None or division.max_open is None or division.max_open <= share:
+        return capacity
+    note = f"Not the limit: {parts.in_use} connections were in use in each process on average, which a pool must carry"
+    return replace(capacity, notes=(*capacity.notes, note))
+
+
 def _find_infeasible(fleet: WorstFleet, budget: Budget, parts: DivisionTerms) -> Finding:
-    needed, each = fleet.worst_case_processes * parts.floor, plural(parts.floor, "connection")
+    least = max(parts.floor, parts.in_use or 0)
+    needed, each = fleet.worst_case_processes * least, plural(least, "connection")
+    why = "need" if least == parts.floor else "use on average"
     return build_finding(
         "fleet-over-budget",
         severity="critical",
         confidence="likely" if budget.is_assumed else "certain",
-        summary=f"{fleet.worst_case_processes} processes at worst need {each} each, {needed} in all, and "
+        summary=f"{fleet.worst_case_processes} processes at worst {why} {each} each, {needed} in all, and "
         f"{budget.total} slots are left for them",
         evidence={
             "worst_case_processes": fleet.worst_case_processes,
             "floor": parts.floor,
+            "in_use": parts.in_use,
             "needed": needed,
             "slots": budget.total,
         },

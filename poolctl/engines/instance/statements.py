@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 from poolctl.engines.workload import Job
 
+ONE_ROW = "FROM pg_catalog.pg_class WHERE oid = 1259"
+"""Reads one row of a table, pg_class itself: a backend reports its transactions and times only with its work on tables,
+so statements that read none would not be counted for a second terminal (inspect, recommend)."""
+
 LONG_HOLD_BEAT = 0.5
 """Seconds between two transactions of a long hold, so that no transaction grows old."""
 
@@ -15,9 +19,9 @@ def make_statement(job: Job) -> str:
     """Return the statement of the workload. $1 stands for seconds (query "sleep") or rows (query "cpu")."""
     query = job.scenario.load.query
     return {
-        "sleep": "SELECT pg_sleep($1::float8)",
-        "select1": "SELECT 1",
-        "cpu": "SELECT sum(i) FROM generate_series(1, $1::int8) AS i",
+        "sleep": f"SELECT pg_sleep($1::float8) {ONE_ROW}",
+        "select1": f"SELECT 1 {ONE_ROW}",
+        "cpu": f"SELECT (SELECT sum(i) FROM generate_series(1, $1::int8) AS i) {ONE_ROW}",
     }.get(query, query)
 
 
