@@ -5,9 +5,12 @@ docs/python.md. Errors are ``poolctl.errors.PoolctlError`` and its kinds.
 """
 
 import time
-from typing import TYPE_CHECKING, Any
 
+# As type checkers know it, without importing typing: the sooner ``cli`` is reached, the sooner it can catch a Ctrl-C.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from poolctl import errors
     from poolctl.api.inspect import inspect
     from poolctl.api.progress import Progress, RunView, SamplingView, SilentView, WatchView
@@ -57,7 +60,7 @@ _PLACES = {
 
 if not TYPE_CHECKING:  # a type checker would take any name at all for an attribute
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> "Any":
         from importlib import import_module
 
         if name == "errors":

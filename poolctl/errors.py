@@ -8,6 +8,7 @@
     │   ├── ServerFull           the run needs more connections than the server can give
     │   ├── MissingProgram       a binary or library that has to be installed first
     │   └── SandboxFailed        the throw-away server could not be started, or died
+    ├── InternalError   exit 70  an error inside poolctl
     └── Interrupted     exit 130 stopped on request, before there was a result
 
 Raised in the layer that knows, caught once in ``cli.py``. Every error says what happened and with which values;
@@ -59,6 +60,13 @@ class MissingProgram(CannotDo):
 
 class SandboxFailed(CannotDo):
     code = "sandbox-failed"
+
+
+class InternalError(PoolctlError):
+    """An exception that no layer expected. Only ``cli.py`` makes one of it."""
+
+    code = "internal"
+    exit_code = 70
 
 
 class Interrupted(PoolctlError):

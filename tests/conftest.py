@@ -1,12 +1,17 @@
-"""What every test shares: servers that are missing, and the pods and sandboxes that live tests run on."""
+"""What every test shares: servers that are missing, the servers of live tests, and the disposition of Ctrl-C."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
 
 from poolctl.engines.live.live_servers import ThrowAwayServers
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Ignored, as after nohup and in some CI systems, it would be ignored by every process that a test starts, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 DEMANDED = os.environ.get("POOLCTL_REQUIRE_SERVERS") == "1"
 """In CI every server has to be there: a test that skips for want of one has not been run."""

@@ -4,6 +4,8 @@ Decides only whether a signal is polite. What is done after a polite one is deci
 """
 
 import signal
+import threading
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -27,8 +29,34 @@ class Interrupts:
     def receive(self, _number: int, _frame: FrameType | None) -> None:
         """Handle a signal. The second one during the same work is immediate, should the work hang."""
         if self._is_requested or not self._is_polled:
-            raise KeyboardInterrupt
-        self._is_requested = True
+            interrupt(_number, _frame)
+        else:
+            self._is_requested = True
+
+
+POSTPONED = 0.02
+"""Seconds until a Ctrl-C during an import is tried again."""
+
+
+def interrupt(_number: int, frame: FrameType | None) -> None:
+    """Handle a signal by raising KeyboardInterrupt, but never within an import.
+
+    There it can leave a module's lock taken, and the next import of another thread waits for it without end. Python
+    also turns it into a RuntimeError where it meets the creation of a class.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            repeat_interrupt()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def repeat_interrupt() -> None:
+    """Send Ctrl-C to this process once more, a little later."""
+    timer = threading.Timer(POSTPONED, interrupt_main)
+    timer.daemon = True
+    timer.start()
 
 
 @contextmanager
