@@ -81,13 +81,13 @@ INSPECTED: dict[str, Scene] = {
         rows(14, age=40.0, step=3.0, application="checkout", query=CHECKOUT),
         samples=8,
         window=60.0,
-        pools=[[pool(max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)],
+        pools=[[pool(name="checkout", max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)],
     ),
     "leak-in-transaction": Scene(
         [*rows(12, state=IN_TRANSACTION, age=45.0, step=11.0, application="checkout", query=CHECKOUT), *busy(6)]
     ),
     "leak-or-long-hold": Scene(
-        rows(10, age=8.0, step=2.0, application="checkout", query=CHECKOUT), pools=full_pool(10, 7)
+        rows(10, age=8.0, step=2.0, application="checkout", query=CHECKOUT), pools=full_pool(10, 7, name="checkout")
     ),
     "long-hold": Scene(calling(8, 0.5), pools=full_pool(8, 5, acquired_total=700.0)),
     "held-across-io": Scene(calling(10, 0.4), pools=full_pool(10, 6)),

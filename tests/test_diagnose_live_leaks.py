@@ -278,7 +278,7 @@ def test_a_hold_that_was_seen_to_end_while_the_pool_was_full_is_a_long_hold() ->
     ]
     assert back.pid == held_before[0].pid
 
-    diagnosis = verdict(*idle_leak(), *held_before, pools=full_pool(11))
+    diagnosis = verdict(*idle_leak(), *held_before, pools=full_pool(11, name="checkout"))
 
     finding = find(diagnosis, "long-hold")
     assert finding.confidence == "certain"

@@ -238,7 +238,7 @@ def test_slots_that_only_the_pool_believes_in_are_lost() -> None:
     diagnosis = verdict(*busy(1, application="other"), pools=full_pool(4, 5))
 
     finding = find(diagnosis, "pool-slots-lost")
-    assert (finding.evidence["lost"], finding.confidence) == (3, "certain")
+    assert (finding.evidence["lost"], finding.confidence) == (3, "likely")
     assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
 
 

@@ -429,3 +429,44 @@ def test_a_server_that_only_begins_to_start_is_not_taken_for_what_listens(tmp_pa
 
     assert sample is not None
     assert not sample.has_server
+
+
+LISTENS = """
+import socket, sys
+listening = socket.create_server((sys.argv[1], 0))
+print(listening.getsockname()[1], flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere sockets are not matched by their inodes")
+@pytest.mark.parametrize(("bound", "named"), [("127.0.0.1", "localhost"), ("0.0.0.0", "127.0.0.1")])
+def test_the_process_that_figures_are_read_from_is_found_by_its_port(bound: str, named: str) -> None:
+    command = [sys.executable, "-c", LISTENS, bound]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as listener:
+        assert listener.stdout is not None
+        port = int(listener.stdout.readline())
+        places = {"here": (named, port), "elsewhere": ("192.0.2.7", port), "nothing there": (named, 1)}
+
+        sample = Host(scraped=places).sample(None, None)
+
+        assert sample is not None
+        assert sample.scraped == {"here": listener.pid}
+        listener.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel has no such table")
+def test_connections_that_clients_here_closed_are_counted_by_the_port_they_went_to() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for _ in range(12):
+            with socket.create_connection(("127.0.0.1", port)):
+                accepted, _address = server.accept()
+            # The client closed first, and so keeps its port for a minute.
+            assert accepted.recv(1) == b""
+            accepted.close()
+
+        sample = Host("127.0.0.1", port).sample(None, None)
+
+    assert sample is not None
+    assert sample.closed == {port: 12}

@@ -149,8 +149,8 @@ SEEN = (
         "slots_that_only_the_pool_believes_in_are_told",
         "pool-slots-lost",
         None,
-        "CRITICAL  The pool of shop counts 4 connections in use, the server has 0 backends of it: 4 slots "
-        "lost, 5 clients waiting",
+        "CRITICAL  The pool of shop counts 4 connections in use, the server has no backend: 4 slots lost, "
+        "5 clients waiting (likely)",
     ),
 )
 

@@ -125,23 +125,31 @@ def open_systems(
     bouncers = [PgBouncer(conninfo) for conninfo in targets.pgbouncers]
     pgpools = [Pgpool(conninfo) for conninfo in targets.pgpools]
     poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
+    pools = [PoolMetrics(place, names=parse_names(targets.pool_stats_map)) for place in targets.pool_stats]
     with Sampler(
         postgres,
         bouncers=bouncers,
         pgpools=pgpools,
-        pools=[PoolMetrics(place, names=parse_names(targets.pool_stats_map)) for place in targets.pool_stats],
+        pools=pools,
         host=partial(
-            _open_host, address, port, [pooler.port for pooler in poolers if pooler.port is not None], host_every
+            _open_host,
+            address,
+            port,
+            [pooler.port for pooler in poolers if pooler.port is not None],
+            {pool.source.target: pool.endpoint for pool in pools if pool.endpoint is not None},
+            host_every,
         ),
     ) as sampler:
         yield sampler, postgres
 
 
-def _open_host(address: str, port: int | None, pooler_ports: list[int], every: float) -> "Host":
+def _open_host(
+    address: str, port: int | None, pooler_ports: list[int], scraped: dict[str, tuple[str, int]], every: float
+) -> "Host":
     # Called in the sampler's own thread: psutil takes a while to import.
     from poolctl.observe.host import Host
 
-    return Host(address, port, pooler_ports=pooler_ports, every=every)
+    return Host(address, port, pooler_ports=pooler_ports, scraped=scraped, every=every)
 
 
 def _read_evidence(request: InspectRequest, progress: Progress) -> "Observation":

@@ -81,6 +81,8 @@ class FindingType:
     """It rests on what every role can see, or on a refusal: hidden states do not make it less sure."""
     may_head_locks: bool = False
     """A cause that may sit at the head of a lock queue."""
+    rests_on_pools: bool = False
+    """It rests on figures of a pool: whose they are makes it no surer than that is known."""
     rests_on_times: bool = False
     """It rests on measured times, which a load generator out of processor time, or half a run, would spoil."""
     refuses_size: Refusal | None = None
@@ -204,6 +206,7 @@ _CATALOG = (
         sql=(sql.IDLE, sql.BACKENDS, sql.UNREAD),
         relief_order=10,
         refuses_size="of its holder",
+        rests_on_pools=True,
     ),
     FindingType(
         code="leak-in-transaction",
@@ -242,6 +245,7 @@ _CATALOG = (
         "back is a long hold, a number in use that only climbs is a leak. Or ask the process where its connections "
         "are, and its machine whether the process is stopped.",
         sql=(sql.IDLE, sql.POOLER_LINKS),
+        rests_on_pools=True,
     ),
     FindingType(
         code="long-hold",
@@ -258,6 +262,7 @@ _CATALOG = (
         sql=(sql.IDLE, sql.BACKENDS),
         comes_back=True,
         rests_on_times=True,
+        rests_on_pools=True,
     ),
     FindingType(
         code="held-across-io",
@@ -412,6 +417,7 @@ _CATALOG = (
         decided_by="The lag of the event loop, or the server's log: whether the connections arrived.",
         sql=(sql.BACKENDS, sql.SLOTS),
         explains_waits=True,
+        rests_on_pools=True,
     ),
     FindingType(
         code="waiting-unexplained",
@@ -544,6 +550,7 @@ _CATALOG = (
         decided_by="The server's backends and the pool's figures side by side: every backend has to change.",
         sql=(sql.BACKENDS, sql.POOLER),
         rests_on_times=True,
+        rests_on_pools=True,
     ),
     FindingType(
         code="oversized-pool",
@@ -952,6 +959,7 @@ EXPLAIN_WAITS = codes_of(lambda entry: entry.explains_waits)
 SLOW_EVERYTHING = codes_of(lambda entry: entry.slows_every_connection)
 COME_BACK = codes_of(lambda entry: entry.comes_back)
 NEED_NO_PRIVILEGE = codes_of(lambda entry: entry.needs_no_privilege)
+REST_ON_POOLS = codes_of(lambda entry: entry.rests_on_pools)
 MAY_HEAD_LOCKS = codes_of(lambda entry: entry.may_head_locks)
 REST_ON_TIMES = codes_of(lambda entry: entry.rests_on_times)
 MOOT_IN_REFUSAL = codes_of(lambda entry: entry.is_moot == "in a refusal")

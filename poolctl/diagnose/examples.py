@@ -175,8 +175,8 @@ Do      End these backends: no timeout of the server reaches them. Fix how that 
 Why     stuck 2, oldest statement 3.33 min
 """,
     "pool-slots-lost": """\
-CRITICAL  The pool of shop counts 4 connections in use, the server has 1 backend of it: 3 slots
-lost, 5 clients waiting
+CRITICAL  The pool of shop counts 4 connections in use, the server has 1 backend of shop: 3
+slots lost, 5 clients waiting
 pool-slots-lost (application, certain); the remedy frees 3 slots
 Do      Never drop a connection: give it back on every path (putconn in finally, or with), also
         a broken one. Restart this process to get the slots back. Raising the pool's limit only

@@ -37,13 +37,15 @@ from poolctl.observe.sockets import (
     SocketOwners,
     TcpSocket,
     UnixSocket,
+    count_closed_by_port,
     count_waiting_by_port,
     find_held_ends,
     find_unowned,
     is_loopback,
     list_sockets,
     normalize_address,
-    read_tcp_sockets,
+    parse_tcp,
+    read_tcp_tables,
     read_unix_sockets,
 )
 from poolctl.safe_text import redact_command
@@ -54,8 +56,10 @@ class Host:
 
     ``address`` and ``port`` are where poolctl reaches the server: an IP address, a name of this machine, the folder of
     a Unix socket ("" for libpq's), or None where the server's facts have to say whether it is here. ``pooler_ports``
-    are of poolers here, whose clients and listen queues are wanted, too. ``every``: seconds at least between two
-    samples; in between ``sample`` returns None, as reading the process list several times a second costs too much.
+    are of poolers here, whose clients and listen queues are wanted, too. ``scraped``: the host and port of each place
+    that figures of pools are read from, by its name; which process listens there is wanted. ``every``: seconds at
+    least between two samples; in between ``sample`` returns None, as reading the process list several times a second
+    costs too much.
     """
 
     def __init__(
@@ -64,11 +68,13 @@ class Host:
         port: int | None = None,
         *,
         pooler_ports: Iterable[int] = (),
+        scraped: Mapping[str, tuple[str, int]] | None = None,
         every: float = 0.0,
     ) -> None:
         self._address = address
         self._port = port
         self._pooler_ports = frozenset(pooler_ports)
+        self._scraped = dict(scraped or {})
         self._postmaster: psutil.Process | None = None
         self._owners = SocketOwners()
         self._commands: dict[psutil.Process, str] = {}
@@ -118,7 +124,9 @@ class Host:
         unix = self._find_unix_clients(titles, read_unix_sockets() if psutil.LINUX else {})
         reached = self._find_server_addresses(table)
         wanted = [one for one in table.tcp if self._is_client_end(one, ports, here, reached)]
-        owners = table.owners({one.inode for one in wanted} | set(unix), {member.pid for member in family})
+        scraped = self._find_scraped(table, here)
+        inodes = {one.inode for one in wanted} | set(unix) | set(scraped.values())
+        owners = table.owners(inodes, {member.pid for member in family})
         times = ProcessorTimes.read(postmaster, family)
         cpu_share, server_cpu = times.compare(self._before)
         self._before = times
@@ -135,6 +143,8 @@ class Host:
             cpu_share=cpu_share,
             server_cpu=server_cpu,
             listen_queues=table.waiting(ports if is_here or postmaster is not None else self._pooler_ports),
+            scraped={name: owners[inode] for name, inode in scraped.items() if inode in owners},
+            closed=table.closed(ports),
         )
         unnamed = sum(one.inode not in owners for one in wanted)
         is_asked = self._port is not None or server is not None
@@ -194,6 +204,25 @@ class Host:
         if one.state != ESTABLISHED or not one.inode or one.remote.port not in ports:
             return False
         return one.remote.address in reached or here.has(one.remote.address)
+
+    def _find_scraped(self, table: "_Sockets", here: "_Addresses") -> dict[str, int]:
+        """Find the inode of the socket that listens at each place of ``scraped`` on this machine, by the place's name.
+
+        Several processes may listen on one port, each at an address of its own.
+        """
+        found: dict[str, int] = {}
+        for name, (address, port) in self._scraped.items():
+            if not here.has(address):
+                continue
+            listening = [one for one in table.tcp if one.state == LISTEN and one.local.port == port and one.inode]
+            fitting = [one for one in listening if one.local.address == address] or [
+                one
+                for one in listening
+                if one.local.address in _ANY_ADDRESS or (is_loopback(address) and is_loopback(one.local.address))
+            ]
+            if fitting:
+                found[name] = fitting[0].inode
+        return found
 
     def _find_unix_clients(
         self, titles: Iterable[BackendTitle], known: Mapping[int, UnixSocket]
@@ -259,6 +288,7 @@ class Host:
 
 
 _SOCKET = "/.s.PGSQL."
+_ANY_ADDRESS = ("0.0.0.0", "::")
 
 
 class _Addresses(NamedTuple):
@@ -284,6 +314,7 @@ class _Sockets(NamedTuple):
     tcp: list[TcpSocket]
     owners: Callable[[Collection[int], Collection[int]], dict[int, int]]
     waiting: Callable[[Collection[int]], dict[int, int]]
+    closed: Callable[[Collection[int]], dict[int, int]]
     is_complete: bool
 
     @property
@@ -294,15 +325,17 @@ class _Sockets(NamedTuple):
     @classmethod
     def read(cls, owners: SocketOwners) -> "_Sockets":
         if psutil.LINUX:
-            tcp = read_tcp_sockets()
+            tables = read_tcp_tables()
+            tcp = [one for text in tables for one in parse_tcp(text)]
             return cls(
                 tcp,
                 lambda inodes, unlike: owners.find([inode for inode in inodes if inode > 0], unlike=unlike),
                 lambda ports: count_waiting_by_port(tcp, set(ports)),
+                lambda ports: count_closed_by_port(tables, ports),
                 bool(tcp),
             )
         portable, is_complete = _read_portable_sockets()
-        return cls(portable, lambda inodes, _: {pid: pid for pid in inodes}, lambda _: {}, is_complete)
+        return cls(portable, lambda inodes, _: {pid: pid for pid in inodes}, lambda _: {}, lambda _: {}, is_complete)
 
 
 def _read_portable_sockets() -> tuple[list[TcpSocket], bool]:

@@ -287,6 +287,16 @@ class PoolMetrics:
         self._place = place
         self.source = Source("pool-stats", _strip_secrets(place) if self._is_url else place)
 
+    @property
+    def endpoint(self) -> tuple[str, int] | None:
+        """The host and port of the URL, for the host's view of the process behind it; None for a file."""
+        if not self._is_url:
+            return None
+        with contextlib.suppress(ValueError):
+            parts = urllib.parse.urlsplit(self._place)
+            return parts.hostname or "", parts.port or (443 if parts.scheme.lower() == "https" else 80)
+        return None
+
     def sample(self) -> tuple[PoolFigures, ...] | None:
         """Read the pools now, as far as they are readable; None when the place could not be read at all."""
         try:

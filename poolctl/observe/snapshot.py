@@ -497,6 +497,10 @@ class HostSample:
     """Cores kept busy by the server's processes since the sample before."""
     listen_queues: Mapping[int, int] = field(default_factory=dict)
     """Connections that wait to be accepted, by listening port."""
+    scraped: Mapping[str, int] = field(default_factory=dict)
+    """Pids of the processes here that listen where figures of pools were read, by ``PoolFigures.source``."""
+    closed: Mapping[int, int] = field(default_factory=dict)
+    """Connections that clients here closed in the last minute (TIME_WAIT), by the port of the server or pooler."""
 
 
 @dataclass(frozen=True, slots=True)

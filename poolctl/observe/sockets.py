@@ -67,11 +67,31 @@ class UnixSocket(NamedTuple):
 
 def read_tcp_sockets() -> list[TcpSocket]:
     """Read all TCP sockets of this network namespace; empty where there is no such table."""
-    found: list[TcpSocket] = []
+    return [one for table in read_tcp_tables() for one in parse_tcp(table)]
+
+
+def read_tcp_tables() -> list[str]:
+    """Read the kernel's tables of TCP sockets, for IPv4 and IPv6; empty where there are none."""
+    found: list[str] = []
     for name in ("tcp", "tcp6"):
         with suppress(OSError):
-            found += parse_tcp(Path(f"/proc/net/{name}").read_text())
+            found.append(Path(f"/proc/net/{name}").read_text())
     return found
+
+
+def count_closed_by_port(tables: Iterable[str], ports: Collection[int]) -> dict[int, int]:
+    """Count the connections to each of ``ports`` that their clients here closed within the last minute (TIME_WAIT).
+
+    The end that closes first keeps the port for that time, so a client that connects often runs out of ports.
+    """
+    counts: dict[int, int] = {}
+    for table in tables:
+        for line in table.splitlines()[1:]:
+            parts = line.split(maxsplit=4)
+            with suppress(ValueError, IndexError):
+                if parts[3] == _TIME_WAIT and (port := int(parts[2].rpartition(":")[2], 16)) in ports:
+                    counts[port] = counts.get(port, 0) + 1
+    return counts
 
 
 def parse_tcp(table: str) -> Iterator[TcpSocket]:

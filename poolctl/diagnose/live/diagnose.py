@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 
-from poolctl.diagnose.catalog import MAY_HEAD_LOCKS, NEED_NO_PRIVILEGE
+from poolctl.diagnose.catalog import MAY_HEAD_LOCKS, NEED_NO_PRIVILEGE, REST_ON_POOLS
 from poolctl.diagnose.finding import SEVERITIES, Concurrency, Diagnosis, Finding, Group, reaches
 from poolctl.diagnose.live.advice import (
     find_evidence_unread,
@@ -151,8 +151,27 @@ def _rank_finding(finding: Finding) -> tuple[int, bool, bool]:
 def _cap(facts: LiveFacts, finding: Finding) -> Finding:
     hidden = facts.hidden > 0 or facts.has_only_titles
     if hidden and finding.confidence == "certain" and finding.code not in NEED_NO_PRIVILEGE:
-        return replace(finding, confidence="likely")
-    return finding
+        finding = replace(finding, confidence="likely")
+    return _note_owner(facts, finding)
+
+
+def _note_owner(facts: LiveFacts, finding: Finding) -> Finding:
+    """Return ``finding`` with how it is known whose the pool is, and at most likely where no name says so."""
+    if finding.code not in REST_ON_POOLS or not facts.pools:
+        return finding
+    pids = {pid for holder in finding.holders for pid in holder.pids}
+    held = [each for each in facts.programs if any(track.pid in pids for track in each.tracks)]
+    owner = next(filter(None, map(facts.find_unsure_owner, held)), None)
+    if owner is None:
+        return finding
+    confidence = "likely" if finding.confidence == "certain" else finding.confidence
+    settle = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
+    return replace(
+        finding,
+        confidence=confidence,
+        evidence=finding.evidence | {"pool_attributed": owner.words},
+        decide_by=finding.decide_by or (settle if finding.confidence == "certain" else None),
+    )
 
 
 def _raise_roots(findings: Sequence[Finding]) -> list[Finding]:

@@ -4,11 +4,11 @@ Decides which clients wait for whose connections, and which pool belongs to whic
 the rules.
 """
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes
 from poolctl.diagnose.live.tracks import Application, Sample, Track, build_tracks, group_by_application, read_sample
 from poolctl.diagnose.live.waits import (
     BouncerQueue,
@@ -193,55 +193,24 @@ class LiveFacts:
         return (*owned, (None, strays)) if strays else owned
 
     @cached_property
-    def _owners(self) -> dict[int, Application | None]:
-        return {id(series): self._search_owner(series) for series in self.pools}
+    def _owners(self) -> dict[int, Owner]:
+        processes = find_processes(self.host, self.tracks)
+        scraped = self.host.scraped if self.host is not None else {}
+        search = OwnerSearch(self.observation, self.pools, self.programs, self.applications, processes, scraped)
+        return {id(series): search.find(series) for series in self.pools}
 
     def find_owner(self, series: PoolSeries) -> Application | None:
-        """Find the application whose connections the pool ``series`` holds; None if several fit.
+        """Find the application whose connections the pool ``series`` holds; None if several fit, or none."""
+        return self.explain_owner(series).application
 
-        By the label that names it, by a label or name that equals its name, by being the only one, by having about as
-        many backends as the pool has connections.
-        """
+    def explain_owner(self, series: PoolSeries) -> Owner:
+        """Return the owner of ``series`` with how it is known."""
         return self._owners[id(series)]
 
-    def _search_owner(self, series: PoolSeries) -> Application | None:
-        last, programs = series.last, self.programs
-        named = [each for each in programs if last.application and each.name == last.application]
-        if last.application:
-            return named[0] if len(named) == 1 else None
-        words = {last.name, *last.labels.values()} - {""}
-        named = [each for each in programs if each.name in words]
-        if len(named) == 1:
-            return named[0]
-        if len(programs) == 1:
-            return programs[0]
-        # The instances of a fleet export one pool each, under one name, and are one application.
-        alike = sum(each.last.open or 0 for each in self.pools if each.last.name == last.name)
-        for opened in {last.open or 0, alike} - {0}:
-            near = [each for each in programs if abs(each.count - opened) <= max(1, 0.1 * opened)]
-            if len(near) == 1:
-                return near[0]
-            if near and alike == (last.open or 0):
-                return self._closest(series, near)
-        return None
-
-    def _closest(self, series: PoolSeries, near: Sequence[Application]) -> Application | None:
-        """Find the application whose number of backends is the pool's, sample by sample.
-
-        None where that of another application is not further away by one backend at least.
-        """
-        opened = {at: figures.open or 0 for at, figures in zip(series.times, series.figures, strict=True)}
-        samples = [
-            (opened[snapshot.at], snapshot.server.at)
-            for snapshot in self.observation.snapshots
-            if snapshot.server is not None and snapshot.at in opened
-        ]
-        distances = []
-        for each in near:
-            counts = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
-            distances.append(sum(abs(counts[at] - many) for many, at in samples))
-        best, second = sorted(distances)[:2]
-        return near[distances.index(best)] if second - best >= len(samples) > 0 else None
+    def find_unsure_owner(self, application: Application) -> Owner | None:
+        """Find a pool of ``application`` that is taken for its own without a name that says so; None without any."""
+        owners = (self.explain_owner(series) for series in self.find_pools_of(application))
+        return next((owner for owner in owners if not owner.is_sure), None)
 
     def find_queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
         """Find the pools of a PgBouncer that serve the application's user and database.
@@ -267,10 +236,10 @@ class LiveFacts:
     def _count_waiting(self, application: Application | None) -> Waiting:
         pools = self.pools if application is None else self.find_pools_of(application)
         queues = self.queues if application is None else self.find_queues_of(application)
-        found = [each.waiting for each in pools] + [each.waiting for each in queues]
-        found += [
-            Waiting(each.waiting, each.waiting > 0, "Pgpool-II") for each in self.pgpools if each.waiting is not None
-        ]
+        found = [each.waiting for each in pools]
+        # No client in a pooler's queue says nothing about the queues of the applications' own pools in front of it.
+        found += [each.waiting for each in queues if each.waiting]
+        found += [Waiting(each.waiting, True, "Pgpool-II") for each in self.pgpools if each.waiting]
         known = [each for each in found if each.is_known]
         if not known:
             return Waiting()

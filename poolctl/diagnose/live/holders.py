@@ -12,11 +12,10 @@ from typing import NamedTuple
 
 from poolctl.diagnose.finding import Holder
 from poolctl.diagnose.live.facts import POOLER_PROGRAMS, LiveFacts
+from poolctl.diagnose.live.owners import find_own_addresses
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import BouncerLink, ClientProcess
 from poolctl.safe_text import find_route
-
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost", "local"})
 
 
 class BackendClient(NamedTuple):
@@ -43,8 +42,7 @@ class Clients:
     """The client of each PostgreSQL backend that a PgBouncer's server connection leads to."""
     pgpool: dict[int, tuple[str | None, int | None]]
     own: frozenset[str]
-    """Addresses of this machine: loopback, and addresses whose every client port belongs to a process observed here. Of
-    another machine some port may match by chance, not all of them."""
+    """Addresses of this machine."""
 
     @classmethod
     def of(cls, facts: LiveFacts) -> "Clients":
@@ -62,11 +60,7 @@ class Clients:
                     links[server.remote_pid] = client
         connections = [connection for pgpool in facts.pgpools for connection in pgpool.connections]
         pgpool = {each.backend_pid: (each.client, each.client_port) for each in connections if each.is_connected}
-        ports: dict[str, set[int]] = {}
-        for track in facts.tracks:
-            if track.last.client is not None and track.last.client_port:
-                ports.setdefault(track.last.client, set()).add(track.last.client_port)
-        own = LOOPBACK.union(address for address, used in ports.items() if used <= processes.keys())
+        own = find_own_addresses(facts.tracks, processes)
         return cls(facts, processes, local, links, pgpool, own)
 
     def find_client(self, track: Track) -> BackendClient:

@@ -5,12 +5,13 @@ room for more work and every connection comes back quickly.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
-from poolctl.diagnose.live.tracks import STUCK_AFTER
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.live.work import BUSY_SHARE
 from poolctl.units import format_duration, plural, quote
@@ -29,7 +30,7 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
         short = tuple(series for series in pools if series.is_short)
         if not short or owner is None:
             continue
-        most, waiting = sum(series.max_open for series in short), _count_waiting(short)
+        most, waiting = sum(series.size for series in short), _count_waiting(short)
         # Pools that count more connections than there are backends are another application's, or have lost slots.
         if not context.is_turning_over(owner) or owner.count < 0.8 * most:
             continue
@@ -129,6 +130,8 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: more in use, by the pool's own figures, than its application has backends, in each of two samples or
     more, while clients wait or nothing is idle. Only without a pooler in between, whose clients are not backends.
+    Certain: backends carry the name that the figures give. Likely: whose pool it is was concluded. Nothing where that
+    is not known.
     """
     facts = context.facts
     if (
@@ -144,9 +147,11 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
     for series in facts.pools:
         fleets.setdefault((series.last.application, series.last.name), []).append(series)
     for (application, name), pools in fleets.items():
+        backends = _count_backends(context, application, pools)
+        if backends is None:
+            continue
         claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
-        sessions = _count_most_backends(context, application)
-        lost, waiting = claimed - sessions, _count_waiting(pools)
+        lost, waiting = claimed - backends.most, _count_waiting(pools)
         samples = min(len(series.figures) for series in pools)
         runs_out = any(series.waiting or series.is_full or not series.last.idle for series in pools)
         if lost < 1 or samples < 2 or not runs_out:
@@ -154,13 +159,13 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         yield build_finding(
             "pool-slots-lost",
             severity="critical" if waiting else "warning",
-            confidence="certain" if facts.is_full_view else "likely",
+            confidence="certain" if facts.is_full_view and backends.is_sure else "likely",
             summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
-            f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, the server has "
-            f"{plural(sessions, 'backend')} of it: {plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
+            f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, {backends.words}: "
+            f"{plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
             evidence={
                 "in_use": claimed,
-                "sessions": sessions,
+                "sessions": backends.most,
                 "lost": lost,
                 "max_open": sum(series.max_open for series in pools),
                 "waiting": waiting,
@@ -172,15 +177,50 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         )
 
 
-def _count_most_backends(context: RuleContext, application: str | None) -> int:
-    """Count the backends that could be this pool's, at most, in any sample: of the application that it names, or of any
-    one."""
-    counts: Counter[tuple[float, str, str]] = Counter()
-    for track in context.facts.all_tracks:
-        last = track.last
-        if application is None or last.application == application:
-            for at, _ in track.rows:
-                counts[at, last.application, last.user or ""] += 1
+@dataclass(frozen=True, slots=True)
+class _PoolBackends:
+    """The backends that can be a pool's at most, in any sample. ``is_sure``: they carry the name of its application."""
+
+    most: int
+    words: str
+    is_sure: bool = False
+
+
+def _count_backends(context: RuleContext, application: str | None, pools: Sequence[PoolSeries]) -> _PoolBackends | None:
+    """Count the backends that can be these pools': by name, by process, or of the owner that was concluded.
+
+    None where it is not known whose they are: a label that no backend carries does not mean that there are none.
+    """
+    facts = context.facts
+    if application is not None and any(track.last.application == application for track in facts.all_tracks):
+        most = _count_most(track for track in facts.all_tracks if track.last.application == application)
+        return _PoolBackends(most, f"the server has {plural(most, 'backend')} of it", True)
+    owners = [facts.explain_owner(series) for series in pools]
+    pids = {owner.pid for owner in owners}
+    if None not in pids:
+        own = [track for track in facts.all_tracks if _find_pid(context, track) in pids]
+        most = _count_most(own)
+        return _PoolBackends(most, f"the server has {plural(most, 'backend')} of its process")
+    found = {id(owner.application): owner.application for owner in owners}
+    if len(found) == 1 and (owner := owners[0].application) is not None:
+        most = _count_most((*owner.tracks, *owner.gone))
+        words = f"the server has {plural(most, 'backend')} of {name_application(owner)}"
+        return _PoolBackends(most, words, all(each.is_sure for each in owners))
+    if application is not None:
+        return None
+    # Without any name the pool may be of any application, but of one.
+    most = max((_count_most((*each.tracks, *each.gone)) for each in facts.programs), default=0)
+    words = f"no application has more than {plural(most, 'backend')}" if most else "the server has no backend"
+    return _PoolBackends(most, words)
+
+
+def _find_pid(context: RuleContext, track: Track) -> int | None:
+    process = context.clients.find_client(track).process
+    return process.pid if process is not None else None
+
+
+def _count_most(tracks: Iterable[Track]) -> int:
+    counts = Counter(at for track in tracks for at, _ in track.rows)
     return max(counts.values(), default=0)
 
 
@@ -213,7 +253,7 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             f"and {plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'backend')} stand still, "
             "which explains it only in part",
             evidence={
-                "max_open": sum(series.max_open for series in short),
+                "max_open": sum(series.size for series in short),
                 "in_use": _count_in_use(short),
                 "waiting": waiting,
                 "pools": len(short),
@@ -271,7 +311,8 @@ def _is_full_and_silent(series: PoolSeries) -> bool:
 
     A total of all waits so far is no client that waits now.
     """
-    return series.is_full and not series.is_short and all(each.waiting is None for each in series.figures)
+    is_reported = any(each.waiting is not None for each in series.figures)
+    return bool(series.max_open) and series.is_full and not series.is_short and not is_reported
 
 
 def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
@@ -283,7 +324,7 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
     if several:
         unknown = "which application's they are is not known"
         decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
-    most = sum(series.max_open for series in pools)
+    most = sum(series.size for series in pools)
     wait = f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}"
     mean = _measure_mean_wait(pools)
     if not waiting:
@@ -331,7 +372,7 @@ def _name_pools(pools: Sequence[PoolSeries]) -> str:
 def _write_all(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
     of = "" if len(short) == len(pools) else f"{len(short)} of "
     fleet = f" in {of}{plural(len(pools), 'pool')}" if len(pools) > 1 else ""
-    return f"All {sum(series.max_open for series in short)} connections{fleet} of {name}"
+    return f"All {sum(series.size for series in short)} connections{fleet} of {name}"
 
 
 def _count_waiting(pools: Sequence[PoolSeries]) -> int:

@@ -4,7 +4,7 @@ Decides whether a wait lasts. Waiting clients are what separates a leak from a p
 both are backends that do nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -53,15 +53,26 @@ class PoolSeries:
         return self.last.max_open or 0
 
     @property
+    def size(self) -> int:
+        """The pool's limit; where it is not reported, the most connections that it had open. 0: none."""
+        if self.last.max_open is not None:
+            return self.last.max_open
+        return max((each.open or 0 for each in self.figures), default=0)
+
+    def _is_used_up(self, figures: PoolFigures) -> bool:
+        # SQLAlchemy's status and node-postgres have no limit: then all that is open has to be in use.
+        size = figures.max_open if figures.max_open is not None else self.size
+        return figures.in_use is not None and 0 < size <= figures.in_use
+
+    @property
     def full(self) -> int:
         """Samples in which every connection was in use."""
-        return sum(1 for each in self.figures if each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use)
+        return sum(self._is_used_up(each) for each in self.figures)
 
     @property
     def is_full(self) -> bool:
         """Whether all of it is in use in four samples of five, and in the last one."""
-        last = self.last
-        return 0 < self.max_open <= (last.in_use or 0) and self.full >= 0.8 * len(self.figures)
+        return self._is_used_up(self.last) and self.full >= 0.8 * len(self.figures)
 
     @property
     def is_short(self) -> bool:
@@ -71,8 +82,7 @@ class PoolSeries:
     @property
     def is_full_now(self) -> bool:
         """Whether all of it is in use in the last two samples: exhausted by now, whatever it was at first."""
-        ends = self.figures[-2:]
-        return all(each.in_use is not None and 0 < (each.max_open or 0) <= each.in_use for each in ends)
+        return all(self._is_used_up(each) for each in self.figures[-2:])
 
     @property
     def was_always_full(self) -> bool:
@@ -140,16 +150,49 @@ def _count_climbs(values: Sequence[int]) -> int:
     return 0 if any(b < a for a, b in pairs) else sum(1 for a, b in pairs if b > a)
 
 
+SECOND_EXPORTS = frozenset({"spring-jdbc", "opentelemetry"})
+"""Exporters that report the pools of other libraries a second time, beside the library's own figures: Spring Boot's
+``jdbc_connections_*`` and the instrumentations of OpenTelemetry."""
+SAME_SHARE = 0.2
+"""Share by which two exports of one pool may differ: each gauge is read at an instant of its own."""
+
+
 def build_pool_series(snapshots: Sequence[Snapshot]) -> tuple[PoolSeries, ...]:
-    """Follow the pools that the last snapshot with any still has through the snapshots before."""
+    """Follow the pools that the last snapshot with any still has through the snapshots before; each pool once, also
+    where two exporters report it."""
     rows: dict[tuple[str, ...], list[tuple[float, PoolFigures]]] = {}
     for snapshot in snapshots:
         for figures in snapshot.pools:
             labels = tuple(f"{key}={value}" for key, value in sorted(figures.labels.items()))
             rows.setdefault((figures.source, figures.name, figures.library, *labels), []).append((snapshot.at, figures))
-    return tuple(
-        PoolSeries(tuple(each for _, each in series), tuple(at for at, _ in series)) for series in rows.values()
-    )
+    found = [PoolSeries(tuple(each for _, each in series), tuple(at for at, _ in series)) for series in rows.values()]
+    seconds = {id(second) for second in _find_second_exports(found)}
+    return tuple(series for series in found if id(series) not in seconds)
+
+
+def _find_second_exports(found: Sequence[PoolSeries]) -> Iterator[PoolSeries]:
+    """Find the series that repeat a pool of a library's own figures from the same place; one for each such pool."""
+    seconds = [series for series in found if series.last.library in SECOND_EXPORTS]
+    for first in found:
+        if first.last.library in SECOND_EXPORTS:
+            continue
+        second = next((each for each in seconds if _is_same_pool(first, each)), None)
+        if second is not None:
+            seconds.remove(second)
+            yield second
+
+
+def _is_same_pool(first: PoolSeries, second: PoolSeries) -> bool:
+    a, b = first.last, second.last
+    if a.source != b.source or first.times != second.times or (a.max_open or 0) != (b.max_open or 0):
+        return False
+    pairs = zip(first.figures, second.figures, strict=True)
+    close = sum(_is_close(x.in_use, y.in_use) and _is_close(x.open, y.open) for x, y in pairs)
+    return 2 * close > len(first.figures)
+
+
+def _is_close(a: int | None, b: int | None) -> bool:
+    return a is None or b is None or abs(a - b) <= max(1, SAME_SHARE * max(a, b))
 
 
 @dataclass(frozen=True)
