@@ -96,10 +96,26 @@ def observed_document(observation: "Observation") -> Document:
     """Make the part that says when the systems were sampled, how often, and which sources answered."""
     snapshots = observation.snapshots
     return {
-        "from": to_json_value(snapshots[0].at) if snapshots else None,
-        "to": to_json_value(snapshots[-1].at) if snapshots else None,
+        # A paste without an instant has none: 0 is no time that anything was observed at.
+        "from": to_json_value(snapshots[0].at or None) if snapshots else None,
+        "to": to_json_value(snapshots[-1].at or None) if snapshots else None,
         "samples": len(snapshots),
         "sources": [to_json_value(asdict(source)) for source in observation.sources],
+        "series": to_json_value(asdict(observation.log)) if observation.log is not None else None,
+    }
+
+
+def drop_made_pids(document: Any) -> Any:
+    """Return a part of a document without the negative numbers that stand for backends whose process id is unknown."""
+    if isinstance(document, list):
+        return [drop_made_pids(each) for each in document]
+    if not isinstance(document, dict):
+        return document
+    return {
+        key: [pid for pid in value if not isinstance(pid, int) or pid >= 0]
+        if key.endswith("pids") and isinstance(value, list)
+        else drop_made_pids(value)
+        for key, value in document.items()
     }
 
 

@@ -92,6 +92,7 @@ def inspect(
     evidence = _read_evidence(request, progress) if request.evidence else None
     if evidence is not None and request.has_only_evidence:
         check_answered(evidence, is_named=False)
+        _record_evidence(evidence, request)
         result = _diagnose(evidence, request)
         return _add_plan(result) if request.relief else result
     with open_systems(request.targets, emergency=request.emergency) as (sampler, postgres):
@@ -321,6 +322,17 @@ def _open_recording(request: InspectRequest, sampler: "Sampler", progress: Progr
         yield keep
         with suppress(CannotDo):
             recorder.note(sampler.observation)
+
+
+def _record_evidence(evidence: "Observation", request: InspectRequest) -> None:
+    """Write what was read to the file of ``request.record``, if there is one. Raises CannotDo."""
+    if request.record is None:
+        return
+    from poolctl.observe.recording import Recorder
+
+    with Recorder(Path(request.record), show_literals=request.show_literals) as recorder:
+        for snapshot in evidence.snapshots:
+            recorder.write(snapshot, evidence)
 
 
 def _add_plan(result: InspectResult) -> InspectResult:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from poolctl.api.documents import (
     Document,
+    drop_made_pids,
     dumps,
     head_document,
     hide_passwords,
@@ -47,6 +48,7 @@ SOURCE_NAMES = {
     "host": "this host",
     "pool-stats": "pool figures",
     "evidence": "evidence",
+    "prometheus": "Prometheus",
 }
 """What people call each kind of source."""
 
@@ -321,9 +323,9 @@ class InspectResult:
             "observed": observed_document(self.observation),
             "server": server_document(self.observation, diagnosis.limits),
             "limits": [to_json_value(asdict(limit)) for limit in diagnosis.limits],
-            "groups": [to_json_value(asdict(group)) for group in diagnosis.groups],
+            "groups": [drop_made_pids(to_json_value(asdict(group))) for group in diagnosis.groups],
             "concurrency": to_json_value(asdict(diagnosis.concurrency)) if diagnosis.concurrency else None,
-            "findings": [to_json_value(asdict(finding)) for finding in diagnosis.findings],
+            "findings": [drop_made_pids(to_json_value(asdict(finding))) for finding in diagnosis.findings],
             "unseen": to_json_value(diagnosis.unseen),
             "relief": self._relief_document(),
         }
@@ -337,7 +339,7 @@ class InspectResult:
         if plan is None:
             return None
         return {
-            **to_json_value(asdict(plan)),
+            **drop_made_pids(to_json_value(asdict(plan))),
             "frees": plan.frees,
             "executed": to_json_value([asdict(ending) for ending in relieved.endings]) if relieved else None,
             "used_before": relieved.used_before if relieved else None,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, Self
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.snapshot import Observation, ServerFacts, Snapshot, Source
+from poolctl.observe.snapshot import LogFacts, Observation, ServerFacts, Snapshot, Source
 from poolctl.safe_text import hide_literals, hide_secrets
 from poolctl.serialize import from_dict, to_dict
 
@@ -31,6 +31,7 @@ class About:
     interval: float = 0.0
     server: ServerFacts | None = None
     sources: tuple[Source, ...] = ()
+    log: LogFacts | None = None
 
 
 class Recorder:
@@ -63,7 +64,7 @@ class Recorder:
 
     def note(self, observation: Observation) -> None:
         """Write facts and sources, if they have changed. Raises CannotDo."""
-        about = About(observation.interval, observation.server, observation.sources)
+        about = About(observation.interval, observation.server, observation.sources, observation.log)
         if about != self._about:
             self._about = about
             self._write({"about": self._clean(to_dict(about))})
@@ -123,7 +124,7 @@ def read_recording(path: Path) -> tuple[Observation, str]:
         raise CannotDo(f"cannot read the recording {path}: {error.strerror or error}") from error
     if not snapshots:
         raise BadInput(f"{path} holds no snapshot", hint=_HINT)
-    return Observation(tuple(snapshots), about.server, about.sources, about.interval), note
+    return Observation(tuple(snapshots), about.server, about.sources, about.interval, about.log), note
 
 
 def _read_line(number: int, line: str, about: About, snapshots: list[Snapshot]) -> About:

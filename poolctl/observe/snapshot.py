@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-SourceKind = Literal["postgres", "pgbouncer", "pgpool", "host", "pool-stats", "evidence"]
+SourceKind = Literal["postgres", "pgbouncer", "pgpool", "host", "pool-stats", "evidence", "prometheus"]
 
 IN_TRANSACTION = "idle in transaction"
 ABORTED = "idle in transaction (aborted)"
@@ -564,6 +564,8 @@ class LoggedStatements:
     count: int
     time: float
     longest: float
+    longest_at: float | None = None
+    """When the longest of them ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -595,6 +597,8 @@ class LogFacts:
     was_starved: bool = False
     """A pool library reported that its process had no processor."""
     lines: int = 0
+    trouble_at: float | None = None
+    """The first refusal, lock wait or time-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +639,11 @@ class Observation:
     def window(self) -> float:
         """Seconds from the first snapshot to the last; 0 with one."""
         return self.last.at - self.first.at if self.snapshots else 0.0
+
+    @property
+    def is_from_files(self) -> bool:
+        """Whether all of it was read from files or from a history: nothing can be sampled again for longer."""
+        return bool(self.sources) and all(source.kind in ("evidence", "prometheus") for source in self.sources)
 
     @property
     def samples(self) -> tuple[ServerSample, ...]:

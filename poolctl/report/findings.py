@@ -212,9 +212,11 @@ def _list_names(holder: Holder) -> Iterator[str]:
     if holder.route:
         yield f"route {neutralize(holder.route, NAME_LIMIT)}"
     if holder.pids:
-        more = " ..." if len(holder.pids) > MOST_PIDS else ""
-        pids = ", ".join(map(str, holder.pids[:MOST_PIDS]))
-        yield f"{plural(len(holder.pids), 'backend')} ({pids}{more})"
+        # A paste without process ids has backends that are only counted, by numbers below zero.
+        known = [pid for pid in holder.pids if pid >= 0]
+        more = " ..." if len(known) > MOST_PIDS else ""
+        pids = f" ({', '.join(map(str, known[:MOST_PIDS]))}{more})" if known else ""
+        yield f"{plural(len(holder.pids), 'backend')}{pids}"
 
 
 def _shorten(command: str) -> str:

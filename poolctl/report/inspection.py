@@ -31,6 +31,7 @@ from poolctl.report.blocks import (
     Verdict,
 )
 from poolctl.report.charts import Layer, LimitLine, Panel, TimeChart
+from poolctl.report.evidence import build_log_section
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
@@ -94,6 +95,7 @@ def build_inspection_report(inspection: InspectResult) -> Report:
         *_plan_relief(inspection),
         list_limits(inspection.diagnosis.limits),
         *list_connections(inspection),
+        build_log_section(inspection.observation),
         *([ChartBlock(chart) if is_long else Section("", (ChartBlock(chart),), is_detail=True)] if chart else []),
         *(build_finding(finding, name_with_slots(finding), named_before=holders) for finding in rest),
         Points((*_list_sources(inspection), name_explanation(findings))),
@@ -216,8 +218,10 @@ def _warn(inspection: InspectResult) -> Iterator[str]:
     if inspection.interrupted:
         planned = f" of {format_duration(inspection.planned)}" if inspection.planned is not None else ""
         yield f"INTERRUPTED after {format_duration(observation.window)}{planned}: the report covers that time"
-    elif len(observation.snapshots) == 1:
+    elif len(observation.snapshots) == 1 and not observation.is_from_files:
         yield "ONE SAMPLE: a backend that moves and one that is stuck look the same in it; use a longer --for"
+    elif observation.is_from_files and len(observation.samples) == 1:
+        yield "ONE SAMPLE of the server: a backend that moves and one that is stuck look the same in it; paste two"
     yield from map(_describe_doubt, _list_doubts(inspection))
     is_refused = any(snapshot.refusal for snapshot in observation.snapshots)
     for source in observation.sources:
@@ -336,8 +340,9 @@ def _list_sources(inspection: InspectResult) -> tuple[Labeled, ...]:
     when, sources = [], []
     if observation.snapshots:
         since = f" in {format_duration(observation.window)}" if observation.window else ""
-        at = format_instant(observation.first.at)
-        when.append(f"{plural(len(observation.snapshots), 'sample')}{since}, from {at}")
+        # Evidence without an instant, such as SHOW POOLS, is of an unknown time.
+        at = f"from {format_instant(observation.first.at)}" if observation.first.at else "at an unknown time"
+        when.append(f"{plural(len(observation.snapshots), 'sample')}{since}, {at}")
     if inspection.replayed:
         sources.append(f"the recording {neutralize(inspection.replayed, TARGET_LIMIT)}")
     for source in observation.sources:

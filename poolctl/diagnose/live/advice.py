@@ -282,6 +282,13 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     answer = "an answer of the server, of a pooler, or figures of the pools"
     if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
         yield "Too little was observed for a verdict", answer
+    full = [each for each in facts.pools if each.is_full]
+    if not facts.samples and full:
+        yield (
+            f"Every connection of {plural(len(full), 'pool')} is in use, and no client waits at that moment: the next "
+            "one does",
+            answer,
+        )
     if not facts.samples and facts.pools and not waiting.is_known:
         in_use, most = (sum(getattr(each.last, name) or 0 for each in facts.pools) for name in ("in_use", "max_open"))
         of = f" of {most}" if most else ""
@@ -289,6 +296,8 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
             f"{answer}, with the number of clients that wait",
         )
+    if facts.tracks and not any(track.last.state_at or track.last.transaction_at for track in facts.tracks):
+        yield f"{counts}: what was given does not say for how long, and so not whether any of them is stuck", answer
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
         yield (

@@ -29,6 +29,7 @@ from poolctl.diagnose.live.backends import (
 )
 from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.fetch import name_next_step
 from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
 from poolctl.diagnose.live.leaks import (
     find_idle_holds,
@@ -132,7 +133,7 @@ def diagnose(observation: Observation) -> Diagnosis:
             context = context.add(finding) if finding.severity != "info" else context
     if not reaches(findings, "warning"):
         findings.insert(0, judge_health(context))
-    capped = [_cap(facts, finding) for finding in _raise_roots(findings)]
+    capped = [name_next_step(facts, _cap(facts, finding)) for finding in _raise_roots(findings)]
     return Diagnosis(
         findings=tuple(sorted(capped, key=_rank_finding)),
         limits=context.limits,
@@ -285,6 +286,8 @@ def _list_unobserved(facts: LiveFacts) -> Iterable[str]:
     if not waiting.is_known:
         yield "Whether clients wait inside their applications' pools: no pool's figures were given (--pool-stats)."
     host = facts.host
+    if facts.observation.is_from_files:
+        return
     if host is None:
         yield "The processes behind the connections: this host was not observed."
     elif not host.has_server and facts.cores is None:
@@ -303,5 +306,5 @@ def _list_unobserved_of_server(facts: LiveFacts) -> Iterator[str]:
         yield "The clients' addresses: a pooler is in between, and its console was not given."
     if len(facts.samples) == 1:
         yield "What moves and what stands still: there was one sample only."
-    if server is not None and server.version_number < 140000 and facts.server_samples:
+    if server is not None and 0 < server.version_number < 140000 and facts.server_samples:
         yield "How many sessions were opened and dropped: PostgreSQL counts them from version 14 on."

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
+from poolctl.diagnose.live.fetch import CONSOLE, TWO_SAMPLES
 from poolctl.observe.snapshot import LogFacts, LoggedRefusals, RefusedBy
 from poolctl.units import format_count, format_duration, plural, quote
 
@@ -30,8 +31,8 @@ LEAST_BRIEF = 20
 BRIEF_SHARE = 0.5
 """Sessions of less than a second, and their share of an application's, from which it opens one for each use."""
 WHO_HOLDS = (
-    "who holds the slots at such a moment: select * from pg_stat_activity, or a log with log_connections and "
-    "log_disconnections on; and the figures of the applications' own pools"
+    f"who holds the slots at such a moment: {TWO_SAMPLES}; or a log with log_connections and log_disconnections on; "
+    "and the figures of the applications' own pools"
 )
 
 
@@ -195,7 +196,7 @@ def find_logged_queue_timeouts(context: RuleContext) -> Iterator[Finding]:
         summary=f"PgBouncer sent {plural(log.queue_timeouts, 'client')} away after they had waited for a server "
         "connection (query_wait_timeout); its log does not say what the connections did",
         evidence={"queue_timeouts": log.queue_timeouts, "threshold": "any query_wait_timeout"},
-        decide_by="SHOW POOLS, SHOW CLIENTS and SHOW SERVERS at such a moment, with pg_stat_activity of the server",
+        decide_by=f"who holds the server connections at such a moment: {CONSOLE}; and of the server: {TWO_SAMPLES}",
     )
 
 

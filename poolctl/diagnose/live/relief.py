@@ -107,6 +107,8 @@ def _find_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None
     """Return why a backend that a finding names stays all the same; None if it does not."""
     last = track.last
     is_root = finding.code == "lock-queue"
+    if track.pid < 0:
+        return "its process id is not known"
     if last.started_at is None:
         return "its start is not visible, so nothing proves that the process id is still its own"
     if last.state not in _STATES:

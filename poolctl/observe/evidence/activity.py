@@ -45,6 +45,7 @@ _AGES = {
     "running_for": "query_at",
 }
 """Columns that people compute with now() - ..., and the instant that each is the age of."""
+_BLOCKERS = ("blocked_by", "pg_blocking_pids", "blocking_pids", "blockers", "blocking_pid")
 _NOWS = ("now", "clock_timestamp", "current_timestamp", "statement_timestamp")
 _INSTANTS = ("backend_start", "xact_start", "query_start", "state_change", *_NOWS)
 
@@ -182,6 +183,7 @@ def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
     state = row.get("state") or _old_state(query)
     kind = row.get("wait_event_type")
     event = row.get("wait_event")
+    blockers = next((row[name] or "" for name in _BLOCKERS if name in row), "")
     return Backend(
         pid=otherwise if pid is None else pid,
         user=row.get("usename"),
@@ -203,6 +205,7 @@ def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
         query_id=_number(row.get("query_id")),
         has_xid=bool(row.get("backend_xid")),
         has_xmin=bool(row.get("backend_xmin")),
+        blocked_by=tuple(int(each) for each in re.findall(r"\d+", blockers)),
         is_hidden=query == "<insufficient privilege>",
     )
 

@@ -5,6 +5,7 @@ in time. "Now" is the newest instant in what shows backends, unless it is given.
 observation's sources with the reason, so that no verdict leaves it out in silence.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -177,6 +178,10 @@ _SETTINGS = ({"name", "setting"}, {"name", "setting", "unit"}, {"name", "setting
 _SHOWN = frozenset({"max_connections", "superuser_reserved_connections", "reserved_connections"})
 
 
+_EMPTY_RESULT = re.compile(r"^\s*(?:pg_sleep|-+|\(\d+ \w+\)|SET|BEGIN|COMMIT|Timing is on\.|Time: .*)\s*$")
+"""What psql prints of statements without a table that matters here."""
+
+
 @dataclass(slots=True)
 class _Unread:
     """Lines that no reader knew."""
@@ -186,7 +191,7 @@ class _Unread:
     text: str = ""
 
     def add(self, number: int, line: str) -> None:
-        if line.strip():
+        if line.strip() and not _EMPTY_RESULT.match(line):
             self.count += 1
             if not self.first:
                 self.first, self.text = number, line.strip()[:80]
@@ -406,7 +411,7 @@ def _observe(reading: _Reading, now: float | None) -> Observation:
         newest.append(log.last_at)
     end = now if now is not None else max(newest, default=0.0)
     snapshots = [Snapshot(at, pools=tuple(pools)) for at, pools in _pool_history(reading, end)]
-    servers = sorted(reading.servers, key=lambda server: server.at)
+    servers = _keep_comparable(sorted(reading.servers, key=lambda server: server.at))
     snapshots += [Snapshot(server.at or end, server) for server in servers[:-1]]
     # Without backends a refusal stands in the log's facts alone, with how many and when.
     is_refusing = reading.refusal is not None and bool(servers) and end - (reading.refused_at or end) <= STALE
@@ -426,6 +431,16 @@ def _observe(reading: _Reading, now: float | None) -> Observation:
     )
 
 
+def _keep_comparable(servers: list[ServerSample]) -> list[ServerSample]:
+    """Return the samples that can be compared, oldest first: those with process ids, or the newest alone.
+
+    Counts say how many there were, and never that one of them is the same as one of another paste.
+    """
+    if not servers or any(backend.pid < 0 for backend in servers[-1].backends):
+        return servers[-1:]
+    return [server for server in servers if all(backend.pid > 0 for backend in server.backends)]
+
+
 def _newest_by_target(bouncers: Sequence[BouncerSample]) -> tuple[BouncerSample, ...]:
     return tuple({bouncer.target: bouncer for bouncer in bouncers}.values())
 
@@ -438,7 +453,8 @@ def _pool_history(reading: _Reading, end: float) -> Iterator[tuple[float, list[P
     for number, at in enumerate(instants):
         known |= reading.history[at]
         if number % step == 0 and (at < end or end == 0.0):
-            yield float(at), list(known.values())
+            # Lines without an instant have the numbers -1 and 0, for their order alone.
+            yield max(0.0, float(at)), list(known.values())
 
 
 def _server_facts(reading: _Reading) -> ServerFacts | None:

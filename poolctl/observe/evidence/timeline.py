@@ -89,6 +89,7 @@ class Timeline:
     _connect_time: float = 0.0
     _connect_count: int = 0
     _was_starved: bool = False
+    _trouble_at: float | None = None
     _has_sessions: bool = False
     _before: int = 0
     """Sessions that were open when the log began, as far as they ended in it."""
@@ -103,6 +104,7 @@ class Timeline:
             self._end(event, tally)
         elif event.kind == "refused":
             tally.refused += 1
+            self._note_trouble(at)
             self._take_back(event, tally)
             self._refuse(event.refused_by or "unknown", event.text, at, event.application or event.user or event.client)
         elif event.kind == "ready":
@@ -110,6 +112,8 @@ class Timeline:
             self._connect_count += 1
         elif event.kind == "lock-wait":
             tally.lock_waits += 1
+            # The line comes when the wait has lasted for deadlock_timeout: it began before.
+            self._note_trouble(None if at is None else at - (event.duration or 0.0))
             self._wait_for_lock(event)
         elif event.kind == "statement":
             self._add_statement(event)
@@ -118,6 +122,7 @@ class Timeline:
             self._open.clear()
         elif event.kind == "timed-out":
             tally.timed_out += 1
+            self._note_trouble(at)
             self._timeouts[event.text[:120]] += 1
         elif event.kind == "lost-client":
             self._lost += 1
@@ -129,14 +134,18 @@ class Timeline:
         tally = self._at(event.at)
         if event.kind == "refused":
             tally.refused += 1
+            self._note_trouble(event.at)
             self._refuse(event.refused_by or "unknown", event.text, event.at, event.user or event.client)
         elif event.kind == "queue-timeout":
             tally.timed_out += 1
+            self._note_trouble(event.at)
             self._queue_timeouts += 1
 
     def add_pool_line(self, line: PoolLine, at: float | None) -> None:
         """Count what an application's log says of its pool, beside the figures."""
         self._at(at).timed_out += line.timed_out
+        if line.timed_out:
+            self._note_trouble(at)
         self._was_starved = self._was_starved or line.is_starved
         if line.leaked and len(self._leaked) < MOST_NAMES:
             self._leaked[line.leaked] = None
@@ -144,6 +153,10 @@ class Timeline:
             self._returned += 1
             for leaked in [each for each in self._leaked if each.startswith(line.returned)]:
                 del self._leaked[leaked]
+
+    def _note_trouble(self, at: float | None) -> None:
+        if at is not None and (self._trouble_at is None or at < self._trouble_at):
+            self._trouble_at = at
 
     def _at(self, at: float | None) -> _Tally:
         if at is None:
@@ -246,7 +259,8 @@ class Timeline:
             return
         known = known or LoggedStatements(text, 0, 0.0, 0.0)
         time = event.duration or 0.0
-        self._statements[text] = LoggedStatements(text, known.count + 1, known.time + time, max(known.longest, time))
+        longest = (time, event.at) if time >= known.longest else (known.longest, known.longest_at)
+        self._statements[text] = LoggedStatements(text, known.count + 1, known.time + time, *longest)
 
     def facts(self) -> LogFacts:
         """Return all of it, the most frequent first."""
@@ -278,6 +292,7 @@ class Timeline:
             leaks_returned=self._returned,
             was_starved=self._was_starved,
             lines=self.lines,
+            trouble_at=self._trouble_at,
         )
 
     def _series(self) -> tuple[LogMoment, ...]:
