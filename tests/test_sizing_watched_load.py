@@ -222,8 +222,8 @@ def test_a_cheap_statement_that_fills_the_cores_gets_a_size_and_its_capacity(cen
     [slow] = [finding for finding in found.findings if finding.code == "slow-database"]
 
     assert not found.is_refused
-    assert found.recommendation.max_open is not None
-    assert found.recommendation.max_open >= 8
+    assert found.recommendation.max_open == 8
+    assert "wait-target-missed" not in {finding.code for finding in found.findings}
     assert found.capacity.value is not None
     assert slow.severity == "warning"
     assert slow.evidence["capacity"] == found.capacity.value
@@ -270,3 +270,30 @@ def test_samples_without_any_pool_are_those_of_the_server() -> None:
 
     assert all(snapshot.pools == nothing for snapshot in observation.snapshots)
     assert measure(observation).figures.is_server_view
+
+
+def test_pools_that_were_always_full_are_no_single_sample() -> None:
+    pools = [make_pool(0, at, in_use=16.0, rate=300.0, hold=None) for at in range(30)]
+    snapshots = tuple(Snapshot(float(at), pools=(pool,)) for at, pool in enumerate(pools))
+    figures = measure(Observation(snapshots, None)).figures
+
+    assert figures.parallelism == measured(16.0)
+    assert figures.effective_samples is None
+
+
+@pytest.mark.parametrize(("cpu", "is_refused"), [(0.99, False), (0.5, True)])
+def test_samples_that_came_late_on_full_processors_contradict_nothing(cpu: float, is_refused: bool) -> None:
+    figures = Figures(
+        throughput=measured(1600),
+        parallelism=measured(1.6),
+        parallelism_counted=measured(2.3),
+        windows=tuple(Window(10.0, 1600.0, 2.3) for _ in range(6)),
+        cores=measured(2),
+        cpu_time=measured(0.001),
+        database_cpu=measured(cpu),
+        instances=measured(2),
+        effective_samples=400.0,
+        is_server_view=True,
+    )
+
+    assert recommend(figures).is_refused == is_refused

@@ -91,6 +91,8 @@ def _draw_size(figures: Figures, parts: DivisionTerms, demand: Demand, capacity:
             )
         else:
             wanted = servers_for_wait(load, 1.0, 0.0, share=LATE_SHARE)
+    if wanted is not None and demand.value is not None and parts.demand is not None and parts.demand < demand.value:
+        wanted = min(wanted, parts.demand)
     usable = None if parts.capacity is None else max(1, round(parts.capacity * scales.capacity))
     drawn = divide(
         DivisionTerms(wanted, usable, parts.most, parts.pools, parts.budget, parts.workers, parts.floor, parts.in_use)

@@ -95,9 +95,10 @@ def _doubt_measurement(figures: Figures, budget: Budget, demand: Demand) -> Iter
     estimates = estimate_parallelism(figures)
     if is_disagreement(estimates.values()):
         shown = ", ".join(f"{name} {value:.1f}" for name, value in estimates.items())
+        # With full processors poolctl itself samples late, and catches less than there is; the counters miss nothing.
         yield _doubt(
             "estimates-disagree",
-            "refused",
+            "low" if has_full_processors(figures) else "refused",
             f"Estimates of the parallelism are more than 25 % apart: {shown}",
             evidence={name.replace(" ", "_"): value for name, value in estimates.items()},
         )
@@ -124,6 +125,11 @@ def _doubt_measurement(figures: Figures, budget: Budget, demand: Demand) -> Iter
         )
 
 
+def has_full_processors(figures: Figures) -> bool:
+    """Return True if the database keeps its cores so busy that no pool could raise the throughput much."""
+    return figures.database_cpu is not None and figures.database_cpu.value >= BUSY_SHARE
+
+
 def _doubt_hold(figures: Figures, demand: Demand) -> Doubt:
     """Say that the server cannot see how long a client holds an idle connection, and between what limits it lies."""
     pools = count_pools(figures)
@@ -144,7 +150,7 @@ def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     now = figures.current_max_open.count if figures.current_max_open is not None else None
     probe = "a larger pool" if now is None else f"max_open {max(now, min(2 * now, budget.value))}"
     # With full processors a larger pool would show no more demand, only a longer queue inside the database.
-    is_full = figures.database_cpu is not None and figures.database_cpu.value >= BUSY_SHARE
+    is_full = has_full_processors(figures)
     return _doubt(
         "demand-censored",
         "refused" if figures.wait_time is None and not is_full else "low",

@@ -47,8 +47,9 @@ def measure_pools(observation: Observation, figures: Figures, backends: int) -> 
         parallelism_counted=_make_figure(held),
         censored_share=_make_figure(measure_full_share(pools)),
         current_max_open=_make_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
-        # Totals of acquires and use times miss nothing, so how often they were read does not matter.
-        effective_samples=effective_samples(counts) if held is None else None,
+        # Totals of acquires and use times miss nothing, so how often they were read does not matter. Nor does it where
+        # the pools were always full.
+        effective_samples=effective_samples(counts) if held is None and len(set(counts)) > 1 else None,
         samples=len(snapshots),
         windows=windows,
         is_server_view=False,

@@ -20,7 +20,7 @@ from poolctl.sizing.confidence import decide_trust, estimate_interval
 from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.demand import Demand, count_pools, estimate_demand
 from poolctl.sizing.division import Binding, Division, DivisionTerms, compute_floor, count_worker_connections, divide
-from poolctl.sizing.doubts import find_doubts
+from poolctl.sizing.doubts import find_doubts, has_full_processors
 from poolctl.sizing.figures import Figure, Figures, estimate_hold
 from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes
 from poolctl.sizing.pooler import plan_pooler
@@ -93,7 +93,8 @@ def _find_doubts(
     caps = [doubt.cap for doubt in found if doubt.cap is not None]
     if division.max_open is None:
         return [_find_infeasible(fleet, budget, parts), *findings], [*caps, "refused"]
-    if demand.value is not None and division.max_open < demand.value:
+    is_full = has_full_processors(figures) and any(each.code == "slow-database" for each in findings)
+    if demand.value is not None and division.max_open < demand.value and not is_full:
         findings.append(_find_missed_target(division.max_open, demand, division))
     return findings, caps
 
@@ -116,15 +117,20 @@ def _choose_lifetimes(
 def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: Capacity) -> DivisionTerms:
     # A multiple of the cores says nothing about this database, so it must not limit a demand that is known.
     binds = capacity.is_known or demand.value is None
+    in_use, wanted = _find_in_use(figures, capacity), demand.value
+    if wanted is not None and in_use is not None and has_full_processors(figures):
+        # Holds that were measured with full processors contain the wait for a core, so the demand is overestimated:
+        # what was in use carries all that the processors can do.
+        wanted = min(wanted, max(in_use, compute_floor(figures)))
     return DivisionTerms(
-        demand=demand.value,
+        demand=wanted,
         capacity=capacity.value if binds else None,
         most=capacity.most if binds else None,
         pools=count_pools(figures),
         budget=budget.value,
         workers=count_worker_connections(figures),
         floor=compute_floor(figures),
-        in_use=_find_in_use(figures, capacity),
+        in_use=in_use,
     )
 
 
