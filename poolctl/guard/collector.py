@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -119,6 +120,11 @@ class Collector:
         document = json.loads(body.decode("utf-8"))
         if kind == b"hello":
             self.pythons.add(int(document["pid"]))
+        elif kind == b"alive":
+            # What it reported last still holds, now.
+            known = self.reports.get(int(document["pid"]))
+            if known is not None:
+                self.reports[known.pid] = replace(known, taken_at=time.monotonic())
         elif kind == b"old":
             self.old_pythons.add(str(document["python"]))
         elif kind == b"report":

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from poolctl.guard.call_sites import Frame
-from poolctl.guard.ledger import Ledger
+from poolctl.guard.driver_state import read_state
+from poolctl.guard.ledger import Hold, Ledger
 
 _RELEASES = ("putconn", "release", "close", "closeall", "aclose")
 
@@ -23,6 +24,9 @@ class Recorder(Protocol):
 
     def complain(self, about: str, error: object) -> None:
         """Remember what the guard could not do."""
+
+    def connection_of(self, hold: Hold) -> Any:
+        """Return the connection of ``hold``, or None if it is gone."""
 
 
 def note_error(recorder: Recorder, error: BaseException, traceback: TracebackType | None = None) -> None:
@@ -44,7 +48,9 @@ def note_error(recorder: Recorder, error: BaseException, traceback: TracebackTyp
             line = lines.get((frame.file, frame.function))
             # A line above the acquire would be one of an earlier turn of a loop.
             if line is not None and line >= frame.line:
-                hold.ending = (type(error).__name__, frame.function, frame.file, str(line))
+                connection = recorder.connection_of(hold)
+                state = read_state(connection)[0] if connection is not None else ""
+                hold.ending = (type(error).__name__, frame.function, frame.file, str(line), state)
                 break
 
 

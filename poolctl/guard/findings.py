@@ -129,7 +129,7 @@ def _leak(key: Key, holds: Sequence[Held], lost: Sequence[IncidentReport], short
         severity=severity,
         confidence=confidence,
         summary=summary,
-        evidence=_evidence(library, pool, is_pool=is_pool, site=site)
+        evidence=_evidence(library, pool, is_pool=is_pool, site=first.site if first else lost[0].site)
         | {
             "count": number,
             "collected": collected,
@@ -138,7 +138,7 @@ def _leak(key: Key, holds: Sequence[Held], lost: Sequence[IncidentReport], short
             "statement": first.statement or None if first else None,
             "ending": ending_text(site, first.ending if first else lost[0].ending) or None,
             "actors": sorted({f"{one.held.actor_kind} {one.held.actor}" for one in holds})[:10],
-            "actor_outcome": first.actor_outcome or None if first else None,
+            "actor_outcome": (first.actor_outcome if first else lost[0].actor_outcome) or None,
         },
         holders=_holders(holds),
         evidence_sql=None,

@@ -8,18 +8,15 @@ import os
 import sys
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
 
 from poolctl.guard.call_sites import Frame, Site, all_sites
+from poolctl.guard.driver_state import read_state
 from poolctl.guard.ledger import Hold, Incident, Pool
 from poolctl.guard.recorder import Recorder
 from poolctl.safe_text import hide_literals, redact_command
 
 MOST_HOLDS = 500
 """Holds listed of one process, the oldest first; the rest are counted."""
-
-_STATES = {0: "idle", 1: "active", 2: "idle in transaction", 3: "idle in transaction (aborted)", 4: ""}
-"""libpq's transaction states, in the words of pg_stat_activity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +111,7 @@ class IncidentReport:
     at: tuple[Line, ...] = ()
     count: int = 1
     is_pool: bool = True
+    actor_outcome: str = ""
     ending: tuple[str, ...] = ()
     holders: tuple[tuple[Line, ...], ...] = ()
 
@@ -226,6 +224,7 @@ def view_incident(incident: Incident) -> IncidentReport:
         lines(incident.at) if incident.at is not None else (),
         incident.count,
         incident.pool.is_pool,
+        incident.hold.actor.outcome if incident.hold is not None else "",
         incident.hold.ending if incident.hold is not None else (),
         tuple(lines(site) for site, _ in incident.holders),
     )
@@ -265,23 +264,6 @@ def is_exempt(recorder: Recorder, hold: Hold) -> bool:
     if hold.via != "django" or hold.actor.outcome:
         return False
     return hold.actor.name == "MainThread" or hold.actor.kind == "task" or hold.actor in recorder.serving
-
-
-def read_state(connection: Any) -> tuple[str, int | None]:
-    """Read the transaction state and the backend's process id of a driver's ``connection``, from memory."""
-    try:
-        if hasattr(connection, "is_in_transaction"):  # asyncpg
-            if connection.is_closed():
-                return "closed", None
-            state = "idle in transaction" if connection.is_in_transaction() else "idle"
-            return state, connection.get_server_pid()
-        raw = getattr(connection, "raw", connection)  # aiopg wraps psycopg2's
-        if raw.closed:
-            return "closed", None
-        state = _STATES.get(int(raw.info.transaction_status), "")
-        return state, raw.info.backend_pid
-    except Exception:  # a connection that ends in this moment has no state
-        return "", None
 
 
 def _view_site(site: Site, held: int) -> SiteFigures:

@@ -226,7 +226,9 @@ class Ledger:
             return None
         incident = self.note(event, pool, hold.site, None, now, owner=hold.owner)
         if incident is not None:
-            incident.holders = tuple((one.site, now - (one.acquired_at or now)) for one in list(pool.holds.values()))
+            incident.holders = tuple(
+                (one.site, now - one.acquired_at) for one in list(pool.holds.values()) if one.acquired_at is not None
+            )
         return incident
 
     def release(self, key: int, now: float) -> Hold | None:
@@ -234,8 +236,8 @@ class Ledger:
         hold = self.latest.get(key)
         if hold is None or not hold.is_out:
             return None
-        hold.is_out = False
         pool, site, actor = hold.pool, hold.site, hold.actor
+        hold.is_out = False
         pool.holds.pop(key, None)
         # Nearly always the newest of its actor: then nothing has to be searched.
         if actor.top is hold:
@@ -243,7 +245,9 @@ class Ledger:
         else:
             self._unlink(hold)
         hold.below = None
-        acquired_at = hold.acquired_at or now
+        acquired_at = hold.acquired_at
+        if acquired_at is None:
+            return None
         used = now - acquired_at
         waited = acquired_at - hold.asked_at
         pool.released += 1

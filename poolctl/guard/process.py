@@ -83,6 +83,8 @@ class Reporter:
             if text != self._last or ended:
                 self._last = text
                 send("report", json.dumps({**view, "taken_at": taken_at}))
+            else:
+                send("alive", f'{{"pid": {os.getpid()}}}')
         except Exception as error:  # the program must not suffer
             self._recorder.complain("report", error)
 
@@ -116,7 +118,7 @@ class Reporter:
 
     def end(self) -> None:
         """Send the last report of this process."""
-        if self._is_running and self._pid == os.getpid():
+        if self._pid == os.getpid() and (self._is_running or self._recorder.hooked):
             self.report(ended=True)
 
 

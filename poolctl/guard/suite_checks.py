@@ -308,10 +308,8 @@ class SuiteChecks:
             )
             place = ReprFileLocation(str(path), (line or 0) + 1, problem.summary)
             report.longrepr = ExceptionChainRepr([(traceback, place, None)])
-            report.user_properties = [
-                *report.user_properties,
-                *(("poolctl_acquired", place) for place in problem.places),
-            ]
+            # JUnit's writer takes the properties from the report of the teardown, which copies the item's.
+            item.user_properties += [("poolctl_acquired", place) for place in problem.places]
         return report
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -36,9 +36,9 @@ def pool_text(library: str, pool: str, *, is_pool: bool) -> str:
 
 def ending_text(site: Sequence[Line], ending: Sequence[str]) -> str:
     """Say which error left the code that should have released, and where that release stands. "" if not known."""
-    if len(ending) != 4:
+    if len(ending) < 5:
         return neutralize(ending[0]) if ending else ""
-    error, function, file, line = ending
+    error, function, file, line, _ = ending
     text = f"{function}() raised {error} at {shorten(file)}:{line}"
     frame = next((one for one in frames_of(tuple(site)) if one.file == file and one.function == function), None)
     release = find_release(frame, int(line)) if frame is not None else None
@@ -71,9 +71,10 @@ def lost_lines(site: Sequence[Line], hold: Hold | None) -> list[str]:
     lines = []
     if hold is not None and (ending := ending_text(site, hold.ending)):
         lines.append(f"in the error path: {ending}")
-    shown = state_text("", hide_literals(hold.statement)) if hold is not None and hold.statement else ""
-    after = f" after {shown}" if shown else ""
-    return [*lines, f"state     garbage-collected while it was out{after}: its place in the pool is lost"]
+    state = hold.ending[4] if hold is not None and len(hold.ending) == 5 else ""
+    shown = state_text(state, hide_literals(hold.statement) if hold is not None else "")
+    then = f"{shown}, then " if shown else ""
+    return [*lines, f"state     {then}garbage-collected while it was out: its place in the pool is lost"]
 
 
 def hold_lines(held: HeldConnection, *, after: str = "") -> list[str]:

@@ -1,0 +1,261 @@
+"""``poolctl guard -- COMMAND``: it follows every Python process, and leaves the command as it is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guard_runs import run_guard, run_program, serve_environment
+
+pytestmark = pytest.mark.server
+
+LEAK = """
+import os, sys, time
+import psycopg_pool
+DSN = os.environ["GUARD_DSN"]
+KEPT = []
+
+def leak():
+    pool = psycopg_pool.ConnectionPool(DSN, min_size=1, max_size=2, open=True)
+    KEPT.append((pool, pool.getconn()))  # line 9
+"""
+PLACE = "program.py:9"
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    with serve_environment() as environment:
+        yield environment
+
+
+def test_the_commands_output_and_exit_code_are_its_own(environment: dict[str, str], tmp_path: Path) -> None:
+    result = run_program("import sys; print('mine'); sys.exit(7)", environment, tmp_path, options=())
+
+    assert result.code == 7
+    assert result.stdout == "mine\n"
+    assert "poolctl guard: saw no connection" in result.stderr
+    assert "1 Python process ran, and used none of the libraries" in result.stderr
+
+
+def test_with_json_standard_output_is_one_document(environment: dict[str, str], tmp_path: Path) -> None:
+    result = run_program(f"{LEAK}\nprint('mine')\nleak()\n", environment, tmp_path)
+
+    assert "mine" in result.stderr
+    assert result.document["command"] == "guard"
+    assert result.document["exit_code"] == 0
+    (leak,) = result.findings("leak")
+    assert leak["evidence"]["acquired_at"] == PLACE
+    assert leak["confidence"] == "certain"
+    (process,) = result.document["processes"]
+    assert process["ended_in_order"]
+    assert process["holds"][0]["backend_pid"] > 0
+    assert environment["GUARD_DSN"] not in result.stdout
+
+
+def test_a_command_that_does_not_exist_exits_as_in_a_shell(environment: dict[str, str], tmp_path: Path) -> None:
+    missing = run_guard(["/no/such/program"], environment, options=(), folder=tmp_path)
+    (tmp_path / "text").write_text("no program", encoding="utf-8")
+    refused = run_guard([tmp_path / "text"], environment, options=(), folder=tmp_path)
+
+    assert (missing.code, refused.code) == (127, 126)
+    assert "command not found: /no/such/program" in missing.stderr
+    assert "saw no connection" in missing.stderr
+
+
+@pytest.mark.parametrize("command", [["sh", "-c", "exit 3"], [sys.executable, "-I", "-c", "raise SystemExit(3)"]])
+def test_a_command_that_the_guard_cannot_follow_keeps_its_exit_code(
+    command: list[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    result = run_guard(command, environment, options=(), folder=tmp_path)
+
+    assert result.code == 3
+    assert "no Python started under the guard" in result.stderr
+
+
+def test_an_end_by_signal_is_passed_on_and_the_last_report_still_counts(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    program = f"{LEAK}\nleak()\ntime.sleep(1.2)\nos.kill(os.getpid(), 9)\n"
+    result = run_program(program, environment, tmp_path, options=("--json", "--threshold", "500ms"))
+
+    assert result.code == 128 + signal.SIGKILL
+    (finding,) = result.findings("leak-or-long-hold")
+    assert finding["evidence"]["acquired_at"] == PLACE
+    assert finding["summary"].startswith("apparent leak")
+    assert any("ended by a signal" in sentence for sentence in result.document["unseen"])
+
+
+def test_for_stops_the_command_and_reports(environment: dict[str, str], tmp_path: Path) -> None:
+    began = time.monotonic()
+    program = f"{LEAK}\nleak()\ntime.sleep(60)\n"
+    result = run_program(program, environment, tmp_path, options=("--json", "--for", "2s", "--threshold", "1s"))
+
+    assert time.monotonic() - began < 20
+    assert result.code == 128 + signal.SIGTERM
+    assert result.findings("leak-or-long-hold")
+
+
+def test_fail_on_turns_a_good_exit_into_one(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"{LEAK}\nleak()\n"
+
+    assert run_program(program, environment, tmp_path, options=("--fail-on", "warning")).code == 1
+    assert run_program(program, environment, tmp_path, options=("--fail-on", "critical")).code == 0
+    assert run_program(f"{program}\nsys.exit(5)", environment, tmp_path, options=("--fail-on", "warning")).code == 5
+
+
+def test_usr1_makes_it_report_at_once(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(f"{LEAK}\nleak()\nprint('up', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "poolctl", "guard", "--", sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert guard.stdout is not None
+        assert guard.stderr is not None
+        assert guard.stdout.readline() == "up\n"
+        time.sleep(1.0)  # two reports of the process
+        guard.send_signal(signal.SIGUSR1)
+        seen: list[str] = []
+        while not any(PLACE in line for line in seen):
+            seen.append(guard.stderr.readline())
+        assert "held now\n" in seen
+        assert guard.poll() is None
+    finally:
+        guard.terminate()
+        guard.communicate(timeout=20)
+    assert guard.returncode == 128 + signal.SIGTERM
+
+
+def test_every_reports_while_the_command_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"{LEAK}\nleak()\ntime.sleep(2)\n"
+    result = run_program(program, environment, tmp_path, options=("--every", "500ms"))
+
+    assert result.stderr.count("held now") >= 2
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_multiprocessing_is_followed(method: str, environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"""{LEAK}
+import multiprocessing
+if __name__ == "__main__":
+    process = multiprocessing.get_context({method!r}).Process(target=leak)
+    process.start()
+    process.join()
+"""
+    result = run_program(program, environment, tmp_path)
+
+    (leak,) = result.findings("leak")
+    assert leak["evidence"]["acquired_at"] == PLACE
+    assert leak["evidence"]["count"] == 1
+
+
+def test_a_subprocess_of_another_directory_is_followed(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"{LEAK}\nleak()\n"
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "program.py").write_text(program, encoding="utf-8")
+    outer = "import subprocess, sys; subprocess.run([sys.executable, 'program.py'], cwd='inner', check=True)"
+    result = run_program(outer, environment, tmp_path, name="outer.py")
+
+    (leak,) = result.findings("leak")
+    assert leak["evidence"]["acquired_at"] == "inner/program.py:9"
+
+
+def test_the_users_own_sitecustomize_still_runs(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text("import os; os.environ['MINE'] = 'yes'", encoding="utf-8")
+    path = f"{tmp_path / 'site'}{os.pathsep}{environment['PYTHONPATH']}"
+    result = run_program(
+        "import os, sitecustomize; print(os.environ['MINE'], sitecustomize.__file__)",
+        environment | {"PYTHONPATH": path},
+        tmp_path,
+        options=(),
+    )
+
+    assert result.stdout.split() == ["yes", str(tmp_path / "site" / "sitecustomize.py")]
+
+
+def test_a_library_that_is_not_as_expected_is_said_once_and_harms_nothing(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "psycopg_pool.py").write_text("__version__ = '99.0'\nWORKS = True\n", encoding="utf-8")
+    program = "import psycopg_pool; print(psycopg_pool.WORKS)"
+    result = run_program(program, environment, tmp_path, options=())
+
+    assert result.code == 0
+    assert result.stdout == "True\n"
+    assert result.stderr.count("its version 99.0 is not known to the guard") == 1
+
+
+def test_two_guards_at_once_report_each_their_own(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"{LEAK}\nleak()\n"
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    command = [sys.executable, "-m", "poolctl", "guard", "--json", "--", sys.executable, "program.py"]
+    both = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        for _ in range(2)
+    ]
+    documents = [json.loads(guard.communicate(timeout=60)[0]) for guard in both]
+
+    assert [len(document["processes"]) for document in documents] == [1, 1]
+    assert documents[0]["processes"][0]["pid"] != documents[1]["processes"][0]["pid"]
+
+
+def test_a_guard_within_a_guard_takes_its_own_processes(environment: dict[str, str], tmp_path: Path) -> None:
+    program = f"{LEAK}\nleak()\n"
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    inner = [sys.executable, "-m", "poolctl", "guard", "--output", "inner.json", "--", sys.executable, "program.py"]
+    result = run_guard(inner, environment, folder=tmp_path)
+
+    document = json.loads((tmp_path / "inner.json").read_text(encoding="utf-8"))
+    assert [finding["code"] for finding in document["findings"]] == ["leak"]
+    assert result.findings("leak") == []
+
+
+def test_a_killed_guard_leaves_nothing_behind_and_does_not_stop_the_program(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    program = (
+        f"{LEAK}\nleak()\nprint('up', flush=True)\nsys.stdin.readline()\ntime.sleep(1)\nprint('end', flush=True)\n"
+    )
+    (tmp_path / "program.py").write_text(program, encoding="utf-8")
+    guard = subprocess.Popen(
+        [sys.executable, "-m", "poolctl", "guard", "--", sys.executable, "program.py"],
+        cwd=tmp_path,
+        env=environment | {"TMPDIR": str(temporary)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert guard.stdout is not None
+    assert guard.stdin is not None
+    assert guard.stdout.readline() == "up\n"
+    guard.kill()
+    guard.wait(10)
+    guard.stdin.write("\n")
+    guard.stdin.flush()
+
+    assert guard.stdout.readline() == "end\n"
+    assert list(temporary.iterdir()) == []
+    guard.stdin.close()
+    guard.stdout.close()
+
+
+@pytest.mark.parametrize("options", [["--for", "0"], ["--every", "-1s"], ["--threshold", "soon"], []])
+def test_wrong_usage_exits_with_two(options: list[str], environment: dict[str, str], tmp_path: Path) -> None:
+    command = ["true"] if options else []
+
+    assert run_guard(command, environment, options=options, folder=tmp_path).code == 2

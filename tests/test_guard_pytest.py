@@ -1,0 +1,391 @@
+"""The pytest plugin: it fails the test that leaks and no other, and says where the connection was acquired."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guard_runs import ROOT, serve_environment
+from guard_suites import QUIET, Result, run_suite
+
+pytestmark = pytest.mark.server
+
+SHOP = """
+class CardRejected(Exception):
+    pass
+
+def charge(pool, card):
+    connection = pool.getconn()
+    connection.execute("SELECT 'secret'")
+    if card == "bad":
+        raise CardRejected(card)
+    connection.commit()
+    pool.putconn(connection)
+"""
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    with serve_environment() as environment:
+        yield environment
+
+
+@pytest.fixture
+def suite(environment: dict[str, str], tmp_path: Path):  # type: ignore[no-untyped-def]
+    def run(text: str, *options: str, **how: object) -> Result:
+        files = {"test_it.py": text, "shop.py": SHOP, **how.pop("files", {})}  # type: ignore[dict-item]
+        return run_suite(tmp_path, environment, files, *options, **how)  # type: ignore[arg-type]
+
+    return run
+
+
+LEAKING = """
+import pytest
+from shop import CardRejected, charge
+
+def test_good_card(pool):
+    charge(pool, "good")
+
+def test_rejected_card(pool):
+    with pytest.raises(CardRejected):
+        charge(pool, "bad")
+
+def test_after_it(pool):
+    charge(pool, "good")
+"""
+
+
+def test_the_test_that_leaks_fails_with_the_line_that_acquired(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(LEAKING)
+
+    assert result.outcome("test_rejected_card") == "FAILED"
+    assert result.outcome("test_good_card") == result.outcome("test_after_it") == "PASSED"
+    assert "test_rejected_card - 1 connection was acquired and not released" in result.output
+    assert "acquired  shop.py:6 in charge, called from test_it.py:10   psycopg_pool 'pool-1'" in result.output
+    assert "in the error path: charge() raised CardRejected at shop.py:9, before release at :11" in result.output
+    assert "idle in transaction (SELECT '...')" in result.output
+    assert "secret" not in result.output.split("short test summary")[0].split("FAILURES")[-1]
+
+
+def test_without_the_option_nothing_is_said(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(LEAKING, on=False)
+
+    assert result.code == 0
+    assert "not released" not in result.output
+
+
+def test_the_configuration_switches_it_on_and_an_option_off(suite) -> None:  # type: ignore[no-untyped-def]
+    files = {"pytest.ini": "[pytest]\npoolctl = true\n"}
+
+    assert suite(LEAKING, on=False, files=files).outcome("test_rejected_card") == "FAILED"
+    assert suite(LEAKING, "--no-poolctl", on=False, files=files).code == 0
+
+
+def test_under_the_guard_command_the_plugin_is_on(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(LEAKING, command=[sys.executable, "-m", "poolctl", "guard", "--"])
+
+    assert result.outcome("test_rejected_card") == "FAILED"
+    assert "poolctl guard:" in result.output
+
+
+def test_what_a_fixture_releases_in_its_teardown_is_no_leak(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+import psycopg, pytest
+from conftest import DSN
+
+@pytest.fixture
+def closing():
+    opened = []
+    yield opened
+    for connection in opened:
+        connection.close()
+
+def test_leaves_it_to_the_fixture(closing):
+    closing.append(psycopg.connect(DSN))
+""")
+
+    assert result.code == 0, result.output
+
+
+def test_a_fixture_is_checked_when_its_scope_ends(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+import pytest
+
+@pytest.fixture(scope="module")
+def shared(pool):
+    connection = pool.getconn()
+    yield connection
+
+@pytest.fixture(scope="module")
+def returned(pool):
+    connection = pool.getconn()
+    yield connection
+    pool.putconn(connection)
+
+def test_first(shared, returned):
+    pass
+
+def test_last(shared, returned):
+    pass
+""")
+
+    assert result.outcome("test_first") == "PASSED"
+    assert result.outcome("test_last") == "ERROR"
+    assert "by        fixture 'shared' (module scope)" in result.output
+    assert "acquired  test_it.py:6 in shared" in result.output
+    assert "test_it.py:11" not in result.output
+
+
+def test_a_mark_allows_a_number_of_connections(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(
+        """
+import psycopg, pytest
+from conftest import DSN
+KEPT = []
+
+@pytest.mark.poolctl(allow=1)
+def test_allowed():
+    KEPT.append(psycopg.connect(DSN))
+
+@pytest.mark.poolctl(allow=1)
+def test_one_too_many():
+    KEPT.append(psycopg.connect(DSN))
+    KEPT.append(psycopg.connect(DSN))
+""",
+        "--strict-markers",
+    )
+
+    assert result.outcome("test_allowed") == "PASSED"
+    assert result.outcome("test_one_too_many") == "FAILED"
+
+
+def test_the_whole_suite_may_have_an_allowance_and_a_longest_hold(suite) -> None:  # type: ignore[no-untyped-def]
+    text = """
+import psycopg, time
+from conftest import DSN
+KEPT = []
+
+def test_keeps():
+    KEPT.append(psycopg.connect(DSN))
+
+def test_slow(pool):
+    with pool.connection():
+        time.sleep(0.3)
+"""
+    result = suite(text, "--poolctl-allow", "1", "--poolctl-threshold", "100ms")
+
+    assert result.outcome("test_slow") == "FAILED"
+    assert "a connection was held for 3" in result.output
+    assert suite(text, "--poolctl-allow", "1").code == 0
+
+
+def test_a_wait_that_is_too_long_fails_with_every_holder(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(
+        """
+def test_hangs(pool):
+    first = pool.getconn()
+    second = pool.getconn()
+    try:
+        pool.getconn()
+    finally:
+        pool.putconn(first)
+        pool.putconn(second)
+""",
+        "--poolctl-timeout",
+        "500ms",
+    )
+
+    assert result.outcome("test_hangs") == "FAILED"
+    assert "waited    test_it.py:6 in test_hangs" in result.output
+    assert "held      2 of 2" in result.output
+    assert "by      test_it.py:3 in test_hangs" in result.output
+    assert "by      test_it.py:4 in test_hangs" in result.output
+
+
+def test_junit_output_carries_the_acquire_line(suite, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    suite(LEAKING, "--junit-xml", "report.xml")
+
+    text = (tmp_path / "report.xml").read_text(encoding="utf-8")
+    assert 'message="1 connection was acquired and not released"' in text
+    assert '<property name="poolctl_acquired" value="shop.py:6"' in text
+
+
+def test_parametrized_and_unittest_tests_are_each_checked(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+import unittest
+import psycopg, pytest
+from conftest import DSN
+KEPT = []
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_numbers(number):
+    connection = psycopg.connect(DSN)
+    KEPT.append(connection)
+    if number != 2:
+        connection.close()
+
+class TestClass(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.connection = psycopg.connect(DSN)
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.connection.close()
+
+    def setUp(self):
+        self.own = psycopg.connect(DSN)
+
+    def tearDown(self):
+        self.own.close()
+
+    def test_clean(self):
+        self.own.execute("SELECT 1")
+
+    def test_leaks(self):
+        KEPT.append(psycopg.connect(DSN))
+""")
+
+    assert [result.outcome(f"test_numbers[{number}]") for number in (1, 2, 3)] == ["PASSED", "FAILED", "PASSED"]
+    assert result.outcome("test_clean") == "PASSED"
+    assert result.outcome("test_leaks") == "FAILED"
+
+
+def test_a_test_that_fails_by_itself_shows_what_it_holds(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+def test_wrong(pool):
+    connection = pool.getconn()
+    assert connection is None
+""")
+
+    assert "assert" in result.output
+    assert "connections (poolctl)" in result.output
+    assert "acquired  test_it.py:3 in test_wrong" in result.output
+
+
+def test_a_teardown_that_fails_is_still_an_error_of_the_teardown(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+import pytest
+
+@pytest.fixture
+def breaks():
+    yield
+    raise ValueError("teardown")
+
+def test_leaks(pool, breaks):
+    global kept
+    kept = pool.getconn()
+
+def test_next(pool):
+    with pool.connection():
+        pass
+""")
+
+    assert "FAILED test_it.py::test_leaks" in result.output
+    assert "ERROR test_it.py::test_leaks - ValueError: teardown" in result.output
+    assert result.outcome("test_next") == "PASSED"
+
+
+def test_xdist_workers_check_their_own_tests(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(LEAKING, "-n", "2", plugins=QUIET[:-2])
+
+    assert result.outcome("test_rejected_card") == "FAILED"
+    assert result.outcome("test_good_card") == "PASSED"
+
+
+def test_a_test_that_runs_again_is_judged_afresh(suite) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pytest_rerunfailures")
+    result = suite(
+        """
+import psycopg
+from conftest import DSN
+KEPT = []
+
+def test_flaky():
+    if not KEPT:
+        KEPT.append(psycopg.connect(DSN))
+""",
+        "--reruns",
+        "1",
+        plugins=QUIET[:6],
+    )
+
+    assert "1 passed, 1 rerun" in result.output
+
+
+ASYNC_LEAK = """
+import asyncio
+import psycopg_pool, pytest
+from conftest import DSN
+{mark}
+
+@pytest.fixture{scope}
+async def apool():
+    pool = psycopg_pool.AsyncConnectionPool(DSN, min_size=1, max_size=2, open=False)
+    await pool.open()
+    yield pool
+    await pool.close()
+
+async def test_clean(apool):
+    async with apool.connection() as connection:
+        await connection.execute("SELECT 1")
+
+async def test_leaks(apool):
+    connection = await apool.getconn()
+    await connection.execute("SELECT 1")
+
+async def test_cancelled(apool):
+    async def work():
+        connection = await apool.getconn()
+        await asyncio.sleep(30)
+        await apool.putconn(connection)
+
+    task = asyncio.create_task(work())
+    await asyncio.sleep(0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+"""
+
+
+def test_pytest_asyncio(suite) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pytest_asyncio")
+    ini = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+
+    result = suite(ASYNC_LEAK.format(mark="", scope=""), plugins=QUIET[2:], files={"pytest.ini": ini})
+
+    assert result.outcome("test_clean") == "PASSED", result.output
+    assert result.outcome("test_leaks") == result.outcome("test_cancelled") == "FAILED"
+    assert "acquired  test_it.py:19 in test_leaks" in result.output
+    assert "acquired  test_it.py:24 in work" in result.output
+
+
+def test_anyio(suite) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("anyio")
+    text = ASYNC_LEAK.format(
+        mark='pytestmark = pytest.mark.anyio\n\n@pytest.fixture\ndef anyio_backend():\n    return "asyncio"\n', scope=""
+    )
+
+    result = suite(text, plugins=(*QUIET[:2], *QUIET[4:]))
+
+    assert result.outcome("test_clean") == "PASSED", result.output
+    assert result.outcome("test_leaks") == result.outcome("test_cancelled") == "FAILED"
+
+
+def test_a_bad_value_of_an_option_is_refused(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite(LEAKING, "--poolctl-timeout", "soon")
+
+    assert result.code == 4
+    assert "poolctl_timeout: 'soon'" in result.output
+
+
+def test_the_plugin_costs_nothing_while_it_is_off() -> None:
+    program = (
+        "import sys, pytest; before = set(sys.modules); import poolctl.guard.pytest_plugin; "
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert finished.stdout.split() == ["poolctl", "poolctl.guard", "poolctl.guard.pytest_plugin"]
