@@ -69,6 +69,8 @@ def run_sweep(request: RecommendRequest, progress: Progress, stop: Callable[[], 
     if len({window.connections for window in found.windows}) < 2:
         if interruption.was_requested:
             raise Interrupted("interrupted before the sweep had measured two sizes")
+        if found.breach:
+            raise CannotDo(f"the sweep ended after {found.seconds:.0f} s: {found.breach}", hint="sweep a copy of it")
         raise CannotDo(
             f"the sweep ended after {found.seconds:.0f} s with {len(found.windows)} windows that count; other "
             f"processes disturbed {found.disturbed}",
@@ -117,6 +119,8 @@ def _list_notes(found: "Sweep", target: "SweepTarget", load: SweepLoad, conninfo
         )
     else:
         notes.append(f"On the named server, with at most {found.limit} connections ({target.arithmetic})")
+    if found.breach:
+        notes.append(f"The sweep ended early: {found.breach}")
     if found.out_of_time:
         notes.append("The time was over before the result was certain; --sweep-for gives the sweep more")
     if found.is_noisy:

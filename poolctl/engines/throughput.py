@@ -6,16 +6,18 @@ count, and when the time is over. The caller's plan decides which number of conn
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 
 import psycopg
 
-from poolctl.engines.live.live_servers import count_slots, find_margin, limit_sessions
+from poolctl.engines.live.live_servers import Promise, count_slots, find_margin, limit_sessions
 from poolctl.engines.pgbench import SETUP, BenchWindow, Pgbench, Script
 from poolctl.engines.sandbox import Sandbox, without_libpq_environment
 from poolctl.errors import BadInput, ServerFull
-from poolctl.observe.slots import RunName
+from poolctl.observe.connection import ServerConnection
+from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
+from poolctl.observe.slots import SWEEP, RunName, read_slots
 
 WINDOW = 2.0
 """Seconds of each window that count."""
@@ -23,11 +25,11 @@ WINDOW = 2.0
 MOST_CONNECTIONS = 256
 """Most connections on the throw-away server: far more than any load on the machine that also runs poolctl can use."""
 
+COUNT_EVERY = 0.3
+"""Seconds between two counts of a named server's free slots."""
+
 CLEAN = 0.2
 """Processors that other processes may use during a window. If they use more, the window measures them, too."""
-
-SWEEP = "poolctl sweep"
-"""application_name of the connections of a sweep."""
 
 STATEMENT_TIMEOUT = 30
 """Seconds. The statement_timeout of every connection of a sweep on a named server."""
@@ -43,6 +45,8 @@ class SweepTarget:
     arithmetic: str
     sandbox: Sandbox | None = None
     """None: a server that the user named."""
+    promise: Promise | None = None
+    """What the sweep leaves free on a named server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Sweep:
 
     ``out_of_time``, ``interrupted``: the plan was not finished. ``disturbed``: number of windows that were left out
     because other processes used the machine. ``is_noisy``: most were disturbed, so the later ones all count.
+    ``breach``: why the sweep left a named server early, "" if it did not.
     """
 
     windows: tuple[BenchWindow, ...]
@@ -60,6 +65,7 @@ class Sweep:
     interrupted: bool = False
     disturbed: int = 0
     is_noisy: bool = False
+    breach: str = ""
 
     @property
     def table(self) -> tuple[tuple[int, float, float], ...]:
@@ -90,9 +96,10 @@ def check_sweep_target(conninfo: str) -> SweepTarget:
 
     Raises BadInput, CannotConnect, and ServerFull if the sweep may not open a single connection.
     """
-    slots = count_slots(conninfo, RunName.make(0))
+    name = RunName.make(program=SWEEP)
+    slots = count_slots(conninfo, name)
     margin = find_margin(slots.free)
-    limit = slots.free - margin
+    limit = slots.free - margin - 1
     if limit < 1:
         raise ServerFull(
             f"the target has {slots.free} free connections, of which {margin} must stay free: none is left for "
@@ -100,10 +107,16 @@ def check_sweep_target(conninfo: str) -> SweepTarget:
             hint="sweep when the server is less busy, or sweep a copy of it",
         )
     return SweepTarget(
-        limit_sessions(conninfo, SWEEP, f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s"),
+        limit_sessions(
+            conninfo,
+            name.load,
+            f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s",
+            is_behind_pooler=slots.is_behind_pooler,
+        ),
         limit,
         not slots.is_behind_pooler,
-        f"{slots.arithmetic}, less a margin of {margin}",
+        f"{slots.arithmetic}, less a margin of {margin} and one to observe it",
+        promise=Promise(replace(name, connections=limit), limit, margin, slots.is_behind_pooler),
     )
 
 
@@ -127,15 +140,56 @@ def run_sweep(
     load = Pgbench(target.conninfo, scripts, prepared=target.prepared, seed=seed, server_cpu=server_cpu)
     began = time.monotonic()
     kept = _WindowFilter()
-    while wanted := plan(kept.measured):
-        for connections in wanted:
-            over_time = bool(kept.windows) and time.monotonic() - began > budget
-            window = None if over_time or stop() else load.measure(connections, WINDOW, stop=stop)
-            if window is None:
-                return kept.make_sweep(target.limit, time.monotonic() - began, over_time, not over_time)
-            if kept.add(window):
-                on_window(window)
-    return kept.make_sweep(target.limit, time.monotonic() - began, False, False)
+    with closing(_SlotWatch(target)) as watch:
+        while wanted := plan(kept.measured):
+            for connections in wanted:
+                watch.planned = connections
+                over_time = bool(kept.windows) and time.monotonic() - began > budget
+                is_over = over_time or watch.is_breached() or stop()
+                window = (
+                    None if is_over else load.measure(connections, WINDOW, stop=lambda: watch.is_breached() or stop())
+                )
+                if window is None:
+                    sweep = kept.make_sweep(target.limit, time.monotonic() - began)
+                    interrupted = not over_time and not watch.breach
+                    return replace(sweep, out_of_time=over_time, interrupted=interrupted, breach=watch.breach)
+                if kept.add(window):
+                    on_window(window)
+    return kept.make_sweep(target.limit, time.monotonic() - began)
+
+
+class _SlotWatch:
+    """Counts the free slots of a named server during a sweep. ``planned``: connections of the present window.
+
+    ``breach``: why the sweep has to end, "" as long as it may go on. Raises CannotConnect.
+    """
+
+    def __init__(self, target: SweepTarget) -> None:
+        self.planned = 0
+        self.breach = ""
+        self._promise = target.promise
+        self._next_at = 0.0
+        self._connection: ServerConnection | None = None
+        if self._promise is not None:
+            self._connection = ServerConnection.open(target.conninfo, application=self._promise.name.observer)
+
+    def is_breached(self) -> bool:
+        """Count if it is time, and return True if the sweep has to end."""
+        if self._promise is None or self._connection is None or self.breach or time.monotonic() < self._next_at:
+            return bool(self.breach)
+        self._next_at = time.monotonic() + COUNT_EVERY
+        try:
+            slots = read_slots(self._connection, self._promise.name)
+        except (Refused, ServerLost, StatementFailed) as error:
+            self.breach = f"the free slots of the server can no longer be counted: {error}"
+            return True
+        self.breach = replace(self._promise, planned=self.planned).find_breach(slots) or ""
+        return bool(self.breach)
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
 
 
 class _WindowFilter:
@@ -157,6 +211,6 @@ class _WindowFilter:
         self.measured.setdefault(window.connections, []).append(window.throughput)
         return True
 
-    def make_sweep(self, limit: int, seconds: float, out_of_time: bool, interrupted: bool) -> Sweep:
+    def make_sweep(self, limit: int, seconds: float) -> Sweep:
         """Return the result so far."""
-        return Sweep(tuple(self.windows), limit, seconds, out_of_time, interrupted, self._disturbed, self._is_noisy)
+        return Sweep(tuple(self.windows), limit, seconds, disturbed=self._disturbed, is_noisy=self._is_noisy)

@@ -15,28 +15,28 @@ from poolctl.observe.postgres import is_behind_pooler, read_first
 from poolctl.observe.refusals import ServerLost
 from poolctl.observe.sql import load_statement
 
-LOAD = "poolctl simulate"
-OBSERVER = "poolctl observer"
-"""What the application_name of a run's connections begins with."""
+SIMULATION, SWEEP, OBSERVER = "poolctl simulate", "poolctl sweep", "poolctl observer"
+"""What the application_name of the connections of a run, of a sweep, and of what observes either begins with."""
 
 _ANNOUNCEMENT = re.compile(rf"{OBSERVER} (?P<run>[0-9a-f]{{6}}) of (?P<connections>\d{{1,7}})")
 
 
 @dataclass(frozen=True, slots=True)
 class RunName:
-    """The application_names of one run on a server. ``connections``: the most that it opens; 0 for a sweep."""
+    """The application_names of one run or sweep on a server. ``connections``: the most that it opens; 0: not known."""
 
     run: str
     connections: int
+    program: str = SIMULATION
 
     @classmethod
-    def make(cls, connections: int) -> "RunName":
+    def make(cls, connections: int = 0, *, program: str = SIMULATION) -> "RunName":
         """Make a name that no other run has."""
-        return cls(secrets.token_hex(3), connections)
+        return cls(secrets.token_hex(3), connections, program)
 
     @property
     def load(self) -> str:
-        return f"{LOAD} {self.run}"
+        return f"{self.program} {self.run}"
 
     @property
     def observer(self) -> str:
@@ -143,11 +143,11 @@ def _make_slots(row: Row, name: RunName, behind_pooler: bool) -> Slots:
 
 def _count_promised(runs: "list[tuple[str, float, int]]", name: RunName, started_at: float, pid: int) -> int:
     """Count what earlier runs announced and have not opened yet. Of two runs, the one whose observer is older goes."""
-    names = [application for application, _, _ in runs]
+    loads = [application.rpartition(" ")[2] for application, _, _ in runs if not application.startswith(OBSERVER)]
     promised = 0
     for application, began, other in runs:
         announced = _ANNOUNCEMENT.fullmatch(application)
         if announced is None or announced["run"] == name.run or (began, other) > (started_at, pid):
             continue
-        promised += max(0, int(announced["connections"]) - names.count(f"{LOAD} {announced['run']}"))
+        promised += max(0, int(announced["connections"]) - loads.count(announced["run"]))
     return promised

@@ -6,6 +6,7 @@ but they move only when a statement or transaction ends; samples show what runs 
 figures of the counters and ``parallelism`` those of the samples, so that ``doubts`` can compare them.
 """
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from poolctl.sizing.figures import Figure, Figures, Window, measured
 from poolctl.sizing.measure_pools import count_reporting_pools, measure_pools
 from poolctl.sizing.samples import effective_samples, summarize_counts
 
-OURS = frozenset({"poolctl", "poolctl observer"})
+OURS = re.compile(r"poolctl|poolctl observer( .*)?")
 """Backends of poolctl that only observe. The backends of ``simulate`` and of sweeps are load like any other."""
 
 WINDOW = 10.0
@@ -249,7 +250,7 @@ def find_largest_application(samples: Sequence[ServerSample]) -> str | None:
 
 
 def _is_ours(backend: Backend) -> bool:
-    return backend.application in OURS
+    return OURS.fullmatch(backend.application) is not None
 
 
 def _select_own(sample: ServerSample, application: str | None) -> list[Backend]:

@@ -11,13 +11,14 @@ from typing import Protocol
 
 from poolctl.engines.live.instance_fleet import InstanceFleet
 from poolctl.engines.live.live_result import SHORTEST_RUN, collect_errors, summarize_generator, summarize_instances
-from poolctl.engines.live.live_servers import SIMULATION, LiveServer, check_query, measure_cpu_rows
+from poolctl.engines.live.live_servers import LiveServer, check_query, measure_cpu_rows
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
 from poolctl.engines.pools import REAL_LIBRARIES
 from poolctl.engines.workload import drop_late_events, plan_jobs
 from poolctl.errors import BadInput
+from poolctl.observe.slots import SIMULATION
 from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
 
@@ -32,6 +33,9 @@ PATIENCE = 3.0
 
 LAST_SAMPLE = 0.5
 """Seconds that the run waits for one more sample of the server after the load."""
+
+LEAVING = 0.3
+"""Seconds that the instances get to end their load on a named server before their connections are ended there."""
 
 BLIND = 2.0
 """Seconds after which a load on a named server ends when its free slots can no longer be counted."""
@@ -138,6 +142,7 @@ class _LiveRun:
             self._notes.append(f"rules of {scenario.pool.kind}, driver psycopg")
         self._failure: str | None = None
         self._interrupted = False
+        self._leaves_at: float | None = None
         self._states: dict[str, int] = {}
         self._cpu: float | None = None
         self._start_at = 0.0
@@ -194,9 +199,15 @@ class _LiveRun:
                 self._failure = f"the load ended at {self._clock():.1f} s: {breach}"
                 give_up_at = self._clock() + PATIENCE
                 self._fleet.stop(close=True)
+                self._leaves_at = self._clock()
+            # The instances first report their counts, and do not count what is done to their connections after it.
+            if self._leaves_at is not None and self._clock() - self._leaves_at > LEAVING:
                 self._observer.end_load()
             if self._clock() > give_up_at:
                 break
+        if self._leaves_at is not None:
+            self._observer.end_load()
+            self._wait_until_gone()
         self._sample_after_load()
         events.stop()
         self._failure = self._failure or events.failure
@@ -268,6 +279,12 @@ class _LiveRun:
             self._view.update(point, collect_errors(self._fleet.instances))
         if self._exposed is not None:
             self._exposed.show(self._fleet.instances)
+
+    def _wait_until_gone(self) -> None:
+        """Wait until the observer has ended what is left of the load on a named server, and has counted none."""
+        deadline = time.monotonic() + PATIENCE
+        while not self._observer.has_ended_load and time.monotonic() < deadline:
+            time.sleep(GATHER / 5)
 
     def _sample_after_load(self) -> None:
         """Wait for a sample from after the load: the instances keep their connections until the fleet ends them."""

@@ -5,9 +5,10 @@ limited.
 """
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Self
 
@@ -19,17 +20,17 @@ from poolctl.engines.workload import plan_jobs
 from poolctl.errors import BadInput, CannotConnect, CannotDo, ServerFull
 from poolctl.observe.connection import ServerConnection, describe_target, parse_conninfo
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
-from poolctl.observe.slots import LOAD, OBSERVER, RunName, Slots, read_slots
+from poolctl.observe.slots import OBSERVER, SIMULATION, RunName, Slots, read_slots
 from poolctl.scenario.scenario import Database, Scenario
 
 MARGIN = 0.1
 """Share of a named server's free slots that a run does not use. At least three slots are left."""
 
-SIMULATION = LOAD
-"""application_name of the connections that make the load."""
-
 STATEMENT_TIMEOUT = 60
 """Seconds. The statement_timeout of every connection to a named server."""
+
+COUNTS, COUNT_PAUSE = 3, 0.2
+"""How often slots that do not suffice are counted again, and seconds before each time."""
 
 CLOSING = 1.0
 """Seconds that an instance may take to close its connections after its last request."""
@@ -117,11 +118,13 @@ class Promise:
     """The slots of a named server that the load leaves free, from its first connection to its last.
 
     ``planned``: the most connections of the load. ``margin``: slots that stay free beside them and the observer.
+    ``is_behind_pooler``: the server's clients are the pooler's, whose names need not be those of its clients.
     """
 
     name: RunName
     planned: int
     margin: int
+    is_behind_pooler: bool = False
 
     def check_start(self, slots: Slots) -> None:
         """Raise ServerFull if the whole load would not leave the margin free now."""
@@ -139,7 +142,8 @@ class Promise:
         slot: between two samples it can open all of it.
         """
         left, nearest = slots.count_left(self.planned), slots.nearest
-        if left >= self.margin and nearest.free - 1 >= self.planned:
+        may_take_last = nearest.free - 1 < self.planned and not self.is_behind_pooler
+        if left >= self.margin and not may_take_last:
             return None
         too_few = f"{max(0, left)} slots are left of the {self.margin} that must stay free"
         if left >= self.margin:
@@ -165,18 +169,17 @@ def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = F
     slots = count_slots(conninfo, name)
     promise = None
     if not allow_exhaustion:
-        margin = find_margin(slots.free)
         if planned is None:
             raise ServerFull(
                 f"the scenario takes an unbounded number of connections, and the target has {slots.free} free "
                 f"({slots.arithmetic})",
                 hint=_SMALLER,
             )
-        promise = Promise(name, planned, margin)
+        promise = Promise(name, planned, find_margin(slots.free), slots.is_behind_pooler)
         promise.check_start(slots)
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
     return LiveServer(
-        conninfo=limit_sessions(conninfo, name.load, safe),
+        conninfo=limit_sessions(conninfo, name.load, safe, is_behind_pooler=slots.is_behind_pooler),
         observer_conninfo=make_conninfo("", **parse_conninfo(conninfo) | {"application_name": name.observer}),
         max_connections=slots.max_connections,
         usable=slots.max_connections - slots.reserved,
@@ -194,7 +197,23 @@ def find_margin(free: int) -> int:
 def count_slots(conninfo: str, name: RunName) -> Slots:
     """Count the slots of a named server, over one connection. Raises BadInput, CannotConnect and CannotDo."""
     with report_target_errors(conninfo), closing(ServerConnection.open(conninfo, application=name.observer)) as server:
-        return read_slots(server, name, is_first=True)
+        first = read_slots(server, name, is_first=True)
+        slots = count_settled(lambda: read_slots(server, name), first, name.connections)
+        return replace(slots, is_behind_pooler=first.is_behind_pooler)
+
+
+def count_settled(count: Callable[[], Slots], first: Slots, planned: int) -> Slots:
+    """Return ``first``, or a later count if ``planned`` connections fit only then.
+
+    A backend ends a moment after its client: the connections of a run that has just ended are still in the list.
+    """
+    slots = first
+    for _ in range(COUNTS):
+        if planned <= slots.free - find_margin(slots.free) - 1:
+            break
+        time.sleep(COUNT_PAUSE)
+        slots = count()
+    return slots
 
 
 @contextmanager
@@ -212,9 +231,14 @@ def report_target_errors(conninfo: str) -> Iterator[None]:
         ) from None
 
 
-def limit_sessions(conninfo: str, application: str, settings: str) -> str:
-    """Return ``conninfo`` with ``settings`` ("-c name=value ...") behind the user's own options."""
+def limit_sessions(conninfo: str, application: str, settings: str, *, is_behind_pooler: bool) -> str:
+    """Return ``conninfo`` with ``settings`` ("-c name=value ...") behind the user's own options.
+
+    PgBouncer refuses a client that sends any options: a pooler gets none that the user did not give.
+    """
     given = parse_conninfo(conninfo)
+    if is_behind_pooler:
+        return make_conninfo("", **given | {"application_name": application})
     # libpq takes PGOPTIONS only where the connection string has no options of its own.
     own = given.get("options") or os.environ.get("PGOPTIONS", "")
     return make_conninfo("", **given | {"application_name": application, "options": f"{own} {settings}".strip()})

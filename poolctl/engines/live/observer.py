@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from math import inf
 
-from poolctl.engines.live.live_servers import LiveServer, report_target_errors
+from poolctl.engines.live.live_servers import LiveServer, count_settled, report_target_errors
 from poolctl.errors import CannotDo
 from poolctl.observe.connection import Row, ServerConnection
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
@@ -108,8 +108,10 @@ class Observer:
         """Count the slots of a named server now; None without a promise. Before ``start``. Raises CannotDo."""
         if self._name is None:
             return None
+        name = self._name
         with report_target_errors(self._conninfo):
-            return read_slots(self._connection, self._name)
+            first = read_slots(self._connection, name)
+            return count_settled(lambda: read_slots(self._connection, name), first, name.connections)
 
     def end_load(self) -> None:
         """Let the next sample also end every connection of this run's load that is left on a named server.
@@ -117,6 +119,12 @@ class Observer:
         A backend that runs a statement would otherwise notice only at the end of it that its client is gone.
         """
         self._is_ending = True
+
+    @property
+    def has_ended_load(self) -> bool:
+        """Whether a sample has found no connection of the load any more, or none may be ended here."""
+        slots = self.latest.slots if self.latest is not None else None
+        return not self._may_end_load or (slots is not None and slots.limits[0].own == 0)
 
     def start(self, clock: Callable[[], float]) -> None:
         """Start to sample, with times of ``clock``."""
