@@ -19,6 +19,8 @@ FILLED = {
     "known": "1",
     "pid": "0",
     "started_at": "1.5",
+    "still": "a.state = 'idle'",
+    "own": "poolctl simulate",
 }
 
 

@@ -58,7 +58,7 @@ def find_table(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     following = lines[at + 1] if at + 1 < len(lines) else ""
     if _BAR.search(line) and (_RULER.match(following) or _MARKDOWN_RULER.match(following)):
         return _aligned(lines, at, knows)
-    if _RULER.match(line) and _BAR.search(following):
+    if _RULER.match(line) and _BAR.search(following) and at + 2 < len(lines):
         # border 2: a ruler above the header, too.
         found = _aligned(lines, at + 1, knows)
         return None if found is None else Found(found.table, found.lines + 1)
