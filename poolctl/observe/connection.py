@@ -134,7 +134,9 @@ class ServerConnection:
         attempts = _list_attempts(_add_defaults(given), deadline, target)
         refused: Refused | None = None
         for at, place in enumerate(attempts):
+            # Each place gets its share of what is left, so that one that hangs leaves time for the others.
             left = (deadline - time.monotonic()) / (len(attempts) - at)
+            # SQL_ASCII: no conversion, which fails for a server with text of a broken encoding.
             settings = given | place | {"application_name": application, "client_encoding": "SQL_ASCII"}
             try:
                 return cls(_dial(make_conninfo("", **settings), max(left, 0.1), target), target)
@@ -171,6 +173,7 @@ class ServerConnection:
     @property
     def local_port(self) -> int | None:
         """The port of this end of the connection; None for a Unix socket."""
+        # A duplicate: closing the socket object would close libpq's connection.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._pgconn.socket)) as end:
             name = end.getsockname()
             return int(name[1]) if isinstance(name, tuple) else None
@@ -247,6 +250,7 @@ class ServerConnection:
         while pgconn.flush():
             self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, deadline, within)
             pgconn.consume_input()
+        # get_result() would block: only when libpq has a whole result it returns at once.
         while pgconn.is_busy():
             self._wait(selectors.EVENT_READ, deadline, within)
             pgconn.consume_input()
@@ -342,10 +346,13 @@ def _dial(conninfo: str, within: float, target: str) -> "pq.abc.PGconn":
                 raise Refused(_read_refusal(pgconn, target, deadline - time.monotonic()))
             events = selectors.EVENT_READ if state == pq.PollingStatus.READING else selectors.EVENT_WRITE
             if not _wait_until_ready(pgconn.socket, events, deadline):
+                # STARTED: the TCP handshake is not done. Any later state means that something accepted the connection.
                 hung = pgconn.status != pq.ConnStatus.STARTED
                 raise Refused(classify(f"no answer within {within:.2g} s", None, None, target), hung=hung)
+        # Otherwise a statement that does not fit into the socket's buffer would wait for the server without limit.
         pgconn.nonblocking = 1
     except BaseException:
+        # Ctrl-C among others: a connection that is half open takes a slot until the server's authentication_timeout.
         pgconn.finish()
         raise
     return pgconn

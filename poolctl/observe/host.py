@@ -151,6 +151,7 @@ class Host:
         return sample, _explain_missing(postmaster is not None or not is_asked, is_here, unnamed)
 
     def _find_postmaster(self, server: ServerSample | None, table: "_Sockets", is_here: bool) -> psutil.Process | None:
+        # is_running() compares start times, so another process with the same pid does not count.
         if self._postmaster is not None and not self._postmaster.is_running():
             self._postmaster = None
         if server is not None and server.backends:
@@ -201,6 +202,7 @@ class Host:
         self, one: TcpSocket, ports: Collection[int], here: "_Addresses", reached: Collection[str]
     ) -> bool:
         """Return True for a client's end of a connection to the server or a pooler in question."""
+        # The client's end: its remote port is the server's. The server's own end has it as the local one.
         if one.state != ESTABLISHED or not one.inode or one.remote.port not in ports:
             return False
         return one.remote.address in reached or here.has(one.remote.address)

@@ -69,6 +69,7 @@ def parse_title(
         return None
     title = title[len(start) : len(start) + _LONGEST]
     # The last client in the title is the real one: only the server's own text stands behind it.
+    # A user may be named "a [local] idle": only the last match can be the server's own.
     at = max(title.rfind(" [local]"), _find_last_address(title))
     match = _CLIENT.match(title, at) if at > 0 else None
     if match is None or title.startswith(_WALSENDER):
@@ -121,6 +122,7 @@ def find_parent(backends: Iterable[Backend]) -> psutil.Process | None:
             strangers += 1
     for pid, votes in parents.most_common(1):
         with suppress(psutil.Error):
+            # In a container the server reports pids of its own namespace, some of which exist here by chance.
             return psutil.Process(pid) if votes > strangers else None
     return None
 
@@ -152,6 +154,7 @@ def find_listener(folder: str | None, port: int | None, inodes: Collection[int])
     unreadable: list[psutil.Process] = []
     for process in candidates:
         own = set(list_sockets(process.pid)) if psutil.LINUX else {process.pid}
+        # A second server can have the same port on another address, so the socket decides, not the port.
         if own & set(inodes):
             return process
         # A process without any socket is only starting, and is not the one that listens.
@@ -229,6 +232,7 @@ def _list_linux_members(parent: int) -> Iterator[Member]:
 
 
 def _read_file(path: str) -> bytes:
+    # Path.read_bytes() takes three times as long, and there are two files a process.
     descriptor = os.open(path, os.O_RDONLY)
     try:
         return os.read(descriptor, 65536)
@@ -297,6 +301,7 @@ def has_same_network(postmaster: psutil.Process) -> bool:
     if not psutil.LINUX:
         return True
     try:
+        # Each namespace is an inode; the link names it, as in net:[4026531840].
         own, its = (Path(f"/proc/{pid}/ns/net").readlink() for pid in ("self", postmaster.pid))
     except OSError:
         return True
@@ -343,6 +348,7 @@ def _list_groups(pid: int, proc: Path, groups: Path) -> list[Path]:
 
 def _read_quota(group: Path) -> float | None:
     """Read the limit of a control group, in cores; None without one."""
+    # Version 2 of control groups, then version 1; a machine may have both.
     with suppress(OSError, ValueError, ZeroDivisionError):
         limit, period = (group / "cpu.max").read_text().split()[:2]
         return None if limit == "max" else int(limit) / int(period)

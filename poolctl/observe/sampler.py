@@ -154,8 +154,10 @@ class Sampler:
         return self._host is not None and self._host.is_busy and not any(each.host for each in self._snapshots)
 
     def _take_snapshot(self, deadline: float, *, insists: bool = False) -> Snapshot:
+        # The wall clock, for recordings; durations are on the monotonic one, which never jumps.
         at = time.time()
         for lane in self._list_lanes():
+            # The host comes after the server: it identifies processes by the backends that the server reports.
             if lane is not self._host:
                 lane.request()
         server, refusal = self._take_server(deadline, insists=insists)
@@ -245,10 +247,12 @@ class _Lane:
 
     def request(self, *arguments: Any) -> None:
         """Request a sample, unless an earlier one is still under way: that one then counts for this snapshot, too."""
+        # A second request would pile up behind a source that hangs, and be answered with an old state.
         self._is_late = self._is_busy
         if self._is_busy:
             return
         if self._thread is None:
+            # A daemon: a thread that hangs in a system call cannot be ended, and must not keep poolctl alive.
             self._thread = threading.Thread(target=self._run, daemon=True)
             self._thread.start()
         self._is_busy = True
@@ -284,6 +288,7 @@ class _Lane:
             if self._made is not None:
                 self._made.close()
             return
+        # None ends the thread, which closes its source: a connection belongs to one thread.
         self._requests.put(None)
         if not self._is_busy:
             self._thread.join(timeout=_CLOSED_WITHIN)
@@ -331,5 +336,6 @@ def _sleep_until(until: float, stop: Callable[[], bool]) -> bool:
     while (left := until - time.monotonic()) > 0:
         if stop():
             return False
+        # In steps, so that Ctrl-C and the end of a run are noticed at once.
         time.sleep(min(left, _STOP_CHECK))
     return not stop()

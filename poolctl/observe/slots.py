@@ -118,6 +118,7 @@ def read_slots(connection: ServerConnection, name: RunName, *, is_first: bool = 
 
 
 def _make_slots(row: Row, name: RunName, behind_pooler: bool) -> Slots:
+    # Not max_connections alone: an ordinary client is refused as soon as only reserved slots are left.
     limits = [
         SlotLimit(
             f"{row['max_connections']} max_connections - {row['reserved']} reserved",
@@ -147,6 +148,7 @@ def _count_promised(runs: "list[tuple[str, float, int]]", name: RunName, started
     promised = 0
     for application, began, other in runs:
         announced = _ANNOUNCEMENT.fullmatch(application)
+        # (start, pid) orders all observers in the same way for each of them, so of two runs exactly one is later.
         if announced is None or announced["run"] == name.run or (began, other) > (started_at, pid):
             continue
         promised += max(0, int(announced["connections"]) - loads.count(announced["run"]))

@@ -97,8 +97,10 @@ def count_closed_by_port(tables: Iterable[str], ports: Collection[int]) -> dict[
 def parse_tcp(table: str) -> Iterator[TcpSocket]:
     """Parse /proc/net/tcp or tcp6 without closed connections; skip lines that are cut."""
     for line in table.splitlines()[1:]:
+        # Columns: number, local, remote, state, queues, timer, retransmits, uid, timeout, inode, ...
         parts = line.split(maxsplit=10)
         with suppress(ValueError, IndexError):
+            # Thousands of these stay for a minute after short connections, and no process holds them.
             if parts[3] != _TIME_WAIT:
                 yield TcpSocket(_parse_end(parts[1]), _parse_end(parts[2]), int(parts[3], 16), int(parts[9]))
 
@@ -139,6 +141,7 @@ def count_waiting_by_port(sockets: list[TcpSocket], ports: set[int]) -> dict[int
     """
     waiting = {one.local.port: 0 for one in sockets if one.state == LISTEN and one.local.port in ports}
     for one in sockets:
+        # The kernel completes the handshake by itself; the socket gets its inode when the process accepts it.
         if one.state == ESTABLISHED and one.inode == 0 and one.local.port in waiting:
             waiting[one.local.port] += 1
     return waiting
@@ -158,9 +161,11 @@ def read_unix_sockets() -> dict[int, UnixSocket]:
         suppress(OSError, struct.error),
         socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel,
     ):
+        # In a container that filters netlink no answer comes at all.
         kernel.settimeout(0.5)
         kernel.sendall(header + request)
         while True:
+            # One datagram holds many messages and never a part of one, if the buffer is as large as the kernel's.
             ended, some = parse_unix(kernel.recv(1 << 18))
             found.update((one.inode, one) for one in some)
             if ended:
@@ -180,6 +185,7 @@ def parse_unix(answer: bytes) -> tuple[bool, list[UnixSocket]]:
             (inode,) = struct.unpack_from("=I", answer, at + 20)
             name, peer = _parse_attributes(answer[at + 32 : at + length])
             found.append(UnixSocket(name, inode, peer))
+        # Messages and attributes are padded to four bytes; their length is without the padding.
         at += (length + 3) & ~3
     return False, found
 
@@ -251,6 +257,7 @@ def find_unowned(held: Iterable[TcpSocket], sockets: Iterable[TcpSocket]) -> Ite
 
     tcp and tcp6 are two tables, read one after the other; a connection that ends in between is in neither.
     """
+    # The client's end is the same pair of addresses, the other way round.
     inodes = {(one.local, one.remote): one.inode for one in sockets}
     return (one for one in held if not inodes.get((one.remote, one.local)))
 

@@ -66,6 +66,7 @@ class _MessageSocket:
         self.end.close()
 
     def send(self, message: bytes) -> None:
+        # A timeout of the socket holds for each call alone, so the rest of the time is set before every call.
         self.end.settimeout(self.remaining())
         self.end.sendall(message)
 
@@ -136,6 +137,7 @@ def _send_startup(line: _MessageSocket, place: Endpoint) -> Refusal | None:
     """Send the startup packet, encrypted if asked for. A refusal may come before it."""
     if place.is_encrypted:
         line.send(struct.pack("!ii", 8, _SSL_REQUEST))
+        # One byte without any frame: S or N, or E of an error message, which is not encrypted.
         reply = line.read(1)
         if reply == b"E":
             return line.read_error(place.target)

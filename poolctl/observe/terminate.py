@@ -50,5 +50,6 @@ def end_backend(connection: ServerConnection, pid: int, started_at: float, still
     while time.monotonic() < deadline:
         if not connection.read(still_there)[0]:
             return TerminationResult(pid, "ended")
+        # A backend rolls back before it is gone, which takes as long as its transaction was large.
         time.sleep(_PAUSE)
     return TerminationResult(pid, "signalled", f"it received the signal and is still there after {_WITHIN:g} s")
