@@ -11,11 +11,11 @@ import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 
-from poolctl.engines.live.engine import run_on
+from poolctl.engines.live.engine import check_scenario, run_on
 from poolctl.engines.live.live_servers import ThrowAwayServers, open_target
 from poolctl.engines.live.pool_figures_file import NAME
 from poolctl.engines.pools import REAL_LIBRARIES
-from poolctl.errors import BadInput, ServerFull
+from poolctl.errors import BadInput, CannotDo, ServerFull
 from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures
 from poolctl.pool import LIBRARIES
@@ -421,6 +421,15 @@ def test_the_rules_of_any_library_run_on_real_connections(servers: ThrowAwayServ
     assert done.summary.connections.peak_open <= 3
     assert done.summary.queued_count > 0
     assert f"rules of {kind}, driver psycopg" in done.notes
+
+
+def test_a_run_that_would_not_fit_into_memory_is_refused_before_it_starts() -> None:
+    gigabytes = psutil.virtual_memory().total // 1_000_000_000 + 1
+
+    with pytest.raises(
+        CannotDo, match=r"instances with 4 workers each need about [\d.]+ GB of memory, and [\d.]+ GB are"
+    ):
+        check_scenario(scenario_of(load={"instances": 40 * gigabytes}))
 
 
 def test_a_target_gives_no_more_than_its_free_slots_less_a_margin(servers: ThrowAwayServers) -> None:

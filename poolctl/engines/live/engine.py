@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import psutil
+
 from poolctl.engines.live.instance_fleet import InstanceFleet
 from poolctl.engines.live.live_result import SHORTEST_RUN, collect_errors, summarize_generator, summarize_instances
 from poolctl.engines.live.live_servers import LiveServer, check_query, measure_cpu_rows
@@ -17,7 +19,7 @@ from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
 from poolctl.engines.pools import REAL_LIBRARIES
 from poolctl.engines.workload import drop_late_events, plan_jobs
-from poolctl.errors import BadInput
+from poolctl.errors import BadInput, CannotDo
 from poolctl.observe.slots import SIMULATION
 from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
@@ -40,6 +42,12 @@ LEAVING = 0.3
 BLIND = 2.0
 """Seconds after which a load on a named server ends when its free slots can no longer be counted."""
 
+INSTANCE_MEMORY = 35_000_000
+"""Bytes that the process of an instance takes with its libraries loaded."""
+
+WORKER_MEMORY = 32_000
+"""Bytes that a worker takes: a thread where a real library runs the pool, less in the event loop."""
+
 SUSPEND_LIMIT = 2.0
 """Seconds. If wall time has advanced so much more than the run's clock, the machine has slept."""
 
@@ -58,10 +66,23 @@ class RunView(Protocol):
 
 
 def check_scenario(scenario: Scenario) -> None:
-    """Raise BadInput if ``scenario`` needs something that only the model can do."""
+    """Raise BadInput if ``scenario`` needs something that only the model can do.
+
+    Raises CannotDo if its processes would not fit into the memory that is free now.
+    """
     if scenario.model_only:
         raise BadInput(
             f"{', '.join(scenario.model_only)}: only the model engine can do that", hint="use --engine model"
+        )
+    load, processes = scenario.load, count_processes(scenario)
+    workers = (load.workers or 0) + sum(burst.workers for burst in load.bursts)
+    needed = processes * (INSTANCE_MEMORY + workers * WORKER_MEMORY)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise CannotDo(
+            f"{processes:,} instances with {workers:,} workers each need about {needed / 1e9:.1f} GB of memory, and "
+            f"{free / 1e9:.1f} GB are free",
+            hint="lower load.instances or load.workers, or use --engine model, which needs little memory",
         )
 
 
