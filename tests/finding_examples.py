@@ -139,7 +139,7 @@ INSPECTED: dict[str, Scene] = {
         [*rows(38, age=300.0, step=2.0), *busy(2)], pools=[[pool(max_open=40, open=40, in_use=1, waiting=0)]]
     ),
     "pooler-pinned-transaction": Scene(
-        rows(5, state=IN_TRANSACTION, age=4.0, step=1.5, application=""), bouncers=[bouncer(PIDS)]
+        rows(5, state=IN_TRANSACTION, age=8.0, step=1.5, application=""), bouncers=[bouncer(PIDS)]
     ),
     "pooler-session-mode": Scene(rows(5, age=30.0, step=2.0), bouncers=[bouncer(PIDS, mode="session")]),
     "pooler-client-limit": Scene(

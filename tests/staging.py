@@ -84,6 +84,12 @@ class Stage:
             self.wait(client)
         return client
 
+    def run_case(self, name: str, application: str, *words: str) -> None:
+        """Start a program of tests/cases, which runs until it is ended."""
+        target = make_conninfo(self.sandbox.conninfo, application_name=application)
+        command = [sys.executable, str(PROGRAM.parent / "cases" / name), target, *words]
+        self.clients.append(subprocess.Popen(command, text=True))
+
     def wait(self, client: "subprocess.Popen[str]") -> None:
         assert client.stdout is not None
         assert client.stdout.readline() == "ready\n"

@@ -67,6 +67,104 @@ def test_a_leak_in_an_application_that_also_calls_elsewhere_is_told_from_its_cal
     assert not pids(find(diagnosis, "held-across-io")) & {900, 901, 902, 903}
 
 
+def streaming(count: int = 11, longest: float = 70.0, **same: Any) -> list[Row]:
+    """Transactions that outlast the observation, begun one after the other in backends of earlier ones."""
+    return rows(count, state=IN_TRANSACTION, age=longest / count / 2, step=longest / count, began=None, **same)
+
+
+def test_holds_that_outlast_the_observation_are_no_leak_where_the_pool_says_that_such_come_back() -> None:
+    figures = full_pool(11, 3, use_time_total=604.0, use_count_total=19.0)
+
+    diagnosis = verdict(*streaming(opened=300.0), pools=figures)
+
+    finding = find(diagnosis, "held-across-io")
+    assert finding.confidence == "likely"
+    assert finding.evidence["mean_hold"] == pytest.approx(31.8, abs=0.1)
+    assert "31.8 s on average" in finding.summary
+    assert not (LEAKS | REMEDIES_OF_LOAD | {"self-deadlock"}) & set(codes(diagnosis))
+
+
+def test_holds_that_came_back_within_the_window_by_the_pools_figures_are_certain() -> None:
+    figures = [
+        [pool(max_open=11, open=11, in_use=11, waiting=3, use_time_total=600.0 + 40 * i, use_count_total=20.0 + i)]
+        for i in range(7)
+    ]
+
+    assert find(verdict(*streaming(), pools=figures), "held-across-io").confidence == "certain"
+
+
+def test_a_library_that_counts_only_acquires_shows_how_long_a_full_pool_is_held() -> None:
+    figures = [[pool(max_open=11, open=11, in_use=11, waiting=3, acquired_total=50.0 + i)] for i in range(7)]
+
+    diagnosis = verdict(*streaming(), window=30.0, pools=figures)
+
+    assert find(diagnosis, "held-across-io").evidence["mean_hold"] == pytest.approx(55.0)
+    assert "leak-in-transaction" not in codes(diagnosis)
+
+
+def test_transactions_that_outlast_what_the_pool_is_held_for_are_a_leak() -> None:
+    figures = full_pool(11, 3, use_time_total=3.0, use_count_total=300.0)
+
+    diagnosis = verdict(*streaming(), pools=figures)
+
+    assert find(diagnosis, "leak-in-transaction").confidence != "undetermined"
+    assert "held-across-io" not in codes(diagnosis)
+
+
+def test_new_holds_in_all_backends_say_that_old_ones_end_although_none_was_observed_to() -> None:
+    finding = find(verdict(*streaming(opened=300.0)), "held-across-io")
+
+    assert finding.confidence == "undetermined"
+    assert "new ones begin one after the other" in finding.summary
+    assert "--pool-stats" in str(finding.decide_by)
+
+
+@pytest.mark.parametrize(
+    "leaked",
+    [
+        rows(11, state=IN_TRANSACTION, age=60.0, step=3.0),
+        [Row(100 + i, IN_TRANSACTION, age=2.0 + 5 * i, opened=3.0 + 5 * i) for i in range(11)],
+        [*rows(10, state=IN_TRANSACTION, age=3.0, step=6.0), *busy(1)],
+    ],
+    ids=["none began for a minute", "each in a new connection", "others do short work"],
+)
+def test_a_leak_one_by_one_is_not_taken_for_holds_that_take_turns(leaked: list[Row]) -> None:
+    diagnosis = verdict(*leaked)
+
+    assert find(diagnosis, "leak-in-transaction").confidence == "likely"
+    assert "held-across-io" not in codes(diagnosis)
+
+
+def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:
+    figures = full_pool(10, 4, use_time_total=900.0, use_count_total=60.0)
+
+    diagnosis = verdict(*rows(10, age=3.0, step=2.5), pools=figures)
+
+    finding = find(diagnosis, "long-hold")
+    assert (finding.confidence, finding.evidence["mean_hold"]) == ("likely", 15.0)
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_most_of_a_pool_held_by_idle_clients_is_told_before_any_client_waits() -> None:
+    held, busy_too = rows(18, age=3.0, step=0.3), busy(2)
+    nearly = [[pool(max_open=20, open=20, in_use=18, waiting=0)]]
+
+    diagnosis = verdict(*held, *busy_too, pools=nearly)
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.severity, held_by(finding)) == ("warning", {"shop"})
+    assert not {"healthy", "oversized-pool"} & set(codes(diagnosis))
+
+
+def test_idle_clients_of_half_a_pool_that_no_client_waits_for_are_no_trouble() -> None:
+    half = [[pool(max_open=20, open=20, in_use=9, waiting=0)]]
+
+    diagnosis = verdict(*rows(18, age=3.0, step=0.3), *busy(2), pools=half)
+
+    assert troubles(diagnosis) == []
+    assert "at most 9 were in use at once" in find(diagnosis, "oversized-pool").summary
+
+
 def jam(count: int, age: float = 2.0, **same: Any) -> list[Row]:
     return rows(count, state=IN_TRANSACTION, age=age, step=0.004, **same)
 
@@ -78,6 +176,53 @@ def test_holders_that_all_wait_for_a_second_connection_are_a_jam() -> None:
     assert finding.confidence == "likely"
     assert finding.frees == 8
     assert not (LEAKS | REMEDIES_OF_LOAD) & set(codes(diagnosis))
+
+
+STANDS: dict[str, Any] = {"state": IN_TRANSACTION, "age": 28.0, "step": 0.2}
+
+
+def test_a_pool_that_stands_since_about_one_moment_is_a_jam_by_the_measure_of_its_age() -> None:
+    used = full_pool(10, 16, use_time_total=42.0, use_count_total=50.0)
+
+    diagnosis = verdict(*rows(10, **STANDS), pools=used)
+
+    assert find(diagnosis, "self-deadlock").confidence == "likely"
+    assert not (LEAKS | REMEDIES_OF_LOAD | {"long-hold"}) & set(codes(diagnosis))
+
+
+def test_a_jam_under_advisory_locks_is_a_jam_and_not_held_on_purpose() -> None:
+    locked = rows(10, **STANDS, advisory=1)
+
+    assert find(verdict(*locked, pools=full_pool(10, 16)), "self-deadlock").confidence == "likely"
+    assert find(verdict(*locked), "self-deadlock").confidence == "undetermined"
+    assert "long-hold" not in codes(verdict(*locked, pools=full_pool(10, 16)))
+
+
+@pytest.mark.parametrize("figures", [[], full_pool(10, 16)], ids=["no figures", "no use times"])
+def test_a_leak_that_filled_the_pool_within_that_moment_stays_possible(figures: Any) -> None:
+    diagnosis = verdict(*rows(10, **STANDS), pools=figures)
+
+    assert [find(diagnosis, code).confidence for code in ("self-deadlock", "leak-in-transaction")] == [
+        "undetermined"
+    ] * 2
+
+
+def test_a_pool_that_took_many_times_its_usual_hold_to_fill_was_leaked() -> None:
+    used = full_pool(10, 16, use_time_total=3.0, use_count_total=300.0)
+
+    diagnosis = verdict(*rows(10, **STANDS), pools=used)
+
+    assert "self-deadlock" not in codes(diagnosis)
+    assert find(diagnosis, "leak-in-transaction").confidence == "certain"
+
+
+def test_holders_that_stay_while_as_many_acquires_time_out_do_not_wait_themselves() -> None:
+    figures = [[pool(max_open=10, open=10, in_use=10, waiting=12, timed_out_total=4.0 * i)] for i in range(7)]
+
+    diagnosis = verdict(*rows(10, **STANDS), pools=figures)
+
+    assert "self-deadlock" not in codes(diagnosis)
+    assert "leak-in-transaction" in codes(diagnosis)
 
 
 def in_batches(*batches: tuple[float, int, int], step: float = 0.003) -> list[Row]:

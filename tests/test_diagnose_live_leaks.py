@@ -1,5 +1,6 @@
 """Connections that do not come back, and everything healthy that looks like it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, HostSample, RoleFacts
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, DatabaseCounters, HostSample, RoleFacts
 
 
 def leaked(count: int, first: int = 100, *, age: float = 2.0, step: float = 0.7, **same: Any) -> list[Row]:
@@ -39,10 +40,12 @@ def test_transactions_that_nobody_ends_are_a_leak_without_any_pool_figures(count
     assert not {"pool-undersized", "slow-database", "healthy", "held-across-io"} & set(codes(diagnosis))
 
 
-def test_transactions_older_than_any_acquire_timeout_are_a_leak_for_certain() -> None:
-    finding = find(verdict(*leaked(5, age=45.0, step=11.0), *busy(6)), "leak-in-transaction")
+def test_transactions_are_a_leak_for_certain_only_if_the_pool_says_how_long_it_is_held() -> None:
+    rows_ = (*leaked(5, age=45.0, step=11.0), *busy(6))
+    used = [[pool(max_open=20, open=11, in_use=7, waiting=0, use_time_total=9.0, use_count_total=900.0)]]
 
-    assert finding.confidence == "certain"
+    assert find(verdict(*rows_), "leak-in-transaction").confidence == "likely"
+    assert find(verdict(*rows_, pools=used), "leak-in-transaction").confidence == "certain"
 
 
 def test_a_leak_names_the_application_user_and_route_and_not_its_neighbors() -> None:
@@ -239,11 +242,14 @@ def test_a_full_pool_of_sessions_that_stand_still_is_undetermined() -> None:
 
 def test_a_floor_that_climbs_in_steps_is_a_leak() -> None:
     climbing = [[pool(max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)]
+    timed = [[replace(each, use_time_total=9.0, use_count_total=900.0) for each in sample] for sample in climbing]
+    held = rows(14, age=40.0, step=3.0)
 
-    diagnosis = verdict(*rows(14, age=40.0, step=3.0), samples=8, window=60.0, pools=climbing)
+    diagnosis = verdict(*held, samples=8, window=60.0, pools=climbing)
 
     finding = find(diagnosis, "leak")
-    assert finding.confidence == "certain"
+    assert finding.confidence == "likely"
+    assert find(verdict(*held, samples=8, window=60.0, pools=timed), "leak").confidence == "certain"
     assert finding.frees == 13
     assert "pool-undersized" not in codes(diagnosis)
 
@@ -384,3 +390,44 @@ def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:
 
     assert pids(find(verdict(*long, *leaked), "leak-in-transaction")) == {row.pid for row in leaked}
     assert "leak-in-transaction" not in codes(verdict(*few, *leaked))
+
+
+def falling_silent(steady: float = 40.0, *, fading: bool = False) -> dict[str, Any]:
+    """Ten backends: three rest from the first sample on, the others stop one after the other; 21 samples in 10 s."""
+    stopped = [12.0, 11.5, 11.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    backends = [Row(100 + i, age=age, application="checkout") for i, age in enumerate(stopped)]
+    done = [steady * min(sample, 16) for sample in range(21)]
+    if fading:
+        done = [steady * sum(max(0.0, 1 - each / 6) for each in range(sample)) for sample in range(21)]
+    return {
+        "given": backends,
+        "samples": 21,
+        "window": 10.0,
+        "databases": [[DatabaseCounters("app", backends=10, commits=round(each))] for each in done],
+    }
+
+
+def test_backends_that_fall_silent_one_after_the_other_while_the_load_goes_on_are_undetermined() -> None:
+    scene = falling_silent()
+    diagnosis = verdict(*scene.pop("given"), **scene)
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.confidence, finding.severity, len(pids(finding))) == ("undetermined", "warning", 10)
+    assert held_by(finding) == {"checkout"}
+    assert "silent one after the other" in finding.summary
+    assert finding.decide_by
+    assert "healthy" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize("change", ["the load fades", "all stop at once", "the last one works on", "no client waits"])
+def test_a_load_that_ends_and_a_pool_that_works_on_have_not_fallen_silent(change: str) -> None:
+    scene = falling_silent(fading=change == "the load fades")
+    given = scene.pop("given")
+    if change == "all stop at once":
+        given = [replace(row, age=3.0 + 0.01 * i) for i, row in enumerate(given)]
+    if change == "the last one works on":
+        given[-1] = replace(given[-1], age=0.001, turns=0.01)
+    if change == "no client waits":
+        scene["pools"] = [[pool(application="checkout", max_open=20, open=10, in_use=0, waiting=0)]]
+
+    assert troubles(verdict(*given, **scene)) == []

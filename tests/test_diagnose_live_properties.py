@@ -348,5 +348,5 @@ def test_relief_ends_only_what_a_decided_finding_names_and_can_be_identified(obs
 
     assert diagnose(observation) == diagnosis
     assert {step.pid for step in plan.steps} <= decided
-    assert all(f"pid = {step.pid} and backend_start = '" in step.sql for step in plan.steps)
+    assert all(f"pid = {step.pid} and a.backend_start = '" in step.sql for step in plan.steps)
     assert not {step.pid for step in plan.steps} & {pid for spared in plan.spared for pid in spared.pids}

@@ -216,6 +216,45 @@ def test_a_transaction_held_over_a_call_elsewhere_is_no_leak(at: Stage, draw: ra
     verdict.says_nothing_of(*LEAKS, "pool-undersized", "slow-database", "healthy")
 
 
+@pytest.mark.parametrize("figures", ["with figures of the pool", "without"])
+def test_answers_that_are_streamed_within_a_transaction_are_held_and_nothing_ends_them(
+    at: Stage, tmp_path: Path, figures: str
+) -> None:
+    stats = tmp_path / "pool.json"
+    at.run_case("07-held-during-stream.py", "chat-api", str(stats), "10", "30")
+    time.sleep(35)
+
+    verdict = at.inspect("--relief", *(["--pool-stats", f"chat-api={stats}"] if figures != "without" else []))
+
+    assert verdict.held_by("held-across-io") == {"chat-api"}
+    assert verdict.document["relief"]["steps"] == []
+    verdict.says_nothing_of(*LEAKS, "self-deadlock", "pool-undersized", "slow-database", "healthy")
+    if figures != "without":
+        assert verdict.finding("held-across-io")["confidence"] != "undetermined"
+
+
+@pytest.mark.parametrize("lock", ["yes", "no"], ids=["under advisory locks", "without locks"])
+def test_a_second_connection_that_no_holder_ever_gets_is_a_jam_by_the_figures_and_may_be_one_without(
+    at: Stage, tmp_path: Path, lock: str
+) -> None:
+    stats = tmp_path / "pool.json"
+    at.run_case("16-nested-under-lock.py", "health", str(stats), lock)
+    stands = (
+        "SELECT count(*) = 10 AND max(state_change) - min(state_change) < 0.08 * (now() - max(state_change)) "
+        "FROM pg_stat_activity WHERE usename = 'app' AND now() - state_change > interval '6 s'"
+    )
+    with connect(at.sandbox.observer_conninfo) as observer:
+        eventually(lambda: bool(one(observer, stands)), within=100)
+
+    told = at.inspect("--pool-stats", f"health={stats}")
+    unknown = at.inspect()
+
+    assert told.finding("self-deadlock")["confidence"] == "likely"
+    assert unknown.finding("self-deadlock")["confidence"] == "undetermined"
+    told.says_nothing_of(*LEAKS, "long-hold", "pool-undersized", "healthy")
+    unknown.says_nothing_of(*LEAKS, "long-hold", "pool-undersized", "healthy")
+
+
 def test_holders_that_wait_for_a_second_connection_are_no_leak(at: Stage, draw: random.Random, tmp_path: Path) -> None:
     workers, metrics = draw.randint(5, 15), tmp_path / "metrics.prom"
     at.start("nested", "orders", workers=workers, size=workers, timeout=2, metrics=metrics)

@@ -68,8 +68,8 @@ Why     starting 5, oldest age 5 s, missing 0
 """,
     "leak": """\
 WARNING  13 of 13 connections in use by checkout (max_open 20) do nothing and do not come back,
-the oldest for 79 s
-leak (application, certain); the remedy frees 13 slots
+the oldest for 79 s (likely)
+leak (application, likely); the remedy frees 13 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 13 backends (101,
         102, 103, 104, 105, 106, 107, 108 ...)
           last query: SELECT * FROM cart WHERE id = $1 /*route='/checkout'*/
@@ -81,8 +81,8 @@ Why     suspected 13, in use 13, max_open 20, floor steps 7, oldest age 79 s, me
 """,
     "leak-in-transaction": """\
 WARNING  12 of 12 backends of checkout are idle in transactions that are not ended, the oldest
-for 166 s
-leak-in-transaction (application, certain); the remedy frees 12 slots
+for 166 s (likely)
+leak-in-transaction (application, likely); the remedy frees 12 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 12 backends (100,
         101, 102, 103, 104, 105, 106, 107 ...)
           last query: SELECT * FROM cart WHERE id = $1 /*route='/checkout'*/
@@ -108,8 +108,8 @@ Why     standing still 10, sessions 10, oldest age 26 s, youngest age 8 s, moved
         waiting 7, waiting told by pool figures, median use 0 s
 """,
     "long-hold": """\
-CRITICAL  8 connections of shop are held for 469 ms or longer, and none was acquired or released
-meanwhile; 5 clients waiting (likely)
+CRITICAL  8 connections of shop are held, the longest for 469 ms, and none was acquired or
+released meanwhile; 5 clients waiting (likely)
 long-hold (application, likely); the remedy frees 8 slots
 Who     application shop, user app, client 127.0.0.1, 8 backends (100, 101, 102, 103, 104, 105,
         106, 107)
@@ -313,7 +313,7 @@ Why     sessions 40, frozen idle 38, most in use 1, usable 97, waiting 0, window
 """,
     "pooler-pinned-transaction": """\
 CRITICAL  PgBouncer: 5 server connections are pinned by transactions that are not ended, the
-oldest idle for 10 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
+oldest idle for 14 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
 2.5 s
 pooler-pinned-transaction (pooler, certain); the remedy frees 5 slots
 Who     the same as above

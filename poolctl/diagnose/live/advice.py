@@ -192,7 +192,10 @@ def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
             continue
         if not waiting.is_known and (usable <= 0 or len(tracks) < BUDGET_SHARE * usable):
             continue
-        in_use = _count_most_in_use(application)
+        in_use = _count_most_in_use(context, application)
+        if 2 * in_use > len(tracks):
+            # Its own pool counts them as taken, whatever the server sees of them.
+            continue
         yield build_finding(
             "oversized-pool",
             severity="info",
@@ -215,12 +218,15 @@ def find_oversized_pool(context: RuleContext) -> Iterator[Finding]:
         )
 
 
-def _count_most_in_use(application: Application) -> int:
+def _count_most_in_use(context: RuleContext, application: Application) -> int:
+    """Count the backends in use at once, at most, by the server's rows and by the pool's own figures."""
+    pools = context.facts.find_pools_of(application)
+    by_pools = sum(max((each.in_use or 0 for each in pool.figures), default=0) for pool in pools)
     by_sample: dict[float, int] = {}
     for track in application.tracks:
         for at, row in track.rows:
             by_sample[at] = by_sample.get(at, 0) + (row.in_transaction or row.is_active)
-    return max(by_sample.values(), default=0)
+    return max(by_pools, *by_sample.values(), 0)
 
 
 WHO_WAITS = (
@@ -296,7 +302,11 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
             f"{answer}, with the number of clients that wait",
         )
-    if facts.tracks and not any(track.last.state_at or track.last.transaction_at for track in facts.tracks):
+    if (
+        facts.tracks
+        and not facts.hidden
+        and not any(track.last.state_at or track.last.transaction_at for track in facts.tracks)
+    ):
         yield f"{counts}: what was given does not say for how long, and so not whether any of them is stuck", answer
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""

@@ -12,7 +12,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import find_limits
 from poolctl.diagnose.live.holders import Clients, find_holders
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, measure_use
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldTimes, find_stuck, measure_hold_times, measure_use
 
 
 @dataclass(frozen=True)
@@ -56,19 +56,24 @@ class RuleContext:
         refused = self.is_full or self.facts.is_refusing
         return "critical" if refused or self.facts.count_waiting(application) else "warning"
 
+    def measure_hold_times(self, application: Application) -> HoldTimes:
+        """Measure how long clients hold the connections of ``application``, by the figures of its pools."""
+        return measure_hold_times(self.facts.find_pools_of(application))
+
     def is_turning_over(self, application: Application) -> bool:
         """Return True if every connection does short work and comes back: only then may more of them help."""
         tracks = application.tracks
         if self.reported & SLOW_EVERYTHING:
             return False
-        use = measure_use(application)
+        times = self.measure_hold_times(application)
+        use = measure_use(application, times)
         is_busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
         is_explained = any(track.pid in self.explained for track in tracks)
         moved = sum(1 for track in tracks if track.has_moved or track.is_new)
         return (
             bool(tracks)
             and not is_explained
-            and not application.stuck
+            and not find_stuck(application, times)
             and not is_busy_elsewhere
             and moved >= 0.8 * len(tracks)
         )

@@ -32,6 +32,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.fetch import name_next_step
 from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
 from poolctl.diagnose.live.leaks import (
+    find_falling_silent,
     find_idle_holds,
     find_leak_in_transaction,
     find_opening_beside_idle,
@@ -89,6 +90,7 @@ CAUSES: tuple[Rule, ...] = (
     # Idle as well, and known by the lives of the backends alone.
     find_connection_per_request,
     find_standing_still,
+    find_falling_silent,
     find_opening_beside_idle,
     # A bigger pool is the remedy only of what nothing above explains.
     find_pool_undersized,

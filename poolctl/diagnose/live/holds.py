@@ -6,23 +6,36 @@ as a leak does.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
-from poolctl.diagnose.live.shared_findings import build_held_across_io, build_long_hold
+from poolctl.diagnose.live.shared_findings import build_held_across_io, build_leak_in_transaction, build_long_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, SPREAD, is_quiet, measure_use
+from poolctl.diagnose.live.usage import (
+    HELD_SHARE,
+    LEAST_PAUSE,
+    LEAST_TURNS,
+    SPREAD,
+    HoldTimes,
+    is_quiet,
+    measure_use,
+    takes_turns,
+)
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, percent
 
-LEAST_TELLING = 4
-"""Backends in use in every sample, from which they rather are a pool than the workers of a batch: the smallest default
-size of a common pool (psycopg_pool 4, SQLAlchemy 5, HikariCP 10)."""
 WHETHER_POOLED = (
     "whether clients wait: the figures of its pool (--pool-stats) or its errors; workers of a batch with a connection "
     "each keep no client out"
+)
+
+
+TURNS = (
+    "observe until the oldest of them ends (--for), or the pool's own use times (--pool-stats): a connection that "
+    "comes back was held for work elsewhere, a leaked one stays"
 )
 
 
@@ -31,7 +44,10 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: more than 30 % of the use is idle in transactions of which two or more were observed to end, typically
     for 50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten backends are in use in
-    four samples of five. Certain: turnover over a window three times the longest transaction, and it is known that
+    four samples of five. Of holds that outlast the observation: two or more transactions idle for longer than 1 s, and
+    none for longer than four mean holds by the pool's own figures; or new ones begin one after the other in all
+    backends, so that old ones end (undetermined as long as none was observed to).
+    Certain: turnover over a window three times the longest transaction, or by the pool's figures, and it is known that
     clients wait. Undetermined: fewer than four backends of an application whose waiting clients are not reported, as a
     few workers of a batch, each with a connection of its own, are always in a transaction too and keep no client out. A
     long hold (likely) instead, where the pool's figures say that no connection is acquired meanwhile.
@@ -39,35 +55,44 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     for application in context.facts.programs:
         if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
             continue
-        use, waiting = measure_use(application), context.facts.count_waiting(application)
+        times = context.measure_hold_times(application)
+        use, waiting = measure_use(application, times), context.facts.count_waiting(application)
         moved = [
             t
             for t in context.keep_unexplained((*application.tracks, *application.gone))
             if t.ended_transaction or not t.is_there
         ]
         pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
-        if (
-            use.share <= HELD_SHARE
-            or use.pause < (LEAST_PAUSE if waiting else 2 * LEAST_PAUSE)
-            or not pressed
-            or len(moved) < 2
-        ):
-            continue
         holding = context.keep_unexplained(
             t for t in application.tracks if any(row.in_transaction for _, row in t.rows)
         )
-        if not holding:
+        if not holding or not pressed:
+            continue
+        long = [t for t in holding if t.is_in_transaction and t.age > STUCK_AFTER]
+        if len(long) > 1 and times.are_long and all(t.age <= times.limit for t in long):
+            confidence: Confidence = "certain" if waiting.sustained and (times.returned or 0) >= 2 else "likely"
+            yield build_held_across_io(context, application, use, holding, confidence)
+            continue
+        if takes_turns(application, long, times):
+            # Their ages say that old ones end, and no end was observed.
+            use = measure_use(application, HoldTimes(inf, None))
+            decide_by = None if moved else TURNS
+            yield build_held_across_io(
+                context, application, use, holding, "likely" if moved else "undetermined", decide_by
+            )
+            continue
+        if use.share <= HELD_SHARE or use.pause < (LEAST_PAUSE if waiting else 2 * LEAST_PAUSE) or len(moved) < 2:
             continue
         pools = context.facts.find_pools_of(application)
         if is_quiet(pools):
             # Its backends work, and yet none is acquired: the same holders keep them over many transactions.
             yield build_long_hold(context, application, holding, (), "likely")
             continue
-        if not waiting and application.count < LEAST_TELLING:
+        if not waiting and application.count < LEAST_TURNS:
             yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_POOLED)
         else:
             long_enough = context.facts.window > 3 * application.longest_ended > 0
-            confidence: Confidence = "certain" if long_enough and waiting.sustained else "likely"
+            confidence = "certain" if long_enough and waiting.sustained else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
 
 
@@ -86,9 +111,20 @@ WHICH = (
     "holder waits for a second connection; if none does, they are calls elsewhere that began together"
 )
 PAST_TIMEOUT = (
-    "observe for longer than the acquire timeout (usually 30 s): nested acquires fail together and start again, leaks "
-    "stay; the pool's figures (as many waiting as in use); or where the process's threads stand"
+    "where the process's threads stand: in an acquire, while they hold a connection; the pool's figures (as many "
+    "waiting as in use); or, where acquires time out, a longer observation: nested acquires fail together and start "
+    "again, leaks stay"
 )
+STANDSTILL_SHARE = 0.1
+"""Share of the youngest rest within which all others began, from which a pool came to a standstill at one moment.
+Nested acquires of 0.3 to 3 s filled a pool of ten within 2 to 4 s, and it stood as long as it was observed (staged)."""
+LOOSER_SHARE = 0.25
+"""The same where a leak is unlikely: the pool was filled within a few usual holds, or all hold advisory locks."""
+LEAST_STANDSTILL = 5.0
+"""Seconds of the youngest rest, below which a tenth of it is too short to say anything."""
+FILL_HOLDS = 5
+"""Usual holds within which a jam is complete, as every holder came before the first one was due to release. A leak
+takes as long as it takes to leak every connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +142,8 @@ class _Jam:
     """Share of the samples."""
     timed_out: float | None = None
     """Acquires that timed out meanwhile; None where that is not counted."""
+    may_be_leaks: bool = False
+    """At one moment only as measured by its age, and the pool does not say how long its connections are held."""
 
     @property
     def is_repeated(self) -> bool:
@@ -117,9 +155,12 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: every backend of an application at rest in a transaction since the same moment (within 0.06 s; leaks are
     spread), none active, in four samples of five, for a second or more; outside of a transaction only where the pool's
-    figures say that it is full. Where as many acquires timed out as hold, two such moments or more may be spread by a
-    quarter of the longest rest. Certain: two such moments, with clients waiting and timeouts. Likely: one, and as many
-    wait as hold. Undetermined: waiting clients are not reported; or two such moments while timeouts are not counted, as
+    figures say that it is full. One moment also is a tenth of the youngest rest, of 5 s or more and four backends (a
+    quarter where the pool says that it was filled within five usual holds, which no leak does, or under advisory
+    locks); unless as many acquires timed out as hold and no holder moved. Where as many acquires timed out as hold, two
+    such moments or more may be spread by a quarter of the longest rest. Certain: two such moments, with clients waiting
+    and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are not reported; or a leak of
+    that moment is possible (``leak-in-transaction`` beside it); or two such moments while timeouts are not counted, as
     calls that began together look alike (``held-across-io`` beside it). Where it is known that no client waits, or the
     backends come back without a timeout, it is no jam.
     """
@@ -133,6 +174,8 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
         if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
             continue
         yield _build_self_deadlock(context, application, jam, waiting)
+        if jam.may_be_leaks and all(not track.last.advisory_locks for track in jam.tracks):
+            yield build_leak_in_transaction(context, application, jam.tracks, "undetermined")
         use = measure_use(application)
         if jam.is_repeated and jam.timed_out is None and use.share > HELD_SHARE:
             yield build_held_across_io(context, application, use, jam.tracks, "undetermined", WHICH)
@@ -159,7 +202,7 @@ def _has_enough_waiters(context: RuleContext, application: Application, waiting:
 def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     if len(context.keep_unexplained(application.tracks)) < application.count or not application.count:
         return None
-    if any(track.last.state_at is None or track.is_on_purpose for track in application.tracks):
+    if any(track.last.state_at is None or track.is_listening for track in application.tracks):
         return None
     pools = context.facts.find_pools_of(application)
     full = any(pool.is_full for pool in pools)
@@ -170,6 +213,10 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
         for at, backend in track.rows:
             samples.setdefault(at, []).append(backend)
     jam = _find_together(application, samples, full, SPREAD, STUCK_AFTER)
+    may_be_leaks = False
+    if jam is None:
+        jam = _find_standstill(context, application, samples, timed_out)
+        may_be_leaks = jam is not None and not context.measure_hold_times(application).mean
     if jam is None and (timed_out or 0) >= application.count >= LEAST_SILENT_JAM:
         rests = [at - row.state_at for at, rows in samples.items() for row in rows if row.state_at is not None]
         jam = _find_together(application, samples, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
@@ -177,7 +224,28 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
         jam = jam if jam is not None and jam.is_repeated else None
     if jam is None or (jam.is_repeated and timed_out == 0):
         return None
-    return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out)
+    return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out, may_be_leaks)
+
+
+def _find_standstill(
+    context: RuleContext,
+    application: Application,
+    samples: Mapping[float, Sequence[Backend]],
+    timed_out: float | None,
+) -> _Jam | None:
+    """Find a rest that began at one moment only as measured by how long it lasts."""
+    tracks = application.tracks
+    if application.count < LEAST_SILENT_JAM or not all(track.last.in_transaction for track in tracks):
+        return None
+    youngest, usual = min(track.age for track in tracks), context.measure_hold_times(application).mean
+    share = LOOSER_SHARE if usual or all(track.last.advisory_locks for track in tracks) else STANDSTILL_SHARE
+    if youngest < LEAST_STANDSTILL:
+        return None
+    jam = _find_together(application, samples, False, share * youngest, LEAST_STANDSTILL)
+    if jam is None or 0 < FILL_HOLDS * usual < jam.spread:
+        return None
+    # Whose acquire timed out goes on, so holders that stay do not wait for a second connection.
+    return None if (timed_out or 0) >= application.count and not application.moved else jam
 
 
 def _find_together(
@@ -213,21 +281,22 @@ def _find_moment(rows: Sequence[Backend], full: bool, spread: float) -> float | 
 def _build_self_deadlock(context: RuleContext, application: Application, jam: _Jam, waiting: Waiting) -> Finding:
     count = len(jam.tracks)
     confidence = _judge_confidence(jam, waiting)
+    together = format_duration(max(jam.spread, 0.001))
     batches = f", again and again ({len(jam.batches)} times observed)" if jam.is_repeated else ""
     decide_by = None
     if confidence == "undetermined":
         decide_by = WHICH if jam.is_repeated else PAST_TIMEOUT
     or_else = ""
-    if not waiting or (jam.is_repeated and jam.timed_out is None):
+    if not waiting or jam.may_be_leaks or (jam.is_repeated and jam.timed_out is None):
         or_else = (
-            ", or all are calls that began together" if jam.is_repeated else ", or all of them were leaked at once"
+            ", or all are calls that began together" if jam.is_repeated else ", or all were leaked within that time"
         )
     return build_finding(
         "self-deadlock",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, jam.tracks),
         summary=f"All {count} backends of {name_application(application)} came to rest in the same "
-        f"{format_duration(max(jam.spread, 0.001))} and none is active{batches}: each holder waits for a second "
+        f"{together} and none is active{batches}: each holder waits for a second "
         f"connection{or_else}",
         evidence={
             "holding": count,
@@ -238,8 +307,8 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
             "batches": len(jam.batches),
             "timed_out": jam.timed_out,
             "share_of_looks": percent(jam.share),
-            "threshold": f"all backends at rest since one moment (within {format_duration(SPREAD)}), none active, as "
-            "many waiting as hold",
+            "threshold": f"all backends at rest since one moment (within {format_duration(SPREAD)}, or a tenth of the "
+            "youngest rest), none active, as many waiting as hold",
         },
         holders=context.find_holders(jam.tracks),
         frees=count,
@@ -250,6 +319,8 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
 def _judge_confidence(jam: _Jam, waiting: Waiting) -> Confidence:
     if jam.is_repeated:
         return "certain" if jam.timed_out and waiting else "likely" if jam.timed_out else "undetermined"
+    if jam.may_be_leaks and not any(track.last.advisory_locks for track in jam.tracks):
+        return "undetermined"
     # Idle outside of a transaction there is less to go by: only the moment that comes back.
     in_transaction = any(track.is_in_transaction for track in jam.tracks)
     return "likely" if waiting and in_transaction else "undetermined"

@@ -6,24 +6,28 @@ pooler has to report that connections are short.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import inf
 from statistics import median
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
-from poolctl.diagnose.live.shared_findings import build_long_hold, build_undetermined_hold
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, is_interactive
-from poolctl.diagnose.live.usage import SPREAD, find_held, is_quiet
+from poolctl.diagnose.live.shared_findings import (
+    LEAST_STUCK,
+    build_leak_in_transaction,
+    build_long_hold,
+    build_undetermined_hold,
+)
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, has_changed, is_interactive
+from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
 
-LEAST_STUCK = 2
-"""Survivors in one application. One alone may be a batch, a debugger or a person: it is held, not leaked."""
 LEAST_BY_HAND = 5
-ACQUIRE_TIMEOUT = 30.0
-"""Seconds after which psycopg_pool, SQLAlchemy and HikariCP give up waiting by default: a holder that waits for a
-second connection would have failed and released by then."""
+TIMES_USUAL = 1000
+"""Mean holds, by the pools' own figures, from which a connection that is still held is lost. Work of one request in a
+thousand may take as long, and then it raises the mean to that."""
 
 
 def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
@@ -31,15 +35,19 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: two survivors in an application, older than max(1 s, 10 x its median transaction, 2 x the longest that
     was observed to end); or older than 4 x the longest rest in one, where three were observed to end and that is less.
-    Certain: all older than the usual acquire timeout of 30 s, not all from one moment, and observed twice.
+    Never younger than 4 x the mean hold that the pool's figures count: such holds come back, and outlast a short
+    observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
+    Certain: all older than 1000 x that mean, not all from one moment, and observed twice.
     Undetermined: one sample only; or every backend of the application, from one moment or without ages, while it is not
     known whether clients wait: it may be a jam of nested acquires. Holders of advisory locks and operators' tools do
     not count; of a person's client program five do, as scripts use them too.
     """
     for application in context.facts.applications:
-        stuck = context.keep_unexplained(application.stuck)
-        if len(stuck) >= _count_least(application):
-            yield _build_leak_in_transaction(context, application, stuck)
+        times = context.measure_hold_times(application)
+        stuck = context.keep_unexplained(find_stuck(application, times))
+        if len(stuck) < _count_least(application) or takes_turns(application, stuck, times):
+            continue
+        yield build_leak_in_transaction(context, application, stuck, _judge_confidence(context, application, stuck))
 
 
 def _count_least(application: Application) -> float:
@@ -48,76 +56,23 @@ def _count_least(application: Application) -> float:
     return LEAST_BY_HAND if is_interactive(application.name) else inf
 
 
-def _build_leak_in_transaction(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Finding:
-    ages = sorted(track.age for track in stuck)
-    waiting = context.facts.count_waiting(application)
-    confidence = _judge_confidence(application, stuck, waiting.is_known)
-    pinning = sum(track.last.has_xmin for track in stuck)
-    oldest = format_duration(ages[-1])
-    at_least = "at least " if any(track.last.state_at is None for track in stuck) else ""
-    consequence = f"; {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
-    decide_by = None
-    if confidence == "undetermined":
-        decide_by = (
-            "a second sample: whether the same transactions are still open"
-            if stuck[0].sample_count < 2
-            else "observe for longer than the acquire timeout (usually 30 s): holders that wait for a second "
-            "connection fail and release then, a leak stays; or observe as a member of pg_monitor"
-        )
-    return build_finding(
-        "leak-in-transaction",
-        severity=context.judge_severity(application),
-        confidence=confidence,
-        summary=f"{format_count(len(stuck))} of {plural(application.count, 'backend')} of "
-        f"{name_application(application)} are idle in transactions that are not ended, the oldest for "
-        f"{at_least}{oldest}{consequence}",
-        evidence={
-            "stuck": len(stuck),
-            "sessions": application.count,
-            "oldest_age": ages[-1],
-            "youngest_age": ages[0],
-            "age_spread": ages[-1] - ages[0],
-            "moved_meanwhile": len(application.moved),
-            "median_transaction": application.typical_use,
-            "longest_seen_to_end": application.longest_ended,
-            "hold_back_vacuum": pinning,
-            "waiting": waiting.count,
-            "threshold": f"{LEAST_STUCK} idle in transaction for more than {format_duration(application.stuck_after)} "
-            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest that ended; or {TIMES_LONGEST} x the longest rest, "
-            "if less)",
-        },
-        holders=context.find_holders(stuck),
-        remedy="Commit or roll back and release on every path of that code: finally, with, defer. Until that is "
-        "deployed, end these backends, and set idle_in_transaction_session_timeout for the application's "
-        f"role{_write_lost_locks(context, application)}. A bigger pool only delays the end.",
-        frees=len(stuck),
-        decide_by=decide_by,
-    )
-
-
-def _judge_confidence(application: Application, stuck: tuple[Track, ...], knows_waiting: bool) -> Confidence:
+def _judge_confidence(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Confidence:
+    times = context.measure_hold_times(application)
+    knows_waiting = context.facts.count_waiting(application).is_known
     ages = [track.age for track in stuck]
-    if stuck[0].sample_count < 2:
+    if stuck[0].sample_count < 2 or takes_turns(application, stuck, times, MOST_GAPS):
         return "undetermined"
     everything = len(stuck) == application.count
     if any(track.last.state_at is None for track in stuck):
         return "undetermined" if everything and len(stuck) > LEAST_STUCK else "likely"
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
         return "undetermined"
-    sure = min(ages) > ACQUIRE_TIMEOUT and max(ages) - min(ages) > SPREAD
+    sure = 0 < TIMES_USUAL * times.mean < min(ages) and max(ages) - min(ages) > SPREAD
     return cap_confidence("certain" if sure else "likely", stuck)
 
 
-def _write_lost_locks(context: RuleContext, application: Application) -> str:
-    """Write what that timeout would break: session-level advisory locks go with their session."""
-    locks = sum(t.last.advisory_locks for t in context.facts.tracks if t.last.user == application.user)
-    return (
-        f" (it would also drop {plural(locks, 'advisory lock')} of sessions that are idle in a transaction)"
-        if locks
-        else ""
-    )
-
-
+NEARLY_FULL = 0.75
+"""Share of a pool that is held by clients that do nothing, from which it matters although no client waits yet."""
 LEAST_STEPS = 3
 """Rises of the least in use, never a fall, from which it is a staircase and not a busy minute."""
 
@@ -126,8 +81,8 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
     """Report idle backends that their own pool counts as in use: ``leak``, ``long-hold`` or ``leak-or-long-hold``.
 
     Needs the pool's figures. A pool reports how many connections are in use and how many are idle in it; idle backends
-    on the server beyond these are held by a client. Only where the pool is full or waited for, or its floor climbs: a
-    hold that no client misses is a note.
+    on the server beyond these are held by a client. Only where the pool is full or waited for, its floor climbs, or
+    three quarters of it are held so: a hold that no client misses is a note.
     """
     for application in context.facts.programs:
         pools = context.facts.find_pools_of(application)
@@ -139,8 +94,10 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
         count = min(len(resting) - parked, in_use)
         pressed = bool(context.facts.count_waiting(application)) or any(pool.is_full_now for pool in pools)
         steps = max(pool.steps for pool in pools)
-        quiet = is_quiet(pools) and not application.moved
-        if count < 1 or count < 0.5 * in_use or not (pressed or steps >= LEAST_STEPS or (quiet and count > 1)):
+        quiet = is_quiet(pools) and not application.moved and count > 1
+        most = sum(pool.max_open for pool in pools)
+        nearly = 0 < NEARLY_FULL * most <= count and not all(track.is_on_purpose for track in resting)
+        if count < 1 or count < 0.5 * in_use or not (pressed or steps >= LEAST_STEPS or quiet or nearly):
             continue
         # Which of the resting backends are free in the pool is not known. The ones that rest longest are held, in a
         # lifo pool and in a fifo pool that is waited for alike.
@@ -154,10 +111,13 @@ def build_idle_hold(
     """Build one of three findings, by what happened to such holds before.
 
     ``long-hold``: one of them came back while the pool was full (certain), or most of them LISTEN or hold an advisory
-    lock or a cursor (likely). ``leak``: the number in use climbed in three steps and never fell (certain if the oldest
-    is also older than 30 s and ten times the longest that ended); or it is waited for while new connections are still
-    opened beside the frozen ones, or it stays in use without any traffic (likely). Otherwise undetermined.
+    lock or a cursor, or are not older than four mean holds by the pools' own figures (likely). ``leak``: the number in
+    use climbed in three steps and never fell (certain if the oldest is also older than 1000 mean holds); or it is
+    waited for while new connections are still opened beside the frozen ones, or it stays in use without any traffic
+    (likely). Otherwise undetermined.
     """
+    times = context.measure_hold_times(application)
+    usual = [track for track in suspects if track.age <= times.limit]
     returned = find_returned(application, pools)
     on_purpose = [track for track in suspects if track.is_on_purpose]
     steps = max(pool.steps for pool in pools)
@@ -166,12 +126,12 @@ def build_idle_hold(
     opened = len(application.opened)
     if returned:
         return build_long_hold(context, application, suspects, returned, "certain")
-    if 2 * len(on_purpose) > len(suspects):
+    if 2 * len(on_purpose) > len(suspects) or (times.are_long and 2 * len(usual) > len(suspects)):
         return build_long_hold(context, application, suspects, (), "likely")
     oldest = max(track.age for track in suspects)
     confidence: Confidence | None = None
     if steps >= LEAST_STEPS:
-        sure = oldest >= max(ACQUIRE_TIMEOUT, 10 * application.longest_ended, 10 * application.typical_use)
+        sure = oldest >= TIMES_USUAL * times.mean > 0
         confidence = "certain" if sure else "likely"
     elif (waiting and frozen_share > 0.5 and opened) or (is_quiet(pools) and not waiting):
         confidence = "likely"
@@ -264,6 +224,64 @@ def _is_used_up(context: RuleContext, application: Application) -> bool:
     return any(pool.is_full for pool in pools) or any(
         queue.is_used_up and queue.last.clients_waiting for queue in queues
     )
+
+
+LEAST_SILENT = 4
+"""Backends of a pool that may have fallen silent one after the other."""
+STEADY_SHARE = 0.5
+"""Share of the transactions of the window's first part that its last part before the silence still had, from which the
+load did not simply end."""
+
+
+def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
+    """Report ``leak-or-long-hold`` where the backends of an application fell silent one after the other.
+
+    For applications whose waiting clients are not reported. Threshold: four backends or more, all idle now for more
+    than max(1 s, 10 x the median); three or more of them did their last work within the window, each at a time of its
+    own, over a second or more; the last one worked on in every sample until then; and the server counted as many
+    transactions to the end (half at least), so the load did not fade. Always undetermined: a load that ends at once
+    leaves a pool that is used in turns in the same state.
+    """
+    for application in context.facts.programs:
+        tracks = context.keep_unexplained(application.tracks)
+        if len(tracks) < LEAST_SILENT or len(tracks) < application.count or application.gone:
+            continue
+        if context.facts.count_waiting(application).is_known or any(track.is_on_purpose for track in tracks):
+            continue
+        held = find_held(application, tracks)
+        if len(held) == len(tracks) and _fell_silent(context, held):
+            yield build_undetermined_hold(context, application, held, f"all {len(held)}, silent one after the other")
+
+
+def _fell_silent(context: RuleContext, tracks: Sequence[Track]) -> bool:
+    stopped = sorted((t for t in tracks if t.has_moved and t.last.state_at is not None), key=lambda track: -track.age)
+    if len(stopped) < LEAST_STUCK + 1 or stopped[0].age - stopped[-1].age < STUCK_AFTER:
+        return False
+    last = stopped[-1]
+    since, until = last.since, last.now - last.age
+    steps = [(a, b) for (at, a), (to, b) in pairwise(last.rows) if to <= until]
+    if len(steps) < LEAST_SILENT or sum(has_changed(a, b) for a, b in steps) < 0.8 * len(steps):
+        return False
+    return _stays_steady(context, since, until)
+
+
+def _stays_steady(context: RuleContext, since: float, until: float) -> bool:
+    """Return True if as many transactions ended in the last part of the time before ``until`` as in the first.
+
+    By pg_stat_database, which backends report to once a second at most.
+    """
+    counts = [
+        (sample.at, sum(each.commits + each.rollbacks for each in sample.databases))
+        for sample in context.facts.server_samples
+        if since <= sample.at and sample.databases
+    ]
+    middle = (since + until) / 2
+    before = [count for at, count in counts if at <= middle]
+    # What was done just before the silence is reported up to a second later.
+    after = [count for at, count in counts if at > middle]
+    if len(before) < 2 or not after:
+        return False
+    return after[-1] - before[-1] >= STEADY_SHARE * (before[-1] - before[0])
 
 
 def find_opening_beside_idle(context: RuleContext) -> Iterator[Finding]:

@@ -3,12 +3,77 @@
 Decides their words and evidence. When they are reported is left to the rules.
 """
 
+from collections.abc import Sequence
+
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldPattern
-from poolctl.units import format_duration, percent, plural
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldPattern, HoldTimes, find_stuck
+from poolctl.units import format_count, format_duration, percent, plural
+
+LEAST_STUCK = 2
+"""Survivors in one application. One alone may be a batch, a debugger or a person: it is held, not leaked."""
+
+
+def build_leak_in_transaction(
+    context: RuleContext, application: Application, stuck: tuple[Track, ...], confidence: Confidence
+) -> Finding:
+    """Build ``leak-in-transaction`` of the backends ``stuck``."""
+    ages = sorted(track.age for track in stuck)
+    waiting = context.facts.count_waiting(application)
+    pinning = sum(track.last.has_xmin for track in stuck)
+    oldest = format_duration(ages[-1])
+    at_least = "at least " if any(track.last.state_at is None for track in stuck) else ""
+    consequence = f"; {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
+    decide_by = None
+    if confidence == "undetermined":
+        decide_by = (
+            "a second sample: whether the same transactions are still open"
+            if stuck[0].sample_count < 2
+            else "observe for longer than the acquire timeout, if there is one: holders that wait for a second "
+            "connection fail and release then, a leak stays; or observe as a member of pg_monitor"
+        )
+    return build_finding(
+        "leak-in-transaction",
+        severity=context.judge_severity(application),
+        confidence=confidence,
+        summary=f"{format_count(len(stuck))} of {plural(application.count, 'backend')} of "
+        f"{name_application(application)} are idle in transactions that are not ended, the oldest for "
+        f"{at_least}{oldest}{consequence}",
+        evidence={
+            "stuck": len(stuck),
+            "sessions": application.count,
+            "oldest_age": ages[-1],
+            "youngest_age": ages[0],
+            "age_spread": ages[-1] - ages[0],
+            "moved_meanwhile": len(application.moved),
+            "median_transaction": application.typical_use,
+            "longest_seen_to_end": application.longest_ended,
+            "mean_hold": context.measure_hold_times(application).mean or None,
+            "hold_back_vacuum": pinning,
+            "waiting": waiting.count,
+            "threshold": f"{LEAST_STUCK} idle in transaction for more than {format_duration(application.stuck_after)} "
+            f"(1 s, {TIMES_TYPICAL} x the median, 2 x the longest that ended; or {TIMES_LONGEST} x the longest rest, "
+            "if less)",
+        },
+        holders=context.find_holders(stuck),
+        remedy="Commit or roll back and release on every path of that code: finally, with, defer. Until that is "
+        "deployed, end these backends, and set idle_in_transaction_session_timeout for the application's "
+        f"role{_write_lost_locks(context, application)}. A bigger pool only delays the end.",
+        frees=len(stuck),
+        decide_by=decide_by,
+    )
+
+
+def _write_lost_locks(context: RuleContext, application: Application) -> str:
+    """Write what that timeout would break: session-level advisory locks go with their session."""
+    locks = sum(t.last.advisory_locks for t in context.facts.tracks if t.last.user == application.user)
+    return (
+        f" (it would also drop {plural(locks, 'advisory lock')} of sessions that are idle in a transaction)"
+        if locks
+        else ""
+    )
 
 
 def build_long_hold(
@@ -20,6 +85,8 @@ def build_long_hold(
 ) -> Finding:
     """Build ``long-hold``: connections that are held for long and come back, while clients wait for them."""
     waiting = context.facts.count_waiting(application)
+    wait = f"; {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
+    times = context.measure_hold_times(application)
     longest = max([*(track.longest_rest for track in returned), *(track.age for track in suspects)])
     holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
     observed = ", and none was acquired or released meanwhile"
@@ -27,20 +94,24 @@ def build_long_hold(
         observed = f", {plural(len(returned), 'release')} observed"
     elif any(track.is_on_purpose for track in suspects):
         observed = ", as their last statements say, on purpose"
+    elif times.are_long:
+        observed = f"; by the pool's own figures they come back, after {format_duration(times.mean)} on average"
     return build_finding(
         "long-hold",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, holding),
-        summary=f"{plural(len(holding), 'connection')} of {name_application(application)} are held for "
-        f"{format_duration(longest)} or longer{observed}; {plural(waiting.count or 0, 'client')} waiting",
+        summary=f"{plural(len(holding), 'connection')} of {name_application(application)} are held, the longest for "
+        f"{format_duration(longest)}{observed}{wait}",
         evidence={
             "held": len(holding),
             "sessions": application.count,
             "longest_hold": longest,
             "median_use": application.typical_use,
             "releases_seen": len(returned),
+            "mean_hold": times.mean or None,
             "waiting": waiting.count,
-            "threshold": "a hold of more than 1 s and 10 x the median that came back, while clients wait",
+            "threshold": "a hold of more than 1 s and 10 x the median that came back, or is not older than "
+            f"{TIMES_LONGEST} x the mean hold by the pool's figures",
         },
         holders=context.find_holders(holding),
         frees=len(holding),
@@ -94,6 +165,7 @@ def build_held_across_io(
 ) -> Finding:
     """Build ``held-across-io`` from how ``application`` uses its connections."""
     waiting = context.facts.count_waiting(application)
+    times = context.measure_hold_times(application)
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     ended = [
         t
@@ -105,15 +177,16 @@ def build_held_across_io(
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, holding),
         summary=f"{name_application(application)} holds transactions open while it does something else: "
-        f"{percent(use.share)} of the use is idle in transaction, typically for {format_duration(use.pause)}, and they "
-        f"do end{wait}",
+        f"{percent(use.share)} of the use is idle in transaction, typically for {format_duration(use.pause)}, "
+        f"{_write_ends(times, ended, holding)}{wait}",
         evidence={
             "sessions": application.count,
             "idle_in_transaction_share": percent(use.share),
             "typical_pause": use.pause,
             "longest_seen_to_end": application.longest_ended,
             "ended_meanwhile": len(ended),
-            "stuck": len(application.stuck),
+            "mean_hold": times.mean or None,
+            "stuck": len(find_stuck(application, times)),
             "looks_without_a_spare_session": percent(use.used_up),
             "waiting": waiting.count,
             "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
@@ -122,4 +195,17 @@ def build_held_across_io(
         holders=context.find_holders(holding),
         frees=min(len(holding), round(use.mean_paused)),
         decide_by=decide_by,
+    )
+
+
+def _write_ends(times: HoldTimes, ended: Sequence[Track], holding: Sequence[Track]) -> str:
+    """Write what shows that these holds end."""
+    if times.are_long:
+        return f"and by the pool's own figures a connection comes back after {format_duration(times.mean)} on average"
+    if ended:
+        return "and they do end"
+    oldest, youngest = max(track.age for track in holding), min(track.age for track in holding)
+    return (
+        f"and new ones begin one after the other, so old ones end: they began {format_duration(youngest)} to "
+        f"{format_duration(oldest)} ago"
     )

@@ -147,7 +147,7 @@ class Track:
     @cached_property
     def has_moved(self) -> bool:
         """Whether it was observed to do something in the window."""
-        return any(_differs(a, b) for (_, a), (_, b) in pairwise(self.rows))
+        return any(has_changed(a, b) for (_, a), (_, b) in pairwise(self.rows))
 
     @cached_property
     def ended_transaction(self) -> bool:
@@ -196,11 +196,16 @@ class Track:
         return self.last.wait_event_type == "Lock" or bool(self.last.blocked_by)
 
     @property
-    def is_on_purpose(self) -> bool:
-        """Whether its last statement or a lock says that the session means to stay."""
+    def is_listening(self) -> bool:
+        """Whether its last statement says that the session means to stay: LISTEN, or a cursor's."""
         words = (self.last.query or "").lstrip().split(None, 2)
         first = words[0].rstrip(";").upper() if words else ""
-        return bool(self.last.advisory_locks) or first in ("LISTEN", "DECLARE", "FETCH")
+        return first in ("LISTEN", "DECLARE", "FETCH")
+
+    @property
+    def is_on_purpose(self) -> bool:
+        """Whether its last statement or a lock says that the session means to stay."""
+        return bool(self.last.advisory_locks) or self.is_listening
 
     @property
     def statement_age(self) -> float:
@@ -245,7 +250,8 @@ def _identify_transaction(backend: Backend) -> object:
     return backend.transaction_at if backend.transaction_at is not None else backend.virtual_transaction
 
 
-def _differs(a: Backend, b: Backend) -> bool:
+def has_changed(a: Backend, b: Backend) -> bool:
+    """Return True if a backend did something between the rows ``a`` and ``b`` of it."""
     if a.state_at is not None and b.state_at is not None:
         return (a.state_at, a.query_at, a.transaction_at) != (b.state_at, b.query_at, b.transaction_at)
     return a.state != b.state or a.virtual_transaction != b.virtual_transaction

@@ -3,11 +3,13 @@
 Decides when a connection counts as held. What follows from that is left to the rules.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track
 from poolctl.diagnose.live.waits import PoolSeries
+from poolctl.observe.snapshot import PoolFigures
 
 SPREAD = 0.06
 """Seconds between the youngest and the oldest of a set that still count as one moment. Jams of nested acquires were
@@ -28,6 +30,109 @@ def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Trac
         and track.was_used
         and (track.age > limit or (track.last.state_at is None and track.is_in_transaction))
     )
+
+
+LEAST_RETURNS = 3
+"""Connections that came back, from which their mean shows how long a connection is held."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldTimes:
+    """How long connections are held, by what the pools themselves counted."""
+
+    mean: float
+    """Seconds, of at least ``LEAST_RETURNS`` holds that came back; 0: not known."""
+    returned: float | None
+    """Holds that came back within the window; None: not known."""
+
+    @property
+    def limit(self) -> float:
+        """Seconds up to which a hold is nothing unusual; 0: not known."""
+        return TIMES_LONGEST * self.mean
+
+    @property
+    def are_long(self) -> bool:
+        """Whether a connection is usually held for so long that a short observation finds it motionless."""
+        return self.mean > STUCK_AFTER
+
+
+UNKNOWN_TIMES = HoldTimes(0.0, None)
+
+
+def measure_hold_times(pools: Sequence[PoolSeries]) -> HoldTimes:
+    """Measure how long connections are held by clients, from the pools' counters.
+
+    The mean of the window where enough came back in it, else of all time. Where only acquires are counted, Little's
+    law: connections in use x seconds / holds that came back, of pools that were full in every sample.
+    """
+    returns = [_count_returns(pool) for pool in pools]
+    in_window = sum(last - first for first, last in returns if first is not None and last is not None)
+    is_counted = bool(returns) and all(first is not None and last is not None for first, last in returns)
+    times = [pool.measure_growth("use_time_total") for pool in pools]
+    mean = 0.0
+    if pools and all(time is not None for time in times) and in_window >= LEAST_RETURNS:
+        mean = sum(time or 0.0 for time in times) / in_window
+    elif pools and all(pool.last.use_time_total is not None for pool in pools):
+        ever = sum(last or 0.0 for _, last in returns)
+        mean = sum(pool.last.use_time_total or 0.0 for pool in pools) / ever if ever >= LEAST_RETURNS else 0.0
+    elif is_counted and in_window >= LEAST_RETURNS and all(pool.was_always_full for pool in pools):
+        mean = sum((pool.last.in_use or 0) * pool.window for pool in pools) / in_window
+    return HoldTimes(mean, in_window if is_counted else None)
+
+
+def _count_returns(pool: PoolSeries) -> tuple[float | None, float | None]:
+    """Count the holds that had come back by the first and by the last sample; None where that is not reported."""
+    first, last = (_read_returns(figures) for figures in (pool.figures[0], pool.last))
+    # A process that restarted counts from zero.
+    return (first, last) if first is not None and last is not None and first <= last else (None, last)
+
+
+def _read_returns(figures: PoolFigures) -> float | None:
+    if figures.use_count_total is not None:
+        return figures.use_count_total
+    if figures.acquired_total is None:
+        return None
+    # psycopg_pool counts a request when it is made, so the ones that wait are among them.
+    waiting = (figures.waiting or 0) if figures.waiting_may_lie else 0
+    return max(0.0, figures.acquired_total - (figures.in_use or 0) - waiting)
+
+
+def find_stuck(application: Application, times: HoldTimes) -> tuple[Track, ...]:
+    """Find the survivors of ``application`` that are also older than the holds that its pools saw coming back."""
+    return tuple(track for track in application.stuck if track.age > times.limit)
+
+
+LEAST_TURNS = 4
+"""Backends in use from which they rather are a pool than the workers of a batch: the smallest default size of a common
+pool (psycopg_pool 4, SQLAlchemy 5, HikariCP 10)."""
+TIMES_GAP = 2
+"""Holds that begin at random, as many as end: the youngest is older than two mean gaps once in 7 observations, and"""
+MOST_GAPS = 3
+"""older than three once in 20."""
+
+
+def takes_turns(
+    application: Application, held: Sequence[Track], times: HoldTimes, most_gaps: float = TIMES_GAP
+) -> bool:
+    """Return True if new holds begin in backends of earlier ones, so that old holds end, although no end was observed.
+
+    All backends are in a transaction, logged in before the oldest of these began, and the ages of the transactions are
+    spread evenly from zero on: the youngest is less than ``most_gaps`` mean gaps old. Of a leak that filled its pool
+    the youngest gets older; while one goes on, other backends do short work or wait for some. Where the pool says how
+    long it is held, that decides.
+    """
+    tracks = application.tracks
+    begun = [track.last.transaction_at for track in tracks]
+    logged_in = [track.last.started_at for track in tracks]
+    is_known = None not in begun and None not in logged_in and all(track.is_in_transaction for track in tracks)
+    is_telling = len(tracks) >= LEAST_TURNS and 2 * len(held) >= len(tracks) and tracks[0].sample_count > 1
+    if times.mean or not (is_known and is_telling) or 0 < application.longest_ended <= STUCK_AFTER:
+        return False
+    now = tracks[0].now
+    ages = [now - at for at in begun if at is not None]
+    sessions = [now - at for at in logged_in if at is not None]
+    gap = (max(ages) - min(ages)) / (len(ages) - 1)
+    return max(ages) - min(ages) > STUCK_AFTER and min(ages) < most_gaps * gap and min(sessions) > max(ages) + gap
 
 
 def is_quiet(pools: tuple[PoolSeries, ...]) -> bool:
@@ -72,9 +177,9 @@ class HoldPattern:
         return self.paused / max(1, self.active + self.paused + self.stuck)
 
 
-def measure_use(application: Application) -> HoldPattern:
-    """Measure how ``application`` used its connections."""
-    stuck = {track.pid for track in application.stuck}
+def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> HoldPattern:
+    """Measure how ``application`` used its connections. ``times``: what its pools say of them."""
+    stuck = {track.pid for track in find_stuck(application, times)}
     if stuck:
         # Beside a leak, what rests for as long is rather its newest than a pause.
         stuck |= {t.pid for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER}
