@@ -67,6 +67,7 @@ class SimulateRequest:
     replications. ``leak`` True and False add and remove a leak, None keeps the scenario's own. ``assignments``: each
     ``section.key=value``. ``duration`` (seconds) and ``seed`` None: the scenario's own. ``target``: the server to use
     instead of a throw-away one. ``interval``: seconds between rows of the timeline.
+    ``on``: where a sweep or replications run: ``local``, ``local:N``, or the address of a Dask scheduler.
     """
 
     scenario: Path | str | None = None
@@ -85,6 +86,7 @@ class SimulateRequest:
     port: int | None = None
     keep: bool = False
     interval: float = 0.1
+    on: str = "local"
 
     @property
     def is_batch(self) -> bool:
@@ -111,6 +113,11 @@ class SimulateRequest:
         if self.sweeps and self.replications is not None:
             raise BadInput(
                 "--sweep and --replications: give one of the two", hint="--sweep load.seed=1..10 varies the seed"
+            )
+        if self.on != "local" and not self.is_batch:
+            raise BadInput(
+                "--on goes with --sweep and --replications: one run is made on this machine",
+                hint="leave --on out, or give a sweep",
             )
         if self.compare is not None and (self.is_batch or self.chosen_engine == "both"):
             other = many if self.is_batch else "--engine both"
@@ -327,6 +334,7 @@ class SimulateFields(TypedDict, total=False):
     port: int | None
     keep: bool
     interval: float
+    on: str
 
 
 class InspectFields(TypedDict, total=False):

@@ -258,8 +258,8 @@ def _serve(
 
 
 def _run_batch(request: SimulateRequest, progress: Progress, interruption: Interruption) -> Batch:
-    """Run a sweep or replications on all cores. An interrupted batch holds the runs that are done."""
-    from poolctl.engines.batch import run_many
+    """Run a sweep or replications where ``request.on`` says. An interrupted batch holds the runs that are done."""
+    from poolctl.engines.cluster.place import run_at
 
     axes: tuple[Axis, ...] = ()
     if request.sweeps:
@@ -283,7 +283,8 @@ def _run_batch(request: SimulateRequest, progress: Progress, interruption: Inter
                 stack.enter_context(progress.show_batch(lambda: len(outcomes) + len(losses), len(scenarios), began))
             return interruption()
 
-        with closing(run_many(scenarios, summarize_run, interval=request.interval, stop=stop)) as results:
+        runs = run_at(request.on, scenarios, summarize_run, interval=request.interval, stop=stop, note=progress.note)
+        with closing(runs) as results:
             for result in results:
                 if result.kept is None:
                     losses.append(result.loss)

@@ -96,6 +96,13 @@ _server = make_option("Server")
     metavar="N",
     help="Model: N seeds (2 to 10,000), means, intervals.",
 )
+@_several(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="PLACE",
+    help="Where they run: local, local:4, or a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.",
+)
 @_server("--target", metavar="CONNINFO", help="A server of yours instead of the throw-away one.")
 @_server("--allow-exhaustion", is_flag=True, help="Let the run take every free slot of --target.")
 @_server("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the throw-away server.")

@@ -1,0 +1,200 @@
+"""Sweeps on a Dask cluster of real processes: the same results, whatever happens to its workers."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from poolctl.engines.cluster.place import parse_place
+from poolctl.errors import BadInput
+
+pytest.importorskip("distributed")
+pytestmark = pytest.mark.server
+
+SWEEP = ("simulate", "--sweep", "pool.max_open=2..13", "--sweep", "load.instances=2,4", "--json", "--quiet")
+LONG = ("simulate", "--replications", "40", "--for", "8m", "--set", "load.instances=10", "--json", "--quiet")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Cluster:
+    """A scheduler and its workers, each a process."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self.scheduler = self._start("scheduler", "--port", self.address.rpartition(":")[2])
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def _start(self, kind: str, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--host", "127.0.0.1"]
+        with (self._folder / f"{kind}.log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--no-dashboard"],
+                stdout=log,
+                stderr=log,
+                cwd=self._folder,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), **environment},
+                start_new_session=True,
+            )
+
+    def add_worker(self, **environment: str) -> "subprocess.Popen[bytes]":
+        worker = self._start("worker", self.address, "--nthreads", "1", "--no-nanny", **environment)
+        self.workers.append(worker)
+        return worker
+
+    def end(self) -> None:
+        for process in (*self.workers, self.scheduler):
+            with suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+@contextmanager
+def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
+    started = Cluster(folder)
+    try:
+        for _ in range(workers):
+            started.add_worker()
+        yield started
+    finally:
+        started.end()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with cluster(tmp_path_factory.mktemp("dask"), 2) as started:
+        yield started
+
+
+def poolctl(*arguments: str, timeout: float = 120.0) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "poolctl", *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def document(done: "subprocess.CompletedProcess[str]") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_a_sweep_on_a_cluster_gives_what_it_gives_here_bit_for_bit(shared: Cluster) -> None:
+    there, here = poolctl(*SWEEP, "--on", shared.address), poolctl(*SWEEP, "--on", "local:1")
+
+    assert (there.returncode, there.stderr) == (0, "")
+    assert there.stdout == here.stdout
+    assert len(document(there)["points"]) == 24
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_in_the_middle_costs_no_result(tmp_path: Path) -> None:
+    with cluster(tmp_path, 2) as started:
+        command = [sys.executable, "-m", "poolctl", *LONG, "--on", started.address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            time.sleep(4)
+            assert running.poll() is None, running.communicate()
+            started.workers[0].kill()
+            output, errors = running.communicate(timeout=120)
+
+    found = json.loads(output)
+    assert (running.returncode, errors) == (0, "")
+    assert len(found["seeds"]) == 40
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_is_lost_ends_the_batch_with_one_line(tmp_path: Path) -> None:
+    with cluster(tmp_path, 1) as started:
+        command = [sys.executable, "-m", "poolctl", *LONG, "--on", started.address]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            time.sleep(4)
+            started.scheduler.kill()
+            output, errors = running.communicate(timeout=60)
+
+    assert running.returncode == 3
+    assert json.loads(output)["error"]["code"] == "cannot-do"
+    assert "the scheduler is gone" in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.slow
+def test_ctrl_c_cancels_what_is_left_and_reports_what_is_done(shared: Cluster) -> None:
+    command = [sys.executable, "-m", "poolctl", *LONG, "--on", shared.address]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
+    ) as running:
+        time.sleep(6)
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=30)
+
+    found = json.loads(output)
+    assert running.returncode == 130
+    assert found["status"] == "interrupted"
+    # The cluster is free again for the next batch.
+    assert poolctl(*SWEEP, "--on", shared.address).returncode == 0
+
+
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_worker_with_another_kernel_is_refused_by_name_before_anything_runs(tmp_path: Path) -> None:
+    with cluster(tmp_path, 0) as started:
+        started.add_worker(POOLCTL_KERNEL="plain")
+        refused = poolctl(*SWEEP, "--on", started.address)
+
+    assert refused.returncode == 3
+    assert "worker tcp://127.0.0.1:" in refused.stderr
+    assert "kernel plain; this machine has" in refused.stderr
+
+
+@pytest.mark.slow
+def test_no_scheduler_and_one_that_speaks_something_else_cost_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port in (free_port(), silent.getsockname()[1]):
+            refused = poolctl(*SWEEP, "--on", f"tcp://127.0.0.1:{port}")
+
+            assert refused.returncode == 3
+            assert document(refused)["error"]["code"] == "cannot-connect"
+            assert "no Dask scheduler answers" in refused.stderr.splitlines()[0]
+            assert "Traceback" not in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "place", ["", "here", "local:0", "local:x", "tcp://", "tcp://host", "http://host:1", "tcp://h:x"]
+)
+def test_a_place_that_is_none_is_refused_with_what_is_one(place: str) -> None:
+    with pytest.raises(BadInput, match="neither this machine nor a Dask scheduler"):
+        parse_place(place)
+
+
+@pytest.mark.parametrize(
+    ("place", "found"),
+    [
+        ("local", (None, "")),
+        ("local:3", (3, "")),
+        ("tcp://scheduler:8786", (None, "tcp://scheduler:8786")),
+        ("tls://[::1]:8786", (None, "tls://[::1]:8786")),
+    ],
+)
+def test_a_place_is_this_machine_or_the_address_of_a_scheduler(place: str, found: tuple[int | None, str]) -> None:
+    assert parse_place(place) == found
+
+
+def test_one_run_is_not_spread_over_a_cluster() -> None:
+    refused = poolctl("simulate", "--engine", "model", "--on", "tcp://127.0.0.1:1")
+
+    assert refused.returncode == 2
+    assert "--on goes with --sweep and --replications" in refused.stderr
