@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from sandboxes import connect, eventually, one, own_temporary_directory
@@ -295,7 +296,7 @@ def test_the_second_story_pool_size_is_not_the_problem_until_the_index_is_there(
 ) -> None:
     staged, pods = story
     watcher = staged.conninfo_of("watcher")
-    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name = 'poolctl simulate'"
+    busy = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND application_name LIKE 'poolctl simulate%'"
     with subprocess.Popen(pods, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
         try:
             with staged.admin() as admin:
@@ -319,3 +320,35 @@ def test_the_second_story_pool_size_is_not_the_problem_until_the_index_is_there(
     assert "orders(customer_id)" in finding["remedy"] or "orders (customer_id)" in finding["remedy"]
     assert with_index["recommendation"]["max_open"] in range(1, 31)
     assert with_index["measured"]["throughput"] > 3 * without["measured"]["throughput"]
+
+
+def count(connection: "psycopg.Connection[Any]", query: str) -> int:
+    return int(str(one(connection, query)))
+
+
+@pytest.mark.parametrize("query", ["sleep", "select1", "cpu"])
+def test_a_second_terminal_sees_the_loads_of_simulate_counted_while_they_run(
+    at: Stage, query: str, tmp_path: Path
+) -> None:
+    scenario = tmp_path / "load.toml"
+    scenario.write_text(
+        f'name = "load"\n[pool]\nkind = "psycopg_pool"\nmax_open = 4\nmin_idle = 4\n[load]\nworkers = 4\n'
+        f'query = "{query}"\nhold = {{ distribution = "constant", mean = "5ms" }}\n'
+        'think = { distribution = "constant", mean = "5ms" }\nduration = "60s"\n',
+        encoding="utf-8",
+    )
+    words = [sys.executable, "-m", "poolctl", "simulate", str(scenario), "--target", at.sandbox.conninfo, "--quiet"]
+    counted = "SELECT xact_commit FROM pg_stat_database WHERE datname = 'app'"
+    connected = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'poolctl simulate%'"
+    # In another database, whose counters the transactions of this test move.
+    elsewhere = connect(make_conninfo(at.sandbox.admin_conninfo, dbname="template1"))
+    with elsewhere as admin, subprocess.Popen(words, stdout=subprocess.DEVNULL) as running:
+        try:
+            eventually(lambda: count(admin, connected) >= 4, within=20)
+            before = count(admin, counted)
+            # A backend counts at its end whatever it read, so it has to be seen before: the run goes on.
+            eventually(lambda: count(admin, counted) - before > 1500, within=20)
+            assert count(admin, connected) >= 4
+        finally:
+            running.send_signal(signal.SIGINT)
+            running.wait(timeout=30)
