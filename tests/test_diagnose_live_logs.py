@@ -13,6 +13,7 @@ from poolctl.observe.snapshot import (
     LoggedLockWait,
     LoggedRefusals,
     Observation,
+    PoolFigures,
     Snapshot,
     Source,
 )
@@ -85,3 +86,52 @@ def test_a_starved_process_and_a_poolers_queue_are_named_as_what_they_are() -> N
 
 def test_a_quiet_log_is_not_called_healthy_for_sure() -> None:
     assert find(verdict(), "healthy").confidence == "undetermined"
+
+
+def history(counts: list[int], *, acquires: list[float] | None = None, use_time: float = 0.02) -> Diagnosis:
+    """Diagnose a pool of ten over ten minutes; each acquire is used for ``use_time`` seconds."""
+    totals = acquires or [100.0 * at for at in range(len(counts))]
+    snapshots = [
+        Snapshot(
+            AT + 30.0 * at,
+            pools=(
+                PoolFigures(
+                    *("http://prometheus", "web", "hikaricp"),
+                    max_open=10,
+                    in_use=count,
+                    idle=10 - count,
+                    waiting=0,
+                    acquired_total=total,
+                    use_count_total=total,
+                    use_time_total=total * use_time,
+                ),
+            ),
+        )
+        for at, (count, total) in enumerate(zip(counts, totals, strict=True))
+    ]
+    return diagnose(Observation(tuple(snapshots), sources=(Source("prometheus", "http://prometheus"),), interval=30.0))
+
+
+def test_a_pool_that_fills_under_an_even_load_leaks() -> None:
+    finding = find(history([1, 2, 1, 2, 3, 4, 5, 5, 6, 7, 8, 7, 8]), "leak")
+
+    assert (finding.severity, finding.confidence, finding.evidence["risen_by"]) == ("warning", "likely", 6)
+
+
+def test_a_pool_that_fills_under_a_growing_load_is_undetermined() -> None:
+    totals = [float(at**3) for at in range(13)]
+
+    finding = find(history([1, 2, 1, 2, 3, 4, 5, 5, 6, 7, 8, 7, 8], acquires=totals), "leak-or-long-hold")
+
+    assert finding.confidence == "undetermined"
+    assert finding.decide_by is not None
+
+
+def test_a_pool_that_goes_up_and_down_does_not_fill() -> None:
+    assert codes(history([1, 8, 2, 9, 1, 7, 2, 9, 1, 8, 2, 9, 1])) == ["healthy"]
+
+
+def test_a_history_that_ends_with_a_full_pool_is_no_proof_of_health() -> None:
+    found = history([1, 8, 2, 9, 1, 7, 2, 9, 1, 8, 2, 10, 10]).findings[0]
+
+    assert (found.code, found.confidence) == ("healthy", "undetermined")

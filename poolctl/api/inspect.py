@@ -89,7 +89,7 @@ def inspect(
     if request.replay is not None:
         result = _replay(request, progress)
         return _add_plan(result) if request.relief else result
-    evidence = _read_evidence(request, progress) if request.evidence else None
+    evidence = _read_files(request, progress)
     if evidence is not None and request.has_only_evidence:
         check_answered(evidence, is_named=False)
         _record_evidence(evidence, request)
@@ -153,16 +153,31 @@ def _open_host(
     return Host(address, port, pooler_ports=pooler_ports, scraped=scraped, every=every)
 
 
-def _read_evidence(request: InspectRequest, progress: Progress) -> "Observation":
+def _read_files(request: InspectRequest, progress: Progress) -> "Observation | None":
+    """Read files of evidence and the history of a Prometheus as one observation; None without either."""
+    history = _read_history(request) if request.prometheus is not None else None
+    if not request.evidence:
+        return history
     from poolctl.observe.evidence.read import read_evidence
 
-    return read_evidence(
+    evidence = read_evidence(
         request.evidence,
         prefix=request.log_line_prefix,
         since=request.since,
         until=request.until,
         names=request.pool_stats_map,
         progress=progress.show_reading,
+    )
+    return evidence if history is None else add_evidence(history, evidence)
+
+
+def _read_history(request: InspectRequest) -> "Observation":
+    from poolctl.observe.evidence import history
+
+    assert request.prometheus is not None
+    stretch = history.plan_range(request.since, request.until, request.step, history.LAST_HOUR, time.time())
+    return history.read_history(
+        history.HistoryQuery(request.prometheus, request.match, request.pool_stats_map), stretch
     )
 
 
@@ -173,7 +188,14 @@ def add_evidence(live: "Observation", evidence: "Observation") -> "Observation":
     """
     last = evidence.last
     has_server = bool(live.samples)
-    snapshots = tuple(
+    # The history of a Prometheus goes before what is sampled now; its servers may be others.
+    is_history = any(source.kind == "prometheus" for source in evidence.sources)
+    earlier = tuple(
+        replace(snapshot, server=None)
+        for snapshot in (evidence.snapshots if is_history else ())
+        if snapshot.at < live.first.at and (snapshot.pools or snapshot.bouncers)
+    )
+    snapshots = earlier + tuple(
         replace(
             snapshot,
             server=snapshot.server if has_server else last.server,

@@ -69,6 +69,8 @@ def measure(request: RecommendRequest, progress: Progress, stop: Callable[[], bo
     """
     if request.recording is not None:
         return _measure_recording(request, progress)
+    if request.prometheus is not None:
+        return _measure_history(request)
     targets = request.targets
     assert targets is not None
     planned = LIMITS_TIME
@@ -112,6 +114,22 @@ def _measure_recording(request: RecommendRequest, progress: Progress) -> Measure
     measurement = _evaluate(request, observation)
     notes = (f"From the recording {request.recording}", *filter(None, [note]), *measurement.notes)
     return replace(measurement, notes=notes)
+
+
+def _measure_history(request: RecommendRequest) -> Measurement:
+    from poolctl.observe.evidence import history
+
+    assert request.prometheus is not None
+    query = history.HistoryQuery(request.prometheus, request.match, request.pool_stats_map)
+    stretch = history.plan_range(request.since, request.until, None, history.WEEK, time.time())
+    busiest = history.find_busiest(query, stretch)
+    if request.step is not None:
+        busiest = replace(busiest, step=request.step)
+    measurement = _evaluate(request, history.read_history(query, busiest))
+    length = format_duration(busiest.until - busiest.since)
+    of = format_duration(stretch.until - stretch.since)
+    note = f"The busiest {length} of {of} in Prometheus, from {format_instant(busiest.since)}"
+    return replace(measurement, notes=(note, *measurement.notes))
 
 
 def _sample(

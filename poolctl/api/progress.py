@@ -81,8 +81,8 @@ class Progress:
     def note(self, text: str) -> None:
         """Report a sentence about the work."""
 
-    def show_reading(self, name: str, lines: int, size: int | None) -> None:
-        """Report that so many lines of a file of evidence were read; ``size``: of the file in bytes, None: unknown."""
+    def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
+        """Report how many lines of a file of evidence were read, ``done`` of its ``size`` bytes; None: unknown."""
 
     def show_run(self, name: str, scenario: "Scenario | None") -> AbstractContextManager[RunView]:
         """Follow a live run; ``scenario`` None: its limits do not matter to the reader."""

@@ -145,6 +145,8 @@ class InspectRequest:
     instead of live systems. ``evidence``: pastes, exports and logs; with nothing else named, nothing is contacted.
     ``log_line_prefix``: of PostgreSQL's logs among them, "" infers it. ``since`` and ``until``: leave out lines of logs
     before and after, in seconds since the epoch, or since midnight when below a day; None: all.
+    ``prometheus``: URL of a Prometheus whose history from ``since`` (None: an hour) to ``until`` (None: now) is read,
+    every ``step`` seconds (None: as fine as is useful), of the series that ``match`` selects.
     ``relief``: also plan which backends to end; ``execute``: end them, if ``Progress.confirm_relief`` agrees.
     ``emergency``: take a reserved slot if no other is free.
     """
@@ -158,6 +160,9 @@ class InspectRequest:
     log_line_prefix: str = ""
     since: float | None = None
     until: float | None = None
+    prometheus: str | None = None
+    step: float | None = None
+    match: str = ""
     duration: float | None = None
     watch: bool = False
     record: Path | str | None = None
@@ -186,14 +191,14 @@ class InspectRequest:
 
     @property
     def has_only_evidence(self) -> bool:
-        """True if nothing is to be contacted: there is evidence, and no system is named."""
-        return bool(self.evidence) and not self.is_named
+        """True if no server, pooler or application is to be contacted: there is evidence, and none of them is named."""
+        return bool(self.evidence or self.prometheus) and not self.is_named
 
     def check(self) -> None:
         """Refuse values that contradict each other. Raises BadInput."""
-        for name in ("log_line_prefix", "since", "until"):
-            if getattr(self, name) and not self.evidence:
-                raise BadInput(f"{spell(name)} is about logs", hint="name them with --evidence FILE")
+        if self.log_line_prefix and not self.evidence:
+            raise BadInput("--log-line-prefix is about logs", hint="name them with --evidence FILE")
+        _check_history(self, has_logs=bool(self.evidence))
         if self.has_only_evidence:
             for name in ("watch", "duration", "execute", "emergency"):
                 if getattr(self, name):
@@ -204,8 +209,9 @@ class InspectRequest:
         if self.replay is not None:
             if self.is_named:
                 raise BadInput("--replay reads a recording, and connects to nothing", hint="leave the server out")
-            if self.evidence:
-                raise BadInput("--replay and --evidence: give one of the two")
+            if self.evidence or self.prometheus:
+                other = "--evidence" if self.evidence else "--prometheus"
+                raise BadInput(f"--replay and {other}: give one of the two")
             for name in ("duration", "watch", "record", "execute", "emergency"):
                 if getattr(self, name):
                     raise BadInput(
@@ -252,6 +258,8 @@ class RecommendRequest:
     of measuring, None for a minute. ``application``: whose pools, None for those of the largest application.
     ``verify``: "default" tries the result in the model if something was measured. ``stacks``: names of libraries and
     poolers whose configuration is written.
+    ``prometheus``: URL of a Prometheus, of whose history the busiest half hour is measured, between ``since`` (None: a
+    week ago) and ``until`` (None: now).
     """
 
     figures: Figures = field(default_factory=Figures)
@@ -265,6 +273,11 @@ class RecommendRequest:
     pids: tuple[int, ...] = ()
     process: str | None = None
     recording: Path | str | None = None
+    prometheus: str | None = None
+    since: float | None = None
+    until: float | None = None
+    step: float | None = None
+    match: str = ""
     sweep: SweepLoad | None = None
     verify: Verify = "default"
     stacks: tuple[str, ...] = ()
@@ -281,7 +294,8 @@ class RecommendRequest:
 
         The server of libpq's environment is meant only if nothing else says what the load or the capacity is.
         """
-        has_source = self.recording is not None or self.sweep is not None or has_load_or_capacity(self.figures)
+        has_file = self.recording is not None or self.prometheus is not None
+        has_source = has_file or self.sweep is not None or has_load_or_capacity(self.figures)
         if not self.is_named and (has_source or not names_server(os.environ)):
             return None
         targets = find_targets(self.conninfo, self.pgbouncers, self.pgpools, self.pool_stats)
@@ -289,7 +303,7 @@ class RecommendRequest:
 
     @property
     def is_measuring(self) -> bool:
-        return self.recording is not None or self.targets is not None
+        return self.recording is not None or self.prometheus is not None or self.targets is not None
 
     @property
     def measures_load(self) -> bool:
@@ -301,6 +315,12 @@ class RecommendRequest:
         if self.recording is not None and self.is_named:
             raise BadInput(
                 "--recording reads what inspect --record kept, and samples no server", hint="give one of them"
+            )
+        _check_history(self, has_logs=False)
+        if self.prometheus is not None and (self.recording is not None or self.is_named or self.duration is not None):
+            raise BadInput(
+                "--prometheus reads what was kept, and samples no server",
+                hint="leave the server, --recording and --for out; limits go as figures: --max-connections 200",
             )
         if self.recording is not None and self.duration is not None:
             raise BadInput("--for does not go with --recording, which is as long as it is", hint="leave --for out")
@@ -349,6 +369,9 @@ class InspectFields(TypedDict, total=False):
     log_line_prefix: str
     since: float | None
     until: float | None
+    prometheus: str | None
+    step: float | None
+    match: str
     duration: float | None
     watch: bool
     record: Path | str | None
@@ -373,6 +396,11 @@ class RecommendFields(TypedDict, total=False):
     pids: Sequence[int]
     process: str | None
     recording: Path | str | None
+    prometheus: str | None
+    since: float | None
+    until: float | None
+    step: float | None
+    match: str
     sweep: SweepLoad | None
     verify: Verify
     stacks: Sequence[str]
@@ -421,6 +449,20 @@ def names_server(environ: Mapping[str, str]) -> bool:
 def spell(name: str) -> str:
     """Spell a field as the command line does."""
     return OPTIONS.get(name, "--" + name.replace("_", "-"))
+
+
+def _check_history(request: InspectRequest | RecommendRequest, *, has_logs: bool) -> None:
+    """Refuse bounds and selectors without a history that they are about. Raises BadInput."""
+    if request.prometheus is not None:
+        return
+    for name in ("since", "until"):
+        if getattr(request, name) is not None and not has_logs:
+            raise BadInput(
+                f"{spell(name)} is about logs and histories", hint="name them with --evidence FILE, or --prometheus URL"
+            )
+    for name in ("step", "match"):
+        if getattr(request, name):
+            raise BadInput(f"{spell(name)} is about the history of a Prometheus", hint="name it with --prometheus URL")
 
 
 def _is_named(request: InspectRequest | RecommendRequest) -> bool:

@@ -18,6 +18,7 @@ from poolctl.commands.options import (
     check_outputs,
     choose_exit_code,
     connection_options,
+    history_options,
     make_option,
     output_options,
     print_result,
@@ -50,6 +51,8 @@ Examples:
       a paste, without a server
   poolctl inspect --evidence postgresql.log --from 11:40
       what a log says
+  poolctl inspect --prometheus http://prometheus:9090 --from 11:40
+      what a Prometheus kept of pools, poolers and servers
   poolctl inspect -h db1 --relief
       which backends to end, in which order, what each frees; ends none
   poolctl inspect -h db1 --quiet --fail-on warning
@@ -118,8 +121,9 @@ _findings = make_option("Findings")
     "unless it is named, too.",
 )
 @_evidence("--log-line-prefix", default="", metavar="PREFIX", help="Of PostgreSQL's logs.  [default: inferred]")
-@_evidence("--from", "since", type=Moment(), metavar="TIME", help='Leave out lines of logs before: "11:40".')
-@_evidence("--to", "until", type=Moment(), metavar="TIME", help='Leave out lines of logs after: "2026-10-13 11:55".')
+@_evidence("--from", "since", type=Moment(), metavar="TIME", help='Leave out what is older: "11:40".')
+@_evidence("--to", "until", type=Moment(), metavar="TIME", help='Leave out what is newer: "2026-10-13 11:55".')
+@history_options("Evidence")
 @_relief("--relief", is_flag=True, help="Also plan which backends to end, in which order, and what that frees.")
 @_relief("--execute", is_flag=True, help="With --relief: end them, after asking once.")
 @_findings(

@@ -165,6 +165,18 @@ def source_options(group: str) -> Decorator:
     )
 
 
+def history_options(group: str) -> Decorator:
+    """Return a decorator for the history of a Prometheus. --from and --to are the commands' own."""
+    option = make_option(group)
+    return add_options(
+        option(
+            "--prometheus", metavar="URL", help="Read pools, poolers and servers from the history of this Prometheus."
+        ),
+        option("--step", type=Duration(above_zero=True), metavar="DURATION", help="Between samples of the history."),
+        option("--match", default="", metavar="SELECTOR", help='Only these series of the history: job="shop".'),
+    )
+
+
 def output_options(command: str) -> Decorator:
     """Return a decorator for --json, --output, --color, --quiet and --fail-on of the command of that name."""
     option = make_option(OUTPUT)

@@ -14,9 +14,11 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
     GroupedCommand,
+    Moment,
     check_outputs,
     choose_exit_code,
     connection_options,
+    history_options,
     make_option,
     output_options,
     print_result,
@@ -46,13 +48,15 @@ Examples:
       from your own load test: connections,throughput
   poolctl recommend --recording night.jsonl
       from what poolctl inspect --record kept
+  poolctl recommend --prometheus http://prometheus:9090 --match 'job="shop"'
+      from the busiest half hour of the last week
   poolctl recommend --fleet fleet.toml --check --fail-on critical
       in CI: exit code 1 if a deploy can exceed a limit of the server
 """
 
 _FLEET_EXCLUDES = (
     *("conninfo", "host", "pgbouncers", "pgpools", "pool_stats", "recording", "sweep", "duration", "application"),
-    *("pids", "process", "stacks"),
+    *("pids", "process", "stacks", "prometheus", "since", "until", "step", "match"),
 )
 """Options that make no sense with --fleet, which reads a file and connects to nothing."""
 
@@ -87,6 +91,9 @@ class _Command(GroupedCommand):
 @_what("--pid", "pids", type=click.IntRange(1), multiple=True, metavar="PID", help="A process of the application.")
 @_what("--process", metavar="NAME", help="Processes of the application, by name: gunicorn, puma, java, ...")
 @_what("--recording", type=click.Path(path_type=Path), metavar="FILE", help="Read what inspect --record kept instead.")
+@history_options("What to measure")
+@_what("--from", "since", type=Moment(), metavar="TIME", help="Begin of the history.  [default: a week ago]")
+@_what("--to", "until", type=Moment(), metavar="TIME", help="End of the history.  [default: now]")
 @figure_options
 @_sweep("--sweep", is_flag=True, help="Find where more connections stop helping: here, or at CONNINFO.")
 @_sweep("--query", "queries", multiple=True, metavar="SQL", help="A statement for --sweep; may be repeated.")

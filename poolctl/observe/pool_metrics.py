@@ -169,6 +169,11 @@ def _read_series(series: Iterable[Series], names: Mapping[str, Meaning] = NO_NAM
     yield from pools.values()
 
 
+def read_series(series: Iterable[Series], source: str, names: Mapping[str, Meaning] = NO_NAMES) -> list[PoolFigures]:
+    """Return the pools of series of one instant, as far as their gauges are among them."""
+    return list(_conclude(_read_series(series, names), source, "").pools)
+
+
 def _make_pool(library: str, labels: Mapping[str, str]) -> _Pool:
     named_by = next((key for key in _NAME_LABELS if key in labels), None)
     return _Pool(
@@ -285,7 +290,7 @@ class PoolMetrics:
         self._application, place = _split_application(place)
         self._is_url = re.match(r"https?://", place, re.IGNORECASE) is not None
         self._place = place
-        self.source = Source("pool-stats", _strip_secrets(place) if self._is_url else place)
+        self.source = Source("pool-stats", strip_secrets(place) if self._is_url else place)
 
     @property
     def endpoint(self) -> tuple[str, int] | None:
@@ -332,7 +337,7 @@ class PoolMetrics:
         deadline = time.monotonic() + self._patience
         content = bytearray()
         try:
-            with _OPENER.open(_make_request(self._place), timeout=self._patience) as response:
+            with open_url(self._place, self._patience) as response:
                 while len(content) <= LARGEST and time.monotonic() < deadline:
                     chunk = response.read1(_CHUNK)
                     if not chunk:
@@ -342,7 +347,7 @@ class PoolMetrics:
             error.close()
             raise _CannotFetch(f"it answered HTTP {error.code} {http.client.responses.get(error.code, '')}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _CannotFetch(_explain(error)) from None
+            raise _CannotFetch(explain_failure(error)) from None
         if len(content) > LARGEST:
             return bytes(content[:LARGEST]).decode("utf-8-sig", errors="replace"), False
         raise _CannotFetch(f"not read to its end within {self._patience:g} s")
@@ -364,6 +369,13 @@ def _make_opener() -> urllib.request.OpenerDirector:
 
 
 _OPENER = _make_opener()
+
+
+def open_url(url: str, seconds: float, form: bytes | None = None) -> Any:
+    """Open a URL, whose credentials go to its host alone; ``form`` is posted. Raises OSError and ValueError."""
+    request = _make_request(url)
+    request.data = form
+    return _OPENER.open(request, timeout=seconds)
 
 
 def _make_request(url: str) -> urllib.request.Request:
@@ -388,7 +400,7 @@ def _split_application(place: str) -> tuple[str | None, str]:
     return name, rest
 
 
-def _strip_secrets(url: str) -> str:
+def strip_secrets(url: str) -> str:
     """Reduce a URL to what may be shown: its query and the part before the host can hold a token."""
     try:
         parts = urllib.parse.urlsplit(url)
@@ -397,7 +409,8 @@ def _strip_secrets(url: str) -> str:
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def _explain(error: Exception) -> str:
+def explain_failure(error: Exception) -> str:
+    """Explain why nothing could be fetched, without repeating a URL."""
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
         return "no answer in time"

@@ -31,7 +31,7 @@ from poolctl.report.blocks import (
     Verdict,
 )
 from poolctl.report.charts import Layer, LimitLine, Panel, TimeChart
-from poolctl.report.evidence import build_log_section
+from poolctl.report.evidence import build_history_section, build_log_section
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
@@ -96,6 +96,7 @@ def build_inspection_report(inspection: InspectResult) -> Report:
         list_limits(inspection.diagnosis.limits),
         *list_connections(inspection),
         build_log_section(inspection.observation),
+        build_history_section(inspection.observation),
         *([ChartBlock(chart) if is_long else Section("", (ChartBlock(chart),), is_detail=True)] if chart else []),
         *(build_finding(finding, name_with_slots(finding), named_before=holders) for finding in rest),
         Points((*_list_sources(inspection), name_explanation(findings))),

@@ -288,13 +288,11 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     answer = "an answer of the server, of a pooler, or figures of the pools"
     if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
         yield "Too little was observed for a verdict", answer
-    full = [each for each in facts.pools if each.is_full]
+    full = [each for each in facts.pools if each.is_full_now]
     if not facts.samples and full:
-        yield (
-            f"Every connection of {plural(len(full), 'pool')} is in use, and no client waits at that moment: the next "
-            "one does",
-            answer,
-        )
+        queued = sum(each.last.waiting or 0 for each in full)
+        wait = f"{plural(queued, 'client')} {'waits' if queued == 1 else 'wait'}" if queued else "the next client waits"
+        yield f"Every connection of {plural(len(full), 'pool')} is in use at the end, and {wait}", answer
     if not facts.samples and facts.pools and not waiting.is_known:
         in_use, most = (sum(getattr(each.last, name) or 0 for each in facts.pools) for name in ("in_use", "max_open"))
         of = f" of {most}" if most else ""

@@ -49,6 +49,7 @@ from poolctl.diagnose.live.lives import find_connection_per_request
 from poolctl.diagnose.live.load import find_connection_churn, find_reconnect_storm, find_slow_database
 from poolctl.diagnose.live.locks import find_lock_queue
 from poolctl.diagnose.live.logs import (
+    find_filling_pool,
     find_logged_churn,
     find_logged_leaks,
     find_logged_lock_queue,
@@ -109,6 +110,7 @@ EFFECTS: tuple[Rule, ...] = (
     find_pooler_refusal,
     # Logs last: what was observed says more.
     find_logged_leaks,
+    find_filling_pool,
     find_logged_lock_queue,
     find_logged_refusals,
     find_logged_churn,

@@ -11,7 +11,7 @@ from dataclasses import replace
 from poolctl.diagnose.finding import Limit
 from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
-from poolctl.diagnose.live.waits import parse_setting
+from poolctl.diagnose.live.waits import PoolSeries, parse_setting
 from poolctl.observe.snapshot import PgpoolChild, RefusedBy
 
 LEAST_GROWTH = 3
@@ -184,7 +184,23 @@ def _list_pool_limits(facts: LiveFacts) -> Iterator[Limit]:
             name = f"max_open of {last.name or last.library}"
             waiting = f"{last.waiting} waiting" if last.waiting and not last.waiting_may_lie else ""
             free = max(0, series.max_open - last.in_use)
-            yield Limit(name, "pool", series.max_open, last.in_use, free, note=waiting)
+            left = _estimate_pool_time_left(series, free)
+            yield Limit(name, "pool", series.max_open, last.in_use, free, exhausted_in=left, note=waiting)
+
+
+LONG_TREND = 60.0
+"""Seconds of figures from which a pool's trend is worth an estimate: a shorter rise is the load of a moment."""
+
+
+def _estimate_pool_time_left(series: PoolSeries, free: int) -> float | None:
+    """Return the seconds until a pool is full, by the growth of the least that is in use: what a leak leaves behind.
+
+    The least of the first third is compared with that of the last third. None for a shorter window or less growth.
+    """
+    if series.window < LONG_TREND or free <= 0:
+        return None
+    grown = series.measure_rise()
+    return free * (series.window * 2 / 3) / grown if grown >= LEAST_GROWTH else None
 
 
 def count_growth(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:

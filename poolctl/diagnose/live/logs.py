@@ -1,7 +1,8 @@
-"""What logs among the evidence say happened: refusals, queues behind locks, short sessions, connections reported lost.
+"""What logs and histories say happened: refusals, queues behind locks, short sessions, lost connections, a pool that
+fills.
 
-Decides which of a log's counts are a finding. A log says what was, and not who holds what now: where a cause cannot be
-read off it, the finding is undetermined and names what to fetch next.
+Decides which of their counts are a finding. They say what was, and not who holds what now: where a cause cannot be
+read off them, the finding is undetermined and names what to fetch next.
 """
 
 from collections.abc import Iterator, Mapping
@@ -167,6 +168,57 @@ def find_logged_leaks(context: RuleContext) -> Iterator[Finding]:
         frees=len(log.leaks),
         decide_by=None,
     )
+
+
+def find_filling_pool(context: RuleContext) -> Iterator[Finding]:
+    """Report a pool of which, in a history, ever more connections are in use and none of them come back.
+
+    Threshold: the least in use in the last third of the time is three or more above the least in the first third.
+    Likely a leak: acquires a second and the mean use time did not grow
+    by more than half meanwhile, so that neither more load nor slower work explains it (L = rate x time, Little 1961).
+    Undetermined without these totals, or where they grew.
+    """
+    facts = context.facts
+    if not any(source.kind == "prometheus" for source in facts.observation.sources) or "leak" in context.reported:
+        return
+    rising = [(grown, series) for series in facts.pools if (grown := series.measure_rise()) >= LEAST_RISE]
+    if not rising:
+        return
+    grown, worst = max(rising, key=lambda each: each[0])
+    pools = f" ({len(rising)} of {plural(len(facts.pools), 'pool')} rise)" if len(facts.pools) > 1 else ""
+    rate, hold = worst.compare_thirds("acquired_total"), worst.compare_use_times()
+    is_leak = rate is not None and hold is not None and rate <= STEADY and hold <= STEADY
+    where = worst.last.labels.get("instance") or worst.last.labels.get("pod") or ""
+    name = worst.last.name + (f" on {where}" if where else "")
+    counts = [each.in_use for each in worst.figures if each.in_use is not None]
+    of = f" of {worst.max_open}" if worst.max_open else ""
+    why = ", while neither acquires nor use times grew" if is_leak else ""
+    yield build_finding(
+        "leak" if is_leak else "leak-or-long-hold",
+        severity="critical" if worst.is_full_now else "warning",
+        confidence="likely" if is_leak else "undetermined",
+        summary=f"The connections in use of {name} rose from {counts[0]} to {counts[-1]}{of} in "
+        f"{format_duration(worst.window)} and do not come back{why}{pools}",
+        evidence={
+            "in_use": counts[-1],
+            "risen_by": grown,
+            "max_open": worst.max_open,
+            "waiting": worst.last.waiting,
+            "acquires_ratio": rate,
+            "holds_ratio": hold,
+            "rising": len(rising),
+            "pools": len(facts.pools),
+            "window": worst.window,
+            "threshold": f"least in use {LEAST_RISE} above that of the first third; ratios of at most {STEADY}",
+        },
+        frees=grown if is_leak else 0,
+        decide_by=None if is_leak else "the acquires and use times of that pool, and what its connections do",
+    )
+
+
+LEAST_RISE = 3
+STEADY = 1.5
+"""Ratio of the last third to the first up to which load and use times count as unchanged."""
 
 
 def find_logged_starvation(context: RuleContext) -> Iterator[Finding]:

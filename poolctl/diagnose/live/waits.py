@@ -47,6 +47,26 @@ class PoolSeries:
     def window(self) -> float:
         return max(0.0, self.times[-1] - self.times[0])
 
+    def measure_rise(self) -> int:
+        """Return by how much the least in use of the last third is above that of the first; 0 with too few figures."""
+        counts = [each.in_use for each in self.figures if each.in_use is not None]
+        third = len(counts) // 3
+        return max(0, min(counts[-third:]) - min(counts[:third])) if third >= 2 else 0
+
+    def compare_thirds(self, total: str) -> float | None:
+        """Return the growth of a total in the last third by that in the first; None where it is not known."""
+        third = len(self.figures) // 3
+        values = [getattr(each, total) for each in self.figures]
+        if third < 2 or None in values:
+            return None
+        first, last = values[third] - values[0], values[-1] - values[-third - 1]
+        return last / first if first > 0 and last >= 0 else None
+
+    def compare_use_times(self) -> float | None:
+        """Return the mean use time in the last third by that in the first; None where it is not known."""
+        times, counts = self.compare_thirds("use_time_total"), self.compare_thirds("use_count_total")
+        return times / counts if times is not None and counts else None
+
     @property
     def max_open(self) -> int:
         """The pool's limit; 0: none, or not reported."""

@@ -3,9 +3,11 @@
 Decides how bytes become lines. A file is read once, from front to end; no more of it is held than is asked for.
 """
 
+import codecs
 import gzip
 import io
 import sys
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,23 +18,37 @@ from poolctl.errors import BadInput
 
 LONGEST_LINE = 1 << 20
 """Characters; what follows in a longer line is left out."""
+_BLOCK = 1 << 20
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class EvidenceFile:
-    """One file to read. ``name`` is what reports call it; ``size`` in bytes, None for standard input."""
+    """One file to read. ``name`` is what reports call it; ``size`` in bytes, None for standard input.
+
+    ``position``: bytes that were read so far, of a compressed file as they lie on the disk.
+    """
 
     name: str
     path: Path | None
     size: int | None
+    position: int = 0
 
     def lines(self) -> Iterator[str]:
         """Yield the lines without their ends. Raises BadInput for what cannot be read."""
+        for block in self.read_blocks():
+            yield from block
+
+    def read_blocks(self) -> Iterator[list[str]]:
+        """Yield the lines without their ends, many at once. Raises BadInput for what cannot be read."""
         try:
             with ExitStack() as opened:
-                yield from _decode(_open(self.path, opened))
-        except (OSError, EOFError, gzip.BadGzipFile) as error:
+                raw: BinaryIO = sys.stdin.buffer if self.path is None else opened.enter_context(self.path.open("rb"))
+                for block in _decode(_open(raw, opened)):
+                    if self.size is not None:
+                        self.position = raw.tell()
+                    yield block
+        except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it cannot be read"
             raise BadInput(f"--evidence {self.name}: {reason}") from None
 
@@ -60,47 +76,35 @@ def find_files(places: Iterable[str]) -> list[EvidenceFile]:
     return found
 
 
-def _open(path: Path | None, opened: ExitStack) -> BinaryIO:
-    raw: BinaryIO = sys.stdin.buffer if path is None else opened.enter_context(path.open("rb"))
+def _open(raw: BinaryIO, opened: ExitStack) -> BinaryIO:
     start = raw.peek(2)[:2] if isinstance(raw, io.BufferedReader) else b""
     # GzipFile does not close the file that it reads from.
     return cast(BinaryIO, opened.enter_context(gzip.GzipFile(fileobj=raw))) if start == b"\x1f\x8b" else raw
 
 
-def _decode(file: BinaryIO) -> Iterator[str]:
+def _decode(file: BinaryIO) -> Iterator[list[str]]:
     start = file.read(4)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
     if encoding == "utf-8" and start[1:2] == b"\0" and start[3:4] == b"\0":
         encoding = "utf-16-le"  # Windows tools leave the mark out at times
-    rest = _Joined(start, file)
-    text = io.TextIOWrapper(cast(BinaryIO, rest), encoding=encoding, errors="replace", newline=None)
-    while True:
-        line = text.readline(LONGEST_LINE)
-        if not line:
-            return
-        if len(line) == LONGEST_LINE:
-            while (more := text.readline(LONGEST_LINE)) and not more.endswith("\n"):
-                pass
-        yield line.rstrip("\r\n")
+    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    rest = decoder.decode(start)
+    while data := _read_some(file):
+        text = rest + decoder.decode(data)
+        if "\r" in text:
+            # A pair may be cut in two: its first half waits for the next block.
+            held = text[-1:] == "\r"
+            text = (text[:-1] if held else text).replace("\r\n", "\n").replace("\r", "\n") + "\r" * held
+        *whole, rest = text.split("\n")
+        if len(rest) > LONGEST_LINE:
+            rest = rest[:LONGEST_LINE]
+        yield [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] for line in whole]
+    rest = (rest + decoder.decode(b"", final=True)).rstrip("\r")
+    if rest:
+        yield [rest]
 
 
-class _Joined(io.RawIOBase):
-    """The bytes that were read to find the encoding, and then the file: standard input cannot be read twice."""
-
-    def __init__(self, start: bytes, file: BinaryIO) -> None:
-        self._start, self._file = start, file
-
-    def readable(self) -> bool:
-        """Return True: TextIOWrapper asks for it."""
-        return True
-
-    def read1(self, size: int = -1) -> bytes:
-        """Return some bytes, as a buffered file does."""
-        return self.read(size if size > 0 else 1 << 16) or b""
-
-    def read(self, size: int = -1) -> bytes | None:
-        """Return at most ``size`` bytes, the start first; b"" at the end."""
-        if self._start:
-            start, self._start = self._start, b""
-            return start
-        return self._file.read(size)
+def _read_some(file: BinaryIO) -> bytes:
+    """Read a block; of a pipe what is there, so that a slow producer is read as it writes."""
+    read1 = getattr(file, "read1", None)
+    return cast(bytes, read1(_BLOCK) if read1 is not None else file.read(_BLOCK))

@@ -50,8 +50,8 @@ LOOKED_FOR = (
     "Pgpool-II; logs of PostgreSQL, PgBouncer or a pool library; Prometheus text; pool statistics"
 )
 
-Progress = Callable[[str, int, int | None], None]
-"""Called with a file's name, the lines read of it, and its size in bytes, None where it is not known."""
+Progress = Callable[[str, int, int, int | None], None]
+"""Called with a file's name, the lines and the bytes read of it, and its size in bytes, None where it is not known."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,7 @@ def _read_file(
         source.feed(chunk)
         count += len(chunk)
         if progress is not None:
-            progress(file.name, count, file.size)
+            progress(file.name, count, file.position, file.size)
     source.finish()
     reading.timeline.lines += count
     reading.sources.append(source.conclude(count))
