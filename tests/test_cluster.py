@@ -173,7 +173,7 @@ def test_no_scheduler_and_one_that_speaks_something_else_cost_one_line() -> None
 
 
 @pytest.mark.parametrize(
-    "place", ["", "here", "local:0", "local:x", "tcp://", "tcp://host", "http://host:1", "tcp://h:x"]
+    "place", ["", "here", "local:0", "local:x", "tcp://", "tcp://host", "http://host:1", "tcp://h:x", "tcp://u:s@h:1"]
 )
 def test_a_place_that_is_none_is_refused_with_what_is_one(place: str) -> None:
     with pytest.raises(BadInput, match="neither this machine nor a Dask scheduler"):

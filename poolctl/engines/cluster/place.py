@@ -45,7 +45,8 @@ def parse_place(place: str) -> tuple[int | None, str]:
     if kind == "local" and rest.isdecimal() and 1 <= int(rest) <= 1024:
         return int(rest), ""
     host, _, port = rest.removeprefix("//").rpartition(":")
-    if kind in ("tcp", "tls") and rest.startswith("//") and host and port.isdecimal() and int(port) <= 65535:
+    is_plain = host and "@" not in host and port.isdecimal() and int(port) <= 65535
+    if kind in ("tcp", "tls") and rest.startswith("//") and is_plain:
         return None, place
     raise BadInput(
         f"--on {place}: is neither this machine nor a Dask scheduler",
