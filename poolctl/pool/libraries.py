@@ -11,6 +11,16 @@ from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings
 
 NOT_MODELED: dict[str, str] = {
+    "gorm": "its pool is database/sql: use that kind",
+    "laravel": "PHP has no pool: use kind none, with one worker for each process",
+    "sequelize": "its rules are not modeled; the nearest is kind knex",
+    "generic-pool": "its rules are not modeled; the nearest is kind knex",
+    "postgres.js": "its pipelining is not modeled; the nearest is kind node-pg",
+    "bb8": "its rules are not modeled; the nearest is kind r2d2",
+    "sequel": "its rules are not modeled; the nearest is kind rails",
+    "agroal": "its rules are not modeled; the nearest is kind hikaricp",
+    "r2dbc-pool": "its rules are not modeled; the nearest is kind hikaricp",
+    "vertx": "its rules are not modeled; the nearest is kind hikaricp",
     "prisma-6": "its idle order and who opens are not known well enough; Prisma 7 on its pg adapter is kind prisma",
     "rds-proxy": "its queue and its pinning are not published",
     "odyssey": "its waiter order is not known well enough",
