@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from observations import (
     LEAKS,
+    NOW,
     Row,
     bouncer,
     busy,
@@ -22,6 +23,7 @@ from observations import (
     verdict,
 )
 
+from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.relief import plan_relief
 from poolctl.observe.snapshot import (
@@ -29,6 +31,9 @@ from poolctl.observe.snapshot import (
     BouncerDatabase,
     BouncerLink,
     BouncerPool,
+    BouncerSample,
+    BouncerStats,
+    BouncerUser,
     HostSample,
     Observation,
     PgpoolChild,
@@ -288,3 +293,107 @@ def test_a_pooler_that_keeps_poolctl_itself_waiting_is_never_called_healthy(by: 
     assert found.decide_by is not None
     assert "healthy" not in codes(diagnosis)
     assert "pool-undersized" not in codes(diagnosis)
+
+
+def passing(samples: int, each: int, *, stays: int = 0, **values: object) -> list[BouncerSample]:
+    """A PgBouncer with ``stays`` clients that stay, and ``each`` new ones in every sample."""
+
+    def client(port: int, at: float) -> BouncerLink:
+        return BouncerLink(
+            "client", "app", "app", "active", "10.0.0.9", port, f"c{port}", application="daemon", connected_at=at
+        )
+
+    return [
+        bouncer(
+            [],
+            waiting=0,
+            clients=tuple(
+                [client(100 + n, NOW - 600) for n in range(stays)]
+                + [client(1000 * (1 + index) + n, NOW - 3 + index / 2) for n in range(each)]
+            ),
+            stats=(BouncerStats("app", transactions=1000 + 20 * index, **values),),  # type: ignore[arg-type]
+        )
+        for index in range(samples)
+    ]
+
+
+def seen_at_each(samples: list[BouncerSample], **scene: object) -> Diagnosis:
+    observation = observe(*busy(2), samples=len(samples), **scene)
+    snapshots = tuple(
+        replace(snapshot, bouncers=(sample,)) for snapshot, sample in zip(observation.snapshots, samples, strict=True)
+    )
+    return diagnose(replace(observation, snapshots=snapshots))
+
+
+def test_clients_that_come_and_go_before_a_pooler_are_churn() -> None:
+    diagnosis = seen_at_each(passing(7, 3))
+
+    finding = find(diagnosis, "connection-churn")
+    assert (finding.layer, finding.confidence, held_by(finding)) == ("pooler", "likely", {"daemon"})
+    assert "healthy" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(("logins", "is_churn"), [(90, True), (1, False)])
+def test_logins_that_pgbouncer_counts_decide_about_churn(logins: int, is_churn: bool) -> None:
+    samples = passing(7, 0, stays=4)
+    counted = [
+        replace(each, stats=tuple(replace(row, logins=50 + index * logins // 6) for row in each.stats))
+        for index, each in enumerate(samples)
+    ]
+
+    assert ("connection-churn" in codes(seen_at_each(counted))) == is_churn
+
+
+@pytest.mark.parametrize("closed", [2400, 30])
+def test_closed_connections_that_keep_their_ports_are_churn_before_a_pooler(closed: int) -> None:
+    diagnosis = seen_at_each(passing(7, 0, stays=2), hosts=[host(closed={6432: closed, 5432: 9000})])
+
+    assert ("connection-churn" in codes(diagnosis)) == (closed > 1000)
+
+
+def test_clients_of_a_pooler_that_stay_are_no_churn() -> None:
+    assert troubles(seen_at_each(passing(7, 0, stays=40))) == []
+
+
+def test_clients_that_carry_many_transactions_each_are_no_churn() -> None:
+    worked = [
+        replace(each, stats=(BouncerStats("app", transactions=1000 * index),))
+        for index, each in enumerate(passing(7, 1))
+    ]
+
+    assert troubles(seen_at_each(worked)) == []
+
+
+def test_a_machine_without_a_free_port_is_not_a_server_that_does_not_run() -> None:
+    refusal = Refusal("no-local-port", "Cannot assign requested address", target="pooler:6432/app")
+
+    diagnosis = verdict(
+        sees_backends=False, facts=None, refusal=refusal, hosts=[host(has_server=False, closed={6432: 28_000})]
+    )
+
+    finding = find(diagnosis, "connection-churn")
+    assert (finding.severity, finding.confidence, finding.layer) == ("critical", "likely", "host")
+    assert "This machine has no free port left" in finding.summary
+    assert "28,000 that were closed" in finding.summary
+
+
+def test_limits_of_a_database_and_of_a_user_of_pgbouncer_are_named() -> None:
+    """PgBouncer 1.24: max_db_client_connections and max_user_client_connections."""
+    database = BouncerDatabase("app", max_client_connections=4, current_client_connections=4)
+    user = BouncerUser("app", max_client_connections=30, current_client_connections=6)
+
+    diagnosis = verdict(*busy(2), bouncers=[bouncer([], waiting=0, databases=(database,), users=(user,))])
+
+    finding = find(diagnosis, "pooler-client-limit")
+    assert "PgBouncer has 4 of 4 clients of database app (max_db_client_connections)" in finding.summary
+    assert "max_db_client_connections" in finding.remedy
+    assert "max_user_client_connections of user app" in [limit.name for limit in diagnosis.limits]
+
+
+@pytest.mark.parametrize("text", ["MaxClientsInSessionMode: max clients reached", "(EMAXCONNSESSION) in session mode"])
+def test_a_pooler_in_session_mode_sends_its_clients_to_the_other_port(text: str) -> None:
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=Refusal("pooler-clients", text, "XX000"))
+
+    finding = find(diagnosis, "pooler-client-limit")
+    assert "session mode" in finding.summary
+    assert "transaction mode" in finding.remedy

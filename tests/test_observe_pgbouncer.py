@@ -22,7 +22,7 @@ from poolctl.errors import BadInput
 from poolctl.observe import pgbouncer
 from poolctl.observe.admin_console import Row, learn_offset, parse_instant
 from poolctl.observe.pgbouncer import PgBouncer, find_own_client, read_sample
-from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats
+from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats, BouncerUser
 
 NOON = 1_700_000_000.0
 """2023-11-14 22:13:20 UTC."""
@@ -160,6 +160,32 @@ def test_every_version_is_read_by_the_names_of_its_columns(version: str) -> None
     )
 
     assert read_sample(tables_of(version), target="here", own_port=40999, connected_at=NOON) == expected
+
+
+def test_the_limits_on_clients_of_1_24_are_read_and_older_versions_have_none() -> None:
+    limits = {"max_client_connections": "40", "current_client_connections": "12"}
+    users = [
+        Row(name="app", pool_mode=None, pool_size="0", max_user_connections="9", current_connections="3"),
+        Row(name="web", max_user_client_connections="50", current_client_connections="7", pool_size="0"),
+        Row(name="free", max_user_connections="0", max_user_client_connections="0"),
+    ]
+    tables = tables_of("1.24.0") | {"USERS": users}
+    tables["DATABASES"] = [Row(row | limits) for row in tables["DATABASES"]]
+
+    new = read_sample(tables, target="here")
+    old = read_sample(tables_of("1.18.0") | {"USERS": [Row(name="app", pool_mode="")]}, target="here")
+
+    assert [(one.max_client_connections, one.current_client_connections) for one in new.databases] == [(40, 12)]
+    assert new.users == (BouncerUser("app", 9, 3, 0, 0), BouncerUser("web", 0, 0, 50, 7))
+    assert (old.users, [one.max_client_connections for one in old.databases]) == ((), [0])
+
+
+def test_logins_are_counted_only_by_versions_that_have_the_column() -> None:
+    tables = tables_of("1.25.0")
+    tables["STATS"] = [Row(row | {"total_client_login_count": "321"}) for row in tables["STATS"]]
+
+    assert [row.logins for row in read_sample(tables, target="here").stats] == [321]
+    assert [row.logins for row in read_sample(tables_of("1.24.0"), target="here").stats] == [None]
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

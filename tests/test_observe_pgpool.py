@@ -27,6 +27,8 @@ from poolctl.observe.pgpool import (
     parse_limits,
     parse_version,
 )
+from poolctl.observe.postgres import Postgres
+from poolctl.observe.sampler import Sampler
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample
 
 NOON = 1_700_000_000.0
@@ -310,3 +312,24 @@ def test_a_full_pgpool_that_refuses_is_quoted(tmp_path_factory: pytest.TempPathF
         assert pooler.sample() is None
 
     assert "Sorry, too many clients already" in pooler.source.reason
+
+
+@pytest.mark.server
+def test_poolctls_own_session_through_pgpool_counts_nowhere(pooled: Sandbox) -> None:
+    """Its backend is a client of the server like any other, with poolctl's application_name."""
+    with (
+        closing(psycopg.connect(pooled.conninfo, application_name="shop")) as client,
+        Sampler(
+            Postgres(pooled.observer_conninfo), pgpools=[Pgpool(pooled.conninfo)], host=lambda: Host("127.0.0.1")
+        ) as sampler,
+    ):
+        pid = one(client, "SELECT pg_backend_pid()")
+        observation = sampler.observe(1.0)
+
+    last = observation.last
+    assert last.server is not None
+    assert last.pgpools[0].own_backend is not None
+    assert [backend.pid for backend in last.server.clients if backend.application == "poolctl"] == []
+    assert pid in [backend.pid for backend in last.server.clients]
+    assert last.host is not None
+    assert last.pgpools[0].own_backend not in [title.pid for title in last.host.titles]

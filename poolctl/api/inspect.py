@@ -57,10 +57,12 @@ SAYS_FULL = (
     "pooler-queue",
     "pooler-login",
     "pooler",
+    "no-local-port",
 )
 """Refusals that are about connections: a server that refuses for lack of slots has answered."""
 
 _NO_DATABASE = "3D000"
+TOO_MANY_CONNECTIONS = "53300"
 _NAME_ONE = 'name a server: poolctl inspect "host=... dbname=..." or -h HOST -d DATABASE, or set PGHOST'
 
 
@@ -422,6 +424,9 @@ def _is_answer(snapshot: "Snapshot") -> bool:
         return True
     if snapshot.refusal is None:
         return False
+    if snapshot.refusal.by == "pooler" and snapshot.refusal.sqlstate != TOO_MANY_CONNECTIONS:
+        # Not known to be about connections: a parameter or database that it does not know, for one.
+        return False
     return snapshot.refusal.by in SAYS_FULL or _has_full_listen_queue(snapshot)
 
 
@@ -457,6 +462,11 @@ def _find_way_out(refusal: "Refusal", is_named: bool) -> str:
         return "name a database that exists with -d; -d postgres is nearly always there"
     if "SSL negotiation" in refusal.text or "expected authentication request" in refusal.text:
         return "what listens on that port does not speak PostgreSQL's protocol: check the port"
+    if refusal.sqlstate is not None:
+        return (
+            "this is what the server, or a pooler in front of it, answers: it runs, and its log or its provider's "
+            "documentation says what the text means"
+        )
     if not is_named:
         return _NAME_ONE
     if "password" in refusal.text:

@@ -494,12 +494,15 @@ _CATALOG = (
         reported_by=("inspect", "simulate"),
         meaning="A new connection is opened for every few transactions. Opening costs a process and milliseconds each "
         "time.",
-        signs="Many new sessions a second, most of them gone again; a sample of the server shows almost none of them.",
+        signs="Many new sessions a second, most of them gone again; a sample of the server shows almost none of them. "
+        "Before a pooler the server shows nothing: the pooler's clients come and go, and on their machine the ports of "
+        'closed connections pile up (TIME_WAIT), until "Cannot assign requested address".',
         mistaken_for="A fleet that starts up, whose connections stay; health checks and cron jobs.",
         remedy="Keep connections: one pool for each process with max_idle = max_open, created once and closed at exit; "
-        "where processes are short-lived, PgBouncer in front.",
-        decided_by="The server's counters of sessions (PostgreSQL 14+) over ten seconds or more, or its log with "
-        "log_connections.",
+        "where processes are short-lived, PgBouncer in front. A pooler does not help clients that connect to it for "
+        "each statement: they need a pool of their own.",
+        decided_by="The server's counters of sessions (PostgreSQL 14+) over ten seconds or more, its log with "
+        "log_connections, or ss -tan state time-wait on the client's machine.",
         sql=(sql.CHURN, sql.STARTS),
     ),
     FindingType(

@@ -143,7 +143,7 @@ class ServerConnection:
             except Refused as error:
                 # "localhost" is two addresses: if one refuses and the other hangs, the server is there and hangs.
                 refused = error if refused is None or error.hung else refused
-                if error.refusal.by not in ("unreachable", "starting-up"):
+                if error.refusal.by not in ("unreachable", "no-local-port", "starting-up"):
                     raise
         assert refused is not None
         raise refused

@@ -1,8 +1,8 @@
 """PgBouncer's view of itself, from its admin console.
 
-Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23, 1.24 and 1.25. The
-console accepts a client also when ``max_client_conn`` is reached, but counts it like any other: poolctl's own is left
-out of every count, and is closed between samples where it would take the last place.
+Reads every table by column name: columns were inserted, renamed and added in 1.16, 1.18, 1.21, 1.23 and in each version
+since. The console accepts a client also when ``max_client_conn`` is reached, but counts it like any other: poolctl's
+own is left out of every count, and is closed between samples where it would take the last place.
 """
 
 import os
@@ -24,12 +24,20 @@ from poolctl.observe.admin_console import (
 )
 from poolctl.observe.connection import NAME
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
-from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, BouncerStats, Source
+from poolctl.observe.snapshot import (
+    BouncerDatabase,
+    BouncerLink,
+    BouncerPool,
+    BouncerSample,
+    BouncerStats,
+    BouncerUser,
+    Source,
+)
 
 CONSOLE = "pgbouncer"
 """The database name that leads to the console."""
 _SECRET_KEYS = re.compile(r"passw|secret|key_file|auth_file|ldap|auth_query")
-_TABLES = ("POOLS", "CLIENTS", "SERVERS", "DATABASES", "STATS", "LISTS", "CONFIG", "VERSION")
+_TABLES = ("POOLS", "CLIENTS", "SERVERS", "DATABASES", "USERS", "STATS", "LISTS", "CONFIG", "VERSION")
 
 
 class PgBouncer:
@@ -140,6 +148,7 @@ def read_sample(
         stats=parse_stats(tables.get("STATS", [])),
         config=parse_config(tables.get("CONFIG", [])),
         lists=parse_lists(tables.get("LISTS", []), own=1 if own is not None else 0),
+        users=parse_users(tables.get("USERS", [])),
     )
 
 
@@ -198,10 +207,27 @@ def parse_databases(rows: Iterable[Row]) -> tuple[BouncerDatabase, ...]:
             max_connections=row.count("max_connections"),
             current_connections=row.count("current_connections"),
             paused=row.count("paused") > 0,
+            max_client_connections=row.count("max_client_connections"),
+            current_client_connections=row.count("current_client_connections"),
         )
         for row in rows
         if row.text("name") != CONSOLE
     )
+
+
+def parse_users(rows: Iterable[Row]) -> tuple[BouncerUser, ...]:
+    """Parse the users in SHOW USERS that have a limit: 1.23 shows the one on servers, 1.24 the one on clients, too."""
+    users = (
+        BouncerUser(
+            name=row.text("name"),
+            max_connections=row.count("max_user_connections"),
+            current_connections=row.count("current_connections"),
+            max_client_connections=row.count("max_user_client_connections"),
+            current_client_connections=row.count("current_client_connections"),
+        )
+        for row in rows
+    )
+    return tuple(user for user in users if user.max_connections or user.max_client_connections)
 
 
 def parse_stats(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
@@ -214,6 +240,7 @@ def parse_stats(rows: Iterable[Row]) -> tuple[BouncerStats, ...]:
             query_time=row.count("total_query_time") / 1e6,
             transaction_time=row.count("total_xact_time") / 1e6,
             wait_time=row.count("total_wait_time") / 1e6,
+            logins=row.count("total_client_login_count") if "total_client_login_count" in row else None,
         )
         for row in rows
         if row.text("database") != CONSOLE

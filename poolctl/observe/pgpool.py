@@ -111,6 +111,7 @@ class Pgpool:
             reserved_connections=self._fixed.reserved_connections,
             waiting=count_waiting(self._console.host, self._console.port),
             hangs=hangs,
+            own_backend=self._console.login_pid,
         )
 
 

@@ -2,9 +2,12 @@
 
 Decides by SQLSTATE and by the C function (the *routine*) that PostgreSQL names in every error; its text is in the
 language of ``lc_messages``. PgBouncer and Pgpool-II name no routine and speak English, so their texts decide. Routines:
-PostgreSQL's proc.c, postinit.c, miscinit.c; texts: PgBouncer's client.c, objects.c, server.c, Pgpool-II's child.c.
+PostgreSQL's proc.c, postinit.c, miscinit.c; texts: PgBouncer's client.c, objects.c, server.c, Pgpool-II's child.c, and
+what users of hosted poolers report.
 """
 
+import errno
+import os
 import re
 
 from poolctl.errors import CannotConnect, CannotDo
@@ -20,6 +23,23 @@ _BY_ROUTINE: dict[str, RefusedBy] = {
 _BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
     ("no more connections allowed", "pooler-clients"),
     ("client connections exceeded", "pooler-clients"),
+    # Supavisor: before version 2 in words, then with a code in parentheses.
+    ("MaxClientsInSessionMode", "pooler-clients"),
+    ("Max client connections reached", "pooler-clients"),
+    ("(EMAXCONN", "pooler-clients"),
+    ("(EMAXCLIENTCONN", "pooler-clients"),
+    ("(ECHECKOUTTIMEOUT)", "pooler-queue"),
+    ("Tenant or user not found", "authentication"),
+    # Odyssey.
+    ("too many active clients", "pooler-clients"),
+    ("too many tcp connections", "pooler-clients"),
+    # PgCat and PgDog, whose servers are all taken or cut off; RDS Proxy; Neon's proxy.
+    ("could not get connection from the pool", "pooler-queue"),
+    ("checkout timeout", "pooler-queue"),
+    ("Timed-out waiting to acquire database connection", "pooler-queue"),
+    ("Failed to acquire permit to connect", "pooler-queue"),
+    ("Too many connections attempts", "pooler-queue"),
+    ("Couldn't connect to compute node", "pooler-login"),
     # Pgpool-II's own; PostgreSQL's begins with a small letter.
     ("Sorry, too many clients already", "pooler-clients"),
     ("query_wait_timeout", "pooler-queue"),
@@ -47,6 +67,9 @@ _TRIED = re.compile(r'^connection to server (?:at|on socket) "[^"]*"(?: \([^)]*\
 # Without a SQLSTATE: what libpq says by itself.
 HIDDEN_BY_TLS = "during SSL exchange"
 """libpq 17 and newer hide what a server answers to a request for encryption: it is not yet authenticated."""
+
+_NO_LOCAL_PORT = ("assign requested address", os.strerror(errno.EADDRNOTAVAIL))
+"""What the kernel says where all ports of this machine are taken; libpq passes it on in the user's language."""
 
 _NO_PASSWORD = ("no password supplied", "password retrieved from file", "authentication method requirement")
 
@@ -129,8 +152,9 @@ def parse_libpq_message(message: str, target: str = "") -> Refusal:
 
 def _find_refuser(text: str, sqlstate: str | None, routine: str | None) -> RefusedBy:
     if sqlstate is None:
-        is_known = any(words in text for words in _NO_PASSWORD)
-        return "authentication" if is_known else "unreachable"
+        if any(words in text for words in _NO_PASSWORD):
+            return "authentication"
+        return "no-local-port" if any(words in text for words in _NO_LOCAL_PORT) else "unreachable"
     if sqlstate.startswith("57P"):
         return "starting-up"
     if sqlstate.startswith("28"):

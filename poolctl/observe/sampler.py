@@ -171,7 +171,7 @@ class Sampler:
         if self._host is not None:
             # It began only after the server had answered, or had used up the time.
             host = self._host.take(max(deadline, time.monotonic() + HOST_PATIENCE), insists=insists)
-        return Snapshot(
+        snapshot = Snapshot(
             at=at,
             server=server,
             refusal=refusal,
@@ -180,6 +180,7 @@ class Sampler:
             pools=tuple(figures for several in pools for figures in several),
             host=host,
         )
+        return exclude_own_backends(snapshot)
 
     def _take_server(self, deadline: float, *, insists: bool) -> tuple[ServerSample | None, Refusal | None]:
         if self._server is None:
@@ -219,6 +220,19 @@ def plan_instants(elapsed: Callable[[], float], duration: float | None, interval
         planned = count * interval
     if duration > 0:
         yield max(duration, first)
+
+
+def exclude_own_backends(snapshot: Snapshot) -> Snapshot:
+    """Return ``snapshot`` without the backends that serve poolctl itself through a Pgpool-II."""
+    own = {pgpool.own_backend for pgpool in snapshot.pgpools} - {None}
+    if not own:
+        return snapshot
+    server, host = snapshot.server, snapshot.host
+    if server is not None:
+        server = replace(server, backends=tuple(each for each in server.backends if each.pid not in own))
+    if host is not None:
+        host = replace(host, titles=tuple(each for each in host.titles if each.pid not in own))
+    return replace(snapshot, server=server, host=host)
 
 
 class _Lane:

@@ -252,6 +252,7 @@ RefusedBy = Literal[
     "authentication",
     "starting-up",
     "unreachable",
+    "no-local-port",
     "unknown",
 ]
 
@@ -327,11 +328,28 @@ class BouncerDatabase:
     max_connections: int = 0
     current_connections: int = 0
     paused: bool = False
+    max_client_connections: int = 0
+    """max_db_client_connections of PgBouncer 1.24+; 0: none."""
+    current_client_connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerUser:
+    """A row of SHOW USERS with limits of its own (PgBouncer 1.23+); 0: none."""
+
+    name: str
+    max_connections: int = 0
+    current_connections: int = 0
+    max_client_connections: int = 0
+    current_client_connections: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class BouncerStats:
-    """A row of SHOW STATS, totals. ``wait_time`` grows only when a waiting client is served."""
+    """A row of SHOW STATS, totals. ``wait_time`` grows only when a waiting client is served.
+
+    ``logins``: clients that logged in; None where the version does not count them.
+    """
 
     database: str
     transactions: int = 0
@@ -339,6 +357,7 @@ class BouncerStats:
     query_time: float = 0.0
     transaction_time: float = 0.0
     wait_time: float = 0.0
+    logins: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -356,6 +375,8 @@ class BouncerSample:
     """SHOW CONFIG, without anything that names a password or a file of secrets."""
     lists: Mapping[str, int] = field(default_factory=dict)
     """SHOW LISTS: used_clients, free_clients, ..."""
+    users: tuple[BouncerUser, ...] = ()
+    """Users with a limit of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,6 +426,8 @@ class PgpoolSample:
     hangs: bool = False
     """It accepted poolctl's connection and did not answer by the deadline, as it does when every child is busy; then
     ``children`` and ``connections`` are empty because they are not known."""
+    own_backend: int | None = None
+    """Pid of the backend that serves poolctl itself through it, which counts nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,12 @@ from poolctl.diagnose.live.logs import (
     find_logged_refusals,
     find_logged_starvation,
 )
-from poolctl.diagnose.live.poolers import find_pooler_client_limit, find_pooler_queues, find_pooler_refusal
+from poolctl.diagnose.live.poolers import (
+    find_pooler_churn,
+    find_pooler_client_limit,
+    find_pooler_queues,
+    find_pooler_refusal,
+)
 from poolctl.diagnose.live.pools import (
     find_client_starved,
     find_pool_slots_lost,
@@ -98,6 +103,7 @@ CAUSES: tuple[Rule, ...] = (
     find_client_starved,
     find_unexplained_wait,
     find_connection_churn,
+    find_pooler_churn,
     find_reconnect_storm,
     find_fleet_over_budget,
     find_handshake_pile_up,

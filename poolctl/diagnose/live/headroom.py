@@ -5,14 +5,14 @@ an ordinary role's share of the server is max_connections less the superusers' a
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 from poolctl.diagnose.finding import Limit
 from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
 from poolctl.diagnose.live.waits import PoolSeries, parse_setting
-from poolctl.observe.snapshot import PgpoolChild, RefusedBy
+from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolChild, RefusedBy
 
 LEAST_GROWTH = 3
 """Net new backends in the window from which a time to exhaustion is given: fewer are the usual ups and downs of a
@@ -139,14 +139,50 @@ def _build_limit(facts: LiveFacts, name: str, scope: str, limit: int, own: tuple
     )
 
 
-def _list_bouncer_limits(facts: LiveFacts) -> Iterator[Limit]:
-    for bouncer in {each.target: each for s in facts.observation.snapshots for each in s.bouncers}.values():
-        most = parse_setting(bouncer.config.get("max_client_conn"))
+@dataclass(frozen=True, slots=True)
+class ClientLimit:
+    """A limit of a PgBouncer on its clients. ``of``: of whom, for a sentence; ``counts``: the clients it counts."""
+
+    setting: str
+    of: str
+    most: int
+    used: int
+    counts: Callable[[BouncerLink], bool] = lambda _: True
+
+
+def list_client_limits(bouncer: BouncerSample) -> Iterator[ClientLimit]:
+    """List the limits on clients: of all, and from 1.24 on of a database and of a user."""
+    most = parse_setting(bouncer.config.get("max_client_conn"))
+    if most:
         # SHOW LISTS counts the console that is asking.
         used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
-        if most:
+        yield ClientLimit("max_client_conn", "", most, used)
+    for database in bouncer.databases:
+        if database.max_client_connections:
+            yield ClientLimit(
+                "max_db_client_connections",
+                f" of database {database.name}",
+                database.max_client_connections,
+                database.current_client_connections,
+                lambda client, name=database.name: client.database == name,  # type: ignore[misc]
+            )
+    for user in bouncer.users:
+        if user.max_client_connections:
+            yield ClientLimit(
+                "max_user_client_connections",
+                f" of user {user.name}",
+                user.max_client_connections,
+                user.current_client_connections,
+                lambda client, name=user.name: client.user == name,  # type: ignore[misc]
+            )
+
+
+def _list_bouncer_limits(facts: LiveFacts) -> Iterator[Limit]:
+    for bouncer in {each.target: each for s in facts.observation.snapshots for each in s.bouncers}.values():
+        for each in list_client_limits(bouncer):
+            note = f"PgBouncer {bouncer.target}"
             yield Limit(
-                "max_client_conn", "pgbouncer", most, used, max(0, most - used), note=f"PgBouncer {bouncer.target}"
+                f"{each.setting}{each.of}", "pgbouncer", each.most, each.used, max(0, each.most - each.used), note=note
             )
     for queue in facts.queues:
         if queue.size:

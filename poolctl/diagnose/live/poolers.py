@@ -4,8 +4,9 @@ Decides between the opposite causes of such a queue: open transactions, idle cli
 on clients.
 """
 
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from poolctl.diagnose import sql
@@ -19,11 +20,11 @@ from poolctl.diagnose.catalog import (
 )
 from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
-from poolctl.diagnose.live.headroom import count_busy_children
+from poolctl.diagnose.live.headroom import count_busy_children, list_client_limits
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
-from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolSample
-from poolctl.units import format_duration, plural, quote
+from poolctl.observe.snapshot import BouncerLink, BouncerSample, BouncerStats, HostSample, PgpoolSample, Refusal
+from poolctl.units import format_count, format_duration, plural, quote
 
 
 def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
@@ -37,33 +38,49 @@ def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
     bouncers = {each.target: each for s in context.facts.observation.snapshots for each in s.bouncers}
     hit = False
     for bouncer in bouncers.values():
-        most = parse_setting(bouncer.config.get("max_client_conn"))
-        used = max(len(bouncer.clients), bouncer.lists.get("used_clients", 1) - 1)
-        if most and used >= most:
+        for limit in list_client_limits(bouncer):
+            if limit.used < limit.most:
+                continue
             hit = True
             yield _build_client_limit(
-                f"PgBouncer has {used} of {most} clients (max_client_conn) and refuses more; the database is not the "
-                "limit",
-                {"clients": used, "max_client_conn": most, "refusal": refusal.text if refusal else None},
+                f"PgBouncer has {limit.used} of {limit.most} clients{limit.of} ({limit.setting}) and refuses more; the "
+                "database is not the limit",
+                {"clients": limit.used, limit.setting: limit.most, "refusal": refusal.text if refusal else None},
                 "certain",
-                _group_clients(bouncer, lambda _: True),
-                RAISE_CLIENTS,
+                _group_clients(bouncer, limit.counts),
+                RAISE_CLIENTS.replace("max_client_conn", limit.setting),
             )
     if refusal is not None and not hit:
-        yield _build_client_limit(
-            f"The pooler refuses clients: {quote(refusal.text, 80)}; the database is not the limit",
-            {"refusal": refusal.text},
-            "certain" if refusal.routine is None and "max_client_conn" in refusal.text else "likely",
-            (),
-            "Close clients that are not needed, or raise the pooler's client limit with the limit of open files above "
-            "it.",
-        )
+        yield _build_refused_client(refusal)
     for pgpool in context.facts.pgpools:
         yield from _find_full_pgpool(pgpool)
     if not context.facts.pgpools:
         yield from _find_silent_pgpool(context)
     if not context.facts.samples:
         yield from _find_silent_listener(context)
+
+
+SESSION_MODE = re.compile(r"session ?mode", re.IGNORECASE)
+OTHER_PORT = (
+    "Connect to the pooler's port for transaction mode (6543 at Supabase): in session mode each client keeps a "
+    "connection to the server for itself, so that there are no more clients than the pool has connections. Session "
+    "mode is needed for LISTEN, session locks and SET only."
+)
+
+
+def _build_refused_client(refusal: Refusal) -> Finding:
+    summary = f"The pooler refuses clients: {quote(refusal.text, 80)}; the database is not the limit"
+    remedy = (
+        "Close clients that are not needed, or raise the pooler's client limit with the limit of open files above it."
+    )
+    if SESSION_MODE.search(refusal.text):
+        summary = (
+            f"The pooler is in session mode and has as many clients as connections to the server, so it refuses more: "
+            f"{quote(refusal.text, 80)}"
+        )
+        remedy = OTHER_PORT
+    is_sure = refusal.routine is None and "max_client_conn" in refusal.text
+    return _build_client_limit(summary, {"refusal": refusal.text}, "certain" if is_sure else "likely", (), remedy)
 
 
 def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
@@ -113,7 +130,7 @@ def _find_silent_listener(context: RuleContext) -> Iterator[Finding]:
     host, refusal = context.facts.host, context.facts.find_refusal(["unreachable"])
     if host is None or host.has_server or refusal is None:
         return
-    port = parse_setting(refusal.target.partition("/")[0].rpartition(":")[2])
+    port = _parse_port(refusal.target)
     queued = host.listen_queues.get(port, 0)
     if not port or not queued:
         return
@@ -173,7 +190,11 @@ def build_paused(queue: BouncerQueue) -> Finding:
 
 def _group_clients(bouncer: BouncerSample, are_meant: Callable[[BouncerLink], bool]) -> tuple[Holder, ...]:
     """Group clients by application, user and address, the most first."""
-    keys = Counter((each.application, each.user, each.address) for each in bouncer.clients if are_meant(each))
+    return _group_links(client for client in bouncer.clients if are_meant(client))
+
+
+def _group_links(clients: Iterable[BouncerLink]) -> tuple[Holder, ...]:
+    keys = Counter((each.application, each.user, each.address) for each in clients)
     return tuple(
         Holder(application=application or None, user=user, client=address)
         for (application, user, address), _ in keys.most_common(10)
@@ -401,8 +422,11 @@ def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
     undetermined: from outside a pinned pool, one in session mode and one that is too small look the same.
     """
     facts = context.facts
-    refusal = facts.find_refusal(["pooler-queue", "pooler-login"])
+    refusal = facts.find_refusal(["pooler-queue", "pooler-login", "pooler"])
     if refusal is None or facts.samples or facts.queues or context.reported:
+        return
+    if refusal.by == "pooler":
+        yield _build_refused_client(refusal)
         return
     waiting = facts.count_waiting()
     others = f"; {plural(waiting.count or 0, 'client')} waiting in applications' pools" if waiting else ""
@@ -423,4 +447,169 @@ def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
         remedy=remedy,
         decide_by="the pooler's admin console (--pgbouncer) and the server itself, past the pooler: what its "
         "connections do",
+    )
+
+
+LEAST_PASSING = 5
+"""Clients that came and went between the samples of a few seconds."""
+LEAST_RATE = 1.0
+"""New clients a second; fewer are a health check or a cron job."""
+TRANSACTIONS_EACH = 10
+"""Transactions that a connection should carry to be worth its opening."""
+TIME_WAIT = 60.0
+"""Seconds for which Linux keeps the port of a connection that its client closed; no setting changes it."""
+LEAST_CLOSED = 120
+"""Connections in that state to one port, from which they are more than a few scripts: two a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class _PoolerChurn:
+    """How often clients of a pooler connect. ``logins``: counted by PgBouncer in the window, None if it does not.
+
+    ``passing``: clients that samples caught and that were gone by the last one. ``closed``: on this host, in TIME_WAIT.
+    """
+
+    target: str
+    rate: float
+    logins: int | None
+    passing: tuple[BouncerLink, ...]
+    closed: int
+    transactions: int | None
+
+    @property
+    def is_churn(self) -> bool:
+        is_often = (self.logins or 0) >= LEAST_PASSING or len(self.passing) >= LEAST_PASSING
+        return self.rate >= LEAST_RATE and (is_often or self.closed >= LEAST_CLOSED)
+
+
+def find_pooler_churn(context: RuleContext) -> Iterator[Finding]:
+    """Report clients that open a connection to a pooler for every few transactions: it serves them, and their machine
+    runs out of ports.
+
+    Threshold: a client a second that comes and goes, for fewer than ten transactions each, by the pooler's count of
+    logins, by five that its samples caught, or by 120 connections in TIME_WAIT to its port on this host. Certain: two
+    of these agree. Critical, where this machine had no port left for poolctl itself.
+    """
+    refusal = context.facts.find_refusal(["no-local-port"])
+    if refusal is not None:
+        yield _build_no_port(context, refusal)
+        return
+    if "connection-churn" in context.reported:
+        return
+    for churn in _measure_churn(context):
+        if not churn.is_churn:
+            continue
+        counts = [len(churn.passing) >= LEAST_PASSING, churn.closed >= LEAST_CLOSED, bool(churn.logins)]
+        held = f"; {format_count(churn.closed)} ports of this machine wait for their end" if churn.closed else ""
+        carried = f", for {plural(churn.transactions, 'transaction')} in all" if churn.transactions is not None else ""
+        yield build_finding(
+            "connection-churn",
+            severity="warning",
+            confidence="certain" if sum(counts) > 1 else "likely",
+            layer="pooler",
+            summary=f"About {format_count(round(churn.rate))} clients a second connect to the pooler "
+            f"{quote(churn.target, 60)} and leave again{carried}{held}",
+            evidence={
+                "opened_per_second": churn.rate,
+                "logins": churn.logins,
+                "came_and_went": len(churn.passing),
+                "closed_in_last_minute": churn.closed,
+                "transactions": churn.transactions,
+                "threshold": f"{LEAST_RATE:g} a second, fewer than {TRANSACTIONS_EACH} transactions each, and "
+                f"{LEAST_PASSING} that came and went or {LEAST_CLOSED} in TIME_WAIT",
+            },
+            evidence_sql=sql.POOLER,
+            holders=_group_links(churn.passing),
+        )
+
+
+def _measure_churn(context: RuleContext) -> Iterator[_PoolerChurn]:
+    facts = context.facts
+    hosts = [(s.at, s.host) for s in facts.observation.snapshots if s.host is not None]
+    by_target: dict[str, list[tuple[float, BouncerSample]]] = {}
+    for snapshot in facts.observation.snapshots:
+        for bouncer in snapshot.bouncers:
+            by_target.setdefault(bouncer.target, []).append((snapshot.at, bouncer))
+    for target, samples in by_target.items():
+        window = samples[-1][0] - samples[0][0]
+        first, last = samples[0][1], samples[-1][1]
+        passing = _find_passing([sample for _, sample in samples])
+        logins = _grow(first, last, lambda row: row.logins)
+        transactions = _grow(first, last, lambda row: row.transactions)
+        here, closing = _measure_closed(hosts, _parse_port(target))
+        rate = max(closing, len(passing) / window if window > 0 else 0.0)
+        rate = logins / window if logins is not None and window > 0 else rate
+        if transactions is None or transactions < TRANSACTIONS_EACH * max(1.0, rate * window):
+            yield _PoolerChurn(target, rate, logins, passing, here, transactions if window > 0 else None)
+    if not by_target and facts.server is not None and facts.server.is_behind_pooler:
+        here, closing = _measure_closed(hosts, _parse_port(facts.server.target))
+        yield _PoolerChurn(facts.server.target, closing, None, (), here, None)
+
+
+def _measure_closed(hosts: Sequence[tuple[float, HostSample]], port: int) -> tuple[int, float]:
+    """Return the connections to ``port`` in TIME_WAIT, and how many a second come to be, at least.
+
+    They leave after a minute, so that a rate is their number over a minute; while it still grows, the growth.
+    """
+    if not hosts:
+        return 0, 0.0
+    counts = [(at, host.closed.get(port, 0)) for at, host in hosts]
+    (began, first), (ended, last) = counts[0], counts[-1]
+    growth = (last - first) / (ended - began) if ended > began else 0.0
+    return last, max(last / TIME_WAIT, growth)
+
+
+def _find_passing(samples: Sequence[BouncerSample]) -> tuple[BouncerLink, ...]:
+    """Find the clients that came after the first sample and were gone by the last one."""
+    stays = {_identify(client) for sample in (samples[0], samples[-1]) for client in sample.clients}
+    found = {_identify(client): client for sample in samples[1:-1] for client in sample.clients}
+    return tuple(client for key, client in found.items() if key not in stays)
+
+
+def _identify(client: BouncerLink) -> tuple[object, ...]:
+    # PgBouncer uses the memory of a client that has left for the next one: the pointer alone says nothing.
+    return client.address, client.port, client.connected_at, client.pointer
+
+
+def _grow(first: BouncerSample, last: BouncerSample, count: Callable[[BouncerStats], int | None]) -> int | None:
+    """Return by how much a counter grew over all databases; None where it is not counted, or began again."""
+    before, after = ([count(row) for row in sample.stats] for sample in (first, last))
+    if not after or None in before or None in after:
+        return None
+    grown = sum(value or 0 for value in after) - sum(value or 0 for value in before)
+    return grown if grown >= 0 else None
+
+
+def _parse_port(target: str) -> int:
+    return parse_setting(target.partition("/")[0].rpartition(":")[2])
+
+
+def _build_no_port(context: RuleContext, refusal: Refusal) -> Finding:
+    host = context.facts.host
+    closed = host.closed.get(_parse_port(refusal.target), 0) if host is not None else 0
+    open_now = len(host.processes) if host is not None else 0
+    where = f" to {quote(refusal.target, 60)}" if refusal.target else ""
+    taken = f": {format_count(closed)} that were closed within the last minute still keep one each" if closed else ""
+    if not closed and open_now:
+        taken = f": {plural(open_now, 'open connection')} of processes here hold one each"
+    return build_finding(
+        "connection-churn",
+        severity="critical",
+        confidence="likely" if closed >= LEAST_CLOSED else "undetermined",
+        layer="host",
+        summary=f"This machine has no free port left for another connection{where}{taken}; the server was not reached",
+        evidence={
+            "refusal": refusal.text,
+            "closed_in_last_minute": closed,
+            "connections_from_here": open_now,
+            "threshold": "the kernel of this machine refused to open the connection (EADDRNOTAVAIL)",
+        },
+        evidence_sql=None,
+        holders=tuple(
+            Holder(process={"pid": pid, "command": command, "status": status})
+            for (pid, command, status), _ in Counter(
+                (process.pid, process.command, process.status) for process in (host.processes if host else ())
+            ).most_common(10)
+        ),
+        decide_by="which process opens them: ss -tanp on this machine, by state (time-wait, established)",
     )
