@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
+import psutil
 import psycopg
 import pytest
 from live_runs import Recorder, assert_adds_up, run, scenario_of
@@ -20,6 +21,7 @@ from watched import Clients
 
 from poolctl.engines.live.engine import run_on
 from poolctl.engines.live.live_servers import ThrowAwayServers, count_most_connections, open_target
+from poolctl.engines.pgbench import Pgbench, Script
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import CannotConnect, ServerFull
 from poolctl.scenario.run import Run, TimelinePoint
@@ -493,3 +495,22 @@ def test_a_sweep_ends_when_clients_arrive(sandbox: Sandbox, target: str) -> None
     texts = json.dumps(document)
     assert "other clients arrived" in texts, errors
     assert process.returncode in (0, 3)
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere sslpassword is refused")
+def test_no_secret_stands_in_the_arguments_of_pgbench(target: str) -> None:
+    load = Pgbench(
+        f"{target} password=S3CRETA sslpassword=S3CRETB", [Script("q", "SELECT 1;\n")], prepared=True, seed=1
+    )
+    commands: list[str] = []
+
+    def note_commands() -> bool:
+        children = psutil.Process().children()
+        commands.extend(" ".join(child.cmdline()) for child in children if child.name() == "pgbench")
+        return False
+
+    window = load.measure(4, 1.0, stop=note_commands)
+
+    assert window is not None
+    assert commands
+    assert not any("S3CRET" in command for command in commands)
