@@ -80,7 +80,7 @@ def test_the_application_with_most_sessions_is_measured_and_the_rest_are_others(
 
     seen = measure(observed([sample(0, [*mine, *others, *tools])]))
 
-    assert (seen.application, seen.sessions) == ("shop", 5)
+    assert (seen.application, seen.backends) == ("shop", 5)
     assert seen.figures.other_connections is not None
     assert seen.figures.other_connections.value == 3  # 2 x 1.2, rounded up
 
@@ -88,7 +88,7 @@ def test_the_application_with_most_sessions_is_measured_and_the_rest_are_others(
 def test_a_named_application_is_measured_however_small() -> None:
     samples = [sample(0, [backend(1), backend(2), backend(3, application="report")])]
 
-    assert measure(observed(samples), "report").sessions == 1
+    assert measure(observed(samples), "report").backends == 1
 
 
 def test_counters_and_samples_of_a_steady_load_agree() -> None:
@@ -239,7 +239,7 @@ def test_sessions_are_counted_by_the_process_behind_them() -> None:
 
     seen = measure(observed([sample(0, sessions)], host=host))
 
-    assert (seen.processes, seen.sessions_each) == (2, 3)
+    assert (seen.processes, seen.backends_each) == (2, 3)
 
 
 def test_sessions_whose_process_is_elsewhere_are_counted_by_their_address() -> None:
@@ -247,7 +247,7 @@ def test_sessions_whose_process_is_elsewhere_are_counted_by_their_address() -> N
 
     seen = measure(observed([sample(0, sessions)]))
 
-    assert (seen.processes, seen.clients, seen.sessions_each) == (0, 3, 2)
+    assert (seen.processes, seen.clients, seen.backends_each) == (0, 3, 2)
 
 
 @pytest.mark.parametrize(("busy", "censored"), [(4, 1.0), (3, None), (0, None)])

@@ -297,3 +297,22 @@ def test_samples_that_came_late_on_full_processors_contradict_nothing(cpu: float
     )
 
     assert recommend(figures).is_refused == is_refused
+
+
+def test_statements_too_short_for_a_sample_are_counted_and_their_clients_hold_longer() -> None:
+    snapshots = []
+    for at in range(31):
+        counters = DatabaseCounters("shop", 18, commits=1000 * at, active_time=0.05 * at, transaction_idle_time=0.0)
+        observer = Backend(
+            99, user="app", application="poolctl observer", database="shop", state="active", state_at=float(at)
+        )
+        server = ServerSample(float(at), 0.0, (*make_backends(0, at, 18), observer), (counters,))
+        snapshots.append(Snapshot(float(at), server=server))
+    observation = Observation(tuple(snapshots), FACTS)
+    figures = measure(observation).figures
+    found = size(observation)
+
+    assert figures.throughput == measured(1000.0)
+    assert figures.effective_samples is None
+    # Measured with such a load: 3.3 in use, and 2 connections in each process reach 0.94 of the throughput, 3 all.
+    assert found.recommendation.max_open == 3

@@ -216,7 +216,7 @@ def _evaluate(request: RecommendRequest, observation: "Observation") -> Measurem
 
     observation = hide_all_literals(observation)
     service = measure(observation, request.application)
-    if request.application is not None and service.sessions == 0:
+    if request.application is not None and service.backends == 0:
         raise _make_absent_error(observation, request.application)
     figures, notes = _count_fleet(request, service, observation)
     if figures.is_behind_pooler or not observation.samples:
@@ -278,7 +278,7 @@ def _count_fleet(
 ) -> tuple[Figures, list[str]]:
     """Add what can be said about the fleet to the measured figures, and return the sentences that explain it."""
     figures, notes = service.figures, []
-    if service.sessions == 0 and observation.samples:
+    if service.backends == 0 and observation.samples:
         blank = dict.fromkeys(_LOAD_FIELDS)
         figures = figures.with_(**blank, windows=(), effective_samples=None, samples=0, window=None)
         notes.append("No client used the server meanwhile: only its limits were measured, not a load")
@@ -318,8 +318,8 @@ def _count_instances(request: RecommendRequest, service: "ServiceMeasurement") -
         addresses = plural(service.clients, "address")
         note = f"The connections come from {addresses}, each counted as an instance; --instances overrides this"
         yield "instances", service.clients, note
-    if service.sessions_each and given.current_max_open is None and (service.processes or given.processes is None):
-        yield "current_max_open", service.sessions_each, ""
+    if service.backends_each and given.current_max_open is None and (service.processes or given.processes is None):
+        yield "current_max_open", service.backends_each, ""
 
 
 def _count_processes(request: RecommendRequest, observation: "Observation") -> Iterator[_Count]:

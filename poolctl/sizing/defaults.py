@@ -25,6 +25,10 @@ release it), over the time the server sees it busy. Measured with psycopg_pool a
 statements have more."""
 
 
+LEAST_OUTSIDE = 0.001
+"""Least seconds of it for each acquire: a pool and a driver take as long, however short the statement is."""
+
+
 @dataclass(frozen=True, slots=True)
 class Assumption:
     """A default that was used. ``name`` is the field of ``Figures``; ``why`` gives the source of the value and what
@@ -64,7 +68,9 @@ def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
     figures = figures.with_(**changes)
     if figures.is_server_view and figures.hold_time is None and figures.held_outside is None:
         why = "clients hold connections longer than the server sees them busy; give --pool-stats or --hold-time"
-        figures = figures.with_(held_outside=assume("held_outside", HELD_OUTSIDE, why))
+        hold = estimate_hold(figures)
+        least = 0.0 if hold is None or hold.value <= 0 else LEAST_OUTSIDE / hold.value
+        figures = figures.with_(held_outside=assume("held_outside", max(HELD_OUTSIDE, least), why))
     if figures.wait_target is None:
         target, why = WAIT_TARGET, "99 % of acquires wait at most 50 ms; give --wait-target"
         if figures.request_timeout is not None and WAIT_SHARE * figures.request_timeout.value < target:

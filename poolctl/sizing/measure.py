@@ -60,17 +60,17 @@ OWN_COST = 0.5
 class ServiceMeasurement:
     """``figures`` of ``application``; None: of all clients.
 
-    ``sessions`` is the most backends at once, ``clients`` the number of client addresses: each may be one instance, or
+    ``backends`` is the most backends at once, ``clients`` the number of client addresses: each may be one instance, or
     many behind a NAT. ``processes`` is the number of processes behind the backends, 0 unless all run on this machine.
-    ``sessions_each`` is the most backends of one process, or of one address where the processes are not visible.
+    ``backends_each`` is the most backends of one process, or of one address where the processes are not visible.
     """
 
     application: str | None
     figures: Figures
-    sessions: int
+    backends: int
     clients: int
     processes: int = 0
-    sessions_each: int = 0
+    backends_each: int = 0
     pools: int = 0
     """Number of pools of the service, by the pools that report figures; 0 where none does."""
 
@@ -102,7 +102,7 @@ def _measure_server(observation: Observation, application: str | None, backends:
     database = _find_database(samples, application)
     busy = [[backend for backend in _select_own(sample, application) if _is_busy(backend)] for sample in samples]
     counts = [len(each) for each in busy]
-    share = _find_share(samples, database, counts)
+    share = _find_share(samples, database, application)
     windows = tuple(_cut_windows(samples, database, share, own_database=_find_own_database(observation)))
     if _is_standing_still(windows, busy):
         windows = ()
@@ -111,6 +111,8 @@ def _measure_server(observation: Observation, application: str | None, backends:
     if throughput is None and samples:
         throughput = _count_statements(samples, database, application)
     active = [backend for each in busy for backend in each if backend.is_active]
+    # Samples that are all the same are worth one, unless exact counters stand beside them.
+    is_counted = len(set(counts)) == 1 and bool(throughput)
     return Figures(
         throughput=_make_figure(throughput),
         hold_cv=_make_figure(_estimate_hold_cv(samples, database, application)),
@@ -123,7 +125,7 @@ def _measure_server(observation: Observation, application: str | None, backends:
         parallelism_counted=_make_figure(_average_busy(windows)),
         window=observation.window,
         samples=len(samples),
-        effective_samples=effective_samples(counts),
+        effective_samples=None if is_counted else effective_samples(counts),
         method="samples and counters" if windows else "samples",
         lock_share=_make_figure(_find_part(active, lambda b: b.wait_event_type == "Lock")),
         contention_share=_make_figure(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
@@ -360,10 +362,15 @@ def _count_statements(samples: Sequence[ServerSample], database: str | None, app
     return calls / (listed[-1].at - listed[0].at) if calls > 0 else None
 
 
-def _find_share(samples: Sequence[ServerSample], database: str | None, counts: Sequence[int]) -> float:
-    """Return the application's share of the busy connections of its database; 1 if it is alone or nothing is busy."""
-    everyone = sum(len([b for b in s.clients if b.database == database and _is_busy(b)]) for s in samples)
-    return min(1.0, sum(counts) / everyone) if everyone else 1.0
+def _find_share(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float:
+    """Return the application's share of the work in its database: of the busy backends, else of all backends."""
+    everyone = [b for s in samples for b in s.clients if b.database == database and not _is_ours(b)]
+    busy = [b for b in everyone if _is_busy(b)]
+    own = [b for b in busy if application in (None, b.application)]
+    if not own:
+        # Statements too short to be met by a sample are at work all the same.
+        busy, own = everyone, [b for b in everyone if application in (None, b.application)]
+    return len(own) / len(busy) if busy else 1.0
 
 
 def _estimate_hold_cv(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:
