@@ -125,7 +125,8 @@ def test_a_slow_database_is_critical_once_clients_get_nothing() -> None:
 def test_the_models_use_times_may_stretch_by_a_third_before_the_database_is_slow() -> None:
     def verdict(mean: float) -> list[str]:
         held = connections(average_in_use=9.0)
-        return codes(run({"load": {"hold": "20ms"}}, engine="model", use_time=times((9, mean)), connections=held))
+        tables = {"load": {"hold": "20ms"}, "database": {"cores": 2}}
+        return codes(run(tables, engine="model", use_time=times((9, mean)), connections=held))
 
     assert (verdict(0.027), verdict(0.032)) == (["healthy"], ["slow-database"])
 

@@ -99,7 +99,7 @@ def test_a_scan_that_a_good_plan_would_do_too_is_not_blamed(table: ScannedTable)
 
 def test_the_model_shows_a_slow_database_by_use_times_beyond_the_hold() -> None:
     finished = run(
-        {"load": {"hold": "20ms", "workers": 40}},
+        {"load": {"hold": "20ms", "workers": 40}, "database": {"cores": 2}},
         engine="model",
         use_time=times((1000, 0.3)),
         connections=connections(average_in_use=29.5, peak_in_use=30, peak_open=30),

@@ -211,7 +211,7 @@ def test_the_report_and_the_json_say_which_kernel_ran() -> None:
 def test_a_worker_that_was_served_at_a_second_try_has_all_tries_again_for_its_next_request() -> None:
     burst = {"at": "2s", "workers": 6, "requests": 2}
     load = {"workers": 1, "hold": "20ms", "duration": 6.0, "retries": 1, "bursts": [burst]}
-    database = {"connect_time": "20ms", "max_connections": 5}
+    database = {"connect_time": "20ms", "max_connections": 5, "cores": 2}
 
     run = check({"name": "tries", "database": database, "pool": {"kind": "rails"}, "load": load})
 

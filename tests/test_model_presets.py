@@ -19,7 +19,6 @@ def burst(kind: str, workers: int, hold: Any, **keys: Any) -> Run:
         pool=pool,
         bursts=[
             {"at": 1, "workers": workers, "requests": 1, "hold": hold},
-            {"at": duration - 0.5, "workers": 1, "requests": 1, "hold": "1ms"},
         ],
         duration=duration,
         **keys,

@@ -40,7 +40,8 @@ def test_an_empty_histogram_tells_zeros() -> None:
 
 
 def test_one_time_is_every_percentile_of_itself() -> None:
-    assert Times.of(histogram(0.0123456)) == Times(1, *[0.0123456] * 7)
+    only = 0.0123456
+    assert Times.of(histogram(only)) == Times(1, only, only, only, only, only, only, only)
 
 
 def test_of_two_times_the_median_is_the_lower_and_the_rest_the_higher() -> None:

@@ -77,6 +77,7 @@ def summary_document(summary: Summary) -> Document:
         "refused": summary.refused,
         "failed": summary.failed,
         "unfinished": summary.unfinished,
+        "requests": asdict(summary.requests),
         "duration": to_json_value(summary.duration),
         "throughput": to_json_value(summary.throughput),
         "offered_rate": to_json_value(summary.offered_rate),

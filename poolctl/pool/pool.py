@@ -324,7 +324,7 @@ class Pool:
         """
         self._most = max_open if max_open > 0 else inf
         self._recover_if_free(now)
-        if self._kept > self._most:
+        if inf > self._kept > self._most:
             return self.set_max_idle(int(self._most), now)
         return []
 
@@ -349,7 +349,11 @@ class Pool:
     def unserved(self) -> list[Request]:
         """The requests that have no connection yet: in the queue, opening one, or kept out by an opening."""
         opening = [c.request for c in self._connections if c.state == "opening" and c.request is not None]
-        return [*self._waiting, *opening, *(entry.request for entry in self._locked if isinstance(entry, Retry))]
+        return [
+            *self._waiters.requests,
+            *opening,
+            *(entry.request for entry in self._locked if isinstance(entry, Retry)),
+        ]
 
     @property
     def gauges(self) -> tuple[int, int, int, int, int]:

@@ -44,6 +44,11 @@ class Waiters:
             self._place[last] = place
         return request, since
 
+    @property
+    def requests(self) -> list[Request]:
+        """All of them, in the order in which they are picked from."""
+        return self._order if self._pick_at_random else list(self.since)
+
     def first_since(self) -> float:
         """Return since when the one who came first waits. The queue must not be empty."""
         return next(iter(self.since.values()))

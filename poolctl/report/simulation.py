@@ -41,7 +41,7 @@ from poolctl.report.findings import (
 )
 from poolctl.safe_text import neutralize
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import ObservedError, ObservedServer, Run, Summary, TimelinePoint
+from poolctl.scenario.run import ObservedError, ObservedServer, RequestCounts, Run, Summary, TimelinePoint
 from poolctl.scenario.scenario import Distribution, Load, Scenario, Service
 from poolctl.units import format_count, format_duration, percent, plural
 
@@ -256,6 +256,8 @@ def _list_acquires(summary: Summary) -> Iterable[Fact]:
     ends = ("timed_out", "refused", "failed", "unfinished")
     others = [(name.replace("_", " "), getattr(summary, name)) for name in ends]
     yield _add_up("offered", summary.offered, [("acquired", summary.acquired), *((n, v) for n, v in others if v)])
+    if summary.requests.offered not in (0, summary.offered):
+        yield _list_requests(summary.requests)
     still_in_use = summary.acquired - summary.released - summary.leaked
     parts = [("released", summary.released), ("leaked", summary.leaked)]
     yield _add_up("acquired", summary.acquired, parts + ([("still in use", still_in_use)] if still_in_use else []))
@@ -269,9 +271,20 @@ def _list_acquires(summary: Summary) -> Iterable[Fact]:
     )
 
 
+def _list_requests(requests: RequestCounts) -> Fact:
+    unfinished = requests.offered - requests.completed - requests.failed
+    parts = [("completed", requests.completed), ("failed", requests.failed), ("unfinished", unfinished)]
+    return _add_up("requests", requests.offered, [part for part in parts if part[1]])
+
+
 def _list_times(summary: Summary) -> Iterable[Fact]:
     wait = summary.wait_time
-    ends = {"timeouts": summary.timed_out, "refusals": summary.refused, "failures": summary.failed}
+    ends = {
+        "timeouts": summary.timed_out,
+        "refusals": summary.refused,
+        "failures": summary.failed,
+        "waits cut off by the end": wait.censored,
+    }
     included = _enumerate(["opening", *(name for name, count in ends.items() if count)])
     yield Fact("wait", _list_percentiles(wait), f"{included} included" if wait.count else "nothing was acquired")
     if summary.queued_count:
@@ -316,6 +329,8 @@ def _list_server(server: ObservedServer, query: str) -> Iterable[Fact]:
     if server.cpu is not None:
         cores = f" of {format_count(server.cores)}" if server.cores else ""
         items.append(Amount("CPU", f"{format_count(round(server.cpu, 2))}{cores} cores"))
+    elif server.version is None and query == "sleep":
+        items.append(Amount("CPU", "none, since the queries sleep"))
     about = [f"PostgreSQL {neutralize(server.version, 40)}"] if server.version else []
     about += [f"max_connections {format_count(server.max_connections)}"] if server.max_connections else []
     if items or about:
@@ -374,7 +389,10 @@ def _list_percentiles(times: Times) -> tuple[Amount, ...]:
     if not times.count:
         return ()
     values = (("p50", times.p50), ("p95", times.p95), ("p99", times.p99), ("max", times.max))
-    return tuple(Amount(name, format_duration(value)) for name, value in values)
+    open_ended = {"p99": times.p99_at_least, "max": times.censored > 0}
+    return tuple(
+        Amount(name, f"{'at least ' if open_ended.get(name) else ''}{format_duration(value)}") for name, value in values
+    )
 
 
 def _describe_demand(load: Load) -> str:

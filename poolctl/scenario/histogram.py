@@ -8,7 +8,11 @@ from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from math import inf
 from typing import Any, Self
+
+TOLERANCE = 0.05
+"""Share by which a percentile may be too low before it is called a lower bound."""
 
 
 class Histogram:
@@ -149,10 +153,34 @@ class Times:
     p95: float = 0.0
     p99: float = 0.0
     max: float = 0.0
+    censored: int = 0
+    """How many of them were cut off by the end of the run: each lasts at least as long as its time here."""
+    p99_at_least: bool = False
+    """Whether the true p99 may be clearly above ``p99``, because of the times that were cut off."""
 
     @classmethod
-    def of(cls, histogram: Histogram) -> Self:
-        """Summarize ``histogram``."""
+    def of(cls, ended: Histogram, cut_off: Histogram | None = None) -> Self:
+        """Summarize the times in ``ended`` together with the ones ``cut_off`` by the end of the run."""
+        histogram = ended
+        if cut_off is not None and cut_off.count:
+            histogram = Histogram()
+            histogram.merge(ended)
+            histogram.merge(cut_off)
         p50, p90, p95, p99 = (histogram.percentile(percent) for percent in (50, 90, 95, 99))
         mean = histogram.total / histogram.count if histogram.count else 0.0
-        return cls(histogram.count, histogram.total, mean, p50, p90, p95, p99, histogram.max)
+        censored = histogram.count - ended.count
+        # The true p99 if the times that were cut off had no end.
+        rank = -(-histogram.count * 99 // 100)
+        most = ended.percentile(100 * rank / ended.count) if 0 < rank <= ended.count else inf
+        return cls(
+            histogram.count,
+            histogram.total,
+            mean,
+            p50,
+            p90,
+            p95,
+            p99,
+            histogram.max,
+            censored,
+            bool(censored) and most > p99 * (1.0 + TOLERANCE),
+        )

@@ -51,8 +51,12 @@ class Tally:
         "refused",
         "released",
         "released_in_time",
+        "requests",
+        "requests_completed",
+        "requests_failed",
         "timed_out",
         "unfinished",
+        "unfinished_time",
         "use_time",
         "wait_time",
     )
@@ -63,8 +67,14 @@ class Tally:
         self.released_in_time = 0
         """Released before the load ended: drained requests do not count towards throughput."""
         self.queued_count = 0
+        """Acquires that had to queue, also the ones that still wait at the end."""
         self.queued_time = 0.0
+        """The time in the queue of the acquires that have left it."""
+        self.requests = self.requests_completed = self.requests_failed = 0
+        """What the workload asked for: a request may take several acquires, at once or one try after the other."""
         self.wait_time = Histogram()
+        self.unfinished_time = Histogram()
+        """How long the unfinished acquires had waited when the run ended."""
         self.use_time = Histogram()
         self.connect_time = Histogram()
         self.errors: dict[ErrorKind, tuple[int, float]] = {}
@@ -124,8 +134,11 @@ _COUNTS = (
     "released_in_time",
     "queued_count",
     "queued_time",
+    "requests",
+    "requests_completed",
+    "requests_failed",
 )
-_HISTOGRAMS = ("wait_time", "use_time", "connect_time")
+_HISTOGRAMS = ("wait_time", "unfinished_time", "use_time", "connect_time")
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +204,15 @@ class Statement:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestCounts:
+    """What the workload asked for. ``offered`` differs from the acquires where a request takes more than one."""
+
+    offered: int = 0
+    completed: int = 0
+    failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """One instance, or all of them, in numbers that add up (see Tally)."""
 
@@ -208,7 +230,7 @@ class Summary:
     """Connections released per second before the load ended."""
     offered_rate: float
     wait_time: Times
-    """From wanting a connection (open loop: from the due time) to having it or to the error."""
+    """From wanting a connection (open loop: from the due time) to having it, to the error, or to the end of the run."""
     queued_count: int
     queued_time: float
     use_time: Times
@@ -220,6 +242,7 @@ class Summary:
     """When the last exhaustion ended. None: the pool was never exhausted, or is still so at the end."""
     errors: tuple[ObservedError, ...]
     server: ObservedServer | None = None
+    requests: RequestCounts = RequestCounts()
 
     @property
     def exhausted_for_good(self) -> bool:
@@ -334,7 +357,7 @@ def summarize(
         duration=load_time,
         throughput=total.released_in_time / load_time if load_time > 0 else 0.0,
         offered_rate=total.offered / load_time if load_time > 0 else 0.0,
-        wait_time=Times.of(total.wait_time),
+        wait_time=Times.of(total.wait_time, total.unfinished_time),
         queued_count=total.queued_count,
         queued_time=total.queued_time,
         use_time=Times.of(total.use_time),
@@ -347,6 +370,7 @@ def summarize(
             for kind, (count, first_at) in sorted(total.errors.items(), key=lambda item: item[1][1])
         ),
         server=server,
+        requests=RequestCounts(total.requests, total.requests_completed, total.requests_failed),
     )
 
 

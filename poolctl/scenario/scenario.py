@@ -4,7 +4,7 @@ Decides what a scenario file may contain. Its names are public. Times are float 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import log, sqrt
 from pathlib import Path
 from random import Random
@@ -63,7 +63,7 @@ class Database:
     reserved: int = 3
     """superuser_reserved_connections: slots that ordinary roles cannot use."""
     cores: int | None = 2
-    """Model only. None: queries never slow each other down."""
+    """Model only. None: queries never slow each other down, as where they only sleep."""
     connect_time: Distribution = Distribution("constant", 0.005)
     """Model only; live measures it."""
     connect_cpu: float = 0.002
@@ -128,6 +128,11 @@ class Load:
     retry_jitter: float = 0.0
     """Each backoff is shortened at random by up to this share."""
     bursts: tuple[Burst, ...] = ()
+
+    @property
+    def ends_when_done(self) -> bool:
+        """Whether the run ends with the last request. Otherwise it lasts for its duration, also without any load."""
+        return self.duration is None or self.requests > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +234,7 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
     if not name:
         raise top.refuse_missing("name", "is required", hint='start the file with name = "..."')
     database_table, pool_table, load_table, leak_table = sections
+    has_cores = database_table.has("cores")
     database = _database(database_table)
     if service_tables:
         run = {key: load_table.peek(key) for key in RUN_KEYS if load_table.has(key)}
@@ -242,6 +248,10 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
         services = ()
         pool, load = _pool(pool_table), _load(load_table)
         leak = _leak(leak_table)
+    loads = [service.load for service in services] or [load]
+    if not has_cores and all(each.query == "sleep" for each in loads):
+        # Sleeping takes no processor: a live run of the same file shows none in use.
+        database = replace(database, cores=None)
     events = sorted((_event(table) for table in event_tables), key=lambda event: event.at)
     _check_size(top, services or (Service("", pool, load, leak),), sum(event.do == "deploy" for event in events) + 1)
     return Scenario(name, description, database, pool, load, leak, tuple(events), services)

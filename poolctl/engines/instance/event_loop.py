@@ -154,7 +154,7 @@ class InstanceLoop:
             pool.wait(0.0 if returning else timers.next_at() - clock())
         for client in self._clients:
             if client.state in ("waiting", "opening"):
-                self._counter.count_unfinished(client.counted)
+                self._counter.count_unfinished(client.counted, client.due, client.queued_at, clock())
         now = clock()
         self._counter.send_sample(now, self._pool.rules.stats(now))
         self._counter.finish(now, self._pool.rules.stats(now))
@@ -211,6 +211,7 @@ class InstanceLoop:
     def _begin(self, client: LoadClient, due: float, now: float) -> None:
         client.due = due
         client.counted = due >= self._warmup
+        self._counter.begin_request(client.counted)
         client.leaks = self._ever_leaks and self.workload.decide_leak()
         # Drawn now and not when the request is served, so that variants of a scenario give it the same hold.
         if client.hold.mean:
@@ -244,7 +245,7 @@ class InstanceLoop:
         """End a request whose acquire ended without a connection."""
         overdue = kind is self._pool.overdue or kind is self._pool.rejected
         self._counter.count_failed_acquire(client.counted, client.due, client.queued_at, now, kind, timed_out=overdue)
-        self._end(client, now, pause=0.0 if overdue else self._load.error_pause)
+        self._end(client, now, failed=True, pause=0.0 if overdue else self._load.error_pause)
 
     def end_statement(self, handle: AsyncConnection, now: float) -> None:
         """Continue the request whose statement has ended: hold on, acquire another connection, leak or release."""
@@ -255,7 +256,7 @@ class InstanceLoop:
         self._using -= 1
         if handle.error is not None:
             self._counter.count_statement_failure(client.counted, handle.error, now)
-            self._end(client, now)
+            self._end(client, now, failed=True)
             return
         if not self._takes_hold:
             if self._is_ever_slow and self._is_slowed(client, handle, now):
@@ -267,6 +268,7 @@ class InstanceLoop:
         if client.leaks or self.each > 1:
             self._next_step(client, now)
             return
+        self._counter.end_request(client.counted, failed=False)
         self._give_back(client, now)
         if client.worker is not None:
             self._work(client, now)
@@ -299,8 +301,9 @@ class InstanceLoop:
         else:
             self._end(client, now)
 
-    def _end(self, client: LoadClient, now: float, *, pause: float = 0.0) -> None:
+    def _end(self, client: LoadClient, now: float, *, failed: bool = False, pause: float = 0.0) -> None:
         """End a request: release its connections and let its worker continue."""
+        self._counter.end_request(client.counted, failed=failed)
         self._give_back(client, now)
         self._go_on(client, now, pause)
 
@@ -318,6 +321,7 @@ class InstanceLoop:
         """End a request without releasing its connections. Its worker continues as another client."""
         client.state = "leaked"
         self._clients.discard(client)
+        self._counter.end_request(client.counted, failed=False)
         self._counter.count_leak(client.counted, len(client.held))
         for connection, _ in client.held:
             handle: AsyncConnection = connection.handle
@@ -363,7 +367,7 @@ class InstanceLoop:
         if self._channel.stopping or now >= self.ends_at + self._load.drain:
             self._is_over = True
         elif not self._clients and not self._returning:
-            self._is_over = now >= self.ends_at or self._sources == 0
+            self._is_over = now >= self.ends_at or (self._sources == 0 and self._load.ends_when_done)
         elif self._load.duration is None and not self._using:
             self._is_over = self._is_stuck()
         self._timers.at(now + END_CHECK, self._check_end)

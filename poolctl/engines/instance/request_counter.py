@@ -43,6 +43,17 @@ class RequestCounter:
         """Return True if a request due at ``due``, and with it each of its acquires, is counted."""
         return due >= self._warmup
 
+    def begin_request(self, counted: bool) -> None:
+        """Count a request that begins its first acquire."""
+        self.tally.requests += counted
+
+    def end_request(self, counted: bool, *, failed: bool) -> None:
+        """Count a request that has ended, well or with an error."""
+        if failed:
+            self.tally.requests_failed += counted
+        else:
+            self.tally.requests_completed += counted
+
     def count_acquire(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
         """Count an acquire that succeeded. ``queued_at``: since when it was in the queue, None: it was not."""
         self.acquired += 1
@@ -87,10 +98,12 @@ class RequestCounter:
         if counted:
             self.tally.leaked += connections
 
-    def count_unfinished(self, counted: bool) -> None:
-        """Count an acquire that still waits at the end. Its wait is not over, and is in no figure of waits."""
+    def count_unfinished(self, counted: bool, due: float, queued_at: float | None, now: float) -> None:
+        """Count an acquire that still waits at the end, and how long it has waited: its wait is at least that long."""
         if counted:
             self.tally.unfinished += 1
+            self.tally.unfinished_time.record(max(now - due, 0.0))
+            self.tally.queued_count += queued_at is not None
 
     def count_statement_failure(self, counted: bool, kind: ErrorKind, now: float) -> None:
         """Count a statement that failed after its request had acquired a connection."""

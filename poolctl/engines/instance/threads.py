@@ -109,10 +109,10 @@ class ThreadedInstance:
             raise self._crash
         with self._lock:
             self._has_ended = True
+            now = self._clock()
             # A copy: requests that begin during this loop change the dict, and are not counted.
             for request in list(self._monitor.acquiring):
-                self._counter.count_unfinished(request.counted)
-            now = self._clock()
+                self._counter.count_unfinished(request.counted, request.due, request.queued_at, now)
             stats = self._library.stats(now)
             self._counter.send_sample(now, stats)
             self._counter.finish(now, stats)
@@ -141,7 +141,7 @@ class ThreadedInstance:
         if self._crash is not None or self._channel.stopping or now >= self._ends_at + self._load.drain:
             return True
         if not self._sources and self._dispatched == self._finished:
-            return True
+            return self._load.ends_when_done or now >= self._ends_at
         return self._load.duration is None and self._is_stuck(now)
 
     def _is_stuck(self, now: float) -> bool:
@@ -227,11 +227,13 @@ class ThreadedInstance:
     def _serve(self, request: Request) -> float:
         """Serve one request from its first acquire to its end. Return the seconds to wait before the next one."""
         request.counted = request.due >= self._load.warmup
-        if self._leaks:
-            with self._lock:
+        with self._lock:
+            if self._leaks:
                 request.leaks = self._workload.decide_leak()
+            if not self._has_ended:
+                self._counter.begin_request(request.counted)
         held: list[tuple[Any, float]] = []
-        is_broken, pause = False, 0.0
+        is_broken, pause, failed = False, 0.0, True
         try:
             for hold in request.holds:
                 if held:
@@ -240,6 +242,7 @@ class ThreadedInstance:
                 self._use(held[-1][0], hold, request)
             if request.leaks:
                 self._leak(request, held)
+            failed = False
         except NotAcquired as error:
             pause = self._load.error_pause if error.at_once or not error.timed_out else 0.0
         except RequestFailed as error:
@@ -250,6 +253,9 @@ class ThreadedInstance:
             self._release(request, *held.pop(), is_broken)
             # The statement that failed ran on the connection that was acquired last.
             is_broken = False
+        with self._lock:
+            if not self._has_ended:
+                self._counter.end_request(request.counted, failed=failed)
         return pause
 
     def _acquire(self, request: Request) -> Any:

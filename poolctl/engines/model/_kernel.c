@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 1
+#define LAYOUT 2
 /* Changed with the order of FIELDS or of what is told: a file left over from another version is not used. */
 
 /* The way of a request is a dozen short functions: what calling them costs is a fifth of the time. */
@@ -75,7 +75,7 @@ enum { RESERVED, TOO_MANY, STARTING, TERMINATED, OVERDUE, REJECTED };
     X(idle_closing) X(closes_newest) X(idle_kept) X(jitter_low) X(jitter_high) X(validated_after) X(dead) \
     X(is_reopened) X(stale_attempts) X(timeout) X(keeps_abandoned) X(timed_out_waiter) X(wakes_on_failure) \
     X(opens_locked) X(codel_target) X(codel_interval) X(abandoned_after) \
-    X(workers) X(requests) X(drain) X(error_pause) X(retries) X(retry_backoff) X(retry_growth) X(retry_jitter) \
+    X(workers) X(requests) X(ends_when_done) X(drain) X(error_pause) X(retries) X(retry_backoff) X(retry_growth) X(retry_jitter) \
     X(each)
 
 enum {
@@ -160,9 +160,9 @@ typedef struct {
 typedef struct { double until; int left; const Times *think; } Worker;
 typedef struct { int kind; int64_t count; double first_at; } Seen;
 typedef struct {
-    int64_t timed_out, refused, failed, leaked, unfinished, queued_count, late;
+    int64_t timed_out, refused, failed, leaked, unfinished, queued_count, late, requests, completed, broken;
     double queued_time;
-    Histogram wait, use, connect;
+    Histogram wait, use, connect, unfinished_time;
     Seen *errors;
     Py_ssize_t n_errors, room;
 } Tally;
@@ -670,25 +670,36 @@ INLINE void find_next_job(Kernel *s)
     }
 }
 
+/* Bring V, and the processor time spent, up to now. */
+INLINE void advance(Kernel *s, double now)
+{
+    double v = s->base_v + (now - s->base_t) * s->rate;
+    s->work_done += (double)s->active * (v - s->base_v);
+    s->base_v = v;
+    s->base_t = now;
+}
+
 INLINE void add_job(Kernel *s, double work, int64_t code, double now)
 {
     /* Where nothing slows a query down, V is the clock. */
-    double v = s->is_shared ? s->base_v + (now - s->base_t) * s->rate : now;
+    double v = now;
     s->seq++;
-    heap_push(s, &s->jobs, v + work, s->seq, code);
-    s->work_done += work;
-    s->active++;
     if (s->is_shared) {
-        s->base_v = v;
-        s->base_t = now;
-        s->rate = s->paused ? 0.0 : rate_of(s, s->active);
+        advance(s, now);
+        v = s->base_v;
     }
+    heap_push(s, &s->jobs, v + work, s->seq, code);
+    s->active++;
+    if (s->is_shared)
+        s->rate = s->paused ? 0.0 : rate_of(s, s->active);
     find_next_job(s);
 }
 
 INLINE int64_t take_job(Kernel *s, double now)
 {
     Entry job = heap_pop(&s->jobs);
+    if (s->is_shared)
+        s->work_done += (double)s->active * (job.at - s->base_v);
     s->active--;
     if (s->is_shared) {
         s->base_v = s->active ? job.at : 0.0;
@@ -699,15 +710,9 @@ INLINE int64_t take_job(Kernel *s, double now)
     return job.code;
 }
 
-static void move_base(Kernel *s, double now)
-{
-    s->base_v = s->base_v + (now - s->base_t) * s->rate;
-    s->base_t = now;
-}
-
 static void set_paused(Kernel *s, int paused, double now)
 {
-    move_base(s, now);
+    advance(s, now);
     s->paused = paused;
     s->rate = paused ? 0.0 : rate_of(s, s->active ? s->active : 1);
     find_next_job(s);
@@ -836,7 +841,8 @@ static void drop_work(Kernel *s, const char *is_gone)
     }
     s->jobs.n = kept;
     heapify(&s->jobs);
-    move_base(s, now);
+    if (s->is_shared)
+        advance(s, now);
     s->active = s->jobs.n;
     s->rate = s->paused ? 0.0 : rate_of(s, s->active ? s->active : 1);
     find_next_job(s);
@@ -1946,6 +1952,7 @@ INLINE void begin(Kernel *s, int c, double due, double now)
     Pod *p = &s->pods[x->pod];
     x->due = due;
     x->counted = due >= s->warmup;
+    s->tallies[p->tally].requests += x->counted;
     p->clients++;
     if (p->part->every) {
         p->requests++;
@@ -2102,6 +2109,7 @@ static void fail(Kernel *s, int c, int outcome, int kind, double now)
         after(s, delay, BEGIN, c, now);
         return;
     }
+    tally->broken += counted;
     rejected = outcome == TIMED_OUT && now == s->c[c].due;
     end(s, c, now, outcome != TIMED_OUT || rejected ? part->f[F_error_pause] : 0.0);
 }
@@ -2111,8 +2119,10 @@ static void leak(Kernel *s, int c, Pod *p, double now)
     Part *part = p->part;
     double abandoned = part->f[F_abandoned_after];
     int k = s->c[c].held_first, next;
-    if (s->c[c].counted)
+    if (s->c[c].counted) {
+        s->tallies[p->tally].completed++;
         s->tallies[p->tally].leaked += s->c[c].held;
+    }
     forget_held(&s->c[c]);
     for (; k >= 0; k = next) {
         next = s->k[k].held_next;
@@ -2154,8 +2164,10 @@ INLINE void hold_ended(Kernel *s, int k, double now)
         acquire(s, c, now);
     } else if (p->part->every && s->c[c].leaks)
         leak(s, c, p, now);
-    else
+    else {
+        s->tallies[p->tally].completed += s->c[c].counted;
         end(s, c, now, 0.0);
+    }
 }
 
 static void statement_failed(Kernel *s, int k, int kind, double now)
@@ -2163,6 +2175,7 @@ static void statement_failed(Kernel *s, int k, int kind, double now)
     int c = s->k[k].client;
     if (c < 0 || s->c[c].state != USING || s->c[c].held_last != k)
         return;
+    s->tallies[s->pods[s->c[c].pod].tally].broken += s->c[c].counted;
     count_error(s, &s->pods[s->c[c].pod], s->c[c].counted, kind, now);
     end(s, c, now, 0.0);
 }
@@ -2274,16 +2287,20 @@ static void end_load(Kernel *s, Pod *p, double now)
 
 INLINE void look_whether_over(Kernel *s, Pod *p, double now)
 {
-    if (p->clients == 0 && (p->state == 2 || (p->state == 1 && p->sources == 0)))
+    int is_done = p->sources == 0 && p->part->f[F_ends_when_done] != 0.0;
+    if (p->clients == 0 && (p->state == 2 || (p->state == 1 && is_done)))
         end_pod(s, p, now);
 }
 
-static void give_up(Kernel *s, Tally *tally, int c)
+static void give_up(Kernel *s, Tally *tally, int c, double now)
 {
     s->c[c].state = OUT;
     s->c[c].ticket = s->c[c].serial = 0;
-    if (s->c[c].counted)
+    if (s->c[c].counted) {
         tally->unfinished++;
+        record(s, &tally->unfinished_time, now - s->c[c].due);
+        tally->queued_count += s->c[c].queued >= 0.0;
+    }
 }
 
 static void close_all(Kernel *s, Pod *p)
@@ -2314,16 +2331,16 @@ static void end_pod(Kernel *s, Pod *p, double now)
     for (at = 0; at < p->fifo.n; at++) {
         Due *due = ring_at(&p->fifo, at);
         if (s->c[due->c].ticket == due->serial)
-            give_up(s, tally, due->c);
+            give_up(s, tally, due->c, now);
     }
     for (at = 0; at < p->random.n; at++)
-        give_up(s, tally, p->random.items[at]);
+        give_up(s, tally, p->random.items[at], now);
     for (k = p->own_head; k >= 0; k = s->k[k].own_next)
         if (s->k[k].state == OPENING && s->k[k].client >= 0)
-            give_up(s, tally, s->k[k].client);
+            give_up(s, tally, s->k[k].client, now);
     for (at = 0; at < p->locked.n; at++)
         if (ring_at(&p->locked, at)->c >= 0)
-            give_up(s, tally, ring_at(&p->locked, at)->c);
+            give_up(s, tally, ring_at(&p->locked, at)->c, now);
     p->state = 3;
     p->told = now;
     s->ended[p->number] = stats(s, p, now);
@@ -2855,6 +2872,7 @@ static void free_all(Kernel *s)
         free(s->tallies[at].wait.counts);
         free(s->tallies[at].use.counts);
         free(s->tallies[at].connect.counts);
+        free(s->tallies[at].unfinished_time.counts);
         free(s->tallies[at].errors);
     }
     free(s->parts);
@@ -3034,12 +3052,13 @@ static PyObject *told_list(Kernel *s, Py_ssize_t n, PyObject *(*tell)(Kernel *, 
 static PyObject *told_tally(Kernel *s, Py_ssize_t number)
 {
     const Tally *t = &s->tallies[number];
-    PyObject *wait, *use = NULL, *connect = NULL, *errors = NULL;
+    PyObject *wait, *use = NULL, *connect = NULL, *unfinished = NULL, *errors = NULL;
     Py_ssize_t at;
     wait = told_histogram(&t->wait);
     use = wait ? told_histogram(&t->use) : NULL;
     connect = use ? told_histogram(&t->connect) : NULL;
-    errors = connect ? PyList_New(t->n_errors) : NULL;
+    unfinished = connect ? told_histogram(&t->unfinished_time) : NULL;
+    errors = unfinished ? PyList_New(t->n_errors) : NULL;
     for (at = 0; errors && at < t->n_errors; at++) {
         const Seen *seen = &t->errors[at];
         PyObject *item = Py_BuildValue("(iLd)", seen->kind, (long long)seen->count, seen->first_at);
@@ -3054,11 +3073,13 @@ static PyObject *told_tally(Kernel *s, Py_ssize_t number)
         Py_XDECREF(wait);
         Py_XDECREF(use);
         Py_XDECREF(connect);
+        Py_XDECREF(unfinished);
         return NULL;
     }
-    return Py_BuildValue("(LLLLLLLdNNNN)", (long long)t->timed_out, (long long)t->refused, (long long)t->failed,
+    return Py_BuildValue("(LLLLLLLdNNNNNLLL)", (long long)t->timed_out, (long long)t->refused, (long long)t->failed,
                          (long long)t->leaked, (long long)t->unfinished, (long long)t->queued_count,
-                         (long long)t->late, t->queued_time, wait, use, connect, errors);
+                         (long long)t->late, t->queued_time, wait, use, connect, unfinished, errors,
+                         (long long)t->requests, (long long)t->completed, (long long)t->broken);
 }
 
 static PyObject *told_stats(const Stats *t)
@@ -3118,6 +3139,8 @@ static PyObject *kernel_told(PyObject *self, PyObject *ignored)
         Py_XDECREF(timeline);
         return NULL;
     }
+    if (s->is_shared)
+        advance(s, s->now);
     return Py_BuildValue("(NNNN(dddLLi))", tallies, pods, timeline, parts, s->now, s->work_done, s->interval,
                          (long long)s->peak_slots, (long long)s->refused, s->stuck);
 }

@@ -177,6 +177,7 @@ class Requests:
         instance = client.instance
         client.due = due
         client.counted = due >= self.warmup
+        instance.book.tally.requests += client.counted
         instance.clients += 1
         if instance.plan.every:
             instance.requests += 1
@@ -246,6 +247,7 @@ class Requests:
             client.tries += 1
             self.clock.after(delay, self.begin_late, client)
             return
+        instance.book.tally.requests_failed += client.counted
         is_rejected = outcome == TIMED_OUT and now == client.due
         self.end(client, now, load.error_pause if outcome != TIMED_OUT or is_rejected else 0.0)
 
@@ -268,6 +270,7 @@ class Requests:
         elif plan.every and client.leaks:
             self.leak(client, now)
         else:
+            client.instance.book.tally.requests_completed += client.counted
             self.end(client, now, 0.0)
 
     def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
@@ -276,6 +279,7 @@ class Requests:
         if client is None or client.state != USING or client.held[-1] is not link:
             # Leaked, or held by a request that does something else now and will find out later.
             return
+        client.instance.book.tally.requests_failed += client.counted
         self.note_error(client, kind, now)
         self.end(client, now, 0.0)
 
@@ -315,6 +319,7 @@ class Requests:
         plan = instance.plan
         client.held = []
         if client.counted:
+            instance.book.tally.requests_completed += 1
             instance.book.tally.leaked += len(held)
         fate = plan.rules.dropped_reference if plan.shape == "dropped-reference" else "kept"
         for link in held:

@@ -35,7 +35,7 @@ def _find() -> Any:
 KERNEL = _find()
 """The module; None where it was not built."""
 
-LAYOUT = 1
+LAYOUT = 2
 """Of the numbers that go there and come back; a file that was built for another one is not used."""
 
 SWITCH = "POOLCTL_KERNEL"
@@ -225,6 +225,7 @@ def _fields(part: ServicePlan) -> list[float]:
         "abandoned_after": _or_none(rules.abandoned_after),
         "workers": load.workers or 0,
         "requests": load.requests,
+        "ends_when_done": load.ends_when_done,
         "drain": load.drain,
         "error_pause": load.error_pause,
         "retries": load.retries,
@@ -269,8 +270,9 @@ def _tally(told: tuple[Any, ...], kinds: list[ErrorKind]) -> Tally:
     tally = Tally()
     tally.timed_out, tally.refused, tally.failed, tally.leaked, tally.unfinished, tally.queued_count = told[:6]
     tally.queued_time = told[7]
-    tally.wait_time, tally.use_time, tally.connect_time = (_histogram(each) for each in told[8:11])
-    tally.errors = {kinds[kind]: (count, first_at) for kind, count, first_at in told[11]}
+    tally.wait_time, tally.use_time, tally.connect_time, tally.unfinished_time = map(_histogram, told[8:12])
+    tally.errors = {kinds[kind]: (count, first_at) for kind, count, first_at in told[12]}
+    tally.requests, tally.requests_completed, tally.requests_failed = told[13:]
     return tally
 
 

@@ -31,6 +31,12 @@ class Book:
         _, count, first_at = self.errors.get(id(kind), (kind, 0, now))
         self.errors[id(kind)] = (kind, count + 1, first_at)
 
+    def note_unfinished(self, waited: float, *, is_queued: bool) -> None:
+        """Count an acquire that has no connection at the end of the run."""
+        self.tally.unfinished += 1
+        self.tally.unfinished_time.record(waited)
+        self.tally.queued_count += is_queued
+
     def flush(self) -> None:
         """Count the times that were collected, where it is worth it."""
         for backlog in (self.waits, self.uses):

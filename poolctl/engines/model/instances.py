@@ -353,8 +353,9 @@ class Instance:
         self.end_if_over(now)
 
     def end_if_over(self, now: float) -> None:
-        """End when nothing is to be done any more."""
-        if self.clients == 0 and self.is_running and (self.is_draining or self.sources == 0):
+        """End when nothing is to be done any more. Without a number of requests the load lasts for its duration."""
+        is_done = self.sources == 0 and self.plan.load.ends_when_done
+        if self.clients == 0 and self.is_running and (self.is_draining or is_done):
             self.end(now)
 
     def end(self, now: float) -> None:
@@ -367,7 +368,8 @@ class Instance:
             client: Client = request  # type: ignore[assignment]
             client.state = OUT
             client.serial += 1
-            self.book.tally.unfinished += client.counted
+            if client.counted:
+                self.book.note_unfinished(now - client.due, is_queued=client.queued_at is not None)
         self.is_gone = True
         self.reported_at = now
         self.ended = self.pool.stats(now)

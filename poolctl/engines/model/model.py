@@ -231,6 +231,8 @@ class Model:
     def finish(self) -> Figures:
         """Return the figures of the run."""
         now = self.clock.now
+        if self.server.is_shared:
+            self.server.advance(now)
         for book in self.books:
             book.finish()
         self.timeline.append(self.point(now))
@@ -249,7 +251,7 @@ class Model:
             warm=[instance.warm for instance in self.instances],
             reported_at=[instance.reported_at for instance in self.instances],
             part_peaks=self.part_peaks,
-            work_done=self.server.work_done_total,
+            work_done=self.server.work_done,
             peak_slots=self.server.peak_slots,
             refused=self.server.refused,
             is_stuck=self.is_stuck,

@@ -121,7 +121,8 @@ class ModelServer:
         self.paused = False
         self.pause_ends = 0.0
         self.next_job = inf
-        self.work_done_total = 0.0
+        self.work_done = 0.0
+        """Processor time spent so far, where queries share the cores."""
         self.slow: list[float] = []
         self.slow_factor = 1.0
         self.query_over: Callable[[Link, float], object] = print
@@ -131,16 +132,15 @@ class ModelServer:
         """Begin ``work`` seconds of processor time."""
         clock = self.clock
         clock.sequence += 1
-        self.work_done_total += work
-        self.active += 1
         if self.is_shared:
-            v = self.base_v + (now - self.base_t) * self.rate
-            heappush(self.jobs, (v + work, clock.sequence, link, is_opening))
-            self.base_v, self.base_t = v, now
+            self.advance(now)
+            heappush(self.jobs, (self.base_v + work, clock.sequence, link, is_opening))
+            self.active += 1
             self.rate = 0.0 if self.paused else self.rates[self.active]
             self.find_next_job()
         else:
             # V is the clock: nothing slows a query down.
+            self.active += 1
             heappush(self.jobs, (now + work, clock.sequence, link, is_opening))
             self.next_job = self.jobs[0][0]
 
@@ -156,13 +156,15 @@ class ModelServer:
     def end_job(self, now: float) -> None:
         """End the job that is due now."""
         v, _, link, is_opening = heappop(self.jobs)
-        self.active -= 1
         if self.is_shared:
+            self.work_done += self.active * (v - self.base_v)
+            self.active -= 1
             # From 0 again when nothing runs, so that long runs lose no precision.
             self.base_v, self.base_t = (v, now) if self.active else (0.0, now)
             self.rate = 0.0 if self.paused else self.rates[self.active or 1]
             self.find_next_job()
         else:
+            self.active -= 1
             self.next_job = self.jobs[0][0] if self.active else inf
         if is_opening:
             self.end_dial(link, now)
@@ -172,8 +174,14 @@ class ModelServer:
         else:
             self.end_query(link, now)
 
+    def advance(self, now: float) -> None:
+        """Bring V, and the processor time spent, up to ``now``."""
+        v = self.base_v + (now - self.base_t) * self.rate
+        self.work_done += self.active * (v - self.base_v)
+        self.base_v, self.base_t = v, now
+
     def set_paused(self, paused: bool, now: float) -> None:
-        self.base_v, self.base_t = self.base_v + (now - self.base_t) * self.rate, now
+        self.advance(now)
         self.paused = paused
         self.rate = 0.0 if paused else self.rates[self.active or 1]
         self.find_next_job()
@@ -295,7 +303,8 @@ class ModelServer:
         """Forget what the connections that are gone had to do."""
         self.jobs = [job for job in self.jobs if job[2] not in gone]
         heapify(self.jobs)
-        self.base_v, self.base_t = self.base_v + (now - self.base_t) * self.rate, now
+        if self.is_shared:
+            self.advance(now)
         self.active = len(self.jobs)
         self.rate = 0.0 if self.paused else self.rates[self.active or 1]
         self.find_next_job()
