@@ -95,6 +95,16 @@ INSPECTED: dict[str, Scene] = {
     "aborted-transaction": Scene([*rows(3, state=ABORTED, age=8.0, step=1.0, application="importer"), *busy(4)]),
     "slow-reader": Scene(rows(3, state="active", age=30.0, wait=("Client", "ClientWrite"), application="export")),
     "stuck-protocol": Scene(rows(2, state="active", age=200.0, wait=("Client", "ClientRead"), application="gateway")),
+    "backends-beyond-pool": Scene(
+        [*busy(10, 100), *rows(15, 200, age=300.0, step=40.0, query=CHECKOUT)],
+        pools=[[pool(max_open=10, open=10, in_use=4, waiting=0)]],
+        hosts=[
+            host(
+                *(process(40_000 + pid, 4242) for pid in (*range(100, 110), *range(200, 215))),
+                scraped={"http://shop:9090/metrics": 4242},
+            )
+        ],
+    ),
     "pool-slots-lost": Scene(busy(1), pools=full_pool(4, 5)),
     "frozen-clients": Scene(
         [*rows(5, age=9.0, application="worker"), Row(105, IN_TRANSACTION, age=9.0, application="worker"), *busy(4)],

@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from observations import Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
+from observations import NOW, Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
 
+from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
-from poolctl.observe.snapshot import BouncerDatabase, BouncerPool, BouncerSample, DatabaseCounters, Refusal
+from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, BouncerSample, DatabaseCounters, Refusal
 
 
 def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None:
@@ -110,3 +111,51 @@ def test_a_short_look_at_hidden_sessions_that_work_claims_no_health(window: floa
 
     assert (finding.confidence != "undetermined") == is_known
     assert ("pg_monitor" in str(finding.decide_by)) != is_known
+
+
+def at_pgbouncer(*, still: bool, samples: int = 7) -> Diagnosis:
+    """Ten clients of one application, which have sent nothing for long, or a moment ago in every sample."""
+
+    def client(number: int, now: float) -> BouncerLink:
+        requested = NOW - 20 - number if still else now - 0.01 * number
+        return BouncerLink(
+            "client", "app", "app", "idle", "10.0.0.9", 900 + number, f"c{number}", "", "cart", NOW - 900, requested
+        )
+
+    seen = observe(*busy(2), samples=samples)
+    snapshots = tuple(
+        replace(
+            snapshot,
+            bouncers=(BouncerSample("b:6432", clients=tuple(client(n, snapshot.at) for n in range(10))),),
+        )
+        for snapshot in seen.snapshots
+    )
+    return diagnose(replace(seen, snapshots=snapshots))
+
+
+def test_clients_of_pgbouncer_that_send_nothing_may_be_stuck_though_none_waits_there() -> None:
+    """An idle leak behind PgBouncer: the application's own pool is empty, and no client waits in PgBouncer."""
+    finding = find(at_pgbouncer(still=True), "healthy")
+
+    assert finding.confidence == "likely"
+    assert "none of the 10 clients of cart at PgBouncer has sent anything for 20 s or longer" in finding.summary
+    assert finding.evidence["quiet_clients"] == {"cart": 10}
+    assert "quiet or stuck" not in find(at_pgbouncer(still=False), "healthy").summary
+
+
+@pytest.mark.parametrize(("commits", "is_silent"), [(0, True), (2, True), (90, False)])
+def test_a_role_that_may_not_see_times_says_that_no_transaction_ended(commits: int, is_silent: bool) -> None:
+    counters = [[DatabaseCounters("app", backends=8, commits=100 + i * commits)] for i in range(7)]
+
+    finding = find(verdict(*rows(8, age=30.0), hides=True, databases=counters), "healthy")
+
+    assert ("no transaction ended in database app for 3 s" in finding.summary) == is_silent
+    assert finding.confidence != "certain"
+
+
+def test_most_slots_taken_is_worth_a_word_of_a_healthy_server() -> None:
+    many, few = verdict(*busy(85)), verdict(*busy(80))
+
+    assert "85 of 97 usable connections open (88 %)" in find(many, "healthy").summary
+    assert find(many, "slots-low").severity == "info"
+    assert [each.code for each in few.findings] == ["healthy"]

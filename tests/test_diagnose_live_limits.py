@@ -11,6 +11,7 @@ from observations import (
     codes,
     find,
     full_pool,
+    held_by,
     host,
     observe,
     pids,
@@ -111,7 +112,54 @@ def test_a_refusal_with_titles_and_processes_names_the_fleet() -> None:
 
     holders = find(diagnosis, "slots-exhausted").holders
     assert [holder.process and holder.process["pid"] for holder in holders] == [7000, 7001, 7002, 7003]
-    assert find(diagnosis, "fleet-over-budget").evidence["instances"] == 4
+    finding = find(diagnosis, "fleet-over-budget")
+    assert finding.evidence["instances"] == 4
+    assert {holder.process and holder.process["pid"] for holder in finding.holders} == {7000, 7001, 7002, 7003}
+
+
+def test_the_applications_that_fill_the_server_are_named_with_their_clients() -> None:
+    old = busy(50, 100, application="shop-v1")
+    new = busy(47, 200, application="shop-v2")
+    seen = host(*(process(40_000 + row.pid, 7000 + row.pid // 25) for row in (*old, *new)))
+
+    finding = find(verdict(*old, *new, hosts=[seen]), "fleet-over-budget")
+
+    assert held_by(finding) == {"shop-v1", "shop-v2"}
+    assert finding.evidence["applications"] == {
+        "shop-v1": "50 backends of 2 processes",
+        "shop-v2": "47 backends of 2 processes",
+    }
+    assert "shop-v1: 50 backends of 2 processes" in finding.summary
+
+
+def test_the_clients_of_one_relay_are_no_two_instances() -> None:
+    """36 sessions through one process that passes them on, and one more: by titles only."""
+    seen = host(
+        *(process(40_100 + i, 7000, command="python relay.py") for i in range(36)),
+        process(40_136, 7001),
+        titles=titles(37),
+    )
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=FULL, hosts=[seen])
+
+    assert "fleet-over-budget" not in codes(diagnosis)
+    assert "none of the backends did anything" in find(diagnosis, "slots-exhausted").summary
+
+
+def test_titles_from_several_addresses_are_an_undetermined_fleet() -> None:
+    several = tuple(
+        replace(title, client=f"10.0.0.{title.pid % 3}", state=("idle", "SELECT")[title.pid % 2])
+        for title in titles(60)
+    )
+
+    finding = find(
+        verdict(sees_backends=False, facts=None, refusal=FULL, hosts=[HostSample(has_server=True, titles=several)]),
+        "fleet-over-budget",
+    )
+
+    assert finding.confidence == "undetermined"
+    assert finding.summary.startswith("Clients at 3 addresses with up to 20 backends each")
+    assert "relay" in str(finding.decide_by)
 
 
 def test_waiters_for_a_lock_that_filled_a_server_are_seen_by_their_titles() -> None:

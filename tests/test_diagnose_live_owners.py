@@ -160,3 +160,51 @@ def test_a_pool_without_a_limit_is_full_when_all_its_backends_are_in_use() -> No
     assert LEAKS & set(troubles(diagnosis))
     assert held_by(find(diagnosis, "leak-or-long-hold")) == {""}
     assert troubles(verdict(*busy(10, application=""), pools=[[status]])) == []
+
+
+def two_pools(*, is_second_busy: bool) -> tuple[list[Row], dict[str, object]]:
+    """A process with a pool of ten in use, and 15 backends more."""
+    first = busy(10, 100, application="")
+    second = busy(15, 200, application="") if is_second_busy else rows(15, 200, age=60.0, step=9.0, application="")
+    seen = host(*(process(40_000 + row.pid, 7001) for row in (*first, *second)), scraped={SCRAPE: 7001})
+    figures = [[pool(name="web", max_open=10, open=10, in_use=4, waiting=0, source=SCRAPE)]]
+    return [*first, *second], {"hosts": [seen], "pools": figures}
+
+
+def test_a_process_with_more_backends_than_its_pools_may_open_is_named() -> None:
+    given, scene = two_pools(is_second_busy=False)
+
+    finding = find(verdict(*given, **scene), "backends-beyond-pool")
+
+    assert (finding.confidence, finding.frees, finding.evidence["max_open"]) == ("likely", 15, 10)
+    assert {holder.process and holder.process["pid"] for holder in finding.holders} == {7001}
+    assert "Process 7001 of user app (no application_name) has 25 backends" in finding.summary
+
+
+def test_a_second_pool_that_works_and_exports_nothing_is_no_fault() -> None:
+    given, scene = two_pools(is_second_busy=True)
+
+    assert "backends-beyond-pool" not in codes(verdict(*given, **scene))
+
+
+def test_one_scraped_instance_of_six_accuses_nobody() -> None:
+    """The other five have backends, too, at addresses of their own."""
+    given = [row for i in range(6) for row in rows(10, 100 + 20 * i, age=60.0, client=f"10.0.0.{i}")]
+    figures = [[pool(max_open=10, open=10, in_use=0, waiting=0, source="http://10.0.0.1:9090/metrics")]]
+
+    assert "backends-beyond-pool" not in codes(verdict(*given, pools=figures))
+
+
+def test_an_address_with_more_backends_than_its_pools_may_open_is_undetermined() -> None:
+    given = rows(25, 100, age=60.0, client="10.0.0.1")
+    figures = [[pool(max_open=10, open=10, in_use=0, waiting=0, source="http://10.0.0.1:9090/metrics")]]
+
+    assert find(verdict(*given, pools=figures), "backends-beyond-pool").confidence == "undetermined"
+
+
+def test_a_pool_that_replaces_its_connections_has_a_few_more_for_a_moment() -> None:
+    given = rows(12, 100, age=60.0, application="")
+    seen = host(*(process(40_000 + row.pid, 7001) for row in given), scraped={SCRAPE: 7001})
+    figures = [[pool(name="web", max_open=10, open=12, in_use=0, waiting=0, source=SCRAPE)]]
+
+    assert "backends-beyond-pool" not in codes(verdict(*given, hosts=[seen], pools=figures))

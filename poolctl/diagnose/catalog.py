@@ -135,7 +135,7 @@ _CATALOG = (
         layer="database",
         reported_by=("inspect",),
         meaning="Less than a tenth of a limit of the server, a role or a database is free, or at the present growth "
-        "the rest lasts less than a minute.",
+        "the rest lasts less than a minute. As advice (info): 85 % of the server's slots are taken, quiet so far.",
         signs="The number of connections grows from sample to sample, or stands just below the limit.",
         mistaken_for="A large fleet of idle connections that is sized to its limit and does not grow.",
         remedy="Find out what grows before the limit is reached, and add up what every instance may open "
@@ -368,6 +368,24 @@ _CATALOG = (
         refuses_size="of its holder",
     ),
     # Clients and their machines.
+    FindingType(
+        code="backends-beyond-pool",
+        title="A client has more backends than its pools may open",
+        layer="application",
+        reported_by=("inspect",),
+        meaning="A process has more backends on the server than the limits of all its pools allow. The pool keeps its "
+        "limit; the others were opened beside it, or by pools that were dropped without being closed.",
+        signs="The pool's figures are in order, the server shows more backends of the same process, and as many of "
+        "them as there are too many do nothing.",
+        mistaken_for="A second pool of that process that exports no figures, or several instances behind one address; "
+        "a leak, whose connections the pool counts as in use.",
+        remedy="Make one pool for each process, when it starts, and close it before another is made (reload, tests, "
+        "changed settings). Let all code take its connections from it.",
+        decided_by="The places in the client's code that open connections or make pools (poolctl guard names them).",
+        sql=(sql.STARTS, sql.BACKENDS),
+        rests_on_pools=True,
+        refuses_size="of its holder",
+    ),
     FindingType(
         code="frozen-clients",
         title="A client's process is stopped and keeps its connections",

@@ -50,8 +50,11 @@ Why     limit CONNECTION LIMIT of role app, used 6, of 6, server slots free 91
 """,
     "fleet-over-budget": """\
 WARNING  6 pools with max_open 30 may open 180 connections, the server has 97 to give; quiet so
-far
+far; now shop: 24 backends of 1 address
 fleet-over-budget (application, certain); the remedy frees 83 slots
+Who     application shop, user app, client 127.0.0.1, 24 backends (500, 501, 502, 503, 504, 505,
+        506, 507 ...)
+          last query: SELECT ?
 Do      Bound each instance at 15 connections, (97 - 3) / 6, with room for the instances that a
         deploy adds; if that is too little, put PgBouncer in transaction mode in front.
 Why     ceiling 180, usable 97, instances 6, used 24, headroom 3, max open that fits 15
@@ -182,6 +185,18 @@ Do      Never drop a connection: give it back on every path (putconn in finally,
         a broken one. Restart this process to get the slots back. Raising the pool's limit only
         delays the end.
 Why     in use 4, sessions 1, lost 3, max_open 4, waiting 5, pools 1, looks 7
+""",
+    "backends-beyond-pool": """\
+WARNING  Process 4242 of shop has 25 backends, and its pool (shop) may open 10: 15 backends
+outside of any pool that has figures, and as many did nothing (likely)
+backends-beyond-pool (application, likely); the remedy frees 15 slots
+Who     application shop, user app, client 127.0.0.1, process 4242 (python shop.py), route
+        /checkout, 15 backends (200, 201, 202, 203, 204, 205, 206, 207 ...)
+          last query: SELECT * FROM cart WHERE id = $1 /*route='/checkout'*/
+Do      1. Make one pool for each process, when it starts, and close it before another is made
+           (reload, tests, changed settings). Let all code take its connections from it.
+        2. To decide: where its code opens connections or makes pools: in the process itself
+Why     sessions 25, max_open 10, beyond 15, resting 15, pools 1, oldest age 14.3 min
 """,
     "frozen-clients": """\
 WARNING  The process of worker (pid 77) is stopped and keeps 6 backends, 1 of them in a

@@ -4,6 +4,7 @@ Decides what needs no immediate action, and how sure the verdict healthy is.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from math import ceil
 from statistics import median
 from typing import Any
@@ -12,8 +13,9 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor, is_tool
 from poolctl.diagnose.live.waits import Waiting
+from poolctl.observe.snapshot import BouncerLink, BouncerSample
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
@@ -167,6 +169,8 @@ def _count_missing(context: RuleContext) -> int:
 OVERSIZED_SHARE = 0.5
 """Share of the backends that did nothing in the window."""
 LEAST_OVERSIZED = 10
+WORD_SHARE = 0.85
+"""Share of the usable slots from which the summary says it in percent."""
 BUDGET_SHARE = 0.2
 """Share of the usable slots from which an idle pool is worth a word although it is not known whether clients wait."""
 
@@ -249,9 +253,14 @@ def judge_health(context: RuleContext) -> Finding:
     usable = facts.server.usable if facts.server else None
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
     of = f" of {format_count(usable)} usable" if usable is not None else ""
-    counts = f"{format_count(used)}{of} connections open, {working} at work"
+    share = f" ({percent(used / usable)})" if usable and used >= WORD_SHARE * usable else ""
+    counts = f"{format_count(used)}{of} connections open{share}, {working} at work"
     still = _find_still(context)
-    summary = f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
+    quiet = _find_quiet_clients(context)
+    summary = (
+        f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
+        f"{_write_quiet(quiet)}{_write_silence(context)}"
+    )
     decide_by = None
     if not facts.samples:
         summary = "Healthy as far as observed: no client waits; the server itself was not observed"
@@ -272,6 +281,7 @@ def judge_health(context: RuleContext) -> Finding:
             "at_work": working,
             "waiting": waiting.count,
             "standing_still": {name_application(each): each.count for each in still} or None,
+            "quiet_clients": {each.name: each.count for each in quiet} or None,
             "looks": len(facts.samples),
             "window": facts.window,
             "notes": list(write_notes(context)),
@@ -369,6 +379,94 @@ def _find_still(context: RuleContext) -> list[Application]:
         and each.count > 1
         and not context.facts.count_waiting(each).is_known
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class _QuietClients:
+    """All clients of one application at a PgBouncer, none of which sent anything in the window."""
+
+    name: str
+    count: int
+    since: float
+    """Seconds since the last of them did."""
+
+
+def _find_quiet_clients(context: RuleContext) -> list[_QuietClients]:
+    """Find the applications that hold clients at a PgBouncer and send nothing, where no figures say that none waits.
+
+    An application that leaks the connections of its own pool looks like that: no client waits in PgBouncer, and in
+    transaction mode not even a server connection is held.
+    """
+    facts = context.facts
+    if facts.pools and facts.count_waiting().is_known:
+        return []
+    samples: dict[str, list[tuple[float, BouncerSample]]] = {}
+    for snapshot in facts.observation.snapshots:
+        for bouncer in snapshot.bouncers:
+            samples.setdefault(bouncer.target, []).append((snapshot.at, bouncer))
+    found = []
+    for taken in samples.values():
+        (began, first), (ended, last) = taken[0], taken[-1]
+        before = {(each.address, each.port, each.connected_at): each.requested_at for each in first.clients}
+        groups: dict[str, list[BouncerLink]] = {}
+        for client in last.clients:
+            if not is_tool(client.application):
+                groups.setdefault(client.application or f"user {client.user}", []).append(client)
+        for name, clients in groups.items():
+            are_quiet = ended > began and all(
+                each.requested_at is not None
+                and before.get((each.address, each.port, each.connected_at), 0.0) == each.requested_at
+                for each in clients
+            )
+            since = min((ended - (each.requested_at or 0.0) for each in clients), default=0.0)
+            if are_quiet and len(clients) > 1 and since > STUCK_AFTER:
+                found.append(_QuietClients(name, len(clients), since))
+    return found
+
+
+def _write_quiet(quiet: list[_QuietClients]) -> str:
+    if not quiet:
+        return ""
+    first = quiet[0]
+    more = f" (nor have those of {plural(len(quiet) - 1, 'other application')})" if len(quiet) > 1 else ""
+    return (
+        f"; none of the {format_count(first.count)} clients of {first.name} at PgBouncer has sent anything for "
+        f"{format_duration(first.since)} or longer{more}, quiet or stuck: the figures of its own pool (--pool-stats) "
+        "would decide"
+    )
+
+
+LEAST_SILENCE = 2.0
+"""Seconds without a transaction, from which that is worth a word: backends report theirs once a second."""
+
+
+def _write_silence(context: RuleContext) -> str:
+    """Write about databases in which no transaction ended, where this role may not see since when backends rest.
+
+    Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample at
+    most.
+    """
+    facts = context.facts
+    if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
+        return ""
+    own = facts.server.database if facts.server else None
+    silent = {}
+    for then, now in facts.counted:
+        backends = [
+            t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
+        ]
+        ended = now.commits + now.rollbacks - then.commits - then.rollbacks
+        most = 3 * len(facts.server_samples) if now.name == own else 0
+        if len(backends) > 1 and ended <= most:
+            silent[now.name] = len(backends)
+    if not silent:
+        return ""
+    name, count = max(silent.items(), key=lambda item: item[1])
+    return (
+        f"; no transaction ended in database {name} for {format_duration(facts.window)}, in which {count} backends are "
+        "open, quiet or stuck: this role may not see since when (pg_monitor may), and the figures of the pools "
+        "(--pool-stats) would decide"
+    )
 
 
 LEAST_QUEUED = 3

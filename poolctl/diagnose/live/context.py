@@ -14,6 +14,9 @@ from poolctl.diagnose.live.holders import Clients, find_holders
 from poolctl.diagnose.live.tracks import Application, Track
 from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldTimes, find_stuck, measure_hold_times, measure_use
 
+EXPLAIN_NO_BACKEND = frozenset({"fleet-over-budget"})
+"""Findings that name all backends there are: each of them can have a fault of its own."""
+
 
 @dataclass(frozen=True)
 class RuleContext:
@@ -33,7 +36,9 @@ class RuleContext:
 
     def add(self, finding: Finding) -> "RuleContext":
         """Return the context for the rules after ``finding``."""
-        explained = self.explained.union(*(holder.pids for holder in finding.holders))
+        explained = self.explained
+        if finding.code not in EXPLAIN_NO_BACKEND:
+            explained = explained.union(*(holder.pids for holder in finding.holders))
         return replace(self, explained=explained, reported=self.reported | {finding.code})
 
     def keep_unexplained(self, tracks: Iterable[Track]) -> tuple[Track, ...]:

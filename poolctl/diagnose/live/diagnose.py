@@ -64,6 +64,7 @@ from poolctl.diagnose.live.poolers import (
     find_pooler_refusal,
 )
 from poolctl.diagnose.live.pools import (
+    find_backends_beyond_pool,
     find_client_starved,
     find_pool_slots_lost,
     find_pool_undersized,
@@ -91,6 +92,7 @@ CAUSES: tuple[Rule, ...] = (
     find_pooler_queues,
     # Idle outside of a transaction: only where a source reports that the pool is out of connections.
     find_pool_slots_lost,
+    find_backends_beyond_pool,
     find_idle_holds,
     find_frozen_peers,
     # Idle as well, and known by the lives of the backends alone.

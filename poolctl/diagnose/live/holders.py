@@ -86,9 +86,27 @@ class Clients:
         return self.processes.get(port) if address in self.own else None
 
 
+RELAYS = (
+    "haproxy",
+    "envoy",
+    "nginx",
+    "traefik",
+    "socat",
+    "stunnel",
+    "ssh",
+    "docker-proxy",
+    "rootlessport",
+    "kubectl",
+    "cloud-sql-proxy",
+    "cloud_sql_proxy",
+)
+"""Programs that pass on the connections of others, who are not known."""
+
+
 def is_pooler(process: ClientProcess) -> bool:
+    """Return True for a process that only passes connections on: a pooler, a load balancer or a tunnel."""
     program = process.command.split(" ", 1)[0].rpartition("/")[2]
-    return program.rstrip(":").startswith(POOLER_PROGRAMS)
+    return program.rstrip(":").startswith((*POOLER_PROGRAMS, *RELAYS))
 
 
 def find_holders(clients: Clients, tracks: Iterable[Track]) -> tuple[Holder, ...]:

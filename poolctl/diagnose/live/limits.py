@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
-from poolctl.diagnose.finding import Confidence, Finding, Limit
+from poolctl.diagnose.finding import Confidence, Finding, Limit, Severity
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, count_growth, is_near
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Backend, Refusal
-from poolctl.units import format_count, format_duration, plural, quote
+from poolctl.units import format_count, format_duration, percent, plural, quote
 
 _MEANS = {
     "server-slots": "all max_connections slots are taken, the superusers' too",
@@ -24,6 +24,8 @@ _MEANS = {
 }
 SOON = 60.0
 """Seconds: one more minute like this one ends in refusals."""
+WORD_SHARE = 0.85
+"""Share of the server's usable slots from which a quiet fleet is worth a word: one deploy takes the rest."""
 HALF_USED = 0.5
 """Share of a limit in use from which its growth counts: a fleet that starts up also grows."""
 
@@ -53,11 +55,12 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
         f"{used} of {usable} usable slots taken" if usable else f"{used} backends observed" if used else "no slot left"
     )
     said = f" ({quote(refusal.text, 70)})" if refusal is not None else ""
+    still = "; none of the backends did anything while they were observed" if is_standstill(context) else ""
     yield build_finding(
         "slots-exhausted",
         severity="critical",
         confidence=confidence,
-        summary=f"The server has no slot left for a client: {counted}; {means}{said}",
+        summary=f"The server has no slot left for a client: {counted}; {means}{said}{still}",
         evidence={
             "used": used,
             "usable": usable,
@@ -65,6 +68,7 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
             "refusal": refusal.text if refusal is not None else None,
             "routine": refusal.routine if refusal is not None else None,
             "largest": dict(_find_largest(context)),
+            "applications": _describe_applications(context) or None,
             "threshold": "no slot free for an ordinary role, or a refusal because of that",
         },
         holders=context.find_holders(facts.tracks),
@@ -82,19 +86,22 @@ def find_slots_low(context: RuleContext) -> Iterator[Finding]:
     """Report the nearest limit of the server, a role or a database that is about to be reached.
 
     Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes the
-    rest. Certain: counts complete and two samples. Likely: a partial view. Undetermined: one sample has no slope.
+    rest. Of the server also below 15 % free: then as advice. Certain: counts complete and two samples. Likely: a
+    partial view. Undetermined: one sample has no slope.
     """
     for limit in context.limits:
         if limit.scope not in ("server", "role", "database") or limit.free <= 0 or limit.limit <= 0:
             continue
         grows = limit.exhausted_in is not None and limit.exhausted_in <= SOON
-        if not is_near(limit) and not (grows and limit.used >= HALF_USED * limit.limit):
+        is_short = is_near(limit) or (grows and limit.used >= HALF_USED * limit.limit)
+        is_worth_a_word = limit.scope == "server" and limit.used >= WORD_SHARE * limit.limit
+        if not is_short and not is_worth_a_word:
             continue
-        yield _build_slots_low(context, limit)
+        yield _build_slots_low(context, limit, "warning" if is_short else "info")
         return
 
 
-def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
+def _build_slots_low(context: RuleContext, limit: Limit, severity: Severity) -> Finding:
     facts = context.facts
     samples = len(facts.samples)
     confidence: Confidence = "undetermined" if samples < 2 else "certain" if facts.is_full_view else "likely"
@@ -108,7 +115,7 @@ def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
     who = f", mostly {name_application(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
     return build_finding(
         "slots-low",
-        severity="warning",
+        severity=severity,
         confidence=confidence,
         summary=f"{limit.name}: {format_count(limit.used)} of {format_count(limit.limit)} used, "
         f"{plural(limit.free, 'slot')} left{left}{who}",
@@ -121,7 +128,8 @@ def _build_slots_low(context: RuleContext, limit: Limit) -> Finding:
             "grown_in_window": most,
             "window": facts.window,
             "largest": dict(_find_largest(context)),
-            "threshold": "less than a tenth free, or a minute of this growth takes the rest",
+            "threshold": "less than a tenth free, or a minute of this growth takes the rest; advice from "
+            f"{percent(WORD_SHARE)} used",
         },
         evidence_sql=sql.SLOTS if limit.scope == "server" else sql.ROLE_LIMITS,
         holders=context.find_holders(facts.tracks),
@@ -211,15 +219,32 @@ def find_fleet_over_budget(context: RuleContext) -> Iterator[Finding]:
         )
         return
     if context.is_full or (facts.refusal is not None and facts.refusal.by in SLOT_REFUSALS):
-        instances = _count_instances(context)
-        free = [track for track in context.keep_unexplained(facts.tracks) if not track.waits_for_lock]
-        # What is stuck or leaked explains a full server better than the sum of what is left.
-        if len(instances) >= 2 and len(free) >= 0.8 * len(facts.tracks):
-            what = f"{plural(len(instances), 'instance')} with up to {max(instances.values())} backends each"
-            yield _build_fleet(context, what, max(len(facts.tracks), usable), usable, len(instances), "likely")
+        yield from _find_full_fleet(context, usable)
 
 
-def _count_instances(context: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
+MOST_OF_ONE = 0.8
+"""Share of the backends that one process or address holds, from which the rest is no fleet beside it: it may be a
+relay, or one instance with a fault of its own."""
+
+
+def _find_full_fleet(context: RuleContext, usable: int) -> Iterator[Finding]:
+    """Report several clients that fill the server together, where nothing that is stuck explains it better."""
+    facts = context.facts
+    instances = count_instances(context)
+    free = [track for track in context.keep_unexplained(facts.tracks) if not track.waits_for_lock]
+    most = max(instances.values(), default=0)
+    if len(instances) < 2 or len(free) < 0.8 * len(facts.tracks) or most > MOST_OF_ONE * instances.total():
+        return
+    # An address may be that of a relay, so that only processes and named applications are counted as instances.
+    are_known = all(isinstance(client, int) or application for application, client in instances)
+    what = f"{plural(len(instances), 'instance')} with up to {most} backends each"
+    if not are_known:
+        what = f"Clients at {plural(len(instances), 'address')} with up to {most} backends each"
+    sure: Confidence = "likely" if are_known and not is_standstill(context) else "undetermined"
+    yield _build_fleet(context, what, max(len(facts.tracks), usable), usable, len(instances), sure)
+
+
+def count_instances(context: RuleContext) -> Counter[tuple[str | None, str | int | None]]:
     """Count the backends of each instance: by process where it is visible, else by address; tools are none."""
     tools = {track.pid for each in context.facts.applications if each.is_tool for track in each.tracks}
     counts: Counter[tuple[str | None, str | int | None]] = Counter()
@@ -231,6 +256,28 @@ def _count_instances(context: RuleContext) -> Counter[tuple[str | None, str | in
     return counts
 
 
+def is_standstill(context: RuleContext) -> bool:
+    """Return True if no backend did anything in the window, as far as the samples show."""
+    tracks = context.facts.tracks
+    return len(context.facts.samples) > 1 and bool(tracks) and not any(t.has_moved or t.is_new for t in tracks)
+
+
+def _describe_applications(context: RuleContext) -> dict[str, str]:
+    """Describe the largest applications by their backends and their clients, for a sentence and the evidence."""
+    clients: dict[str, Counter[str | int | None]] = {}
+    for (application, client), count in count_instances(context).items():
+        clients.setdefault(application or "no application_name", Counter())[client] += count
+    largest = sorted(clients.items(), key=lambda item: -item[1].total())[:5]
+    return {name: f"{plural(each.total(), 'backend')} of {_write_clients(each)}" for name, each in largest}
+
+
+def _write_clients(clients: Counter[str | int | None]) -> str:
+    processes = sum(isinstance(client, int) for client in clients)
+    addresses = len(clients) - processes - (None in clients)
+    parts = [plural(processes, "process") if processes else "", plural(addresses, "address") if addresses else ""]
+    return " and ".join(filter(None, parts)) or "unknown clients"
+
+
 def _build_fleet(
     context: RuleContext, what: str, ceiling: int, usable: int, instances: int, confidence: Confidence
 ) -> Finding:
@@ -238,14 +285,18 @@ def _build_fleet(
     headroom = max(3, round(0.03 * usable))
     each = max(0, (usable - headroom) // max(1, instances))
     outcome = "and it has no slot left" if refused else "quiet so far"
+    applications = _describe_applications(context)
+    now = f"; now {'; '.join(f'{name}: {many}' for name, many in list(applications.items())[:3])}"
+    still = ", and none of them did anything while it was observed" if refused and is_standstill(context) else ""
     return build_finding(
         "fleet-over-budget",
         severity="critical" if refused else "warning",
         confidence=confidence,
         summary=f"{what} may open {format_count(ceiling)} connections, the server has {format_count(usable)} to give; "
-        f"{outcome}",
+        f"{outcome}{now if applications else ''}{still}",
         evidence={
             "ceiling": ceiling,
+            "applications": applications or None,
             "usable": usable,
             "instances": instances,
             "used": len(context.facts.tracks),
@@ -255,7 +306,12 @@ def _build_fleet(
         },
         remedy=f"Bound each instance at {each} connections, ({usable} - {headroom}) / {instances}, with room for the "
         "instances that a deploy adds; if that is too little, put PgBouncer in transaction mode in front.",
+        holders=context.find_holders(track for program in context.facts.programs for track in program.tracks),
         frees=max(0, ceiling - usable),
+        decide_by="whether each address is one instance or a relay for several, and which of the backends are used: "
+        "the clients' own figures (--pool-stats)"
+        if confidence == "undetermined"
+        else None,
     )
 
 

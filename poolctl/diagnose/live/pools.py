@@ -7,6 +7,7 @@ room for more work and every connection comes back quickly.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
@@ -14,7 +15,7 @@ from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.live.work import BUSY_SHARE
-from poolctl.units import format_duration, plural, quote
+from poolctl.units import format_duration, percent, plural, quote
 
 
 def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
@@ -230,6 +231,93 @@ def _count_most(tracks: Iterable[Track]) -> int:
     return max(counts.values(), default=0)
 
 
+LEAST_BEYOND = 3
+BEYOND_SHARE = 0.25
+"""Backends, and their share of the pools' limits, from which they are more than a pool that replaces old ones."""
+
+
+def find_backends_beyond_pool(context: RuleContext) -> Iterator[Finding]:
+    """Report more backends than the pools of their client may have open: opened outside of the pool, or by pools that
+    were made again and never closed.
+
+    Threshold: in every sample three more, and a quarter more, than the limits of all pools whose figures come from the
+    same process of this host; or from the same address, of the application that owns them. As many of them did nothing
+    in the window: a second pool that works exports no figures and is none of this. Likely; undetermined by address,
+    which may be that of several instances.
+    """
+    for clients in _group_by_client(context):
+        limit = sum(series.max_open for series in clients.pools)
+        counts = Counter(at for track in clients.tracks for at, _ in track.rows)
+        beyond = min((counts[sample.at] for sample in context.facts.samples), default=0) - limit
+        resting = [t for t in context.keep_unexplained(clients.tracks) if t.is_idle and t.rests and not t.has_moved]
+        if beyond < max(LEAST_BEYOND, BEYOND_SHARE * limit) or len(resting) < beyond:
+            continue
+        names = _name_pools(clients.pools)
+        # The pool's own are in use or were used last, so that the ones that rest longest are the others.
+        others = sorted(resting, key=lambda track: (-track.age, track.pid))[:beyond]
+        yield build_finding(
+            "backends-beyond-pool",
+            severity=context.judge_severity(),
+            confidence="likely" if clients.pid is not None else "undetermined",
+            summary=f"{clients.name} has {plural(len(clients.tracks), 'backend')}, and "
+            f"{'its pool' if len(clients.pools) == 1 else 'its pools'} ({names}) may open {limit}: "
+            f"{plural(beyond, 'backend')} outside of any pool that has figures, and as many did nothing",
+            evidence={
+                "sessions": len(clients.tracks),
+                "max_open": limit,
+                "beyond": beyond,
+                "resting": len(resting),
+                "pools": len(clients.pools),
+                "oldest_age": max(track.age for track in others),
+                "threshold": f"{LEAST_BEYOND} more, and {percent(BEYOND_SHARE)} more, than all its pools may open, in "
+                "every sample",
+            },
+            holders=context.find_holders(others),
+            frees=beyond,
+            decide_by="where its code opens connections or makes pools: in the process itself"
+            if clients.pid is not None
+            else f"how many instances stand behind {clients.name}: the figures of each of them",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ClientPools:
+    """A client with all its pools that have figures, and its backends of their applications. ``pid`` None: an
+    address."""
+
+    name: str
+    pid: int | None
+    pools: tuple[PoolSeries, ...]
+    tracks: tuple[Track, ...]
+
+
+def _group_by_client(context: RuleContext) -> Iterator[_ClientPools]:
+    facts = context.facts
+    found: dict[int | str, list[PoolSeries]] = {}
+    for series in facts.pools:
+        owner = facts.explain_owner(series)
+        address = urlsplit(series.last.source).hostname if "://" in series.last.source else None
+        if owner.pid is not None:
+            found.setdefault(owner.pid, []).append(series)
+        elif address is not None and owner.application is not None and address not in context.clients.own:
+            found.setdefault(address, []).append(series)
+    for client, pools in found.items():
+        if not all(series.max_open for series in pools):
+            continue
+        owners = {id(each): each for series in pools if (each := facts.find_owner(series)) is not None}
+        tracks = tuple(
+            track
+            for application in owners.values()
+            for track in application.tracks
+            if (_find_pid(context, track) if isinstance(client, int) else track.last.client) == client
+        )
+        if not tracks:
+            continue
+        of = ", ".join(map(name_application, owners.values()))
+        name = f"Process {client} of {of}" if isinstance(client, int) else f"{of} at {client}"
+        yield _ClientPools(name, client if isinstance(client, int) else None, tuple(pools), tracks)
+
+
 def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
     """Report ``leak-or-long-hold`` where clients wait for a full pool and nothing above explains it; this rule comes
     last.
@@ -277,7 +365,16 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
         yield _build_unobserved_wait(context, unobserved)
 
 
-NO_CAUSE = frozenset({"fleet-over-budget", "slots-low", "evidence-unread", "connection-churn", "handshake-pile-up"})
+NO_CAUSE = frozenset(
+    {
+        "backends-beyond-pool",
+        "fleet-over-budget",
+        "slots-low",
+        "evidence-unread",
+        "connection-churn",
+        "handshake-pile-up",
+    }
+)
 """Findings beside which a wait is still not explained."""
 
 
