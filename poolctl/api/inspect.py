@@ -162,14 +162,17 @@ def _read_files(request: InspectRequest, progress: Progress) -> "Observation | N
         return history
     from poolctl.observe.evidence.read import read_evidence
 
-    evidence = read_evidence(
-        request.evidence,
-        prefix=request.log_line_prefix,
-        since=request.since,
-        until=request.until,
-        names=request.pool_stats_map,
-        progress=progress.show_reading,
-    )
+    try:
+        evidence = read_evidence(
+            request.evidence,
+            prefix=request.log_line_prefix,
+            since=request.since,
+            until=request.until,
+            names=request.pool_stats_map,
+            progress=progress.show_reading,
+        )
+    finally:
+        progress.end_reading()
     return evidence if history is None else add_evidence(history, evidence)
 
 

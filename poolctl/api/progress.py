@@ -84,6 +84,9 @@ class Progress:
     def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
         """Report how many lines of a file of evidence were read, ``done`` of its ``size`` bytes; None: unknown."""
 
+    def end_reading(self) -> None:
+        """Note that every file of evidence is read, or that reading failed."""
+
     def show_run(self, name: str, scenario: "Scenario | None") -> AbstractContextManager[RunView]:
         """Follow a live run; ``scenario`` None: its limits do not matter to the reader."""
         return nullcontext(SilentView())

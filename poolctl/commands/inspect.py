@@ -78,6 +78,20 @@ def _explain(context: click.Context, option: click.Parameter, code: str | None) 
         context.exit()
 
 
+def _write_script(context: click.Context, option: click.Parameter, folder: Path | None) -> None:
+    """Write the script that collects evidence into ``folder``, print how to run it, and exit."""
+    del option
+    if folder is not None and not context.resilient_parsing:
+        from poolctl.observe.evidence.collect import write_script
+
+        place = write_script(folder)
+        click.echo(f"{place} is written. On a host that reaches the server:")
+        click.echo(f"  PGHOST=HOST PGDATABASE=NAME PGUSER=NAME sh {place.name} > evidence.txt 2>&1")
+        click.echo("Then, here:")
+        click.echo("  poolctl inspect --evidence evidence.txt")
+        context.exit()
+
+
 _connection = make_option("Connection")
 _sampling = make_option("What to sample")
 _recording = make_option("Recording")
@@ -119,6 +133,15 @@ _findings = make_option("Findings")
     metavar="FILE",
     help="Read pastes, exports and logs (- for standard input, folders, .gz); may be repeated. Nothing is contacted "
     "unless it is named, too.",
+)
+@_evidence(
+    "--collect",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    is_eager=True,
+    expose_value=False,
+    callback=_write_script,
+    help="Write a shell script for a host that poolctl may not reach: what it prints, --evidence reads.",
 )
 @_evidence("--log-line-prefix", default="", metavar="PREFIX", help="Of PostgreSQL's logs.  [default: inferred]")
 @_evidence("--from", "since", type=Moment(), metavar="TIME", help='Leave out what is older: "11:40".')

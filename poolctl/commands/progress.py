@@ -4,8 +4,10 @@ Decides which view follows which work. Leaves what a view shows to ``report``.
 """
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,12 +15,29 @@ import click
 
 from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
 from poolctl.commands.interrupts import Interrupts
+from poolctl.safe_text import neutralize
+from poolctl.units import format_count, format_duration
 
 if TYPE_CHECKING:
     from poolctl.api.results import InspectResult
     from poolctl.engines.pgbench import BenchWindow
     from poolctl.report.screen import Screen
     from poolctl.scenario.scenario import Scenario
+
+
+READING_EVERY = 1.0
+"""Seconds between two words on how far a file is read: one that takes less is not worth one."""
+
+
+@dataclass(slots=True)
+class _Reading:
+    """A file that is being read; ``began`` and ``shown``: on the monotonic clock."""
+
+    name: str
+    began: float
+    shown: float
+    is_open: bool = False
+    """A line of the terminal is not ended."""
 
 
 class ScreenProgress(Progress):
@@ -32,6 +51,7 @@ class ScreenProgress(Progress):
         show_report: "Callable[[InspectResult], None]" = lambda _: None,
     ) -> None:
         self._color, self._quiet, self._interrupts, self._show_report = color, quiet, interrupts, show_report
+        self._reading: _Reading | None = None
 
     @cached_property
     def _screen(self) -> "Screen":
@@ -47,6 +67,35 @@ class ScreenProgress(Progress):
     def note(self, text: str) -> None:
         """Print a sentence."""
         click.echo(text, err=True)
+
+    def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
+        """Show how far a large file is read, and how long it will take: once a second, and on a terminal in place."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if self._reading is None or self._reading.name != name:
+            self._reading = _Reading(name, now, now)
+        reading = self._reading
+        if now - reading.shown < READING_EVERY:
+            return
+        reading.shown = now
+        left = ""
+        if size and 0 < done < size:
+            seconds = (now - reading.began) * (size - done) / done
+            left = f", {done * 100 // size} %, about {format_duration(round(seconds) or 1)} left"
+        text = f"reading {neutralize(name, 60)}: {format_count(lines)} lines{left}"
+        if not sys.stderr.isatty():
+            click.echo(text, err=True)
+        else:
+            # Back to the beginning of the line, and erase what is left of the last one.
+            click.echo(f"\r{text}\x1b[K", err=True, nl=False)
+            reading.is_open = True
+
+    def end_reading(self) -> None:
+        """Clear the line that shows how far a file is read."""
+        if self._reading is not None and self._reading.is_open:
+            click.echo("\r\x1b[K", err=True, nl=False)
+        self._reading = None
 
     def show_run(self, name: str, scenario: "Scenario | None") -> AbstractContextManager[RunView]:
         """Show a live run, against the limits of its scenario."""
@@ -98,8 +147,6 @@ class ScreenProgress(Progress):
         """Print a line for each window of a sweep."""
         if self._quiet:
             return
-        from poolctl.units import format_count, format_duration
-
         rate = format_count(round(window.throughput, 1))
         connections, time = format_count(window.connections), format_duration(round(passed))
         self._screen.print(f"sweep: {connections} connections: {rate}/s (after {time})")

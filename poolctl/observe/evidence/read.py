@@ -12,6 +12,7 @@ from itertools import islice
 
 from poolctl.errors import BadInput
 from poolctl.observe.evidence.activity import knows_activity, parse_instant, read_activity
+from poolctl.observe.evidence.collect import SECTION
 from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
 from poolctl.observe.evidence.files import EvidenceFile, find_files
 from poolctl.observe.evidence.pooler_log import read_pooler_line
@@ -21,9 +22,12 @@ from poolctl.observe.evidence.timeline import Timeline
 from poolctl.observe.metric_names import Meaning
 from poolctl.observe.pool_metrics import parse_names, read_pools
 from poolctl.observe.pool_texts import PoolLine, add_line, read_pool_line
+from poolctl.observe.processes import Names, find_cluster_name, parse_title
 from poolctl.observe.prometheus import parse
 from poolctl.observe.snapshot import (
+    BackendTitle,
     BouncerSample,
+    HostSample,
     Observation,
     PgpoolSample,
     PoolFigures,
@@ -70,6 +74,9 @@ class _Reading:
     refusal: Refusal | None = None
     refused_at: float | None = None
     has_log: bool = False
+    titles: list[BackendTitle] = field(default_factory=list)
+    """Of backends, from ps."""
+    collected_at: float | None = None
     names: Mapping[str, Meaning] = field(default_factory=dict)
 
 
@@ -178,6 +185,8 @@ _SETTINGS = ({"name", "setting"}, {"name", "setting", "unit"}, {"name", "setting
 _SHOWN = frozenset({"max_connections", "superuser_reserved_connections", "reserved_connections"})
 
 
+_TITLE = re.compile(r"^(?:\S+ +)?\s*(?P<pid>\d+) .*?(?P<title>postgres: .*)$")
+"""A line of ps: ``ps -eo pid,args``, ``ps aux``, ``ps -ef``."""
 _EMPTY_RESULT = re.compile(r"^\s*(?:pg_sleep|-+|\(\d+ \w+\)|SET|BEGIN|COMMIT|Timing is on\.|Time: .*)\s*$")
 """What psql prints of statements without a table that matters here."""
 
@@ -225,6 +234,8 @@ class _LineReader:
         self._known_of = dict.fromkeys(("PostgreSQL log", "PgBouncer log", "pool log"), 0)
         self._bad_rows = 0
         self._at: float | None = None
+        self._section = ""
+        self._titles: list[tuple[int, str]] = []
 
     def feed(self, lines: list[str]) -> None:
         """Read some lines; a file that may hold tables is kept until its end."""
@@ -243,7 +254,7 @@ class _LineReader:
         while at < len(held):
             self._number = at + 1
             # A line of a log first: jsonlog has columns of pg_stat_activity, too.
-            if self._read_log_line(held[at]):
+            if self._read_collected(held[at]) or self._read_log_line(held[at]):
                 at += 1
             elif (found := find_table(held, at, _knows) if len(held[at]) < _LONGEST_HEADER else None) is not None:
                 self._tables.append(found.table)
@@ -257,8 +268,27 @@ class _LineReader:
                 at += 1
         for event in self._log.finish():
             self._reading.timeline.add(event)
+        names = Names(find_cluster_name(title for _, title in self._titles))
+        parsed = (parse_title(title, pid, names=names) for pid, title in self._titles)
+        self._reading.titles += [title for title in parsed if title is not None]
         for tables in _group_tables(self._tables):
             _add_tables(self._reading, tables, self._name, self._now)
+
+    def _read_collected(self, line: str) -> bool:
+        """Read a line of the collecting script's own, or of ps; return False for any other."""
+        if line.startswith(SECTION):
+            self._section = line[len(SECTION) :].partition(",")[0].strip()
+            self._known += 1
+            return True
+        if (title := _TITLE.match(line)) is not None:
+            self._titles.append((int(title["pid"]), title["title"]))
+            self._known += 1
+            return True
+        if self._section in ("sockets", "date"):
+            if self._section == "date" and self._reading.collected_at is None:
+                self._reading.collected_at = parse_instant(line)
+            return True
+        return False
 
     def _read_setting(self, lines: list[str], at: int) -> int | None:
         """Read the answer to ``SHOW max_connections``: a name, a ruler, a number. Return the lines that it takes."""
@@ -409,12 +439,13 @@ def _observe(reading: _Reading, now: float | None) -> Observation:
     newest = [server.at for server in reading.servers if server.at]
     if log is not None and log.last_at is not None:
         newest.append(log.last_at)
-    end = now if now is not None else max(newest, default=0.0)
+    end = now if now is not None else max(newest, default=reading.collected_at or 0.0)
     snapshots = [Snapshot(at, pools=tuple(pools)) for at, pools in _pool_history(reading, end)]
     servers = _keep_comparable(sorted(reading.servers, key=lambda server: server.at))
     snapshots += [Snapshot(server.at or end, server) for server in servers[:-1]]
     # Without backends a refusal stands in the log's facts alone, with how many and when.
-    is_refusing = reading.refusal is not None and bool(servers) and end - (reading.refused_at or end) <= STALE
+    has_backends = bool(servers) or bool(reading.titles)
+    is_refusing = reading.refusal is not None and has_backends and end - (reading.refused_at or end) <= STALE
     last = Snapshot(
         at=max([end, *(snapshot.at for snapshot in snapshots)]),
         server=servers[-1] if servers else None,
@@ -422,6 +453,7 @@ def _observe(reading: _Reading, now: float | None) -> Observation:
         bouncers=_newest_by_target(reading.bouncers),
         pgpools=tuple(reading.pgpools[-1:]),
         pools=tuple(reading.pools.values()),
+        host=HostSample(has_server=True, titles=tuple(reading.titles)) if reading.titles else None,
     )
     return Observation(
         snapshots=(*sorted(snapshots, key=lambda snapshot: snapshot.at), last),

@@ -36,9 +36,12 @@ EventKind = Literal[
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class LogEvent:
-    """One message. Times in seconds, instants since the epoch; None: the line does not say it."""
+    """One message. Times in seconds, instants since the epoch; None: the line does not say it.
+
+    Never changed, but not frozen: a log has millions of them, and a frozen one takes three times as long to make.
+    """
 
     kind: EventKind
     at: float | None = None
@@ -127,10 +130,12 @@ class ServerLog:
         self._pending: LogEvent | None = None
         self._passed_over = 0
         self._instants: dict[str, float | None] = {}
+        self._who: dict[str, dict[str, Any]] = {}
+        """What stands behind the instant of a prefix, read once: a server has some hundred backends at a time."""
 
     def feed(self, line: str) -> tuple[list[LogEvent], bool]:
         """Return the events that are complete now, and True if the line belongs to a PostgreSQL log."""
-        if self._csv or _CSV_START.match(line):
+        if self._csv or (line[23:24] == " " and '"' in line[:60] and _CSV_START.match(line)):
             return self._feed_csv(line)
         if line[:1] == "{":
             return self._feed_json(line)
@@ -186,21 +191,39 @@ class ServerLog:
                 named["at"] = parse_instant(named.get("time")) if "time" in named else _epoch(named.get("epoch"))
                 named["pid"] = int(named["pid"]) if named.get("pid", "").isdecimal() else None
                 return named
+        elif before[19:20] == "." and before[4:5] == "-":
+            return self._infer_quickly(before)
         return infer_prefix(before)
+
+    def _infer_quickly(self, before: str) -> dict[str, Any]:
+        """Infer as ``infer_prefix`` does; what stands behind the instant is read once for all lines that have it."""
+        behind = before[23:]
+        found = self._who.get(behind)
+        if found is None:
+            if len(self._who) > _MOST_KEPT:
+                self._who.clear()
+            # A second instant, as a log shipper writes one, is the one that counts: such a prefix is read each time.
+            found = {} if _INSTANT.search(behind) else infer_prefix(before)
+            self._who[behind] = found
+        return found | {"at": self._read_instant(before)} if found else infer_prefix(before)
 
     def _read_instant(self, before: str) -> float | None:
         """Return when a line was written. The text up to the second is parsed once for all lines that begin with it."""
-        if self._prefix is not None or not before[:4].isdigit() or before[19:20] != ".":
-            at: float | None = self._read_prefix(before)["at"]
+        fraction = before[20:23]
+        # Where the milliseconds are three digits, an instant has one place in the line, and "Z" or a zone behind it.
+        if self._prefix is not None or before[19:20] != "." or not fraction.isdigit() or before[23:24] != " ":
+            at: float | None = (self._read_prefix(before) if self._prefix is not None else infer_prefix(before))["at"]
             return at
-        fraction, _, zone = before[20:].partition(" ")
-        key = f"{before[:19]} {zone[:6]}"
-        if key not in self._instants:
-            if len(self._instants) > 1000:
+        key = before[:19] + before[23:30]
+        second = self._instants.get(key)
+        if second is None:
+            if len(self._instants) > _MOST_KEPT:
                 self._instants.clear()
-            self._instants[key] = parse_instant(key)
-        second = self._instants[key]
-        return None if second is None or not fraction.isdigit() else second + float(f"0.{fraction}")
+            instants = _INSTANT.findall(before)
+            if len(instants) != 1:
+                return parse_instant(instants[-1]) if instants else None
+            second = self._instants[key] = parse_instant(key)
+        return None if second is None else second + int(fraction) / 1000
 
     def _feed_csv(self, line: str) -> tuple[list[LogEvent], bool]:
         self._csv.append(line)
@@ -234,6 +257,7 @@ class ServerLog:
         return self._hold(_of_row(named)), True
 
 
+_MOST_KEPT = 5_000
 _DETAILS = frozenset({"DETAIL", "DÉTAIL", "ПОДРОБНОСТИ", "DETALLE", "DETALHE"})
 _BESIDE = frozenset(
     {"STATEMENT", "HINT", "CONTEXT", "QUERY", "LOCATION", "ANWEISUNG", "TIPP", "INSTRUCTION", "ASTUCE", "SENTENCIA"}
@@ -391,23 +415,25 @@ def read_message(text: str, level: str, known: Mapping[str, Any]) -> LogEvent | 
         for key in ("at", "pid", "user", "database", "application", "client")
         if (value := known.get(key)) not in (None, "[unknown]", "")
     }
-    if match := _AUTHORIZED.search(text):
-        named = {key: value for key, value in match.groupdict().items() if value}
-        return LogEvent("authorized", **(who | named))
-    if match := _RECEIVED.search(text):
-        return LogEvent("received", **(who | {"client": match["host"]}))
-    if match := _READY.search(text):
-        return LogEvent("ready", **who, duration=float(match["total"]) / 1e3)
-    if match := _DISCONNECTED.search(text):
+    if text.startswith(("connection ", "replication ")):
+        if match := _AUTHORIZED.search(text):
+            named = {key: value for key, value in match.groupdict().items() if value}
+            return LogEvent("authorized", **(who | named))
+        if match := _RECEIVED.search(text):
+            return LogEvent("received", **(who | {"client": match["host"]}))
+        if match := _READY.search(text):
+            return LogEvent("ready", **who, duration=float(match["total"]) / 1e3)
+    elif text.startswith("disconnection: ") and (match := _DISCONNECTED.search(text)):
         time = int(match["h"]) * 3600 + int(match["m"]) * 60 + float(match["s"])
         named = {"user": match["user"], "database": match["database"], "client": match["host"]}
         return LogEvent("disconnected", **(who | named), duration=time)
-    if match := _LOCK_WAIT.search(text):
-        return LogEvent("lock-wait", **(who | {"pid": int(match["pid"])}), duration=float(match["ms"]) / 1e3, text=text)
-    if match := _LOCK_GOT.search(text):
-        return LogEvent(
-            "lock-acquired", **(who | {"pid": int(match["pid"])}), duration=float(match["ms"]) / 1e3, text=text
-        )
+    elif text.startswith("process "):
+        if match := _LOCK_WAIT.search(text):
+            waiter = {"pid": int(match["pid"])}
+            return LogEvent("lock-wait", **(who | waiter), duration=float(match["ms"]) / 1e3, text=text)
+        if match := _LOCK_GOT.search(text):
+            waiter = {"pid": int(match["pid"])}
+            return LogEvent("lock-acquired", **(who | waiter), duration=float(match["ms"]) / 1e3, text=text)
     return _read_failure(text, level, known, who)
 
 

@@ -90,6 +90,8 @@ class Timeline:
     _connect_count: int = 0
     _was_starved: bool = False
     _trouble_at: float | None = None
+    _newest: tuple[int, _Tally] | None = None
+    """The moment of the last event: the next one is nearly always in the same."""
     _has_sessions: bool = False
     _before: int = 0
     """Sessions that were open when the log began, as far as they ended in it."""
@@ -161,15 +163,19 @@ class Timeline:
     def _at(self, at: float | None) -> _Tally:
         if at is None:
             return _Tally()
+        number = int(at // self.width)
+        if self._newest is not None and self._newest[0] == number and self.last_at is not None and at >= self.last_at:
+            self.last_at = at
+            return self._newest[1]
         self.first_at = at if self.first_at is None else min(self.first_at, at)
         self.last_at = at if self.last_at is None else max(self.last_at, at)
-        number = int(at // self.width)
         tally = self._moments.get(number)
         if tally is None:
             tally = self._moments[number] = _Tally()
             while self.last_at - self.first_at > MOST_MOMENTS * self.width:
                 self._widen()
                 tally = self._moments[int(at // self.width)]
+        self._newest = int(at // self.width), tally
         return tally
 
     def _widen(self) -> None:
