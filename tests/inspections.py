@@ -7,7 +7,7 @@ from report_parts import HOSTILE
 
 from poolctl.api.results import InspectResult, ReliefResult
 from poolctl.diagnose.finding import Concurrency, Diagnosis, Finding, Group, Holder, Limit
-from poolctl.diagnose.live.relief import ReliefPlan, ReliefStep, Spared
+from poolctl.diagnose.live.relief import Alternative, ReliefPlan, ReliefStep, Spared
 from poolctl.observe.snapshot import (
     Backend,
     BouncerPool,
@@ -275,7 +275,22 @@ def hostile() -> InspectResult:
         diagnosis=Diagnosis((finding,), (Limit(long, "role", 3, 3, 0, True, None, HOSTILE),), (group,), None, (long,)),
         replayed=HOSTILE,
         relief=ReliefPlan(
-            (ReliefStep(1, NIGHT, long, long, long, "leak", long, 1, HOSTILE, f"select {HOSTILE};"),),
+            (
+                ReliefStep(
+                    1,
+                    NIGHT,
+                    long,
+                    long,
+                    long,
+                    "leak",
+                    long,
+                    1,
+                    HOSTILE,
+                    f"select {HOSTILE};",
+                    loses=long,
+                    alternative=Alternative(2, "cancel", long, long, 1, HOSTILE),
+                ),
+            ),
             (Spared((2,), long, long, long),),
             (long,),
         ),
@@ -309,8 +324,27 @@ def relieved() -> InspectResult:
             frees=1,
             still="a.state = 'idle in transaction'",
             sql=f"select pg_terminate_backend(pid) from pg_stat_activity where pid = {4700 + number};",
+            loses="what its open transaction changed; if it is a long request after all, that request fails",
         )
-        for number in range(4)
+        for number in range(3)
+    )
+    backup = "select pg_cancel_backend(pid) from pg_stat_activity where pid = 41;"
+    steps += (
+        ReliefStep(
+            pid=4703,
+            started_at=NIGHT - 20,
+            application="migrate",
+            user="app",
+            client="10.0.0.9",
+            code="lock-queue",
+            why="lock-queue: waits for a strong lock on orders for 8 s, and holds up 7 backends",
+            frees=8,
+            still="a.wait_event_type = 'Lock'",
+            sql="select pg_cancel_backend(pid) from pg_stat_activity where pid = 4703;",
+            action="cancel",
+            loses="one try of a statement that only waits",
+            alternative=Alternative(41, "cancel", "pg_dump", "what its transaction did in 20 min", 9, backup),
+        ),
     )
     spared = (
         Spared((5000, 5001, 5002), "nightly-report", "reports", "it is idle, as the connections of a healthy pool are"),

@@ -278,6 +278,24 @@ def test_a_queue_for_a_lock_names_the_session_at_its_head(at: Stage, draw: rando
     verdict.says_nothing_of("pool-undersized", "slow-database", "healthy", "leak", "leak-or-long-hold")
 
 
+def test_relief_cancels_the_change_of_a_table_that_holds_up_readers_and_keeps_the_backup(at: Stage) -> None:
+    at.run_case("14-alter-behind-dump.py", "setup")
+    with connect(at.sandbox.observer_conninfo) as observer:
+        waiting = "SELECT count(*) = 8 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        eventually(lambda: bool(one(observer, waiting)), within=15)
+        time.sleep(1.2)
+        verdict = at.inspect("--relief")
+        [step] = verdict.document["relief"]["steps"]
+        assert (step["application"], step["action"], step["frees"]) == ("migrate", "cancel", 8)
+        assert step["alternative"]["application"] == "pg_dump"
+
+        with at.admin() as admin:
+            admin.execute(step["sql"].encode())
+
+        eventually(lambda: one(observer, waiting.replace("= 8", "= 0")) is True, within=5)
+        assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'") == 1
+
+
 def test_a_statement_without_an_index_is_a_slow_database(at: Stage, draw: random.Random) -> None:
     statement = "SELECT count(*) FROM orders WHERE customer_id = 17"
     at.start("statements", "shop", size=draw.randint(8, 16), statement=statement)

@@ -387,6 +387,21 @@ def test_a_backend_that_works_again_is_left_alone(clients: Clients, server: Post
     assert server.end_backend(pid, backend.started_at, still=condition).outcome == outcome
 
 
+def test_a_statement_is_canceled_and_its_session_goes_on(clients: Clients, server: Postgres) -> None:
+    connection = clients.open()
+    connection.pgconn.send_query(b"SELECT pg_sleep(60)")
+    connection.pgconn.flush()
+    pid = pid_of(connection)
+    backend = seen_when(server, lambda found: found[pid].state == "active")[pid]
+    assert backend.started_at is not None
+
+    canceled = server.end_backend(pid, backend.started_at, still="a.state = 'active'", action="cancel")
+    again = server.end_backend(pid, backend.started_at, still="a.state = 'active'", action="cancel")
+
+    assert (canceled.outcome, again.outcome) == ("canceled", "recovered")
+    assert pid in {each.pid for each in seen(server).backends}
+
+
 def test_the_head_of_a_queue_is_ended_as_long_as_a_backend_waits_for_it(
     clients: Clients, server: Postgres, sandbox: Sandbox
 ) -> None:

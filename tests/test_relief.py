@@ -1,5 +1,6 @@
 """The relief plan: whom to end, in which order, and whom never."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ from observations import NOW, Row, busy, full_pool, observe, rows, server
 
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.relief import ReliefPlan, plan_relief, write_ending_sql
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Observation
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait, Observation
 
 
 def plan(*given: Row, **scene: Any) -> ReliefPlan:
@@ -128,3 +129,103 @@ def test_failed_transactions_are_ended_before_open_ones() -> None:
     found = plan(*leaked(2), *rows(2, 300, state=ABORTED, age=3.0, step=1.0, application="importer"))
 
     assert [step.code for step in found.steps] == ["aborted-transaction"] * 2 + ["leak-in-transaction"] * 2
+
+
+def waits_for_table(pid: int, behind: int, mode: str, *, age: float, application: str) -> Row:
+    wait = LockWait("relation", mode, "profiles", NOW - age)
+    lock: dict[str, Any] = {"wait": ("Lock", "relation"), "blocked_by": (behind,), "waits_for": wait}
+    return Row(pid, "active", age=age, application=application, query="ALTER TABLE profiles", **lock)
+
+
+def queue_behind(root: Row, readers: int = 7) -> list[Row]:
+    """An ALTER TABLE that waits for ``root``, and readers that wait behind it."""
+    alter = waits_for_table(200, root.pid, "AccessExclusiveLock", age=8.0, application="migrate")
+    reads = [waits_for_table(300 + i, 200, "AccessShareLock", age=6.0, application="api") for i in range(readers)]
+    return [root, alter, *reads]
+
+
+WORKING = {
+    "a backup": Row(100, "active", age=90.0, application="pg_dump"),
+    "a backup between two tables": Row(100, IN_TRANSACTION, age=0.2, transaction=90.0, application="pg_dump"),
+    "a report": Row(100, "active", age=40.0, application="report"),
+    "a batch between its statements": Row(
+        100, IN_TRANSACTION, age=0.1, turns=0.4, transaction=300.0, application="batch"
+    ),
+    "vacuum of the server's own": Row(100, "active", age=90.0, kind="autovacuum worker", application=""),
+    "replication": Row(100, "active", age=900.0, kind="walsender", application="standby"),
+}
+
+
+@pytest.mark.parametrize("name", WORKING)
+def test_the_statement_that_waits_for_the_whole_table_is_canceled_and_work_goes_on(name: str) -> None:
+    root = WORKING[name]
+
+    found = plan(*queue_behind(root))
+
+    [step] = found.steps
+    assert (step.pid, step.action, step.application, step.frees) == (200, "cancel", "migrate", 8)
+    assert step.sql.startswith("select pg_cancel_backend(a.pid)")
+    assert "a.query_start = '" in step.still
+    assert step.loses == "one try of a statement that only waits"
+    assert 100 in [pid for spared in found.spared for pid in spared.pids]
+    if root.kind == "client backend":
+        assert step.alternative is not None
+        assert (step.alternative.pid, step.alternative.frees) == (100, 9)
+        assert step.alternative.loses
+    else:
+        assert step.alternative is None
+
+
+def test_a_transaction_that_idles_at_the_head_is_ended_first_and_the_cancel_is_the_second_choice() -> None:
+    [step] = plan(*queue_behind(Row(100, IN_TRANSACTION, age=30.0, application="shop"))).steps
+
+    assert (step.pid, step.action, step.frees) == (100, "terminate", 9)
+    assert step.alternative is not None
+    assert (step.alternative.pid, step.alternative.action, step.alternative.frees) == (200, "cancel", 8)
+
+
+def test_only_the_readers_that_the_waiting_statement_holds_up_are_counted() -> None:
+    also_behind_the_root = waits_for_table(400, 100, "RowExclusiveLock", age=5.0, application="api")
+
+    [step] = plan(*queue_behind(WORKING["a report"], 3), also_behind_the_root).steps
+
+    assert step.frees == 4
+
+
+def test_a_change_of_a_table_within_a_longer_transaction_says_that_this_is_undone_too() -> None:
+    root, alter, *reads = queue_behind(WORKING["a backup"])
+
+    [step] = plan(root, replace(alter, transaction=60.0), *reads).steps
+
+    assert step.loses.endswith("and what its transaction did before")
+
+
+def test_a_statement_at_work_at_the_head_is_canceled_before_its_session_is_ended() -> None:
+    waiting = rows(4, 300, state="active", age=3.0, wait=("Lock", "transactionid"), blocked_by=(50,))
+
+    [step] = plan(Row(50, "active", age=4.0, application="batch"), *waiting).steps
+
+    assert (step.pid, step.action) == (50, "cancel")
+    assert step.alternative is not None
+    assert (step.alternative.pid, step.alternative.action) == (50, "terminate")
+    assert "its session" in step.alternative.loses
+
+
+def test_holds_that_end_by_themselves_are_spared_and_the_plan_says_why_it_is_empty() -> None:
+    figures = full_pool(11, 3, use_time_total=604.0, use_count_total=19.0)
+
+    found = plan(*rows(11, state=IN_TRANSACTION, age=3.0, step=6.0), pools=figures)
+
+    assert found.steps == ()
+    assert "end by themselves" in found.why_none
+    assert any("held-across-io" in spared.reason and len(spared.pids) == 11 for spared in found.spared)
+
+
+def test_relief_behind_a_leak_that_is_only_likely_says_what_it_ends_if_the_verdict_is_wrong() -> None:
+    [first, *_] = plan(*leaked(3), *busy(5)).steps
+
+    assert "if it is a long request after all, that request fails" in first.loses
+
+
+def test_a_healthy_system_needs_no_excuse_for_an_empty_plan() -> None:
+    assert plan(*busy(8)).why_none == ""

@@ -175,11 +175,16 @@ def test_sql_that_verifies_a_finding_keeps_its_lines_to_be_pasted_and_stands_onc
 def test_a_relief_plan_says_whom_to_end_whom_not_why_and_that_nothing_was_ended_yet() -> None:
     text = report(replace(inspections.relieved(), relieved=None), 120)
 
-    assert "Relief: 4 backends to end, in this order, which frees 4 slots; none has been ended" in text
-    assert "1  4700      1  shop-api, app, 10.0.0.7  leak-in-transaction: idle in transaction for 6.87 min" in text
+    assert (
+        "Relief: 1 statement to cancel and 3 backends to end, in this order, which frees 11 slots; none has been ended"
+    ) in text
+    assert "1  end     4700      1  shop-api, app, 10.0.0.7  leak-in-transaction: idle in transaction for" in text
+    assert "4  cancel  4703      8  migrate, app, 10.0.0.9" in text
+    assert "Loses    4700, 4701, 4702: what its open transaction changed; if it is a long request after all" in text
+    assert "or, in place of 4703, cancel 41 (pg_dump), which frees 9 slots and loses what its transaction did" in text
     assert "Spared   3 backends of nightly-report, user reports: it is idle, as the connections of a healthy" in text
     assert "Allowed  the role may not end other roles' backends: GRANT pg_signal_backend" in text
-    assert "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4703;" in text.splitlines()
+    assert "select pg_terminate_backend(pid) from pg_stat_activity where pid = 4702;" in text.splitlines()
 
 
 def test_what_really_came_of_a_plan_is_told_backend_by_backend() -> None:

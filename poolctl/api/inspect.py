@@ -392,7 +392,7 @@ def _relieve(
     for step in plan.steps:
         if interruption():
             break
-        endings.append(postgres.end_backend(step.pid, step.started_at, still=step.still))
+        endings.append(postgres.end_backend(step.pid, step.started_at, still=step.still, action=step.action))
     interrupted = interruption.end()
     relieved = ReliefResult(tuple(endings), before, _count_clients(postgres))
     return replace(result, relieved=relieved, interrupted=interrupted)

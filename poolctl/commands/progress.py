@@ -16,7 +16,7 @@ import click
 from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
 from poolctl.commands.interrupts import Interrupts
 from poolctl.safe_text import neutralize
-from poolctl.units import format_count, format_duration
+from poolctl.units import format_count, format_duration, plural
 
 if TYPE_CHECKING:
     from poolctl.api.results import InspectResult
@@ -158,8 +158,12 @@ class ScreenProgress(Progress):
     def confirm_relief(self, result: "InspectResult") -> bool:
         """Ask once, on the terminal."""
         assert result.relief is not None
-        backends = len(result.relief.steps)
-        if click.confirm(f"End {backends} backends now? Their uncommitted changes are rolled back", err=True):
+        cancels = sum(step.action == "cancel" for step in result.relief.steps)
+        backends = len(result.relief.steps) - cancels
+        what = [f"end {backends} backends"] if backends else []
+        what += [f"cancel {plural(cancels, 'statement')}"] if cancels else []
+        question = f"{' and '.join(what).capitalize()} now? Their uncommitted changes are rolled back"
+        if click.confirm(question, err=True):
             return True
         click.echo("no backend was ended", err=True)
         return False

@@ -25,7 +25,7 @@ from poolctl.observe.snapshot import (
     Source,
 )
 from poolctl.observe.sql import format_numbers, load_statement
-from poolctl.observe.terminate import TerminationResult, end_backend
+from poolctl.observe.terminate import Action, TerminationResult, end_backend
 
 RETRY_EVERY = 1.0
 """Seconds at least between a failed attempt to connect and the next."""
@@ -145,16 +145,19 @@ class Postgres:
         finally:
             self._using.release()
 
-    def end_backend(self, pid: int, started_at: float, *, still: str = "true") -> TerminationResult:
+    def end_backend(
+        self, pid: int, started_at: float, *, still: str = "true", action: Action = "terminate"
+    ) -> TerminationResult:
         """End one client's backend if it began at ``started_at`` and ``still`` holds, and wait a second for its end.
 
-        ``still``: an SQL condition on a row ``a`` of pg_stat_activity, without any text of a client's.
+        ``still``: an SQL condition on a row ``a`` of pg_stat_activity, without any text of a client's. ``action``
+        "cancel": end only its statement.
         """
         with self._using:
             if self._connection is None:
                 return TerminationResult(pid, "refused", self._failure or "not connected")
             try:
-                return end_backend(self._connection, pid, started_at, still)
+                return end_backend(self._connection, pid, started_at, still, action)
             except StatementFailed as error:
                 return TerminationResult(pid, "refused", error.message)
             except ServerLost as error:

@@ -72,7 +72,8 @@ _STATES = {
 _LEGEND = "frozen: in the same state since the first sample; moved: state or transaction changed meanwhile"
 
 _OUTCOMES = {
-    "signalled": "got the signal to end and is still there",
+    "canceled": "goes on without its statement",
+    "signalled": "got the signal and goes on all the same",
     "recovered": "works again and was left alone",
     "gone": "had ended by itself",
     "another": "is another backend by now, and was left alone",
@@ -202,13 +203,17 @@ def format_clock(at: float) -> str:
 def describe_relief(result: ReliefResult) -> tuple[str, ...]:
     """Return what came of a relief plan: a sentence about all backends, and one about each that was not ended."""
     ended = sum(ending.outcome == "ended" for ending in result.endings)
-    lines = [f"{format_count(ended)} of {plural(len(result.endings), 'backend')} ended"]
+    canceled = sum(ending.outcome == "canceled" for ending in result.endings)
+    of = plural(len(result.endings), "backend")
+    lines = [f"{format_count(ended)} of {of} ended" if ended or not canceled else f"0 of {of} ended"]
+    if canceled:
+        lines[0] += f", {plural(canceled, 'statement')} canceled"
     if result.freed is not None and result.used_before is not None and result.used_after is not None:
         free = f"{plural(result.freed, 'slot')} came free" if result.freed > 0 else "others took the slots at once"
         used = f"{format_count(result.used_before)} used before, {format_count(result.used_after)} now"
         lines[0] += f"; {free} ({used})"
     for ending in result.endings:
-        if ending.outcome != "ended":
+        if ending.outcome not in ("ended", "canceled"):
             reason = f": {neutralize(ending.reason, SENTENCE_LIMIT)}" if ending.reason else ""
             lines.append(f"{ending.pid} {_OUTCOMES[ending.outcome]}{reason}")
     return tuple(lines)
@@ -383,29 +388,61 @@ def _plan_relief(inspection: InspectResult) -> Iterator[Block]:
     yield Section(_state_relief(plan, result), (_list_relief_steps(plan), notes))
     if plan.steps:
         statements = "\n".join(neutralize(step.sql, None) for step in plan.steps)
-        yield Code("To paste into psql; each ends its backend only while it is still the same:", statements, "sql")
+        yield Code("To paste into psql; each acts only while its backend is still the same:", statements, "sql")
     if result is not None:
         yield from build_relief_result(result)
 
 
 def _state_relief(plan: ReliefPlan, result: ReliefResult | None) -> str:
     if not plan.steps:
-        return "Relief: no backend should be ended"
+        return f"Relief: no backend should be ended{f': {plan.why_none}' if plan.why_none else ''}"
     so_far = "" if result is not None else "; none has been ended"
-    ends, frees = plural(len(plan.steps), "backend"), plural(plan.frees, "slot")
-    return f"Relief: {ends} to end, in this order, which frees {frees}{so_far}"
+    cancels = sum(step.action == "cancel" for step in plan.steps)
+    ends = len(plan.steps) - cancels
+    what = [f"{plural(cancels, 'statement')} to cancel"] if cancels else []
+    what += [f"{plural(ends, 'backend')} to end"] if ends else []
+    return f"Relief: {' and '.join(what)}, in this order, which frees {plural(plan.frees, 'slot')}{so_far}"
 
 
 def _list_relief_steps(plan: ReliefPlan) -> Table:
     shown = plan.steps[:MOST_STEPS]
     rows = tuple(
-        (str(number), str(step.pid), format_count(step.frees), _name_step(step), neutralize(step.why, SENTENCE_LIMIT))
+        (
+            str(number),
+            _ACTIONS[step.action],
+            str(step.pid),
+            format_count(step.frees),
+            _name_step(step),
+            neutralize(step.why, SENTENCE_LIMIT),
+        )
         for number, step in enumerate(shown, 1)
     )
-    records = tuple((f"{number}. {pid}: {who}", f"frees {frees}; {why}") for number, pid, frees, who, why in rows)
+    records = tuple(
+        (f"{number}. {action} {pid}: {who}", f"frees {frees}; {why}") for number, action, pid, frees, who, why in rows
+    )
     rest = len(plan.steps) - len(shown)
     more = f"... and {format_count(rest)} more: see the SQL, or --json" if rest else ""
-    return Table("", ("", "pid", "frees", "who", "why"), rows, more, listing=Listing("", records))
+    return Table("", ("", "do", "pid", "frees", "who", "why"), rows, more, listing=Listing("", records))
+
+
+_ACTIONS = {"cancel": "cancel", "terminate": "end"}
+
+
+def _list_losses(plan: ReliefPlan) -> Iterator[str]:
+    """Yield what each choice loses, once for the steps that lose the same, with the second choice."""
+    losses: dict[str, list[ReliefStep]] = {}
+    for step in plan.steps:
+        if step.loses:
+            losses.setdefault(step.loses, []).append(step)
+    for loses, steps in losses.items():
+        pids = ", ".join(str(step.pid) for step in steps[:3]) + (", ..." if len(steps) > 3 else "")
+        yield f"{pids}: {neutralize(loses, SENTENCE_LIMIT)}"
+    for step in plan.steps:
+        if (other := step.alternative) is not None:
+            who = f"{other.pid} ({neutralize(other.application, NAME_LIMIT) or '-'})"
+            loses = neutralize(other.loses, SENTENCE_LIMIT)
+            frees = plural(other.frees, "slot")
+            yield f"or, in place of {step.pid}, {_ACTIONS[other.action]} {who}, which frees {frees} and loses {loses}"
 
 
 def _name_step(step: ReliefStep) -> str:
@@ -416,6 +453,7 @@ def _name_step(step: ReliefStep) -> str:
 def _list_relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
     if plan.steps and not plan.may_signal:
         yield Labeled("Allowed", (Item(NOT_ALLOWED),))
+    yield Labeled("Loses", tuple(map(Item, _list_losses(plan))))
     # A reader looks for the names of applications; the server's own processes have none.
     ordered = sorted(plan.spared, key=lambda spared: not spared.application)
     spared = [_describe_spared(each) for each in ordered[:MOST_SPARED]]

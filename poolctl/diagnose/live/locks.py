@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
-from poolctl.diagnose.live.tracks import Application, Sample, Track
+from poolctl.diagnose.live.tracks import Application, Sample, Track, is_tool
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, plural, quote
 
@@ -61,6 +61,51 @@ def _find_roots(pid: int, blocked: Mapping[int, tuple[int, ...]]) -> set[int]:
             else:
                 roots.add(blocker)
     return roots
+
+
+STRONG_MODES = frozenset(
+    {"ShareUpdateExclusiveLock", "ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock"}
+)
+"""Modes of table locks that no SELECT, INSERT, UPDATE or DELETE takes, but what changes or maintains a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """A backend that waits for a strong lock on a table, and meanwhile holds up weaker statements behind it."""
+
+    pid: int
+    behind: tuple[int, ...]
+    """Waiters that go on at once if it stops waiting."""
+
+
+def find_gate(sample: Sample, queue: Queue) -> Gate | None:
+    """Find the waiter of ``queue`` whose request holds up most of the others; None where no waiter wants a strong lock.
+
+    A lock queue is first come, first served: a statement that only reads waits behind one that waits for the whole
+    table, although it would get along with the backend that both wait for.
+    """
+    rows = {backend.pid: backend for backend in sample.backends}
+    gates = []
+    for pid in queue.waiters:
+        wait = rows[pid].waits_for
+        if wait is None or wait.kind != "relation" or wait.mode not in STRONG_MODES:
+            continue
+        free = {pid}
+        while more := {p for p in queue.waiters if p not in free and free.issuperset(rows[p].blocked_by)}:
+            free |= more
+        gates.append(Gate(pid, tuple(sorted(free - {pid}))))
+    return max(gates, key=lambda gate: (len(gate.behind), -gate.pid), default=None)
+
+
+def stays_at_work(track: Track | None) -> bool:
+    """Return True for the root of a queue whose work is dearer than a statement that can be tried again.
+
+    A prepared transaction, a process of the server, an operator's tool such as a backup, a statement at work, or a
+    transaction that goes on between the samples. What merely idles in a transaction is not.
+    """
+    if track is None or not track.last.is_client or is_tool(track.last.application):
+        return True
+    return track.last.is_active or track.is_on_purpose or track.has_moved
 
 
 def _measure_wait(backend: Backend, now: float) -> float:
@@ -144,8 +189,7 @@ def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
     waiters = [rows[pid] for pid in queue.waiters]
     lock = next((w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None), None)
     what = f" on {lock.relation}" if lock and lock.relation else f" ({lock.kind})" if lock else ""
-    ddl = next((w for w in waiters if w.waits_for and w.waits_for.mode == "AccessExclusiveLock"), None)
-    behind = " A statement that wants the whole table waits first and holds up the others behind it." if ddl else ""
+    gate = find_gate(sample, queue)
     confidence: Confidence = "certain"
     if root is None and queue.root:
         confidence = "undetermined"
@@ -167,11 +211,12 @@ def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
             "mode_wanted": lock.mode if lock else None,
             "relation": lock.relation if lock else None,
             "waiting_pids": list(queue.waiters),
+            "held_up_by_pid": gate.pid if gate else None,
             "threshold": f"{LEAST_WAITERS} behind one root that lasts, or a wait of more than "
             f"{format_duration(DEADLOCK_TIMEOUT)} (deadlock_timeout)",
         },
         holders=context.find_holders([track]) if track is not None else (),
-        remedy=f"{_write_remedy(queue.root, root)}{behind} A bigger pool only lengthens the queue.",
+        remedy=f"{_write_queue_remedy(queue, root, track, gate)} A bigger pool only lengthens the queue.",
         frees=clients + (track is not None),
         decide_by="who the root is, as a member of pg_monitor" if confidence == "undetermined" else None,
     )
@@ -225,6 +270,22 @@ def _describe_root(context: RuleContext, pid: int, root: Backend | None, now: fl
     age = f" for {format_duration(max(0.0, now - root.state_at))}" if root.state_at is not None else ""
     statement = f", last {quote(root.query, 50)}" if root.query and not root.is_hidden else ""
     return f"{name} (pid {pid}), {root.state or 'in an unknown state'}{age}{statement}"
+
+
+def _write_queue_remedy(queue: Queue, root: Backend | None, track: Track | None, gate: Gate | None) -> str:
+    """Write what costs least: to cancel a statement that can be tried again, before ending work that cannot."""
+    if gate is None:
+        return _write_remedy(queue.root, root)
+    held_up = f", which holds up {plural(len(gate.behind), 'other')}" if gate.behind else ""
+    wants = f"pid {gate.pid} wants the whole table{held_up}"
+    again = "set lock_timeout for such statements and try again"
+    if stays_at_work(track):
+        who = f"pid {queue.root}" if queue.root else "the prepared transaction"
+        return (
+            f"Cancel that statement (pg_cancel_backend): {wants}; {again} when {who}, the root, is done. Ending the "
+            "root instead loses its work."
+        )
+    return f"{_write_remedy(queue.root, root)} Or cancel the statement that waits: {wants}; {again}."
 
 
 def _write_remedy(pid: int, root: Backend | None) -> str:
