@@ -194,7 +194,8 @@ def judge(incident: Incident, document: dict[str, Any], application: str) -> lis
         wrong.append(f"not healthy: {sorted(found)}")
     if expected.needs_holder and incident.has_name:
         for code in expected.right & found.keys():
-            names = {holder["application"] for holder in found[code]["holders"]}
+            # A process title names no application: "" and null are no wrong name.
+            names = {holder["application"] for holder in found[code]["holders"]} - {"", None}
             if names and application not in names:
                 wrong.append(f"{code} names {sorted(map(str, names))}, not {application}")
     ended = [step for step in (document.get("relief") or {}).get("steps", []) if step.get("pid")]
