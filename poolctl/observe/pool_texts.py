@@ -6,6 +6,7 @@ each number is. An error that names only the size of the pool says that it was f
 not name is None.
 """
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -13,7 +14,10 @@ from dataclasses import dataclass, replace
 from poolctl.observe.metric_names import JSON_KEYS
 from poolctl.observe.snapshot import PoolFigures
 
-_WORDS = ("pool", "Pool", "onnection", "timeout", "P2024", "acquir", "MaxOpenConnections", "num_idle", "Conns:")
+_WORDS = (
+    *("pool", "Pool", "onnection", "timeout", "P2024", "acquir", "MaxOpenConnections", "num_idle", "Conns:"),
+    *("totalCount", "numUsed", "InUse", "Conns"),
+)
 """One of them stands in every line that is read here: most lines of a log are passed over by this alone."""
 
 
@@ -28,6 +32,13 @@ class PoolLine:
     timed_out: int = 0
     leaked: str = ""
     returned: str = ""
+    requested: int = 0
+    """Acquires that began, or (below 0) that ended without a connection."""
+    taken: int = 0
+    """Connections acquired, or (below 0) released, where the line does not say which."""
+    took: str = ""
+    gave_back: str = ""
+    """The name of the connection that was acquired or released."""
     is_starved: bool = False
     """The process itself had no processor: what it says of waits says nothing of the pool."""
 
@@ -113,23 +124,41 @@ def read_pool_line(line: str) -> PoolLine | None:
 def read_pool_texts(text: str, source: str) -> Iterator[PoolFigures]:
     """Yield the last figures of each pool in a text, with the number of acquires that gave up in it."""
     totals: dict[tuple[str, str], PoolFigures] = {}
+    held: dict[tuple[str, str], set[str]] = {}
     for line in text.splitlines():
         found = read_pool_line(line)
         if found is not None:
             key = (found.library, found.name)
-            totals[key] = add_line(totals.get(key), found, source)
+            totals[key] = add_line(totals.get(key), found, source, held.setdefault(key, set()))
     yield from totals.values()
 
 
-def add_line(known: PoolFigures | None, line: PoolLine, source: str) -> PoolFigures:
-    """Return the figures of a pool after one more line about it. A line without gauges leaves them as they are."""
+def add_line(known: PoolFigures | None, line: PoolLine, source: str, held: set[str]) -> PoolFigures:
+    """Return the figures of a pool after one more line about it. A line without gauges leaves them as they are.
+
+    ``held``: names of the connections of that pool that the log shows as acquired; kept up to date here. Without the
+    beginning of a log, what was acquired before is missing: the figures are the least that can be.
+    """
     figures = known or PoolFigures(source=source, name=line.name, library=line.library)
-    numbers = {
+    numbers: dict[str, float] = {
         name: round(value) if name in ("max_open", "open", "in_use", "idle", "waiting") else value
         for name, value in line.numbers.items()
     }
+    if line.took or line.gave_back:
+        # Two loggers may write the same line twice: a name counts once.
+        held.add(line.took) if line.took else held.discard(line.gave_back)
+        numbers["in_use"] = len(held)
+    if line.taken:
+        numbers["in_use"] = max(0, (figures.in_use or 0) + line.taken)
+    if line.requested or line.taken > 0:
+        numbers["waiting"] = max(0, (figures.waiting or 0) + line.requested)
     if line.timed_out:
         numbers["timed_out_total"] = (figures.timed_out_total or 0.0) + line.timed_out
+        if figures.waiting and "waiting" not in numbers and line.library == "psycopg_pool":
+            numbers["waiting"] = figures.waiting - 1
+        if figures.max_open is None and "max_open" not in numbers and figures.in_use and not figures.idle:
+            # An acquire that gives up found the pool full: what was in use is all that it may have.
+            numbers["max_open"] = figures.in_use
     return replace(figures, **numbers)  # type: ignore[arg-type] # by name: counts are int, the rest float
 
 
@@ -164,10 +193,58 @@ def _read_sqlalchemy(line: str) -> PoolLine | None:
         return PoolLine("sqlalchemy", "default", numbers, timed_out=1)
     if match := _SQLALCHEMY_STATUS.search(line):
         before = line[: match.start()].strip().rstrip(":").strip()
+        # A name of the pool's may stand before it, and whatever a logger writes.
+        before = before if re.fullmatch(r"[\w.-]+", before) else ""
         numbers = _ints(match, "idle", "in_use")
         # The size is without the overflow, which the text does not give.
         return PoolLine("sqlalchemy", before or "default", numbers | {"open": sum(numbers.values())})
     return None
+
+
+_CHECKED_OUT = re.compile(r"Connection <.* at (?P<at>0x[0-9a-f]+)> (?P<what>checked out from|being returned to) pool")
+_PSYCOPG = re.compile(
+    r"(?P<what>connection requested from|connection given by|returning connection to) '(?P<name>[^']*)'"
+)
+
+
+def _read_events(line: str) -> PoolLine | None:
+    """Read a connection that SQLAlchemy (echo_pool="debug") or psycopg_pool (at level INFO) hands out or takes back."""
+    if match := _CHECKED_OUT.search(line):
+        is_taken = match["what"].startswith("checked")
+        took, gave_back = (match["at"], "") if is_taken else ("", match["at"])
+        return PoolLine("sqlalchemy", "default", {}, took=took, gave_back=gave_back)
+    if match := _PSYCOPG.search(line):
+        if match["what"].startswith("returning"):
+            return PoolLine("psycopg_pool", match["name"], {}, taken=-1)
+        is_given = "given" in match["what"]
+        return PoolLine("psycopg_pool", match["name"], {}, requested=-1 if is_given else 1, taken=int(is_given))
+    return None
+
+
+_JSON = re.compile(r"\{[^{}]*\}")
+
+
+def _read_json(line: str) -> PoolLine | None:
+    """Read the statistics of a pool that an application logs as JSON, behind whatever its logger writes."""
+    if '"' not in line or (match := _JSON.search(line)) is None:
+        return None
+    try:
+        document = json.loads(match[0])
+    except ValueError:
+        return None
+    numbers: dict[str, float] = {}
+    libraries: dict[str, None] = {}
+    for key, value in document.items():
+        meaning = JSON_KEYS.get(key)
+        if meaning is not None and meaning.library != "rails" and type(value) in (int, float) and abs(value) < 1e15:
+            libraries[meaning.library] = None
+            numbers[meaning.field] = numbers.get(meaning.field, 0.0) + value * meaning.scale
+    if len(numbers) < 3:
+        return None
+    if "open" in numbers and "idle" in numbers:
+        numbers.setdefault("in_use", max(0.0, numbers["open"] - numbers["idle"]))
+    name = document.get("name")
+    return PoolLine(next(iter(libraries)), name if isinstance(name, str) else "default", numbers)
 
 
 def _read_full(library: str, pattern: "re.Pattern[str]") -> Callable[[str], PoolLine | None]:
@@ -237,5 +314,7 @@ _READERS: tuple[Callable[[str], PoolLine | None], ...] = (
     _read_full("prisma", _PRISMA),
     _read_sqlx,
     _read_go,
+    _read_json,
+    _read_events,
     _read_timed_out,
 )

@@ -16,7 +16,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor, is_tool
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample
-from poolctl.units import format_count, format_duration, percent, plural, quote
+from poolctl.units import format_count, format_duration, format_instant, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
 MOST_MONITORS = 3
@@ -296,6 +296,15 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     facts = context.facts
     waiting = facts.count_waiting()
     answer = "an answer of the server, of a pooler, or figures of the pools"
+    log = facts.observation.log
+    if log is not None and log.trouble_at is not None:
+        counts_by = {
+            "refusal": sum(each.count for each in log.refusals),
+            "lock wait": sum(each.count for each in log.lock_waits),
+            "time-out": sum(each.timed_out for each in log.moments),
+        }
+        found = ", ".join(plural(count, what) for what, count in counts_by.items() if count)
+        yield f"The log has {found or 'trouble'}, the first at {format_instant(log.trouble_at)}", answer
     if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
         yield "Too little was observed for a verdict", answer
     full = [each for each in facts.pools if each.is_full_now]

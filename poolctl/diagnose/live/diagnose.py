@@ -50,6 +50,7 @@ from poolctl.diagnose.live.load import find_connection_churn, find_reconnect_sto
 from poolctl.diagnose.live.locks import find_lock_queue
 from poolctl.diagnose.live.logs import (
     find_filling_pool,
+    find_logged_acquire_timeouts,
     find_logged_churn,
     find_logged_leaks,
     find_logged_lock_queue,
@@ -124,6 +125,7 @@ EFFECTS: tuple[Rule, ...] = (
     find_logged_churn,
     find_logged_starvation,
     find_logged_queue_timeouts,
+    find_logged_acquire_timeouts,
     find_evidence_unread,
     find_waiting_unexplained,
 )

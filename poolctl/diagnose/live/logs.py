@@ -252,6 +252,35 @@ def find_logged_queue_timeouts(context: RuleContext) -> Iterator[Finding]:
     )
 
 
+def find_logged_acquire_timeouts(context: RuleContext) -> Iterator[Finding]:
+    """Report acquires that gave up, as applications' logs show, where nothing else explains them. Undetermined."""
+    log = context.facts.observation.log
+    if log is None or context.reported:
+        return
+    timed_out = {each.last.name: each.last.timed_out_total or 0.0 for each in context.facts.pools}
+    count = round(sum(timed_out.values()))
+    if not count:
+        return
+    most = max(context.facts.pools, key=lambda each: each.last.timed_out_total or 0.0)
+    in_use = max((each.in_use or 0 for each in most.figures), default=0)
+    used = f"; at most {in_use} of {most.max_open or '?'} connections were in use" if in_use else ""
+    yield build_finding(
+        "waiting-unexplained",
+        severity="critical",
+        confidence="undetermined",
+        summary=f"{plural(count, 'acquire')} gave up, most of them of {most.last.name} ({most.last.library}){used}; "
+        "the log does not say what the connections did",
+        evidence={
+            "timed_out": count,
+            "pools": {name: round(number) for name, number in timed_out.items()},
+            "most_in_use": in_use or None,
+            "first": _write_instant(log.trouble_at) if log.trouble_at is not None else None,
+            "threshold": "any time-out of an acquire in a log",
+        },
+        decide_by=f"what the connections did at such a moment: {TWO_SAMPLES}",
+    )
+
+
 def _measure_span(log: LogFacts) -> float:
     return (log.last_at or 0.0) - (log.first_at or 0.0)
 

@@ -235,6 +235,7 @@ class _LineReader:
         self._bad_rows = 0
         self._at: float | None = None
         self._section = ""
+        self._held_by_pool: dict[tuple[str, str, str], set[str]] = {}
         self._titles: list[tuple[int, str]] = []
 
     def feed(self, lines: list[str]) -> None:
@@ -327,11 +328,15 @@ class _LineReader:
         return True
 
     def _read_other_line(self, line: str) -> None:
+        # What stands below a line, such as an exception, has no instant of its own.
+        if (at := parse_instant(line[:80]) if line[:1].isdigit() or line[:1] == "[" else None) is not None:
+            self._at = at
         of_pool = read_pool_line(line)
         if of_pool is not None:
             self._known += 1
             self._known_of["pool log"] += 1
-            self._add_pool_line(of_pool, parse_instant(line))
+            at = at if at is not None else parse_instant(line)
+            self._add_pool_line(of_pool, at if at is not None else self._at)
         else:
             self._unread.add(self._number, line)
 
@@ -354,7 +359,12 @@ class _LineReader:
         if line.leaked or line.returned or line.is_starved:
             return
         key = (self._name, line.library, line.name)
-        figures = add_line(self._reading.pools.get(key), line, self._name)
+        others = [each for each in self._reading.pools if each[:2] == key[:2] and each != key]
+        if line.name == "default" and len(others) == 1:
+            # An error names no pool: it is of the only one of that library that the log names.
+            key = others[0]
+        known = self._reading.pools.get(key)
+        figures = add_line(known, line, self._name, self._held_by_pool.setdefault(key, set()))
         if key not in self._reading.pools and line.timed_out:
             # What the log counts begins with its first error: before it, no acquire had given up.
             first = replace(figures, timed_out_total=0.0)
