@@ -159,8 +159,8 @@ def source_options(group: str) -> Decorator:
         option(
             "--pool-stats-map",
             multiple=True,
-            metavar="FIGURE=NAME,...",
-            help="Names of your own in pool figures: in_use=my_pool_busy,max_open=my_pool_size.",
+            metavar="MAP",
+            help="Names of your own in pool figures: in_use=pool_busy,max_open=pool_size.",
         ),
     )
 
