@@ -64,7 +64,7 @@ class SuiteChecks:
         self._threshold = self._duration("threshold")
         self._allowed = int(self._option("allow"))
         self._nextitem: Any = None
-        self._of_fixtures: list[LeakedConnections] = []
+        self._torn_down: list[Owner] = []
         self._fixtures: dict[int, Owner] = {}
         self._mentioned: list[str] = []
         self._patched: list[tuple[Any, str, Any]] = []
@@ -117,14 +117,14 @@ class SuiteChecks:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_post_finalizer(self, fixturedef: Any, request: Any) -> Generator[None, Any, Any]:
-        """Check a fixture once it has been torn down."""
+        """Remember a fixture that was torn down. It is checked when its whole scope was.
+
+        What it acquired may belong to an object of another fixture, such as a session, which is torn down after it.
+        """
         result = yield
         owner = self._fixtures.pop(id(fixturedef), None)
         if owner is not None:
-            problem = self._check(owner, allowed=0)
-            if problem is not None:
-                # Raised at the end of the teardown: an error here would leave pytest with a fixture half finished.
-                self._of_fixtures.append(problem)
+            self._torn_down.append(owner)
         return result
 
     # The end of a test
@@ -163,8 +163,9 @@ class SuiteChecks:
             raise error
         owner = item.__dict__.get("_poolctl")
         RECORDER.owner = None
-        if self._of_fixtures:
-            problems, self._of_fixtures = self._of_fixtures, []
+        fixtures, self._torn_down = self._torn_down, []
+        problems = [problem for one in fixtures if (problem := self._check(one, allowed=0)) is not None]
+        if problems:
             raise problems[0]
         if owner is not None:
             # What its setup or teardown acquired; the call was checked already.

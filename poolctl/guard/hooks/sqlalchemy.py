@@ -20,10 +20,10 @@ _references: dict[int, Any] = {}
 
 def hook(_: ModuleType) -> None:
     """Listen to every pool, existing or yet to come."""
-    from sqlalchemy import event, exc
+    from sqlalchemy import event, exc, log
     from sqlalchemy.pool import Pool as pool_class
 
-    patch(pool_class, "__init__", _make_init)
+    patch(log, "instance_logger", lambda original: _make_instance_logger(original, pool_class))
     patch(pool_class, "connect", lambda original: _make_connect(original, exc))
     patch(pool_class, "dispose", _make_dispose)
     for name, listener in (("checkin", _on_checkin), ("detach", _on_detach), ("connect", _on_connect)):
@@ -46,17 +46,19 @@ def know_pool(target: Any, frame: Any = None) -> Pool | None:
     return RECORDER.add_pool(target, "sqlalchemy", name, most, frame=frame)
 
 
-def _make_init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        # QueuePool learns its size after this, so the entry is begun at its first use, from where it was created.
-        if RECORDER.only is None:
+def _make_instance_logger(original: Any, pool_class: type) -> Any:
+    def instance_logger(instance: Any, *args: Any, **kwargs: Any) -> Any:
+        # Each pool asks for its logger while it is created. SQLAlchemy reads the arguments that an engine may have
+        # from the code of Pool.__init__, which therefore must not be replaced.
+        if RECORDER.only is None and isinstance(instance, pool_class):
             try:
-                RECORDER.add_pool(self, "sqlalchemy", type(self).__name__, None, frame=_getframe(1))
+                # Its size is not known yet: that is added at its first use.
+                RECORDER.add_pool(instance, "sqlalchemy", type(instance).__name__, None, frame=_getframe(1))
             except Exception as error:
                 RECORDER.complain("sqlalchemy", error)
+        return original(instance, *args, **kwargs)
 
-    return __init__
+    return instance_logger
 
 
 def _make_connect(original: Any, exc: Any) -> Any:
