@@ -1,5 +1,7 @@
 """What users ask the model about: churn, full servers, failovers, deploys, leaks, deadlocks, retries."""
 
+from typing import Any
+
 import pytest
 from modeled import constant, exponential, run
 
@@ -337,3 +339,50 @@ def test_a_user_who_has_enough_gets_what_was_simulated_until_then() -> None:
     assert done.interrupted
     assert done.failure is None
     assert done.summary.released > 0
+
+
+@pytest.mark.parametrize("timeout", ["5s", "30s", "off"])
+@pytest.mark.parametrize("hold", ["50s", exponential(50.0)])
+def test_holds_outside_of_the_database_are_never_answered_by_a_bigger_pool(timeout: str, hold: Any) -> None:
+    for seed in (1, 2, 3):
+        done = run(
+            pool={"kind": "sqlalchemy", "max_open": 11, "max_idle": 11, "acquire_timeout": timeout},
+            workers=14,
+            think="1s",
+            hold=hold,
+            hold_outside="49.98s",
+            duration=600.0,
+            seed=seed,
+        )
+
+        assert diagnose_run(done)[0].code == "held-across-io"
+
+
+def test_processor_time_is_never_above_the_cores_also_where_a_run_ends_in_the_middle_of_its_work() -> None:
+    done = run(database={"cores": 2}, pool={"max_open": 11}, workers=14, hold=exponential(50.0), duration=60.0, drain=0)
+
+    assert done.summary.server is not None
+    assert done.summary.server.cpu == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_wait_that_the_end_cuts_off_is_a_lower_bound() -> None:
+    done = run(pool={"max_open": 1}, workers=10, hold="100s", duration=6.0, drain=0)
+
+    waits = done.summary.wait_time
+    assert (waits.count, waits.censored, done.summary.queued_count) == (10, 9, 9)
+    assert (waits.p99, waits.p99_at_least) == (6.0, True)
+
+
+def test_a_run_lasts_for_its_duration_so_that_idle_connections_are_closed_after_the_load() -> None:
+    # Go closes 40 of the 40 connections of four bursts.
+    bursts = [{"at": at, "workers": 10, "requests": 1, "hold": "100ms"} for at in (0, 2, 4, 6)]
+    done = run(pool={"max_open": 10, "max_idle": 10, "max_idle_time": "300ms"}, bursts=bursts, duration=8.0)
+
+    assert done.summary.connections.closed.max_idle_time == 40
+    assert done.timeline[-1].at == 8.0
+
+
+def test_a_request_of_two_connections_counts_once_beside_its_acquires() -> None:
+    done = run(pool={"max_open": 10}, workers=4, connections_per_request=2, requests=20, hold=constant(0.01))
+
+    assert (done.summary.offered, done.summary.requests.offered, done.summary.requests.completed) == (40, 20, 20)

@@ -48,7 +48,8 @@ def test_a_background_opener_opens_for_one_waiter_after_the_other() -> None:
     assert waits == pytest.approx([0.0, 0.3, 0.6, 0.9, 1.2, 1.5])
 
 
-def test_a_pool_that_grows_one_at_a_time_orders_no_second_opening_when_a_connection_breaks_meanwhile() -> None:
+def test_psycopg_pool_replaces_a_broken_connection_at_once_also_while_it_grows() -> None:
+    # psycopg_pool 3.3, pool.py, _return_connection: each gets an AddConnection of its own.
     virtual = VirtualTime(new_pool("psycopg_pool", max_open=3, max_idle=3), connect_time=1.0)
     virtual.acquire("holder")
     virtual.run()
@@ -56,9 +57,30 @@ def test_a_pool_that_grows_one_at_a_time_orders_no_second_opening_when_a_connect
         virtual.acquire(waiter)
     virtual.release("holder", broken=True)
 
-    assert virtual.pool.stats(1.0).opening == 1
+    assert virtual.pool.stats(1.0).opening == 2
     virtual.run()
-    assert sorted(virtual.served[waiter].at for waiter in "abc") == [2.0, 3.0, 4.0]
+    assert sorted(virtual.served[waiter].at for waiter in "abc") == [2.0, 2.0, 3.0]
+
+
+def test_dbcp2_opens_and_closes_one_connection_before_its_first_acquire_and_all_wait_for_it() -> None:
+    virtual = VirtualTime(new_pool("dbcp2", max_open=4, max_idle=4), connect_time=1.0)
+    for caller in "abc":
+        virtual.acquire(caller)
+    virtual.run()
+
+    assert [virtual.served[caller].at for caller in "abc"] == [2.0, 2.0, 2.0]
+    assert (virtual.pool.stats(2.0).opened, virtual.pool.stats(2.0).closed.other) == (4, 1)
+
+
+def test_c3p0_serves_the_waiter_that_came_last() -> None:
+    virtual = VirtualTime(new_pool("c3p0", max_open=1))
+    virtual.acquire("holder", 1.0)
+    virtual.run(0.5)
+    for waiter in "abc":
+        virtual.acquire(waiter, 1.0)
+    virtual.run()
+
+    assert sorted("abc", key=lambda waiter: virtual.served[waiter].at) == ["c", "b", "a"]
 
 
 def test_psycopg2_opens_81_connections_in_20_rounds_of_5_when_it_keeps_1() -> None:

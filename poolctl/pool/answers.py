@@ -21,6 +21,8 @@ class Connection:
         "is_abandoned",
         "is_lost",
         "is_lost_known",
+        "is_probe",
+        "is_replaced",
         "opened_at",
         "released_at",
         "request",
@@ -50,6 +52,10 @@ class Connection:
         """Whether its server process is gone, and whether the library has noticed."""
         self.is_abandoned = False
         """The request that opens it has given up, and the library keeps the connection."""
+        self.is_replaced = False
+        """Whether another one is opened when it is closed."""
+        self.is_probe = False
+        """Whether it is closed as soon as it is open."""
         self.handle: Any = None
         self.use = Use(self)
         """The answer that gives it away. Made once: to make it for every acquire would be a tenth of an acquire."""

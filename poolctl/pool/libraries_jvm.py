@@ -6,7 +6,7 @@ from poolctl.pool.settings import PoolRules, PoolSettings
 JVM_LIBRARIES = (
     Library(
         "hikaricp",
-        library="HikariCP 7.0.2",
+        library="HikariCP 7.1.0",
         defaults=PoolSettings("hikaricp", 10, 10, 10, max_lifetime=1800.0, max_idle_time=600.0, acquire_timeout=30.0),
         size_follows="max_open",
         native={
@@ -91,6 +91,7 @@ JVM_LIBRARIES = (
             idle_closing="none",
             stale_attempts=0,
             timeout="queue",
+            probes_first=True,
         ),
         exhausted="Cannot get a connection, pool error Timeout waiting for idle object",
     ),
@@ -103,7 +104,8 @@ JVM_LIBRARIES = (
         zero_is_off=frozenset({"acquire_timeout"}),
         rules=PoolRules(
             "lifo",
-            "fifo",
+            # All waiters are woken, and the JVM lets the one run that came last.
+            "lifo",
             "background",
             frozenset(),
             barging=True,

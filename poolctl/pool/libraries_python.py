@@ -12,6 +12,8 @@ _RULES_OF_PSYCOPG = PoolRules(
     frozenset({"release"}),
     growth="one",
     open_retry=(1.0, 300.0),
+    openers=3,
+    replaces_spent=True,
     fill="before",
     floor="open",
     is_refilled=True,

@@ -81,6 +81,7 @@ class Pool:
         self._is_refilled = rules.is_refilled
         self._ghosts = 0
         """Waiters that gave up, and that the library still counts among those that wait."""
+        self._is_probed = not rules.probes_first
         self._locks = 0
         """Openings that keep every request out of the pool."""
         self._locked: list[Action] = []
@@ -129,6 +130,8 @@ class Pool:
         if self._locks:
             self._locked.append(Retry(request))
             return _BLOCKED
+        if not self._is_probed:
+            return self._probe(request, now)
         idle = self._idle
         if idle and attempt < self._most_stale:
             connection = idle.pop(self._end) if self._takes_from_end else self._idle_order.pick(last)
@@ -157,6 +160,12 @@ class Pool:
         self._opening -= 1
         self._counts.opened += 1
         actions: list[Action] = []
+        if connection.is_probe:
+            self._counts.other += 1
+            self._forget(connection, now)
+            actions += [Close(connection), Retry(connection.request)]
+            self._unlock(actions)
+            return actions
         self._begin_life(connection, now, actions)
         if connection.request is not None:
             self._take(connection, now)
@@ -191,6 +200,7 @@ class Pool:
             return [Alarm(now + delay, partial(self._open_again, connection))]
         self._opening -= 1
         self._forget(connection, now)
+        self._is_probed &= not connection.is_probe
         actions: list[Action] = []
         if request is None and not connection.is_abandoned:
             self._let_opener_rest(now, actions)
@@ -240,6 +250,7 @@ class Pool:
         if broken or connection.spent_after < now:
             self._count_spent(connection, broken)
             connection.state = "closing"
+            connection.is_replaced = self.rules.replaces_spent
             if self.rules.growth == "ordered" and self.rules.replaced_by == "background":
                 # sql.go, putConn: replacements are ordered before the slot is free, and again when it is.
                 self._open_for_waiters(now, actions)
@@ -257,6 +268,9 @@ class Pool:
         if connection.state != "closing":
             raise ValueError(f"a connection that is {connection.state} was not to be closed")
         self._forget(connection, now)
+        if connection.is_replaced:
+            self._order(1)
+            self._open_next(now, actions)
         self._open_for_waiters(now, actions)
         return actions
 
@@ -533,6 +547,15 @@ class Pool:
             if not self._locks:
                 actions += self._locked
                 self._locked = []
+
+    def _probe(self, request: Request, now: float) -> Open:
+        """Open a connection only to see whether it can be opened (DBCP2, createPoolableConnectionFactory)."""
+        self._is_probed = True
+        answer = self._open_for(request, now)
+        answer.connection.is_probe = True
+        if not self.rules.opens_locked:
+            self._locks += 1
+        return answer
 
     def _open_for(self, request: Request, now: float) -> Open:
         """Have the request open a connection itself."""

@@ -5,7 +5,7 @@ from math import inf
 from typing import Literal
 
 IdleOrder = Literal["lifo", "fifo"]
-WaiterOrder = Literal["random", "fifo", "none"]
+WaiterOrder = Literal["random", "fifo", "lifo", "none"]
 Opener = Literal["caller", "background"]
 
 
@@ -74,6 +74,10 @@ class PoolRules:
     abandoned_opening: Literal["ended", "kept"] = "ended"
     timed_out_waiter: Literal["leaves", "ghost", "opens"] = "leaves"
     """"ghost": still counted by max_waiting until the next release. "opens": looks once more whether it may open."""
+    replaces_spent: bool = False
+    """Whether each connection that a release closes for its age, or as broken, is replaced, whoever waits."""
+    probes_first: bool = False
+    """Whether the first acquire opens a connection only to validate it, closes it, and keeps all others out."""
     wakes_on_failure: bool = True
     """Whether a failed opening lets the next waiter open."""
     dropped_reference: Literal["kept", "closed", "returned"] = "kept"

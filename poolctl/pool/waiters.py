@@ -13,6 +13,7 @@ class Waiters:
 
     def __init__(self, order: str, random: Random) -> None:
         self._pick_at_random = order == "random"
+        self._is_lifo = order == "lifo"
         self._random = random
         self.since: OrderedDict[Request, float] = OrderedDict()
         """Since when each waits, in the order they came; for reading only."""
@@ -32,7 +33,7 @@ class Waiters:
         """Remove ``request`` (KeyError when it is not here) or, with None, the next in order."""
         if not self._pick_at_random:
             if request is None:
-                return self.since.popitem(last=False)
+                return self.since.popitem(last=self._is_lifo)
             return request, self.since.pop(request)
         if request is None:
             request = self._order[int(self._random.random() * len(self._order))]

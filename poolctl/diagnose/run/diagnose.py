@@ -78,7 +78,11 @@ def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None
             return [_name_service(service, found)]
     if slow is not None:
         return [slow]
-    for rule in (find_pooler_queue, find_long_hold, find_held_across_io, find_pool_undersized):
+    # A model's scenario says itself how much of a hold is outside of the database; elsewhere a few long ones say more.
+    holds = [find_long_hold, find_held_across_io]
+    if facts.run.engine == "model":
+        holds.reverse()
+    for rule in (find_pooler_queue, *holds, find_pool_undersized):
         if found := rule(own):
             return [_name_service(service, found)]
     return []

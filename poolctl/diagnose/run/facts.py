@@ -277,8 +277,12 @@ class Facts:
     def waits_sustained(self) -> bool:
         """Whether requests queued over a good part of the load, outside of events, and for longer than a typical
         hold."""
+        return self.has_waits_beyond(self.summary.use_time.p50)
+
+    def has_waits_beyond(self, work: float) -> bool:
+        """Return whether requests queued over a good part of the load, outside of events, and longer than ``work``."""
         points = [point for point in self.load_points if self.find_event(point.at) is None]
-        if not points or self.summary.wait_time.p95 <= self.summary.use_time.p50:
+        if not points or self.summary.wait_time.p95 <= work:
             return False
         return sum(1 for point in points if point.waiting) >= SUSTAINED_SHARE * len(points)
 

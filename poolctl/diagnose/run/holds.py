@@ -80,10 +80,11 @@ def find_held_across_io(facts: Facts) -> Finding | None:
     """Report connections held by requests that do something else meanwhile.
 
     Threshold: more than 30 % of the backends idle in transaction at the end of the load, with nothing leaked, while
-    requests queue. Certain when the statements' own time over the whole run says the same (below 70 % of the time
-    held); likely with the one sample alone. The model knows how much of a hold is outside of the database.
+    requests time out, or queue for longer than a typical request works in the database. Certain when the statements'
+    own time over the whole run says the same (below 70 % of the time held); likely with the one sample alone. The model
+    knows how much of a hold is outside of the database.
     """
-    if facts.leaked or not facts.waits_sustained:
+    if facts.leaked:
         return None
     idle, total = facts.count_backends("idle in transaction"), sum(facts.server.states.values())
     held = facts.summary.use_time.mean * facts.summary.released
@@ -93,6 +94,10 @@ def find_held_across_io(facts: Facts) -> Finding | None:
     elif held > 0 and facts.server.statements:
         share = sum(statement.total_time for statement in facts.server.statements) / held
     if (share is not None and share >= 0.7) or (facts.run.engine != "model" and idle <= 0.3 * total):
+        return None
+    # A client waits for the work of others, and not for what they do elsewhere: long holds do not excuse long waits.
+    is_late = facts.summary.timed_out and facts.calm_errors
+    if not is_late and not facts.has_waits_beyond(facts.summary.use_time.p50 * (1.0 if share is None else share)):
         return None
     parts = [f"{idle} of {total} idle in transaction"] if idle else []
     parts += [] if share is None else [f"statements take {percent(share)} of the time held"]

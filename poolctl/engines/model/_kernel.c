@@ -19,7 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 2
+#define LAYOUT 3
 /* Changed with the order of FIELDS or of what is told: a file left over from another version is not used. */
 
 /* The way of a request is a dozen short functions: what calling them costs is a fifth of the time. */
@@ -48,7 +48,7 @@ enum { CONSTANT, EXPONENTIAL, LOGNORMAL };
 enum { SERVER_AWAY = -1, CUT = -2 };
 enum { LEAKED = -2 };
 
-enum { ORDER_RANDOM, ORDER_FIFO, ORDER_NONE };
+enum { ORDER_RANDOM, ORDER_FIFO, ORDER_NONE, ORDER_LIFO };
 enum { GROWTH_ORDERED, GROWTH_ONE, GROWTH_WANTED, GROWTH_INCREMENT };
 enum { FILL_NONE, FILL_BEFORE, FILL_BACKGROUND };
 enum { FLOOR_NONE, FLOOR_OPEN, FLOOR_IDLE };
@@ -73,7 +73,7 @@ enum { RESERVED, TOO_MANY, STARTING, TERMINATED, OVERDUE, REJECTED };
     X(checked_by_cleaner) X(checked_by_timer) X(barging) X(generations) X(by_thread) X(replaced_by_caller) \
     X(openers) X(growth) X(open_pause) X(retry_first) X(retry_longest) X(fill) X(floor) X(is_refilled) \
     X(idle_closing) X(closes_newest) X(idle_kept) X(jitter_low) X(jitter_high) X(validated_after) X(dead) \
-    X(is_reopened) X(stale_attempts) X(timeout) X(keeps_abandoned) X(timed_out_waiter) X(wakes_on_failure) \
+    X(is_reopened) X(stale_attempts) X(timeout) X(keeps_abandoned) X(timed_out_waiter) X(wakes_on_failure) X(replaces_spent) X(probes_first) \
     X(opens_locked) X(codel_target) X(codel_interval) X(abandoned_after) \
     X(workers) X(requests) X(ends_when_done) X(drain) X(error_pause) X(retries) X(retry_backoff) X(retry_growth) X(retry_jitter) \
     X(each)
@@ -135,7 +135,7 @@ typedef struct {
     Ints random;
     Ring fifo, locked;
     double begins_at, told, clean_at;
-    int samples[30], n_samples, n_chosen, first_chosen, last_chosen;
+    int is_probed, samples[30], n_samples, n_chosen, first_chosen, last_chosen;
     double codel[4];
     int64_t opened, failed, queued, max_idle, idle_time, lifetime, error, reclaimed, other, peak_open, peak_in_use;
     double open_area, queued_time, exhausted_at, recovered, exhausted_time;
@@ -146,7 +146,7 @@ typedef struct {
     double released, acquired, outside, stale, spent;
     int64_t timer, rest;
     double born, asked, ends;
-    int slot, tries, own_next, own_previous, next_gone, is_cut;
+    int slot, tries, own_next, own_previous, next_gone, is_cut, is_replaced, is_probe;
     int64_t number; /* Of this connection, where its record was another one's before. */
 } Connection;
 
@@ -507,7 +507,7 @@ static int new_connection(Kernel *s, Pod *p, int client)
     x->pod = p->number;
     x->client = client;
     x->state = OPENING;
-    x->dead = x->uses = x->slot = x->tries = x->is_cut = 0;
+    x->dead = x->uses = x->slot = x->tries = x->is_cut = x->is_replaced = x->is_probe = 0;
     x->number = ++s->serial;
     x->timer = x->rest = 0;
     x->own_next = -1;
@@ -1061,6 +1061,18 @@ static void opened(Kernel *s, int k, double now)
         record(s, &s->tallies[p->tally].connect, now - s->k[k].asked);
     p->opening--;
     p->opened++;
+    if (s->k[k].is_probe) {
+        p->other++;
+        forget(p, now);
+        hang_up(s, k);
+        free_connection(s, k);
+        p->lock--;
+        s->c[c].state = OUT;
+        attempt(s, c, now);
+        p->lock++;
+        unlock(s, p, now);
+        return;
+    }
     born(s, k, p, now);
     if (c >= 0 && s->k[k].state == OPENING) {
         take(s, k, p, now);
@@ -1102,6 +1114,8 @@ static void open_failed(Kernel *s, int k, double now, int kind)
     p->opening--;
     p->failed++;
     is_orphan = s->k[k].state == ORPHAN;
+    if (s->k[k].is_probe)
+        p->is_probed = 0;
     free_connection(s, k);
     forget(p, now);
     if (!is_own && !is_orphan) {
@@ -1380,11 +1394,29 @@ static void grow(Kernel *s, Pod *p, double now)
     }
 }
 
+/* The lock must be there before the opening begins, which may end at the same instant. */
+static void probe(Kernel *s, int c, Pod *p, double now)
+{
+    int k = new_connection(s, p, c);
+    p->is_probed = 1;
+    s->c[c].state = DIALING;
+    take_slot(p);
+    begin_opening(p, now);
+    await_patience(s, c, p, now);
+    p->lock++;
+    s->k[k].is_probe = 1;
+    dial(s, k, now);
+}
+
 INLINE void attempt(Kernel *s, int c, double now)
 {
     Pod *p = &s->pods[s->c[c].pod];
     Part *part = p->part;
     int bound = part->stale_attempts;
+    if (!p->is_probed) {
+        probe(s, c, p, now);
+        return;
+    }
     while (p->idle.n && (!bound || s->c[c].attempt < bound)) {
         int k = pick_idle(s, c, p);
         if (s->k[k].stale >= now || is_unnoticed(s, k, p, now)) {
@@ -1434,7 +1466,14 @@ static int leave_queue(Kernel *s, Pod *p, double now, int c)
             s->c[last].place = place;
         }
     } else {
-        if (c < 0)
+        if (c < 0 && p->part->waiter_order == ORDER_LIFO)
+            for (;;) {
+                Due last = *ring_at(&p->fifo, --p->fifo.n);
+                c = last.c;
+                if (s->c[c].ticket == last.serial)
+                    break;
+            }
+        else if (c < 0)
             for (;;) {
                 Due first = ring_pop(&p->fifo);
                 c = first.c;
@@ -1499,6 +1538,7 @@ INLINE void release(Kernel *s, int k, double now, int broken)
             p->other++;
         else
             p->lifetime++;
+        x->is_replaced = part->f[F_replaces_spent] != 0.0;
         if (part->growth == GROWTH_ORDERED && !part->replaced_by_caller)
             open_for_waiters(s, p, now);
         close_connection(s, k, p, now);
@@ -1568,9 +1608,12 @@ static void wake(Kernel *s, Pod *p, double now)
 
 static void close_connection(Kernel *s, int k, Pod *p, double now)
 {
+    int is_replaced = s->k[k].is_replaced;
     hang_up(s, k);
     free_connection(s, k);
     forget(p, now);
+    if (is_replaced)
+        order(s, p, 1, now);
     open_for_waiters(s, p, now);
 }
 
@@ -2771,6 +2814,7 @@ static int read_pods(Kernel *s, PyObject *pods)
         p->own_head = p->own_tail = -1;
         p->clean_at = INF;
         p->alert = 1;
+        p->is_probed = p->part->f[F_probes_first] == 0.0;
         p->codel[3] = p->exhausted_at = p->since = p->recovered = -1.0;
     }
     return 0;

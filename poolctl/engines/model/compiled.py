@@ -35,7 +35,7 @@ def _find() -> Any:
 KERNEL = _find()
 """The module; None where it was not built."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the numbers that go there and come back; a file that was built for another one is not used."""
 
 SWITCH = "POOLCTL_KERNEL"
@@ -44,7 +44,7 @@ SWITCH = "POOLCTL_KERNEL"
 EVENTS = 200_000
 """Events between looks at whether the user has enough: some hundredths of a second."""
 
-_ORDERS = ("random", "fifo", "none")
+_ORDERS = ("random", "fifo", "none", "lifo")
 _GROWTHS = ("ordered", "one", "wanted", "increment")
 _FILLS = ("none", "before", "background")
 _FLOORS = ("none", "open", "idle")
@@ -219,6 +219,8 @@ def _fields(part: ServicePlan) -> list[float]:
         "keeps_abandoned": rules.abandoned_opening == "kept",
         "timed_out_waiter": _TIMED_OUT.index(rules.timed_out_waiter),
         "wakes_on_failure": rules.wakes_on_failure,
+        "replaces_spent": rules.replaces_spent,
+        "probes_first": rules.probes_first,
         "opens_locked": rules.opens_locked,
         "codel_target": codel[0],
         "codel_interval": codel[1],

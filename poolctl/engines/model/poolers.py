@@ -205,7 +205,8 @@ class PgBouncer:
     def launch(self, pool: BouncerPool, now: float, *, reserve: bool = False) -> None:
         """Begin a login for the pool if it may have one more connection (launch_new_connection)."""
         settings = self.settings
-        most = settings["default_pool_size"] + (settings["reserve_pool_size"] if reserve else 0.0)
+        # 0 is unlimited since PgBouncer 1.24.
+        most = (settings["default_pool_size"] or inf) + (settings["reserve_pool_size"] if reserve else 0.0)
         is_wanted = bool(pool.queue) or pool.servers < settings["min_pool_size"]
         if not is_wanted or pool.is_logging_in or pool.servers >= most:
             return
