@@ -208,3 +208,33 @@ def test_a_pool_that_replaces_its_connections_has_a_few_more_for_a_moment() -> N
     figures = [[pool(name="web", max_open=10, open=12, in_use=0, waiting=0, source=SCRAPE)]]
 
     assert "backends-beyond-pool" not in codes(verdict(*given, hosts=[seen], pools=figures))
+
+
+def test_slots_lost_of_a_pool_that_reports_no_waiting_clients_say_that_it_is_not_known() -> None:
+    finding = find(
+        verdict(*busy(2, application="shop"), pools=[[pool(max_open=6, open=6, in_use=6)]]), "pool-slots-lost"
+    )
+
+    assert "waiting clients: unknown" in finding.summary
+    assert finding.evidence["waiting"] is None
+
+
+def test_health_is_certain_only_where_the_pool_of_every_application_has_figures() -> None:
+    figures = [[pool(max_open=8, open=8, in_use=2, waiting=0)]]
+
+    alone, beside = (
+        verdict(*busy(8), pools=figures),
+        verdict(*busy(8), *busy(5, 900, application="cart"), pools=figures),
+    )
+
+    assert find(alone, "healthy").confidence == "certain"
+    assert find(beside, "healthy").confidence == "likely"
+    assert find(verdict(*busy(8, application="")), "healthy").confidence == "likely"
+
+
+def test_wait_events_of_versions_to_come_change_nothing() -> None:
+    """PostgreSQL 19 renames BUFFERPIN to BUFFER; extensions and new versions add types of their own."""
+    given = busy(6)
+    named = [replace(row, wait=("Buffer", "BufferPin") if row.state == "active" else ("Moon", "Tide")) for row in given]
+
+    assert codes(verdict(*named)) == codes(verdict(*given))

@@ -241,14 +241,13 @@ WHO_WAITS = (
 def judge_health(context: RuleContext) -> Finding:
     """Build the finding healthy: nothing at warning or above.
 
-    Certain: everything was observed, twice, and it is known that no client waits. Otherwise likely. Undetermined: what
-    was observed is too little, or something may be wrong; see ``_find_doubts``.
+    Certain: everything was observed, twice, and it is known of every application that no client waits in its pool.
+    Otherwise likely. Undetermined: what was observed is too little, or something may be wrong; see ``_find_doubts``.
     """
     facts = context.facts
     waiting = facts.count_waiting()
-    confidence: Confidence = (
-        "certain" if facts.is_full_view and waiting.is_known and len(facts.samples) > 1 else "likely"
-    )
+    is_certain = facts.is_full_view and _is_every_wait_known(facts) and len(facts.samples) > 1
+    confidence: Confidence = "certain" if is_certain else "likely"
     used = len(facts.tracks)
     usable = facts.server.usable if facts.server else None
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
@@ -263,8 +262,8 @@ def judge_health(context: RuleContext) -> Finding:
     )
     decide_by = None
     if not facts.samples:
-        summary = "Healthy as far as observed: no client waits; the server itself was not observed"
-    if confidence == "likely" and not waiting.is_known:
+        summary = "Healthy as far as observed: no client is known to wait; the server itself was not observed"
+    if confidence == "likely" and not _is_every_wait_known(facts):
         decide_by = WHO_WAITS
     doubt = next(_find_doubts(context, counts, working), None)
     if doubt is not None:
@@ -288,6 +287,14 @@ def judge_health(context: RuleContext) -> Finding:
             "threshold": "no finding at warning or above",
         },
         decide_by=decide_by,
+    )
+
+
+def _is_every_wait_known(facts: LiveFacts) -> bool:
+    """Return True if the pool of each application reports its waiting clients, and a name says whose each pool is."""
+    return facts.count_waiting().is_known and all(
+        pools and all(pool.waiting.is_known for pool in pools) and facts.find_unsure_owner(each) is None
+        for each, pools in ((each, facts.find_pools_of(each)) for each in facts.programs)
     )
 
 

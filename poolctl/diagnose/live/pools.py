@@ -168,13 +168,13 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
             confidence=confidence,
             summary=f"The {'pool' if len(pools) == 1 else 'pools'} of {application or name or pools[0].last.library} "
             f"{'counts' if len(pools) == 1 else 'count'} {claimed} connections in use, {backends.words}: "
-            f"{plural(lost, 'slot')} lost, {plural(waiting, 'client')} waiting",
+            f"{plural(lost, 'slot')} lost, {_write_waiting(pools)}",
             evidence={
                 "in_use": claimed,
                 "sessions": backends.most,
                 "lost": lost,
                 "max_open": sum(series.max_open for series in pools),
-                "waiting": waiting,
+                "waiting": waiting if _is_waiting_known(pools) else None,
                 "pools": len(pools),
                 "looks": samples,
                 "threshold": "more in use than backends, in every sample",
@@ -444,7 +444,7 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
             "mean_wait_so_far": mean,
             "max_open": most,
             "in_use": _count_in_use(pools),
-            "waiting": waiting,
+            "waiting": waiting if _is_waiting_known(pools) else None,
             "pools": len(pools),
             "sessions": 0,
             "threshold": "full in 4 samples of 5, waiting in half of them, and no backend known to be theirs",
@@ -480,6 +480,15 @@ def _write_all(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: s
 
 def _count_waiting(pools: Sequence[PoolSeries]) -> int:
     return sum(series.waiting.count or 0 for series in pools)
+
+
+def _is_waiting_known(pools: Sequence[PoolSeries]) -> bool:
+    return any(series.waiting.is_known for series in pools)
+
+
+def _write_waiting(pools: Sequence[PoolSeries]) -> str:
+    known = _is_waiting_known(pools)
+    return f"{plural(_count_waiting(pools), 'client')} waiting" if known else "waiting clients: unknown"
 
 
 def _count_in_use(pools: Sequence[PoolSeries]) -> int:
