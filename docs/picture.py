@@ -1,4 +1,4 @@
-"""Runs poolctl in a terminal of its own and keeps the last screen as SVG: the pictures in the README.
+"""Runs poolctl in a terminal of its own and keeps the last screen as SVG, for README.md and docs/inspect.md.
 
 python docs/picture.py docs/simulate-leak.svg simulate --leak
 python docs/picture.py docs/inspect-leak.svg inspect

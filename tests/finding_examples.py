@@ -1,13 +1,12 @@
 """An example screen of every finding: staged, run through the command line, and cut out of what poolctl prints.
 
-Prints poolctl/diagnose/examples.py, which the page of findings and ``inspect --explain`` show; a test compares it:
+Writes poolctl/diagnose/examples.py, which the page of findings and ``inspect --explain`` show; a test compares it:
 
-python tests/finding_examples.py > poolctl/diagnose/examples.py
+python tests/finding_examples.py
 """
 
 import io
 import re
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -327,4 +326,5 @@ from collections.abc import Mapping
 '''
 
 if __name__ == "__main__":
-    sys.stdout.write(module())
+    # Written at the end: while it runs, poolctl imports the file.
+    (Path(__file__).parents[1] / "poolctl/diagnose/examples.py").write_text(module(), encoding="utf-8")

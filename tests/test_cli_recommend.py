@@ -21,7 +21,7 @@ FLEET = (
     *("--max-connections", "100", "--other-connections", "12", "--headroom", "3", "--capacity", "20", "--workers", "4"),
 )
 VECTOR = ("--arrival-rate", "150", "--hold-time", "8ms", "--hold-cv", "2", *FLEET)
-"""The worked division of the sizing reference, 5.7."""
+"""The worked division of the a division worked out by hand."""
 
 
 def recommend(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":

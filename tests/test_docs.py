@@ -11,6 +11,7 @@ import pytest
 from poolctl.cli import poolctl
 from poolctl.pool import LIBRARIES, NOT_MODELED
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, EVENTS, LEAK_SHAPES, VIAS, parse_scenario
+from poolctl.stacks.registry import STACKS
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -180,3 +181,15 @@ def test_what_the_scenario_page_leaves_out_of_a_line_can_be_put_there() -> None:
     assert parse_scenario(values | {"load": load}).load.rate == 200.0
     assert parse_scenario(values | {"pool": values["pool"] | {"max_open": 0}}).pool.max_open == 0
     assert parse_scenario(values | {"pool": values["pool"] | {"max_lifetime": "off"}}).pool.max_lifetime is None
+
+
+def test_the_counts_in_the_documents_are_those_of_the_code() -> None:
+    written = {
+        "README.md": [(r"virtual time \[(\d+) libraries\]", len(LIBRARIES))],
+        "docs/simulate.md": [(r"knows \[(\d+) pools\]", len(LIBRARIES))],
+        "docs/recommend.md": [(r"\*\*(\d+) libraries and poolers\*\*", len(STACKS))],
+    }
+    for page, counts in written.items():
+        text = " ".join((ROOT / page).read_text(encoding="utf-8").split())
+        for pattern, count in counts:
+            assert [int(number) for number in re.findall(pattern, text)] == [count], (page, pattern)

@@ -1,7 +1,7 @@
 """Options that give a figure by hand instead of measuring it, in groups.
 
 Decides how each figure is written as an option. Leaves names, units and bounds to ``api.figures``, of which
-``tests/test_cli_options.py`` holds this list to every name.
+``tests/test_cli_help.py`` holds this list to every name.
 """
 
 from math import isfinite
