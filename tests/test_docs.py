@@ -17,8 +17,10 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 SCENARIO_PAGE = ROOT / "docs" / "scenario.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-OPTIONS_OF_OTHERS = {"--help", "--outdir"}
-"""Options of other programs that the documents name."""
+OPTIONS_OF_OTHERS = {"--help", "--outdir"} | {
+    *("--poolctl", "--poolctl-timeout", "--poolctl-threshold", "--poolctl-allow", "--shop"),
+}
+"""Options of other programs that the documents name, such as pytest with the plugin."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")

@@ -1,0 +1,1 @@
+"""The shop without its leaks."""

@@ -1,0 +1,75 @@
+"""The shop of examples/guard has three leaks that the guard names, and docs/guard.md shows that very screen."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from guard_runs import ROOT, serve_environment
+from guard_suites import QUIET
+
+pytestmark = pytest.mark.server
+SHOP = ROOT / "examples" / "guard"
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    with serve_environment() as environment:
+        url = environment["GUARD_URL"]
+        yield environment | {"DATABASE_URL": url, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_shop(environment: dict[str, str], *options: str) -> tuple[int, str, str]:
+    command = [sys.executable, "-m", "pytest", "-q", *QUIET, "-p", "no:cacheprovider", *options]
+    finished = subprocess.run(
+        [sys.executable, "-m", "poolctl", "guard", "--", *command],
+        cwd=SHOP,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return finished.returncode, finished.stdout, finished.stderr
+
+
+def without_times(text: str) -> str:
+    return re.sub(r"[\d.]+ ?(µs|ms|s)\b", "TIME", text).strip()
+
+
+def screen(name: str) -> str:
+    page = Path(ROOT / "docs" / "guard.md").read_text(encoding="utf-8")
+    found = re.search(rf"<!-- screen: {name} -->\n```text\n(.*?)```", page, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_page_shows_what_the_guard_says_of_the_shop(environment: dict[str, str]) -> None:
+    code, out, err = run_shop(environment)
+
+    assert code == 1
+    assert without_times(out) == without_times(screen("pytest"))
+    assert without_times(screen("guard")) in without_times(err)
+
+
+def test_the_fixed_shop_has_no_leak(environment: dict[str, str]) -> None:
+    code, out, err = run_shop(environment, "--shop", "fixed")
+
+    assert code == 0, out
+    assert "poolctl guard: nothing wrong" in err
+
+
+def test_without_the_guard_every_test_of_the_shop_passes(environment: dict[str, str]) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *QUIET, "-p", "no:cacheprovider"],
+        cwd=SHOP,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+    assert "4 passed" in finished.stdout
