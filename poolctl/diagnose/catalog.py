@@ -359,7 +359,7 @@ _CATALOG = (
         "Their slots in the pool are lost, on the server they are free.",
         signs="The pool reports more connections in use than its application has on the server, in every sample.",
         mistaken_for="A leak, whose connections still exist on the server; a restart of the server, after which the "
-        "counts differ for a moment.",
+        "counts differ for a moment; a pool whose connections carry another application_name than its figures say.",
         remedy="Never drop a connection: give it back on every path (putconn in finally, or with), also a broken one. "
         "Restart this process to get the slots back. Raising the pool's limit only delays the end.",
         decided_by="The pool's figures and the server's backends, side by side in two samples.",

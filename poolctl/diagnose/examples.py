@@ -384,18 +384,18 @@ Do      GRANT pg_monitor (or pg_read_all_stats) TO the role that poolctl uses; i
 Why     hidden 8, seen 8, missing 0, role watcher
 """,
     "endless-load": """\
-CRITICAL  The load cannot end: 269,997 requests followed each other at 8 ms without any time
+CRITICAL  The load cannot end: 269,999 requests followed each other at 5 ms without any time
 passing
-Why   endless-load (application, certain): offered 269,997, acquired 269,997, hold mean 0 s,
+Why   endless-load (application, certain): offered 269,999, acquired 269,999, hold mean 0 s,
       think mean 0, error pause 50 ms
 Next  Give the load a hold or a think above 0, and an error_pause where acquires fail at once;
       or give arrivals by rate.
 """,
     "endless-queue": """\
-CRITICAL  The queue grows for ever: 100,068 requests a second come, 0 are served, and none of
-250,165 gives up
-Why   endless-queue (application, certain): offered rate 100,068, throughput 0, unfinished
-      250,165, wait time max 8 ms
+CRITICAL  The queue grows for ever: 100,068 requests a second come, 4 are served, and none of
+250,155 gives up
+Why   endless-queue (application, certain): offered rate 100,068, throughput 4, unfinished
+      250,155, wait time max 2.5 s
 Next  1. Set acquire_timeout (context.WithTimeout), so that requests give up before the queue is
          older than its answers are worth, and treat what makes them wait.
 """,

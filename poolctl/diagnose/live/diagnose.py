@@ -177,10 +177,10 @@ def _note_owner(facts: LiveFacts, finding: Finding) -> Finding:
     pids = {pid for holder in finding.holders for pid in holder.pids}
     held = [each for each in facts.programs if any(track.pid in pids for track in each.tracks)]
     owner = next(filter(None, map(facts.find_unsure_owner, held)), None)
-    if owner is None:
+    if owner is None or owner.application is None:
         return finding
     confidence = "likely" if finding.confidence == "certain" else finding.confidence
-    settle = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
+    settle = facts.write_settling(facts.find_pools_of(owner.application))
     return replace(
         finding,
         confidence=confidence,

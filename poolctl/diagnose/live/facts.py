@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes
+from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes, write_settling
 from poolctl.diagnose.live.tracks import Application, Sample, Track, build_tracks, group_by_application, read_sample
 from poolctl.diagnose.live.waits import (
     BouncerQueue,
@@ -211,6 +211,10 @@ class LiveFacts:
         """Find a pool of ``application`` that is taken for its own without a name that says so; None without any."""
         owners = (self.explain_owner(series) for series in self.find_pools_of(application))
         return next((owner for owner in owners if not owner.is_sure), None)
+
+    def write_settling(self, pools: Iterable[PoolSeries]) -> str:
+        """Write what would settle whose ``pools`` are."""
+        return write_settling(series.last.application for series in pools)
 
     def find_queues_of(self, application: Application) -> tuple[BouncerQueue, ...]:
         """Find the pools of a PgBouncer that serve the application's user and database.

@@ -57,6 +57,20 @@ class Owner:
         return _WORDS[self.by]
 
 
+def write_settling(labels: Iterable[str | None]) -> str:
+    """Write what would settle whose pool it is. ``labels``: the names that the figures give; None without any.
+
+    Where the user or the exporter gave a name, the connections have to carry it, too.
+    """
+    named = next(filter(None, labels), None)
+    if named is None:
+        return "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
+    return (
+        f"whose pool it is: application_name {named} in the settings of its connections (ApplicationName of pgjdbc), "
+        "or poolctl on the host of the process that serves the figures"
+    )
+
+
 def is_drivers_name(name: str) -> bool:
     """Return True for an application_name that no application chose: empty, a driver's own, or a script's path."""
     return _DRIVERS.search(name) is not None

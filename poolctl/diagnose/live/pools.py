@@ -180,7 +180,11 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
                 "threshold": "more in use than backends, in every sample",
             },
             frees=lost,
-            decide_by="its backends and its own figures at one and the same moment" if least == 1 else None,
+            decide_by="its backends and its own figures at one and the same moment"
+            if least == 1
+            else None
+            if backends.is_sure
+            else facts.write_settling(pools),
         )
 
 
@@ -344,7 +348,8 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             severity="critical",
             confidence="undetermined",
             summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} are in use "
-            f"and {plural(waiting, 'client')} wait; {len(still)} of {plural(len(tracks), 'backend')} stand still, "
+            f"and {plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}; {len(still)} of "
+            f"{plural(len(tracks), 'backend')} stand still, "
             "which explains it only in part",
             evidence={
                 "max_open": sum(series.size for series in short),
@@ -426,7 +431,7 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
     decide_by = "an answer of the server: a longer observation (--for 20s), from another machine if this one is busy"
     if several:
         unknown = "which application's they are is not known"
-        decide_by = "whose pool it is: --pool-stats APPLICATION=URL, with its application_name"
+        decide_by = context.facts.write_settling(pools)
     most = sum(series.size for series in pools)
     wait = f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}"
     mean = _measure_mean_wait(pools)
