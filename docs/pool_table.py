@@ -13,10 +13,13 @@ INTRODUCTION = """\
 # The pools that poolctl knows
 
 `kind` in a scenario file names one of these libraries. A key that is not given has the library's own default, and a key
-that the library has no setting for is refused. The model engine (`--engine model`) runs all of them; what a live run
-can drive is in the [README](../README.md).
+that the library has no setting for is refused.
 
-This page is the output of [pool_table.py](pool_table.py), made from the presets that the model runs with.
+The model engine (`--engine model`) and live runs follow the rules of all of them. A live run of `psycopg_pool`,
+`psycopg2` and `sqlalchemy` drives the library itself; of the others it follows the rules with connections of psycopg,
+and its report says so: "rules of hikaricp, driver psycopg".
+
+This page is the output of [pool_table.py](pool_table.py), made from the rules themselves, in `poolctl/pool/`.
 """
 
 SETTINGS = """\
@@ -31,7 +34,19 @@ BEHAVIOR = """\
 
 What no setting says: which idle connection is used next, who in the queue is served next, who opens connections, when
 an expired connection is noticed (max_lifetime), when one that the server has closed is noticed, and what a full pool
-says to a request whose patience is at its end.
+says to a request that gives up.
+"""
+
+NOTES = """\
+## Notes
+
+- `node-pg`: since node-postgres 8.23 a client with `pipeline: true` runs several queries at once on one connection. The
+  preset is the pool without it: one query a connection.
+- `hikaricp`: 7.0.x can spin on its carrier threads under many virtual threads, 7.1.0 does not. The rules are the same.
+- `rails`: a connection past `max_age` is closed only when it is idle, so under steady use ages are above it.
+- `psycopg_pool`: 3.2.8 and 3.3.1 stopped the loss of connections when a task is cancelled while it acquires.
+- `c3p0`: all waiters are woken, and the JVM lets the one run that came last. That its helper threads also take back
+  connections, and so make a release wait while they connect, is not modeled.
 """
 
 REFUSED = """\
@@ -74,7 +89,7 @@ def page() -> str:
         ),
     )
     refused = table(("kind", "why"), ((f"`{name}`", why) for name, why in NOT_MODELED.items()))
-    return "\n".join((INTRODUCTION, SETTINGS, settings, BEHAVIOR, behavior, REFUSED, refused))
+    return "\n".join((INTRODUCTION, SETTINGS, settings, BEHAVIOR, behavior, NOTES, REFUSED, refused))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -146,8 +161,9 @@ def idle_order(kind: Library) -> str:
 def waiter_order(kind: Library) -> str:
     rules = kind.rules
     if rules.waiter_order == "none" or kind.name == "none":
-        return "nobody waits"
-    order = "random" if rules.waiter_order == "random" else "first come, first served"
+        return "no request waits"
+    orders = {"random": "random", "lifo": "last come, first served", "fifo": "first come, first served"}
+    order = orders[rules.waiter_order]
     if rules.barging:
         order += ", but a newcomer may be faster"
     if rules.codel:
@@ -163,13 +179,17 @@ def opener(kind: Library) -> str:
     background = "the background, " + {0: "as many at once as are wanted", 1: "one at a time"}.get(
         rules.openers, f"{rules.openers} at a time"
     )
+    if rules.growth == "one":
+        background = f"the background, one more at a time, and replacements {rules.openers} at a time"
     if rules.growth == "increment":
         background += ", at least 3 more each time"
     if rules.open_pause:
         background += f" with {format_duration(rules.open_pause)} between"
     if rules.opener == "background":
         return background
-    caller = "the caller, and nobody else can use the pool meanwhile" if rules.opens_locked else "the caller"
+    caller = "the caller, and no other request can use the pool meanwhile" if rules.opens_locked else "the caller"
+    if rules.probes_first:
+        caller += ", after one connection that is only opened and closed"
     if rules.replaced_by == "background":
         return f"{caller}; {background}, when a slot becomes free for one that waits"
     return caller
@@ -199,11 +219,7 @@ def loss(kind: Library) -> str:
 def full_pool(kind: Library) -> str:
     """The library's words, with its default settings in them."""
     settings = kind.complete({})
-    words = kind.exhausted.format(
-        acquire_timeout=settings.acquire_timeout or 0.0,
-        max_idle=settings.max_idle,
-        max_overflow=settings.max_open - settings.max_idle,
-    )
+    words = kind.describe_exhaustion(settings)
     said = f'"{words}"'
     if kind.name == "none":
         return f"is never full; a slow opening: {said}"
@@ -212,8 +228,8 @@ def full_pool(kind: Library) -> str:
     if kind.rules.codel:
         return f"when CoDel drops the request: {said}"
     if "acquire_timeout" not in kind.keys:
-        return f"waits for ever; with max_waiting reached: {said}"
-    return said if settings.acquire_timeout else f"waits for ever; with an acquire_timeout: {said}"
+        return f"waits without limit; with max_waiting reached: {said}"
+    return said if settings.acquire_timeout else f"waits without limit; with an acquire_timeout: {said}"
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ _OTHERS = (
     Library(
         "pgxpool",
         library="pgx 5.10 pgxpool on puddle 2",
-        # max(4, number of processors): 4 stands for a small pod. 0 as lifetime would be "always expired".
+        # max(4, number of processors): 4 stands for a small instance. 0 as lifetime would be "always expired".
         defaults=PoolSettings("pgxpool", 4, 4, max_lifetime=3600.0, max_idle_time=1800.0, max_lifetime_jitter=0.0),
         native={
             "max_open": "pool_max_conns",

@@ -1,4 +1,4 @@
-"""The pools of the Java world. See ``kinds``."""
+"""The pools of the Java world. See ``libraries``."""
 
 from poolctl.pool.library import Library
 from poolctl.pool.settings import PoolRules, PoolSettings

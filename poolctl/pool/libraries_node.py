@@ -1,4 +1,4 @@
-"""The pools of the Node.js world. See ``kinds``."""
+"""The pools of the Node.js world. See ``libraries``."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""The pools of the Python world. See ``kinds``."""
+"""The pools of the Python world. See ``libraries``."""
 
 from dataclasses import replace
 

@@ -44,7 +44,7 @@ class Library:
         return frozenset(self.native)
 
     def complete(self, given: Mapping[str, Any]) -> PoolSettings:
-        """The ``given`` settings, with this library's defaults for the rest, which depend on those given."""
+        """Return the ``given`` settings, with this library's defaults for the rest, which depend on them."""
         settings = asdict(self.defaults) | dict(given)
         for name in self.zero_is_off:
             settings[name] = settings[name] or None
@@ -68,7 +68,7 @@ class Library:
         )
 
     def problems(self, settings: PoolSettings) -> Iterator[Problem]:
-        """What this library would not accept in ``settings``, worst first."""
+        """Yield what this library would not accept in ``settings``, worst first."""
         if settings.max_open == 0 and not self.is_unlimited_at_0:
             yield Problem(
                 "max_open", f"{self.name} has no unlimited pool", f"its {self.native['max_open']} is 1 or more"

@@ -80,7 +80,7 @@ class Pool:
         """Background openings that were ordered and have not begun; background openers at work."""
         self._is_refilled = rules.is_refilled
         self._ghosts = 0
-        """Waiters that gave up, and that the library still counts among those that wait."""
+        """Waiters that gave up, and that the library still counts among the waiting."""
         self._is_probed = not rules.probes_first
         self._locks = 0
         """Openings that keep every request out of the pool."""
@@ -154,7 +154,7 @@ class Pool:
         return Wait(tuple(actions)) if actions else _WAIT
 
     def opened(self, connection: Connection, now: float) -> list[Action]:
-        """An opening succeeded at ``now``."""
+        """Take an opening that succeeded at ``now``."""
         if connection.state != "opening":
             raise ValueError(f"a connection that is {connection.state} cannot become open")
         self._opening -= 1
@@ -184,7 +184,7 @@ class Pool:
         return actions
 
     def open_failed(self, connection: Connection, now: float, error: object) -> list[Action]:
-        """An opening failed. The driver reports it to the request that opened for itself.
+        """Take an opening that failed. The driver reports it to the request that opened for itself.
 
         In the background, the opener tries again later, or one waiter gets the error and the opener goes on for the
         rest.
@@ -214,7 +214,7 @@ class Pool:
         return actions
 
     def abandon(self, connection: Connection, now: float) -> list[Action]:
-        """The request that opens ``connection`` for itself has given up.
+        """Let the request give up that opens ``connection`` for itself.
 
         The library keeps the connection, or ends the opening: then it has left the pool, and the driver closes it.
         """
@@ -261,7 +261,7 @@ class Pool:
         return actions
 
     def closed(self, connection: Connection, now: float) -> list[Action]:
-        """A connection is closed and its slot free."""
+        """Take the end of a connection: it is closed and its slot free."""
         actions: list[Action] = []
         if connection.state == "gone":
             return actions
@@ -275,7 +275,7 @@ class Pool:
         return actions
 
     def give_up(self, request: Request, now: float) -> Answer | None:
-        """A waiting request lost its patience. Raises KeyError when it is not waiting.
+        """Let a waiting request give up. Raises KeyError when it is not waiting.
 
         None: it leaves. An answer as of ``acquire``: the library has it look once more whether a connection is free.
         """
@@ -313,7 +313,7 @@ class Pool:
         return self._clean_at
 
     def clean(self, now: float) -> list[Action]:
-        """One run of Go's cleaner: close what has been idle or alive for too long, idle time first."""
+        """Run Go's cleaner once: close what has been idle or alive for too long, idle time first."""
         self._clean_at = None
         if self._open == 0 or not self._has_cleaner:
             return []
@@ -321,7 +321,7 @@ class Pool:
         return [Alarm(self._clean_at, self.clean, repeats=True), *self._close_chosen(chosen)]
 
     def sweep(self, now: float) -> list[Action]:
-        """One sweep of a library that looks at all its idle connections at intervals."""
+        """Sweep once, as a library does that looks at all its idle connections at intervals."""
         actions = self._close_chosen(self._upkeep.sweep(now, self._open))
         # Rung at once, when the slots of these are free.
         actions.append(Alarm(now, self._end_sweep))
@@ -493,7 +493,7 @@ class Pool:
         return actions
 
     def _wake(self, now: float) -> list[Action]:
-        """A waiter that was notified of a connection looks for it, and waits on when another request has taken it."""
+        """Let a notified waiter look for the connection; it waits on when another request has taken it."""
         if not self._waiting:
             return []
         request = self._leave_queue(None, now)
@@ -505,7 +505,7 @@ class Pool:
         return [Retry(request)]
 
     def _is_unnoticed(self, connection: Connection, now: float) -> bool:
-        """Whether a lost connection is handed out as if it were good."""
+        """Return whether a lost connection is handed out as if it were good."""
         if not connection.is_lost or connection.is_lost_known:
             return False
         after = self.rules.validated_after
@@ -541,7 +541,7 @@ class Pool:
         return self.release(connection, now, broken=broken or connection.is_lost)
 
     def _unlock(self, actions: list[Action]) -> None:
-        """An opening is over that kept every other request out of the pool."""
+        """End an opening that kept every other request out of the pool."""
         if self._locks:
             self._locks -= 1
             if not self._locks:
@@ -558,7 +558,7 @@ class Pool:
         return answer
 
     def _open_for(self, request: Request, now: float) -> Open:
-        """Have the request open a connection itself."""
+        """Let the request open a connection itself."""
         if request is None:
             raise ValueError("a request cannot be None")
         connection = self._new_connection(request)
@@ -582,7 +582,7 @@ class Pool:
         self._open_next(now, actions)
 
     def _wanted(self) -> int:
-        """How many openings the background is to begin (PoolRules.growth)."""
+        """Return how many openings the background is to begin (PoolRules.growth)."""
         rules, waiting, floor = self.rules, len(self._waiting), self._upkeep.floor
         if rules.growth == "ordered":
             # Openings already ordered are not subtracted, so more may be opened than needed, as in Go.
@@ -641,7 +641,7 @@ class Pool:
             actions.append(Alarm(connection.ends_at, partial(self._end_life, connection)))
 
     def _end_life(self, connection: Connection, now: float) -> list[Action]:
-        """A connection's own timer: it is closed now, or when it is released."""
+        """End the lifetime of a connection by its own timer: it is closed now, or when it is released."""
         connection.spent_after = -1.0
         if connection.state != "idle":
             return []
@@ -650,7 +650,7 @@ class Pool:
         return [self._close(connection)]
 
     def _end_rest(self, connection: Connection, now: float) -> list[Action]:
-        """A connection's own idle timer; a later release has put it off."""
+        """Ring a connection's own idle timer, unless a later release has put it off."""
         connection.rests = False
         if connection.state != "idle":
             return []

@@ -1,4 +1,4 @@
-"""What a pool is told (PoolSettings) and how its library behaves (PoolRules). The presets are in ``libraries``."""
+"""The settings of a pool (PoolSettings) and how its library behaves (PoolRules). The presets are in ``libraries``."""
 
 from dataclasses import dataclass
 from math import inf
@@ -16,7 +16,7 @@ class PoolRules:
     idle_order: IdleOrder = "lifo"
     """Which idle connection is acquired: the last released, or the one idle longest."""
     waiter_order: WaiterOrder = "random"
-    """Who in the queue is served next. "none": nobody queues, an acquire that finds the pool full is rejected."""
+    """Who in the queue is served next. "none": no request queues, an acquire that finds the pool full is rejected."""
     opener: Opener = "caller"
     """Who opens below max_open: the request itself, in parallel with others, or the one background opener in
     series (the request queues meanwhile). Replacements for waiters always come from the background opener."""
@@ -25,13 +25,13 @@ class PoolRules:
     )
 
     barging: bool = False
-    """A released connection goes idle and a waiter is told: a newcomer may take it before the waiter wakes."""
+    """A released connection goes idle and a waiter is notified: a newcomer may take it before the waiter wakes."""
     generations: bool = False
     """Lifo within what was released since the last sweep, and older ones before newer ones (puddle)."""
     by_thread: bool = False
     """A worker gets back its own last connection if that is idle, and otherwise the oldest of all (HikariCP)."""
     replaced_by: Literal["background", "caller"] = "background"
-    """Who opens when a slot becomes free while somebody waits: the background opener, or the waiter itself."""
+    """Who opens when a slot becomes free while requests wait: the background opener, or the waiter itself."""
     openers: int = 1
     """Background openings at the same time; 0: as many as are wanted."""
     growth: Literal["ordered", "one", "wanted", "increment"] = "ordered"
@@ -70,12 +70,12 @@ class PoolRules:
     stale_attempts: int = 2
     """How many such an acquire may meet before it opens a new one; 0: any number."""
     timeout: Literal["all", "queue", "each"] = "all"
-    """Whether acquire_timeout covers queue and opening together, the queue alone, or each of them anew."""
+    """Whether acquire_timeout covers queue and opening together, the queue alone, or each of the two apart."""
     abandoned_opening: Literal["ended", "kept"] = "ended"
     timed_out_waiter: Literal["leaves", "ghost", "opens"] = "leaves"
     """"ghost": still counted by max_waiting until the next release. "opens": looks once more whether it may open."""
     replaces_spent: bool = False
-    """Whether each connection that a release closes for its age, or as broken, is replaced, whoever waits."""
+    """Whether each connection that a release closes for its age, or as broken, is replaced at once."""
     probes_first: bool = False
     """Whether the first acquire opens a connection only to validate it, closes it, and keeps all others out."""
     wakes_on_failure: bool = True
@@ -83,7 +83,7 @@ class PoolRules:
     dropped_reference: Literal["kept", "closed", "returned"] = "kept"
     """What becomes of a connection whose last reference is dropped without a release."""
     opens_locked: bool = False
-    """Nobody can acquire or release while a connection is opened."""
+    """No request can acquire or release while a connection is opened."""
     codel: tuple[float, float] | None = None
     """Target and interval in seconds of a CoDel queue (DBConnection)."""
     abandoned_after: float | None = None

@@ -30,7 +30,7 @@ class PoolStats:
 
     Always true: ``open == in_use + idle + opening``. An opening that a background opener is only asked for, because
     it is still at another one, holds a slot of the pool and is in none of them (Go's OpenConnections has it: one
-    pod's opener may be asked for thirty and get to one). A connection that is being closed counts as in use until
+    instance's opener may be asked for thirty and get to one). A connection that is being closed counts as in use until
     its slot is free, as in Go's DBStats (database/sql, sql.go, ``finalClose``).
     """
 
@@ -41,10 +41,10 @@ class PoolStats:
     idle: int
     opening: int
     waiting: int
-    """Requests in the queue now. Those that gave up are not in it."""
+    """Requests in the queue now. The ones that gave up are not in it."""
 
     queued_count: int = 0
-    """Requests that had to queue so far (Go: WaitCount); those that gave up included."""
+    """Requests that had to queue so far (Go: WaitCount); the ones that gave up included."""
     queued_time: float = 0.0
     """Time spent in the queue by requests that have left it (Go: WaitDuration)."""
     opened: int = 0
@@ -60,12 +60,12 @@ class PoolStats:
     """Connection-seconds between acquire and release so far; opening and closing are not in it."""
 
     exhausted_at: float | None = None
-    """When somebody first had to wait, or was rejected, because max_open connections were taken; None: never."""
+    """When a request first had to wait, or was rejected, because max_open connections were taken; None: never."""
     exhausted_since: float | None = None
     """Start of the exhaustion that still lasts; None: not exhausted now.
 
-    It ends when everybody who waited was served, or when a connection or a slot is free. That those who waited
-    gave up does not end it: the next one would wait as well.
+    It ends when every request that waited was served, or when a connection or a slot is free. That the waiting
+    requests gave up does not end it: the next one would wait as well.
     """
     recovered_at: float | None = None
     """When the last exhaustion ended; None: it never began or still lasts."""

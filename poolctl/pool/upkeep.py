@@ -125,7 +125,7 @@ class Upkeep:
         return chosen
 
     def is_above_floor(self, open_: int) -> bool:
-        """Whether one more idle connection may be closed for having been idle, with ``open_`` open."""
+        """Return whether one more idle connection may be closed for having been idle, with ``open_`` open."""
         if self._rules.floor == "none":
             return True
         return (len(self._idle.connections) if self._rules.floor == "idle" else open_) > self.floor

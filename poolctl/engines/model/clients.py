@@ -44,7 +44,7 @@ class Home(Protocol):
         """Begin an acquire."""
 
     def lose_patience(self, client: "Client", now: float) -> None:
-        """The deadline of an acquire has come."""
+        """End an acquire whose deadline has come."""
 
     def release(self, link: Link, now: float) -> None:
         """Give a connection back to the pool."""
@@ -134,7 +134,7 @@ class Requests:
             self.work(client, now)
 
     def work(self, client: Client, now: float) -> None:
-        """A worker comes to its next request: think, then acquire."""
+        """Begin the next request of a worker: think, then acquire."""
         worker = client.worker
         assert worker is not None
         if now >= worker.until or not self.takes_request(client.instance, worker):
@@ -145,7 +145,7 @@ class Requests:
             self.begin(client, now, now)
 
     def takes_request(self, instance: Home, worker: Worker) -> bool:
-        """Whether ``worker`` may begin one more: the steady ones share the instance's budget."""
+        """Return whether ``worker`` may begin one more: the steady ones share the instance's budget."""
         if not worker.is_burst:
             instance.budget -= 1
             return instance.budget >= 0
@@ -160,7 +160,7 @@ class Requests:
         client.instance.end_if_over(now)
 
     def begin_late(self, client: Client, now: float) -> None:
-        """A worker has thought, or a failed request tries again."""
+        """Begin the request of a worker that has thought, or the next try of a failed one."""
         instance = client.instance
         if instance.is_gone:
             return
@@ -185,7 +185,7 @@ class Requests:
         instance.acquire(client, now)
 
     def serve(self, client: Client, link: Link, now: float) -> None:
-        """The acquire succeeded: hold the connection."""
+        """Hold the connection of an acquire that succeeded."""
         client.state = USING
         client.last = connection = link.connection
         link.client = client
@@ -225,7 +225,7 @@ class Requests:
             client.instance.book.note_error(kind, now)
 
     def fail(self, client: Client, outcome: int, kind: ErrorKind, now: float) -> None:
-        """The acquire ended without a connection, and with it the request, unless it tries again."""
+        """End an acquire without a connection, and with it the request, unless it tries again."""
         instance = client.instance
         client.state = OUT
         if client.counted:
@@ -252,7 +252,7 @@ class Requests:
         self.end(client, now, load.error_pause if outcome != TIMED_OUT or is_rejected else 0.0)
 
     def end_hold(self, link: Link, now: float) -> None:
-        """One hold is over: acquire the next connection, leak, or release all."""
+        """End one hold: acquire the next connection, leak, or release all."""
         if link.is_orphan:
             self.network.hang_up(link)
             link.instance.forget(link)
@@ -274,7 +274,7 @@ class Requests:
             self.end(client, now, 0.0)
 
     def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
-        """The statement that runs on a connection has failed, and with it the request."""
+        """End a request whose statement has failed."""
         client: Client | None = link.client
         if client is None or client.state != USING or client.held[-1] is not link:
             # Leaked, or held by a request that does something else now and will find out later.
@@ -295,11 +295,11 @@ class Requests:
             instance.release(link, now)
 
     def end(self, client: Client, now: float, pause: float) -> None:
-        """The request is over: release what it holds; its worker goes on."""
+        """End a request: release what it holds, and let its worker go on."""
         client.state = OUT
         client.instance.clients -= 1
         client.tries = 0
-        # The worker's next request comes after those that this release serves.
+        # The worker's next request comes after the requests that this release serves.
         self.give_back(client, now)
         self.go_on(client, now, pause)
 
@@ -314,7 +314,7 @@ class Requests:
             self.clock.ready.append(client)
 
     def leak(self, client: Client, now: float) -> None:
-        """The request is over, and its connections never come back, unless the library gets them back itself."""
+        """End a request whose connections never come back, unless the library gets them back itself."""
         instance, held = client.instance, client.held
         plan = instance.plan
         client.held = []
@@ -338,12 +338,12 @@ class Requests:
         self.go_on(client, now, 0.0)
 
     def reclaim(self, link: Link, now: float) -> None:
-        """The library disconnects a holder that forgot its connection."""
+        """Take back a connection that its holder forgot, where the library does so."""
         if link.is_leaked and link.connection.state == "in_use" and not link.is_orphan:
             link.is_leaked = False
             link.instance.reclaim(link, now)
 
 
 def outcome_of(kind: ErrorKind) -> int:
-    """Return how an acquire ends whose opening failed: refused where a server or pooler was full (engines.refusals)."""
+    """Return how an acquire ends whose opening failed: refused where a server or pooler was full (error_origin)."""
     return REFUSED if kind.sqlstate in ("53300", "08P01") else FAILED

@@ -1,7 +1,7 @@
-"""The compiled kernel, where one was built: tells it a scenario in numbers, and makes of its numbers what a run is.
+"""The compiled kernel, where one was built: it gets a scenario as numbers, and its numbers become a run.
 
-Decides what it can run; whatever it cannot, the plain kernel runs, with the same figures. How the two are held together
-is told in ``kernel`` and at the top of ``_kernel.c``.
+Decides what it can run; whatever it cannot, the plain kernel runs, with the same figures. What holds the two
+together is described in ``clock`` and at the top of ``_kernel.c``.
 """
 
 import os
@@ -42,7 +42,7 @@ SWITCH = "POOLCTL_KERNEL"
 """Environment variable: "plain" leaves the compiled kernel alone."""
 
 EVENTS = 200_000
-"""Events between looks at whether the user has enough: some hundredths of a second."""
+"""Events between two checks whether the user wants the run to end: some hundredths of a second."""
 
 _ORDERS = ("random", "fifo", "none", "lifo")
 _GROWTHS = ("ordered", "one", "wanted", "increment")
@@ -61,7 +61,7 @@ NONE = -1.0
 
 
 def is_there() -> bool:
-    """Whether a compiled kernel of this version was built and may be used."""
+    """Return whether a compiled kernel of this version was built and may be used."""
     if KERNEL is None or os.environ.get(SWITCH) == "plain":
         return False
     return bool(KERNEL.LAYOUT == LAYOUT)
@@ -165,7 +165,7 @@ class Compiled:
 
 
 def _fields(part: ServicePlan) -> list[float]:
-    """The numbers of a service, in the order of FIELDS."""
+    """Return the numbers of a service, in the order of FIELDS."""
     settings, rules, load = part.settings, part.rules, part.load
     codel = rules.codel or (NONE, NONE)
     retry = rules.open_retry or (NONE, NONE)

@@ -218,7 +218,7 @@ class Instance:
             self.clock.at(alarm.at, self.ring, alarm)
 
     def ring(self, alarm: Alarm, now: float) -> None:
-        """An alarm of the pool is due."""
+        """Ring an alarm of the pool that is due."""
         if not self.is_gone:
             self.carry_out(alarm.ring(now), now)
 
@@ -247,13 +247,13 @@ class Instance:
         self.network.dial(link, now)
 
     def opened(self, link: Link, now: float) -> None:
-        """An opening succeeded."""
+        """Report an opening that succeeded to the pool."""
         if now >= self.requests_of_run.warmup:
             self.book.tally.connect_time.record(now - link.asked_at)
         self.carry_out(self.pool.opened(link.connection, now), now)
 
     def open_failed(self, link: Link, now: float, kind: ErrorKind) -> None:
-        """An opening failed."""
+        """Report an opening that failed to the pool, and to the client that waits for it."""
         client: Client | None = link.connection.request  # type: ignore[assignment]
         actions = self.pool.open_failed(link.connection, now, kind)
         if link.connection.state == "gone":
@@ -280,22 +280,22 @@ class Instance:
             self.carry_out(actions, now)
 
     def lose(self, link: Link, kind: ErrorKind, now: float) -> None:
-        """The server process behind a connection is gone; the library may not know."""
+        """Note that the server process behind a connection is gone; the library may not know."""
         if link.connection.state == "in_use":
             self.requests_of_run.fail_statement(link, kind, now)
         else:
             self.carry_out(self.pool.drop_lost(link.connection), now)
 
     def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
-        """A pooler has ended a statement."""
+        """End the request whose statement a pooler has ended."""
         self.requests_of_run.fail_statement(link, kind, now)
 
     def reclaim(self, link: Link, now: float) -> None:
-        """The library takes a leaked connection back."""
+        """Take a leaked connection back."""
         self.carry_out(self.pool.reclaim(link.connection, now), now)
 
     def forget(self, link: Link) -> None:
-        """The connection is gone."""
+        """Drop a connection that is gone."""
         self.links.pop(link, None)
 
     def keep_record(self, client: Client) -> None:
@@ -316,7 +316,7 @@ class Instance:
         self.clock.next_deadline = min(self.clock.next_deadline, deadline)
 
     def lose_patience(self, client: Client, now: float) -> None:
-        """The deadline of an acquire has come."""
+        """End an acquire whose deadline has come."""
         if client.state == WAITING:
             answer = self.pool.give_up(client, now)
             if answer is not None:
@@ -359,7 +359,7 @@ class Instance:
             self.end(now)
 
     def end(self, now: float) -> None:
-        """The process is gone, and with it its connections; what it counted is kept."""
+        """End the process, and with it its connections; what it counted is kept."""
         if self.is_gone:
             return
         self.stop_arrivals(now)

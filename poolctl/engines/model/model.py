@@ -100,7 +100,7 @@ class Model:
                 return
 
     def arrive(self, now: float) -> None:
-        """A request arrives."""
+        """Begin the request that arrives now."""
         for service in self.services:
             if service.next_arrival == now:
                 client = service.arrive(now)
@@ -109,7 +109,7 @@ class Model:
         self.requests.begin(client, now, now)
 
     def expire(self, now: float) -> None:
-        """Every deadline that is due has come; those of acquires that have ended mean nothing."""
+        """End every acquire whose deadline is due; the deadlines of acquires that have ended mean nothing."""
         for service in self.services:
             deadlines = service.deadlines
             while deadlines and deadlines[0][0] <= now:
@@ -121,19 +121,19 @@ class Model:
         self.clock.next_deadline = min(service.next_deadline() for service in self.services)
 
     def begin_event(self, event: Event, now: float) -> None:
-        """An event of the scenario begins."""
+        """Begin an event of the scenario."""
         self.server.begin_event(event, now)
         if event.do in CUTS:
             self.network.cut_all([link for instance in self.instances for link in instance.links], now)
 
     def note_warm(self, _: None, now: float) -> None:
-        """The warm-up is over: note what the pools have counted in it."""
+        """Note what the pools have counted in the warm-up, which is over."""
         for instance in self.instances:
             if instance.is_running and not instance.is_gone:
                 instance.warm = instance.pool.stats(now)
 
     def note_end(self) -> None:
-        """An instance has ended."""
+        """Note that an instance has ended."""
         self.instances_left -= 1
         self.clock.is_over = self.instances_left == 0
 
@@ -154,7 +154,7 @@ class Model:
         self.clock.after(self.interval * len(self.timeline) - now, self.sample, None)
 
     def can_nothing_happen(self) -> bool:
-        """Whether every request waits, and nothing is under way that could ever serve one."""
+        """Return whether every request waits, and nothing is under way that could ever serve one."""
         clock = self.clock
         clock.next_deadline = min(service.next_deadline() for service in self.services)
         if self.server.jobs or clock.ready or min(clock.next_arrival, clock.next_deadline) < inf:

@@ -115,7 +115,7 @@ class PgBouncer:
         return True
 
     def end_dial(self, link: Link, now: float) -> None:
-        """An opening has ended, one way or the other."""
+        """End an opening, one way or the other."""
         if link.is_orphan:
             self.hang_up(link)
             link.instance.forget(link)
@@ -126,7 +126,7 @@ class PgBouncer:
             link.instance.open_failed(link, now, CLIENT_FULL)
 
     def hang_up(self, link: Link) -> None:
-        """The client is gone; its server connection is free when its session was clean."""
+        """Let go of a client; its server connection is free when its session was clean."""
         if link.slot == ACCEPTED:
             self.clients -= 1
             backend = self.linked.pop(link, None)
@@ -152,7 +152,7 @@ class PgBouncer:
             self.launch(pool, now)
 
     def end_statement(self, link: Link, now: float) -> None:
-        """The transaction has ended; in transaction mode its server connection is free for the next."""
+        """End a transaction; in transaction mode its server connection is free for the next."""
         if not self.is_session and link in self.linked:
             self.let_go(self.linked.pop(link), now)
 
@@ -249,7 +249,7 @@ class PgBouncer:
         backend.pool.servers -= 1
 
     def end_login(self, backend: Backend, now: float) -> None:
-        """A login has ended, one way or the other."""
+        """End a login, one way or the other."""
         pool = backend.pool
         pool.is_logging_in = False
         if backend.slot == HAS_SLOT:
@@ -342,7 +342,7 @@ class Pgpool:
         return link.slot == ACCEPTED
 
     def accept(self, link: Link, now: float) -> None:
-        """A child takes the client, and opens a server connection if it has none for it."""
+        """Give the client to a child, which opens a server connection if it has none for it."""
         took = draw(self.connect_time, self.server.random)
         if self.take_child(link, now):
             took += draw(self.server.connect_time, self.server.random)
@@ -364,7 +364,7 @@ class Pgpool:
         return True
 
     def end_dial(self, link: Link, now: float) -> None:
-        """An opening has ended, one way or the other."""
+        """End an opening, one way or the other."""
         if link.slot == ACCEPTED and not link.is_orphan:
             link.instance.opened(link, now)
         elif link.slot == NO_CLIENT and not link.is_orphan:
@@ -378,7 +378,7 @@ class Pgpool:
             self.server.end_dial(link, now)
 
     def hang_up(self, link: Link) -> None:
-        """The client is gone; its child keeps the server connection."""
+        """Let go of a client; its child keeps the server connection."""
         if link.slot != ACCEPTED:
             self.server.hang_up(link)
             return
@@ -393,7 +393,7 @@ class Pgpool:
         self.server.statement(link, work, now)
 
     def end_statement(self, link: Link, now: float) -> None:
-        """The transaction has ended; the client keeps its child."""
+        """End a transaction; the client keeps its child."""
 
     def cut_all(self, links: list[Link], now: float) -> None:
         """End every server connection, and with it those of the clients."""
@@ -433,7 +433,7 @@ def new_network(scenario: Scenario, server: ModelServer) -> ModelServer | PgBoun
 
 
 def is_waiting(link: Link) -> bool:
-    """Whether a client still waits for a server connection."""
+    """Return whether a client still waits for a server connection."""
     connection = link.connection
     return link.work is not None and connection.state == "in_use" and not link.is_orphan and not connection.is_lost
 

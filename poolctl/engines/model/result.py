@@ -51,7 +51,7 @@ def result(figures: Figures, *, interrupted: bool) -> Run:
         notes.append(f"figures of single instances are kept for up to {FULL_HISTOGRAMS} of them")
     instances = () if notes else tuple(_summary(figures, [number], None) for number in every)
     if figures.is_stuck:
-        notes.append(f"at {figures.now:.3f} s everybody waited and nothing could ever happen again")
+        notes.append(f"at {figures.now:.3f} s every request waited and nothing could ever happen again")
     return Run(
         engine="model",
         scenario=scenario,

@@ -44,22 +44,22 @@ class LinkOwner(Protocol):
     number_of_service: int
 
     def opened(self, link: "Link", now: float) -> None:
-        """An opening succeeded."""
+        """Take an opening that succeeded."""
 
     def open_failed(self, link: "Link", now: float, kind: ErrorKind) -> None:
-        """An opening failed."""
+        """Take an opening that failed."""
 
     def lose(self, link: "Link", kind: ErrorKind, now: float) -> None:
-        """The server process behind a connection is gone."""
+        """Take the loss of the server process behind a connection."""
 
     def fail_statement(self, link: "Link", kind: ErrorKind, now: float) -> None:
-        """A pooler has ended a statement."""
+        """Take the end of a statement by a pooler."""
 
     def reclaim(self, link: "Link", now: float) -> None:
-        """The library takes a leaked connection back."""
+        """Take a leaked connection back."""
 
     def forget(self, link: "Link") -> None:
-        """The connection is gone."""
+        """Drop a connection that is gone."""
 
 
 class Link:
@@ -209,7 +209,7 @@ class ModelServer:
         return link.slot == HAS_SLOT
 
     def end_latency(self, link: Link, now: float) -> None:
-        """The latency of an opening is over: its work for the server begins, or its end is known."""
+        """End the latency of an opening: its work for the server begins, or its end is known."""
         if link.outside > 0.0 and link.slot == HAS_SLOT:
             self.add_job(link.outside, link, True, now)
             link.outside = 0.0
@@ -217,7 +217,7 @@ class ModelServer:
             self.end_dial(link, now)
 
     def end_dial(self, link: Link, now: float) -> None:
-        """An opening has ended, one way or the other."""
+        """End an opening, one way or the other."""
         if self.paused:
             # No server process answers before the pause is over.
             self.clock.after(max(self.pause_ends - now, 0.0), self.end_latency, link)
@@ -258,7 +258,7 @@ class ModelServer:
         self.clock.after(outside, self.query_over, link)
 
     def end_statement(self, link: Link, now: float) -> None:
-        """The transaction on ``link`` has ended; without a pooler that frees nothing."""
+        """End the transaction on ``link``; without a pooler that frees nothing."""
 
     def begin_event(self, event: Event, now: float) -> None:
         """Begin what an event of the scenario does to the server. The caller cuts the connections of a restart."""
@@ -315,12 +315,12 @@ class ModelServer:
 
 
 def is_open(link: Link) -> bool:
-    """Whether the pool has the connection idle or in use."""
+    """Return whether the pool has the connection idle or in use."""
     return link.connection.state in ("idle", "in_use")
 
 
 def is_shared(scenario: Scenario) -> bool:
-    """Whether queries can slow each other down, or stand still; otherwise V is the clock."""
+    """Return whether queries can slow each other down, or stand still; otherwise V is the clock."""
     database = scenario.database
     bounded = database.cores is not None or database.contention > 0.0 or database.coherency > 0.0
     return bounded or any(event.do == "pause" for event in scenario.events)
