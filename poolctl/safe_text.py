@@ -39,17 +39,25 @@ _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.|'')*'?)"""
 # libpq ends a value without quotes at white space, unless a backslash stands before it. Behind a closing quote a shell
 # appends what follows; a comma or a bracket belongs to the program or JSON text around the value.
 _VALUE = rf"""(?:{_QUOTED}(?:[^\s,)}}\]&;"']\S*)?|(?:\\.|[^\s"'\\])(?:\\.|[^\s\\])*\\?)"""
+# What is hidden already stays as it is, so that a text may be filtered twice.
+_NOT_HIDDEN = rf"(?!{re.escape(HIDDEN)}(?:[\s\"'`()\[\]{{}}:;,&]|$))"
 # A colon followed by digits is a port, as in ://host:5432/db, unless an @ comes later in the same word.
 _PORT = r"\d{1,5}(?:[/?,\s\"')\]]|$)(?!\S*@)"
 _USERINFO = re.compile(
-    rf"(:/{{1,3}}(?!\[)[^\s:@/\"']{{0,100}}):(?!{_PORT})(?:\S{{0,4096}}@|[^\s@]+[^@\n]{{0,200}}@|[^\s\"']+)"
+    rf"(:/{{1,3}}(?!\[)[^\s:@/\"']{{0,100}}):(?!{_PORT})(?:\S{{0,4096}}@|[^\s@]+[^@]{{0,200}}@|[^\s\"']+)"
 )
 _BARE_USERINFO = re.compile(r"((?<![\w/])[^\s:@/\"'=(\[]{1,100}):[^\s:/]\S{0,4096}@(?=[\w\[])")
 """user:password@host without a scheme, as it comes from a connection string that was cut or mistyped."""
 _TOKEN_HOST = re.compile(r"(?i)(\bhttps?://)[^\s/@\"']+@")
 _HEADER = re.compile(rf"(?i)(authorization[\"']?\s{{0,4}}[=:]\s{{0,4}}(?:\w{{1,20}}\s{{1,4}})?){_VALUE}")
 _BEARER = re.compile(r"(?i)(\b(?:bearer|basic)\s{1,4})\S+")
-_ASSIGNED = re.compile(rf"(?i)({_SECRET_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_VALUE}")
+_ASSIGNED = re.compile(rf"(?i)({_SECRET_WORD}[\w.-]{{0,40}}[\"']?\s{{0,4}}[=:]\s{{0,4}}){_NOT_HIDDEN}{_VALUE}")
+# A value without quotes ends at the first blank for libpq, but not for the person who pasted a password with blanks.
+# What follows is hidden too, up to the next key=, an option, a quote, a bracket, or the colon before the message.
+_TAIL = re.compile(
+    rf"(?i)(\b(?:ssl)?passw(?:or)?d\s{{0,4}}=\s{{0,4}}{re.escape(HIDDEN)})"
+    r"(?:[ \t]{1,4}(?![\w.-]{1,40}\s{0,4}=|-)[^\s\"'()\[\]{}:]+)+"
+)
 _OPTION = re.compile(r"(?i)(--[\w-]{0,40}pass(?:word|wd|phrase)?\s+)(?!-)\S+")
 
 _SECRET_OPTION = re.compile(rf"(?i){_SECRET_WORD}")
@@ -73,7 +81,8 @@ def hide_secrets(text: str) -> str:
     text = _HEADER.sub(rf"\1{HIDDEN}", text)
     text = _BEARER.sub(rf"\1{HIDDEN}", text)
     text = _OPTION.sub(rf"\1{HIDDEN}", text)
-    return _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    text = _ASSIGNED.sub(rf"\1{HIDDEN}", text)
+    return _TAIL.sub(r"\1", text)
 
 
 def _hide_userinfo(found: "re.Match[str]") -> str:

@@ -55,7 +55,7 @@ def web_server() -> Iterator[int]:
     [
         (("--no-such-option",), "No such option"),
         (("--for", "3 parsecs"), "a duration is a number with a unit"),
-        (("-p", "port"), "is not a valid integer"),
+        (("-p", "port"), "must be a number from 1 to 65535"),
         (("--execute",), "--execute goes with --relief"),
         (("--replay", __file__, "--watch"), "--watch does not go with --replay"),
         (("--replay", __file__, "--for", "3s"), "--for does not go with --replay"),

@@ -255,13 +255,13 @@ def test_a_latency_may_be_missing() -> None:
         ("connections,speed\n2,100\n4,190", "curve.csv, line 1: no column throughput among connections, speed"),
         (
             "connections,throughput\n2,100\n0,190",
-            "curve.csv, line 3: connections = '0': must be a whole number, 1 or more",
+            "curve.csv, line 3: connections = '0': must be a whole number from 1 to 999999",
         ),
-        ("2,100\n2.5,190", "curve.csv, line 2: connections = '2.5': must be a whole number, 1 or more"),
-        ("2,100\n4,fast", "curve.csv, line 2: throughput = 'fast': must be a number, 0 or more"),
-        ("2,100\n4,nan", "curve.csv, line 2: throughput = 'nan': must be a number, 0 or more"),
-        ("2,100\n4", "curve.csv, line 2: throughput = '': must be a number, 0 or more"),
-        ("2,100,0.1\n4,190,-1", "curve.csv, line 2: latency = '-1': cannot be negative or infinite"),
+        ("2,100\n2.5,190", "curve.csv, line 2: connections = '2.5': must be a whole number from 1 to 999999"),
+        ("2,100\n4,fast", "curve.csv, line 2: throughput = 'fast': must be a number from 0 to 1,000,000,000,000"),
+        ("2,100\n4,nan", "curve.csv, line 2: throughput = 'nan': must be a number from 0 to 1,000,000,000,000"),
+        ("2,100\n4", "curve.csv, line 2: throughput = '': must be a number from 0 to 1,000,000,000,000"),
+        ("2,100,0.1\n4,190,-1", "curve.csv, line 2: latency = '-1': must be from 0 to 1,000,000,000 s"),
     ],
 )
 def test_a_table_that_is_none_is_refused_with_its_line(text: str, message: str) -> None:

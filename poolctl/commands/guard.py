@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from poolctl.commands.options import OUTPUT, Duration, GroupedCommand, make_option
+from poolctl.commands.streams import print_message
 from poolctl.errors import BadInput, CannotDo
 
 if TYPE_CHECKING:
@@ -94,10 +95,10 @@ def guard(
                 command, env=session.environment(), stdout=sys.stderr.fileno() if as_json else None
             )
         except FileNotFoundError:
-            click.echo(f"poolctl: guard: command not found: {command[0]}", err=True)
+            print_message(f"guard: command not found: {command[0]}")
             return _finish(session, NOT_FOUND, as_json=as_json, output=output, fail_on=fail_on)
         except (PermissionError, OSError) as error:
-            click.echo(f"poolctl: guard: cannot run {command[0]}: {error.strerror}", err=True)
+            print_message(f"guard: cannot run {command[0]}: {error.strerror or error}")
             return _finish(session, NOT_EXECUTABLE, as_json=as_json, output=output, fail_on=fail_on)
         code = _wait(process, session, for_=for_, every=every)
         return _finish(session, code, as_json=as_json, output=output, fail_on=fail_on)

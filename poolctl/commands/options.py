@@ -4,6 +4,7 @@ Decides how an option is spelled, in which group it stands, and what the exit co
 are imported by the commands' callbacks: ``--help`` does not wait for them.
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ import click
 
 from poolctl.errors import BadInput
 from poolctl.report.files import OUTPUT_HELP
+from poolctl.safe_text import hide_secrets
 from poolctl.units import parse_duration
 
 if TYPE_CHECKING:
@@ -32,6 +34,16 @@ WIDEST_NAME = 33
 _LETTERS = {"host": "-h", "port": "-p", "user": "-U", "dbname": "-d"}
 
 
+TAKES_CONNINFO = frozenset({"conninfo", "dbname", "pgbouncers", "pgpools", "pool_stats", "target"})
+"""Parameters that may hold a connection string or a URL, and with it a password."""
+
+_CONNINFO = re.compile(
+    r"\s*(?:[a-z][\w+.-]*:/{1,3}\S*@|postgres(?:ql)?[\w+]*:/"
+    r"|(?:host(?:addr)?|port|dbname|user|password|passfile|service|ssl\w+|options|application_name)\s*=)",
+    re.IGNORECASE,
+)
+
+
 class GroupedOption(click.Option):
     """An option that ``--help`` shows under the heading ``group``."""
 
@@ -49,6 +61,19 @@ class GroupedOption(click.Option):
 class GroupedCommand(click.Command):
     """A command whose ``--help`` shows options by group, in the order in which the groups first appear."""
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command, unless an option that takes no connection string has got one. Raises BadInput."""
+        for parameter in self.get_params(ctx):
+            values = ctx.params.get(parameter.name or "")
+            if parameter.name in TAKES_CONNINFO or parameter.type is click.UNPROCESSED:
+                continue
+            for value in values if isinstance(values, tuple) else (values,):
+                if isinstance(value, str | Path) and _is_misplaced(parameter.name, value):
+                    name = parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.name or "").upper()
+                    # Without the value: it may hold a password.
+                    raise BadInput(f"{name} takes no connection string", hint=_find_place_of_conninfo(self))
+        return super().invoke(ctx)
+
     def option_groups(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
         """Return for each group its rows: how an option is written, and what it does."""
         groups: dict[str, list[tuple[str, str]]] = {}
@@ -64,6 +89,37 @@ class GroupedCommand(click.Command):
         for group, rows in self.option_groups(ctx).items():
             with formatter.section(group):
                 formatter.write_dl(rows, col_max=WIDEST_NAME)
+
+
+def _is_misplaced(name: str | None, value: str | Path) -> bool:
+    """Return True if ``value`` is a connection string, or part of one, where none belongs."""
+    text = str(value)
+    if name in ("host", "user") and ("=" in text or "://" in text):
+        return True
+    if isinstance(value, Path) and hide_secrets(text) != text:
+        # Not of any text: the name of an application may look like user:password@host.
+        return True
+    return _CONNINFO.match(text) is not None
+
+
+def _find_place_of_conninfo(command: click.Command) -> str:
+    names = {parameter.name for parameter in command.params}
+    if "target" in names:
+        return "--target CONNINFO names a server of yours"
+    return "it is the argument CONNINFO, in quotes" if "conninfo" in names else ""
+
+
+class Port(click.IntRange):
+    """A port number. Its error does not repeat the value: to other programs, -p is the password."""
+
+    def __init__(self) -> None:
+        super().__init__(1, 65535)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail("must be a number from 1 to 65535", param, ctx)
 
 
 class Duration(click.ParamType[float]):
@@ -124,7 +180,7 @@ def connection_options(*extra: Decorator) -> Decorator:
     return add_options(
         click.argument("conninfo", required=False),
         option("-h", "--host", metavar="HOST", help="Host, or folder of the Unix socket."),
-        option("-p", "--port", metavar="PORT", type=click.IntRange(1, 65535), help="Port."),
+        option("-p", "--port", metavar="PORT", type=Port(), help="Port."),
         option("-U", "--username", "user", metavar="NAME", help="Role to connect as."),
         option("-d", "--dbname", metavar="NAME", help="Database, or a connection string."),
         *extra,

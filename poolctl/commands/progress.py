@@ -15,6 +15,7 @@ import click
 
 from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
 from poolctl.commands.interrupts import Interrupts
+from poolctl.commands.streams import print_message
 from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration, plural
 
@@ -62,11 +63,11 @@ class ScreenProgress(Progress):
 
     def warn(self, text: str) -> None:
         """Print a warning."""
-        click.echo(f"poolctl: {text}", err=True)
+        print_message(text)
 
     def note(self, text: str) -> None:
         """Print a sentence."""
-        click.echo(text, err=True)
+        print_message(text, start="")
 
     def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
         """Show how far a large file is read, and how long it will take: once a second, and on a terminal in place."""

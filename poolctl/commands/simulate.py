@@ -20,6 +20,7 @@ from poolctl.commands.options import (
     print_result,
     write_outputs,
 )
+from poolctl.commands.streams import print_message
 
 if TYPE_CHECKING:
     from poolctl.api.requests import SimulateRequest
@@ -142,7 +143,7 @@ def simulate(
     print_result(result, as_json=as_json, color=color, repeat=repeat)
     write_outputs(outputs, result, repeat=repeat)
     if result.failure and not result.interrupted:
-        click.echo(f"poolctl: {result.failure}", err=True)
+        print_message(result.failure)
         return FAILED
     return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
 
@@ -156,7 +157,9 @@ def repeat_command(words: Sequence[str], request: "SimulateRequest", seed: int) 
         from poolctl.engines.live.live_servers import hide_password
 
         repeated = [word.replace(request.target, hide_password(request.target)) for word in repeated]
-    return shlex.join(["poolctl", *repeated])
+    from poolctl.safe_text import hide_secrets
+
+    return shlex.join(["poolctl", *map(hide_secrets, repeated)])
 
 
 def _choose_kind(request: "SimulateRequest") -> "ReportKind":

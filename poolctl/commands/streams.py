@@ -11,6 +11,8 @@ import select
 import sys
 from typing import Any, TextIO
 
+import click
+
 from poolctl.errors import CannotDo
 
 
@@ -85,6 +87,17 @@ class _GuardedOutput(_GuardedFile):
         raise OutputFailed(
             f"cannot write to standard output: {error.strerror}", hint="the answer is incomplete, or missing"
         ) from None
+
+
+def print_message(text: str, *, start: str = "poolctl: ") -> None:
+    """Print each line of ``text`` after ``start`` on standard error, without secrets and control characters.
+
+    Messages repeat what was typed and what servers said: this is the one place where they leave the program.
+    """
+    from poolctl.safe_text import hide_secrets, neutralize
+
+    for line in hide_secrets(text).splitlines() or [""]:
+        click.echo(f"{start}{neutralize(line, 1000)}", err=True)
 
 
 def guard_streams() -> None:

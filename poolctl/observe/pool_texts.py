@@ -110,8 +110,14 @@ _TIMED_OUT: tuple[tuple[str, "re.Pattern[str]"], ...] = (
 """Errors without figures: all that they say is that an acquire gave up."""
 
 
+LONGEST_LINE = 4_000
+"""Characters that are searched of a line. The patterns look for a word before what they know, from each place of a
+line, so their time grows with the square of its length."""
+
+
 def read_pool_line(line: str) -> PoolLine | None:
     """Return what ``line`` says of a pool, None where it says nothing of one."""
+    line = line[:LONGEST_LINE]
     if not any(word in line for word in _WORDS):
         return None
     for read in _READERS:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from poolctl.errors import BadInput
+from poolctl.safe_text import neutralize
 from poolctl.units import parse_duration
 
 T = TypeVar("T")
@@ -33,7 +34,7 @@ class TomlSource:
     """The origin of a table, which errors name. ``text``: of the file, ``overridden``: the keys that --set has set."""
 
     def __init__(self, name: str = "", text: str = "", overridden: Iterable[str] = ()) -> None:
-        self.name = name
+        self.name = neutralize(name)
         self._text = text
         self._overridden = frozenset(overridden)
 
@@ -81,7 +82,8 @@ class TomlTable:
     def refuse(self, key: str, value: object, rule: str, *, hint: str = "") -> BadInput:
         """Create the error for a value that breaks ``rule``. The caller raises it."""
         name = self._name(key)
-        return BadInput(f"{self._source.locate(name)}{name} = {_format_value(value)}: {rule}", hint=hint)
+        shown = _cut(neutralize(name))
+        return BadInput(f"{self._source.locate(name)}{shown} = {_format_value(value)}: {rule}", hint=hint)
 
     def refuse_missing(self, key: str, rule: str, *, hint: str = "") -> BadInput:
         """Create the error for a key that is required. The caller raises it."""
@@ -220,24 +222,25 @@ class TomlTable:
 
 def read_toml(path: Path) -> tuple[dict[str, Any], str]:
     """Return the values and the text of a TOML file. Raises BadInput if it cannot be read or is not TOML."""
+    shown = neutralize(str(path))
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
         if len(content) > LARGEST_FILE:
-            raise BadInput(f"{path}: is larger than {LARGEST_FILE:,} bytes, too large for a file of keys")
+            raise BadInput(f"{shown}: is larger than {LARGEST_FILE:,} bytes, too large for a file of keys")
         text = content.decode()
     except FileNotFoundError:
-        raise BadInput(f"{path}: no such file", hint="give the path of a scenario file, or none at all") from None
+        raise BadInput(f"{shown}: no such file", hint="give the path of a scenario file, or none at all") from None
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "is not text in UTF-8"
-        raise BadInput(f"{path}: {reason}") from None
+        raise BadInput(f"{shown}: {reason}") from None
     try:
         values = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         # Not only TOMLDecodeError: Python refuses to read an integer of more than 4,300 digits, with a ValueError.
-        raise BadInput(f"{path}: not a TOML file: {_describe_toml_error(error)}") from None
+        raise BadInput(f"{shown}: not a TOML file: {_describe_toml_error(error)}") from None
     if _is_too_deep(values):
-        raise BadInput(f"{path}: tables and arrays are nested more than {DEEPEST} deep")
+        raise BadInput(f"{shown}: tables and arrays are nested more than {DEEPEST} deep")
     return values, text
 
 
@@ -342,13 +345,13 @@ def _is_too_deep(values: object) -> bool:
 def _format_value(value: object) -> str:
     if isinstance(value, str):
         # As TOML and JSON write it: a line end in the value must not end the message.
-        return _cut(json.dumps(value[:100], ensure_ascii=False))
+        return _cut(neutralize(json.dumps(value[:100], ensure_ascii=False)))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) and abs(value) > MOST * MOST:
         return f"about {'-' if value < 0 else ''}10^{int(value.bit_length() * log10(2))}"
     try:
-        return _cut(str(value))
+        return _cut(neutralize(str(value)))
     except ValueError:
         # Within a table or array: Python refuses to write an integer of more than 4,300 digits.
         return "{...}"

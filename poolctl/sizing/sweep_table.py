@@ -3,16 +3,20 @@
 import csv
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite
+from math import isfinite
 
 from poolctl.errors import BadInput
-from poolctl.units import parse_duration, plural
+from poolctl.safe_text import neutralize
+from poolctl.units import LONGEST, parse_duration, plural
 
 _NAMES = {
     "connections": ("connections", "clients", "pool", "n"),
     "throughput": ("throughput", "tps", "rps", "x"),
     "latency": ("latency", "latency_s", "latency_ms"),
 }
+MOST_THROUGHPUT = 1e12
+"""Requests a second, far above every server."""
+
 FORM = "connections,throughput[,latency]"
 
 
@@ -37,7 +41,7 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     """
     lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     lines = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
-    rows = [(number, [cell.strip() for cell in next(csv.reader([line]))]) for number, line in lines]
+    rows = [(number, _split_row(line, f"{name}, line {number}")) for number, line in lines]
     columns = {"connections": 0, "throughput": 1, "latency": 2}
     scale = 1.0
     if rows and not _is_number(rows[0][1][0]):
@@ -52,6 +56,13 @@ def parse_sweep(text: str, name: str = "the sweep") -> tuple[SweepPoint, ...]:
     return points
 
 
+def _split_row(line: str, where: str) -> list[str]:
+    try:
+        return [cell.strip() for cell in next(csv.reader([line]))]
+    except csv.Error as error:
+        raise BadInput(f"{where}: not a row of a CSV table: {error}") from None
+
+
 def _read_header(header: Sequence[str], where: str) -> tuple[dict[str, int], float]:
     names = [cell.lower() for cell in header]
     found = {}
@@ -60,7 +71,8 @@ def _read_header(header: Sequence[str], where: str) -> tuple[dict[str, int], flo
         if at is not None:
             found[column] = at
         elif column != "latency":
-            raise BadInput(f"{where}: no column {column} among {', '.join(header)}", hint=f"name them {FORM}")
+            names_there = neutralize(", ".join(cell[:40] for cell in header[:8]))
+            raise BadInput(f"{where}: no column {column} among {names_there}", hint=f"name them {FORM}")
     return found, 1e-3 if "latency_ms" in names else 1.0
 
 
@@ -70,19 +82,20 @@ def _read_row(cells: Sequence[str], columns: dict[str, int], scale: float, where
         return cells[at] if at is not None and at < len(cells) else ""
 
     connections, throughput = cell("connections"), cell("throughput")
-    if not connections.isdecimal() or int(connections) < 1:
-        raise BadInput(f"{where}: connections = {connections!r}: must be a whole number, 1 or more")
-    if not _is_number(throughput) or not 0 <= float(throughput) < inf:
-        raise BadInput(f"{where}: throughput = {throughput!r}: must be a number, 0 or more")
+    # Seven digits are more than any server takes, and Python refuses to read thousands of them.
+    if not connections.isdecimal() or len(connections) > 6 or int(connections) < 1:
+        raise BadInput(f"{where}: connections = {connections[:40]!r}: must be a whole number from 1 to 999999")
+    if not _is_number(throughput) or not 0 <= float(throughput) <= MOST_THROUGHPUT:
+        raise BadInput(f"{where}: throughput = {throughput[:40]!r}: must be a number from 0 to {MOST_THROUGHPUT:,.0f}")
     latency = cell("latency")
     if not latency:
         return SweepPoint(int(connections), float(throughput))
     try:
         seconds = float(latency) * scale if _is_number(latency) else parse_duration(latency)
     except ValueError as error:
-        raise BadInput(f"{where}: latency = {latency!r}: {error}") from None
-    if not 0 <= seconds < inf:
-        raise BadInput(f"{where}: latency = {latency!r}: cannot be negative or infinite")
+        raise BadInput(f"{where}: latency = {latency[:40]!r}: {error}") from None
+    if not 0 <= seconds <= LONGEST:
+        raise BadInput(f"{where}: latency = {latency[:40]!r}: must be from 0 to {LONGEST:,.0f} s")
     return SweepPoint(int(connections), float(throughput), seconds)
 
 
