@@ -90,11 +90,16 @@ def _hide_userinfo(found: "re.Match[str]") -> str:
 
 
 def redact_command(arguments: Sequence[str]) -> str:
-    """Join a command line, at most ``LONGEST`` characters of it, without secrets and without literals of SQL."""
+    """Join a command line, at most ``LONGEST`` characters of it, without secrets and without literals of SQL.
+
+    Of Java, Erlang, Python and Node the program comes first: the main class or archive, the release, the module or
+    script. The options of the runtime are left out.
+    """
     shown: list[str] = []
     hide_next = False
     program = arguments[0].rpartition("/")[2] if arguments else ""
     short = _SHORT_OPTIONS.get(program)
+    arguments = _skip_runtime_options(program, arguments)
     for argument in arguments:
         if hide_next:
             shown.append(HIDDEN)
@@ -110,6 +115,42 @@ def redact_command(arguments: Sequence[str]) -> str:
         " ".join(part for part in shown if part).encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip()
     )
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+_RUNTIMES = {
+    "java": frozenset({"-cp", "-classpath", "--class-path", "-p", "--module-path", "--add-modules", "--add-opens"}),
+    "python": frozenset({"-X", "-W"}),
+    "node": frozenset({"-r", "--require", "--import", "--loader", "-C"}),
+}
+"""Runtimes whose own options stand before the program that they run, and the ones whose value is the next argument."""
+
+_ERLANG_RELEASE = ("-name", "-sname", "-boot", "-s", "-run", "-extra", "-eval")
+
+
+def _skip_runtime_options(program: str, arguments: Sequence[str]) -> list[str]:
+    """Return a command line without the options of its runtime, which fill a line before the program is named."""
+    if program.startswith("beam"):
+        return _keep_release(arguments)
+    runtime = re.fullmatch(r"(java|python|node)(?:js)?[\d.]*", program)
+    options = _RUNTIMES[runtime[1]] if runtime is not None else None
+    at = 1
+    while options is not None and at < len(arguments) and arguments[at].startswith("-"):
+        if arguments[at] in ("-jar", "-m", "--module", "-c", "-e", "--eval", "-"):
+            break
+        at += 2 if arguments[at] in options else 1
+    # Options alone, or a runtime without a program: all of it is what there is.
+    if options is None or at >= len(arguments) or at == 1:
+        return list(arguments)
+    return [arguments[0], "...", *arguments[at:]]
+
+
+def _keep_release(arguments: Sequence[str]) -> list[str]:
+    """Return the node's name, the boot script of its release, and what it starts, of a command line of Erlang."""
+    kept = [word for at, word in enumerate(arguments) if at and arguments[at - 1] in _ERLANG_RELEASE]
+    flags = [arguments[at - 1] for at in range(1, len(arguments)) if arguments[at - 1] in _ERLANG_RELEASE]
+    if not kept:
+        return list(arguments)
+    return [arguments[0], "...", *(word for pair in zip(flags, kept, strict=True) for word in pair)]
 
 
 def _is_secret_option(argument: str) -> bool:

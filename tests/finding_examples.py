@@ -83,7 +83,7 @@ INSPECTED: dict[str, Scene] = {
         pools=[[pool(name="checkout", max_open=20, open=14, in_use=6 + i, waiting=0)] for i in range(8)],
     ),
     "leak-in-transaction": Scene(
-        [*rows(12, state=IN_TRANSACTION, age=45.0, step=11.0, application="checkout", query=CHECKOUT), *busy(6)]
+        [*rows(12, state=IN_TRANSACTION, age=65.0, step=11.0, application="checkout", query=CHECKOUT), *busy(6)]
     ),
     "leak-or-long-hold": Scene(
         rows(10, age=8.0, step=2.0, application="checkout", query=CHECKOUT), pools=full_pool(10, 7, name="checkout")
@@ -148,7 +148,7 @@ INSPECTED: dict[str, Scene] = {
         [*rows(38, age=300.0, step=2.0), *busy(2)], pools=[[pool(max_open=40, open=40, in_use=1, waiting=0)]]
     ),
     "pooler-pinned-transaction": Scene(
-        rows(5, state=IN_TRANSACTION, age=8.0, step=1.5, application=""), bouncers=[bouncer(PIDS)]
+        rows(5, state=IN_TRANSACTION, age=70.0, step=3.0, application=""), bouncers=[bouncer(PIDS)]
     ),
     "pooler-session-mode": Scene(rows(5, age=30.0, step=2.0), bouncers=[bouncer(PIDS, mode="session")]),
     "pooler-client-limit": Scene(

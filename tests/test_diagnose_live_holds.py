@@ -1,6 +1,7 @@
 """Jams, calls elsewhere, locks, odd sessions and stopped clients; and what of all this must not be said."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -122,7 +123,7 @@ def test_new_holds_in_all_backends_say_that_old_ones_end_although_none_was_obser
 @pytest.mark.parametrize(
     "leaked",
     [
-        rows(11, state=IN_TRANSACTION, age=60.0, step=3.0),
+        rows(11, state=IN_TRANSACTION, age=61.0, step=3.0),
         [Row(100 + i, IN_TRANSACTION, age=2.0 + 5 * i, opened=3.0 + 5 * i) for i in range(11)],
         [*rows(10, state=IN_TRANSACTION, age=3.0, step=6.0), *busy(1)],
     ],
@@ -133,6 +134,20 @@ def test_a_leak_one_by_one_is_not_taken_for_holds_that_take_turns(leaked: list[R
 
     assert find(diagnosis, "leak-in-transaction").confidence == "likely"
     assert "held-across-io" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(("opened", "confidence"), [(17.0, "likely"), (40.0, "undetermined")])
+def test_backends_that_gave_their_connection_back_after_a_long_hold_may_do_so_again(
+    opened: float, confidence: str
+) -> None:
+    """All stand since 12 to 16 s. What they did before took a second, or as long as what they do now may take."""
+    standing = rows(5, state=IN_TRANSACTION, age=12.0, step=1.0, opened=opened)
+    standing = [replace(row, opened=row.age + opened - 16.0) for row in standing]
+
+    finding = find(verdict(*standing), "leak-in-transaction")
+
+    assert finding.confidence == confidence
+    assert (finding.decide_by is not None) == (confidence == "undetermined")
 
 
 def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:
@@ -345,7 +360,7 @@ def test_the_root_is_behind_the_waiter_that_others_wait_for() -> None:
 def test_a_leak_at_the_head_of_a_queue_comes_before_the_queue() -> None:
     leaked = rows(3, 100, state=IN_TRANSACTION, age=5.0, step=2.0, application="checkout")
 
-    diagnosis = verdict(*leaked, *blocked(6, 101))
+    diagnosis = verdict(*leaked, *blocked(6, 101), *busy(2, application="checkout"))
 
     assert [f.code for f in diagnosis.findings if f.severity == "critical"] == ["leak-in-transaction", "lock-queue"]
 

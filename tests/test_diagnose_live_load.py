@@ -100,6 +100,53 @@ def test_scans_that_keep_the_processors_busy_are_slow_though_each_is_short(age: 
     assert troubles(verdict(*scans, hosts=[host(cores=2, server_cpu=1.9)])) == found
 
 
+SHARED: dict[str, Any] = {"cores": 2, "server_cpu": 1.1}
+
+
+@pytest.mark.parametrize(("cpu_share", "found"), [(0.6, []), (1.0, ["slow-database"])])
+def test_other_work_on_the_machine_does_not_hide_a_database_that_takes_all_that_is_left(
+    cpu_share: float, found: list[str]
+) -> None:
+    scans = [Row(100 + i, "active", age=0.02, turns=0.4, query=SCAN) for i in range(3)]
+
+    assert troubles(verdict(*scans, hosts=[host(**SHARED, cpu_share=cpu_share)])) == found
+
+
+@pytest.mark.parametrize("seconds", [2.0, 10.0, 60.0])
+def test_the_counters_mean_time_decides_and_not_how_old_statements_were_when_they_were_caught(seconds: float) -> None:
+    """Six clients with scans of 41 ms on two cores."""
+    scans = [Row(100 + i, "active", age=0.011, turns=0.022, query=SCAN) for i in range(6)]
+    calls = round(6 * seconds / 0.041)
+    counted = [[StatementCounters(1, "app", "app", SCAN, n, 0.041 * n)] for n in (10, 10 + calls)]
+
+    diagnosis = verdict(*scans, window=seconds, hosts=[host(cores=2, server_cpu=1.0)], statements=counted)
+
+    assert find(diagnosis, "slow-database").confidence == "certain"
+
+
+def test_what_poolctl_asks_is_never_the_statement_that_takes_the_time() -> None:
+    own = [
+        [StatementCounters(9, "watcher", "app", "BEGIN READ ONLY", 5, 1.0)],
+        [StatementCounters(9, "watcher", "app", "BEGIN READ ONLY", 9, 3.0)],
+    ]
+
+    finding = find(verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)], statements=own), "slow-database")
+
+    assert (finding.evidence["share_from"], SCAN in str(finding.evidence["statement"])) == ("samples", True)
+
+
+def test_where_statements_are_hidden_the_table_that_is_read_whole_is_named() -> None:
+    counted = [[DatabaseCounters("app", backends=12, commits=n, active_time=0.3 * n)] for n in (10, 90)]
+
+    diagnosis = verdict(
+        *scanning(12), hides=True, hosts=[host(cores=2, server_cpu=1.9)], tables=TABLES, databases=counted
+    )
+
+    finding = find(diagnosis, "slow-database")
+    assert finding.evidence["table"] == "orders"
+    assert "read orders from end to end" in finding.remedy
+
+
 def test_statements_that_sleep_or_wait_for_locks_are_not_at_work() -> None:
     asleep = rows(20, state="active", age=0.3, turns=1.0, wait=("Timeout", "PgSleep"))
 

@@ -45,7 +45,7 @@ from poolctl.observe.snapshot import (
 
 
 def test_transactions_left_open_behind_pgbouncer_name_the_client_and_not_the_pooler() -> None:
-    stuck = rows(6, state=IN_TRANSACTION, age=8.0, step=1.5, application="")
+    stuck = rows(6, state=IN_TRANSACTION, age=70.0, step=3.0, application="")
 
     diagnosis = verdict(*stuck, bouncers=[bouncer([100, 101, 102, 103, 104, 105])])
 

@@ -94,12 +94,32 @@ def test_no_title_stops_the_reading(title: str, cluster: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
+        (["java", "-Xmx128m", "-XX:+UseSerialGC", "-cp", "/x/a.jar", "com.shop.Main", "80"],
+         "java ... com.shop.Main 80"),
+        (["/erts/bin/beam.smp", "--", "-root", "/r", "-progname", "erl", "-sname", "shop", "-s", "x"],
+         "/erts/bin/beam.smp ... -sname shop -s x"),
+        (["python3.11", "-u", "-X", "dev", "-m", "gunicorn", "shop:app"], "python3.11 ... -m gunicorn shop:app"),
+        (["python", "shop.py", "-X"], "python shop.py -X"),
+        (["node", "--max-old-space-size=400", "-r", "dotenv/config", "server.js"], "node ... server.js"),
+        (["java", "-version"], "java -version"),
+        (["javac", "-cp", "x", "A.java"], "javac -cp x A.java"),
+    ],
+)  # fmt: skip
+def test_a_command_line_names_the_program_before_the_options_of_its_runtime(arguments: list[str], shown: str) -> None:
+    assert redact_command(arguments) == shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
         (["psql", "postgresql://app:s3cr3t@db:5432/shop"], "psql postgresql://app:***@db:5432/shop"),
         (["psql", "postgresql://app:s3:cr@3t/x@db/shop?sslmode=require"], "psql postgresql://app:***@db/shop?sslmode=require"),
         (["psql", "host=db user=app password=s3cr3t dbname=shop"], "psql host=db user=app password=*** dbname=shop"),
         (["psql", r"user=app password='s3 \' cr3t' dbname=shop"], "psql user=app password=*** dbname=shop"),
         (["sh", "-c", "PGPASSWORD=s3cr3t psql -h db"], "sh -c PGPASSWORD=*** psql -h db"),
-        (["java", "-Ddatasource.password=s3cr3t", "-jar", "x"], "java -Ddatasource.password=*** -jar x"),
+        (["java", "-Ddatasource.password=s3cr3t", "-jar", "x"], "java ... -jar x"),
+        (["java", "-cp", "a.jar:b.jar", "com.shop.Main", "-Dpassword=s3cr3t"],
+         "java ... com.shop.Main -Dpassword=***"),
         (["app", "--db-password", "s3cr3t", "--port", "8000"], "app --db-password *** --port 8000"),
         (["app", "--api-key=s3cr3t"], "app --api-key=***"),
         (["app", '{"password": "s3 cr3t", "port": 5432}'], 'app {"password": ***, "port": 5432}'),

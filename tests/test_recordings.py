@@ -116,7 +116,8 @@ SEEN = (
         "slow-database",
         "shop",
         'WARNING  10.2 statements at work at once on 2 cores, typically 45.6 ms old; 100 % of it is "SELECT '
-        'count(*) FROM orders WHERE customer_id = $1", which reads all 400,000 rows of orders each time',
+        'count(*) FROM orders WHERE customer_id = $1", which reads all 400,000 rows of orders each time, '
+        "without an index on customer_id",
     ),
     Seen(
         "a_transaction_held_over_a_call_elsewhere_is_no_leak",

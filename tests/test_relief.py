@@ -20,7 +20,9 @@ def planned(observation: Observation) -> ReliefPlan:
 
 
 def leaked(count: int, first: int = 100, **same: Any) -> list[Row]:
-    return rows(count, first, state=IN_TRANSACTION, age=5.0, step=2.0, **{"application": "checkout", **same})
+    """Each leaked a moment after its connection was opened, the oldest last."""
+    same = {"application": "checkout", **same}
+    return [Row(first + i, IN_TRANSACTION, age=5.0 + 2 * i, opened=6.0 + 2 * i, **same) for i in range(count)]
 
 
 def test_the_oldest_of_a_leak_are_ended_first() -> None:

@@ -11,6 +11,7 @@ from report_parts import check_screen
 from rich.cells import cell_len
 
 from poolctl.api.results import InspectResult
+from poolctl.diagnose.finding import Holder
 from poolctl.report.inspection import build_inspection_report, build_relief_result, describe_relief
 from poolctl.report.screen import open_screen
 from poolctl.report.terminal import print_report
@@ -147,6 +148,24 @@ def test_a_holder_is_named_with_everything_that_is_known_of_it() -> None:
     for part in ("shop-api", "user app", "10.0.0.7", "2210 (gunicorn: worker [shop.wsgi])", "/checkout/confirm"):
         assert part in line
     assert "30 backends (4700, 4701, " in line
+
+
+def test_the_instances_of_one_application_are_one_holder_and_their_statement_stands_once() -> None:
+    whole = inspections.leaking()
+    instances = tuple(
+        Holder("shop", "app", f"10.0.0.{n}", (100 + n,), {"pid": 7000 + n, "command": "shop"}, None, "SELECT 1")
+        for n in range(6)
+    )
+    finding = replace(whole.diagnosis.findings[0], holders=(*instances, Holder("mail", "app", "10.0.0.9", (200,))))
+
+    text = report(replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,))), 300)
+
+    assert (
+        "application shop, user app, 6 instances, client 10.0.0.0 10.0.0.1 10.0.0.2 10.0.0.3 10.0.0.4 10.0.0.5, "
+        "process 7000 7001 7002 7003 7004 7005 (shop), 6 backends (100, 101, 102, 103, 104, 105)"
+    ) in text
+    assert "application mail, user app, client 10.0.0.9, 1 backend (200)" in text
+    assert text.count("last query: SELECT 1") == 1
 
 
 def test_more_than_a_screen_holds_is_cut_with_a_word_about_the_rest() -> None:

@@ -84,7 +84,7 @@ Why     suspected 13, in use 13, max_open 20, floor steps 7, oldest age 79 s, me
 """,
     "leak-in-transaction": """\
 WARNING  12 of 12 backends of checkout are idle in transactions that are not ended, the oldest
-for 166 s (likely)
+for 3.1 min (likely)
 leak-in-transaction (application, likely); the remedy frees 12 slots
 Who     application checkout, user app, client 127.0.0.1, route /checkout, 12 backends (100,
         101, 102, 103, 104, 105, 106, 107 ...)
@@ -92,7 +92,7 @@ Who     application checkout, user app, client 127.0.0.1, route /checkout, 12 ba
 Do      Commit or roll back and release on every path of that code: finally, with, defer. Until
         that is deployed, end these backends, and set idle_in_transaction_session_timeout for
         the application's role. A bigger pool only delays the end.
-Why     stuck 12, sessions 12, oldest age 166 s, youngest age 45 s, age spread 121 s, moved
+Why     stuck 12, sessions 12, oldest age 3.1 min, youngest age 65 s, age spread 121 s, moved
         meanwhile 0, median transaction 0 s, longest seen to end 0 s, hold back vacuum 0
 """,
     "leak-or-long-hold": """\
@@ -260,7 +260,7 @@ Why     waiting for locks 4, root pid 50, root state idle in transaction, longes
     "slow-database": """\
 WARNING  12 statements at work at once on 2 cores, typically 190 ms old; 100 % of it is "SELECT
 sum(amount) FROM orders WHERE customer_id = $1", which reads all 400,000 rows of orders each
-time
+time, without an index on customer_id
 slow-database (database, certain); the remedy frees no slot
 Who     application shop, user app, client 127.0.0.1, 12 backends (100, 101, 102, 103, 104, 105,
         106, 107 ...)
@@ -270,7 +270,7 @@ Do      Pool size is not the problem: more connections would share the same proc
         with CREATE INDEX CONCURRENTLY ON orders (customer_id);
 Why     at work 12, cores 2, server cpu 1.9, typical age 190 ms, statement "SELECT sum(amount)
         FROM orders WHERE customer_id = $1", statement share 100 %, share from
-        pg_stat_statements, table orders, table rows 400,000, rows read by scans 32,000,000
+        pg_stat_statements, statement time 500 ms, table orders, column customer_id, ...
 """,
     "connection-churn": """\
 WARNING  300 sessions opened in 3 s for 300 transactions: 100 a second, most of them gone again
@@ -329,7 +329,7 @@ Why     sessions 40, frozen idle 38, most in use 1, usable 97, waiting 0, window
 """,
     "pooler-pinned-transaction": """\
 CRITICAL  PgBouncer: 5 server connections are pinned by transactions that are not ended, the
-oldest idle for 14 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
+oldest idle for 82 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
 2.5 s
 pooler-pinned-transaction (pooler, certain); the remedy frees 5 slots
 Who     the same as above

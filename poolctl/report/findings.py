@@ -6,7 +6,7 @@ each fits. What is true was decided by the diagnosis. Each foreign name is neutr
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from math import isfinite
 from typing import Any
 
@@ -22,6 +22,7 @@ NAME_LIMIT = 60
 QUERY_LIMIT = 160
 TARGET_LIMIT = 120
 MOST_HOLDERS = 5
+MOST_INSTANCES = 6
 MOST_PIDS = 8
 MOST_EVIDENCE = 10
 MOST_EXPLAINED = 3
@@ -121,19 +122,46 @@ def list_evidence(evidence: Mapping[str, Any]) -> list[str]:
 
 
 def list_holders(finding: Finding) -> tuple[Item, ...]:
-    """Return each holder with its last query, at most ``MOST_HOLDERS``, and then how many more there are."""
+    """Return each holder with its last query, at most ``MOST_HOLDERS``, and then how many more there are.
+
+    The instances of one application that ran the same statement last are one holder.
+    """
+    groups: dict[tuple[str | None, ...], list[Holder]] = {}
+    for holder in finding.holders:
+        key = (holder.application, holder.user, holder.route, holder.last_query)
+        groups.setdefault(key, []).append(holder)
+    named = list(groups.values())
     shown = tuple(
         Item(
-            name_holder(holder),
-            neutralize(holder.last_query, QUERY_LIMIT) if holder.last_query else "",
+            _name_instances(members),
+            neutralize(members[0].last_query, QUERY_LIMIT) if members[0].last_query else "",
         )
-        for holder in finding.holders[:MOST_HOLDERS]
+        for members in named[:MOST_HOLDERS]
     )
-    rest = finding.holders[MOST_HOLDERS:]
+    rest = [holder for members in named[MOST_HOLDERS:] for holder in members]
     if not rest:
         return shown
     backends = sum(len(holder.pids) for holder in rest)
     return (*shown, Item(f"and {plural(len(rest), 'more holder')} with {plural(backends, 'backend')}: see --json"))
+
+
+def _name_instances(members: Sequence[Holder]) -> str:
+    """Return the holders of one application in one line: where they run, and their backends together."""
+    first = members[0]
+    if len(members) == 1:
+        return name_holder(first)
+    clients = list(dict.fromkeys(neutralize(each.client, NAME_LIMIT) for each in members if each.client))
+    processes = list(dict.fromkeys(str(each.process.get("pid", "?")) for each in members if each.process))
+    whole = replace(first, client=None, process=None, pids=tuple(pid for each in members for pid in each.pids))
+    *names, backends = _list_names(whole)
+    places = [f"{len(members)} instances"]
+    for noun, known in (("client", clients), ("process", processes)):
+        if known:
+            more = " ..." if len(known) > MOST_INSTANCES else ""
+            places.append(f"{noun} {' '.join(known[:MOST_INSTANCES])}{more}")
+    if first.process:
+        places[-1] += f" ({_shorten(str(first.process.get('command') or '?'))})"
+    return ", ".join((*names, *places, backends))
 
 
 def name_holder(holder: Holder) -> str:

@@ -38,12 +38,12 @@ def _sum_growth(facts: LiveFacts, query: str) -> tuple[int, int, float]:
     before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
     calls = rows = 0
     time = 0.0
-    for row, grown in measure_statement_growth(facts):
-        if row.query == query:
+    for growth in measure_statement_growth(facts):
+        if (row := growth.row).query == query:
             known = before.get((row.query_id, row.user, row.database))
-            calls += row.calls - (known.calls if known else 0)
+            calls += growth.calls
             rows += row.rows - (known.rows if known else 0)
-            time += grown
+            time += growth.time
     return calls, rows, time
 
 

@@ -339,11 +339,13 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             answer,
         )
     for each in filter(_is_paused, facts.programs):
-        since, limit = (format_duration(age) for age in (min(track.age for track in each.tracks), each.stuck_after))
+        since, limit = min(track.age for track in each.tracks), each.stuck_after
+        # What is older than the limit, and no leak by other signs, is not decided by waiting for the limit again.
+        until = f", which look alike until {format_duration(limit)}" if since < limit else ""
         yield (
-            f"All {each.count} backends of {name_application(each)} have been idle in a transaction for {since} or "
-            f"longer: slow work or a leak, which look alike until {limit}; {counts}",
-            f"a longer observation (--for {ceil(2 * each.stuck_after)}s): slow work ends by itself",
+            f"All {each.count} backends of {name_application(each)} have been idle in a transaction for "
+            f"{format_duration(since)} or longer: slow work or a leak{until}; {counts}",
+            f"a longer observation (--for {ceil(2 * max(since, limit))}s): slow work ends by itself",
         )
     for each in facts.programs:
         unclear = [track for track in each.tracks if _may_rest(track)]

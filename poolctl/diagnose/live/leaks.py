@@ -38,9 +38,10 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     Never younger than 4 x the mean hold that the pool's figures count: such holds come back, and outlast a short
     observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
     Certain: all older than 1000 x that mean, not all from one moment, and observed twice.
-    Undetermined: one sample only; or every backend of the application, from one moment or without ages, while it is not
-    known whether clients wait: it may be a jam of nested acquires. Holders of advisory locks and operators' tools do
-    not count; of a person's client program five do, as scripts use them too.
+    Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
+    held (no figures, none observed to end) and earlier holds may have been as long; or from one moment or without ages,
+    while it is not known whether clients wait: it may be a jam of nested acquires. Holders of advisory locks and
+    operators' tools do not count; of a person's client program five do, as scripts use them too.
     """
     for application in context.facts.applications:
         times = context.measure_hold_times(application)
@@ -56,6 +57,32 @@ def _count_least(application: Application) -> float:
     return LEAST_BY_HAND if is_interactive(application.name) else inf
 
 
+STANDS_LONG = 60.0
+"""Seconds without any transaction that begins or ends, in all backends of an application, after which they are rather
+lost than at work: of ten requests at work, each for up to 90 s, none ends within a minute once in 200,000 times."""
+
+
+def _may_be_usual(stuck: Sequence[Track]) -> bool:
+    """Return True if the holds before these may have been as long, as far as is known.
+
+    A backend that is much older than its transaction gave its connection back before: after a hold of up to the time
+    between its login and this transaction.
+    """
+    if min(track.age for track in stuck) >= STANDS_LONG:
+        return False
+    before = [
+        track.last.transaction_at - track.last.started_at
+        for track in stuck
+        if track.last.transaction_at is not None and track.last.started_at is not None
+    ]
+    return max(before, default=0.0) >= EARLIER_SHARE * max(track.age for track in stuck)
+
+
+EARLIER_SHARE = 0.25
+"""Share of the age of a hold from which an earlier one was of the same kind: a long hold is rarely over four times a
+short one of the same code (see TIMES_LONGEST)."""
+
+
 def _judge_confidence(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Confidence:
     times = context.measure_hold_times(application)
     knows_waiting = context.facts.count_waiting(application).is_known
@@ -63,6 +90,8 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     if stuck[0].sample_count < 2 or takes_turns(application, stuck, times, MOST_GAPS):
         return "undetermined"
     everything = len(stuck) == application.count
+    if everything and not times.mean and not application.longest_ended and _may_be_usual(stuck):
+        return "undetermined"
     if any(track.last.state_at is None for track in stuck):
         return "undetermined" if everything and len(stuck) > LEAST_STUCK else "likely"
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:

@@ -14,19 +14,19 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, measure_work
+from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, is_processor_bound, measure_work
 from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2
 """Statements at work over cores from which they mostly wait for a processor."""
-LEAST_RUNNING = 0.02
-"""Median age, in seconds, of the statements at work, from which they are slow and not merely many: sixteen clients of
-0.1 ms statements also keep two cores busy, and no client waits for them. Caught at random a statement is half done: ten
-scans of 20 ms that shared two cores were 45 to 90 ms old (measured on staged systems)."""
-LEAST_BUSY = 0.01
-"""The same where the server itself keeps the processors busy. Scans of 15 ms by six clients on two cores were 15 to 19
-ms old, statements of 0.1 ms by sixteen clients 1 ms (measured on staged systems)."""
+LEAST_TIME = 0.025
+"""Seconds that a statement at work takes, from which it is slow and not merely one of many: sixteen clients of 0.1 ms
+statements also keep two cores busy (2 ms each by their age, measured on staged systems), and no client waits for them.
+Scans of 20 ms by ten clients that shared two cores took 90 ms and more."""
+LEAST_BUSY = 0.02
+"""The same where the server itself keeps the processors busy. Scans of 15 ms by six clients on two cores took 30 to 38
+ms (measured on staged systems)."""
 SLOW_STATEMENT = 0.3
 """Seconds that a statement takes, from which a pool that is full of them is not too small, though the processors are
 idle or unknown and clients wait: connections that come back quickly do so within milliseconds (a proposal)."""
@@ -35,30 +35,31 @@ idle or unknown and clients wait: connections that come back quickly do so withi
 def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     """Report that the database is the limit: more connections would wait there instead of here.
 
-    Threshold: twice as many statements at work as there are cores, and they take long (median age 20 ms: sixteen quick
-    ones also crowd two cores); or as many as cores with the server's processes on nine tenths of them, and they take
-    long (10 ms) or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, for any reason
-    except locks.
+    Threshold: twice as many statements at work as there are cores, and they take long (25 ms: sixteen quick ones also
+    crowd two cores); or as many as cores with the server's processes on nine tenths of what other work leaves of them,
+    and they take long or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, for any
+    reason except locks.
 
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
     """
     facts = context.facts
     work, cores, cpu = measure_work(facts), facts.cores, facts.server_cpu
     crowded = cores is not None and work.mean > TIMES_CORES * cores
-    busy = cores is not None and cpu is not None and cpu >= BUSY_SHARE * cores and work.mean >= cores
+    busy = cores is not None and work.mean >= cores and is_processor_bound(facts)
     slow, each_takes = _find_slow_holders(context)
     tracks, sentence = work.tracks or slow, _write_slow(work, cores)
-    is_long = work.age >= (LEAST_BUSY if busy else LEAST_RUNNING)
+    is_long = work.takes >= (LEAST_BUSY if busy else LEAST_TIME)
     if ((crowded or busy) and is_long) or (busy and facts.count_waiting().sustained):
         confidence: Confidence = (
             "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.samples) > 1 else "likely"
         )
     elif slow:
         confidence, tracks, sentence = "likely", slow, _write_held(slow, each_takes)
-    elif cores is None and work.mean >= UNKNOWN_CORES and work.age >= LEAST_RUNNING:
+    elif cores is None and work.mean >= UNKNOWN_CORES and is_long:
         confidence = "undetermined"
     else:
         return
+    columns = find_filtered_columns(work.statement or "") if work.table is not None else []
     yield build_finding(
         "slow-database",
         severity=context.judge_severity(),
@@ -73,12 +74,14 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
             "statement": quote(work.statement, 120) if work.statement else None,
             "statement_share": percent(work.share) if work.statement else None,
             "share_from": "pg_stat_statements" if work.by_counters else "samples",
+            "statement_time": work.takes or None,
             "table": work.table.name if work.table else None,
+            "column": columns[0] if columns else None,
             "table_rows": work.table.live_rows if work.table else None,
             "rows_read_by_scans": work.rows_read or None,
             "waiting": context.facts.count_waiting().count,
-            "threshold": f"> {TIMES_CORES} x cores at work for typically {format_duration(LEAST_RUNNING)} or more; "
-            f"{percent(BUSY_SHARE)} of the cores busy for typically {format_duration(LEAST_BUSY)}, or while clients "
+            "threshold": f"> {TIMES_CORES} x cores at work in statements of {format_duration(LEAST_TIME)} or more; "
+            f"{percent(BUSY_SHARE)} of the cores busy with such of {format_duration(LEAST_BUSY)}, or while clients "
             f"wait; or clients wait for statements of {format_duration(SLOW_STATEMENT)}",
         },
         evidence_sql=sql.SCANS if work.table else sql.STATEMENTS if work.by_counters else sql.ACTIVE,
@@ -148,7 +151,10 @@ def _write_slow(work: Work, cores: int | None) -> str:
         statement = f"; {percent(work.share)} of it is {quote(work.statement, 60)}"
     scan = ""
     if work.table is not None:
-        scan = f", which reads all {format_count(work.table.live_rows)} rows of {work.table.name} each time"
+        rows = f"all {format_count(work.table.live_rows)} rows of {work.table.name}"
+        columns = find_filtered_columns(work.statement or "")
+        without = f", without an index on {columns[0]}" if columns else ""
+        scan = f", which reads {rows} each time{without}" if statement else f"; scans read {rows} meanwhile"
     return (
         f"{format_count(round(work.mean, 1))} statements at work at once{on}, typically {format_duration(work.age)} "
         f"old{statement}{scan}"
@@ -168,7 +174,9 @@ def _write_remedy(work: Work) -> str:
     start = "Pool size is not the problem: more connections would share the same processors and disks."
     if work.table is None:
         return f"{start} Make the statement cheaper or rarer, or add cores."
-    columns = ", ".join(find_filtered_columns(work.statement or "")) or "..."
+    if not work.statement:
+        return f"{start} Find the statements that read {work.table.name} from end to end, and index what they compare."
+    columns = ", ".join(find_filtered_columns(work.statement)) or "..."
     return (
         f"{start} Make {quote(work.statement or '', 100)} read less, such as with CREATE INDEX CONCURRENTLY ON "
         f"{work.table.name} ({columns});"

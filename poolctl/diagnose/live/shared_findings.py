@@ -31,8 +31,8 @@ def build_leak_in_transaction(
         decide_by = (
             "a second sample: whether the same transactions are still open"
             if stuck[0].sample_count < 2
-            else "observe for longer than the acquire timeout, if there is one: holders that wait for a second "
-            "connection fail and release then, a leak stays; or observe as a member of pg_monitor"
+            else "the pool's own use times (--pool-stats), or an observation that is longer than the longest work of a "
+            "request (--for): what comes back was held, what stays is leaked"
         )
     return build_finding(
         "leak-in-transaction",

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from statistics import mean, median
+from typing import NamedTuple
 
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Track
@@ -18,6 +19,9 @@ DOMINANT_SHARE = 0.5
 
 BUSY_SHARE = 0.9
 """Share of the cores that the server alone keeps busy. Above it throughput can grow by a ninth at most."""
+
+
+LEAST_OF_CORES = 0.33
 
 
 SMALL_TABLE = 1000
@@ -34,6 +38,8 @@ class Work:
     mean: float
     age: float
     """Median, in seconds."""
+    takes: float
+    """Seconds that a statement takes, typically: as counted, else twice its age when it was caught at random."""
     statement: str | None
     share: float
     """Share of the time at work that this statement takes."""
@@ -65,12 +71,26 @@ def measure_work(facts: LiveFacts) -> Work:
     share = observed / max(1, sum(statements.values()))
     counted = _read_counters(facts)
     if counted is not None:
-        top, share = counted
+        top, share, _ = counted
     table, rows_read = _find_scanned(facts, top or "")
     tracks = tuple(track for track in facts.tracks if is_at_work(track.last))
     # The mean stands in where ages are hidden. A statement caught at random is half done, and more often a long one.
     age = median(ages) if ages else _measure_mean_time(facts)
-    return Work(mean(counts) if counts else 0.0, age, top, share, counted is not None, table, rows_read, tracks)
+    takes = counted[2] if counted is not None and share > DOMINANT_SHARE else 2 * age
+    return Work(mean(counts) if counts else 0.0, age, takes, top, share, counted is not None, table, rows_read, tracks)
+
+
+def is_processor_bound(facts: LiveFacts) -> bool:
+    """Return True if the server's processes take nine tenths of the processor time that other work leaves them.
+
+    At least a third of all, as on a crowded machine a server that needs little also takes all that is left.
+    """
+    cores, cpu = facts.cores, facts.server_cpu
+    if cores is None or cpu is None:
+        return False
+    hosts = [s.host for s in facts.observation.snapshots if s.host is not None and s.host.cpu_share is not None]
+    all_work = mean((host.cpu_share or 0.0) * cores for host in hosts) if hosts else cpu
+    return cpu >= BUSY_SHARE * (cores - max(0.0, all_work - cpu)) and cpu >= LEAST_OF_CORES * cores
 
 
 def _measure_mean_time(facts: LiveFacts) -> float:
@@ -86,34 +106,58 @@ def _measure_mean_time(facts: LiveFacts) -> float:
     return max(0.0, time) / transactions if transactions > 0 else 0.0
 
 
-def _read_counters(facts: LiveFacts) -> tuple[str, float] | None:
-    """Return the statement with most of the execution time in the window, and its share; None if not counted.
+def _read_counters(facts: LiveFacts) -> tuple[str, float, float] | None:
+    """Return the statement with most of the execution time in the window, its share, and the mean time of a call.
 
-    Only statements that ended are counted.
+    None if that is not counted. Only statements that ended are counted.
     """
     grown = measure_statement_growth(facts)
-    total = sum(time for _, time in grown)
+    total = sum(growth.time for growth in grown)
     if total <= 0:
         return None
-    best, time = max(grown, key=lambda pair: pair[1])
-    return (best.query, time / total) if best.query else None
+    best = max(grown, key=lambda growth: growth.time)
+    if not best.row.query:
+        return None
+    return best.row.query, best.time / total, best.time / max(1, best.calls)
 
 
-def measure_statement_growth(facts: LiveFacts) -> list[tuple[StatementCounters, float]]:
-    """Return each statement's execution time between the first and the last sample that have any, in seconds."""
+class StatementGrowth(NamedTuple):
+    """What a statement of pg_stat_statements took in the window."""
+
+    row: StatementCounters
+    time: float
+    """Seconds."""
+    calls: int
+
+
+def measure_statement_growth(facts: LiveFacts) -> list[StatementGrowth]:
+    """Measure each statement between the first and the last sample that have any.
+
+    Without poolctl's own: a role that only sees its own statements there would find its questions to be the load.
+    """
     samples = [sample for sample in facts.server_samples if sample.statements]
+    server = facts.server
     if len(samples) < 2:
         return []
-    before = {(row.query_id, row.user, row.database): row.time for row in samples[0].statements}
-    return [
-        (row, row.time - before.get((row.query_id, row.user, row.database), 0.0))
-        for row in samples[-1].statements
-        if row.time > before.get((row.query_id, row.user, row.database), 0.0)
-    ]
+    before = {(row.query_id, row.user, row.database): row for row in samples[0].statements}
+    # The role of an application may be the one that poolctl uses, too.
+    own = server.role if server is not None and all(each.user != server.role for each in facts.programs) else None
+    grown = []
+    for row in samples[-1].statements:
+        known = before.get((row.query_id, row.user, row.database))
+        time, calls = row.time - (known.time if known else 0.0), row.calls - (known.calls if known else 0)
+        if time > 0 and (own is None or row.user != own) and not _is_own(row.query or ""):
+            grown.append(StatementGrowth(row, time, calls))
+    return grown
+
+
+def _is_own(query: str) -> bool:
+    """Return True for the frame of poolctl's transactions; its other statements are never in an observation."""
+    return query.startswith("BEGIN READ ONLY")
 
 
 def _find_scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, float]:
-    """Find the table named in ``query`` that was read most from end to end, with the rows read in the window."""
+    """Find the table named in ``query`` ("": any) that was read most from end to end, with the rows read."""
     samples = [sample for sample in facts.server_samples if sample.tables]
     if len(samples) < 2:
         return None, 0.0
@@ -123,7 +167,8 @@ def _find_scanned(facts: LiveFacts, query: str) -> tuple[TableCounters | None, f
         known = before.get(table.name)
         read = float(table.rows_read - (known.rows_read if known else table.rows_read))
         name = re.escape(table.name.rpartition(".")[2])
-        is_named = re.search(rf"\b{name}\b", query) is not None
+        # Where statements are hidden, the table that is read most from end to end is all that is known.
+        is_named = not query or re.search(rf"\b{name}\b", query) is not None
         if is_named and table.live_rows >= SMALL_TABLE and read >= TIMES_READ * table.live_rows and read > most:
             best, most = table, read
     return best, most
