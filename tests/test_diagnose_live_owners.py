@@ -21,6 +21,7 @@ from observations import (
 )
 
 from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.owners import is_drivers_name
 
 JDBC = "PostgreSQL JDBC Driver"
 SCRAPE = "http://127.0.0.1:9090/metrics"
@@ -238,3 +239,20 @@ def test_wait_events_of_versions_to_come_change_nothing() -> None:
     named = [replace(row, wait=("Buffer", "BufferPin") if row.state == "active" else ("Moon", "Tide")) for row in given]
 
     assert codes(verdict(*named)) == codes(verdict(*given))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_drivers"),
+    [
+        ("", True),
+        (JDBC, True),
+        ("postgres.js", True),
+        ("bin/rails", True),
+        ("/app/worker.rb", True),
+        ("shop", False),
+        ("shop/1.4", False),
+        ("shop-api", False),
+    ],
+)
+def test_names_that_no_application_chose_are_known(name: str, is_drivers: bool) -> None:
+    assert is_drivers_name(name) == is_drivers

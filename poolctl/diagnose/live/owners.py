@@ -32,7 +32,9 @@ CLOSE = 0.1
 """Share by which the backends of an application may differ from the connections of its pool: the two are counted at
 slightly different instants."""
 
-_DRIVERS = re.compile(r"^$|^PostgreSQL JDBC Driver$|^postgres\.js$|^Npgsql|/", re.IGNORECASE)
+_DRIVERS = re.compile(
+    r"^$|^PostgreSQL JDBC Driver$|^postgres\.js$|^Npgsql|^(\.{0,2}/|bin/|script/)|\.(rb|py|js|php)$", re.IGNORECASE
+)
 """Names that a driver or a runtime sends where the application sets none; Ruby's sends the path of the script."""
 
 
