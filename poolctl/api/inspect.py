@@ -413,6 +413,11 @@ def check_answered(observation: "Observation", *, is_named: bool) -> None:
     if has_answered(observation):
         return
     failed = [source for source in observation.sources if not source.ok and source.kind != "host"]
+    if not failed and observation.is_from_files:
+        raise CannotDo(
+            "the evidence shows no connection, no pool and no line of a log",
+            hint='psql -c "select now(), * from pg_stat_activity" > activity.txt',
+        )
     if not failed:
         raise CannotDo(
             "there is no sample to diagnose",

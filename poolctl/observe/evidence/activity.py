@@ -7,6 +7,7 @@ as process ids, so that limits and totals are right and nothing can be said of a
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -52,6 +53,8 @@ _INSTANTS = ("backend_start", "xact_start", "query_start", "state_change", *_NOW
 _TIMESTAMP = re.compile(
     r"(\d{4}-\d\d-\d\d)[ T](\d\d:\d\d:\d\d(?:[.,]\d+)?)\s*(Z|UTC|GMT|[+-]\d\d(?::?\d\d)?)?", re.IGNORECASE
 )
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_SYSLOG = re.compile(rf"({'|'.join(_MONTHS)}) +(\d{{1,2}}) (\d\d):(\d\d):(\d\d)")
 _INTERVAL = re.compile(
     r"^(-)?(?:(\d+) years? ?)?(?:(\d+) mons? ?)?(?:(\d+) days? ?)?(?:(\d+):(\d\d):(\d\d(?:\.\d+)?))?$"
 )
@@ -98,6 +101,26 @@ def parse_instant(text: str | None) -> float | None:
         digits = zone[1:].replace(":", "")
         offset = (int(digits[:2]) * 3600 + int(digits[2:4] or 0) * 60) * (1 if zone[0] == "+" else -1)
     return moment.timestamp() - offset + float(f"0.{fraction or 0}")
+
+
+def parse_syslog_instant(text: str) -> float | None:
+    """Return seconds since the epoch of "Oct 13 06:31:02", as syslog writes it, or of an ISO instant; None otherwise.
+
+    The year is the last one in which it lies in the past, and the zone is UTC: the line has neither.
+    """
+    match = _SYSLOG.match(text)
+    if match is None:
+        return parse_instant(text)
+    now = datetime.now(UTC)
+    month = _MONTHS.index(match[1]) + 1
+    day, hour, minute, second = (int(each) for each in match.groups()[1:])
+    # Four years back: 29 February is not in every one.
+    for year in range(now.year, now.year - 5, -1):
+        with suppress(ValueError):
+            moment = datetime(year, month, day, hour, minute, second, tzinfo=UTC)
+            if moment <= now + timedelta(days=1):
+                return moment.timestamp()
+    return None
 
 
 def parse_moment(text: str) -> float | None:

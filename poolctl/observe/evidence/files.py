@@ -33,6 +33,8 @@ class EvidenceFile:
     path: Path | None
     size: int | None
     position: int = 0
+    complaint: str = ""
+    """Why it could not be read to its end, "" if it could."""
 
     def lines(self) -> Iterator[str]:
         """Yield the lines without their ends. Raises BadInput for what cannot be read."""
@@ -40,17 +42,21 @@ class EvidenceFile:
             yield from block
 
     def read_blocks(self) -> Iterator[list[str]]:
-        """Yield the lines without their ends, many at once. Raises BadInput for what cannot be read."""
+        """Yield the lines without their ends, many at once. Raises BadInput if nothing of it can be read."""
+        count = 0
         try:
             with ExitStack() as opened:
                 raw: BinaryIO = sys.stdin.buffer if self.path is None else opened.enter_context(self.path.open("rb"))
                 for block in _decode(_open(raw, opened)):
                     if self.size is not None:
                         self.position = raw.tell()
+                    count += len(block)
                     yield block
         except (OSError, EOFError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error) or "it cannot be read"
-            raise BadInput(f"--evidence {self.name}: {reason}") from None
+            if not count:
+                raise BadInput(f"--evidence {self.name}: {reason}") from None
+            self.complaint = f"only {count} lines of it could be read: {reason}"
 
 
 def find_files(places: Iterable[str]) -> list[EvidenceFile]:

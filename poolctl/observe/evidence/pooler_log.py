@@ -8,17 +8,17 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from poolctl.observe.evidence.activity import parse_instant
+from poolctl.observe.evidence.activity import parse_instant, parse_syslog_instant
 from poolctl.observe.refusals import find_refuser_by_text
 from poolctl.observe.snapshot import RefusedBy
 
 _LINE = re.compile(
-    r"^(?:\w{3} +\d+ [\d:]+ \S+ )?(?:pgbouncer(?:\[\d+\])?: )?"
+    r"^(?:(?P<wrapped>\w{3} +\d+ [\d:]+|\d{4}-\d\d-\d\dT\S+) \S+ )?(?:pgbouncer(?:\[\d+\])?: )?"
     r"(?:(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}(?: \w+)?) )?"
     r"(?:\[(?P<pid>\d+)\]|(?P<bare>\d+))? ?(?P<level>LOG|WARNING|ERROR|FATAL|DEBUG|NOISE) (?P<text>.*)$"
 )
 _SOCKET = re.compile(
-    r"^(?P<side>[CS])-0x[0-9a-f]+: (?P<database>[^/]*)/(?P<user>[^@]*)@"
+    r"^(?P<socket>[CS]-0x[0-9a-f]+): (?P<database>[^/]*)/(?P<user>[^@]*)@"
     r"(?P<host>unix(?:\(\d+\))?|\[[^\]]*\]|[^:\s]+)(?::\d+)? "
 )
 _CLOSING = re.compile(r"closing because: (?P<why>.*?)(?: \(age=(?P<age>\d+)s?\))?$")
@@ -40,6 +40,10 @@ class PoolerEvent:
     refused_by: RefusedBy | None = None
     text: str = ""
     age: float | None = None
+    socket: str = ""
+    """Which client or server connection: "C-0x55d0c1a2b3c4"."""
+    is_repeated: bool = False
+    """A "pooler error" line, which comes behind the "closing because" line of the same client, if that is logged."""
     numbers: dict[str, float] | None = None
 
 
@@ -53,14 +57,22 @@ def read_pooler_line(line: str) -> PoolerEvent | None:
     is_known = (
         socket is not None
         or match["pid"] is not None
+        or "pgbouncer" in line[:60]
         or text.lower().startswith(("stats:", "kernel file", "listening on"))
     )
     if not is_known:
         return None
-    about = PoolerEvent("other", parse_instant(match["time"]))
+    at = parse_instant(match["time"])
+    about = PoolerEvent("other", at if at is not None else parse_syslog_instant(match["wrapped"] or ""))
     if socket is not None:
         text = text[socket.end() :]
-        about = replace(about, user=_named(socket["user"]), database=_named(socket["database"]), client=socket["host"])
+        about = replace(
+            about,
+            user=_named(socket["user"]),
+            database=_named(socket["database"]),
+            client=socket["host"],
+            socket=socket["socket"],
+        )
     if text.lower().startswith("stats:"):
         return replace(about, kind="stats", numbers=read_stats(text))
     if text.startswith("login attempt"):
@@ -71,7 +83,8 @@ def read_pooler_line(line: str) -> PoolerEvent | None:
     if reason is None:
         return about
     why, age = reason["why"], reason.groupdict().get("age")
-    about = replace(about, kind="closed", text=why, age=float(age) if age else None)
+    is_error = reason.re is _POOLER_ERROR
+    about = replace(about, kind="closed", text=why, age=float(age) if age else None, is_repeated=is_error)
     if "query_wait_timeout" in why:
         return replace(about, kind="queue-timeout", refused_by="pooler-queue")
     refused = find_refuser_by_text(why)

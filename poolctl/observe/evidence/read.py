@@ -134,8 +134,11 @@ def _read_file(
         if progress is not None:
             progress(file.name, count, file.position, file.size)
     source.finish()
-    reading.timeline.lines += count
-    reading.sources.append(source.conclude(count))
+    reading.timeline.lines += count if source.is_log else 0
+    concluded = source.conclude(count)
+    if file.complaint and concluded.ok:
+        concluded = replace(concluded, reason="; ".join(filter(None, [file.complaint, concluded.reason])))
+    reading.sources.append(concluded)
 
 
 def _chunks(head: list[str], lines: Iterator[str]) -> Iterator[list[str]]:
@@ -373,6 +376,11 @@ class _LineReader:
         if at is not None:
             self._reading.history.setdefault(int(at), {})[key] = figures
 
+    @property
+    def is_log(self) -> bool:
+        """Whether any line of a log was in the file."""
+        return any(self._known_of.values())
+
     def conclude(self, count: int) -> Source:
         """Return what became of the file, as a source."""
         if self._known == 0:
@@ -401,6 +409,8 @@ def _group_tables(tables: Sequence[PastedTable]) -> list[list[PastedTable]]:
     shown: set[str] = set()
     for table in tables:
         what = find_show(table.columns) or _activity_of(table)
+        if what == "CLIENTS" and any((row.get("type") or "").upper() == "S" for row in table.rows):
+            what = "SERVERS"
         if what in shown or not groups:
             groups.append([])
             shown = set()

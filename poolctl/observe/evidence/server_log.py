@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from poolctl.observe.evidence.activity import parse_instant
+from poolctl.observe.evidence.activity import parse_instant, parse_syslog_instant
 from poolctl.observe.refusals import find_refuser_by_text
 from poolctl.observe.snapshot import RefusedBy
 
@@ -342,7 +342,7 @@ def infer_prefix(before: str) -> dict[str, Any]:
         found["at"] = parse_instant(instants[-1][0])
         rest = before[instants[-1].end() :]
     else:
-        found["at"] = _epoch(match[1]) if (match := _EPOCH.search(before)) else None
+        found["at"] = _epoch(match[1]) if (match := _EPOCH.search(before)) else parse_syslog_instant(before)
         rest = before
     if match := next((match for shape in _PIDS if (match := shape.search(rest) or shape.search(before))), None):
         found["pid"] = int(match[1])

@@ -160,7 +160,10 @@ def _expanded(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     end = at
     while end < len(lines):
         line = lines[end]
-        if _RECORD.match(line):
+        if record := _RECORD.match(line):
+            number = int(record[1] or record[2])
+            if rows and number == 1:
+                break  # the next table
             rows.append({})
             last = ""
         elif _COUNT.match(line):

@@ -90,6 +90,8 @@ class Timeline:
     _connect_count: int = 0
     _was_starved: bool = False
     _trouble_at: float | None = None
+    _closed: tuple[str, str] = ("", "")
+    """The connection that a pooler closed in its last line, and why."""
     _newest: tuple[int, _Tally] | None = None
     """The moment of the last event: the next one is nearly always in the same."""
     _has_sessions: bool = False
@@ -134,6 +136,9 @@ class Timeline:
     def add_pooler(self, event: PoolerEvent) -> None:
         """Count one message of PgBouncer's log."""
         tally = self._at(event.at)
+        closed, self._closed = self._closed, (event.socket, event.text)
+        if event.is_repeated and closed == (event.socket, event.text):
+            return
         if event.kind == "refused":
             tally.refused += 1
             self._note_trouble(event.at)
