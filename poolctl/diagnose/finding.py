@@ -25,6 +25,8 @@ class Holder:
     process: dict[str, Any] | None = None
     route: str | None = None
     last_query: str | None = None
+    acquired_at: str | None = None
+    """The line of the program that acquired most of these connections, where a guard in it says so."""
 
 
 @dataclass(frozen=True, slots=True)

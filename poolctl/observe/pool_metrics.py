@@ -26,7 +26,7 @@ from poolctl.errors import BadInput
 from poolctl.observe.metric_names import JSON_KEYS, MEANINGS, Meaning
 from poolctl.observe.pool_texts import parse_go_number, read_pool_texts
 from poolctl.observe.prometheus import Series, parse
-from poolctl.observe.snapshot import PoolFigures, Source
+from poolctl.observe.snapshot import PoolFigures, PoolHold, Source
 
 _STATES = {"idle": "idle", "used": "in_use"}
 _STATE_LABELS = ("state", "db_client_connection_state")
@@ -35,6 +35,8 @@ _APPLICATION_LABELS = ("application_name", "application")
 _NO_IDENTITY = {*_STATE_LABELS, "le", "quantile", "type", "status", "outcome", "error_type"}
 _DATABASES = ("", "postgresql", "postgres", "other_sql")
 _LOOP_LAG = "nodejs_eventloop_lag_seconds"
+_HOLD = "poolctl_guard_hold_seconds"
+"""Of a guard in the application: a series for each connection that is out, with the line that acquired it."""
 
 _NUMBERS = {
     one.name: "count" if one.name in ("max_open", "open", "in_use", "idle", "waiting") else "number"
@@ -54,6 +56,7 @@ class _Pool:
     labels: Mapping[str, str]
     numbers: dict[str, float] = field(default_factory=dict)
     application: str | None = None
+    holds: list[PoolHold] = field(default_factory=list)
 
     def add(self, meaning_field: str, value: float) -> None:
         self.numbers[meaning_field] = self.numbers.get(meaning_field, 0.0) + value
@@ -107,7 +110,7 @@ def _conclude(pools: Iterable[_Pool], source: str, complaint: str) -> ParsedPool
 
 
 def _is_pool_metric(name: str) -> bool:
-    return name.removesuffix("_total") in MEANINGS or name == _LOOP_LAG
+    return name.removesuffix("_total") in MEANINGS or name in (_LOOP_LAG, _HOLD)
 
 
 def _find_likely_names(text: str) -> list[str]:
@@ -150,7 +153,18 @@ def parse_names(mappings: Iterable[str]) -> dict[str, Meaning]:
 
 def _read_series(series: Iterable[Series], names: Mapping[str, Meaning] = NO_NAMES) -> Iterator[_Pool]:
     pools: dict[tuple[str, frozenset[tuple[str, str]]], _Pool] = {}
+    holds: dict[str, list[PoolHold]] = {}
     for one in series:
+        if one.name == _HOLD:
+            if one.labels.get("backend_pid", "").isdecimal() and math.isfinite(one.value):
+                hold = PoolHold(
+                    int(one.labels["backend_pid"]),
+                    one.labels.get("site", ""),
+                    one.value,
+                    one.labels.get("outcome", ""),
+                )
+                holds.setdefault(one.labels.get(_NAME_LABELS[0], ""), []).append(hold)
+            continue
         bare = one.name.removesuffix("_total")
         meaning = names.get(bare) or MEANINGS.get(bare)
         system = one.labels.get("db_system", one.labels.get("db_system_name", ""))
@@ -166,7 +180,9 @@ def _read_series(series: Iterable[Series], names: Mapping[str, Meaning] = NO_NAM
         if identity not in pools:
             pools[identity] = _make_pool(meaning.library, labels)
         pools[identity].add(what, one.value * meaning.scale)
-    yield from pools.values()
+    for pool in pools.values():
+        pool.holds = holds.get(pool.name, [])
+        yield pool
 
 
 def read_series(series: Iterable[Series], source: str, names: Mapping[str, Meaning] = NO_NAMES) -> list[PoolFigures]:
@@ -262,6 +278,7 @@ def _complete_figures(pool: _Pool, source: str) -> PoolFigures:
         library=pool.library,
         labels=dict(pool.labels),
         application=pool.application,
+        holds=tuple(pool.holds),
         waiting_may_lie=pool.library == "psycopg_pool" and "waiting" in numbers,
         **values,  # type: ignore[arg-type] # by name: counts are int, the rest float
     )

@@ -431,6 +431,18 @@ class PgpoolSample:
 
 
 @dataclass(frozen=True, slots=True)
+class PoolHold:
+    """A connection that is out of its pool, as a guard inside the application reports it (``poolctl.guard.watch``)."""
+
+    backend_pid: int
+    site: str
+    """The line that acquired it: file, line, function, and the line that called it."""
+    age: float
+    outcome: str = ""
+    """How the thread or task that acquired it has ended; "" while it runs."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolFigures:
     """An application's figures of its own pool (Prometheus text, OpenTelemetry names, or a file).
 
@@ -463,6 +475,8 @@ class PoolFigures:
     """Lag of the application's event loop, where it is exported (nodejs_eventloop_lag_seconds)."""
     application: str | None = None
     """The application_name of its connections, where a label says so."""
+    holds: tuple[PoolHold, ...] = ()
+    """What is out now and where it was acquired; empty without a guard."""
 
 
 @dataclass(frozen=True, slots=True)

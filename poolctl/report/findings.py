@@ -239,6 +239,8 @@ def _list_names(holder: Holder) -> Iterator[str]:
         yield f"process {holder.process.get('pid', '?')} ({command}{state})"
     if holder.route:
         yield f"route {neutralize(holder.route, NAME_LIMIT)}"
+    if holder.acquired_at:
+        yield f"acquired at {neutralize(holder.acquired_at, NAME_LIMIT * 3)}"
     if holder.pids:
         # A paste without process ids has backends that are only counted, by numbers below zero.
         known = [pid for pid in holder.pids if pid >= 0]

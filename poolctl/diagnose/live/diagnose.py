@@ -30,6 +30,7 @@ from poolctl.diagnose.live.backends import (
 from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.fetch import name_next_step
+from poolctl.diagnose.live.guarded import name_acquire_lines
 from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
 from poolctl.diagnose.live.leaks import (
     find_falling_silent,
@@ -147,7 +148,8 @@ def diagnose(observation: Observation) -> Diagnosis:
             context = context.add(finding) if finding.severity != "info" else context
     if not reaches(findings, "warning"):
         findings.insert(0, judge_health(context))
-    capped = [name_next_step(facts, _cap(facts, finding)) for finding in _raise_roots(findings)]
+    named = name_acquire_lines(observation, _raise_roots(findings))
+    capped = [name_next_step(facts, _cap(facts, finding)) for finding in named]
     return Diagnosis(
         findings=tuple(sorted(capped, key=_rank_finding)),
         limits=context.limits,
