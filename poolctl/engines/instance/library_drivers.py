@@ -148,6 +148,7 @@ class Psycopg2Pool(BaseDriver):
             connection_factory=self._driver.connection_class,
         )
         self._pool: Any = None
+        # One constructor at a time: two would open the connections twice.
         self._creation = threading.Lock()
 
     def start(self) -> None:
@@ -254,6 +255,7 @@ class SqlalchemyPool(BaseDriver):
         if not self._may_close:
             connection.close()
             return
+        # QueuePool closes in this call what is over pool_size, and asks the monitor for the reason in this thread.
         self._releasing.add(ident := get_ident())
         connection.close()
         self._releasing.discard(ident)

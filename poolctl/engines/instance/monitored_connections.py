@@ -211,6 +211,7 @@ def _make_psycopg_class(monitor: PoolMonitor, hides_errors: bool) -> Any:
             if not self.is_counted:
                 return
             self.is_counted = False
+            # Before finish(), after which every connection has the status BAD.
             is_broken = self.pgconn.status == ConnStatus.BAD
             self.pgconn.finish()
             monitor.record_close(
@@ -231,6 +232,7 @@ def _make_psycopg2_class(monitor: PoolMonitor) -> Any:
         def __init__(self, dsn: str, *options: Any, **more: Any) -> None:
             with monitor.open_connection():
                 super().__init__(dsn, *options, **more)
+            # Only now: a connection that could not be opened must not be counted as closed.
             self.is_counted = True
             self.autocommit = True
 

@@ -239,6 +239,7 @@ class NativePool(Generic[Client]):
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now:
             _, client, ticket = deadlines.popleft()
+            # Deadlines are not removed when an acquire ends, which would mean a search: they are recognized here.
             if client.ticket != ticket or client.state not in _PENDING:
                 continue
             if client.state == "waiting":
@@ -254,6 +255,7 @@ class NativePool(Generic[Client]):
     def _abandon_opening(self, handle: AsyncConnection, now: float) -> None:
         handle.client = None
         actions = self.rules.abandon(handle.connection, now)
+        # Some libraries let the opening go on and keep the connection: then it stays here, without a client.
         if handle.connection.state == "gone":
             del self._opening[handle]
             handle.close()
@@ -325,6 +327,7 @@ class NativePool(Generic[Client]):
     def _close(self, connection: Connection) -> None:
         handle: AsyncConnection = connection.handle
         handle.close()
+        # The Pool may open another connection in its place.
         self._carry_out(self.rules.closed(connection, self._clock()))
 
 

@@ -116,6 +116,7 @@ class BaseDriver:
             # Acquired once and never released: the first long hold starts the one thread for all of them.
             if self._beat_lock.acquire(blocking=False):
                 threading.Thread(target=self._renew_transactions, daemon=True, name="long holds").start()
+        # A reference for the rest of the process, or the garbage collector would close the leaked connection.
         self._leaked.append(connection)
 
     def stats(self, now: float) -> PoolStats:
@@ -135,6 +136,7 @@ class BaseDriver:
     def _renew_transactions(self) -> None:
         """Begin a new transaction on each long hold every ``LONG_HOLD_BEAT`` seconds."""
         while not self._ending.wait(LONG_HOLD_BEAT):
+            # A copy: other threads add long holds meanwhile.
             for connection in list(self._long_holds):
                 try:
                     self.script(connection, "COMMIT; BEGIN; SELECT 1")

@@ -86,6 +86,7 @@ class PoolMonitor:
     @contextmanager
     def open_connection(self) -> Iterator[None]:
         """Count the block as one opening, which fails if the block raises."""
+        # By thread: a library opens at most one connection in a thread at a time.
         ident = get_ident()
         with self.lock:
             self._settle()
@@ -94,6 +95,7 @@ class PoolMonitor:
             # An area is the sum over connections of (end - begin): the begin is subtracted now, the end added later.
             self._open_area -= self.clock()
             self._peak_open = max(self._peak_open, self._open)
+        # The lock is free while libpq connects, which may take seconds.
         began_at = time.monotonic()
         try:
             yield
@@ -125,6 +127,7 @@ class PoolMonitor:
 
     def record_reclaim(self) -> None:
         """Note that the garbage collector brought a connection in use back to the pool."""
+        # No reason: nothing was closed.
         self._closings.append(_Closing("", self.clock(), False, True))
 
     def queue(self, request: Request) -> None:

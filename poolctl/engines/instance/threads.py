@@ -93,6 +93,7 @@ class ThreadedInstance:
         self._sources = 0
         self._has_ended = False
         self._crash: BaseException | None = None
+        # Acquires so far, and since when there were no more; -1: something can still change.
         self._still_since: tuple[int, float] = (-1, 0.0)
         monitor.on_opened = self._count_opening
         monitor.on_error = self._count_error
@@ -108,6 +109,7 @@ class ThreadedInstance:
         if self._crash is not None:
             raise self._crash
         with self._lock:
+            # From here on the other threads count nothing, so that the final counts are those of one instant.
             self._has_ended = True
             now = self._clock()
             # A copy: requests that begin during this loop change the dict, and are not counted.
@@ -206,9 +208,11 @@ class ThreadedInstance:
                 return
             request = Request(due, holds)
             request.counted = due >= self._load.warmup
+            # Already here and not in its thread: a request that waits for a thread also waits for a connection.
             self._monitor.acquiring[request] = None
             self._dispatched += 1
             self._arrived.put(request)
+            # One thread for each request that is under way: none has to wait for the end of another.
             if self._dispatched - self._finished > self._threads < THREAD_LIMIT:
                 self._threads += 1
                 threading.Thread(target=self._serve_arrivals, daemon=True).start()
@@ -249,6 +253,7 @@ class ThreadedInstance:
             is_broken = error.is_broken
             with self._lock:
                 self._fail(request, error.kind)
+        # In reverse order, as nested ``with`` blocks of an application do.
         while held:
             self._release(request, *held.pop(), is_broken)
             # The statement that failed ran on the connection that was acquired last.
@@ -260,6 +265,7 @@ class ThreadedInstance:
 
     def _acquire(self, request: Request) -> Any:
         monitor, counter, clock = self._monitor, self._counter, self._clock
+        # Without the lock: an assignment to a dict is atomic in CPython, and the library must not wait for the lock.
         monitor.acquiring[request] = None
         try:
             connection = self._library.acquire(request)

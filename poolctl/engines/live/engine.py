@@ -202,6 +202,7 @@ class _LiveRun:
         while not self._fleet.is_over:
             self._fleet.gather(GATHER)
             self._show()
+            # At the end of the load and not of the drain, in which the server has little to do.
             if self._cpu is None and sandbox and (self._clock() >= self._find_load_end() or self._fleet.is_over):
                 self._cpu = (sandbox.measure_cpu_time() - cpu_before) / max(self._clock(), SHORTEST_RUN)
             if not self._interrupted and stop():

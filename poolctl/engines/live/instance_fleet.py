@@ -67,6 +67,7 @@ class InstanceProcess:
         data = os.read(self.process.stdout.fileno(), 1 << 20)
         if not data:
             return None
+        # A read may end in the middle of a line; the rest of it comes with the next one.
         *lines, self._unread = (self._unread + data).split(b"\n")
         return [json.loads(line) for line in lines]
 
@@ -77,6 +78,7 @@ class InstanceProcess:
 
     def describe_end(self) -> str:
         """Wait for the end of the process, and describe it with the last line that it wrote to standard error."""
+        # Its output has ended, so this does not wait for long.
         code = self.process.wait()
         self._errors.seek(0)
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
@@ -109,6 +111,7 @@ class InstanceFleet:
         self._closes = False
         try:
             for number in range(count):
+                # Appended one by one, so that a failure in the middle ends the ones before it.
                 instance = InstanceProcess(library, number)
                 self.instances.append(instance)
                 assert instance.process.stdout is not None

@@ -187,10 +187,12 @@ class Observer:
                 self._sample(clock())
                 pause = self._interval
             except (Refused, ServerLost, StatementFailed):
+                # An old sample would look like a server that is still there.
                 self.latest = None
                 self.blind_since = self.blind_since if self.blind_since is not None else clock()
                 pause = RECONNECT_PAUSE
                 self._reconnect()
+            # A slow sample is a loaded server: the slower it answers, the longer it is left alone.
             took = time.monotonic() - began
             longest = LONGEST_PAUSE if self._name is not None else inf
             rest = min(PAUSE_FACTOR * took, longest) if pause != RECONNECT_PAUSE else 0.0
