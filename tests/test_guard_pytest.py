@@ -372,6 +372,63 @@ def test_anyio(suite) -> None:  # type: ignore[no-untyped-def]
     assert result.outcome("test_leaks") == result.outcome("test_cancelled") == "FAILED"
 
 
+DJANGO = """
+import threading
+import pytest
+from django.db import connection
+from django.test import TestCase, TransactionTestCase
+THREADS = []
+
+def count():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+class TestOne(TestCase):
+    def test_own(self):
+        count()
+
+    def test_thread(self):
+        ready, done = threading.Event(), threading.Event()
+
+        def work():
+            count()
+            ready.set()
+            done.wait(2)
+
+        THREADS.append(threading.Thread(target=work, name="own"))
+        THREADS[-1].start()
+        ready.wait()
+
+class TestTwo(TransactionTestCase):
+    def test_transaction(self):
+        count()
+
+@pytest.mark.django_db
+def test_fixture():
+    count()
+"""
+SETTINGS = """
+import os
+from psycopg.conninfo import conninfo_to_dict
+parts = conninfo_to_dict(os.environ["GUARD_DSN"])
+SECRET_KEY, INSTALLED_APPS, USE_TZ = "x", [], True
+DATABASES = {"default": {
+    "ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], "USER": parts["user"],
+    "HOST": parts["host"], "PORT": parts["port"], "TEST": {"NAME": parts["dbname"]}}}
+"""
+
+
+def test_djangos_own_connection_is_no_leak_and_that_of_a_thread_is(suite) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("pytest_django")
+    files = {"settings.py": SETTINGS, "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npythonpath = .\n"}
+
+    result = suite(DJANGO, "--reuse-db", plugins=(*QUIET[:4], *QUIET[6:]), files=files)
+
+    assert [result.outcome(f"test_{name}") for name in ("own", "transaction", "fixture")] == ["PASSED"] * 3
+    assert result.outcome("test_thread") == "FAILED"
+    assert "by        thread own" in result.output
+
+
 def test_a_bad_value_of_an_option_is_refused(suite) -> None:  # type: ignore[no-untyped-def]
     result = suite(LEAKING, "--poolctl-timeout", "soon")
 

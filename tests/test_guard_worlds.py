@@ -484,9 +484,7 @@ def test_watch_gives_holders_metrics_and_one_line_when_the_pool_is_exhausted(
     )
 
     assert finished.returncode == 0, finished.stderr
-    assert "held program.py:12 take idle in transaction True" in finished.stdout.replace(
-        "program.py:12", "program.py:13"
-    )
+    assert "held program.py:12 take idle in transaction True" in finished.stdout
     assert finished.stdout.count("pool 'orders' is exhausted: 1 of 1 in use") == 1
     metrics = "\n".join(
         line for line in finished.stdout.splitlines() if line.startswith(("db_client_", "poolctl_guard_"))
