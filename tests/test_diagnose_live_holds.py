@@ -26,7 +26,7 @@ from observations import (
 )
 
 from poolctl.diagnose.live.diagnose import diagnose
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, LockWait, PoolFigures
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, DatabaseCounters, LockWait, PoolFigures
 
 REMEDIES_OF_LOAD = frozenset({"pool-undersized", "slow-database", "healthy"})
 
@@ -148,6 +148,17 @@ def test_backends_that_gave_their_connection_back_after_a_long_hold_may_do_so_ag
 
     assert finding.confidence == confidence
     assert (finding.decide_by is not None) == (confidence == "undetermined")
+
+
+@pytest.mark.parametrize(("idled", "confidence"), [(2.0, "likely"), (90.0, "undetermined"), (None, "undetermined")])
+def test_the_time_that_transactions_idled_before_says_whether_such_holds_are_usual(
+    idled: float | None, confidence: str
+) -> None:
+    """Five backends had 28 s each, between their login and the transaction that they are in."""
+    standing = rows(5, state=IN_TRANSACTION, age=12.0, step=1.0, opened=42.0)
+    counted = [[DatabaseCounters("app", backends=5, transaction_idle_time=idled, reset_at=NOW - 900.0)]]
+
+    assert find(verdict(*standing, databases=counted), "leak-in-transaction").confidence == confidence
 
 
 def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:

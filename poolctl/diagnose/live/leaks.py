@@ -62,11 +62,12 @@ STANDS_LONG = 60.0
 lost than at work: of ten requests at work, each for up to 90 s, none ends within a minute once in 200,000 times."""
 
 
-def _may_be_usual(stuck: Sequence[Track]) -> bool:
+def _may_be_usual(context: RuleContext, stuck: Sequence[Track]) -> bool:
     """Return True if the holds before these may have been as long, as far as is known.
 
     A backend that is much older than its transaction gave its connection back before: after a hold of up to the time
-    between its login and this transaction.
+    between its login and this transaction. PostgreSQL counts the time that transactions idled (14+): where that is
+    little of what these backends had before, they were not held so.
     """
     if min(track.age for track in stuck) >= STANDS_LONG:
         return False
@@ -75,9 +76,23 @@ def _may_be_usual(stuck: Sequence[Track]) -> bool:
         for track in stuck
         if track.last.transaction_at is not None and track.last.started_at is not None
     ]
-    return max(before, default=0.0) >= EARLIER_SHARE * max(track.age for track in stuck)
+    if max(before, default=0.0) < EARLIER_SHARE * max(track.age for track in stuck):
+        return False
+    idled = _count_idle_time(context, stuck[0])
+    return idled is None or idled >= LEAST_HELD_SHARE * sum(before)
 
 
+def _count_idle_time(context: RuleContext, track: Track) -> float | None:
+    """Return the seconds that transactions idled in the database of ``track`` since before it logged in; None if not
+    counted."""
+    last, samples = track.last, context.facts.server_samples
+    counters = next((each for each in samples[-1].databases if each.name == last.database), None) if samples else None
+    is_reset = counters is not None and counters.reset_at is not None and counters.reset_at > (last.started_at or 0.0)
+    return None if counters is None or is_reset else counters.transaction_idle_time
+
+
+LEAST_HELD_SHARE = 0.1
+"""Share of the earlier time of backends that transactions idled, below which they were not held as they are now."""
 EARLIER_SHARE = 0.25
 """Share of the age of a hold from which an earlier one was of the same kind: a long hold is rarely over four times a
 short one of the same code (see TIMES_LONGEST)."""
@@ -90,7 +105,7 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     if stuck[0].sample_count < 2 or takes_turns(application, stuck, times, MOST_GAPS):
         return "undetermined"
     everything = len(stuck) == application.count
-    if everything and not times.mean and not application.longest_ended and _may_be_usual(stuck):
+    if everything and not times.mean and not application.longest_ended and _may_be_usual(context, stuck):
         return "undetermined"
     if any(track.last.state_at is None for track in stuck):
         return "undetermined" if everything and len(stuck) > LEAST_STUCK else "likely"
