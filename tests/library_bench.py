@@ -12,7 +12,7 @@ from sandboxes import eventually
 
 from poolctl.engines.instance.library_drivers import open_library
 from poolctl.engines.instance.pool_driver import PoolDriver
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
@@ -43,8 +43,8 @@ class Bench:
         self.library.start()
         eventually(lambda: self.stats().opening == 0)
 
-    def take(self, request: Request | None = None) -> Any:
-        request = request or Request()
+    def take(self, request: LiveRequest | None = None) -> Any:
+        request = request or LiveRequest()
         connection = self.library.acquire(request)
         with self.monitor.lock:
             self.monitor.record_acquire(request, 0.0)

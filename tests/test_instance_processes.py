@@ -12,7 +12,7 @@ from live_runs import scenario_of
 from sandboxes import eventually
 from threaded_runs import SIZES, Driver
 
-from poolctl.engines.instance.channel import Progress
+from poolctl.engines.instance.channel import InstanceCounts
 from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 
@@ -48,10 +48,10 @@ class RealInstance:
     def begin(self) -> None:
         self.send({"start": time.monotonic()})
 
-    def receive_result(self) -> Progress:
+    def receive_result(self) -> InstanceCounts:
         while "done" not in (message := self.receive()):
             assert "failed" not in message
-        return Progress.from_dict(message["done"])
+        return InstanceCounts.from_dict(message["done"])
 
 
 @pytest.fixture

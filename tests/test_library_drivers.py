@@ -16,7 +16,7 @@ from sandboxes import eventually
 from poolctl.engines.instance.library_drivers import open_library, preload
 from poolctl.engines.instance.monitored_connections import RequestFailed
 from poolctl.engines.instance.pool_driver import NotAcquired, SlotLost
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -87,7 +87,7 @@ def test_psycopg2_rejects_at_once_when_the_pool_is_full(bench: MakeBench) -> Non
 def test_a_queue_gives_up_in_the_librarys_own_words(bench: MakeBench, kind: str, name: str, message: str) -> None:
     it = bench(kind, acquire_timeout="200ms", **({"max_idle": 2} if kind == "sqlalchemy" else {}))
     held = [it.take() for _ in range(3)]
-    request, began_at = Request(), time.monotonic()
+    request, began_at = LiveRequest(), time.monotonic()
 
     with pytest.raises(NotAcquired) as failure:
         it.take(request)
@@ -329,7 +329,7 @@ def test_the_patience_without_a_pool_is_that_of_opening() -> None:
         library, began_at = open_library(Job(scenario, conninfo), PoolMonitor()), time.monotonic()
 
         with pytest.raises(NotAcquired) as failure:
-            library.acquire(Request())
+            library.acquire(LiveRequest())
     assert failure.value.timed_out
     assert failure.value.kind.message == "connection timeout expired"
     assert 1.9 < time.monotonic() - began_at < 4.0, "libpq takes two seconds for less"
@@ -350,7 +350,7 @@ def test_a_statement_is_prepared_only_where_that_lasts(servers: ThrowAwayServers
     for prepared in (True, False):
         scenario = scenario_of(pool={"kind": "none"}, load={"query": "sleep"})
         library = open_library(Job(scenario, conninfo, prepared=prepared), PoolMonitor())
-        connection = library.acquire(Request())
+        connection = library.acquire(LiveRequest())
         library.run(connection, 0.01)
 
         names = [name for (name,) in connection.execute("SELECT name FROM pg_prepared_statements").fetchall()]
@@ -364,7 +364,7 @@ def test_a_wrong_statement_fails_with_the_servers_words_and_breaks_nothing(serve
         scenario = scenario_of(pool={"kind": kind} | SIZES[kind], load={"query": "SELECT nonsense"})
         library = open_library(Job(scenario, conninfo), PoolMonitor())
         library.start()
-        connection = library.acquire(Request())
+        connection = library.acquire(LiveRequest())
 
         with pytest.raises(RequestFailed) as failure:
             library.run(connection, 0.0)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.pool import Closed, PoolStats
 
 
@@ -31,21 +31,21 @@ class Pool:
             with self.monitor.open_connection():
                 pass
 
-    def acquire(self, at: float, request: Request | None = None) -> Request:
+    def acquire(self, at: float, request: LiveRequest | None = None) -> LiveRequest:
         self.clock.now = at
-        request = request or Request()
+        request = request or LiveRequest()
         with self.monitor.lock:
             self.monitor.record_acquire(request, at)
         return request
 
-    def queue(self, at: float) -> Request:
+    def queue(self, at: float) -> LiveRequest:
         self.clock.now = at
-        request = Request()
+        request = LiveRequest()
         self.monitor.acquiring[request] = None
         self.monitor.queue(request)
         return request
 
-    def give_up(self, at: float, request: Request, *, is_shortage: bool = True) -> None:
+    def give_up(self, at: float, request: LiveRequest, *, is_shortage: bool = True) -> None:
         with self.monitor.lock:
             self.monitor.record_failed_acquire(request, at, is_shortage=is_shortage)
 
@@ -148,10 +148,10 @@ def test_that_those_who_waited_gave_up_does_not_end_the_exhaustion(pool: Pool) -
 
 
 def test_a_request_turned_away_at_once_makes_the_pool_exhausted(pool: Pool) -> None:
-    pool.give_up(3.0, Request(), is_shortage=False)
+    pool.give_up(3.0, LiveRequest(), is_shortage=False)
     assert pool.stats(3.0).exhausted_at is None
 
-    pool.give_up(4.0, Request())
+    pool.give_up(4.0, LiveRequest())
     assert pool.stats(5.0).exhausted_since == 4.0
 
 
@@ -188,7 +188,7 @@ def test_who_waits_unseen_by_the_queue_is_seen_when_the_pool_is_full(pool: Pool)
     pool.acquire(0.0)
     pool.acquire(0.0)
     pool.queue(1.0)
-    pool.monitor.acquiring[Request()] = None
+    pool.monitor.acquiring[LiveRequest()] = None
 
     assert pool.stats(1.0).waiting == 2
     pool.monitor.has_queue = False

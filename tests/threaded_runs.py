@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 from sandboxes import eventually
 
 from poolctl.engines.instance import library_drivers, threads
-from poolctl.engines.instance.channel import InstanceChannel, Progress
+from poolctl.engines.instance.channel import InstanceChannel, InstanceCounts
 from poolctl.engines.instance.pool_driver import PoolDriver
 from poolctl.engines.instance.pool_monitor import PoolMonitor
 from poolctl.engines.live.live_servers import ThrowAwayServers
@@ -35,7 +35,7 @@ class MemoryChannel(InstanceChannel):
         super().__init__(io.StringIO(), io.StringIO())
         self.samples: list[tuple[float, PoolStats, int, int]] = []
         self.progresses: list[float] = []
-        self.end: Progress | None = None
+        self.end: InstanceCounts | None = None
         self._on_sample = on_sample
         self._stop_at = stop_at
 
@@ -49,12 +49,12 @@ class MemoryChannel(InstanceChannel):
         if at >= self._stop_at:
             self.stopping = True
 
-    def send_progress(self, progress: Progress) -> None:
+    def send_progress(self, progress: InstanceCounts) -> None:
         self.progresses.append(progress.at)
 
-    def send_result(self, progress: Progress) -> None:
+    def send_result(self, progress: InstanceCounts) -> None:
         # As it would arrive: what is counted later is no longer seen.
-        self.end = Progress.from_dict(progress.to_dict())
+        self.end = InstanceCounts.from_dict(progress.to_dict())
 
 
 class Done:

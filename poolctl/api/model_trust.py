@@ -10,7 +10,7 @@ from typing import Literal
 from poolctl.scenario.run import Generator, Run, Summary
 from poolctl.units import format_count, format_duration
 
-Trust = Literal["close", "fair", "far", "unknown"]
+ModelTrust = Literal["close", "fair", "far", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def compare_summaries(live: Summary, model: Summary) -> tuple[Difference, ...]:
     )
 
 
-def judge_model(live: Run, model: Run) -> tuple[Trust, str]:
+def judge_model(live: Run, model: Run) -> tuple[ModelTrust, str]:
     """Judge how far to trust the model for scenarios like this one, and return why, as a sentence."""
     spoiler = _find_spoiler(live, model)
     if spoiler:

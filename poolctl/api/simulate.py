@@ -22,7 +22,7 @@ from poolctl.scenario.toml import TomlSource, override, read_toml
 from poolctl.scenario.variants import NamedValues, parse_variants, with_leak, without_leak
 
 if TYPE_CHECKING:
-    from poolctl.engines.live.engine import RunView
+    from poolctl.engines.live.engine import EngineView
     from poolctl.engines.live.live_servers import LiveServer, ThrowAwayServers
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
@@ -241,7 +241,7 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
 
 
 def _serve(
-    request: SimulateRequest, servers: "ThrowAwayServers", view: "RunView", scenario: "Scenario"
+    request: SimulateRequest, servers: "ThrowAwayServers", view: "EngineView", scenario: "Scenario"
 ) -> "LiveServer":
     from poolctl.engines.live.live_servers import format_address, open_target
     from poolctl.engines.live.pool_figures_file import NAME

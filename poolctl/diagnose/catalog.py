@@ -18,7 +18,7 @@ from poolctl.diagnose.finding import Confidence, Finding, Holder, Layer, Severit
 from poolctl.errors import BadInput
 
 Command = Literal["inspect", "simulate", "recommend", "guard"]
-Refusal = Literal["always", "of its holder", "of its holder, if critical", "if critical"]
+SizeRefusal = Literal["always", "of its holder", "of its holder, if critical", "if critical"]
 Moot = Literal["in a refusal", "beside a cause"]
 
 RELEASE = "Release the connection on every path of that code: finally, with, defer."
@@ -85,7 +85,7 @@ class FindingType:
     """It rests on figures of a pool: whose they are makes it no surer than that is known."""
     rests_on_times: bool = False
     """It rests on measured times, which a load generator out of processor time, or half a run, would spoil."""
-    refuses_size: Refusal | None = None
+    refuses_size: SizeRefusal | None = None
     """Whether recommend gives no size because of it: of any application, only of the one that holds its connections,
     or only while clients are refused or wait."""
     is_moot: Moot | None = None

@@ -71,7 +71,7 @@ def name_with_slots(finding: Finding) -> str:
     return name_finding(finding) if finding.severity == "info" else f"{name_finding(finding)}; {frees}"
 
 
-def build_finding(
+def build_finding_block(
     finding: Finding, about: str = "", *, is_first: bool = False, named_before: Sequence[Holder] = ()
 ) -> FindingBlock:
     """Return everything about a finding. ``is_first``: the verdict has said its summary.

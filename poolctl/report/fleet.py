@@ -10,7 +10,7 @@ from poolctl.report.blocks import Note, Points, Report, Table, name_rows
 from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
-    build_finding,
+    build_finding_block,
     name_explanation,
     name_finding,
     verdict_of,
@@ -32,8 +32,8 @@ def build_fleet_report(check: FleetCheck) -> Report:
     return (
         verdict_of(findings, "nothing was checked"),
         *(Note(name_finding(finding)) for finding in findings[:1]),
-        *(build_finding(finding, is_first=True) for finding in findings[:1]),
-        *(build_finding(finding, name_finding(finding)) for finding in findings[1:]),
+        *(build_finding_block(finding, is_first=True) for finding in findings[:1]),
+        *(build_finding_block(finding, name_finding(finding)) for finding in findings[1:]),
         _list_limits(check),
         *(_list_parts(limit) for limit in check.limits if limit.kind == "server" or not limit.is_kept),
         _list_slots(check),

@@ -31,7 +31,7 @@ from poolctl.report.findings import (
     NAME_LIMIT,
     SENTENCE_LIMIT,
     TARGET_LIMIT,
-    build_finding,
+    build_finding_block,
     collect_sql,
     name_explanation,
     name_finding,
@@ -99,8 +99,8 @@ def build_recommendation_report(recommended: RecommendResult) -> Report:
         Note(state_binding(recommended)),
         *(Note(caution, "caution") for caution in _warn(recommended)),
         # A refusal is the first finding: the headline has said its summary.
-        *(build_finding(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
-        *(build_finding(finding, name_finding(finding)) for finding in others if finding.severity != "info"),
+        *(build_finding_block(finding, is_first=True) for finding in findings[: len(findings) - len(others)]),
+        *(build_finding_block(finding, name_finding(finding)) for finding in others if finding.severity != "info"),
         *(() if is_refused else (list_settings(recommended), list_bounds(recommended))),
         list_slot_terms(recommended),
         *(() if is_refused else (_build_pooler(recommended),)),
@@ -109,7 +109,7 @@ def build_recommendation_report(recommended: RecommendResult) -> Report:
             Code(f"{config.file} ({config.stack})", config.text, _find_language(config.file))
             for config in recommended.configs
         ),
-        *(build_finding(finding, name_finding(finding)) for finding in others if finding.severity == "info"),
+        *(build_finding_block(finding, name_finding(finding)) for finding in others if finding.severity == "info"),
         list_figures(recommended),
         list_assumptions(recommended),
         Points((Labeled("From", tuple(map(Item, _list_sources(recommended)))), name_explanation(findings))),

@@ -9,7 +9,7 @@ from typing import Literal
 from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figure, Figures, given
 
-Source = Literal["measured", "given", "assumed", "computed"]
+FigureSource = Literal["measured", "given", "assumed", "computed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Term:
 
     term: str
     value: int
-    source: Source
+    source: FigureSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,5 +134,5 @@ def _count(figure: Figure | None, default: int) -> int:
     return default if figure is None else max(0, figure.count)
 
 
-def _source(figure: Figure | None) -> Source:
+def _source(figure: Figure | None) -> FigureSource:
     return "assumed" if figure is None else figure.origin

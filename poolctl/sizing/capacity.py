@@ -10,7 +10,7 @@ from math import ceil, fsum, log
 from typing import Literal
 
 from poolctl.sizing.figures import Figure, Figures, Window, estimate_hold, find_shortest_hold
-from poolctl.sizing.knee import SHARE, Confidence, Knee, find_knee
+from poolctl.sizing.knee import SHARE, Knee, KneeConfidence, find_knee
 from poolctl.sizing.queueing import closed_knee
 from poolctl.sizing.sweep_table import SweepPoint
 from poolctl.units import format_duration
@@ -35,7 +35,7 @@ class Capacity:
 
     value: int | None
     method: Method
-    confidence: Confidence
+    confidence: KneeConfidence
     at_least: bool = False
     most: int | None = None
     interval: tuple[int, int] | None = None
@@ -213,5 +213,5 @@ def _limit_confidence(found: Capacity, figures: Figures) -> Capacity:
     if not figures.is_burstable:
         return found
     note = "The processor has credits: when they are used up, the capacity is lower than this"
-    confidence: Confidence = "medium" if found.confidence == "high" else found.confidence
+    confidence: KneeConfidence = "medium" if found.confidence == "high" else found.confidence
     return replace(found, confidence=confidence, notes=(*found.notes, note))

@@ -13,9 +13,9 @@ from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import LATE_SHARE, Demand, count_pools, estimate_load
 from poolctl.sizing.division import Division, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
-from poolctl.sizing.knee import Confidence
+from poolctl.sizing.knee import KneeConfidence
 from poolctl.sizing.queueing import servers_for_wait
-from poolctl.sizing.recommendation import Trust
+from poolctl.sizing.recommendation import SizeTrust
 
 DRAWS = 200
 """How often the figures are drawn again."""
@@ -33,11 +33,11 @@ SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
 """Relative standard deviation of a figure without other evidence: users round, and defaults are guesses."""
 
 
-CAPACITY_SPREAD: dict[Confidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
+CAPACITY_SPREAD: dict[KneeConfidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
 """The same for the capacity, by its confidence."""
 
 
-TRUST: tuple[Trust, ...] = ("high", "medium", "low", "refused")
+TRUST: tuple[SizeTrust, ...] = ("high", "medium", "low", "refused")
 """The levels of confidence, from best to worst."""
 
 
@@ -152,8 +152,8 @@ def decide_trust(
     demand: Demand,
     capacity: Capacity,
     budget: Budget,
-    caps: list[Trust],
-) -> Trust:
+    caps: list[SizeTrust],
+) -> SizeTrust:
     """Return the lowest of: what the width of the interval allows, what the deciding term allows, and every doubt."""
     found = [*caps]
     if interval is not None and division.max_open is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import ceil
 
 from poolctl.sizing.figures import Figure, Figures, Origin, estimate_hold
-from poolctl.sizing.knee import Confidence
+from poolctl.sizing.knee import KneeConfidence
 from poolctl.sizing.queueing import servers_for_wait
 
 LATE_SHARE = 0.01
@@ -34,7 +34,7 @@ class Demand:
     shared: int | None
     shared_load: float | None
     partitioned: int | None
-    confidence: Confidence
+    confidence: KneeConfidence
     method: str
     origin: Origin | None
     is_measured: bool
@@ -167,7 +167,7 @@ def _is_censored(figures: Figures) -> bool:
     return figures.censored_share is not None and figures.censored_share.value > 0.01
 
 
-def _decide_confidence(figures: Figures, offered: OfferedLoad) -> Confidence:
+def _decide_confidence(figures: Figures, offered: OfferedLoad) -> KneeConfidence:
     """Return high where rate, hold and its variation are known, low where the load has swings that no window shows."""
     is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
     if figures.is_stationary is False and not figures.windows:

@@ -13,7 +13,7 @@ from poolctl.sizing.figures import Figures
 Binding = Literal["capacity", "demand", "budget", "floor", "workers"]
 
 
-Verdict = Literal[
+DivisionVerdict = Literal[
     "balanced", "demand binds", "slots bind", "database binds", "workers bind", "floor binds", "infeasible", "refused"
 ]
 
@@ -73,7 +73,7 @@ class Division:
     bounds: tuple[Bound, ...]
     binding: Binding
     next_binding: Binding | None
-    verdict: Verdict
+    verdict: DivisionVerdict
 
 
 def compute_floor(figures: Figures) -> int:
@@ -125,10 +125,10 @@ def divide(parts: DivisionTerms) -> Division:
     return Division(max_open, bounds, binding, next(iter(ranked[1:]), None), _verdict(binding, len(equal)))
 
 
-def _verdict(binding: Binding, equal: int) -> Verdict:
+def _verdict(binding: Binding, equal: int) -> DivisionVerdict:
     if binding == "demand" and equal > 1:
         return "balanced"
-    verdicts: dict[Binding, Verdict] = {
+    verdicts: dict[Binding, DivisionVerdict] = {
         "demand": "demand binds",
         "budget": "slots bind",
         "capacity": "database binds",

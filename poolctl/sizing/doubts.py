@@ -14,7 +14,7 @@ from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand, count_pools
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
-from poolctl.sizing.recommendation import Trust
+from poolctl.sizing.recommendation import SizeTrust
 from poolctl.units import format_duration
 
 DISAGREEMENT = 1.25
@@ -42,7 +42,7 @@ class Doubt:
     """A finding and its ``cap``, the highest confidence that it allows. None: it is reported and changes nothing."""
 
     finding: Finding
-    cap: Trust | None
+    cap: SizeTrust | None
 
 
 def find_doubts(
@@ -58,7 +58,7 @@ def find_doubts(
 
 def _doubt(
     code: str,
-    cap: Trust | None,
+    cap: SizeTrust | None,
     summary: str,
     remedy: str = "",
     evidence: Mapping[str, object] | None = None,

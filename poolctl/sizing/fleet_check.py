@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity, worst_first
-from poolctl.sizing.budget import Source, Term
+from poolctl.sizing.budget import FigureSource, Term
 from poolctl.sizing.fleet import Fleet, FleetPooler, FleetService
 from poolctl.sizing.fleet_changes import Change, find_database_cap, propose_changes
 from poolctl.sizing.fleet_limits import Kind, LimitCheck, as_number, check_limits, list_pairs
@@ -47,7 +47,7 @@ def check_fleet(fleet: Fleet) -> FleetCheck:
 def _list_terms(fleet: Fleet, limit: LimitCheck) -> tuple[Term, ...]:
     server = fleet.server
 
-    def source(key: str) -> Source:
+    def source(key: str) -> FigureSource:
         return "assumed" if fleet.is_assumed(f"server.{key}") else "given"
 
     terms = [

@@ -20,7 +20,7 @@ from poolctl.errors import BadInput
 from poolctl.sizing.curves import fit_closed, fit_usl
 from poolctl.sizing.sweep_table import SweepPoint, average_points
 
-Confidence = Literal["high", "medium", "low"]
+KneeConfidence = Literal["high", "medium", "low"]
 
 SHARE = 0.97
 """Share of the best throughput that the knee must reach. The last 3 % cost a third more connections, and most load
@@ -68,7 +68,7 @@ class Knee:
     gap: float
     noise: float | None
     next_points: tuple[int, ...]
-    confidence: Confidence
+    confidence: KneeConfidence
     hold_time: float | None
     """Seconds of a request where the fewest connections were busy: connections / throughput."""
     latency_ratio: float | None
@@ -225,7 +225,7 @@ def _predict(means: Sequence[SweepPoint], most: int) -> int:
     return next((n for n in range(curve[-1][0], most) if curve_of(n) >= SHARE * ceiling), most)
 
 
-def _decide_confidence(points: int, spread: float, gap: float, at_least: bool) -> Confidence:
+def _decide_confidence(points: int, spread: float, gap: float, at_least: bool) -> KneeConfidence:
     """Return high within 15 % to both sides and with near neighbors; low where the truth may be twice as far."""
     if at_least or points < 3 or spread > 2.0:
         return "low"

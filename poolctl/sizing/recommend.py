@@ -25,7 +25,7 @@ from poolctl.sizing.figures import Figure, Figures, estimate_hold
 from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes
 from poolctl.sizing.pooler import plan_pooler
 from poolctl.sizing.queueing import wait_tail
-from poolctl.sizing.recommendation import HoldTime, Measured, Parallelism, Recommendation, Sizes, Trust
+from poolctl.sizing.recommendation import HoldTime, Measured, Parallelism, Recommendation, Sizes, SizeTrust
 from poolctl.units import format_duration, plural
 
 
@@ -86,7 +86,7 @@ def _find_doubts(
     capacity: Capacity,
     parts: DivisionTerms,
     division: Division,
-) -> tuple[list[Finding], list[Trust]]:
+) -> tuple[list[Finding], list[SizeTrust]]:
     """Return all findings, and what each allows for the confidence."""
     found = [*find_causes(figures, budget, capacity), *find_doubts(figures, fleet, budget, demand, capacity)]
     findings = [doubt.finding for doubt in found]

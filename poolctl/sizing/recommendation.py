@@ -10,11 +10,11 @@ from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.defaults import Assumption
 from poolctl.sizing.demand import Demand
-from poolctl.sizing.division import Binding, Bound, Verdict
+from poolctl.sizing.division import Binding, Bound, DivisionVerdict
 from poolctl.sizing.lifetimes import Reason
 from poolctl.sizing.pooler import PoolerPlan
 
-Trust = Literal["high", "medium", "low", "refused"]
+SizeTrust = Literal["high", "medium", "low", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Sizes:
     max_idle_time: float
     acquire_timeout: float
     interval: tuple[int, int] | None
-    confidence: Trust
+    confidence: SizeTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class Recommendation:
     bounds: tuple[Bound, ...]
     binding: Binding | None
     next_binding: Binding | None
-    verdict: Verdict
+    verdict: DivisionVerdict
     worst_case_connections: int | None
     pooler: PoolerPlan
     reasons: tuple[Reason, ...]

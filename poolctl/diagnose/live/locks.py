@@ -22,7 +22,7 @@ MOST_QUEUES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Queue:
+class LockQueue:
     """A root, which waits for no other backend, and the backends behind it. Root 0: a prepared transaction."""
 
     root: int
@@ -31,7 +31,7 @@ class Queue:
     """Seconds that the longest of them has waited."""
 
 
-def find_queues(sample: Sample) -> tuple[Queue, ...]:
+def find_queues(sample: Sample) -> tuple[LockQueue, ...]:
     """Find each root with all backends behind it, the longest queue first.
 
     A waiter with two blockers is in both queues; a deadlock's circle has no root.
@@ -43,7 +43,7 @@ def find_queues(sample: Sample) -> tuple[Queue, ...]:
         for root in _find_roots(pid, blocked):
             behind.setdefault(root, set()).add(pid)
     queues = [
-        Queue(root, tuple(sorted(pids)), max(_measure_wait(rows[pid], sample.at) for pid in pids))
+        LockQueue(root, tuple(sorted(pids)), max(_measure_wait(rows[pid], sample.at) for pid in pids))
         for root, pids in behind.items()
     ]
     return tuple(sorted(queues, key=lambda queue: (-len(queue.waiters), queue.root)))
@@ -78,7 +78,7 @@ class Gate:
     """Waiters that go on at once if it stops waiting."""
 
 
-def find_gate(sample: Sample, queue: Queue) -> Gate | None:
+def find_gate(sample: Sample, queue: LockQueue) -> Gate | None:
     """Find the waiter of ``queue`` whose request holds up most of the others; None where no waiter wants a strong lock.
 
     A lock queue is first come, first served: a statement that only reads waits behind one that waits for the whole
@@ -135,7 +135,7 @@ def find_lock_queue(context: RuleContext) -> Iterator[Finding]:
             yield _build_lock_queue(context, queue)
 
 
-def _is_trouble(context: RuleContext, queue: Queue) -> bool:
+def _is_trouble(context: RuleContext, queue: LockQueue) -> bool:
     samples = context.facts.samples
     rows = {backend.pid: backend for backend in samples[-1].backends}
     clients = [pid for pid in queue.waiters if rows[pid].is_client]
@@ -182,7 +182,7 @@ def _is_advisory(backend: Backend) -> bool:
     return backend.wait_event == "advisory"
 
 
-def _build_lock_queue(context: RuleContext, queue: Queue) -> Finding:
+def _build_lock_queue(context: RuleContext, queue: LockQueue) -> Finding:
     sample = context.facts.samples[-1]
     rows = {backend.pid: backend for backend in sample.backends}
     root, track = rows.get(queue.root), context.facts.by_pid.get(queue.root)
@@ -272,7 +272,7 @@ def _describe_root(context: RuleContext, pid: int, root: Backend | None, now: fl
     return f"{name} (pid {pid}), {root.state or 'in an unknown state'}{age}{statement}"
 
 
-def _write_queue_remedy(queue: Queue, root: Backend | None, track: Track | None, gate: Gate | None) -> str:
+def _write_queue_remedy(queue: LockQueue, root: Backend | None, track: Track | None, gate: Gate | None) -> str:
     """Write what costs least: to cancel a statement that can be tried again, before ending work that cannot."""
     if gate is None:
         return _write_remedy(queue.root, root)

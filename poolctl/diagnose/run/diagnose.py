@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from poolctl.diagnose.catalog import REST_ON_TIMES, build_finding
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
-from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, add_caveats, classify_refusal, find_main_error
+from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts, add_caveats, classify_refusal, find_main_error
 from poolctl.diagnose.run.holds import find_held_across_io, find_lock_queue, find_long_hold
 from poolctl.diagnose.run.leaks import find_leak, find_pool_slots_lost
 from poolctl.diagnose.run.limits import (
@@ -42,7 +42,7 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
 
     Nothing at warning or above gives the single finding ``healthy``, whose evidence keeps the notes.
     """
-    facts = Facts(run)
+    facts = RunFacts(run)
     if endless := find_endless_load(facts):
         # Rates and shares over no time at all mean nothing.
         return (endless,)
@@ -64,7 +64,7 @@ def diagnose_run(run: Run) -> tuple[Finding, ...]:
     )
 
 
-def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
+def _find_queue_causes(facts: RunFacts, lost: Finding | None, churn: Finding | None) -> list[Finding | None]:
     """Find what made requests queue. With connections lost, only a cause with figures of its own may join."""
     slow = find_slow_database(facts) or find_slow_spell(facts)
     if slow is not None and churn is not None and (churn.evidence["share_of_use_time"] or 0) >= 0.5:
@@ -88,7 +88,7 @@ def _find_queue_causes(facts: Facts, lost: Finding | None, churn: Finding | None
     return []
 
 
-def _find_in_services(rule: Callable[[Facts], Finding | None], facts: Facts) -> Finding | None:
+def _find_in_services(rule: Callable[[RunFacts], Finding | None], facts: RunFacts) -> Finding | None:
     """Return what the rule finds in the first service in which it finds anything."""
     found = ((name, rule(own)) for name, own in facts.services)
     return next((_name_service(name, finding) for name, finding in found if finding is not None), None)
@@ -98,7 +98,7 @@ def _name_service(name: str, finding: Finding) -> Finding:
     return replace(finding, summary=f"Service {name}: {finding.summary}") if name else finding
 
 
-def judge_health(facts: Facts) -> Finding:
+def judge_health(facts: RunFacts) -> Finding:
     """Build the finding healthy: nothing at warning or above.
 
     Certain when the server was observed (the model knows it), otherwise likely.
@@ -143,7 +143,7 @@ def judge_health(facts: Facts) -> Finding:
     )
 
 
-def _write_notes(facts: Facts) -> Iterable[str]:
+def _write_notes(facts: RunFacts) -> Iterable[str]:
     """Yield sentences about what looks like trouble and is none, the most important first."""
     summary = facts.summary
     yield from _write_event_notes(facts)
@@ -165,7 +165,7 @@ def _write_notes(facts: Facts) -> Iterable[str]:
         yield f"one statement reads all {format_count(scan.rows)} rows of {scan.table.name} each time"
 
 
-def _write_event_notes(facts: Facts) -> Iterable[str]:
+def _write_event_notes(facts: RunFacts) -> Iterable[str]:
     for event in facts.scenario.events:
         steps = facts.list_steps(event)
         errors = sum(max(0, after.errors - before.errors) for before, after in steps)

@@ -14,7 +14,7 @@ from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import ErrorKind, ObservedError, ObservedServer, Run, Summary, TimelinePoint
 from poolctl.scenario.scenario import Event, Leak, Scenario, Service
 
-Limit = Literal["server", "role", "pooler-clients", "pooler-queue"]
+PoolLimit = Literal["server", "role", "pooler-clients", "pooler-queue"]
 
 SUSTAINED_SHARE = 0.25
 """Share of the load's samples in which requests wait. Below it the waits were bursts that drained (a proposal)."""
@@ -24,7 +24,7 @@ below says little."""
 EVENT_TAIL = 5.0
 """Seconds after an event that still belong to it: the server starts again, the backlog drains (a proposal)."""
 
-_LIMITS: tuple[tuple[str, Limit], ...] = (
+_LIMITS: tuple[tuple[str, PoolLimit], ...] = (
     ("too many connections for role", "role"),
     ("too many connections for database", "role"),
     ("no more connections allowed", "pooler-clients"),
@@ -37,7 +37,7 @@ _LIMITS: tuple[tuple[str, Limit], ...] = (
 )
 
 
-def classify_refusal(kind: ErrorKind) -> Limit | None:
+def classify_refusal(kind: ErrorKind) -> PoolLimit | None:
     """Return which limit refused; None for any other error.
 
     By text first: PgBouncer relays the server's words, and client libraries lose the SQLSTATE of a refused connection.
@@ -77,7 +77,7 @@ def count_held(summary: Summary) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class RunFacts:
     """A run, and what can be read off it. Times are seconds on the run's clock."""
 
     run: Run
@@ -205,7 +205,7 @@ class Facts:
         return max(0, min(p.in_use + p.idle - (p.server_connections or 0) for p in self._last_points))
 
     @property
-    def worst_service(self) -> tuple[str, "Facts"]:
+    def worst_service(self) -> tuple[str, "RunFacts"]:
         """The service whose pool was waited for longest, by one of its instances, with its name.
 
         A single application is its own, without a name. The timeline and the server are still the ones of all services.
@@ -219,17 +219,17 @@ class Facts:
         return service.name, self._restrict_to(replace(service, load=replace(service.load, instances=1)), observed)
 
     @property
-    def services(self) -> list[tuple[str, "Facts"]]:
+    def services(self) -> list[tuple[str, "RunFacts"]]:
         """Each service by itself; a single application is its own, without a name."""
         if not self.run.services:
             return [("", self)]
         pairs = zip(self.scenario.services, self.run.services, strict=True)
         return [(service.name, self._restrict_to(service, summary)) for service, (_, summary) in pairs]
 
-    def _restrict_to(self, service: Service, observed: Summary) -> "Facts":
+    def _restrict_to(self, service: Service, observed: Summary) -> "RunFacts":
         scenario = replace(self.scenario, pool=service.pool, load=service.load, leak=service.leak, services=())
         summary = replace(observed, server=self.summary.server)
-        return Facts(replace(self.run, scenario=scenario, summary=summary, instances=(), services=()))
+        return RunFacts(replace(self.run, scenario=scenario, summary=summary, instances=(), services=()))
 
     @property
     def stuck_pools(self) -> int:
@@ -292,7 +292,7 @@ class Facts:
         summary = self.summary
         return bool(summary.timed_out or summary.refused or summary.unfinished or self.waits_sustained)
 
-    def find_refusals(self, *limits: Limit) -> list[ObservedError]:
+    def find_refusals(self, *limits: PoolLimit) -> list[ObservedError]:
         return [error for error in self.summary.errors if classify_refusal(error.kind) in limits]
 
     @property
@@ -383,7 +383,7 @@ def _rank_suffering(summary: Summary) -> tuple[int, float]:
     return summary.unfinished, summary.wait_time.p99
 
 
-def judge_waiting(facts: Facts) -> Severity:
+def judge_waiting(facts: RunFacts) -> Severity:
     """Return critical if clients get nothing: 1 % of acquires timed out, or the queue never drained. Else warning."""
     summary = facts.summary
     never = facts.is_stuck and summary.unfinished > 0

@@ -9,11 +9,11 @@ from math import ceil, inf
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run.facts import Facts, judge_waiting
+from poolctl.diagnose.run.facts import RunFacts, judge_waiting
 from poolctl.units import format_duration, percent
 
 
-def find_lock_queue(facts: Facts) -> Finding | None:
+def find_lock_queue(facts: RunFacts) -> Finding | None:
     """Report connections that are held by statements that wait for locks.
 
     Threshold: three backends waiting for locks at the end of the load, and half of the active ones. Likely, never
@@ -46,7 +46,7 @@ def _waits_for_lock(state: str) -> bool:
     return not _LOCKS.isdisjoint(re.findall(r"\w+", state))
 
 
-def find_long_hold(facts: Facts) -> Finding | None:
+def find_long_hold(facts: RunFacts) -> Finding | None:
     """Report a few requests that hold connections for so long that others queue behind them.
 
     Threshold: the 99th percentile of use_time is above one second and ten times the median, while requests queue as a
@@ -76,7 +76,7 @@ def find_long_hold(facts: Facts) -> Finding | None:
     )
 
 
-def find_held_across_io(facts: Facts) -> Finding | None:
+def find_held_across_io(facts: RunFacts) -> Finding | None:
     """Report connections held by requests that do something else meanwhile.
 
     Threshold: more than 30 % of the backends idle in transaction at the end of the load, with nothing leaked, while

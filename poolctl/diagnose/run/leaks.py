@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import DELAYS, build_finding, find
 from poolctl.diagnose.finding import Confidence, Finding, Severity
-from poolctl.diagnose.run.facts import Facts, count_held, find_main_error
+from poolctl.diagnose.run.facts import RunFacts, count_held, find_main_error
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 
@@ -60,7 +60,7 @@ _SHAPES = {
 }
 
 
-def find_leak(facts: Facts) -> Finding | None:
+def find_leak(facts: RunFacts) -> Finding | None:
     """Report connections leaked by the scenario that are still held.
 
     Threshold: one, since the simulator counts them itself. Critical once clients got nothing or waited because of it;
@@ -91,7 +91,7 @@ def find_leak(facts: Facts) -> Finding | None:
     )
 
 
-def find_pool_slots_lost(facts: Facts) -> Finding | None:
+def find_pool_slots_lost(facts: RunFacts) -> Finding | None:
     """Report a pool that counts connections that the server does not have.
 
     psycopg_pool loses the slot of a connection that is dropped without putconn; other pools lose slots when a backend
@@ -127,7 +127,7 @@ def find_pool_slots_lost(facts: Facts) -> Finding | None:
     )
 
 
-def _is_only_slots(facts: Facts) -> bool:
+def _is_only_slots(facts: RunFacts) -> bool:
     """Return True if the server's side of the dropped connections is gone, and everything but the pool's slot with
     it."""
     if facts.server_connections is None:
@@ -135,14 +135,14 @@ def _is_only_slots(facts: Facts) -> bool:
     return facts.missing * 2 >= facts.lost > 0
 
 
-def _judge_severity(facts: Facts) -> Severity:
+def _judge_severity(facts: RunFacts) -> Severity:
     summary = facts.summary
     unserved = summary.timed_out or summary.refused or summary.unfinished or facts.refused_by_server
     # Behind a pooler the pool's own slots may last while the pooler's do not.
     return "critical" if unserved or facts.is_stuck or facts.pooler_queue else "warning"
 
 
-def _write_sentence(facts: Facts, severity: Severity, are: str, lost: int | None = None) -> str:
+def _write_sentence(facts: RunFacts, severity: Severity, are: str, lost: int | None = None) -> str:
     """Write the run's first line: exhausted when, by what, and which requests got nothing."""
     lost = facts.lost if lost is None else lost
     count = f"{format_count(lost)} of {format_count(facts.summary.connections.in_use)} in use are {are}"
@@ -166,7 +166,7 @@ def _write_sentence(facts: Facts, severity: Severity, are: str, lost: int | None
     )
 
 
-def _list_victims(facts: Facts) -> list[str]:
+def _list_victims(facts: RunFacts) -> list[str]:
     summary, victims = facts.summary, []
     if summary.timed_out:
         error = find_main_error(e for e in summary.errors if e.kind.origin == "pool")
@@ -177,7 +177,7 @@ def _list_victims(facts: Facts) -> list[str]:
     return victims
 
 
-def _estimate_time_left(facts: Facts, lost: int) -> float | None:
+def _estimate_time_left(facts: RunFacts, lost: int) -> float | None:
     """Estimate the seconds until the leak has every slot, at the rate of this run.
 
     Of the pools, or of the server where the pools have no bound. None: at this rate never.
@@ -188,7 +188,7 @@ def _estimate_time_left(facts: Facts, lost: int) -> float | None:
     return (room - lost) * facts.summary.duration / lost
 
 
-def _write_forecast(facts: Facts, lost: int) -> str:
+def _write_forecast(facts: RunFacts, lost: int) -> str:
     left = _estimate_time_left(facts, lost)
     if left is None:
         return ""
@@ -196,7 +196,7 @@ def _write_forecast(facts: Facts, lost: int) -> str:
     return f"; at this rate {where} are gone {format_duration(left)} later"
 
 
-def _collect_evidence(facts: Facts, lost: int | None = None) -> dict[str, Any]:
+def _collect_evidence(facts: RunFacts, lost: int | None = None) -> dict[str, Any]:
     summary = facts.summary
     lost = facts.lost if lost is None else lost
     error = find_main_error(e for e in summary.errors if e.kind.origin in ("pool", "server", "pooler"))

@@ -7,7 +7,7 @@ slots.
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import RAISE_CHILDREN, RAISE_CLIENTS, RAISE_POOL_SIZE, build_finding
 from poolctl.diagnose.finding import Finding
-from poolctl.diagnose.run.facts import Facts, find_main_error, parse_count
+from poolctl.diagnose.run.facts import RunFacts, find_main_error, parse_count
 from poolctl.units import format_count, format_duration, plural, quote
 
 NEAR_LIMIT = 0.5
@@ -21,7 +21,7 @@ _MEANINGS = (
 )
 
 
-def find_fleet_over_budget(facts: Facts) -> Finding | None:
+def find_fleet_over_budget(facts: RunFacts) -> Finding | None:
     """Report that the instances together may open more than the server can give.
 
     Threshold: instances x max_open, both generations during a deploy's overlap, above the usable slots, also when
@@ -68,7 +68,7 @@ def find_fleet_over_budget(facts: Facts) -> Finding | None:
     )
 
 
-def _write_fleet(facts: Facts) -> str:
+def _write_fleet(facts: RunFacts) -> str:
     """Write the arithmetic of the ceiling: "6 instances x 30", or service by service."""
     if not facts.scenario.services:
         return f"{plural(facts.instances * facts.generations, 'instance')} x {facts.max_open}"
@@ -78,7 +78,7 @@ def _write_fleet(facts: Facts) -> str:
     )
 
 
-def find_unbounded_pool(facts: Facts) -> Finding | None:
+def find_unbounded_pool(facts: RunFacts) -> Finding | None:
     """Report a pool without a bound that came near the server's own.
 
     Threshold: max_open 0 and a peak of at least half of the usable slots. A connection for every request has no pool to
@@ -115,7 +115,7 @@ def find_unbounded_pool(facts: Facts) -> Finding | None:
     )
 
 
-def find_slots_exhausted(facts: Facts) -> Finding | None:
+def find_slots_exhausted(facts: RunFacts) -> Finding | None:
     """Report that the server had no slot left for a client. Threshold: one refusal with SQLSTATE 53300.
 
     Certain: the client's text or the server's log names the limit. Through a pooler the text is relayed, and likely is
@@ -149,7 +149,7 @@ def find_slots_exhausted(facts: Facts) -> Finding | None:
     )
 
 
-def find_role_limit(facts: Facts) -> Finding | None:
+def find_role_limit(facts: RunFacts) -> Finding | None:
     """Report that the role's or the database's own CONNECTION LIMIT refused. Threshold: one refusal that names it."""
     errors = facts.find_refusals("role")
     error = find_main_error(errors)
@@ -174,7 +174,7 @@ def find_role_limit(facts: Facts) -> Finding | None:
     )
 
 
-def find_pooler_client_limit(facts: Facts) -> Finding | None:
+def find_pooler_client_limit(facts: RunFacts) -> Finding | None:
     """Report that the pooler's limit on clients was met.
 
     PgBouncer says so (certain). Pgpool-II with every child busy says nothing and lets clients hang: openings that never
@@ -200,7 +200,7 @@ def find_pooler_client_limit(facts: Facts) -> Finding | None:
     return _build_pooler_client_limit(facts, f"Pgpool-II's {children} children are all busy: {hang}", hanging, None)
 
 
-def _build_pooler_client_limit(facts: Facts, summary: str, clients: int, text: str | None) -> Finding:
+def _build_pooler_client_limit(facts: RunFacts, summary: str, clients: int, text: str | None) -> Finding:
     is_pgpool = facts.scenario.database.via == "pgpool"
     return build_finding(
         "pooler-client-limit",
@@ -220,7 +220,7 @@ def _build_pooler_client_limit(facts: Facts, summary: str, clients: int, text: s
     )
 
 
-def find_pooler_queue(facts: Facts) -> Finding | None:
+def find_pooler_queue(facts: RunFacts) -> Finding | None:
     """Report clients that waited inside PgBouncer for one of its server connections.
 
     Threshold: a query_wait_timeout, or every server connection of the pooler open (the server's own count) while
@@ -261,7 +261,7 @@ def find_pooler_queue(facts: Facts) -> Finding | None:
     )
 
 
-def find_endless_load(facts: Facts) -> Finding | None:
+def find_endless_load(facts: RunFacts) -> Finding | None:
     """Report a load that makes requests without any time passing.
 
     Threshold: the model cut the run off because of it, so certain.
@@ -286,7 +286,7 @@ def find_endless_load(facts: Facts) -> Finding | None:
     )
 
 
-def find_endless_queue(facts: Facts) -> Finding | None:
+def find_endless_queue(facts: RunFacts) -> Finding | None:
     """Report that more requests came than are served and none gives up.
 
     Threshold: the model cut the run off because of it, so certain.

@@ -10,11 +10,11 @@ from math import ceil, sqrt
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run.facts import BUSY_SHARE, Facts, classify_refusal, find_main_error, judge_waiting
+from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts, classify_refusal, find_main_error, judge_waiting
 from poolctl.units import format_count, format_duration, plural, quote
 
 
-def find_self_deadlock(facts: Facts) -> Finding | None:
+def find_self_deadlock(facts: RunFacts) -> Finding | None:
     """Report requests that hold one connection and wait for another, as all other holders do.
 
     Threshold: several connections per request, a pool below threads x (connections each - 1) + 1 (HikariCP, About Pool
@@ -60,7 +60,7 @@ def find_self_deadlock(facts: Facts) -> Finding | None:
     )
 
 
-def _find_jams(facts: Facts) -> list[tuple[float, float]]:
+def _find_jams(facts: RunFacts) -> list[tuple[float, float]]:
     """Find the stretches in which every connection was in use, requests waited and none was acquired, as (start,
     end)."""
     long_enough = max(1.0, 10 * facts.scenario.load.hold.mean)
@@ -81,7 +81,7 @@ def _find_jams(facts: Facts) -> list[tuple[float, float]]:
     return [(start, end) for start, end in jams if end - start >= long_enough and facts.find_event(start) is None]
 
 
-def find_pool_undersized(facts: Facts) -> Finding | None:
+def find_pool_undersized(facts: RunFacts) -> Finding | None:
     """Report that the pool is the limit: requests queue as a rule, nothing is lost, and the server has time to spare.
 
     Threshold: a pool was full, and requests queued in a quarter of the samples for longer than a typical hold, or were
@@ -128,7 +128,7 @@ def find_pool_undersized(facts: Facts) -> Finding | None:
     )
 
 
-def _write_unserved(facts: Facts) -> str:
+def _write_unserved(facts: RunFacts) -> str:
     """Write which requests got no connection, for the end of a summary."""
     summary, parts = facts.summary, ""
     if summary.timed_out:
@@ -138,7 +138,7 @@ def _write_unserved(facts: Facts) -> str:
     return parts
 
 
-def _write_bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: float | None) -> str:
+def _write_bigger_pool(facts: RunFacts, concurrency: float, size: int, at_demand: float | None) -> str:
     total = size * facts.instances
     if total * facts.generations > facts.usable and facts.scenario.database.via == "none":
         return (
@@ -154,7 +154,7 @@ def _write_bigger_pool(facts: Facts, concurrency: float, size: int, at_demand: f
     return remedy
 
 
-def _estimate_needed(facts: Facts) -> tuple[float, int]:
+def _estimate_needed(facts: RunFacts) -> tuple[float, int]:
     """Estimate the connections wanted at once by one instance, and the max_open that serves them.
 
     Offered rate x mean use time is Little's law for a load that is not held up. A closed loop is held up by its own
@@ -181,7 +181,7 @@ def _compute_staffing(concurrency: float) -> int:
     return max(1, ceil(concurrency + 2 * sqrt(concurrency)))
 
 
-def find_connection_churn(facts: Facts) -> Finding | None:
+def find_connection_churn(facts: RunFacts) -> Finding | None:
     """Report connections that are opened over and over.
 
     Threshold: more than one opening in ten acquires beyond the first fill, ten at least, that cost 1 % of the time
@@ -225,7 +225,7 @@ def find_connection_churn(facts: Facts) -> Finding | None:
     )
 
 
-def _explain_closing(facts: Facts, keep: int) -> tuple[str, str]:
+def _explain_closing(facts: RunFacts, keep: int) -> tuple[str, str]:
     """Return why connections were closed again, and what keeps ``keep`` of them open."""
     if facts.scenario.pool.kind == "none":
         return "every request opens its own", f"Use a pool: {keep} connections for each instance carry this load."
@@ -243,7 +243,7 @@ def _explain_closing(facts: Facts, keep: int) -> tuple[str, str]:
     )
 
 
-def find_client_starved(facts: Facts) -> Finding | None:
+def find_client_starved(facts: RunFacts) -> Finding | None:
     """Report acquires that failed although the pool had room: the cause is outside of the connections.
 
     Threshold: an acquire that failed with an error that names no limit, or that timed out or never ended while no pool

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run.facts import BUSY_SHARE, Facts
+from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts
 from poolctl.diagnose.statements import find_filtered_columns
 from poolctl.scenario.run import ScannedTable
 from poolctl.units import format_count, format_duration, percent, quote
@@ -37,7 +37,7 @@ class _Scan(NamedTuple):
     """Of the execution time; None: the server does not keep statement statistics."""
 
 
-def find_slow_database(facts: Facts) -> Finding | None:
+def find_slow_database(facts: RunFacts) -> Finding | None:
     """Report that the database is the limit: more connections would wait there instead of here.
 
     Threshold: the server's processes keep 90 % of the cores busy, or one statement has half of the execution time and
@@ -68,7 +68,7 @@ def find_slow_database(facts: Facts) -> Finding | None:
     )
 
 
-def find_slow_spell(facts: Facts) -> Finding | None:
+def find_slow_spell(facts: RunFacts) -> Finding | None:
     """Report that the scenario slowed the statements down, and clients got no connection because of it.
 
     Threshold: 1 % of acquires failed. Fewer are a note. Certain: the scenario says what it did.
@@ -104,7 +104,7 @@ def find_slow_spell(facts: Facts) -> Finding | None:
     )
 
 
-def find_full_scan(facts: Facts) -> _Scan | None:
+def find_full_scan(facts: RunFacts) -> _Scan | None:
     """Find the statement that has most of the execution time together with a table that it reads from end to end."""
     top = max(facts.server.statements, key=lambda statement: statement.share, default=None)
     if top is not None and top.share < DOMINANT_SHARE:
@@ -126,7 +126,7 @@ def _count_rows(table: ScannedTable) -> int:
     return table.rows or table.rows_read // max(1, table.scans)
 
 
-def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
+def _is_under_pressure(facts: RunFacts, scan: _Scan | None) -> bool:
     """Return True if the database's pace matters to a client.
 
     With a scan alone, a good part of the time that connections are held must be statements: a short scan before a long
@@ -141,17 +141,17 @@ def _is_under_pressure(facts: Facts, scan: _Scan | None) -> bool:
     return facts.clients_suffer or (cores is not None and in_use > 2 * cores)
 
 
-def _count_running(facts: Facts) -> float:
+def _count_running(facts: RunFacts) -> float:
     """Return the statements under way on average, from their execution time; 0 where the server keeps no statistics."""
     total = sum(statement.total_time for statement in facts.server.statements)
     return total / facts.summary.duration if facts.summary.duration > 0 else 0.0
 
 
-def _count_cores(facts: Facts) -> int | None:
+def _count_cores(facts: RunFacts) -> int | None:
     return facts.scenario.database.cores if facts.run.engine == "model" else facts.server.cores
 
 
-def _measure_stretch(facts: Facts) -> float | None:
+def _measure_stretch(facts: RunFacts) -> float | None:
     """Return how many times longer than the scenario's hold connections were used; None where it is no sign.
 
     Only where the statement itself takes the hold, and more of it when the processors are shared: in the model and for
@@ -170,7 +170,7 @@ def _measure_stretch(facts: Facts) -> float | None:
     return stretch if stretch >= STRETCH and not facts.leaked else None
 
 
-def _describe_size(facts: Facts, busy: bool) -> str:
+def _describe_size(facts: RunFacts, busy: bool) -> str:
     peak, capacity = facts.summary.connections.peak_open, facts.capacity
     cpu = "" if facts.cpu_share is None else f" and CPU {'still' if busy else 'at'} {percent(facts.cpu_share)}"
     if capacity is None:
@@ -180,7 +180,7 @@ def _describe_size(facts: Facts, busy: bool) -> str:
     return f"{format_count(peak)} of {format_count(capacity)} connections open{cpu}"
 
 
-def _write_sentence(facts: Facts, scan: _Scan | None, busy: bool, stretch: float | None) -> str:
+def _write_sentence(facts: RunFacts, scan: _Scan | None, busy: bool, stretch: float | None) -> str:
     start = _describe_size(facts, busy)
     if scan is not None:
         share = "" if scan.share is None else f" ({percent(scan.share)} of execution time)"
@@ -194,7 +194,7 @@ def _write_sentence(facts: Facts, scan: _Scan | None, busy: bool, stretch: float
     )
 
 
-def _collect_evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -> dict[str, Any]:
+def _collect_evidence(facts: RunFacts, scan: _Scan | None, stretch: float | None) -> dict[str, Any]:
     summary = facts.summary
     share = scan.share if scan else None
     return {
@@ -220,7 +220,7 @@ def _collect_evidence(facts: Facts, scan: _Scan | None, stretch: float | None) -
     }
 
 
-def _write_remedy(facts: Facts, scan: _Scan | None) -> str:
+def _write_remedy(facts: RunFacts, scan: _Scan | None) -> str:
     figures = f"{format_count(facts.summary.connections.peak_open)} connections carry "
     figures += f"{format_count(facts.summary.throughput)} requests per second; more would only share the same cores."
     if scan is None:
@@ -232,7 +232,7 @@ def _write_remedy(facts: Facts, scan: _Scan | None) -> str:
     )
 
 
-def find_reconnect_storm(facts: Facts) -> Finding | None:
+def find_reconnect_storm(facts: RunFacts) -> Finding | None:
     """Report clients that try again at once, over and over, after a restart or failover.
 
     Threshold: ten times the errors in the five seconds after the event than in the five before, and ten failed openings

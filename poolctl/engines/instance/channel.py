@@ -25,7 +25,7 @@ PROGRESS_INTERVAL = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class InstanceCounts:
     """Everything that an instance has counted so far.
 
     ``warm``: the pool at the end of the warm-up, None before its end or without one. ``cpu``: processor seconds used
@@ -53,7 +53,7 @@ class Progress:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "Progress":
+    def from_dict(cls, values: dict[str, Any]) -> "InstanceCounts":
         """Read what ``to_dict`` gave."""
 
         def stats(plain: dict[str, Any]) -> PoolStats:
@@ -104,11 +104,11 @@ class InstanceChannel:
         row = (at, stats.open, stats.in_use, stats.idle, stats.opening, stats.waiting, acquired, errors)
         self._send({"sample": row})
 
-    def send_progress(self, progress: Progress) -> None:
+    def send_progress(self, progress: InstanceCounts) -> None:
         """Send all counts so far."""
         self._send({"progress": progress.to_dict()})
 
-    def send_result(self, progress: Progress) -> None:
+    def send_result(self, progress: InstanceCounts) -> None:
         """Send the final counts."""
         self._send({"done": progress.to_dict()})
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 
 from poolctl.engines.instance.monitored_connections import Psycopg, Psycopg2
 from poolctl.engines.instance.pool_driver import BaseDriver, NotAcquired, PoolDriver, SlotLost
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -83,7 +83,7 @@ class PsycopgPool(BaseDriver):
         """Start to fill the pool in the background."""
         self._pool.open(wait=False)
 
-    def acquire(self, request: Request) -> Any:
+    def acquire(self, request: LiveRequest) -> Any:
         request.queued_at = None
         if not self._idle:
             self.monitor.queue(request)
@@ -157,7 +157,7 @@ class Psycopg2Pool(BaseDriver):
         except self._error as error:
             self.monitor.report_hidden_error(classify(str(error), type(error).__name__, error.pgcode))
 
-    def acquire(self, request: Request) -> Any:
+    def acquire(self, request: LiveRequest) -> Any:
         request.queued_at = None
         try:
             connection = (self._pool or self._get_pool()).getconn()
@@ -233,7 +233,7 @@ class SqlalchemyPool(BaseDriver):
         self._pool = cast(Any, self._engine.pool)
         self._idle = self._pool._pool.queue
 
-    def acquire(self, request: Request) -> Any:
+    def acquire(self, request: LiveRequest) -> Any:
         request.queued_at = None
         pool = self._pool
         # The values of overflow() and checkedin(), without a call and a lock for each.
@@ -308,7 +308,7 @@ class NoPool(BaseDriver):
             # libpq treats a connect_timeout below two seconds as two.
             self._options["connect_timeout"] = max(2, round(self.settings.acquire_timeout))
 
-    def acquire(self, request: Request) -> Any:
+    def acquire(self, request: LiveRequest) -> Any:
         request.queued_at = None
         try:
             return self.driver.connection_class.connect(self.conninfo, **self._options)

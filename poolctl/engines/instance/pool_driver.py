@@ -9,7 +9,7 @@ import threading
 from typing import Any, Protocol
 
 from poolctl.engines.instance.monitored_connections import Driver, RequestFailed
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT
 from poolctl.engines.live.error_origin import is_refusal
 from poolctl.engines.workload import Job
@@ -41,7 +41,7 @@ class PoolDriver(Protocol):
     def start(self) -> None:
         """Do what an application does with the pool when it starts."""
 
-    def acquire(self, request: Request) -> Any:
+    def acquire(self, request: LiveRequest) -> Any:
         """Acquire a connection. Raises NotAcquired."""
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:

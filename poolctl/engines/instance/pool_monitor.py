@@ -18,7 +18,7 @@ from poolctl.pool import Closed, PoolStats
 from poolctl.scenario.run import ErrorKind
 
 
-class Request:
+class LiveRequest:
     """A request that acquires. ``due``: when the present acquire was wanted. ``queued_at``: since when it waits in the
     library's queue, None: it does not. ``lag``: how late it began, None: that is already counted."""
 
@@ -51,7 +51,7 @@ class PoolMonitor:
     def __init__(self, max_open: int = 0) -> None:
         self.lock = threading.Lock()
         self.clock: Callable[[], float] = lambda: 0.0
-        self.acquiring: dict[Request, None] = {}
+        self.acquiring: dict[LiveRequest, None] = {}
         """Requests that want a connection and have neither got one nor given up. A dict, for its order."""
         self.on_opened: Callable[[float, float], None] = lambda connect_time, now: None
         """Called for each opening, with the lock held."""
@@ -64,7 +64,7 @@ class PoolMonitor:
         self.has_queue = True
         """True if requests wait in the library when the pool is full."""
         self._max_open = max_open
-        self._queued: dict[Request, None] = {}
+        self._queued: dict[LiveRequest, None] = {}
         self._opening: dict[int, None] = {}
         self._closings: deque[_Closing] = deque()
         self._closed: Counter[str] = Counter()
@@ -130,7 +130,7 @@ class PoolMonitor:
         # No reason: nothing was closed.
         self._closings.append(_Closing("", self.clock(), False, True))
 
-    def queue(self, request: Request) -> None:
+    def queue(self, request: LiveRequest) -> None:
         """Count a request that finds no free connection and waits for one in the library."""
         with self.lock:
             now = self.clock()
@@ -140,7 +140,7 @@ class PoolMonitor:
             if self._in_use >= self._max_open > 0:
                 self._exhaust(now)
 
-    def record_acquire(self, request: Request, now: float) -> None:
+    def record_acquire(self, request: LiveRequest, now: float) -> None:
         """Count a request that has got its connection. The lock must be held."""
         if self._closings:
             self._settle()
@@ -158,7 +158,7 @@ class PoolMonitor:
         elif self._exhausted_since is not None:
             self._recover(now)
 
-    def record_failed_acquire(self, request: Request, now: float, *, is_shortage: bool) -> None:
+    def record_failed_acquire(self, request: LiveRequest, now: float, *, is_shortage: bool) -> None:
         """Count an acquire that ended without a connection. The lock must be held.
 
         ``is_shortage``: no connection was free; False: any other error.
@@ -214,7 +214,7 @@ class PoolMonitor:
             exhausted_time=self._exhausted_time + (now - since if since is not None else 0.0),
         )
 
-    def _leave_queue(self, request: Request, waited: float) -> None:
+    def _leave_queue(self, request: LiveRequest, waited: float) -> None:
         del self._queued[request]
         self._queued_time += waited
 

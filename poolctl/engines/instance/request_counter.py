@@ -5,7 +5,7 @@ Decides which acquires are counted, and in which of the counts of Tally. Times a
 
 import time
 
-from poolctl.engines.instance.channel import InstanceChannel, Progress
+from poolctl.engines.instance.channel import InstanceChannel, InstanceCounts
 from poolctl.engines.live.error_origin import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
@@ -134,7 +134,7 @@ class RequestCounter:
         self.tally.queued_count += 1
         self.tally.queued_time += now - queued_at
 
-    def _make_progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> Progress:
+    def _make_progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> InstanceCounts:
         self._waits.settle()
         self._uses.settle()
         tally = self.tally
@@ -144,7 +144,7 @@ class RequestCounter:
         tally.released = tally.use_time.count
         tally.released_in_time = tally.released - self._late
         cpu = time.process_time() - self._cpu_at_start
-        return Progress(at, self.tally, stats, self._warm, self.lag, cpu, ideal)
+        return InstanceCounts(at, self.tally, stats, self._warm, self.lag, cpu, ideal)
 
     def _compare_with_ideal(self) -> tuple[float, float] | None:
         """Return the mean wait in the ideal queue and the measured mean wait; None if they cannot be compared."""

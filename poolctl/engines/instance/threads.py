@@ -18,7 +18,7 @@ from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
 from poolctl.engines.instance.library_drivers import open_library
 from poolctl.engines.instance.monitored_connections import RequestFailed
 from poolctl.engines.instance.pool_driver import NotAcquired, PoolDriver, SlotLost
-from poolctl.engines.instance.pool_monitor import PoolMonitor, Request
+from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import takes_hold
 from poolctl.engines.workload import Job, Worker, Workload
@@ -88,7 +88,7 @@ class ThreadedInstance:
         self._leaks = bool(job.scenario.leak.every)
         self._leak_shape = job.scenario.leak.shape
         self._waits_for_ever = job.scenario.pool.acquire_timeout is None
-        self._arrived: SimpleQueue[Request] = SimpleQueue()
+        self._arrived: SimpleQueue[LiveRequest] = SimpleQueue()
         self._threads = self._dispatched = self._finished = 0
         self._sources = 0
         self._has_ended = False
@@ -175,7 +175,7 @@ class ThreadedInstance:
     def _loop(self, worker: Worker) -> None:
         """Run a closed loop: think, acquire, work, release, again."""
         until = self._ends_at if worker.until is None else min(worker.until, self._ends_at)
-        clock, request, random = self._clock, Request(), worker.random
+        clock, request, random = self._clock, LiveRequest(), worker.random
         draw, connections, thinks = worker.hold.sample, self._load.connections_per_request, worker.think.mean > 0
         has_budget, holds = self._workload.is_bounded(worker), worker.hold.mean > 0
         request.holds = [0.0] * connections
@@ -206,7 +206,7 @@ class ThreadedInstance:
             self._sleep_until(due)
             if self._has_ended:
                 return
-            request = Request(due, holds)
+            request = LiveRequest(due, holds)
             request.counted = due >= self._load.warmup
             # Already here and not in its thread: a request that waits for a thread also waits for a connection.
             self._monitor.acquiring[request] = None
@@ -228,7 +228,7 @@ class ThreadedInstance:
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._crash = error
 
-    def _serve(self, request: Request) -> float:
+    def _serve(self, request: LiveRequest) -> float:
         """Serve one request from its first acquire to its end. Return the seconds to wait before the next one."""
         request.counted = request.due >= self._load.warmup
         with self._lock:
@@ -263,7 +263,7 @@ class ThreadedInstance:
                 self._counter.end_request(request.counted, failed=failed)
         return pause
 
-    def _acquire(self, request: Request) -> Any:
+    def _acquire(self, request: LiveRequest) -> Any:
         monitor, counter, clock = self._monitor, self._counter, self._clock
         # Without the lock: an assignment to a dict is atomic in CPython, and the library must not wait for the lock.
         monitor.acquiring[request] = None
@@ -290,7 +290,7 @@ class ThreadedInstance:
                 counter.count_acquire(request.counted, request.due, request.queued_at, now)
         return connection
 
-    def _use(self, connection: Any, hold: float, request: Request) -> None:
+    def _use(self, connection: Any, hold: float, request: LiveRequest) -> None:
         """Use a connection for ``hold`` seconds, or for as long as the user's statement takes if that is longer."""
         library, clock = self._library, self._clock
         if request.leaks and self._leak_shape == "in-transaction":
@@ -308,7 +308,7 @@ class ThreadedInstance:
         if hold and not self._takes_hold:
             self._sleep_until(request.acquired_at + hold)
 
-    def _leak(self, request: Request, held: list[tuple[Any, float]]) -> None:
+    def _leak(self, request: LiveRequest, held: list[tuple[Any, float]]) -> None:
         """End a request without releasing its connections."""
         while held:
             connection, acquired_at = held.pop()
@@ -323,7 +323,7 @@ class ThreadedInstance:
                 if not self._has_ended:
                     self._counter.count_leak(request.counted, 1)
 
-    def _release(self, request: Request, connection: Any, acquired_at: float, is_broken: bool) -> None:
+    def _release(self, request: LiveRequest, connection: Any, acquired_at: float, is_broken: bool) -> None:
         try:
             self._library.release(connection, is_broken=is_broken)
         except SlotLost as error:
@@ -336,11 +336,11 @@ class ThreadedInstance:
             if not self._has_ended:
                 self._counter.count_release(request.counted, request.due, acquired_at, now)
 
-    def _fail(self, request: Request, kind: ErrorKind) -> None:
+    def _fail(self, request: LiveRequest, kind: ErrorKind) -> None:
         if not self._has_ended:
             self._counter.count_statement_failure(request.counted, kind, self._clock())
 
-    def _note_lag(self, request: Request) -> None:
+    def _note_lag(self, request: LiveRequest) -> None:
         if request.lag is not None and request.counted:
             self._counter.lag.record(request.lag)
         request.lag = None

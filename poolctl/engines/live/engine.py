@@ -52,7 +52,7 @@ SUSPEND_LIMIT = 2.0
 """Seconds. If wall time has advanced so much more than the run's clock, the machine has slept."""
 
 
-class RunView(Protocol):
+class EngineView(Protocol):
     """Receives the progress of a run."""
 
     def phase(self, text: str) -> None:
@@ -94,7 +94,7 @@ def count_processes(scenario: Scenario) -> int:
 def run_on(
     serve: Callable[[Scenario], LiveServer],
     scenario: Scenario,
-    view: RunView,
+    view: EngineView,
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
@@ -113,7 +113,7 @@ def run_live(
     scenario: Scenario,
     server: LiveServer,
     fleet: InstanceFleet,
-    view: RunView,
+    view: EngineView,
     *,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
@@ -140,7 +140,7 @@ class _LiveRun:
         scenario: Scenario,
         server: LiveServer,
         fleet: InstanceFleet,
-        view: RunView,
+        view: EngineView,
         interval: float,
         wall_clock: Callable[[], float],
     ) -> None:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from poolctl.engines.instance.channel import Progress
+from poolctl.engines.instance.channel import InstanceCounts
 from poolctl.engines.workload import Job
 from poolctl.errors import CannotDo, PoolctlError
 from poolctl.scenario.run import TimelinePoint
@@ -44,7 +44,7 @@ class InstanceProcess:
         )
         self.job: Job | None = None
         self.is_ready = self.is_done = False
-        self.progress: Progress | None = None
+        self.progress: InstanceCounts | None = None
         self.row: Sequence[float] | None = None
         self.failure: dict[str, str] | None = None
         self.loss: str | None = None
@@ -214,9 +214,9 @@ class InstanceFleet:
             tick = max(round(row[0] / self._interval), self._next_tick)
             self._rows.setdefault(tick, {})[instance.number] = row
         elif "progress" in message:
-            instance.progress = Progress.from_dict(message["progress"])
+            instance.progress = InstanceCounts.from_dict(message["progress"])
         elif "done" in message:
-            instance.progress = Progress.from_dict(message["done"])
+            instance.progress = InstanceCounts.from_dict(message["done"])
             instance.is_done = True
             if self._closes or (instance.job is not None and instance.job.is_retired):
                 instance.close_input()

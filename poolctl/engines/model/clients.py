@@ -9,7 +9,7 @@ from typing import Protocol
 from poolctl.engines.model.clock import Clock, draw
 from poolctl.engines.model.counts import Book
 from poolctl.engines.model.plan import ServicePlan, Times
-from poolctl.engines.model.poolers import PgBouncer, Pgpool
+from poolctl.engines.model.poolers import ModelPgBouncer, ModelPgpool
 from poolctl.engines.model.server import TERMINATED, Link, ModelServer
 from poolctl.pool import Connection
 from poolctl.scenario.run import ErrorKind
@@ -114,7 +114,7 @@ class Requests:
         self,
         clock: Clock,
         server: ModelServer,
-        network: ModelServer | PgBouncer | Pgpool,
+        network: ModelServer | ModelPgBouncer | ModelPgpool,
         streams: dict[str, Callable[[], float]],
         warmup: float,
     ) -> None:

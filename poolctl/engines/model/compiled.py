@@ -14,7 +14,7 @@ from poolctl.engines.model import clock as limits
 from poolctl.engines.model.counts import number_books
 from poolctl.engines.model.model import describe_endless_queue
 from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, Times, times
-from poolctl.engines.model.result import Figures
+from poolctl.engines.model.result import KernelOutcome
 from poolctl.engines.model.server import CUTS, RESERVED, STARTING, TERMINATED, TOO_MANY, is_shared
 from poolctl.pool import Closed, PoolStats
 from poolctl.pool.pool import WAKE_TIME
@@ -131,7 +131,7 @@ class Compiled:
         """End every instance now."""
         self._kernel.stop()
 
-    def finish(self) -> Figures:
+    def finish(self) -> KernelOutcome:
         """Return the figures of the run."""
         tallies, instances, timeline, peaks, whole = self._kernel.told()
         now, work_done, _, peak_slots, refused, is_stuck = whole
@@ -139,7 +139,7 @@ class Compiled:
         for plan in self.plans:
             kinds += [plan.overdue, plan.rejected]
         bounds = [self.plans[window.part].settings.max_open for window in self.windows]
-        return Figures(
+        return KernelOutcome(
             scenario=self.scenario,
             windows=self.windows,
             now=now,

@@ -44,7 +44,7 @@ from poolctl.pool import (
 from poolctl.scenario.run import ErrorKind
 
 
-class Service:
+class ServiceState:
     """What the instances of a service share: arrivals, deadlines, and the records of clients to use again."""
 
     def __init__(self, number: int, plan: ServicePlan, clock: Clock, random: Callable[[], float]) -> None:
@@ -91,7 +91,7 @@ class Instance:
     def __init__(
         self,
         window: ModelInstance,
-        service: Service,
+        service: ServiceState,
         clock: Clock,
         requests: Requests,
         book: Book,

@@ -11,10 +11,10 @@ from poolctl.engines.model import clock as limits
 from poolctl.engines.model.clients import DIALING, WAITING, Requests
 from poolctl.engines.model.clock import STREAMS, Clock
 from poolctl.engines.model.counts import Book, number_books
-from poolctl.engines.model.instances import Instance, Service
+from poolctl.engines.model.instances import Instance, ServiceState
 from poolctl.engines.model.plan import ModelInstance, ServicePlan
 from poolctl.engines.model.poolers import new_network
-from poolctl.engines.model.result import Figures
+from poolctl.engines.model.result import KernelOutcome
 from poolctl.engines.model.server import CUTS, ModelServer
 from poolctl.pool import Alarm
 from poolctl.scenario.run import TimelinePoint
@@ -38,7 +38,9 @@ class Model:
         self.server = ModelServer(scenario, self.clock, streams["server"])
         self.network = new_network(scenario, self.server)
         self.requests = Requests(self.clock, self.server, self.network, streams, self.warmup)
-        self.services = [Service(number, plan, self.clock, streams["arrivals"]) for number, plan in enumerate(plans)]
+        self.services = [
+            ServiceState(number, plan, self.clock, streams["arrivals"]) for number, plan in enumerate(plans)
+        ]
         for service in self.services:
             service.all_services = self.services
         self.book_of = number_books(plans, windows)
@@ -228,7 +230,7 @@ class Model:
         for book in self.books:
             book.flush()
 
-    def finish(self) -> Figures:
+    def finish(self) -> KernelOutcome:
         """Return the figures of the run."""
         now = self.clock.now
         if self.server.is_shared:
@@ -239,7 +241,7 @@ class Model:
         for instance in self.instances:
             if not instance.is_gone:
                 instance.reported_at = now
-        return Figures(
+        return KernelOutcome(
             scenario=self.scenario,
             windows=self.windows,
             now=now,

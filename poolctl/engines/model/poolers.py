@@ -61,21 +61,21 @@ _PGPOOL = {
 }
 
 
-class Backend:
+class ModelBackend:
     """A connection of PgBouncer to the server."""
 
     __slots__ = ("idle_since", "opened_at", "pool", "slot")
 
-    def __init__(self, pool: "BouncerPool", slot: int, now: float) -> None:
+    def __init__(self, pool: "ModelBouncerPool", slot: int, now: float) -> None:
         self.pool, self.slot = pool, slot
         self.opened_at = self.idle_since = now
 
 
-class BouncerPool:
+class ModelBouncerPool:
     """PgBouncer's pool of one (user, database) pair."""
 
     def __init__(self) -> None:
-        self.idle: list[Backend] = []
+        self.idle: list[ModelBackend] = []
         self.queue: deque[tuple[Link, float]] = deque()
         """The waiting clients, each with since when it waits."""
         self.servers = 0
@@ -83,7 +83,7 @@ class BouncerPool:
         self.failed_at = self.retired_at = -inf
 
 
-class PgBouncer:
+class ModelPgBouncer:
     """PgBouncer in session or transaction mode."""
 
     def __init__(self, scenario: Scenario, server: ModelServer) -> None:
@@ -94,8 +94,8 @@ class PgBouncer:
         settings = _numbers(_BOUNCER | database.pgbouncer)
         self.settings = settings
         self.clients = 0
-        self.pools = [BouncerPool() for _ in scenario.all_services]
-        self.linked: dict[Link, Backend] = {}
+        self.pools = [ModelBouncerPool() for _ in scenario.all_services]
+        self.linked: dict[Link, ModelBackend] = {}
         """The clients that have a server connection, in the order in which they got it."""
         self.clock.after(JANITOR, self.janitor, None)
 
@@ -171,15 +171,15 @@ class PgBouncer:
             else:
                 self.close(self.linked.pop(link))
 
-    def pool_of(self, link: Link) -> BouncerPool:
+    def pool_of(self, link: Link) -> ModelBouncerPool:
         return self.pools[link.instance.number_of_service]
 
-    def assign(self, link: Link, backend: Backend, now: float) -> None:
+    def assign(self, link: Link, backend: ModelBackend, now: float) -> None:
         work, link.work = link.work, None
         self.linked[link] = backend
         self.server.statement(link, work or 0.0, now)
 
-    def let_go(self, backend: Backend, now: float) -> None:
+    def let_go(self, backend: ModelBackend, now: float) -> None:
         """Give a server connection to the next client, keep it idle, or close it for its age."""
         pool, lifetime = backend.pool, self.settings["server_lifetime"]
         spacing = lifetime / max(self.settings["default_pool_size"], 1.0)
@@ -195,14 +195,14 @@ class PgBouncer:
             backend.idle_since = now
             pool.idle.append(backend)
 
-    def next_waiting(self, pool: BouncerPool) -> Link | None:
+    def next_waiting(self, pool: ModelBouncerPool) -> Link | None:
         while pool.queue:
             link, _ = pool.queue.popleft()
             if is_waiting(link):
                 return link
         return None
 
-    def launch(self, pool: BouncerPool, now: float, *, reserve: bool = False) -> None:
+    def launch(self, pool: ModelBouncerPool, now: float, *, reserve: bool = False) -> None:
         """Begin a login for the pool if it may have one more connection (launch_new_connection)."""
         settings = self.settings
         # 0 is unlimited since PgBouncer 1.24.
@@ -217,7 +217,7 @@ class PgBouncer:
         servers = sum(other.servers for other in self.pools)
         if settings["max_db_connections"] and servers >= settings["max_db_connections"] and not self.evict():
             return
-        backend = Backend(pool, self.claim_server(now), now)
+        backend = ModelBackend(pool, self.claim_server(now), now)
         pool.servers += 1
         pool.is_logging_in = True
         self.clock.after(draw(self.server.connect_time, self.server.random), self.end_login, backend)
@@ -242,13 +242,13 @@ class PgBouncer:
         self.close(oldest)
         return True
 
-    def close(self, backend: Backend) -> None:
+    def close(self, backend: ModelBackend) -> None:
         if backend.slot == HAS_SLOT:
             self.server.slots -= 1
         backend.slot = NO_SLOT
         backend.pool.servers -= 1
 
-    def end_login(self, backend: Backend, now: float) -> None:
+    def end_login(self, backend: ModelBackend, now: float) -> None:
         """End a login, one way or the other."""
         pool = backend.pool
         pool.is_logging_in = False
@@ -304,7 +304,7 @@ class Child:
         self.cache: dict[int, float] = {}
 
 
-class Pgpool:
+class ModelPgpool:
     """Pgpool-II without load balancing."""
 
     def __init__(self, scenario: Scenario, server: ModelServer) -> None:
@@ -425,11 +425,11 @@ class Pgpool:
                     self.server.slots -= 1
 
 
-def new_network(scenario: Scenario, server: ModelServer) -> ModelServer | PgBouncer | Pgpool:
+def new_network(scenario: Scenario, server: ModelServer) -> ModelServer | ModelPgBouncer | ModelPgpool:
     """Return what the instances of a scenario connect to."""
     if scenario.database.via == "pgbouncer":
-        return PgBouncer(scenario, server)
-    return Pgpool(scenario, server) if scenario.database.via == "pgpool" else server
+        return ModelPgBouncer(scenario, server)
+    return ModelPgpool(scenario, server) if scenario.database.via == "pgpool" else server
 
 
 def is_waiting(link: Link) -> bool:

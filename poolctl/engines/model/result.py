@@ -12,7 +12,7 @@ from poolctl.scenario.scenario import Scenario
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class KernelOutcome:
     """What either kernel hands over at the end of a run. Lists go by instance where nothing else is said."""
 
     scenario: Scenario
@@ -37,7 +37,7 @@ class Figures:
     kernel: str
 
 
-def result(figures: Figures, *, interrupted: bool) -> Run:
+def result(figures: KernelOutcome, *, interrupted: bool) -> Run:
     """Return the Run that the figures describe."""
     scenario = figures.scenario
     for tally, late in zip(figures.tallies, figures.late, strict=True):
@@ -68,7 +68,7 @@ def result(figures: Figures, *, interrupted: bool) -> Run:
     )
 
 
-def _services(figures: Figures) -> tuple[tuple[str, Summary], ...]:
+def _services(figures: KernelOutcome) -> tuple[tuple[str, Summary], ...]:
     found = []
     for number, (service, peaks) in enumerate(zip(figures.scenario.services, figures.part_peaks, strict=False)):
         chosen = [at for at, window in enumerate(figures.windows) if window.part == number]
@@ -76,7 +76,7 @@ def _services(figures: Figures) -> tuple[tuple[str, Summary], ...]:
     return tuple(found)
 
 
-def _server(figures: Figures) -> ObservedServer:
+def _server(figures: KernelOutcome) -> ObservedServer:
     database = figures.scenario.database
     is_known = database.cores is not None and figures.now > 0
     return ObservedServer(
@@ -90,7 +90,7 @@ def _server(figures: Figures) -> ObservedServer:
 
 
 def _summary(
-    figures: Figures, chosen: Iterable[int], server: ObservedServer | None, peaks: tuple[int, int] | None = None
+    figures: KernelOutcome, chosen: Iterable[int], server: ObservedServer | None, peaks: tuple[int, int] | None = None
 ) -> Summary:
     """Sum up the ``chosen`` instances. ``peaks``: most open and in use at once of them; None: as in the timeline."""
     numbers = list(chosen)

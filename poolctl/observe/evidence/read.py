@@ -54,7 +54,7 @@ LOOKED_FOR = (
     "Pgpool-II; logs of PostgreSQL, PgBouncer or a pool library; Prometheus text; pool statistics"
 )
 
-Progress = Callable[[str, int, int, int | None], None]
+ReportReading = Callable[[str, int, int, int | None], None]
 """Called with a file's name, the lines and the bytes read of it, and its size in bytes, None where it is not known."""
 
 
@@ -88,7 +88,7 @@ def read_evidence(
     until: float | None = None,
     now: float | None = None,
     names: Sequence[str] = (),
-    progress: Progress | None = None,
+    progress: ReportReading | None = None,
 ) -> Observation:
     """Return the observation that the files at ``places`` make; folders, gzip and "-" (standard input) too.
 
@@ -115,7 +115,7 @@ def _read_file(
     since: float | None,
     until: float | None,
     now: float | None,
-    progress: Progress | None,
+    progress: ReportReading | None,
 ) -> None:
     lines = file.lines()
     head = list(islice(lines, HEAD))
