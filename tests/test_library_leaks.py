@@ -8,6 +8,7 @@ from library_bench import ALL, ONE, Bench, MakeBench, benches
 from sandboxes import eventually
 
 from poolctl.engines.instance.pool_driver import NotAcquired
+from poolctl.engines.instance.statements import ONE_ROW
 from poolctl.engines.live.live_servers import ThrowAwayServers
 
 pytestmark = pytest.mark.server
@@ -38,7 +39,7 @@ def test_a_leak_shows_on_the_server_as_what_it_is(
 
     eventually(lambda: [row[:2] for row in it.server()] == [seen])
     if shape != "unread-rows":
-        assert it.server()[0][2] == "SELECT 1"
+        assert it.server()[0][2] == f"SELECT 1 {ONE_ROW}"
     assert it.stats().in_use == it.stats().open == 1
 
 
@@ -49,13 +50,13 @@ def test_a_long_hold_is_in_a_transaction_that_is_never_the_same(bench: MakeBench
 
     starts: set[Any] = set()
 
-    def seen_anew() -> bool:
+    def is_another_transaction() -> bool:
         [(state, _, _, began)] = it.server()
         if state == "idle in transaction":
             starts.add(began)
         return len(starts) >= 2
 
-    eventually(seen_anew)
+    eventually(is_another_transaction)
     assert it.stats().in_use == 1
 
 

@@ -273,7 +273,7 @@ def test_leaks_in_a_run_show_on_the_server(driver: Driver, kind: str, shape: str
     assert_adds_up(done)
     assert [state for state, _ in seen[-1]] == states
     if shape == "in-transaction":
-        assert {query for _, query in seen[-1]} == {"SELECT pg_sleep($1::float8)"}
+        assert all(query.startswith("SELECT pg_sleep($1::float8)") for _, query in seen[-1])
     if kind == "sqlalchemy":
         assert (done.tally.leaked, done.stats.in_use, done.stats.closed) == (12, 0, Closed())
     elif shape == "dropped-reference":
