@@ -406,7 +406,7 @@ def test_the_cpu_query_keeps_the_servers_processor_busy(servers: ThrowAwayServer
     assert done.summary.server is not None
     assert done.summary.server.cpu is not None
     # pg_sleep takes 0.02; on a machine that is busy elsewhere the server gets less than a core.
-    assert done.summary.server.cpu > 0.1
+    assert done.summary.server.cpu > 0.4
 
 
 OTHER_LIBRARIES = sorted({*LIBRARIES} - {*REAL_LIBRARIES, "database/sql"})
