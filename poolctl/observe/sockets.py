@@ -84,14 +84,10 @@ def count_closed_by_port(tables: Iterable[str], ports: Collection[int]) -> dict[
 
     The end that closes first keeps the port for that time, so a client that connects often runs out of ports.
     """
-    counts: dict[int, int] = {}
-    for table in tables:
-        for line in table.splitlines()[1:]:
-            parts = line.split(maxsplit=4)
-            with suppress(ValueError, IndexError):
-                if parts[3] == _TIME_WAIT and (port := int(parts[2].rpartition(":")[2], 16)) in ports:
-                    counts[port] = counts.get(port, 0) + 1
-    return counts
+    # The remote end stands right before the state. A machine that runs out of ports has 28,000 such lines.
+    joined = "".join(tables)
+    counts = {port: joined.count(f":{port:04X} {_TIME_WAIT} ") for port in ports}
+    return {port: count for port, count in counts.items() if count}
 
 
 def parse_tcp(table: str) -> Iterator[TcpSocket]:
