@@ -62,11 +62,12 @@ def model(kind: str, case: Case, **pool: Any) -> Figures:
 
 def compare(real: Figures, modeled: Figures) -> None:
     """Hold the real figures against the model's."""
-    assert (real.served, real.failed, real.opened) == (modeled.served, modeled.failed, modeled.opened)
+    said = f"real {real}, model {modeled}"
+    assert (real.served, real.failed, real.opened) == (modeled.served, modeled.failed, modeled.opened), said
     callers = modeled.served + modeled.failed
     absolute, relative = TOLERANCE
     expected = modeled.total_wait / callers
-    assert real.total_wait / callers == pytest.approx(expected, abs=absolute + relative * expected)
+    assert real.total_wait / callers == pytest.approx(expected, abs=absolute + relative * expected), said
 
 
 def drive_threads(case: Case, acquire: Callable[[], Any], release: Callable[[Any], None]) -> Figures:

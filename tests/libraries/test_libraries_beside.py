@@ -165,26 +165,29 @@ def test_node_pools(case: Case, library: str, kind: str, pool: dict[str, Any], n
     compare(drive_program(["node", "node_pools.js", library], case, node_folder), model(kind, case, **pool))
 
 
+JAR_FOLDER = Path("/usr/share/java")
+JAR_NAMES = ("HikariCP", "slf4j-api", "slf4j-nop", "commons-dbcp2", "commons-pool2", "commons-logging")
+TOMCAT_NAMES = ("tomcat9-jdbc", "tomcat9-juli")
+JARS = ":".join(str(JAR_FOLDER / f"{name}.jar") for name in (*JAR_NAMES, *TOMCAT_NAMES))
+
+
 @pytest.fixture(scope="session")
 def java_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip_without("java", "javac")
-    if not Path("/usr/share/java/HikariCP.jar").exists():
-        pytest.skip("libhikaricp-java is not installed")
+    if not all(Path(jar).exists() for jar in JARS.split(":")):
+        pytest.skip("libhikaricp-java, libcommons-dbcp2-java or libtomcat9-java is not installed")
     folder = tmp_path_factory.mktemp("java")
-    subprocess.run(
-        ["javac", "-cp", JARS, "-d", str(folder), str(HERE / "Hikari.java")],
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
+    command = ["javac", "-cp", JARS, "-d", str(folder), str(HERE / "JdbcPools.java")]
+    done = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
     return folder
 
 
-JARS = "/usr/share/java/HikariCP.jar:/usr/share/java/slf4j-api.jar:/usr/share/java/slf4j-nop.jar"
-
-
 @CASES
-def test_hikaricp(case: Case, java_folder: Path) -> None:
-    figures = drive_program(["java", "-cp", f"{JARS}:{java_folder}", "Hikari"], case, java_folder)
+@pytest.mark.parametrize(
+    ("kind", "pool"), [("hikaricp", {"min_idle": 0}), ("dbcp2", {"max_idle": 8}), ("tomcat", {"min_idle": 0})]
+)
+def test_jdbc_pools(case: Case, kind: str, pool: dict[str, Any], java_folder: Path) -> None:
+    command = ["java", "-cp", f"{JARS}:{java_folder}", "JdbcPools", kind]
 
-    compare(figures, model("hikaricp", case, min_idle=0))
+    compare(drive_program(command, case, java_folder), model(kind, case, **pool))
