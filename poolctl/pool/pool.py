@@ -37,7 +37,7 @@ from poolctl.pool.answers import (
 from poolctl.pool.idle import new_idle
 from poolctl.pool.libraries import LIBRARIES
 from poolctl.pool.settings import PoolRules, PoolSettings
-from poolctl.pool.stats import Closed, PoolStats
+from poolctl.pool.stats import Closed, Counts, PoolStats
 from poolctl.pool.upkeep import SHORTEST_CLEANING_INTERVAL, Chosen, Upkeep
 from poolctl.pool.waiters import CoDel, Waiters
 
@@ -86,7 +86,7 @@ class Pool:
         """Openings that keep every request out of the pool."""
         self._locked: list[Action] = []
         """What the requests that were kept out do next."""
-        self._counts = _Counts()
+        self._counts = Counts()
 
     def start(self, now: float) -> list[Action]:
         """Begin what the pool does without requests: openings to the floor, sweeps."""
@@ -143,10 +143,10 @@ class Pool:
         if not is_full and self.rules.opener == "caller":
             return self._open_for(request, now)
         if is_full and self.rules.waiter_order == "none":
-            self._exhaust(now)
+            self._counts.exhaust(now)
             return _REJECT
         if self.settings.max_waiting and len(self._waiting) + self._ghosts >= self.settings.max_waiting:
-            self._exhaust(now)
+            self._counts.exhaust(now)
             return _REJECT_QUEUE
         actions = self._queue(request, now)
         if not is_full:
@@ -442,7 +442,7 @@ class Pool:
             if self._waiting and not self.rules.barging:
                 request = self._leave_queue(None, now)
                 if not self._waiting:
-                    self._recover(now)
+                    self._counts.recover(now)
                 self._take(connection, now)
                 actions.append(HandOver(request, connection))
                 return True
@@ -454,7 +454,7 @@ class Pool:
         if self._waiting:
             actions.append(Alarm(now + WAKE_TIME, self._wake))
         elif self._counts.exhausted_since is not None:
-            self._recover(now)
+            self._counts.recover(now)
         if self._has_cleaner and self._clean_at is None:
             self._clean_at = now + max(self._upkeep.shortest_limit, SHORTEST_CLEANING_INTERVAL)
             actions.append(Alarm(self._clean_at, self.clean, repeats=True))
@@ -467,7 +467,7 @@ class Pool:
         self._waiters.add(request, now)
         self._counts.queued_count += 1
         if self._open >= self._most:
-            self._exhaust(now)
+            self._counts.exhaust(now)
         if self._codel is not None and self._codel.start(now):
             return [Alarm(now + self._codel.interval, self._poll_codel, repeats=True)]
         return []
@@ -501,7 +501,7 @@ class Pool:
             self._counts.queued_count -= 1
             return self._queue(request, now)
         if not self._waiting:
-            self._recover(now)
+            self._counts.recover(now)
         return [Retry(request)]
 
     def _is_unnoticed(self, connection: Connection, now: float) -> bool:
@@ -699,58 +699,7 @@ class Pool:
         if self._counts.exhausted_since is not None:
             self._recover_if_free(now)
 
-    def _exhaust(self, now: float) -> None:
-        counts = self._counts
-        if counts.exhausted_since is None:
-            counts.exhausted_since = now
-            counts.recovered_at = None
-            if counts.exhausted_at is None:
-                counts.exhausted_at = now
-
-    def _recover(self, now: float) -> None:
-        counts = self._counts
-        if counts.exhausted_since is not None:
-            counts.exhausted_time += now - counts.exhausted_since
-            counts.exhausted_since = None
-            counts.recovered_at = now
-
     def _recover_if_free(self, now: float) -> None:
         """End the exhaustion if the next request would not wait: that those who waited gave up does not end it."""
         if not self._waiting and (self._idle or self._open < self._most):
-            self._recover(now)
-
-
-class _Counts:
-    """Mutable counters behind PoolStats. ``open_area`` is an integral over time of what was open: at instant t it is
-    ``area + number * t``, which costs one addition at each change."""
-
-    __slots__ = (
-        "error",
-        "exhausted_at",
-        "exhausted_since",
-        "exhausted_time",
-        "in_use",
-        "leak_reclaimed",
-        "max_idle",
-        "max_idle_time",
-        "max_lifetime",
-        "open_area",
-        "open_failures",
-        "opened",
-        "other",
-        "peak_in_use",
-        "peak_open",
-        "queued_count",
-        "queued_time",
-        "recovered_at",
-        "use_time",
-    )
-
-    def __init__(self) -> None:
-        self.in_use = self.peak_in_use = self.peak_open = 0
-        self.queued_count = self.opened = self.open_failures = 0
-        self.max_idle = self.max_idle_time = self.max_lifetime = self.error = self.other = self.leak_reclaimed = 0
-        self.use_time = self.open_area = self.queued_time = self.exhausted_time = 0.0
-        self.exhausted_at: float | None = None
-        self.exhausted_since: float | None = None
-        self.recovered_at: float | None = None
+            self._counts.recover(now)

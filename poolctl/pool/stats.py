@@ -71,3 +71,54 @@ class PoolStats:
     """When the last exhaustion ended; None: it never began or still lasts."""
     exhausted_time: float = 0.0
     """Total length of the exhaustions so far."""
+
+
+class Counts:
+    """Mutable counters behind PoolStats. ``open_area`` is an integral over time of what was open: at instant t it is
+    ``area + number * t``, which costs one addition at each change."""
+
+    __slots__ = (
+        "error",
+        "exhausted_at",
+        "exhausted_since",
+        "exhausted_time",
+        "in_use",
+        "leak_reclaimed",
+        "max_idle",
+        "max_idle_time",
+        "max_lifetime",
+        "open_area",
+        "open_failures",
+        "opened",
+        "other",
+        "peak_in_use",
+        "peak_open",
+        "queued_count",
+        "queued_time",
+        "recovered_at",
+        "use_time",
+    )
+
+    def __init__(self) -> None:
+        self.in_use = self.peak_in_use = self.peak_open = 0
+        self.queued_count = self.opened = self.open_failures = 0
+        self.max_idle = self.max_idle_time = self.max_lifetime = self.error = self.other = self.leak_reclaimed = 0
+        self.use_time = self.open_area = self.queued_time = self.exhausted_time = 0.0
+        self.exhausted_at: float | None = None
+        self.exhausted_since: float | None = None
+        self.recovered_at: float | None = None
+
+    def exhaust(self, now: float) -> None:
+        """Begin an exhaustion, unless one lasts already."""
+        if self.exhausted_since is None:
+            self.exhausted_since = now
+            self.recovered_at = None
+            if self.exhausted_at is None:
+                self.exhausted_at = now
+
+    def recover(self, now: float) -> None:
+        """End the exhaustion, if one lasts."""
+        if self.exhausted_since is not None:
+            self.exhausted_time += now - self.exhausted_since
+            self.exhausted_since = None
+            self.recovered_at = now

@@ -2,11 +2,13 @@
  *
  * A second implementation, because what makes the readable one slow is what makes it readable. What holds the two
  * together is that the same scenario and seed give the same Run, bit for bit, which a hypothesis test asks of random
- * scenarios (tests/test_model_compiled.py). So every function has the name of the method that it repeats, draws random
- * numbers where that one does, and adds floating-point numbers in the same order. The contract is in clock.py.
+ * scenarios (tests/test_model_compiled.py). So it draws random numbers where the Python does, and adds floating-point
+ * numbers in the same order; the contract is in clock.py. Its parts follow the Python files: the server (server.py), the
+ * rules of the pool (poolctl/pool: openings, queues, sweeps), what requests do (clients.py), instances (instances.py),
+ * the loop (model.py). A pool here decides and acts at once, where Pool returns actions: the order is the same.
  *
- * It knows no poolers. What it is told is a list of numbers for each service (compiled.py, in the order of FIELDS), and
- * what it tells are numbers again. It touches no Python object while it runs, and gives the interpreter's lock away.
+ * It knows no poolers. It gets a list of numbers for each service (compiled.py, in the order of FIELDS), and returns
+ * numbers again. It touches no Python object while it runs, and gives the interpreter's lock away.
  */
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
@@ -19,8 +21,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 3
-/* Changed with the order of FIELDS or of what is told: a file left over from another version is not used. */
+#define LAYOUT 4
+/* Changed with the order of FIELDS or of the figures: a file left over from another version is not used. */
 
 /* The way of a request is a dozen short functions: what calling them costs is a fifth of the time. */
 #ifdef __GNUC__
@@ -3058,7 +3060,7 @@ static PyObject *kernel_stop(PyObject *self, PyObject *ignored)
     Py_RETURN_NONE;
 }
 
-static PyObject *told_histogram(const Histogram *h)
+static PyObject *make_histogram(const Histogram *h)
 {
     PyObject *counts = PyList_New(h->n);
     Py_ssize_t at;
@@ -3076,7 +3078,7 @@ static PyObject *told_histogram(const Histogram *h)
 }
 
 /* A list of what ``tell`` makes of each; it takes the place in the kernel's array. */
-static PyObject *told_list(Kernel *s, Py_ssize_t n, PyObject *(*tell)(Kernel *, Py_ssize_t))
+static PyObject *make_list(Kernel *s, Py_ssize_t n, PyObject *(*tell)(Kernel *, Py_ssize_t))
 {
     PyObject *list = PyList_New(n);
     Py_ssize_t at;
@@ -3093,15 +3095,15 @@ static PyObject *told_list(Kernel *s, Py_ssize_t n, PyObject *(*tell)(Kernel *, 
     return list;
 }
 
-static PyObject *told_tally(Kernel *s, Py_ssize_t number)
+static PyObject *make_tally(Kernel *s, Py_ssize_t number)
 {
     const Tally *t = &s->tallies[number];
     PyObject *wait, *use = NULL, *connect = NULL, *unfinished = NULL, *errors = NULL;
     Py_ssize_t at;
-    wait = told_histogram(&t->wait);
-    use = wait ? told_histogram(&t->use) : NULL;
-    connect = use ? told_histogram(&t->connect) : NULL;
-    unfinished = connect ? told_histogram(&t->unfinished_time) : NULL;
+    wait = make_histogram(&t->wait);
+    use = wait ? make_histogram(&t->use) : NULL;
+    connect = use ? make_histogram(&t->connect) : NULL;
+    unfinished = connect ? make_histogram(&t->unfinished_time) : NULL;
     errors = unfinished ? PyList_New(t->n_errors) : NULL;
     for (at = 0; errors && at < t->n_errors; at++) {
         const Seen *seen = &t->errors[at];
@@ -3126,7 +3128,7 @@ static PyObject *told_tally(Kernel *s, Py_ssize_t number)
                          (long long)t->requests, (long long)t->completed, (long long)t->broken);
 }
 
-static PyObject *told_stats(const Stats *t)
+static PyObject *make_stats(const Stats *t)
 {
     if (!t->is_set)
         Py_RETURN_NONE;
@@ -3139,12 +3141,12 @@ static PyObject *told_stats(const Stats *t)
 }
 
 /* (what it was when its load ended or None, at the end of the warm-up or None, when it ended) */
-static PyObject *told_pod(Kernel *s, Py_ssize_t number)
+static PyObject *make_pod(Kernel *s, Py_ssize_t number)
 {
     const Pod *p = &s->pods[number];
     Stats now = s->ended[number].is_set ? s->ended[number] : stats(s, p, s->now);
-    PyObject *ended = told_stats(&now);
-    PyObject *warm = ended ? told_stats(&s->warm[number]) : NULL;
+    PyObject *ended = make_stats(&now);
+    PyObject *warm = ended ? make_stats(&s->warm[number]) : NULL;
     if (!warm) {
         Py_XDECREF(ended);
         return NULL;
@@ -3152,7 +3154,7 @@ static PyObject *told_pod(Kernel *s, Py_ssize_t number)
     return Py_BuildValue("(NNd)", ended, warm, s->ended[number].is_set ? p->told : s->now);
 }
 
-static PyObject *told_point(Kernel *s, Py_ssize_t number)
+static PyObject *make_point(Kernel *s, Py_ssize_t number)
 {
     Point p = number < s->n_timeline ? s->timeline[number] : point(s, s->now);
     return Py_BuildValue("(dLLLLLLLL)", p.at, (long long)p.open, (long long)p.in_use, (long long)p.idle,
@@ -3160,23 +3162,23 @@ static PyObject *told_point(Kernel *s, Py_ssize_t number)
                          (long long)p.slots);
 }
 
-static PyObject *told_part(Kernel *s, Py_ssize_t number)
+static PyObject *make_part(Kernel *s, Py_ssize_t number)
 {
     return Py_BuildValue("(LL)", (long long)s->parts[number].peak_open, (long long)s->parts[number].peak_in_use);
 }
 
 /* (tallies, pods, timeline with the last instant, peaks of the services, figures of the whole) */
-static PyObject *kernel_told(PyObject *self, PyObject *ignored)
+static PyObject *kernel_figures(PyObject *self, PyObject *ignored)
 {
     Kernel *s = (Kernel *)self;
     PyObject *tallies, *pods = NULL, *timeline = NULL, *parts = NULL;
     (void)ignored;
     if (is_busy(s))
         return NULL;
-    tallies = told_list(s, s->n_tallies, told_tally);
-    pods = tallies ? told_list(s, s->n_pods, told_pod) : NULL;
-    timeline = pods ? told_list(s, s->n_timeline + 1, told_point) : NULL;
-    parts = timeline ? told_list(s, s->n_parts, told_part) : NULL;
+    tallies = make_list(s, s->n_tallies, make_tally);
+    pods = tallies ? make_list(s, s->n_pods, make_pod) : NULL;
+    timeline = pods ? make_list(s, s->n_timeline + 1, make_point) : NULL;
+    parts = timeline ? make_list(s, s->n_parts, make_part) : NULL;
     if (!parts) {
         Py_XDECREF(tallies);
         Py_XDECREF(pods);
@@ -3207,7 +3209,7 @@ static PyObject *kernel_get(PyObject *self, void *what)
 static PyMethodDef kernel_methods[] = {
     {"run", kernel_run, METH_VARARGS, "run(events): let so many events happen; whether the run is over."},
     {"stop", kernel_stop, METH_NOARGS, "stop(): end every instance now."},
-    {"told", kernel_told, METH_NOARGS, "told(): the figures, as numbers."},
+    {"figures", kernel_figures, METH_NOARGS, "figures(): what the run has counted, as numbers."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -35,7 +35,7 @@ def _find() -> Any:
 KERNEL = _find()
 """The module; None where it was not built."""
 
-LAYOUT = 3
+LAYOUT = 4
 """Of the numbers that go there and come back; a file that was built for another one is not used."""
 
 SWITCH = "POOLCTL_KERNEL"
@@ -133,7 +133,7 @@ class Compiled:
 
     def finish(self) -> KernelOutcome:
         """Return the figures of the run."""
-        tallies, instances, timeline, peaks, whole = self._kernel.told()
+        tallies, instances, timeline, peaks, whole = self._kernel.figures()
         now, work_done, _, peak_slots, refused, is_stuck = whole
         kinds = [RESERVED, TOO_MANY, STARTING, TERMINATED]
         for plan in self.plans:
@@ -261,27 +261,27 @@ def _point(row: tuple[Any, ...]) -> TimelinePoint:
     return TimelinePoint(round(row[0], 6), *row[1:])
 
 
-def _histogram(told: tuple[list[int], int, float, float]) -> Histogram:
+def _histogram(numbers: tuple[list[int], int, float, float]) -> Histogram:
     histogram = Histogram()
-    counts, histogram.count, histogram.total, histogram.max = told
+    counts, histogram.count, histogram.total, histogram.max = numbers
     histogram.counts = counts + [0] * (256 - len(counts))
     return histogram
 
 
-def _tally(told: tuple[Any, ...], kinds: list[ErrorKind]) -> Tally:
+def _tally(numbers: tuple[Any, ...], kinds: list[ErrorKind]) -> Tally:
     tally = Tally()
-    tally.timed_out, tally.refused, tally.failed, tally.leaked, tally.unfinished, tally.queued_count = told[:6]
-    tally.queued_time = told[7]
-    tally.wait_time, tally.use_time, tally.connect_time, tally.unfinished_time = map(_histogram, told[8:12])
-    tally.errors = {kinds[kind]: (count, first_at) for kind, count, first_at in told[12]}
-    tally.requests, tally.requests_completed, tally.requests_failed = told[13:]
+    tally.timed_out, tally.refused, tally.failed, tally.leaked, tally.unfinished, tally.queued_count = numbers[:6]
+    tally.queued_time = numbers[7]
+    tally.wait_time, tally.use_time, tally.connect_time, tally.unfinished_time = map(_histogram, numbers[8:12])
+    tally.errors = {kinds[kind]: (count, first_at) for kind, count, first_at in numbers[12]}
+    tally.requests, tally.requests_completed, tally.requests_failed = numbers[13:]
     return tally
 
 
-def _stats(told: tuple[Any, ...], max_open: int) -> PoolStats:
-    open_, in_use, idle, opening, waiting, queued_count, queued_time, opened, failures = told[:9]
-    moments = [None if at < 0 else at for at in told[19:22]]
-    open_time, in_use_time = told[17:19]
+def _stats(numbers: tuple[Any, ...], max_open: int) -> PoolStats:
+    open_, in_use, idle, opening, waiting, queued_count, queued_time, opened, failures = numbers[:9]
+    moments = [None if at < 0 else at for at in numbers[19:22]]
+    open_time, in_use_time = numbers[17:19]
     return PoolStats(
         max_open=max_open,
         open=open_,
@@ -293,13 +293,13 @@ def _stats(told: tuple[Any, ...], max_open: int) -> PoolStats:
         queued_time=queued_time,
         opened=opened,
         open_failures=failures,
-        closed=Closed(*told[9:15]),
-        peak_open=told[15],
-        peak_in_use=told[16],
+        closed=Closed(*numbers[9:15]),
+        peak_open=numbers[15],
+        peak_in_use=numbers[16],
         open_time=open_time,
         in_use_time=in_use_time,
         exhausted_at=moments[0],
         exhausted_since=moments[1],
         recovered_at=moments[2],
-        exhausted_time=told[22],
+        exhausted_time=numbers[22],
     )

@@ -339,6 +339,8 @@ class ModelPgpool:
             link.slot = NO_CLIENT
             return False
         self.take_child(link, now)
+        if link.slot != ACCEPTED:
+            self.free_child(link)
         return link.slot == ACCEPTED
 
     def accept(self, link: Link, now: float) -> None:
