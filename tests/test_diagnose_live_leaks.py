@@ -295,6 +295,7 @@ def test_sessions_that_listen_in_a_pool_that_is_waited_for_are_long_holds() -> N
     diagnosis = verdict(*rows(5, age=400.0, query="LISTEN jobs"), pools=full_pool(5))
 
     assert find(diagnosis, "long-hold").confidence == "likely"
+    assert "a connection of its own" in find(diagnosis, "long-hold").remedy
     assert not LEAKS & set(codes(diagnosis))
 
 

@@ -177,6 +177,17 @@ def test_idle_connections_that_never_come_back_are_not_a_small_pool(
     verdict.says_nothing_of("pool-undersized", "slow-database", "healthy" if metrics else "pool-undersized")
 
 
+def test_connections_that_fall_silent_one_after_the_other_are_not_healthy_without_figures(at: Stage) -> None:
+    """A pool of ten, some 20 requests a second, one in 25 forgets its connection; in the end all ten stand still."""
+    at.start("leak", "checkout", size=10, least=10, idle=1, until=3, every=25, workers=2, think=0.1)
+
+    verdict = at.inspect("--for", "14s")
+
+    assert verdict.held_by("leak-or-long-hold") == {"checkout"}
+    assert verdict.finding("leak-or-long-hold")["confidence"] == "undetermined"
+    verdict.says_nothing_of("healthy", "pool-undersized", "slow-database", "oversized-pool")
+
+
 def test_a_pool_that_is_too_small_is_called_so_and_not_leaky(at: Stage, draw: random.Random, tmp_path: Path) -> None:
     metrics = tmp_path / "metrics.prom"
     at.start(

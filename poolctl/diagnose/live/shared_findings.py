@@ -6,6 +6,7 @@ Decides their words and evidence. When they are reported is left to the rules.
 from collections.abc import Sequence
 
 from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.catalog import find as find_type
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track
@@ -76,6 +77,12 @@ def _write_lost_locks(context: RuleContext, application: Application) -> str:
     )
 
 
+_GIVE_OWN = (
+    "Give what listens or keeps a cursor a connection of its own, outside of the pool: one listener can serve a whole "
+    "process. It never comes back to the pool, so a bigger pool is filled by the next ones."
+)
+
+
 def build_long_hold(
     context: RuleContext,
     application: Application,
@@ -114,6 +121,7 @@ def build_long_hold(
             f"{TIMES_LONGEST} x the mean hold by the pool's figures",
         },
         holders=context.find_holders(holding),
+        remedy=_GIVE_OWN if 2 * sum(t.is_listening for t in holding) > len(holding) else find_type("long-hold").remedy,
         frees=len(holding),
     )
 
