@@ -2,6 +2,9 @@
 
 ``simulate()``, ``inspect()`` and ``recommend()`` do what the commands of these names do, and return data; see
 docs/python.md. Errors are ``poolctl.errors.PoolctlError`` and its kinds.
+
+PYTEST_DONT_REWRITE: poolctl's pytest plugin has no assertions to rewrite, and where the guard imports poolctl before
+pytest does, pytest would warn that it came too late for that.
 """
 
 import time

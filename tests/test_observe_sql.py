@@ -21,6 +21,7 @@ FILLED = {
     "started_at": "1.5",
     "still": "a.state = 'idle'",
     "own": "poolctl simulate",
+    "action": "terminate",
 }
 
 
