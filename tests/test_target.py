@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import psutil
 import psycopg
@@ -505,8 +505,10 @@ def test_no_secret_stands_in_the_arguments_of_pgbench(target: str) -> None:
     commands: list[str] = []
 
     def note_commands() -> bool:
-        children = psutil.Process().children()
-        commands.extend(" ".join(child.cmdline()) for child in children if child.name() == "pgbench")
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):  # ended between the listing and the question
+                if child.name() == "pgbench":
+                    commands.append(" ".join(child.cmdline()))
         return False
 
     window = load.measure(4, 1.0, stop=note_commands)
