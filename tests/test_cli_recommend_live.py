@@ -237,7 +237,7 @@ def test_a_sweep_on_a_named_server_stays_within_its_free_slots(at: Stage) -> Non
 
     assert found["capacity"]["method"] == "sweep"
     assert found["capacity"]["most"] <= 60 - 3 - 30 - 3
-    assert any("On the server that was named" in note for note in found["notes"])
+    assert any("On the named server" in note for note in found["notes"])
 
 
 def test_statements_about_tables_that_the_throw_away_server_does_not_have_are_explained() -> None:

@@ -131,7 +131,8 @@ def test_a_scheduler_that_is_lost_ends_the_batch_with_one_line(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_ctrl_c_cancels_what_is_left_and_reports_what_is_done(shared: Cluster) -> None:
-    command = [sys.executable, "-m", "poolctl", *LONG, "--on", shared.address]
+    longer = ("--replications", "400")  # so that it is not done when the signal comes
+    command = [sys.executable, "-m", "poolctl", *LONG, *longer, "--on", shared.address]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
     ) as running:

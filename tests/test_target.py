@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import struct
 import subprocess
@@ -303,15 +304,17 @@ def notices(end: socket.socket) -> None:
 
 
 WAIT, READ = "wait", "read"
+# The first byte is quoted in the message, where a terminal gets a control character in other letters than JSON.
+NOISE = b"x" + random.Random(1).randbytes(3999)
 Step = bytes | str | Callable[[socket.socket], None]
 
 BEHAVIORS: dict[str, list[Step]] = {
     "accepts and says nothing": [WAIT],
     "lets in and says nothing": [LOGIN + READY, WAIT],
     "lets in and closes": [LOGIN + READY],
-    "noise": [os.urandom(4000)],
+    "noise": [NOISE],
     "HTTP": [b"HTTP/1.1 400 Bad Request\r\n\r\n"],
-    "lets in, then noise": [LOGIN + READY, READ, os.urandom(4000)],
+    "lets in, then noise": [LOGIN + READY, READ, NOISE],
     "refuses the query": [LOGIN + READY, READ, error("42501", "permission denied") + READY, WAIT],
     "other columns": [LOGIN + READY, READ, table(["a"], [["b"]]), WAIT],
     "no row": [LOGIN + READY, READ, table(["version"], []), WAIT],
