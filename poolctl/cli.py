@@ -188,7 +188,8 @@ def _report(words: Sequence[str], error: PoolctlError) -> int:
             click.echo(f"poolctl: {failed.message}", err=True)
             return failed.exit_code
         except ReaderLeft:
-            pass
+            # Nobody reads the document any more; the exit code still tells of the error, not of the reader.
+            return error.exit_code
     return error.exit_code
 
 
