@@ -147,6 +147,26 @@ def patch_classmethod(owner: Any, name: str, make: Callable[[Any], Any]) -> None
     _patched.append((owner, name, own))
 
 
+def make_putconn(original: Any) -> Any:
+    """Make the putconn of a pool of psycopg2 or psycopg_pool that records the release."""
+    recorder = RECORDER
+
+    def putconn(self: Any, conn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        # Recorded before the pool takes the connection back: another thread may get it in the same instant, and its
+        # grant must not be taken for this release.
+        hold = recorder.release(conn)
+        if hold is None:
+            recorder.release_again(conn, sys._getframe(1))
+        try:
+            return original(self, conn, *args, **kwargs)
+        except BaseException as error:
+            if hold is not None:
+                recorder.restore(hold, error)
+            raise
+
+    return putconn
+
+
 def is_called_by(frame: Any, *parts: str) -> bool:
     """Return True if a library whose path has one of ``parts`` runs above ``frame``, before any line of the user's."""
     from poolctl.guard.call_sites import is_user_file

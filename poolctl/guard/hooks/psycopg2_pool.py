@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import patch
+from poolctl.guard.hooks import make_putconn, patch
 from poolctl.guard.ledger import Pool
 from poolctl.guard.recorder import RECORDER
 
@@ -16,7 +16,7 @@ def hook(module: ModuleType) -> None:
     patch(module.AbstractConnectionPool, "__init__", _make_init)
     for pool in (module.SimpleConnectionPool, module.ThreadedConnectionPool):
         patch(pool, "getconn", lambda original: _make_getconn(original, module))
-        patch(pool, "putconn", _make_putconn)
+        patch(pool, "putconn", make_putconn)
         patch(pool, "closeall", _make_closeall)
 
 
@@ -67,23 +67,6 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
         return connection
 
     return getconn
-
-
-def _make_putconn(original: Any) -> Any:
-    recorder = RECORDER
-
-    def putconn(self: Any, conn: Any = None, *args: Any, **kwargs: Any) -> Any:
-        hold = recorder.release(conn)
-        if hold is None:
-            recorder.release_again(conn, _getframe(1))
-        try:
-            return original(self, conn, *args, **kwargs)
-        except BaseException as error:
-            if hold is not None:
-                recorder.restore(hold, error)
-            raise
-
-    return putconn
 
 
 def _make_closeall(original: Any) -> Any:

@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import patch
+from poolctl.guard.hooks import make_putconn, patch
 from poolctl.guard.ledger import Hold, Pool
 from poolctl.guard.recorder import RECORDER
 
@@ -16,7 +16,7 @@ def hook(module: ModuleType) -> None:
     for pool in (module.ConnectionPool, module.AsyncConnectionPool):
         patch(pool, "__init__", _make_init)
     patch(module.ConnectionPool, "getconn", lambda original: _make_getconn(original, module))
-    patch(module.ConnectionPool, "putconn", _make_putconn)
+    patch(module.ConnectionPool, "putconn", make_putconn)
     patch(module.ConnectionPool, "close", _make_close)
     patch(module.AsyncConnectionPool, "getconn", lambda original: _make_async_getconn(original, module))
     patch(module.AsyncConnectionPool, "putconn", _make_async_putconn)
@@ -110,31 +110,11 @@ def _make_async_getconn(original: Any, module: ModuleType) -> Any:
     return getconn
 
 
-# The release is recorded before the pool takes the connection back: another thread may get it in the same instant,
-# and its grant must not be taken for this release.
-
-
-def _make_putconn(original: Any) -> Any:
-    recorder = RECORDER
-
-    def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
-        hold = recorder.release(conn)
-        if hold is None:
-            recorder.release_again(conn, _getframe(1))
-        try:
-            return original(self, conn, *args, **kwargs)
-        except BaseException as error:
-            if hold is not None:
-                recorder.restore(hold, error)
-            raise
-
-    return putconn
-
-
 def _make_async_putconn(original: Any) -> Any:
     recorder = RECORDER
 
     async def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        # Recorded before the pool takes it, as in make_putconn.
         hold = recorder.release(conn)
         if hold is None:
             recorder.release_again(conn, _getframe(1))
