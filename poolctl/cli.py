@@ -16,6 +16,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -183,13 +184,12 @@ def _report(words: Sequence[str], error: PoolctlError) -> int:
     own_words = words[: words.index("--")] if "--" in words else words
     if "--json" in own_words:
         try:
-            _write_document(words, error)
+            # The exit code is that of the error, also if the reader of the document has left.
+            with suppress(ReaderLeft):
+                _write_document(words, error)
         except OutputFailed as failed:
             click.echo(f"poolctl: {failed.message}", err=True)
             return failed.exit_code
-        except ReaderLeft:
-            # Nobody reads the document any more; the exit code still tells of the error, not of the reader.
-            return error.exit_code
     return error.exit_code
 
 
