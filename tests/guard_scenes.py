@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from poolctl.guard.findings import find_leaks
+from poolctl.guard.guard_findings import find_leaks
 from poolctl.guard.guard_report import (
     CreatedPools,
     HeldConnection,

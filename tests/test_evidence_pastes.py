@@ -18,7 +18,7 @@ from sandboxes import connect, eventually, one, own_temporary_directory
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
-from poolctl.observe.evidence.activity import parse_instant, parse_interval
+from poolctl.observe.evidence.activity_paste import parse_instant, parse_interval
 from poolctl.observe.evidence.read import read_evidence
 from poolctl.observe.snapshot import Backend, Observation, ServerSample
 

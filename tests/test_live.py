@@ -14,7 +14,7 @@ from live_runs import Recorder, assert_adds_up, run, scenario_of
 from poolctl.engines.live.engine import check_scenario, run_on
 from poolctl.engines.live.live_servers import ThrowAwayServers, open_target
 from poolctl.engines.live.pool_figures_file import NAME
-from poolctl.engines.pools import REAL_LIBRARIES
+from poolctl.engines.pool_kinds import REAL_LIBRARIES
 from poolctl.errors import BadInput, CannotDo, ServerFull
 from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures

@@ -146,7 +146,7 @@ class Moment(click.ParamType[float]):
     name = "moment"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from poolctl.observe.evidence.activity import parse_moment
+        from poolctl.observe.evidence.activity_paste import parse_moment
 
         moment = parse_moment(str(value))
         if moment is None:

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from poolctl.guard.collector import Collector
-from poolctl.guard.findings import find_leaks
+from poolctl.guard.guard_findings import find_leaks
 from poolctl.guard.guard_text import GuardView
 from poolctl.units import plural
 

@@ -11,7 +11,7 @@ from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts
-from poolctl.diagnose.statements import find_filtered_columns
+from poolctl.diagnose.statement_text import find_filtered_columns
 from poolctl.scenario.run import ScannedTable
 from poolctl.units import format_count, format_duration, percent, quote
 

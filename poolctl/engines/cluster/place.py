@@ -29,7 +29,7 @@ def run_at(
     processes, address = parse_place(place)
     if not address:
         return run_many(scenarios, keep, interval=interval, processes=processes, stop=stop)
-    from poolctl.engines.cluster.batch import run_on_cluster
+    from poolctl.engines.cluster.cluster_batch import run_on_cluster
 
     return run_on_cluster(scenarios, keep, address, interval=interval, stop=stop, note=note)
 

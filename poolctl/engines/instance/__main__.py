@@ -8,7 +8,7 @@ import os
 import sys
 
 from poolctl.engines.instance.channel import InstanceChannel
-from poolctl.engines.pools import REAL_LIBRARIES
+from poolctl.engines.pool_kinds import REAL_LIBRARIES
 from poolctl.errors import PoolctlError
 
 

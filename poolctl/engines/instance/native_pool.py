@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar, cast
 from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.poller import Poller, new_poller
 from poolctl.engines.instance.timers import Timers
-from poolctl.engines.pools import overdue_kind, rejected_kind
+from poolctl.engines.pool_kinds import overdue_kind, rejected_kind
 from poolctl.pool import (
     Action,
     Alarm,

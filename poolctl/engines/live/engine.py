@@ -17,7 +17,7 @@ from poolctl.engines.live.live_servers import LiveServer, check_query, measure_c
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
-from poolctl.engines.pools import REAL_LIBRARIES
+from poolctl.engines.pool_kinds import REAL_LIBRARIES
 from poolctl.engines.workload import drop_late_events, plan_jobs
 from poolctl.errors import BadInput, CannotDo
 from poolctl.observe.slots import SIMULATION

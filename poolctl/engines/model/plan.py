@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import inf, log, sqrt
 
-from poolctl.engines.pools import overdue_kind, rejected_kind
+from poolctl.engines.pool_kinds import overdue_kind, rejected_kind
 from poolctl.engines.workload import plan_jobs
 from poolctl.errors import BadInput
 from poolctl.pool import LIBRARIES, PoolRules

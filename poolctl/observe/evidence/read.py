@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from poolctl.errors import BadInput
-from poolctl.observe.evidence.activity import knows_activity, parse_instant, read_activity
+from poolctl.observe.evidence.activity_paste import knows_activity, parse_instant, read_activity
 from poolctl.observe.evidence.collect import SECTION
 from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
 from poolctl.observe.evidence.files import EvidenceFile, find_files

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from poolctl.observe.evidence.activity import parse_instant, parse_syslog_instant
+from poolctl.observe.evidence.activity_paste import parse_instant, parse_syslog_instant
 from poolctl.observe.refusals import find_refuser_by_text
 from poolctl.observe.snapshot import RefusedBy
 
