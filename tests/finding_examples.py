@@ -36,7 +36,7 @@ from observations import (
 from poolctl.api.results import RecommendResult
 from poolctl.cli import poolctl
 from poolctl.diagnose.catalog import CATALOG
-from poolctl.observe.recording import Recorder
+from poolctl.observe.recording import RecordingWriter
 from poolctl.observe.snapshot import (
     ABORTED,
     IN_TRANSACTION,
@@ -266,7 +266,7 @@ def recommend(path: Path, given: str | Scene | RecommendResult) -> str:
 
 def record(path: Path, scene: Scene) -> None:
     observation = played(scene)
-    with Recorder(path) as recorder:
+    with RecordingWriter(path) as recorder:
         for snapshot in observation.snapshots:
             recorder.write(snapshot, observation)
 

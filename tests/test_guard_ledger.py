@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from poolctl.guard.call_sites import Frame, Site
-from poolctl.guard.ledger import MOST_INCIDENTS, Actor, Hold, Ledger, Pool
+from poolctl.guard.ledger import MOST_INCIDENTS, Actor, GuardedPool, Hold, Ledger
 
 
 def site(line: int) -> Site:
@@ -19,17 +19,17 @@ def ledger() -> Ledger:
 
 
 @pytest.fixture
-def pool() -> Pool:
-    return Pool("psycopg_pool", "pool-1", 2)
+def pool() -> GuardedPool:
+    return GuardedPool("psycopg_pool", "pool-1", 2)
 
 
-def acquire(ledger: Ledger, pool: Pool, actor: Actor, key: int, *, at: Site, now: float = 0.0) -> Hold:
+def acquire(ledger: Ledger, pool: GuardedPool, actor: Actor, key: int, *, at: Site, now: float = 0.0) -> Hold:
     hold = ledger.ask(pool, at, actor, None, now)
     ledger.grant(hold, key, now)
     return hold
 
 
-def test_a_release_adds_the_time_to_its_pool_and_its_site(ledger: Ledger, pool: Pool) -> None:
+def test_a_release_adds_the_time_to_its_pool_and_its_site(ledger: Ledger, pool: GuardedPool) -> None:
     here = site(1)
     hold = ledger.ask(pool, here, Actor("thread", "a"), None, 1.0)
     ledger.grant(hold, 7, 1.5)
@@ -40,7 +40,7 @@ def test_a_release_adds_the_time_to_its_pool_and_its_site(ledger: Ledger, pool: 
     assert ledger.holds() == []
 
 
-def test_a_hold_over_the_threshold_is_late_once_it_is_released_after_all(ledger: Ledger, pool: Pool) -> None:
+def test_a_hold_over_the_threshold_is_late_once_it_is_released_after_all(ledger: Ledger, pool: GuardedPool) -> None:
     here = site(1)
     for key, length in ((1, 10.0), (2, 10.1), (3, 12.0), (4, 11.0)):
         acquire(ledger, pool, Actor("thread", "a"), key, at=here)
@@ -50,7 +50,9 @@ def test_a_hold_over_the_threshold_is_late_once_it_is_released_after_all(ledger:
     assert here.longest == 12.0
 
 
-def test_the_second_release_names_the_acquire_and_the_line_that_releases_again(ledger: Ledger, pool: Pool) -> None:
+def test_the_second_release_names_the_acquire_and_the_line_that_releases_again(
+    ledger: Ledger, pool: GuardedPool
+) -> None:
     acquired, again = site(1), site(9)
     acquire(ledger, pool, Actor("thread", "a"), 7, at=acquired)
     ledger.release(7, 1.0)
@@ -62,7 +64,9 @@ def test_the_second_release_names_the_acquire_and_the_line_that_releases_again(l
     assert (incident.event, incident.site, incident.at, incident.count) == ("released-twice", acquired, again, 1)
 
 
-def test_a_connection_that_another_caller_has_by_now_is_not_released_by_a_stale_key(ledger: Ledger, pool: Pool) -> None:
+def test_a_connection_that_another_caller_has_by_now_is_not_released_by_a_stale_key(
+    ledger: Ledger, pool: GuardedPool
+) -> None:
     acquire(ledger, pool, Actor("thread", "a"), 7, at=site(1))
     ledger.release(7, 1.0)
     second = acquire(ledger, pool, Actor("thread", "b"), 7, at=site(2), now=2.0)
@@ -70,8 +74,10 @@ def test_a_connection_that_another_caller_has_by_now_is_not_released_by_a_stale_
     assert ledger.find_hold(7) is second
 
 
-def test_asking_the_same_pool_while_holding_is_nested_and_another_pool_is_not(ledger: Ledger, pool: Pool) -> None:
-    actor, other = Actor("thread", "a"), Pool("psycopg_pool", "pool-2", 2)
+def test_asking_the_same_pool_while_holding_is_nested_and_another_pool_is_not(
+    ledger: Ledger, pool: GuardedPool
+) -> None:
+    actor, other = Actor("thread", "a"), GuardedPool("psycopg_pool", "pool-2", 2)
     outer, inner = site(1), site(2)
     acquire(ledger, pool, actor, 1, at=outer)
     acquire(ledger, other, actor, 2, at=inner)
@@ -83,14 +89,14 @@ def test_asking_the_same_pool_while_holding_is_nested_and_another_pool_is_not(le
     assert (nesting.outer, nesting.inner, nesting.count, nesting.jammed) == (outer, inner, 1, 0)
 
 
-def test_two_actors_that_hold_one_each_are_not_nested(ledger: Ledger, pool: Pool) -> None:
+def test_two_actors_that_hold_one_each_are_not_nested(ledger: Ledger, pool: GuardedPool) -> None:
     acquire(ledger, pool, Actor("thread", "a"), 1, at=site(1))
     acquire(ledger, pool, Actor("thread", "b"), 2, at=site(1))
 
     assert ledger.nestings == {}
 
 
-def test_a_jam_is_a_full_pool_whose_holders_all_wait_for_it(ledger: Ledger, pool: Pool) -> None:
+def test_a_jam_is_a_full_pool_whose_holders_all_wait_for_it(ledger: Ledger, pool: GuardedPool) -> None:
     first, second = Actor("thread", "a"), Actor("thread", "b")
     acquire(ledger, pool, first, 1, at=site(1))
     acquire(ledger, pool, second, 2, at=site(1))
@@ -102,7 +108,7 @@ def test_a_jam_is_a_full_pool_whose_holders_all_wait_for_it(ledger: Ledger, pool
     assert sum(nesting.jammed for nesting in ledger.nestings.values()) == 1
 
 
-def test_a_request_that_got_nothing_names_the_holders_of_that_moment(ledger: Ledger, pool: Pool) -> None:
+def test_a_request_that_got_nothing_names_the_holders_of_that_moment(ledger: Ledger, pool: GuardedPool) -> None:
     holder = site(1)
     acquire(ledger, pool, Actor("thread", "a"), 1, at=holder, now=1.0)
     hold = ledger.ask(pool, site(2), Actor("thread", "b"), None, 2.0)
@@ -115,14 +121,14 @@ def test_a_request_that_got_nothing_names_the_holders_of_that_moment(ledger: Led
     assert hold.actor.top is None
 
 
-def test_a_cancelled_request_is_no_incident(ledger: Ledger, pool: Pool) -> None:
+def test_a_cancelled_request_is_no_incident(ledger: Ledger, pool: GuardedPool) -> None:
     hold = ledger.ask(pool, site(2), Actor("task", "b"), None, 2.0)
 
     assert ledger.give_up(hold, 5.0) is None
     assert ledger.incidents == {}
 
 
-def test_a_collected_connection_is_lost_only_if_it_was_out(ledger: Ledger, pool: Pool) -> None:
+def test_a_collected_connection_is_lost_only_if_it_was_out(ledger: Ledger, pool: GuardedPool) -> None:
     here = site(1)
     acquire(ledger, pool, Actor("thread", "a"), 1, at=here)
     acquire(ledger, pool, Actor("thread", "a"), 2, at=here)
@@ -133,7 +139,7 @@ def test_a_collected_connection_is_lost_only_if_it_was_out(ledger: Ledger, pool:
     assert (pool.lost, pool.acquired, here.collected) == (1, 2, 1)
 
 
-def test_a_child_process_holds_nothing_and_knows_what_it_inherited(ledger: Ledger, pool: Pool) -> None:
+def test_a_child_process_holds_nothing_and_knows_what_it_inherited(ledger: Ledger, pool: GuardedPool) -> None:
     hold = acquire(ledger, pool, Actor("thread", "a"), 1, at=site(1))
 
     ledger.fork()
@@ -142,7 +148,7 @@ def test_a_child_process_holds_nothing_and_knows_what_it_inherited(ledger: Ledge
     assert ledger.inherited == {1: hold}
 
 
-def test_incidents_are_counted_by_kind_and_their_kinds_are_bounded(ledger: Ledger, pool: Pool) -> None:
+def test_incidents_are_counted_by_kind_and_their_kinds_are_bounded(ledger: Ledger, pool: GuardedPool) -> None:
     here = site(0)
     sites = [site(line) for line in range(MOST_INCIDENTS + 5)]
     for each in sites:
@@ -160,7 +166,7 @@ class Histories(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.ledger = Ledger(threshold=0.0)
-        self.pool = Pool("psycopg_pool", "pool-1", 4)
+        self.pool = GuardedPool("psycopg_pool", "pool-1", 4)
         self.site = site(1)
         self.actors = [Actor("thread", str(number)) for number in range(3)]
         self.now = 0.0

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.recording import Recorder, hide_all_literals, read_recording
+from poolctl.observe.recording import RecordingWriter, hide_all_literals, read_recording
 from poolctl.observe.snapshot import (
     Backend,
     ClientProcess,
@@ -40,7 +40,7 @@ OBSERVATION = Observation((FIRST, SECOND), FACTS, (Source("postgres", "db:5432/a
 
 
 def recorded(path: Path, observation: Observation = OBSERVATION, *, show_literals: bool = True) -> list[str]:
-    with Recorder(path, show_literals=show_literals) as recorder:
+    with RecordingWriter(path, show_literals=show_literals) as recorder:
         for snapshot in observation.snapshots:
             recorder.write(snapshot, observation)
     return path.read_text().splitlines()
@@ -118,7 +118,7 @@ def test_shown_literals_still_show_no_password_of_a_command_line(path: Path) -> 
 
 
 def test_facts_are_written_when_they_are_learned_and_the_last_ones_count(path: Path) -> None:
-    with Recorder(path) as recorder:
+    with RecordingWriter(path) as recorder:
         recorder.write(SECOND, Observation((SECOND,), None, (), 1.0))
         recorder.write(FIRST, OBSERVATION)
         recorder.write(FIRST, OBSERVATION)
@@ -137,7 +137,7 @@ def test_facts_are_written_when_they_are_learned_and_the_last_ones_count(path: P
 
 
 def test_every_line_is_on_disk_before_the_next_is_written(path: Path) -> None:
-    with Recorder(path) as recorder:
+    with RecordingWriter(path) as recorder:
         recorder.write(FIRST, OBSERVATION)
         assert len(path.read_text().splitlines()) == 3
 
@@ -214,7 +214,7 @@ def test_any_bytes_at_all_are_refused_and_nothing_else_happens(tmp_path: Path, g
 
 
 def test_a_recording_without_a_snapshot_is_refused(path: Path) -> None:
-    Recorder(path).close()
+    RecordingWriter(path).close()
 
     with pytest.raises(BadInput, match="holds no snapshot"):
         read_recording(path)
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_opened_is_told_with_the_systems_reason(tmp_path: 
     with pytest.raises(CannotDo, match=r"cannot read the recording .*: No such file"):
         read_recording(tmp_path / "none")
     with pytest.raises(CannotDo, match=r"cannot write the recording .*: Is a directory"):
-        Recorder(tmp_path)
+        RecordingWriter(tmp_path)
 
 
 def test_a_mapping_that_nobody_can_change_is_written_like_any_other() -> None:

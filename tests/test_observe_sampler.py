@@ -16,7 +16,7 @@ from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.connection import NAME
 from poolctl.observe.host import Host
 from poolctl.observe.pgbouncer import PgBouncer
-from poolctl.observe.recording import Recorder, read_recording
+from poolctl.observe.recording import RecordingWriter, read_recording
 from poolctl.observe.sampler import EARLY, HOST, PATIENCE, Sampler, plan_instants
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
@@ -336,7 +336,7 @@ def test_a_live_observation_reads_the_same_from_its_recording(sandbox: Sandbox, 
         Clients(sandbox.direct_conninfo) as clients,
         observing(sandbox.direct_conninfo) as server,
         Sampler(server, bouncers=[PgBouncer(str(sandbox.pooler_admin_conninfo))]) as sampler,
-        Recorder(path, show_literals=True) as recorder,
+        RecordingWriter(path, show_literals=True) as recorder,
     ):
         clients.in_transaction()
         clients.busy("SELECT pg_sleep(60), 'Ann' /*route='/orders'*/")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Keep = Callable[[Snapshot], None]
 
-KEPT = 600
+KEPT_SNAPSHOTS = 600
 """Snapshots of a live view: ten minutes show every staircase that a person would wait for."""
 
 EARLY_SAMPLES = 2
@@ -40,8 +40,8 @@ START_SHARE = 1 / 3
 """Share of the default window that poolctl's own start may take: on a busy machine it takes seconds, and the result
 is due all the same. A window that the user chose begins with the first sample."""
 
-LONG = 60.0
-"""Seconds from which the sampler's own interval gives samples enough."""
+SHORT_INSPECTION = 60.0
+"""Seconds. In a longer one the sampler's own interval gives enough samples."""
 
 REST_SHARE = 4
 """A live view diagnoses again after so many times what the last diagnosis took, so that sampling keeps its pace."""
@@ -271,7 +271,7 @@ def _observe(
 
         return sampler.observe(
             planned,
-            interval=SHORT_INTERVAL if planned <= LONG else None,
+            interval=SHORT_INTERVAL if planned <= SHORT_INSPECTION else None,
             stop=_stop_without_answer(sampler, interruption),
             on_snapshot=receive,
             began=None if request.duration is not None else max(began, time.monotonic() - START_SHARE * planned),
@@ -296,7 +296,7 @@ def _watch(
             request.duration,
             stop=_stop_without_answer(sampler, lambda: interruption() or view.wants_to_end()),
             on_snapshot=receive,
-            keep=KEPT,
+            keep=KEPT_SNAPSHOTS,
         )
 
 
@@ -332,7 +332,7 @@ def _open_recording(request: InspectRequest, sampler: "Sampler", progress: Progr
     if request.record is None:
         yield lambda _: None
         return
-    from poolctl.observe.recording import Recorder
+    from poolctl.observe.recording import RecordingWriter
 
     is_broken = False
 
@@ -345,7 +345,7 @@ def _open_recording(request: InspectRequest, sampler: "Sampler", progress: Progr
                 is_broken = True
                 progress.warn(f"{error.message}; sampling continues without the recording")
 
-    with Recorder(Path(request.record), show_literals=request.show_literals) as recorder:
+    with RecordingWriter(Path(request.record), show_literals=request.show_literals) as recorder:
         yield keep
         with suppress(CannotDo):
             recorder.note(sampler.observation)
@@ -355,9 +355,9 @@ def _record_evidence(evidence: "Observation", request: InspectRequest) -> None:
     """Write what was read to the file of ``request.record``, if there is one. Raises CannotDo."""
     if request.record is None:
         return
-    from poolctl.observe.recording import Recorder
+    from poolctl.observe.recording import RecordingWriter
 
-    with Recorder(Path(request.record), show_literals=request.show_literals) as recorder:
+    with RecordingWriter(Path(request.record), show_literals=request.show_literals) as recorder:
         for snapshot in evidence.snapshots:
             recorder.write(snapshot, evidence)
 
@@ -424,7 +424,7 @@ def check_answered(observation: "Observation", *, is_named: bool) -> None:
             hint="the recording holds no snapshot: record again, and let it run until the first sample",
         )
     lines = [f"cannot sample {SOURCE_NAMES[source.kind]} {source.target}: {source.reason}" for source in failed]
-    raise CannotConnect("\n".join(lines), hint=next(_ways_out(observation, is_named), ""))
+    raise CannotConnect("\n".join(lines), hint=next(_suggest_hints(observation, is_named), ""))
 
 
 def _is_answer(snapshot: "Snapshot") -> bool:
@@ -447,10 +447,11 @@ def _has_full_listen_queue(snapshot: "Snapshot") -> bool:
     return any(waiting and endpoint.endswith(f":{port}") for port, waiting in host.listen_queues.items())
 
 
-def _ways_out(observation: "Observation", is_named: bool) -> Iterator[str]:
+def _suggest_hints(observation: "Observation", is_named: bool) -> Iterator[str]:
+    """Yield what to do when no source answered, the most specific first."""
     refusals = [snapshot.refusal for snapshot in observation.snapshots if snapshot.refusal is not None]
     if refusals:
-        yield _find_way_out(refusals[-1], is_named)
+        yield _explain_refusal(refusals[-1], is_named)
     if not is_named:
         yield _NAME_ONE
     if any(source.kind == "pgbouncer" and not source.ok for source in observation.sources):
@@ -458,7 +459,7 @@ def _ways_out(observation: "Observation", is_named: bool) -> Iterator[str]:
     yield "check the address, and that something listens there"
 
 
-def _find_way_out(refusal: "Refusal", is_named: bool) -> str:
+def _explain_refusal(refusal: "Refusal", is_named: bool) -> str:
     if refusal.by == "authentication":
         return (
             "check the role (-U) and its password, which libpq takes from ~/.pgpass, PGPASSFILE or PGPASSWORD; "

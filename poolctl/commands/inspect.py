@@ -14,7 +14,7 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
     GroupedCommand,
-    Moment,
+    Timestamp,
     check_outputs,
     choose_exit_code,
     connection_options,
@@ -144,8 +144,8 @@ _findings = make_option("Findings")
     help="Write a shell script for a host that poolctl may not reach: what it prints, --evidence reads.",
 )
 @_evidence("--log-line-prefix", default="", metavar="PREFIX", help="Of PostgreSQL's logs.  [default: inferred]")
-@_evidence("--from", "since", type=Moment(), metavar="TIME", help='Leave out what is older: "11:40".')
-@_evidence("--to", "until", type=Moment(), metavar="TIME", help='Leave out what is newer: "2026-10-13 11:55".')
+@_evidence("--from", "since", type=Timestamp(), metavar="TIME", help='Leave out what is older: "11:40".')
+@_evidence("--to", "until", type=Timestamp(), metavar="TIME", help='Leave out what is newer: "2026-10-13 11:55".')
 @history_options("Evidence")
 @_relief("--relief", is_flag=True, help="Also plan which backends to end, in which order, and what that frees.")
 @_relief("--execute", is_flag=True, help="With --relief: end them, after asking once.")

@@ -140,7 +140,7 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-class Moment(click.ParamType[float]):
+class Timestamp(click.ParamType[float]):
     """A moment of a log: seconds since the epoch, or since midnight for a time of day alone."""
 
     name = "moment"

@@ -31,7 +31,7 @@ READING_EVERY = 1.0
 
 
 @dataclass(slots=True)
-class _Reading:
+class _FileProgress:
     """A file that is being read; ``began`` and ``shown``: on the monotonic clock."""
 
     name: str
@@ -52,7 +52,7 @@ class ScreenProgress(Progress):
         show_report: "Callable[[InspectResult], None]" = lambda _: None,
     ) -> None:
         self._color, self._quiet, self._interrupts, self._show_report = color, quiet, interrupts, show_report
-        self._reading: _Reading | None = None
+        self._reading: _FileProgress | None = None
 
     @cached_property
     def _screen(self) -> "Screen":
@@ -75,7 +75,7 @@ class ScreenProgress(Progress):
             return
         now = time.monotonic()
         if self._reading is None or self._reading.name != name:
-            self._reading = _Reading(name, now, now)
+            self._reading = _FileProgress(name, now, now)
         reading = self._reading
         if now - reading.shown < READING_EVERY:
             return

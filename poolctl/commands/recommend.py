@@ -14,7 +14,7 @@ from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
     GroupedCommand,
-    Moment,
+    Timestamp,
     check_outputs,
     choose_exit_code,
     connection_options,
@@ -92,8 +92,8 @@ class _Command(GroupedCommand):
 @_what("--process", metavar="NAME", help="Processes of the application, by name: gunicorn, puma, java, ...")
 @_what("--recording", type=click.Path(path_type=Path), metavar="FILE", help="Read what inspect --record kept instead.")
 @history_options("What to measure")
-@_what("--from", "since", type=Moment(), metavar="TIME", help="Begin of the history.  [default: a week ago]")
-@_what("--to", "until", type=Moment(), metavar="TIME", help="End of the history.  [default: now]")
+@_what("--from", "since", type=Timestamp(), metavar="TIME", help="Begin of the history.  [default: a week ago]")
+@_what("--to", "until", type=Timestamp(), metavar="TIME", help="End of the history.  [default: now]")
 @figure_options
 @_sweep("--sweep", is_flag=True, help="Find where more connections stop helping: here, or at CONNINFO.")
 @_sweep("--query", "queries", multiple=True, metavar="SQL", help="A statement for --sweep; may be repeated.")

@@ -17,7 +17,7 @@ from poolctl.guard.ledger import Hold, Ledger
 _RELEASES = ("putconn", "release", "close", "closeall", "aclose")
 
 
-class Recorder(Protocol):
+class ErrorRecorder(Protocol):
     """What an ending needs of the recorder, whose own file imports this one."""
 
     ledger: Ledger
@@ -29,7 +29,7 @@ class Recorder(Protocol):
         """Return the connection of ``hold``, or None if it is gone."""
 
 
-def note_error(recorder: Recorder, error: BaseException, traceback: TracebackType | None = None) -> None:
+def note_error(recorder: ErrorRecorder, error: BaseException, traceback: TracebackType | None = None) -> None:
     """Remember of each hold whose function is in the traceback of ``error`` that it was left by that error.
 
     ``traceback``: None takes the error's own.
@@ -54,7 +54,7 @@ def note_error(recorder: Recorder, error: BaseException, traceback: TracebackTyp
                 break
 
 
-def watch_errors(recorder: Recorder) -> None:
+def watch_errors(recorder: ErrorRecorder) -> None:
     """Learn of errors that end a thread or the program. The hooks that were there are called as before."""
     import sys
     import threading
@@ -74,7 +74,7 @@ def watch_errors(recorder: Recorder) -> None:
     sys.excepthook = note_program_error
 
 
-def _note_quietly(recorder: Recorder, error: BaseException) -> None:
+def _note_quietly(recorder: ErrorRecorder, error: BaseException) -> None:
     try:
         note_error(recorder, error)
     except Exception as fault:

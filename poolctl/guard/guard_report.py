@@ -11,7 +11,7 @@ from time import monotonic
 
 from poolctl.guard.call_sites import Frame, Site, all_sites
 from poolctl.guard.driver_state import read_state
-from poolctl.guard.ledger import Hold, Incident, Pool
+from poolctl.guard.ledger import GuardedPool, Hold, Incident
 from poolctl.guard.recorder import Recorder
 from poolctl.safe_text import hide_literals, redact_command
 
@@ -279,7 +279,7 @@ def _view_site(site: Site, held: int) -> SiteFigures:
     )
 
 
-def _view_pool(pool: Pool, waiting: int) -> PoolReport:
+def _view_pool(pool: GuardedPool, waiting: int) -> PoolReport:
     return PoolReport(
         pool.library,
         pool.name,

@@ -27,7 +27,7 @@ class Actor:
         self.top: Hold | None = None
 
 
-class Pool:
+class GuardedPool:
     """What is known of one pool. ``max_open`` None: no limit, or not known. ``is_pool`` False: single connections."""
 
     __slots__ = (
@@ -76,7 +76,7 @@ class Pool:
         """Acquires that got a connection, from the beginning."""
         return self.released + self.lost + len(self.holds)
 
-    def add(self, other: "Pool") -> None:
+    def add(self, other: "GuardedPool") -> None:
         """Count what ``other`` did as this pool's."""
         for name in ("released", "timed_out", "refused", "lost", "wait_time", "use_time"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -114,7 +114,7 @@ class Hold:
     is_out: bool
     key: int
     owner: object
-    pool: Pool
+    pool: GuardedPool
     site: Site
     statement: str
     via: str
@@ -131,7 +131,7 @@ class Incident:
 
     __slots__ = ("at", "count", "event", "first_at", "hold", "holders", "last_at", "owner", "pool", "site")
 
-    def __init__(self, event: str, pool: Pool, site: Site, at: Site | None, now: float) -> None:
+    def __init__(self, event: str, pool: GuardedPool, site: Site, at: Site | None, now: float) -> None:
         self.event = event
         self.pool = pool
         self.site = site
@@ -151,7 +151,7 @@ class Nesting:
 
     __slots__ = ("count", "inner", "jammed", "last_at", "outer", "owner", "pool")
 
-    def __init__(self, pool: Pool, outer: Site, inner: Site) -> None:
+    def __init__(self, pool: GuardedPool, outer: Site, inner: Site) -> None:
         self.pool = pool
         self.outer = outer
         self.inner = inner
@@ -175,7 +175,7 @@ class Ledger:
         self.dropped = 0
         """Incidents of further kinds than MOST_INCIDENTS."""
 
-    def ask(self, pool: Pool, site: Site, actor: Actor, owner: object, now: float) -> Hold:
+    def ask(self, pool: GuardedPool, site: Site, actor: Actor, owner: object, now: float) -> Hold:
         """Begin an acquire of ``actor``: it waits from now on, until ``grant`` or ``give_up``."""
         hold = _new_hold(Hold)
         hold.pool = pool
@@ -320,7 +320,7 @@ class Ledger:
         self.dropped = 0
 
     def note(
-        self, event: str, pool: Pool, site: Site, at: Site | None, now: float, *, owner: object = None
+        self, event: str, pool: GuardedPool, site: Site, at: Site | None, now: float, *, owner: object = None
     ) -> Incident | None:
         """Count an incident. None if too many kinds of them are known already."""
         key = (event, id(site), id(at))
@@ -335,7 +335,7 @@ class Ledger:
         incident.owner = owner
         return incident
 
-    def is_jammed(self, pool: Pool) -> bool:
+    def is_jammed(self, pool: GuardedPool) -> bool:
         """Return True if each holder of the full ``pool`` itself waits for it: none of them can go on."""
         holds = list(pool.holds.values())
         if pool.max_open is None or len(holds) < pool.max_open:

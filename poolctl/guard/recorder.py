@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any
 
 from poolctl.guard.call_sites import NOWHERE, Site, capture_site
-from poolctl.guard.ledger import Actor, Hold, Ledger, Pool
+from poolctl.guard.ledger import Actor, GuardedPool, Hold, Ledger
 
 MOST_POOL_SITES = 1000
 """Lines kept that create pools."""
@@ -55,7 +55,7 @@ class Recorder:
         self.ledger = Ledger()
         self.lock = RLock()
         self.owner: object = None
-        self.pools: dict[int, Pool] = {}
+        self.pools: dict[int, GuardedPool] = {}
         self.pool_sites: dict[int, PoolSite] = {}
         self.only: dict[int, str] | None = None
         """Ids of the pools that are watched, with their names; None: all of them."""
@@ -63,13 +63,13 @@ class Recorder:
         """Threads that serve Django's requests: Django itself closes or keeps their connections."""
         self.wait_limit: float | None = None
         """Seconds after which an acquire fails; None leaves the program's own limit alone."""
-        self.on_exhausted: Callable[[Pool, Hold], None] | None = None
+        self.on_exhausted: Callable[[GuardedPool, Hold], None] | None = None
         self.hooked: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
         self.on_first_use: Callable[[], None] | None = None
-        self.gone: dict[int, Pool] = {}
+        self.gone: dict[int, GuardedPool] = {}
         """What was counted in pools that are gone, added up by the line that created them."""
-        self._single: dict[str, Pool] = {}
+        self._single: dict[str, GuardedPool] = {}
         self._references: dict[int, weakref.ref[Any]] = {}
         self._local = ThreadLocal()
         self._actors: weakref.WeakSet[Actor] = weakref.WeakSet()
@@ -174,10 +174,10 @@ class Recorder:
 
     def add_pool(
         self, target: Any, library: str, name: str, max_open: int | None, *, frame: Any = None, is_pool: bool = True
-    ) -> Pool:
+    ) -> GuardedPool:
         """Begin to know the pool object ``target``, created where ``frame`` runs."""
         site = capture_site(frame) if frame is not None else NOWHERE
-        pool = Pool(library, name, max_open, site=site, now=monotonic(), is_pool=is_pool)
+        pool = GuardedPool(library, name, max_open, site=site, now=monotonic(), is_pool=is_pool)
         key = id(target)
         with self.lock:
             self.pools[key] = pool
@@ -221,24 +221,24 @@ class Recorder:
         if at is not None:
             at.closed += 1
 
-    def single_connections(self, library: str) -> Pool:
+    def single_connections(self, library: str) -> GuardedPool:
         """Return the entry for the connections of ``library`` that belong to no pool."""
         pool = self._single.get(library)
         if pool is None:
             with self.lock:
-                pool = self._single.setdefault(library, Pool(library, "no pool", is_pool=False))
+                pool = self._single.setdefault(library, GuardedPool(library, "no pool", is_pool=False))
             if self.on_first_use is not None:
                 first, self.on_first_use = self.on_first_use, None
                 first()
         return pool
 
-    def all_pools(self) -> list[Pool]:
+    def all_pools(self) -> list[GuardedPool]:
         """List the pools that exist, and an entry for the single connections of each library that has some."""
         return [*list(self.pools.values()), *list(self._single.values())]
 
     # Acquire and release
 
-    def ask(self, pool: Pool, frame: Any) -> Hold:
+    def ask(self, pool: GuardedPool, frame: Any) -> Hold:
         """Begin an acquire from ``pool`` for the code that runs in ``frame``."""
         if pool.inherited:
             self._note_inherited(pool, frame)
@@ -330,7 +330,7 @@ class Recorder:
         with self.lock:
             self.ledger.note(event, hold.pool, hold.site, capture_site(frame), monotonic(), owner=self.owner)
 
-    def _note_inherited(self, pool: Pool, frame: Any) -> None:
+    def _note_inherited(self, pool: GuardedPool, frame: Any) -> None:
         pool.inherited = False
         with self.lock:
             self.ledger.note("pool-after-fork", pool, pool.site, capture_site(frame), monotonic(), owner=self.owner)

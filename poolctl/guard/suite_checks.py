@@ -45,7 +45,7 @@ class LeakedConnections(Exception):
         self.places = places
 
 
-class Owner:
+class TestOrFixture:
     """Whose the connections are that are acquired while it runs: a test, or a fixture of a scope."""
 
     def __init__(self, name: str, *, is_fixture: bool) -> None:
@@ -64,8 +64,8 @@ class SuiteChecks:
         self._threshold = self._duration("threshold")
         self._allowed = int(self._option("allow"))
         self._nextitem: Any = None
-        self._torn_down: list[Owner] = []
-        self._fixtures: dict[int, Owner] = {}
+        self._torn_down: list[TestOrFixture] = []
+        self._fixtures: dict[int, TestOrFixture] = {}
         self._mentioned: list[str] = []
         self._patched: list[tuple[Any, str, Any]] = []
         RECORDER.wait_limit = self._timeout or None
@@ -96,7 +96,7 @@ class SuiteChecks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_setup(self, item: Any) -> Generator[None, Any, Any]:
         """Begin a test. A second run of the same test begins with nothing held."""
-        item._poolctl = Owner(item.nodeid, is_fixture=False)
+        item._poolctl = TestOrFixture(item.nodeid, is_fixture=False)
         item._poolctl.seen = {id(one): one.count for one in RECORDER.ledger.incidents.values()}
         RECORDER.owner = item._poolctl
         try:
@@ -108,7 +108,7 @@ class SuiteChecks:
     def pytest_fixture_setup(self, fixturedef: Any, request: Any) -> Generator[None, Any, Any]:
         """Let what a fixture acquires be the fixture's."""
         before = RECORDER.owner
-        owner = Owner(f"fixture '{fixturedef.argname}' ({fixturedef.scope} scope)", is_fixture=True)
+        owner = TestOrFixture(f"fixture '{fixturedef.argname}' ({fixturedef.scope} scope)", is_fixture=True)
         self._fixtures[id(fixturedef)] = RECORDER.owner = owner
         try:
             return (yield)
@@ -136,7 +136,7 @@ class SuiteChecks:
         If it seems to leak, its fixtures are torn down at once: whatever they release is no leak, and a leak is then a
         failure of the test and not an error of its teardown.
         """
-        owner: Owner = item._poolctl
+        owner: TestOrFixture = item._poolctl
         RECORDER.owner = owner
         owner.began_at = time.monotonic()
         try:
@@ -181,14 +181,14 @@ class SuiteChecks:
             break
         return allowed, threshold
 
-    def _has_candidate(self, owner: Owner, allowed: int, threshold: float) -> bool:
+    def _has_candidate(self, owner: TestOrFixture, allowed: int, threshold: float) -> bool:
         return (
             len(list(_holds_of(owner))) > allowed
             or any(True for _ in _incidents_of(owner))
             or (threshold > 0 and bool(self._too_long(owner, threshold)))
         )
 
-    def _too_long(self, owner: Owner, threshold: float) -> list[tuple[Hold, float]]:
+    def _too_long(self, owner: TestOrFixture, threshold: float) -> list[tuple[Hold, float]]:
         # A hold within the test cannot be longer than the test.
         if time.monotonic() - owner.began_at <= threshold:
             return []
@@ -204,7 +204,7 @@ class SuiteChecks:
         except BaseException as error:
             item._poolctl_error = error
 
-    def _check(self, owner: Owner, *, allowed: int, threshold: float = 0.0) -> LeakedConnections | None:
+    def _check(self, owner: TestOrFixture, *, allowed: int, threshold: float = 0.0) -> LeakedConnections | None:
         """Find what ``owner`` still holds and what went wrong with its connections. None if nothing."""
         held = list(_holds_of(owner))
         if len(held) > allowed:
@@ -221,7 +221,7 @@ class SuiteChecks:
         finally:
             self._forgive(owner)
 
-    def _settle(self, owner: Owner, allowed: int) -> list[Hold]:
+    def _settle(self, owner: TestOrFixture, allowed: int) -> list[Hold]:
         """Give what is still held the chance to come back: cycles are collected, other threads may be releasing."""
         gc.collect()
         deadline = time.monotonic() + _SETTLE
@@ -232,7 +232,7 @@ class SuiteChecks:
         return held
 
     @staticmethod
-    def _forgive(owner: Owner) -> None:
+    def _forgive(owner: TestOrFixture) -> None:
         """Report nothing of ``owner`` twice: what it holds belongs to no one from here on."""
         for hold in _holds_of(owner):
             hold.owner = None
@@ -241,7 +241,7 @@ class SuiteChecks:
 
     def _problem(
         self,
-        owner: Owner,
+        owner: TestOrFixture,
         held: list[Hold],
         incidents: list[Incident],
         late: list[tuple[Hold, float]],
@@ -282,7 +282,7 @@ class SuiteChecks:
             text.insert(0, f"by        {owner.name}")
         return LeakedConnections("; ".join(dict.fromkeys(summaries)), [line for line in text if line], places)
 
-    def _explain(self, item: Any, owner: Owner) -> None:
+    def _explain(self, item: Any, owner: TestOrFixture) -> None:
         """Add to a test that failed by itself what it holds or waited for."""
         text = [line for one in _incidents_of(owner) if one.event == "timed-out" for line in _waited_lines(one)]
         for hold in _holds_of(owner):
@@ -292,7 +292,7 @@ class SuiteChecks:
         if text:
             item.add_report_section("call", "connections (poolctl)", "\n".join(text))
 
-    def _mention(self, owner: Owner, incidents: list[Incident]) -> None:
+    def _mention(self, owner: TestOrFixture, incidents: list[Incident]) -> None:
         for one in incidents:
             if one.event in _MENTIONED and not _is_lost(one):
                 self._mentioned.append(f"{owner.name}: {site_text(lines(one.site))} left its release to the collector")
@@ -350,13 +350,13 @@ def _make_exit(original: Callable[..., Any]) -> Callable[..., Any]:
     return __exit__
 
 
-def _holds_of(owner: Owner) -> Iterator[Hold]:
+def _holds_of(owner: TestOrFixture) -> Iterator[Hold]:
     for hold in RECORDER.ledger.holds():
         if hold.owner is owner and not is_exempt(RECORDER, hold) and view_hold(RECORDER, hold) is not None:
             yield hold
 
 
-def _incidents_of(owner: Owner) -> Iterator[Incident]:
+def _incidents_of(owner: TestOrFixture) -> Iterator[Incident]:
     for one in list(RECORDER.ledger.incidents.values()):
         if one.owner is owner and one.count > owner.seen.get(id(one), 0):
             yield one
@@ -366,7 +366,7 @@ def _is_lost(one: Incident) -> bool:
     return one.event == "collected" and one.pool.is_pool
 
 
-def _when(hold: Hold, owner: Owner) -> str:
+def _when(hold: Hold, owner: TestOrFixture) -> str:
     after = (hold.acquired_at or owner.began_at) - owner.began_at
     if after < 0:
         return ", before the test"

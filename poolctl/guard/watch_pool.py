@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from poolctl.guard import hooks
 from poolctl.guard.guard_report import HeldConnection, Line, view_hold
-from poolctl.guard.ledger import Hold, Pool
+from poolctl.guard.ledger import GuardedPool, Hold
 from poolctl.guard.recorder import RECORDER
 from poolctl.guard.text import duration, site_text
 
@@ -62,7 +62,7 @@ class WatchedPool:
         hooks.install()
         pool = import_module(f"poolctl.guard.hooks.{library}").know_pool(self._target)
         assert pool is not None
-        self._pool: Pool = pool
+        self._pool: GuardedPool = pool
         if name is not None:
             pool.name = name
         self._logged_at = -LOG_EVERY
@@ -187,7 +187,7 @@ class WatchedPool:
         return None
 
 
-def _on_exhausted(pool: Pool, waiter: Hold) -> None:
+def _on_exhausted(pool: GuardedPool, waiter: Hold) -> None:
     watched = _watched.get(id(pool))
     if watched is not None:
         watched.log_exhausted(waiter)

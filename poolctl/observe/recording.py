@@ -34,7 +34,7 @@ class About:
     log: LogFacts | None = None
 
 
-class Recorder:
+class RecordingWriter:
     """Writer of one observation to ``path``, line by line, so that the lines survive whatever ends poolctl.
 
     Raises CannotDo, with the system's reason, when the file cannot be written.

@@ -34,7 +34,7 @@ from poolctl.pool.answers import (
     Stale,
     Wait,
 )
-from poolctl.pool.idle import new_idle
+from poolctl.pool.idle import Idle, new_idle
 from poolctl.pool.libraries import LIBRARIES
 from poolctl.pool.settings import PoolRules, PoolSettings
 from poolctl.pool.stats import Closed, Counts, PoolStats
@@ -59,12 +59,12 @@ class Pool:
     def __init__(self, settings: PoolSettings, random: Random, rules: PoolRules | None = None) -> None:
         self.settings = settings
         self.rules = rules = rules or LIBRARIES[settings.kind].rules
-        self._most: float = settings.max_open or inf
-        self._kept = rules.kept_idle(settings)
+        self._max_open: float = settings.max_open or inf
+        self._max_idle = rules.kept_idle(settings)
         self._idle_order = new_idle(rules)
         self._idle = self._idle_order.connections
-        self._takes_from_end = type(self._idle_order).__name__ == "Idle"
-        self._end = self._idle_order.at
+        self._is_plain_idle = type(self._idle_order) is Idle
+        self._take_at = self._idle_order.at
         self._upkeep = Upkeep(settings, rules, self._idle_order, random.random)
         self._rest_time = self._upkeep.rest_time
         self._has_cleaner = rules.idle_closing == "go" and self._upkeep.shortest_limit < inf
@@ -75,8 +75,8 @@ class Pool:
         self._most_stale: float = rules.stale_attempts or inf
         self._connections: dict[Connection, None] = {}
         """All of them, in the order in which their openings began."""
-        self._open = self._opening = 0
-        self._ordered = self._busy = 0
+        self._open_count = self._opening_count = 0
+        self._ordered_count = self._busy_openers = 0
         """Background openings that were ordered and have not begun; background openers at work."""
         self._is_refilled = rules.is_refilled
         self._ghosts = 0
@@ -92,7 +92,7 @@ class Pool:
         """Begin what the pool does without requests: openings to the floor, sweeps."""
         actions: list[Action] = []
         if self.rules.fill == "background":
-            self._order(int(min(self._upkeep.floor, self._most)))
+            self._order(int(min(self._upkeep.floor, self._max_open)))
             self._open_next(now, actions)
         self._idle_order.end_sweep()
         if self._upkeep.first_sweep < inf:
@@ -102,14 +102,14 @@ class Pool:
     @property
     def filled_before(self) -> int:
         """How many connections the library opens before it serves requests: ``adopt`` each before ``start``."""
-        return int(min(self._upkeep.floor, self._most)) if self.rules.fill == "before" else 0
+        return int(min(self._upkeep.floor, self._max_open)) if self.rules.fill == "before" else 0
 
     def adopt(self, connection: Connection, now: float) -> list[Action]:
         """Keep a connection idle that the driver made with ``Connection(None)`` and opened before the load."""
         self._connections[connection] = None
         self._take_slot()
         self._begin_opening(now)
-        self._opening -= 1
+        self._opening_count -= 1
         self._counts.opened += 1
         actions: list[Action] = []
         self._begin_life(connection, now, actions)
@@ -134,12 +134,12 @@ class Pool:
             return self._probe(request, now)
         idle = self._idle
         if idle and attempt < self._most_stale:
-            connection = idle.pop(self._end) if self._takes_from_end else self._idle_order.pick(last)
+            connection = idle.pop(self._take_at) if self._is_plain_idle else self._idle_order.pick(last)
             if connection.doubtful_after >= now or self._is_unnoticed(connection, now):
                 self._take(connection, now)
                 return connection.use
             return self._give_up_stale(connection, request, now)
-        is_full = self._open >= self._most
+        is_full = self._open_count >= self._max_open
         if not is_full and self.rules.opener == "caller":
             return self._open_for(request, now)
         if is_full and self.rules.waiter_order == "none":
@@ -157,7 +157,7 @@ class Pool:
         """Take an opening that succeeded at ``now``."""
         if connection.state != "opening":
             raise ValueError(f"a connection that is {connection.state} cannot become open")
-        self._opening -= 1
+        self._opening_count -= 1
         self._counts.opened += 1
         actions: list[Action] = []
         if connection.is_probe:
@@ -198,7 +198,7 @@ class Pool:
             delay = min(first * 2.0**connection.tries, longest)
             connection.tries = min(connection.tries + 1, 60)
             return [Alarm(now + delay, partial(self._open_again, connection))]
-        self._opening -= 1
+        self._opening_count -= 1
         self._forget(connection, now)
         self._is_probed &= not connection.is_probe
         actions: list[Action] = []
@@ -221,7 +221,7 @@ class Pool:
         if self.rules.abandoned_opening == "kept":
             connection.request, connection.is_abandoned = None, True
             return []
-        self._opening -= 1
+        self._opening_count -= 1
         self._counts.open_failures += 1
         self._forget(connection, now)
         actions: list[Action] = []
@@ -283,7 +283,7 @@ class Pool:
         self._recover_if_free(now)
         if self.rules.timed_out_waiter == "ghost":
             self._ghosts += 1
-        elif self.rules.timed_out_waiter == "opens" and (self._idle or self._open < self._most):
+        elif self.rules.timed_out_waiter == "opens" and (self._idle or self._open_count < self._max_open):
             return self.acquire(request, now)
         return None
 
@@ -315,14 +315,14 @@ class Pool:
     def clean(self, now: float) -> list[Action]:
         """Run Go's cleaner once: close what has been idle or alive for too long, idle time first."""
         self._clean_at = None
-        if self._open == 0 or not self._has_cleaner:
+        if self._open_count == 0 or not self._has_cleaner:
             return []
         chosen, self._clean_at = self._upkeep.clean(now)
         return [Alarm(self._clean_at, self.clean, repeats=True), *self._close_chosen(chosen)]
 
     def sweep(self, now: float) -> list[Action]:
         """Sweep once, as a library does that looks at all its idle connections at intervals."""
-        actions = self._close_chosen(self._upkeep.sweep(now, self._open))
+        actions = self._close_chosen(self._upkeep.sweep(now, self._open_count))
         # Rung at once, when the slots of these are free.
         actions.append(Alarm(now, self._end_sweep))
         return actions
@@ -336,17 +336,17 @@ class Pool:
 
         Connections over a lowered bound are closed when they come back. Raising it wakes no waiter.
         """
-        self._most = max_open if max_open > 0 else inf
+        self._max_open = max_open if max_open > 0 else inf
         self._recover_if_free(now)
-        if inf > self._kept > self._most:
-            return self.set_max_idle(int(self._most), now)
+        if inf > self._max_idle > self._max_open:
+            return self.set_max_idle(int(self._max_open), now)
         return []
 
     def set_max_idle(self, max_idle: int, now: float) -> list[Action]:
         """Change how many idle connections are kept; the most recently released beyond it are closed at once."""
-        self._kept = min(max(max_idle, 0), self._most)
-        surplus = self._idle[int(self._kept) :]
-        del self._idle[int(self._kept) :]
+        self._max_idle = min(max(max_idle, 0), self._max_open)
+        surplus = self._idle[int(self._max_idle) :]
+        del self._idle[int(self._max_idle) :]
         self._counts.max_idle += len(surplus)
         return [self._close(connection) for connection in surplus]
 
@@ -372,12 +372,12 @@ class Pool:
     @property
     def gauges(self) -> tuple[int, int, int, int, int]:
         """How many are open, in use, idle, opening, and how many requests wait, as in ``stats``."""
-        idle, opening = len(self._idle), self._opening
+        idle, opening = len(self._idle), self._opening_count
         return (
-            self._open - self._ordered,
-            self._open - idle - opening,
+            self._open_count - self._ordered_count,
+            self._open_count - idle - opening,
             idle,
-            opening - self._ordered,
+            opening - self._ordered_count,
             len(self._waiting),
         )
 
@@ -391,7 +391,7 @@ class Pool:
             if connection.state == "in_use":
                 held += now - connection.acquired_at
         return PoolStats(
-            max_open=0 if self._most == inf else int(self._most),
+            max_open=0 if self._max_open == inf else int(self._max_open),
             open=open_,
             in_use=in_use,
             idle=idle,
@@ -433,7 +433,7 @@ class Pool:
 
     def _put(self, connection: Connection, now: float, actions: list[Action]) -> bool:
         """Hand a good connection to a waiter or keep it idle (sql.go, putConnDBLocked); False: it is to be closed."""
-        if self._open > self._most:
+        if self._open_count > self._max_open:
             self._counts.other += 1
             return False
         if self._waiting:
@@ -446,7 +446,7 @@ class Pool:
                 self._take(connection, now)
                 actions.append(HandOver(request, connection))
                 return True
-        if len(self._idle) >= self._kept:
+        if len(self._idle) >= self._max_idle:
             self._counts.max_idle += 1
             return False
         connection.state = "idle"
@@ -466,7 +466,7 @@ class Pool:
     def _queue(self, request: Request, now: float) -> list[Action]:
         self._waiters.add(request, now)
         self._counts.queued_count += 1
-        if self._open >= self._most:
+        if self._open_count >= self._max_open:
             self._counts.exhaust(now)
         if self._codel is not None and self._codel.start(now):
             return [Alarm(now + self._codel.interval, self._poll_codel, repeats=True)]
@@ -572,13 +572,13 @@ class Pool:
     def _open_for_waiters(self, now: float, actions: list[Action]) -> None:
         """Open for those who wait, after the rules of the library (sql.go, maybeOpenNewConnections)."""
         if self._waiting and self.rules.replaced_by == "caller":
-            while self._waiting and self._open < self._most and not (self.rules.barging and self._idle):
+            while self._waiting and self._open_count < self._max_open and not (self.rules.barging and self._idle):
                 request = self._leave_queue(None, now)
                 if not self._waiting:
                     self._recover_if_free(now)
                 actions.append(self._open_for(request, now))
         else:
-            self._order(int(min(self._wanted(), self._most - self._open)))
+            self._order(int(min(self._wanted(), self._max_open - self._open_count)))
         self._open_next(now, actions)
 
     def _wanted(self) -> int:
@@ -586,31 +586,31 @@ class Pool:
         rules, waiting, floor = self.rules, len(self._waiting), self._upkeep.floor
         if rules.growth == "ordered":
             # Openings already ordered are not subtracted, so more may be opened than needed, as in Go.
-            return waiting if rules.opener == "caller" else min(waiting, 1) if not self._busy else 0
+            return waiting if rules.opener == "caller" else min(waiting, 1) if not self._busy_openers else 0
         if rules.growth == "one":
-            is_short = rules.is_refilled and self._open < floor
-            return 0 if self._busy else max(min(waiting, 1), int(is_short))
+            is_short = rules.is_refilled and self._open_count < floor
+            return 0 if self._busy_openers else max(min(waiting, 1), int(is_short))
         # A waiter that was notified of an idle connection is still in the queue until it wakes.
-        wanted = waiting - self._opening - len(self._idle)
+        wanted = waiting - self._opening_count - len(self._idle)
         if rules.growth == "increment" and wanted > 0:
             wanted = max(wanted, INCREMENT)
         if self._is_refilled:
-            have = self._open if rules.floor == "open" else len(self._idle) + self._opening - waiting
+            have = self._open_count if rules.floor == "open" else len(self._idle) + self._opening_count - waiting
             wanted = max(wanted, floor - have)
         return wanted
 
     def _order(self, number: int) -> None:
         if number > 0:
-            self._open += number
-            self._opening += number
-            self._ordered += number
+            self._open_count += number
+            self._opening_count += number
+            self._ordered_count += number
 
     def _open_next(self, now: float, actions: list[Action]) -> None:
         """Begin ordered openings, as many as there are openers."""
         openers = self.rules.openers or inf
-        while self._ordered and self._busy < openers:
-            self._ordered -= 1
-            self._busy += 1
+        while self._ordered_count and self._busy_openers < openers:
+            self._ordered_count -= 1
+            self._busy_openers += 1
             self._begin_opening(now)
             actions.append(Open(self._new_connection(None)))
 
@@ -621,10 +621,10 @@ class Pool:
         if self.rules.open_pause:
             actions.append(Alarm(now + self.rules.open_pause, self._end_pause))
         else:
-            self._busy -= 1
+            self._busy_openers -= 1
 
     def _end_pause(self, now: float) -> list[Action]:
-        self._busy -= 1
+        self._busy_openers -= 1
         actions: list[Action] = []
         self._open_next(now, actions)
         self._open_for_waiters(now, actions)
@@ -655,7 +655,7 @@ class Pool:
         if connection.state != "idle":
             return []
         due = connection.released_at + self._rest_time
-        if due <= now and self._upkeep.is_above_floor(self._open):
+        if due <= now and self._upkeep.is_above_floor(self._open_count):
             self._counts.max_idle_time += 1
             self._idle_order.remove(connection)
             return [self._close(connection)]
@@ -676,30 +676,30 @@ class Pool:
     def _end_sweep(self, now: float) -> list[Action]:
         actions: list[Action] = []
         if self._is_refilled and self.rules.idle_closing != "one":
-            missing = self._upkeep.missing(self._open, self._opening)
-            self._order(int(min(missing, self._most - self._open)))
+            missing = self._upkeep.missing(self._open_count, self._opening_count)
+            self._order(int(min(missing, self._max_open - self._open_count)))
             self._open_next(now, actions)
         actions.append(Alarm(now + self._upkeep.interval, self.sweep, repeats=True))
         return actions
 
     def _take_slot(self) -> None:
-        self._open += 1
-        self._opening += 1
+        self._open_count += 1
+        self._opening_count += 1
 
     def _begin_opening(self, now: float) -> None:
         """Count an opening in what is reported: from here on, not from when it was ordered."""
         self._counts.open_area -= now
-        self._counts.peak_open = max(self._counts.peak_open, self._open - self._ordered)
+        self._counts.peak_open = max(self._counts.peak_open, self._open_count - self._ordered_count)
 
     def _forget(self, connection: Connection, now: float) -> None:
         connection.state = "gone"
         self._connections.pop(connection, None)
-        self._open -= 1
+        self._open_count -= 1
         self._counts.open_area += now
         if self._counts.exhausted_since is not None:
             self._recover_if_free(now)
 
     def _recover_if_free(self, now: float) -> None:
         """End the exhaustion if the next request would not wait: that those who waited gave up does not end it."""
-        if not self._waiting and (self._idle or self._open < self._most):
+        if not self._waiting and (self._idle or self._open_count < self._max_open):
             self._counts.recover(now)

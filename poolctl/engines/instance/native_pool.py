@@ -60,7 +60,7 @@ Client = TypeVar("Client", bound=Acquirer)
 Client_contra = TypeVar("Client_contra", bound=Acquirer, contravariant=True)
 
 
-class Owner(Protocol[Client_contra]):
+class PoolOwner(Protocol[Client_contra]):
     """The owner of a pool, which receives the results."""
 
     def use(self, client: Client_contra, connection: Connection, now: float) -> None:
@@ -86,7 +86,7 @@ class NativePool(Generic[Client]):
         conninfo: str,
         timers: Timers,
         clock: Callable[[], float],
-        owner: Owner[Client],
+        owner: PoolOwner[Client],
     ) -> None:
         self.rules = Pool(settings, random)
         self.overdue, self.rejected = overdue_kind(settings), rejected_kind(settings)

@@ -56,7 +56,7 @@ class Home(Protocol):
         """End when nothing is to be done any more."""
 
 
-class Worker:
+class ModelWorker:
     """One closed loop. ``left``: requests that a burst's may still make; None: no bound of its own."""
 
     __slots__ = ("is_burst", "left", "think", "until")
@@ -87,7 +87,7 @@ class Client:
         "worker",
     )
 
-    def __init__(self, instance: Home, hold: Times, worker: Worker | None = None) -> None:
+    def __init__(self, instance: Home, hold: Times, worker: ModelWorker | None = None) -> None:
         self.instance, self.hold, self.worker = instance, hold, worker
         self.state = OUT
         self.serial = 0
@@ -144,7 +144,7 @@ class Requests:
         else:
             self.begin(client, now, now)
 
-    def takes_request(self, instance: Home, worker: Worker) -> bool:
+    def takes_request(self, instance: Home, worker: ModelWorker) -> bool:
         """Return whether ``worker`` may begin one more: the steady ones share the instance's budget."""
         if not worker.is_burst:
             instance.budget -= 1

@@ -15,8 +15,8 @@ from poolctl.engines.model.clients import (
     TIMED_OUT,
     WAITING,
     Client,
+    ModelWorker,
     Requests,
-    Worker,
     outcome_of,
 )
 from poolctl.engines.model.clock import Clock
@@ -128,12 +128,12 @@ class Instance:
         self.carry_out(self.pool.start(now), now)
         plan, load = self.plan, self.plan.load
         for _number in range(load.workers or 0):
-            self.add_worker(Worker(inf, plan.think, is_burst=False, left=None), plan.hold, now, now)
+            self.add_worker(ModelWorker(inf, plan.think, is_burst=False, left=None), plan.hold, now, now)
         for burst in plan.bursts:
             if self.begins_at <= burst.at < self.ends_at:
                 until = inf if burst.until is None else burst.until
                 for _number in range(burst.workers):
-                    worker = Worker(until, times(burst.think), is_burst=True, left=burst.requests or None)
+                    worker = ModelWorker(until, times(burst.think), is_burst=True, left=burst.requests or None)
                     self.add_worker(worker, times(burst.hold), burst.at, now)
         if plan.rate:
             self.sources += 1
@@ -141,7 +141,7 @@ class Instance:
             self.service.plan_arrival(now)
             self.clock.next_arrival = min(service.next_arrival for service in self.service.all_services)
 
-    def add_worker(self, worker: Worker, hold: Times, at: float, now: float) -> None:
+    def add_worker(self, worker: ModelWorker, hold: Times, at: float, now: float) -> None:
         worker.until = min(worker.until, self.ends_at)
         self.sources += 1
         self.clock.after(at - now, self.requests_of_run.work, Client(self, hold, worker))

@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from poolctl.guard.hooks import patch
-from poolctl.guard.ledger import Pool
+from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
@@ -19,7 +19,7 @@ def hook(module: ModuleType) -> None:
     patch(module.Pool, "close", _make_close)
 
 
-def know_pool(target: Any, frame: Any = None) -> Pool | None:
+def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
     pool = RECORDER.pools.get(id(target))
     if pool is None and (RECORDER.only is None or id(target) in RECORDER.only):

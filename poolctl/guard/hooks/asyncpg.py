@@ -10,7 +10,7 @@ from typing import Any
 
 from poolctl.guard.hooks import is_called_by, patch, replace
 from poolctl.guard.hooks.psycopg import ask
-from poolctl.guard.ledger import Pool
+from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
@@ -40,7 +40,7 @@ def hook(module: ModuleType) -> None:
             patch(PoolConnectionProxy, name, _make_use)
 
 
-def know_pool(target: Any, frame: Any = None) -> Pool | None:
+def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
     pool = RECORDER.pools.get(id(target))
     if pool is not None:

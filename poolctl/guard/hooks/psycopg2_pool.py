@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from poolctl.guard.hooks import make_putconn, patch
-from poolctl.guard.ledger import Pool
+from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
@@ -20,7 +20,7 @@ def hook(module: ModuleType) -> None:
         patch(pool, "closeall", _make_closeall)
 
 
-def know_pool(target: Any, frame: Any = None) -> Pool | None:
+def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
     pool = RECORDER.pools.get(id(target))
     if pool is not None:

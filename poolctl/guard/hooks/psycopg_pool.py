@@ -5,7 +5,7 @@ from types import ModuleType
 from typing import Any
 
 from poolctl.guard.hooks import make_putconn, patch
-from poolctl.guard.ledger import Hold, Pool
+from poolctl.guard.ledger import GuardedPool, Hold
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
@@ -23,7 +23,7 @@ def hook(module: ModuleType) -> None:
     patch(module.AsyncConnectionPool, "close", _make_close)
 
 
-def know_pool(target: Any, frame: Any = None) -> Pool | None:
+def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
     pool = RECORDER.pools.get(id(target))
     if pool is not None:

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from poolctl.guard.hooks import on_uninstall, patch
-from poolctl.guard.ledger import Pool
+from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
@@ -31,7 +31,7 @@ def hook(_: ModuleType) -> None:
         on_uninstall(lambda name=name, listener=listener: event.remove(pool_class, name, listener))  # type: ignore[misc]
 
 
-def know_pool(target: Any, frame: Any = None) -> Pool | None:
+def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     """Find or begin the entry of the pool ``target``. None if only other pools are watched."""
     pool = RECORDER.pools.get(id(target))
     if pool is not None:
@@ -93,7 +93,7 @@ def _make_connect(original: Any, exc: Any) -> Any:
     return connect
 
 
-def _complete(pool: Pool, target: Any) -> None:
+def _complete(pool: GuardedPool, target: Any) -> None:
     """Add what a pool did not know yet while it was being created."""
     overflow = getattr(target, "_max_overflow", None)
     if isinstance(overflow, int) and overflow >= 0 and hasattr(target, "_pool"):
