@@ -66,6 +66,7 @@ def build(folder: Path) -> Path:
     command = build_ext(Distribution({"ext_modules": [extension]}))
     with tempfile.TemporaryDirectory() as objects:
         command.build_lib, command.build_temp = str(folder), objects
+        command.force = True  # a kernel of another version may be newer than the source
         command.ensure_finalized()
         before = Path.cwd()
         os.chdir(ROOT)

@@ -1,4 +1,4 @@
-"""Runs in which every connection came back: jams, slow databases, small pools, reopening, events, health."""
+"""Runs in which every connection came back: self-deadlocks, slow databases, small pools, reopening, events, health."""
 
 from dataclasses import replace
 from typing import Any

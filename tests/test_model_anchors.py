@@ -43,7 +43,7 @@ def test_waits_in_m_m_14_at_10_erlangs_are_the_published_ones() -> None:
 
 
 def test_random_waiters_have_the_mean_of_a_fifo_queue_and_a_fatter_tail() -> None:
-    # E[W^2] is 1 / (1 - rho / 2) times that of fifo, and p99 1.62 times at 90 % (engines reference).
+    # E[W^2] is 1 / (1 - rho / 2) times that of fifo (Kingman 1962). The 1.62 at 90 % was measured, over many seeds.
     random, fifo = (mm(10, 9.0, 22_000.0, pool={"kind": kind}) for kind in ("database/sql", "deadpool"))
 
     assert random.summary.wait_time.mean == pytest.approx(fifo.summary.wait_time.mean, rel=0.02)

@@ -1,4 +1,7 @@
-"""What Go's database/sql did with a fake driver (Go 1.27.3, golden cases of the pools reference), through the model."""
+"""What Go's database/sql did with a fake driver (Go 1.27.3), through the model.
+
+g1 to g8 are the cases of the same number in test_pool_golden.py, which drives the pool alone.
+"""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The rule that sets each library apart, one test a rule; "seen" means on the library itself (pools reference)."""
+"""The rule that sets each library apart, one test a rule. "Seen" means measured on the library itself."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
 """The ledger: who holds which connection, who waits, and what became of connections that did not come back.
 
-Pure: ``now`` comes in, data goes out. It decides what is nested, jammed, lost, released twice or released elsewhere.
+Pure: ``now`` comes in, data goes out. It decides what is nested, lost, released twice or released elsewhere.
 The hooks decide when something happened; the report decides what of it is worth a word. Calls come under the recorder's
 lock, except ``ask`` and ``grant``: every program that uses a pool pays for these, and each changes a shared table in
 one step.

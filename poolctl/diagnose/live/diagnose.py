@@ -1,8 +1,8 @@
 """An observation of live systems in, a diagnosis out: worst finding first, and a root before its effects.
 
-Decides which rules may report together. A leak, a jam, a lock, a slow database and a small pool all show a full pool,
-and their remedies are opposite: the rules run in the order in which one of them explains a backend away from the next,
-and the one that asks for a bigger pool runs last. What each rule needs is left to the rules.
+Decides which rules may report together. A leak, a self-deadlock, a lock, a slow database and a small pool all show a
+full pool, and their remedies are opposite: the rules run in the order in which one of them explains a backend away from
+the next, and the one that asks for a bigger pool runs last. What each rule needs is left to the rules.
 """
 
 from collections import Counter
@@ -84,7 +84,8 @@ CAUSES: tuple[Rule, ...] = (
     find_slow_reader,
     find_stuck_protocol,
     find_aborted_transaction,
-    # Idle in a transaction: a jam differs from a leak by its one moment, work elsewhere from both by its turnover.
+    # Idle in a transaction: a self-deadlock differs from a leak by its one moment, work elsewhere from both by its
+    # turnover.
     find_self_deadlock,
     find_leak_in_transaction,
     find_lock_queue,

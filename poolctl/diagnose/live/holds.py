@@ -1,7 +1,8 @@
 """Connections whose holders wait for something else: work elsewhere, or a second connection of the same pool.
 
 Decides between the two by turnover and by the moments at which the backends came to rest. Both hold transactions open,
-as a leak does.
+as a leak does. Holders that wait for a second connection are a "jam" here: they came to rest together, and none goes
+on; the finding is ``self-deadlock``.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ takes as long as it takes to leak every connection."""
 
 @dataclass(frozen=True, slots=True)
 class _Jam:
-    """All backends of an application at rest since one moment.
+    """A jam: all backends of an application at rest since one moment.
 
     ``batches``: the moments of the samples in which it was so, newest last.
     """

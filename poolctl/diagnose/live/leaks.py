@@ -40,8 +40,8 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     Certain: all older than 1000 x that mean, not all from one moment, and observed twice.
     Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
     held (no figures, none observed to end) and earlier holds may have been as long; or from one moment or without ages,
-    while it is not known whether clients wait: it may be a jam of nested acquires. Holders of advisory locks and
-    operators' tools do not count; of a person's client program five do, as scripts use them too.
+    while it is not known whether clients wait: it may be a self-deadlock. Holders of advisory locks and operators'
+    tools do not count; of a person's client program five do, as scripts use them too.
     """
     for application in context.facts.applications:
         times = context.measure_hold_times(application)

@@ -12,8 +12,8 @@ from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.observe.snapshot import PoolFigures
 
 SPREAD = 0.06
-"""Seconds between the youngest and the oldest of a set that still count as one moment. Jams of nested acquires were
-within it on idle and on loaded machines (5 to 32 ms measured); leaks come one by one."""
+"""Seconds between the youngest and the oldest of a set that still count as one moment. Holders that wait for each
+other were within it on idle and on loaded machines (5 to 32 ms measured); leaks come one by one."""
 
 
 def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:

@@ -1,7 +1,7 @@
 """A finished run of ``poolctl simulate`` in, findings out, worst first and a root before its effects.
 
-Decides which rules may report together: a leak, a jam, a slow database and a small pool all show a full pool, and their
-remedies are opposite, so only one of them explains a queue. What each rule needs is left to the rules.
+Decides which rules may report together: a leak, a self-deadlock, a slow database and a small pool all show a full
+pool, and their remedies are opposite, so only one of them explains a queue. What each rule needs is left to the rules.
 """
 
 from collections.abc import Callable, Iterable, Sequence

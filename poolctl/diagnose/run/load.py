@@ -1,4 +1,4 @@
-"""Why working connections were not enough: a jam, a small pool, reopening, a client without time.
+"""Why working connections were not enough: a self-deadlock, a small pool, reopening, a client without time.
 
 Decides when each is present. Their remedies are opposite, so each rule first checks whether another one explains the
 wait better; in what order is decided in ``diagnose``.
@@ -18,8 +18,8 @@ def find_self_deadlock(facts: RunFacts) -> Finding | None:
     """Report requests that hold one connection and wait for another, as all other holders do.
 
     Threshold: several connections per request, a pool below threads x (connections each - 1) + 1 (HikariCP, About Pool
-    Sizing), and a jam: every connection in use, requests waiting, and no acquire for ten typical holds, one second at
-    least. Certain when the jam lasted to the end or came twice (batches one timeout apart).
+    Sizing), and a stall: every connection in use, requests waiting, and no acquire for ten typical holds, one second at
+    least. Certain when the stall lasted to the end or came twice (batches one timeout apart).
     """
     summary, threads = facts.summary, facts.threads
     each = facts.scenario.load.connections_per_request
@@ -28,19 +28,19 @@ def find_self_deadlock(facts: RunFacts) -> Finding | None:
     floor = None if threads is None else threads * (each - 1) + 1
     if floor is not None and facts.max_open >= floor:
         return None
-    # Requests that are done leave none in the queue: in a closed loop only a jam outlives the drain.
+    # Requests that are done leave none in the queue: in a closed loop only a stall outlives the drain.
     stuck = threads is not None and facts.is_stuck and not facts.exhausted_by_event
-    jams = _find_jams(facts)
-    if not jams and not stuck:
+    stalls = _find_stalls(facts)
+    if not stalls and not stuck:
         return None
-    since = facts.exhausted_at if stuck or not jams else jams[0][0]
+    since = facts.exhausted_at if stuck or not stalls else stalls[0][0]
     safe = max(1, (facts.max_open - 1) // (each - 1))
     bound = "Arrivals have no bound here; allow" if floor is None else f"Until then max_open {floor} or more, or"
     when = "" if since is None else f" at {format_duration(since)}"
     return build_finding(
         "self-deadlock",
         severity="critical",
-        confidence="certain" if stuck or len(jams) > 1 else "likely",
+        confidence="certain" if stuck or len(stalls) > 1 else "likely",
         summary=f"Pool deadlocked with itself{when}: all {facts.max_open} held by requests that wait for "
         f"another{_write_unserved(facts)}",
         evidence={
@@ -49,7 +49,7 @@ def find_self_deadlock(facts: RunFacts) -> Finding | None:
             "max_open": facts.max_open,
             "floor": floor,
             "requests_that_fit": safe,
-            "stalls": [[start, end] for start, end in jams],
+            "stalls": [[start, end] for start, end in stalls],
             "unfinished": summary.unfinished,
             "timed_out": summary.timed_out,
             "threshold": "max_open < threads x (connections_per_request - 1) + 1, and no acquire for ten holds",
@@ -60,25 +60,25 @@ def find_self_deadlock(facts: RunFacts) -> Finding | None:
     )
 
 
-def _find_jams(facts: RunFacts) -> list[tuple[float, float]]:
+def _find_stalls(facts: RunFacts) -> list[tuple[float, float]]:
     """Find the stretches in which every connection was in use, requests waited and none was acquired, as (start,
     end)."""
     long_enough = max(1.0, 10 * facts.scenario.load.hold.mean)
-    # A request whose acquire times out gives its others back: a jam then lasts one timeout and no longer.
+    # A request whose acquire times out gives its others back: a stall then lasts one timeout and no longer.
     if facts.scenario.pool.acquire_timeout:
         long_enough = min(long_enough, 0.8 * facts.scenario.pool.acquire_timeout)
-    jams: list[tuple[float, float]] = []
+    stalls: list[tuple[float, float]] = []
     start: float | None = None
     for before, point in pairwise(facts.load_points):
-        jammed = point.acquired == before.acquired and point.waiting > 0 and point.in_use >= (facts.capacity or 0)
-        if jammed and start is None:
+        is_stalled = point.acquired == before.acquired and point.waiting > 0 and point.in_use >= (facts.capacity or 0)
+        if is_stalled and start is None:
             start = before.at
-        elif not jammed and start is not None:
-            jams.append((start, before.at))
+        elif not is_stalled and start is not None:
+            stalls.append((start, before.at))
             start = None
     if start is not None:
-        jams.append((start, facts.load_points[-1].at))
-    return [(start, end) for start, end in jams if end - start >= long_enough and facts.find_event(start) is None]
+        stalls.append((start, facts.load_points[-1].at))
+    return [(start, end) for start, end in stalls if end - start >= long_enough and facts.find_event(start) is None]
 
 
 def find_pool_undersized(facts: RunFacts) -> Finding | None:
