@@ -99,6 +99,15 @@ def test_a_sweep_on_a_cluster_gives_what_it_gives_here_bit_for_bit(shared: Clust
     assert len(document(there)["points"]) == 24
 
 
+def test_a_recommendation_that_is_tried_on_a_cluster_is_the_one_tried_here(shared: Cluster) -> None:
+    figures = ("--arrival-rate", "100", "--hold-time", "8ms", "--instances", "4")
+    command = ("recommend", *figures, "--verify", "--json", "--quiet")
+    there, here = (document(poolctl(*command, "--on", place)) for place in (shared.address, "local:1"))
+
+    assert there["verification"]["passed"]
+    assert {**there, "repeat": ""} == {**here, "repeat": ""}
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_costs_no_result(tmp_path: Path) -> None:
     with cluster(tmp_path, 2) as started:
@@ -192,6 +201,15 @@ def test_a_place_that_is_none_is_refused_with_what_is_one(place: str) -> None:
 )
 def test_a_place_is_this_machine_or_the_address_of_a_scheduler(place: str, found: tuple[int | None, str]) -> None:
     assert parse_place(place) == found
+
+
+def test_a_recommendation_says_where_before_it_measures() -> None:
+    figures = ("recommend", "--arrival-rate", "100", "--hold-time", "8ms", "--instances", "4", "--json")
+    untried, nowhere = poolctl(*figures, "--on", "local:2"), poolctl(*figures, "--verify", "--on", "here")
+
+    assert (untried.returncode, nowhere.returncode) == (2, 2)
+    assert "--on says where --verify runs" in untried.stderr
+    assert "neither this machine nor a Dask scheduler" in nowhere.stderr
 
 
 def test_one_run_is_not_spread_over_a_cluster() -> None:

@@ -70,6 +70,11 @@ def _recommend(request: RecommendRequest, progress: Progress, stop: Callable[[],
     from poolctl.sizing.recommend import add_diagnosis, drop_moot_findings, recommend, reject_unverified
     from poolctl.stacks.advice import write_configs
 
+    if request.on != "local":
+        from poolctl.engines.cluster.place import check_place
+
+        # Now: a minute of measuring would be lost to an address without a scheduler.
+        check_place(request.on, stop=stop, note=progress.note)
     measurement = _measure(request, progress, stop)
     sweep = _sweep(request, progress, stop)
     given = request.figures

@@ -256,8 +256,8 @@ class RecommendRequest:
     ``figures``: given by hand, and stronger than measured ones; see ``read_figures``. ``conninfo`` None: as in
     InspectRequest, but no server is sampled if the figures, a recording or a sweep are enough. ``duration``: seconds
     of measuring, None for a minute. ``application``: whose pools, None for those of the largest application.
-    ``verify``: "default" tries the result in the model if something was measured. ``stacks``: names of libraries and
-    poolers whose configuration is written.
+    ``verify``: "default" tries the result in the model if something was measured; ``on``: where, as in
+    SimulateRequest. ``stacks``: names of libraries and poolers whose configuration is written.
     ``prometheus``: URL of a Prometheus, of whose history the busiest half hour is measured, between ``since`` (None: a
     week ago) and ``until`` (None: now).
     """
@@ -280,6 +280,7 @@ class RecommendRequest:
     match: str = ""
     sweep: SweepLoad | None = None
     verify: Verify = "default"
+    on: str = "local"
     stacks: tuple[str, ...] = ()
     seed: int = 1
 
@@ -324,6 +325,8 @@ class RecommendRequest:
             )
         if self.recording is not None and self.duration is not None:
             raise BadInput("--for does not go with --recording, which is as long as it is", hint="leave --for out")
+        if self.on != "local" and self.verify not in ("model", "live"):
+            raise BadInput("--on says where --verify runs", hint="add --verify, or leave --on out")
         if self.sweep is not None:
             check_one_sweep(bool(self.figures.sweep))
             self.sweep.check()
@@ -403,6 +406,7 @@ class RecommendFields(TypedDict, total=False):
     match: str
     sweep: SweepLoad | None
     verify: Verify
+    on: str
     stacks: Sequence[str]
     seed: int
 

@@ -5,6 +5,7 @@ Decides how much is tried: all of it on request, else what fits into a second or
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -64,7 +65,9 @@ def verify(
     deadline = time.monotonic() + seconds
     # The recommended size first: a result without it is none.
     ordered = sorted(planned, key=lambda trial: trial.max_open != recommendation.recommendation.max_open)
-    runs = list(_run_trials(ordered, deadline, progress, stop))
+    # In the order of the trials, whatever the order in which they end: the same result on every machine.
+    done = dict(_run_trials(ordered, request.on, deadline, progress, stop))
+    runs = [(trial, done[number]) for number, trial in enumerate(ordered) if number in done]
     if not any(trial.moment == "steady" and not trial.is_current for trial, _ in runs):
         return None, f"Not tried: a run of this fleet takes more than {seconds:.0f} s; --verify waits for it"
     dropped = len(planned) - len(runs)
@@ -99,18 +102,20 @@ def _add_live(verification: "Verification", live: "Summary", trial: "Trial", wai
 
 
 def _run_trials(
-    planned: "list[Trial]", deadline: float, progress: Progress, stop: Callable[[], bool]
-) -> "Iterator[tuple[Trial, Summary]]":
-    from poolctl.engines.batch import run_many
+    planned: "list[Trial]", on: str, deadline: float, progress: Progress, stop: Callable[[], bool]
+) -> "Iterator[tuple[int, Summary]]":
+    from poolctl.engines.cluster.place import run_at
 
     interruption = Interruption(stop, progress)
 
     def is_over() -> bool:
         return interruption() or time.monotonic() > deadline
 
-    for result in run_many([trial.scenario for trial in planned], take_summary, interval=1.0, stop=is_over):
-        if result.kept is not None:
-            yield planned[result.number], result.kept
+    scenarios = [trial.scenario for trial in planned]
+    with closing(run_at(on, scenarios, take_summary, interval=1.0, stop=is_over, note=progress.note)) as results:
+        for result in results:
+            if result.kept is not None:
+                yield result.number, result.kept
     if interruption.end():
         raise Interrupted("interrupted while the recommendation was tried")
 

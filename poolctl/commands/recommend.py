@@ -115,6 +115,13 @@ class _Command(GroupedCommand):
     help="Try the result in virtual time (model), or also on a throw-away server (live).  "
     "[default: model, if something was measured]",
 )
+@_result(
+    "--on",
+    default="local",
+    show_default=True,
+    metavar="PLACE",
+    help="Where --verify runs: local, local:4, or a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.",
+)
 @_result("--no-verify", is_flag=True, help="Do not try it.")
 @_result(
     "--for-stack",
@@ -224,6 +231,8 @@ def _check_fleet_options(options: dict[str, Any]) -> None:
                 hint=f"leave {option} out",
             )
     figures = take_figures(dict(options))
+    if options["on"] != "local":
+        raise BadInput("--on does not go with --fleet, which tries nothing", hint="leave --on out")
     if any(value is not None for name, value in figures.items() if name != "burstable"):
         raise BadInput("--fleet has its figures in the file", hint="write them there, or leave --fleet out")
     if options["verify"] is not None:

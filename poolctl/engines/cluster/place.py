@@ -34,6 +34,16 @@ def run_at(
     return run_on_cluster(scenarios, keep, address, interval=interval, stop=stop, note=note)
 
 
+def check_place(place: str, *, stop: Callable[[], bool], note: Callable[[str], None]) -> None:
+    """Raise what ``run_at`` would, before anything else is done: a cluster has to answer, and to fit."""
+    _, address = parse_place(place)
+    if address:
+        from poolctl.engines.cluster.client import connect_cluster
+
+        with connect_cluster(address, stop=stop, note=note):
+            pass
+
+
 def parse_place(place: str) -> tuple[int | None, str]:
     """Return for ``local``, ``local:N``, ``tcp://HOST:PORT`` or ``tls://HOST:PORT`` the processes and the address.
 
