@@ -64,6 +64,8 @@ def build(folder: Path) -> Path:
         "_kernel", [f"{FOLDER}/_kernel.c"], extra_compile_args=options, py_limited_api=True, depends=[]
     )
     command = build_ext(Distribution({"ext_modules": [extension]}))
+    # A file of an older source may have a newer date: a copied checkout has one.
+    command.force = True
     with tempfile.TemporaryDirectory() as objects:
         command.build_lib, command.build_temp = str(folder), objects
         command.force = True  # a kernel of another version may be newer than the source
