@@ -147,6 +147,22 @@ def patch_classmethod(owner: Any, name: str, make: Callable[[Any], Any]) -> None
     _patched.append((owner, name, own))
 
 
+def patch_init(owner: Any, know_pool: Callable[[Any, Any], object], library: str) -> None:
+    """Replace the ``__init__`` of a class of pools, so that ``know_pool`` gets each pool and the frame that made it."""
+
+    def make_init(original: Any) -> Any:
+        def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            try:
+                know_pool(self, sys._getframe(1))
+            except Exception as error:
+                RECORDER.complain(library, error)
+
+        return __init__
+
+    patch(owner, "__init__", make_init)
+
+
 def make_putconn(original: Any) -> Any:
     """Make the putconn of a pool of psycopg2 or psycopg_pool that records the release."""
     recorder = RECORDER

@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import patch
+from poolctl.guard.hooks import patch, patch_init
 from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
@@ -13,7 +13,7 @@ _getframe = sys._getframe
 
 def hook(module: ModuleType) -> None:
     """Hook acquire and release."""
-    patch(module.Pool, "__init__", _make_init)
+    patch_init(module.Pool, know_pool, "aiopg")
     patch(module.Pool, "_acquire", _make_acquire)
     patch(module.Pool, "release", _make_release)
     patch(module.Pool, "close", _make_close)
@@ -25,17 +25,6 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     if pool is None and (RECORDER.only is None or id(target) in RECORDER.only):
         pool = RECORDER.add_pool(target, "aiopg", "pool", target.maxsize or None, frame=frame)
     return pool
-
-
-def _make_init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        try:
-            know_pool(self, _getframe(1))
-        except Exception as error:
-            RECORDER.complain("aiopg", error)
-
-    return __init__
 
 
 def _make_acquire(original: Any) -> Any:

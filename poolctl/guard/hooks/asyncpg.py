@@ -8,7 +8,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import is_called_by, patch, replace
+from poolctl.guard.hooks import is_called_by, patch, patch_init, replace
 from poolctl.guard.hooks.psycopg import ask
 from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
@@ -24,7 +24,7 @@ def hook(module: ModuleType) -> None:
     from asyncpg.pool import PoolConnectionProxy
 
     pool = module.Pool
-    patch(pool, "__init__", _make_init)
+    patch_init(pool, know_pool, "asyncpg")
     if not hasattr(pool, "__del__"):
         # This pool has no weak references, so its own end has to say that it is gone.
         replace(pool, "__del__", lambda self: RECORDER.drop_pool(id(self)))
@@ -48,17 +48,6 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     if RECORDER.only is not None and id(target) not in RECORDER.only:
         return None
     return RECORDER.add_pool(target, "asyncpg", "pool", target._maxsize, frame=frame)
-
-
-def _make_init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        try:
-            know_pool(self, _getframe(1))
-        except Exception as error:
-            RECORDER.complain("asyncpg", error)
-
-    return __init__
 
 
 def _make_acquire(original: Any) -> Any:

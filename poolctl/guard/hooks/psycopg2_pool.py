@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import make_putconn, patch
+from poolctl.guard.hooks import make_putconn, patch, patch_init
 from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
@@ -13,7 +13,7 @@ _getframe = sys._getframe
 
 def hook(module: ModuleType) -> None:
     """Hook the methods of both pools."""
-    patch(module.AbstractConnectionPool, "__init__", _make_init)
+    patch_init(module.AbstractConnectionPool, know_pool, "psycopg2.pool")
     for pool in (module.SimpleConnectionPool, module.ThreadedConnectionPool):
         patch(pool, "getconn", lambda original: _make_getconn(original, module))
         patch(pool, "putconn", make_putconn)
@@ -28,17 +28,6 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     if RECORDER.only is not None and id(target) not in RECORDER.only:
         return None
     return RECORDER.add_pool(target, "psycopg2", type(target).__name__, target.maxconn, frame=frame)
-
-
-def _make_init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        try:
-            know_pool(self, _getframe(1))
-        except Exception as error:
-            RECORDER.complain("psycopg2.pool", error)
-
-    return __init__
 
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:

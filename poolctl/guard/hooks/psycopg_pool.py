@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import make_putconn, patch
+from poolctl.guard.hooks import make_putconn, patch, patch_init
 from poolctl.guard.ledger import GuardedPool, Hold
 from poolctl.guard.recorder import RECORDER
 
@@ -14,7 +14,7 @@ _getframe = sys._getframe
 def hook(module: ModuleType) -> None:
     """Hook both families of pools."""
     for pool in (module.ConnectionPool, module.AsyncConnectionPool):
-        patch(pool, "__init__", _make_init)
+        patch_init(pool, know_pool, "psycopg_pool")
     patch(module.ConnectionPool, "getconn", lambda original: _make_getconn(original, module))
     patch(module.ConnectionPool, "putconn", make_putconn)
     patch(module.ConnectionPool, "close", _make_close)
@@ -32,17 +32,6 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
         return None
     # A null pool's max_size of 0 means no limit.
     return RECORDER.add_pool(target, "psycopg_pool", target.name, target.max_size or None, frame=frame)
-
-
-def _make_init(original: Any) -> Any:
-    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        original(self, *args, **kwargs)
-        try:
-            know_pool(self, _getframe(1))
-        except Exception as error:
-            RECORDER.complain("psycopg_pool", error)
-
-    return __init__
 
 
 def _limit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
