@@ -10,8 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import pq
 
+from poolctl.engines.instance.error_origin import classify
 from poolctl.engines.instance.poller import Poller
-from poolctl.engines.live.error_origin import classify
 from poolctl.pool import Connection
 from poolctl.scenario.run import ErrorKind
 

@@ -12,10 +12,10 @@ from importlib import import_module
 from threading import get_ident
 from typing import Any, NoReturn, cast
 
+from poolctl.engines.instance.error_origin import classify
 from poolctl.engines.instance.monitored_connections import Psycopg, Psycopg2
 from poolctl.engines.instance.pool_driver import BaseDriver, NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
-from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
 from poolctl.pool import PoolStats

@@ -9,9 +9,9 @@ import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from poolctl.engines.instance.error_origin import classify
 from poolctl.engines.instance.pool_monitor import PoolMonitor
 from poolctl.engines.instance.statements import UNREAD_ROWS, make_parameter, make_statement
-from poolctl.engines.live.error_origin import classify
 from poolctl.engines.workload import Job
 from poolctl.scenario.run import ErrorKind
 

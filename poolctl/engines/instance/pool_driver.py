@@ -8,10 +8,10 @@ likewise after ``release``. The driver itself cannot do so, because it returns t
 import threading
 from typing import Any, Protocol
 
+from poolctl.engines.instance.error_origin import is_refusal
 from poolctl.engines.instance.monitored_connections import Driver, RequestFailed
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT
-from poolctl.engines.live.error_origin import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.scenario.run import ErrorKind

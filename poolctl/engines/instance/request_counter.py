@@ -6,7 +6,7 @@ Decides which acquires are counted, and in which of the counts of Tally. Times a
 import time
 
 from poolctl.engines.instance.channel import InstanceChannel, InstanceCounts
-from poolctl.engines.live.error_origin import is_refusal
+from poolctl.engines.instance.error_origin import is_refusal
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.scenario.histogram import Backlog, Histogram
