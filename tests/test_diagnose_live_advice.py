@@ -11,7 +11,7 @@ from poolctl.observe.snapshot import BouncerDatabase, BouncerLink, BouncerPool, 
 
 
 def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None:
-    diagnosis = verdict(*rows(8, age=7.0, step=2.0, application="cart"), *busy(4, application="search"))
+    diagnosis = verdict(*rows(8, age=7.0, step=0.05, application="cart"), *busy(4, application="search"))
 
     finding = find(diagnosis, "healthy")
     assert "all 8 backends of cart have done nothing for 7 s or longer, quiet or stuck" in finding.summary

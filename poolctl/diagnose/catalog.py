@@ -231,11 +231,12 @@ _CATALOG = (
     ),
     FindingType(
         code="leak-or-long-hold",
-        title="Connections stand still while clients wait, and the cause is open",
+        title="Connections stand still, and the cause is open",
         layer="application",
         reported_by=("inspect", "guard"),
-        meaning="Connections do nothing while clients wait for them. They are leaked, or belong to a long job that "
-        "will release them. The remedies are opposite, so poolctl does not guess.",
+        meaning="Connections do nothing while clients wait for them, or all of an application fell silent one after "
+        "the other. They are leaked, or belong to a long job that will release them, or no request came since. The "
+        "remedies are opposite, so poolctl does not guess.",
         signs="The same backends are in the same state in every sample, a pool or pooler reports clients that wait, "
         "and no such hold was observed to end.",
         mistaken_for="Either of the two that it names. A stopped client process looks the same from the server.",

@@ -40,6 +40,12 @@ EXPECTED: dict[str, Expectation] = {
         frozenset({"pool-undersized", "slow-database", "self-deadlock", "lock-queue", "pool-slots-lost", *HOLDS}),
         may_end=True,
     ),
+    "leaked-whole": Expectation(
+        frozenset({"leak-or-long-hold"}),
+        frozenset({*CAUSES, "healthy"}) - {"leak-or-long-hold"},
+        may_end=True,
+    ),
+    "load-over": Expectation(frozenset({"leak-or-long-hold"}), forbidden=CAUSES, may_be_healthy=True),
     "hold": Expectation(
         frozenset({*HOLDS, "pool-undersized"}),
         frozenset({"leak", "leak-in-transaction", "slow-database", "self-deadlock", "lock-queue", "pool-slots-lost"}),
@@ -101,14 +107,14 @@ def draw_incident(seed: int, stacks: Sequence[str]) -> Incident:
     behavior = random.choice([*EXPECTED, "healthy", "healthy"])
     stack = random.choice(list(stacks))
     options, client_behavior = _draw_options(behavior, random)
-    has_figures = behavior not in ("per-request", "kept-per-request") and random.random() < 0.6
+    has_figures = behavior not in ("per-request", "kept-per-request", "leaked-whole") and random.random() < 0.6
     return Incident(
         seed=seed,
         behavior=behavior,
         stack=stack,
         options={"behavior": client_behavior, **options},
         has_figures=has_figures,
-        role=random.choices(["watcher", "stranger"], [4, 1])[0],
+        role=random.choices(["watcher", "stranger"], [4, 0 if behavior == "leaked-whole" else 1])[0],
         window=random.choice([2.0, 3.0, 3.0, 5.0, 10.0]),
         has_name=random.random() < 0.6,
         neighbors=tuple(random.choice(list(stacks)) for _ in range(random.choice([0, 0, 1, 2]))),
@@ -119,9 +125,9 @@ def draw_incident(seed: int, stacks: Sequence[str]) -> Incident:
 def expect(behavior: str, has_figures: bool) -> Expectation:
     """Return what is right of a behavior. Without the pool's figures nobody can know that clients wait in it."""
     expected = EXPECTED[behavior]
-    if has_figures or behavior in ("healthy", "transaction-leak", "slow", "per-request", "kept-per-request", "nested"):
+    if has_figures or behavior not in ("idle-leak", "hold", "small"):
         return expected
-    return Expectation(expected.right, expected.forbidden, expected.may_end, behavior != "nested", False)
+    return Expectation(expected.right, expected.forbidden, expected.may_end, True, False)
 
 
 def _draw_options(behavior: str, random: Random) -> tuple[dict[str, Any], str]:
@@ -132,6 +138,14 @@ def _draw_options(behavior: str, random: Random) -> tuple[dict[str, Any], str]:
             "workers": random.randint(1, max(1, size // 2)),
             "think": random.choice([0.02, 0.1]),
         }, "healthy"
+    if behavior == "leaked-whole":
+        size = random.randint(6, 16)
+        options = {"every": random.randint(8, 25), "think": 0.4, "settle": 20, "timeout": random.choice([0, 2])}
+        return {"size": size, "workers": size + 2, **options}, "idle-leak"
+    if behavior == "load-over":
+        until = random.choice([4, 8])
+        load = {"workers": random.randint(1, size + 2), "think": random.choice([0.05, 0.3, 1.0]), "until": until}
+        return {"size": size, **load, "settle": until + random.choice([3, 12])}, "healthy"
     if behavior in ("transaction-leak", "idle-leak"):
         settle = random.choice([3, 6])
         return {

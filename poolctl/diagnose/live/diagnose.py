@@ -33,7 +33,6 @@ from poolctl.diagnose.live.fetch import name_next_step
 from poolctl.diagnose.live.guarded import name_acquire_lines
 from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
 from poolctl.diagnose.live.leaks import (
-    find_falling_silent,
     find_idle_holds,
     find_leak_in_transaction,
     find_opening_beside_idle,
@@ -73,6 +72,7 @@ from poolctl.diagnose.live.pools import (
     find_unexplained_wait,
     find_waiting_unexplained,
 )
+from poolctl.diagnose.live.silence import find_falling_silent
 from poolctl.diagnose.live.tracks import Track
 from poolctl.observe.snapshot import Observation
 

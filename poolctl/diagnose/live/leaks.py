@@ -6,7 +6,6 @@ pooler has to report that connections are short.
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 from math import inf
 from statistics import median
 
@@ -19,7 +18,7 @@ from poolctl.diagnose.live.shared_findings import (
     build_long_hold,
     build_undetermined_hold,
 )
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, has_changed, is_interactive
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
@@ -98,6 +97,24 @@ EARLIER_SHARE = 0.25
 short one of the same code (see TIMES_LONGEST)."""
 
 
+WATCHED_SHARE = 0.25
+"""Share of the window for which a transaction was watched that then ended, from which longer ones may be of the same
+kind: it may have begun before the window."""
+
+
+def _were_others_held(application: Application, stuck: Sequence[Track]) -> bool:
+    """Return True if, of transactions whose ages are hidden, others that lasted for long were observed to end.
+
+    Or all backends are in one, some of them in a new one: nothing but holds goes on.
+    """
+    window = stuck[0].now - stuck[0].since
+    longest = max((track.watched_hold for track in (*application.tracks, *application.gone)), default=0.0)
+    if longest >= WATCHED_SHARE * window > 0:
+        return True
+    moved = [track for track in application.tracks if track.ended_transaction]
+    return bool(moved) and all(track.last.in_transaction for track in application.tracks)
+
+
 def _judge_confidence(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Confidence:
     times = context.measure_hold_times(application)
     knows_waiting = context.facts.count_waiting(application).is_known
@@ -108,7 +125,8 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     if everything and not times.mean and not application.longest_ended and _may_be_usual(context, stuck):
         return "undetermined"
     if any(track.last.state_at is None for track in stuck):
-        return "undetermined" if everything and len(stuck) > LEAST_STUCK else "likely"
+        is_open = everything and len(stuck) > LEAST_STUCK
+        return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
         return "undetermined"
     sure = 0 < TIMES_USUAL * times.mean < min(ages) and max(ages) - min(ages) > SPREAD
@@ -268,64 +286,6 @@ def _is_used_up(context: RuleContext, application: Application) -> bool:
     return any(pool.is_full for pool in pools) or any(
         queue.is_used_up and queue.last.clients_waiting for queue in queues
     )
-
-
-LEAST_SILENT = 4
-"""Backends of a pool that may have fallen silent one after the other."""
-STEADY_SHARE = 0.5
-"""Share of the transactions of the window's first part that its last part before the silence still had, from which the
-load did not simply end."""
-
-
-def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
-    """Report ``leak-or-long-hold`` where the backends of an application fell silent one after the other.
-
-    For applications whose waiting clients are not reported. Threshold: four backends or more, all idle now for more
-    than max(1 s, 10 x the median); three or more of them did their last work within the window, each at a time of its
-    own, over a second or more; the last one worked on in every sample until then; and the server counted as many
-    transactions to the end (half at least), so the load did not fade. Always undetermined: a load that ends at once
-    leaves a pool that is used in turns in the same state.
-    """
-    for application in context.facts.programs:
-        tracks = context.keep_unexplained(application.tracks)
-        if len(tracks) < LEAST_SILENT or len(tracks) < application.count or application.gone:
-            continue
-        if context.facts.count_waiting(application).is_known or any(track.is_on_purpose for track in tracks):
-            continue
-        held = find_held(application, tracks)
-        if len(held) == len(tracks) and _fell_silent(context, held):
-            yield build_undetermined_hold(context, application, held, f"all {len(held)}, silent one after the other")
-
-
-def _fell_silent(context: RuleContext, tracks: Sequence[Track]) -> bool:
-    stopped = sorted((t for t in tracks if t.has_moved and t.last.state_at is not None), key=lambda track: -track.age)
-    if len(stopped) < LEAST_STUCK + 1 or stopped[0].age - stopped[-1].age < STUCK_AFTER:
-        return False
-    last = stopped[-1]
-    since, until = last.since, last.now - last.age
-    steps = [(a, b) for (at, a), (to, b) in pairwise(last.rows) if to <= until]
-    if len(steps) < LEAST_SILENT or sum(has_changed(a, b) for a, b in steps) < 0.8 * len(steps):
-        return False
-    return _stays_steady(context, since, until)
-
-
-def _stays_steady(context: RuleContext, since: float, until: float) -> bool:
-    """Return True if as many transactions ended in the last part of the time before ``until`` as in the first.
-
-    By pg_stat_database, which backends report to once a second at most.
-    """
-    counts = [
-        (sample.at, sum(each.commits + each.rollbacks for each in sample.databases))
-        for sample in context.facts.server_samples
-        if since <= sample.at and sample.databases
-    ]
-    middle = (since + until) / 2
-    before = [count for at, count in counts if at <= middle]
-    # What was done just before the silence is reported up to a second later.
-    after = [count for at, count in counts if at > middle]
-    if len(before) < 2 or not after:
-        return False
-    return after[-1] - before[-1] >= STEADY_SHARE * (before[-1] - before[0])
 
 
 def find_opening_beside_idle(context: RuleContext) -> Iterator[Finding]:

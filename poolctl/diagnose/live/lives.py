@@ -11,12 +11,9 @@ from dataclasses import dataclass
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
-from poolctl.diagnose.live.tracks import Application, Track
+from poolctl.diagnose.live.tracks import FIRST_USE, Application, Track
 from poolctl.units import format_duration, percent, plural
 
-FIRST_USE = 1.0
-"""Seconds after its opening in which a backend did all its work, if it was opened for a single use. Of a server behind
-a pool of threads, each with a connection of its own, 40 of 40 did (staged and in a public report)."""
 LEAST_LIVES = 5
 LEAST_MOMENTS = 3
 """Moments at which they were opened. Once is a pool that fills itself, twice one that grew."""
@@ -71,7 +68,7 @@ def _find_lives(context: RuleContext, application: Application) -> _Lives | None
 
 def _judge_client(tracks: Sequence[Track]) -> Iterator[tuple[list[Track], list[float]]]:
     """Yield the backends of one client that were opened for single uses, and the moments; nothing where it reuses."""
-    used = sorted((track for track in tracks if is_used_once(track)), key=lambda track: track.last.started_at or 0.0)
+    used = sorted((track for track in tracks if track.is_used_once), key=lambda track: track.last.started_at or 0.0)
     if len(used) < LEAST_LIVES or len(used) < USED_ONCE_SHARE * len(tracks):
         return
     moments: list[float] = []
@@ -86,12 +83,6 @@ def _judge_client(tracks: Sequence[Track]) -> Iterator[tuple[list[Track], list[f
     pause = (moments[-1] - moments[0]) / (len(moments) - 1)
     if used[0].now - moments[-1] <= max(STILL_GOING * pause, FIRST_USE):
         yield used, moments
-
-
-def is_used_once(track: Track) -> bool:
-    """Return True if ``track`` is idle and did all its work within ``FIRST_USE`` seconds of its opening."""
-    started, rested = track.last.started_at, track.last.state_at
-    return track.is_idle and started is not None and rested is not None and rested - started <= FIRST_USE
 
 
 def _count_beside(used: Sequence[Track], moments: Sequence[float]) -> int:

@@ -126,12 +126,25 @@ def build_long_hold(
     )
 
 
-def build_undetermined_hold(
-    context: RuleContext, application: Application, suspects: tuple[Track, ...], of: str
-) -> Finding:
-    """Build ``leak-or-long-hold``: a set that stands still while clients wait, with no such hold observed to end.
+DECIDE_HOLD_BY = (
+    "watch for longer than the longest hold that is legitimate (--for): one that comes back is a long hold, a number "
+    "in use that only climbs is a leak; or ask the process where its connections are, and its host whether it is "
+    "stopped"
+)
 
-    ``of``: how many there are at all, such as "8 of 8 in use".
+
+def build_undetermined_hold(
+    context: RuleContext,
+    application: Application,
+    suspects: tuple[Track, ...],
+    of: str,
+    *,
+    or_else: str = "or a long job that will come back",
+    decide_by: str = DECIDE_HOLD_BY,
+) -> Finding:
+    """Build ``leak-or-long-hold``: a set that stands still, with no such hold observed to end.
+
+    ``of``: how many there are at all, such as "8 of 8 in use". ``or_else``: what it is if it is no leak.
     """
     ages = [track.age for track in suspects]
     waiting = context.facts.count_waiting(application)
@@ -143,7 +156,7 @@ def build_undetermined_hold(
         confidence="undetermined",
         summary=f"{plural(len(suspects), 'connection')} of {name_application(application)} "
         f"{'stands' if len(suspects) == 1 else 'stand'} still ({of}){wait}, the oldest for "
-        f"{format_duration(max(ages))}: leaked, or a long job that will come back",
+        f"{format_duration(max(ages))}: leaked, {or_else}",
         evidence={
             "standing_still": len(suspects),
             "sessions": application.count,
@@ -157,9 +170,7 @@ def build_undetermined_hold(
         },
         holders=context.find_holders(suspects),
         frees=len(suspects),
-        decide_by="watch for longer than the longest hold that is legitimate (--for): one that comes back is a long "
-        "hold, a number in use that only climbs is a leak; or ask the process where its connections are, and its host "
-        "whether it is stopped",
+        decide_by=decide_by,
     )
 
 

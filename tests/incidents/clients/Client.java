@@ -79,7 +79,8 @@ public class Client {
         Random random = new Random();
         // Requests of real users do not begin at one instant.
         try { sleep(random.nextDouble()); } catch (InterruptedException end) { return; }
-        for (;;) {
+        double endsAt = System.nanoTime() / 1e9 + number("until", 1e9);
+        while (System.nanoTime() / 1e9 < endsAt) {
             try {
                 if (behavior.equals("per-request")) perRequest(); else request(random);
             } catch (Exception error) {

@@ -126,7 +126,8 @@ func main() {
 		go func() {
 			// Requests of real users do not begin at one instant.
 			sleep(rand.Float64())
-			for {
+			began, until := time.Now(), number("until", 1e9)
+			for time.Since(began).Seconds() < until {
 				var err error
 				if behavior == "per-request" {
 					err = perRequest(ctx, dsn, statement)

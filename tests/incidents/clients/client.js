@@ -50,7 +50,8 @@ async function worker() {
   // Requests of real users do not begin at one instant.
   await sleep(Math.random());
   const draw = () => number('hold_from', 1) + Math.random() * (number('hold_to', 2) - number('hold_from', 1));
-  for (;;) {
+  const endsAt = Date.now() + 1000 * number('until', Infinity);
+  while (Date.now() < endsAt) {
     try { await (behavior === 'per-request' ? perRequest() : request(draw)); } catch (error) {
       if (/timeout/.test(error.message)) timedOut += 1;
       await sleep(0.2);

@@ -4,6 +4,7 @@ It prints "ready" once its pool works, and writes what the pool says of itself i
 """
 
 import json
+import math
 import random
 import sys
 import threading
@@ -83,9 +84,10 @@ def per_request() -> None:
 
 
 def work() -> None:
-    """Make requests, one after the other, for ever."""
+    """Make requests, one after the other; for ever without ``until``, seconds after which the load is over."""
     time.sleep(random.random())  # requests of real users do not begin at one instant
-    while True:
+    ends_at = time.monotonic() + number("until", math.inf)
+    while time.monotonic() < ends_at:
         try:
             per_request() if behavior == "per-request" else request()
         except (psycopg.Error, psycopg_pool.PoolTimeout):

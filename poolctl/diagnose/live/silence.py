@@ -1,0 +1,158 @@
+"""Applications whose backends fell silent one after the other: a pool that leaked whole, or a load that ended.
+
+Decides when the rows allow that doubt, where no figures of the pool are given. The server alone cannot decide it, so
+nothing here is more than undetermined; what looks like an ordinary quiet pool is left to the verdict healthy.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.live.context import RuleContext
+from poolctl.diagnose.live.shared_findings import LEAST_STUCK, build_undetermined_hold
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, has_changed
+from poolctl.diagnose.live.usage import SPREAD, find_held
+from poolctl.observe.snapshot import DatabaseCounters
+from poolctl.units import format_duration
+
+LEAST_SILENT = 4
+"""Backends of a pool that may have fallen silent one after the other."""
+STEADY_SHARE = 0.5
+"""Share of the transactions of the window's first part that its last part before the silence still had, from which the
+load did not simply end."""
+SILENT_GAPS = 3
+"""Mean gaps between the backends' last uses for which none followed. A load that still goes on, however slowly, uses
+the next one within that time, 19 times of 20."""
+MOST_SILENCE = 3600.0
+"""Seconds of silence after which an application is rather closed for the night."""
+MOST_UNEVEN = 0.7
+"""Share of the time between the first and the last backend to stop that one gap may take. Leaks come at random: of ten
+one gap is that long once in 5,000. In a pool that prefers the connection used last, each further one was last used
+several times longer ago."""
+SET_UP = 0.25
+"""Seconds after its opening in which a pool sets up a connection ahead of need; pgjdbc took 10 ms."""
+TURN = 1.5
+"""Transactions for each backend that stopped, up to which they were used in turns: the last requests of a load that
+ended went to one connection after the other. Between two leaks others are served as well."""
+GIVEN_BACK = ("DISCARD ALL", "RESET ALL", "PG_ADVISORY_UNLOCK_ALL")
+"""What pools send when a connection comes back (asyncpg, Npgsql, PgBouncer)."""
+
+DECIDE_BY = (
+    "the figures of its pool (--pool-stats) or its log: connections that are in use, or acquires that time out, are "
+    "leaked; if all are idle in the pool, no request came"
+)
+
+
+def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
+    """Report ``leak-or-long-hold`` where the backends of an application fell silent one after the other.
+
+    For applications whose waiting clients are not reported. Threshold: four backends or more, all idle now for more
+    than max(1 s, 10 x the median). Within the window: three or more of them did their last work in it, each at a time
+    of its own, over a second or more; the last one worked on in every sample until then; and the server counted as many
+    transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one``. Always
+    undetermined: a load that ends leaves a pool that is used in turns in the same state.
+    """
+    for application in context.facts.programs:
+        tracks = context.keep_unexplained(application.tracks)
+        if len(tracks) < LEAST_SILENT or len(tracks) < application.count or application.gone:
+            continue
+        if context.facts.count_waiting(application).is_known or any(track.is_on_purpose for track in tracks):
+            continue
+        held = find_held(application, tracks)
+        if len(held) < len(tracks) or any(_was_given_back(track) for track in held):
+            continue
+        if _fell_silent(context, held) or _stopped_one_by_one(context, held):
+            since = format_duration(min(track.age for track in held))
+            yield build_undetermined_hold(
+                context,
+                application,
+                held,
+                f"all {len(held)}, silent one after the other and for {since} now",
+                or_else="or no request came since",
+                decide_by=DECIDE_BY,
+            )
+
+
+def _was_given_back(track: Track) -> bool:
+    words = (track.last.query or "").upper()
+    return any(text in words for text in GIVEN_BACK)
+
+
+def _fell_silent(context: RuleContext, tracks: Sequence[Track]) -> bool:
+    stopped = sorted((t for t in tracks if t.has_moved and t.last.state_at is not None), key=lambda track: -track.age)
+    if len(stopped) < LEAST_STUCK + 1 or stopped[0].age - stopped[-1].age < STUCK_AFTER:
+        return False
+    last = stopped[-1]
+    since, until = last.since, last.now - last.age
+    steps = [(a, b) for (at, a), (to, b) in pairwise(last.rows) if to <= until]
+    if len(steps) < LEAST_SILENT or sum(has_changed(a, b) for a, b in steps) < 0.8 * len(steps):
+        return False
+    return _stays_steady(context, since, until)
+
+
+def _stays_steady(context: RuleContext, since: float, until: float) -> bool:
+    """Return True if as many transactions ended in the last part of the time before ``until`` as in the first.
+
+    By pg_stat_database, which backends report to once a second at most.
+    """
+    counts = [
+        (sample.at, sum(each.commits + each.rollbacks for each in sample.databases))
+        for sample in context.facts.server_samples
+        if since <= sample.at and sample.databases
+    ]
+    middle = (since + until) / 2
+    before = [count for at, count in counts if at <= middle]
+    # What was done just before the silence is reported up to a second later.
+    after = [count for at, count in counts if at > middle]
+    if len(before) < 2 or not after:
+        return False
+    return after[-1] - before[-1] >= STEADY_SHARE * (before[-1] - before[0])
+
+
+def _stopped_one_by_one(context: RuleContext, tracks: Sequence[Track]) -> bool:
+    """Return True if the last uses of ``tracks`` are those of a pool that leaked, and then had nothing left.
+
+    They stopped each at a moment of its own, over a second or more and evenly, half of them at least later than just
+    after they were opened; and then there was silence for three times as long as between two of them, for an hour at
+    most. Not where the database had no more transactions than backends that stopped.
+    """
+    ages = sorted(track.age for track in tracks if track.last.state_at is not None)
+    if len(ages) < len(tracks) or 2 * sum(map(_has_worked, tracks)) < len(tracks):
+        return False
+    gaps = [older - younger for younger, older in pairwise(ages)]
+    span = ages[-1] - ages[0]
+    gap = span / len(gaps)
+    is_even = span >= STUCK_AFTER and max(gaps) <= MOST_UNEVEN * span
+    if not is_even or 4 * sum(each > SPREAD for each in gaps) < 3 * len(gaps):
+        return False
+    if not SILENT_GAPS * gap <= ages[0] <= MOST_SILENCE:
+        return False
+    rate = _measure_earlier_rate(context, tracks)
+    return rate is None or rate * gap > TURN
+
+
+def _has_worked(track: Track) -> bool:
+    started, rested = track.last.started_at, track.last.state_at
+    return started is not None and rested is not None and rested - started > SET_UP
+
+
+def _measure_earlier_rate(context: RuleContext, tracks: Sequence[Track]) -> float | None:
+    """Return the transactions a second, at most, of an application while it worked; None where that is not counted.
+
+    Those of its database in all, less what others go on to do in it, over the life of the application's oldest backend.
+    """
+    name, now = tracks[0].last.database, tracks[0].now
+    counted: list[tuple[float, DatabaseCounters]] = [
+        (sample.at, each) for sample in context.facts.server_samples for each in sample.databases if each.name == name
+    ]
+    started = [track.last.started_at for track in tracks if track.last.started_at is not None]
+    if not counted or not started:
+        return None
+    (first_at, first), (last_at, last) = counted[0], counted[-1]
+    if last.commits < first.commits:
+        return None
+    others = (last.commits + last.rollbacks - first.commits - first.rollbacks) / max(last_at - first_at, 0.1)
+    since = max(min(started), last.reset_at or 0.0)
+    until = now - min(track.age for track in tracks)
+    done = last.commits + last.rollbacks - others * (now - since)
+    return max(0.0, done) / max(until - since, 0.1)

@@ -1,0 +1,132 @@
+"""Applications whose backends fell silent: what may be a pool that leaked whole, and what is an ordinary quiet pool."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from observations import Row, busy, codes, find, held_by, pids, pool, troubles, verdict
+
+from poolctl.observe.snapshot import DatabaseCounters
+
+LEAKED_WHOLE = {
+    # Last uses, youngest first, of real clients that leaked one connection in 6 to 25, seconds after the last one.
+    "node-postgres": [4.4, 4.96, 5.53, 6.13, 6.68, 7.24, 7.75, 8.2, 8.76, 9.31, 9.79, 10.32],
+    "HikariCP": [7.45, 8.07, 8.67, 9.34, 9.97, 10.56],
+    "psycopg_pool": [14.4, 14.9, 15.5, 15.9, 16.5, 16.8, 17.3, 17.8, 18.1, 18.8, 19.2, 19.7, 20.2, 20.7, 21.1, 21.5],
+}
+QUIET = {
+    # The same clients, seconds after their load ended.
+    "psycopg_pool, fifo": [6.96, 6.99, 7.09, 7.15, 7.19, 7.25, 7.29, 7.3, 7.33, 7.41, 7.45],
+    "HikariCP, one of five in use": [15.45, 23.51, 23.52, 23.53, 23.54],
+    "node-postgres, lifo": [14.7, 15.22, 15.54, 15.54],
+    "a lifo pool after a peak": [30.0, 31.0, 34.0, 60.0, 300.0, 4000.0],
+    "one request now and then": [12.0, 40.0, 75.0, 100.0, 128.0, 161.0],
+    "closed for the night": [20_000.0 + 100.0 * i for i in range(10)],
+}
+
+
+def stopped(ages: list[float], **same: Any) -> list[Row]:
+    opened = same.pop("opened", max(ages) + 60.0)
+    return [Row(100 + i, age=age, application="checkout", opened=opened, **same) for i, age in enumerate(ages)]
+
+
+def done(commits: int, growth: int = 0) -> list[list[DatabaseCounters]]:
+    return [[DatabaseCounters("app", backends=10, commits=commits + growth * i)] for i in range(7)]
+
+
+@pytest.mark.parametrize("name", LEAKED_WHOLE)
+def test_a_pool_that_leaked_whole_before_the_first_sample_is_undetermined_and_not_healthy(name: str) -> None:
+    diagnosis = verdict(*stopped(LEAKED_WHOLE[name]), *busy(4, application="search"))
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.confidence, finding.severity) == ("undetermined", "warning")
+    assert held_by(finding) == {"checkout"}
+    assert "silent one after the other and for" in finding.summary
+    assert "or no request came since" in finding.summary
+    assert "--pool-stats" in str(finding.decide_by)
+    assert "healthy" not in codes(diagnosis)
+
+
+def test_a_pool_that_opened_each_connection_after_the_one_before_was_leaked_is_undetermined() -> None:
+    """Go's database/sql opens one when it needs it, and uses the newest first: each worked for less than a second."""
+    given = [Row(100 + i, age=20.0 + 0.44 * i, opened=20.3 + 0.44 * i, application="checkout") for i in range(16)]
+
+    assert troubles(verdict(*given)) == ["leak-or-long-hold"]
+
+
+@pytest.mark.parametrize("name", QUIET)
+def test_a_quiet_pool_is_healthy(name: str) -> None:
+    assert troubles(verdict(*stopped(QUIET[name]))) == []
+
+
+def test_connections_that_were_opened_ahead_and_never_worked_did_not_fall_silent() -> None:
+    """A fixed pool whose connections were replaced one after the other at the end of their lives."""
+    given = [Row(100 + i, age=60.0 + 4 * i, opened=60.2 + 4 * i, application="checkout") for i in range(10)]
+
+    assert troubles(verdict(*given)) == []
+
+
+@pytest.mark.parametrize(
+    ("commits", "growth", "is_quiet"), [(80, 0, True), (800, 0, False), (800, 20, True), (80_000, 20, False)]
+)
+def test_requests_that_went_to_one_connection_after_the_other_are_a_load_that_ended(
+    commits: int, growth: int, is_quiet: bool
+) -> None:
+    """Ten connections last used within 9 s, of a pool that lived for 70 s: at one transaction a second or ten.
+
+    What others go on to do in the same database, 20 in each sample, is not its own.
+    """
+    given = (
+        stopped([10.0 + i for i in range(10)], opened=80.0)
+        if growth == 0
+        else stopped([30.0 + i for i in range(10)], opened=80.0)
+    )
+
+    assert (troubles(verdict(*given, databases=done(commits, growth))) == []) == is_quiet
+
+
+def test_a_pool_that_resets_what_comes_back_shows_that_it_came_back() -> None:
+    reset = "SELECT pg_advisory_unlock_all();CLOSE ALL;UNLISTEN *;RESET ALL;"
+
+    assert troubles(verdict(*stopped(LEAKED_WHOLE["node-postgres"], query=reset))) == []
+
+
+def falling_silent(steady: float = 40.0, *, fading: bool = False) -> dict[str, Any]:
+    """Ten backends: three rest from the first sample on, the others stop one after the other; 21 samples in 10 s."""
+    stopped = [12.0, 11.5, 11.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0]
+    backends = [Row(100 + i, age=age, application="checkout") for i, age in enumerate(stopped)]
+    done = [steady * min(sample, 16) for sample in range(21)]
+    if fading:
+        done = [steady * sum(max(0.0, 1 - each / 6) for each in range(sample)) for sample in range(21)]
+    return {
+        "given": backends,
+        "samples": 21,
+        "window": 10.0,
+        "databases": [[DatabaseCounters("app", backends=10, commits=round(each))] for each in done],
+    }
+
+
+def test_backends_that_fall_silent_one_after_the_other_while_the_load_goes_on_are_undetermined() -> None:
+    scene = falling_silent()
+    diagnosis = verdict(*scene.pop("given"), **scene)
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.confidence, finding.severity, len(pids(finding))) == ("undetermined", "warning", 10)
+    assert held_by(finding) == {"checkout"}
+    assert "silent one after the other" in finding.summary
+    assert finding.decide_by
+    assert "healthy" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize("change", ["the load fades", "all stop at once", "the last one works on", "no client waits"])
+def test_a_load_that_ends_and_a_pool_that_works_on_have_not_fallen_silent(change: str) -> None:
+    scene = falling_silent(fading=change == "the load fades")
+    given = scene.pop("given")
+    if change == "all stop at once":
+        given = [replace(row, age=3.0 + 0.01 * i) for i, row in enumerate(given)]
+    if change == "the last one works on":
+        given[-1] = replace(given[-1], age=0.001, turns=0.01)
+    if change == "no client waits":
+        scene["pools"] = [[pool(application="checkout", max_open=20, open=10, in_use=0, waiting=0)]]
+
+    assert troubles(verdict(*given, **scene)) == []
