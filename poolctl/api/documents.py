@@ -93,7 +93,7 @@ def summary_document(summary: Summary) -> Document:
     }
 
 
-def observed_document(observation: "Observation") -> Document:
+def observed_document(observation: "Observation", forgotten: int = 0) -> Document:
     """Make the part that says when the systems were sampled, how often, and which sources answered."""
     snapshots = observation.snapshots
     return {
@@ -101,6 +101,7 @@ def observed_document(observation: "Observation") -> Document:
         "from": to_json_value(snapshots[0].at or None) if snapshots else None,
         "to": to_json_value(snapshots[-1].at or None) if snapshots else None,
         "samples": len(snapshots),
+        "forgotten": forgotten,
         "sources": [to_json_value(asdict(source)) for source in observation.sources],
         "series": to_json_value(asdict(observation.log)) if observation.log is not None else None,
     }

@@ -12,7 +12,8 @@ from random import Random
 from statistics import median
 from typing import TYPE_CHECKING
 
-from poolctl.api.inspect import check_answered, has_answered, open_systems
+from poolctl.api.answers import check_answered, has_answered
+from poolctl.api.inspect import open_systems
 from poolctl.api.progress import Interruption, Progress
 from poolctl.api.requests import MEASURING_TIME, RecommendRequest, Targets
 from poolctl.errors import CannotConnect, CannotDo, Interrupted

@@ -309,6 +309,8 @@ class InspectResult:
     replayed: str = ""
     relief: "ReliefPlan | None" = None
     relieved: ReliefResult | None = None
+    forgotten: int = 0
+    """How many older samples a live view forgot: the result is about the ones that it kept."""
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -320,7 +322,7 @@ class InspectResult:
         diagnosis = self.diagnosis
         return {
             **head_document("inspect", interrupted=self.interrupted),
-            "observed": observed_document(self.observation),
+            "observed": observed_document(self.observation, self.forgotten),
             "server": server_document(self.observation, diagnosis.limits),
             "limits": [to_json_value(asdict(limit)) for limit in diagnosis.limits],
             "groups": [drop_made_pids(to_json_value(asdict(group))) for group in diagnosis.groups],

@@ -8,12 +8,11 @@ statements are hidden unless the user wants them; passwords in command lines and
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import IO, Any, Self
 
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.snapshot import LogFacts, Observation, ServerFacts, Snapshot, Source
+from poolctl.observe.snapshot import Backend, LogFacts, Observation, ServerFacts, Snapshot, Source
 from poolctl.safe_text import hide_literals, hide_secrets
 from poolctl.serialize import from_dict, to_dict
 
@@ -173,17 +172,48 @@ def _refuse_constant(name: str) -> float:
 
 def hide_all_literals(observation: Observation) -> Observation:
     """Hide every literal of every statement in ``observation``, as a recording does."""
-    return replace(observation, snapshots=tuple(map(_hide_in, observation.snapshots)))
+    hider = LiteralHider()
+    return replace(observation, snapshots=tuple(map(hider.hide, observation.snapshots)))
 
 
-def _hide_in(snapshot: Snapshot) -> Snapshot:
-    if snapshot.server is None:
-        return snapshot
-    server = snapshot.server
-    hide = cache(hide_literals)
-    backends = (
-        each if not each.query or (query := hide(each.query)) == each.query else replace(each, query=query)
-        for each in server.backends
-    )
-    statements = (each if not each.query else replace(each, query=hide(each.query)) for each in server.statements)
-    return replace(snapshot, server=replace(server, backends=tuple(backends), statements=tuple(statements)))
+class LiteralHider:
+    """Hides literals in one snapshot after the other. A row that stays the same object stays one when hidden."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, str] = {}
+        self._rows: dict[int, tuple[Backend, Backend]] = {}
+
+    def hide(self, snapshot: Snapshot) -> Snapshot:
+        """Return ``snapshot`` with the literals of all statements hidden."""
+        if snapshot.server is None:
+            return snapshot
+        server = snapshot.server
+        rows, known = {}, self._rows
+        for row in server.backends:
+            before = known.get(row.pid)
+            rows[row.pid] = before if before is not None and before[0] is row else (row, self._hide_row(row))
+        self._rows = rows
+        backends = tuple(rows[row.pid][1] for row in server.backends)
+        if len(rows) < len(backends):
+            # One process id twice, as in a recording that was put together by hand.
+            backends = tuple(map(self._hide_row, server.backends))
+        statements = (
+            each if not each.query else replace(each, query=self._hide_text(each.query)) for each in server.statements
+        )
+        return replace(snapshot, server=replace(server, backends=backends, statements=tuple(statements)))
+
+    def _hide_row(self, row: Backend) -> Backend:
+        if not row.query:
+            return row
+        # Equal texts become one: a long live view holds the same few statements many thousand times.
+        query = self._hide_text(row.query)
+        return row if query is row.query else replace(row, query=query)
+
+    def _hide_text(self, text: str) -> str:
+        hidden = self._texts.get(text)
+        if hidden is None:
+            if len(self._texts) > _MOST_KEPT:
+                self._texts.clear()
+            hidden = hide_literals(text)
+            self._texts[text] = hidden
+        return hidden

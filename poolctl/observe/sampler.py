@@ -9,9 +9,9 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from poolctl.observe.snapshot import HostSample, Observation, Refusal, ServerFacts, ServerSample, Snapshot, Source
 
@@ -33,6 +33,8 @@ HOST_PATIENCE = 0.3
 """Seconds that the host gets in any case: a sample with 500 backends takes a tenth of one."""
 
 HOST = Source("host", "this machine")
+
+_T = TypeVar("_T")
 
 _STOP_CHECK = 0.05
 _CLOSED_WITHIN = 0.2
@@ -88,6 +90,7 @@ class Sampler:
         self._host = _Lane(HOST, _sample_host, make=host) if host is not None else None
         self._facts: ServerFacts | None = None
         self._snapshots: deque[Snapshot] = deque()
+        self._latest: Snapshot | None = None
         self._interval = 0.0
 
     def __enter__(self) -> "Sampler":
@@ -180,7 +183,9 @@ class Sampler:
             pools=tuple(figures for several in pools for figures in several),
             host=host,
         )
-        return exclude_own_backends(snapshot)
+        snapshot = share_unchanged(exclude_own_backends(snapshot), self._latest)
+        self._latest = snapshot
+        return snapshot
 
     def _take_server(self, deadline: float, *, insists: bool) -> tuple[ServerSample | None, Refusal | None]:
         if self._server is None:
@@ -233,6 +238,44 @@ def exclude_own_backends(snapshot: Snapshot) -> Snapshot:
     if host is not None:
         host = replace(host, titles=tuple(each for each in host.titles if each.pid not in own))
     return replace(snapshot, server=server, host=host)
+
+
+def share_unchanged(snapshot: Snapshot, before: Snapshot | None) -> Snapshot:
+    """Return ``snapshot`` with the objects of ``before`` where they are equal: it keeps a long observation small.
+
+    For what a source reports of each client: process titles, processes, and a PgBouncer's clients and servers. The rows
+    of PostgreSQL are shared where they are read.
+    """
+    if before is None:
+        return snapshot
+    host, host_before = snapshot.host, before.host
+    if host is not None and host_before is not None:
+        host = replace(
+            host,
+            titles=_share(host.titles, {each.pid: each for each in host_before.titles}, lambda each: each.pid),
+            processes=_share(
+                host.processes,
+                {(each.pid, each.port, each.backend_pid): each for each in host_before.processes},
+                lambda each: (each.pid, each.port, each.backend_pid),
+            ),
+        )
+    bouncers = []
+    for bouncer in snapshot.bouncers:
+        known = next((each for each in before.bouncers if each.target == bouncer.target), bouncer)
+        links = {each.pointer: each for each in (*known.clients, *known.servers)}
+        bouncers.append(
+            replace(
+                bouncer,
+                clients=_share(bouncer.clients, links, lambda each: each.pointer),
+                servers=_share(bouncer.servers, links, lambda each: each.pointer),
+            )
+        )
+    return replace(snapshot, host=host, bouncers=tuple(bouncers))
+
+
+def _share(new: tuple[_T, ...], known: Mapping[Any, _T], identify: Callable[[_T], Any]) -> tuple[_T, ...]:
+    """Return ``new`` with each element's equal from ``known``, where there is one by the same identity."""
+    return tuple(old if (old := known.get(identify(each))) is not None and old == each else each for each in new)
 
 
 class _Lane:

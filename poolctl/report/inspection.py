@@ -348,7 +348,8 @@ def _list_sources(inspection: InspectResult) -> tuple[Labeled, ...]:
         since = f" in {format_duration(observation.window)}" if observation.window else ""
         # Evidence without an instant, such as SHOW POOLS, is of an unknown time.
         at = f"from {format_instant(observation.first.at)}" if observation.first.at else "at an unknown time"
-        when.append(f"{plural(len(observation.snapshots), 'sample')}{since}, {at}")
+        gone = f"; {plural(inspection.forgotten, 'older one')} forgotten" if inspection.forgotten else ""
+        when.append(f"{plural(len(observation.snapshots), 'sample')}{since}, {at}{gone}")
     if inspection.replayed:
         sources.append(f"the recording {neutralize(inspection.replayed, TARGET_LIMIT)}")
     for source in observation.sources:

@@ -8,7 +8,7 @@ import io
 import os
 import select
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
@@ -92,11 +92,16 @@ class WatchPage:
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
-        self._inspection: InspectResult | None = None
+        self._shown: tuple[InspectResult, dict[float, int]] | None = None
         self.pressed: Callable[[], str] = lambda: ""
 
     def show(self, inspection: InspectResult) -> None:
-        self._inspection = inspection
+        # Counted once, and not at each refresh: a view of large servers holds some 100,000 rows.
+        known = self._shown[1] if self._shown is not None else {}
+        samples = inspection.observation.samples
+        counts = {each.at: known[each.at] if each.at in known else len(each.clients) for each in samples}
+        # Both at once: another thread draws.
+        self._shown = inspection, counts
 
     def wants_to_end(self) -> bool:
         return self.pressed().lower() == QUIT
@@ -122,14 +127,14 @@ class WatchPage:
         return [Text.from_ansi(line) for line in stream.getvalue().splitlines()]
 
     def _draw(self, screen: Screen) -> None:
-        inspection = self._inspection
-        if inspection is None:
+        if self._shown is None:
             screen.print("connecting ...   (q quits)")
             return
+        inspection, counts = self._shown
         _print_head(screen, inspection)
         for block in (*build_verdict(inspection), *_list_findings(inspection)):
             print_block(screen, block)
-        _print_course(screen, inspection)
+        _print_course(screen, inspection, counts)
         print_report(screen, (list_limits(inspection.diagnosis.limits[:MOST_LIMITS]), *list_connections(inspection)))
 
 
@@ -153,11 +158,14 @@ def _print_head(screen: Screen, inspection: InspectResult) -> None:
     screen.print(head)
 
 
-def _print_course(screen: Screen, inspection: InspectResult) -> None:
-    """Print connections and waiting clients over time, the newest at the right."""
+def _print_course(screen: Screen, inspection: InspectResult, counts: Mapping[float, int]) -> None:
+    """Print connections and waiting clients over time, the newest at the right.
+
+    ``counts``: client backends by the instant of the sample.
+    """
     observation, label = inspection.observation, 9
     room = max((screen.width or 80) - label - 22, 8)
-    used = [float(len(sample.clients)) for sample in observation.samples]
+    used = [float(counts[sample.at]) for sample in observation.samples]
     facts = observation.server
     if used:
         most = max(*used, float(facts.usable) if facts else 1.0)

@@ -162,8 +162,14 @@ def _count_missing(context: RuleContext) -> int:
     samples = context.facts.server_samples
     if not samples or not samples[-1].databases:
         return 0
-    missing = min(sum(d.backends for d in s.databases) - len([b for b in s.backends if b.database]) for s in samples)
-    return missing if missing > 3 else 0
+    least = 0
+    for sample in reversed(samples):
+        rows = len([each for each in sample.backends if each.database])
+        missing = sum(each.backends for each in sample.databases) - rows
+        if missing <= 3:
+            return 0
+        least = min(least or missing, missing)
+    return least
 
 
 OVERSIZED_SHARE = 0.5
@@ -228,8 +234,8 @@ def _count_most_in_use(context: RuleContext, application: Application) -> int:
     by_pools = sum(max((each.in_use or 0 for each in pool.figures), default=0) for pool in pools)
     by_sample: dict[float, int] = {}
     for track in application.tracks:
-        for at, row in track.rows:
-            by_sample[at] = by_sample.get(at, 0) + (row.in_transaction or row.is_active)
+        for at, _ in track.used:
+            by_sample[at] = by_sample.get(at, 0) + 1
     return max(by_pools, *by_sample.values(), 0)
 
 
@@ -493,7 +499,7 @@ LEAST_QUEUED = 3
 
 def _write_locks(facts: LiveFacts) -> str:
     """Write about waits for locks that make no queue behind one backend, such as a row that all clients change."""
-    active = [row for track in facts.all_tracks for _, row in track.rows if row.is_active and row.is_client]
+    active = [row for sample in facts.samples for row in sample.in_use if row.is_active]
     waiting = sum(row.wait_event_type == "Lock" for row in active)
     if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.samples):
         return ""

@@ -193,7 +193,7 @@ def find_slow_reader(context: RuleContext) -> Iterator[Finding]:
         if not reading:
             continue
         oldest = max(t.statement_age for t in reading)
-        confidence: Confidence = "certain" if all(len(t.rows) >= 2 for t in reading) else "likely"
+        confidence: Confidence = "certain" if all(t.row_count >= 2 for t in reading) else "likely"
         yield build_finding(
             "slow-reader",
             severity=context.judge_severity(application),
@@ -217,11 +217,11 @@ def _is_unread(track: Track) -> bool:
     last = track.last
     if not _waits_for_client(track, "ClientWrite") or (last.query or "").lstrip()[:4].upper() == "COPY":
         return False
-    same = all(row.query_at == last.query_at and row.wait_event == "ClientWrite" for _, row in track.rows)
+    same = all(row.query_at == last.query_at and row.wait_event == "ClientWrite" for _, _, row in track.stretches)
     if not same:
         return False
-    watched = track.now - track.rows[0][0]
-    return track.statement_age > SLOW_READER or (len(track.rows) >= SURE_SAMPLES and watched >= 2.0)
+    watched = track.now - track.first_at
+    return track.statement_age > SLOW_READER or (track.row_count >= SURE_SAMPLES and watched >= 2.0)
 
 
 STUCK_PROTOCOL = 60.0
@@ -246,7 +246,7 @@ def find_stuck_protocol(context: RuleContext) -> Iterator[Finding]:
         if not stuck:
             continue
         oldest = max(t.statement_age for t in stuck)
-        same = all(len(t.rows) >= 2 and t.rows[0][1].query_at == t.last.query_at for t in stuck)
+        same = all(t.row_count >= 2 and t.first.query_at == t.last.query_at for t in stuck)
         known = all(t.last.query for t in stuck)
         confidence: Confidence = "certain" if oldest > STUCK_PROTOCOL and same and known else "undetermined"
         yield build_finding(

@@ -73,7 +73,7 @@ from poolctl.diagnose.live.pools import (
     find_waiting_unexplained,
 )
 from poolctl.diagnose.live.silence import find_falling_silent
-from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.live.tracks import Track, Tracker
 from poolctl.observe.snapshot import Observation
 
 CAUSES: tuple[Rule, ...] = (
@@ -134,13 +134,15 @@ EFFECTS: tuple[Rule, ...] = (
 ADVICE: tuple[Rule, ...] = (find_oversized_pool, find_no_safety_net, find_partial_view)
 
 
-def diagnose(observation: Observation) -> Diagnosis:
+def diagnose(observation: Observation, tracker: Tracker | None = None) -> Diagnosis:
     """Diagnose ``observation``. Raises nothing: what was not observed is reported as such, not guessed.
+
+    ``tracker``: has followed the backends of exactly these snapshots (``Follower``); None: that is done here.
 
     Nothing at warning or above gives ``healthy``, with at most advice (info) beside it. Statements are quoted as they
     are in the observation: hide their literals before.
     """
-    facts = LiveFacts(observation)
+    facts = LiveFacts(observation, tracker)
     context = RuleContext.of(facts)
     findings: list[Finding] = []
     for rule in (*CAUSES, *EFFECTS, *ADVICE):
@@ -220,7 +222,7 @@ def group_backends(context: RuleContext) -> tuple[Group, ...]:
     first = Counter(
         (t.last.application, t.last.user or "", t.last.database or "", t.last.client or "")
         for t in facts.all_tracks
-        if t.rows[0][0] == t.since
+        if t.first_at == t.since
     )
     groups = []
     for key, tracks in members.items():
@@ -262,10 +264,7 @@ def measure_concurrency(facts: LiveFacts) -> Concurrency | None:
     """
     if not facts.samples:
         return None
-    counts = sorted(
-        sum(1 for backend in sample.backends if backend.is_client and (backend.is_active or backend.in_transaction))
-        for sample in facts.samples
-    )
+    counts = sorted(len(sample.in_use) for sample in facts.samples)
     by_looks = sum(counts) / len(counts)
     by_counters = _measure_mean(facts)
     method = "samples" if by_counters is None else "samples and counters"

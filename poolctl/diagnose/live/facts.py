@@ -9,7 +9,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes, write_settling
-from poolctl.diagnose.live.tracks import Application, Sample, Track, build_tracks, group_by_application, read_sample
+from poolctl.diagnose.live.tracks import (
+    Application,
+    Sample,
+    Track,
+    Tracker,
+    group_by_application,
+    has_titles,
+    read_sample,
+    select_samples,
+)
 from poolctl.diagnose.live.waits import (
     BouncerQueue,
     PoolSeries,
@@ -37,9 +46,13 @@ POOLER_PROGRAMS = ("pgbouncer", "pgpool", "odyssey", "pgcat", "supavisor", "pgdo
 
 @dataclass(frozen=True)
 class LiveFacts:
-    """An observation, and what can be read off it. Ages are seconds at the last sample."""
+    """An observation, and what can be read off it. Ages are seconds at the last sample.
+
+    ``tracker``: has followed the backends of exactly these snapshots; None: that is still to do.
+    """
 
     observation: Observation
+    tracker: Tracker | None = field(default=None, repr=False, compare=False)
     memory: dict[str, Waiting] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -64,23 +77,16 @@ class LiveFacts:
     @cached_property
     def samples(self) -> tuple[Sample, ...]:
         """Samples of one source: the server's own rows if the last sample has them, otherwise process titles."""
-        found = [(snapshot, sample) for snapshot in self.observation.snapshots if (sample := read_sample(snapshot))]
-        if not found:
-            return ()
-        by_titles = found[-1][0].server is None
-        started = None if by_titles else self.server_samples[-1].started_at
-        samples: dict[float, Sample] = {}
-        for snapshot, sample in found:
-            if (snapshot.server is None) == by_titles and (
-                not snapshot.server or snapshot.server.started_at == started
-            ):
-                samples[sample.at] = sample
-        return tuple(sorted(samples.values(), key=lambda sample: sample.at))
+        if self.tracker is not None:
+            return tuple(self.tracker.samples)
+        snapshots = self.observation.snapshots
+        return tuple(select_samples(snapshots, [read_sample(snapshot) for snapshot in snapshots]))
 
     @property
     def has_only_titles(self) -> bool:
         """Whether all that is known of the backends comes from the process list."""
-        last = next((s for s in reversed(self.observation.snapshots) if read_sample(s) is not None), None)
+        snapshots = reversed(self.observation.snapshots)
+        last = next((each for each in snapshots if each.server is not None or has_titles(each)), None)
         return last is not None and last.server is None
 
     @property
@@ -94,12 +100,17 @@ class LiveFacts:
 
     @cached_property
     def all_tracks(self) -> tuple[Track, ...]:
-        return build_tracks(self.samples)
+        return (self.tracker or Tracker(self.samples)).build_tracks()
 
     @cached_property
     def tracks(self) -> tuple[Track, ...]:
         """Client backends of the last sample."""
         return tuple(track for track in self.all_tracks if track.is_there)
+
+    @cached_property
+    def gone(self) -> tuple[Track, ...]:
+        """Client backends that an earlier sample has, and the last one has not."""
+        return tuple(track for track in self.all_tracks if not track.is_there)
 
     @cached_property
     def by_pid(self) -> dict[int, Track]:

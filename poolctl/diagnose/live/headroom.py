@@ -248,9 +248,7 @@ def count_growth(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
         return 0
     users = {(t.last.user, t.last.application, t.last.database) for t in tracks}
     left = sum(
-        1
-        for t in facts.all_tracks
-        if not t.is_there and t.rows[0][0] == t.since and (t.last.user, t.last.application, t.last.database) in users
+        1 for t in facts.gone if t.first_at == t.since and (t.last.user, t.last.application, t.last.database) in users
     )
     return sum(track.is_new for track in tracks) - left
 

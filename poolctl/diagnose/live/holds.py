@@ -65,7 +65,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
         ]
         pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
         holding = context.keep_unexplained(
-            t for t in application.tracks if any(row.in_transaction for _, row in t.rows)
+            t for t in application.tracks if any(row.in_transaction for _, row in t.used)
         )
         if not holding or not pressed:
             continue
@@ -209,9 +209,11 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     full = any(pool.is_full for pool in pools)
     counts = [pool.measure_growth("timed_out_total") for pool in pools]
     timed_out = sum(count or 0.0 for count in counts) if counts and None not in counts else None
+    if not _may_rest_together(application, full, (timed_out or 0) >= application.count >= LEAST_SILENT_JAM):
+        return None
     samples: dict[float, list[Backend]] = {}
     for track in (*application.tracks, *application.gone):
-        for at, backend in track.rows:
+        for at, backend in track.list_rows():
             samples.setdefault(at, []).append(backend)
     jam = _find_together(application, samples, full, SPREAD, STUCK_AFTER)
     may_be_leaks = False
@@ -226,6 +228,15 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     if jam is None or (jam.is_repeated and timed_out == 0):
         return None
     return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out, may_be_leaks)
+
+
+def _may_rest_together(application: Application, full: bool, are_timed_out: bool) -> bool:
+    """Return False if the last sample alone shows no common rest of any kind: most applications need no more."""
+    tracks = application.tracks
+    if not all(track.last.in_transaction or (full and track.is_idle) for track in tracks):
+        return False
+    ages = [track.age for track in tracks]
+    return are_timed_out or max(ages) - min(ages) <= max(2 * SPREAD, LOOSER_SHARE * min(ages))
 
 
 def _find_standstill(

@@ -13,7 +13,7 @@ from poolctl.diagnose.finding import Confidence, Finding, Limit, Severity
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, count_growth, is_near
-from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.live.tracks import Stretch, Track
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
@@ -360,21 +360,19 @@ def _find_starting(context: RuleContext) -> list[tuple[Track, float]]:
             continue
         age = track.session_age
         age = age if age is not None else track.age
-        if age > 1.0 or len(track.rows) >= 2:
+        if age > 1.0 or track.row_count >= 2:
             found.append((track, age))
     if found:
         return found
     # Up to PostgreSQL 17 only the operating system knows of them.
     host, known = context.facts.host, context.facts.by_pid
-    titles = host.titles if host is not None else ()
+    titles = [title for title in host.titles if _logs_in(title.state)] if host is not None else []
+    if not titles:
+        return []
     before = {
         t.pid for s in context.facts.observation.snapshots[:-1] if s.host for t in s.host.titles if _logs_in(t.state)
     }
-    return [
-        (_build_track(title.pid), 0.0)
-        for title in titles
-        if _logs_in(title.state) and title.pid not in known and title.pid in before
-    ]
+    return [(_build_track(title.pid), 0.0) for title in titles if title.pid not in known and title.pid in before]
 
 
 def _logs_in(state: str) -> bool:
@@ -382,4 +380,4 @@ def _logs_in(state: str) -> bool:
 
 
 def _build_track(pid: int) -> Track:
-    return Track(((0.0, Backend(pid, None, None)),), 1, 0.0, 0.0)
+    return Track((Stretch(0, 0, Backend(pid, None, None)),), ((0, 0),), (), (), (0.0,), 0)

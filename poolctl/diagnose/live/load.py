@@ -130,7 +130,7 @@ def _measure_statement_time(context: RuleContext, application: Application, trac
         done = [
             max(0.0, row.query_at - row.transaction_at)
             for track in tracks
-            for _, row in track.rows
+            for _, row in track.used
             if row.is_active and row.query_at is not None and row.transaction_at is not None
         ]
         return max(0.0, hold - 2 * mean(done)) if done else hold
@@ -139,7 +139,7 @@ def _measure_statement_time(context: RuleContext, application: Application, trac
 
 def _measure_typical_age(tracks: Sequence[Track]) -> float:
     """Return the median age over all samples: statements that began together are young together in some of them."""
-    rows = [(at, row.query_at) for track in tracks for at, row in track.rows if row.is_active]
+    rows = [(at, row.query_at) for track in tracks for at, row in track.used if row.is_active]
     ages = [max(0.0, at - began) for at, began in rows if began is not None]
     return median(ages) if ages else 0.0
 
@@ -287,7 +287,7 @@ def _find_by_samples(context: RuleContext) -> Iterator[Finding]:
     facts = context.facts
     if len(facts.samples) < 3 or any(track.last.started_at is None for track in facts.all_tracks):
         return
-    brief = [t for t in facts.all_tracks if t.rows[0][0] > t.since and not t.is_there]
+    brief = [t for t in facts.all_tracks if t.first_at > t.since and not t.is_there]
     if len(brief) < LEAST_SESSIONS:
         return
     yield build_finding(
@@ -369,7 +369,7 @@ def _is_logging_in(track: Track) -> bool:
 
     A client that takes longer than a rush does not answer: a half-open connection.
     """
-    began = track.rows[0][1].started_at
-    if began is None or track.rows[0][1].state != "starting":
+    began = track.first.started_at
+    if began is None or track.first.state != "starting":
         return False
-    return all(backend.state != "starting" or at - began <= RUSH_WINDOW for at, backend in track.rows)
+    return all(backend.state != "starting" or at - began <= RUSH_WINDOW for at, backend in track.list_rows())

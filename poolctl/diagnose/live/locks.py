@@ -36,8 +36,8 @@ def find_queues(sample: Sample) -> tuple[LockQueue, ...]:
 
     A waiter with two blockers is in both queues; a deadlock's circle has no root.
     """
-    rows = {backend.pid: backend for backend in sample.backends}
-    blocked = {pid: row.blocked_by for pid, row in rows.items() if row.blocked_by}
+    rows = {backend.pid: backend for backend in sample.blocked}
+    blocked = {pid: row.blocked_by for pid, row in rows.items()}
     behind: dict[int, set[int]] = {}
     for pid in blocked:
         for root in _find_roots(pid, blocked):
@@ -172,7 +172,7 @@ def _root_lasts(context: RuleContext, root: int) -> bool:
     track = context.facts.by_pid.get(root)
     if track is None:
         return True
-    starts = {(row.transaction_at, row.virtual_transaction) for at, row in track.rows if track.now - at <= 1.0}
+    starts = {(row.transaction_at, row.virtual_transaction) for at, row in track.list_rows() if track.now - at <= 1.0}
     return len(starts) == 1
 
 
@@ -256,7 +256,8 @@ def _find_by_titles(context: RuleContext) -> Iterator[Finding]:
 
 
 def _waits_by_title(track: Track) -> bool:
-    return len(track.rows) >= 2 and all(row.wait_event_type == "Lock" for _, row in track.rows[-3:])
+    rows = [row for _, row in track.list_rows()][-3:]
+    return len(rows) >= 2 and all(row.wait_event_type == "Lock" for row in rows)
 
 
 def _describe_root(context: RuleContext, pid: int, root: Backend | None, now: float) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from poolctl.diagnose.live.tracks import Application, Track
+from poolctl.diagnose.live.tracks import Application, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.observe.snapshot import ClientProcess, HostSample, Observation
 
@@ -198,7 +198,7 @@ class OwnerSearch:
         ]
         distances = []
         for each in near:
-            counts = Counter(at for track in (*each.tracks, *each.gone) for at, _ in track.rows)
+            counts = count_at((*each.tracks, *each.gone))
             distances.append(sum(abs(counts[at] - many) for many, at in samples))
         best, second = sorted(distances)[:2]
         return near[distances.index(best)] if second - best >= len(samples) > 0 else None
@@ -229,12 +229,12 @@ class OwnerSearch:
         if abs(len(tracks) - (series.last.open or 0)) > max(1, CLOSE * len(tracks)):
             # One pool of several, or one that has lost connections: the application's other backends may work.
             return False
-        at_work = Counter(at for track in tracks for at, row in track.rows if row.is_active or row.in_transaction)
-        times = {at for track in tracks for at, _ in track.rows}
-        mean = sum(at_work.values()) / len(times) if times else 0.0
+        at_work = Counter(at for track in tracks for at, _ in track.used)
+        samples = len(count_at(tracks))
+        mean = sum(at_work.values()) / samples if samples else 0.0
         return mean > sum(in_use) / len(in_use) + max(2.0, 0.25 * len(tracks))
 
 
 def _turns_over(track: Track) -> bool:
     """Return True if ``track`` ended transactions and rested outside of any in between, as a pool's connection does."""
-    return track.has_moved and any(row.state == "idle" for _, row in track.rows)
+    return track.has_moved and any(row.state == "idle" for _, _, row in track.stretches)

@@ -350,7 +350,7 @@ def _is_kept_idle(queue: BouncerQueue, found: PoolerBackends) -> bool:
 
     In session mode a server belongs to its client also while that pauses between statements.
     """
-    states = [row.state for track in (*found.parked, *found.moving) for _, row in track.rows]
+    states = [row.state for track in (*found.parked, *found.moving) for _, row in track.list_rows()]
     return queue.mode == "session" and bool(states) and 2 * states.count("idle") >= len(states)
 
 

@@ -4,7 +4,6 @@ Decides when a bigger pool is the remedy: of exactly one finding, ``pool-undersi
 room for more work and every connection comes back quickly.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
@@ -12,7 +11,7 @@ from urllib.parse import urlsplit
 from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.live.work import BUSY_SHARE
 from poolctl.units import format_duration, percent, plural, quote
@@ -231,7 +230,7 @@ def _find_pid(context: RuleContext, track: Track) -> int | None:
 
 
 def _count_most(tracks: Iterable[Track]) -> int:
-    counts = Counter(at for track in tracks for at, _ in track.rows)
+    counts = count_at(tracks)
     return max(counts.values(), default=0)
 
 
@@ -251,7 +250,7 @@ def find_backends_beyond_pool(context: RuleContext) -> Iterator[Finding]:
     """
     for clients in _group_by_client(context):
         limit = sum(series.max_open for series in clients.pools)
-        counts = Counter(at for track in clients.tracks for at, _ in track.rows)
+        counts = count_at(clients.tracks)
         beyond = min((counts[sample.at] for sample in context.facts.samples), default=0) - limit
         resting = [t for t in context.keep_unexplained(clients.tracks) if t.is_idle and t.rests and not t.has_moved]
         if beyond < max(LEAST_BEYOND, BEYOND_SHARE * limit) or len(resting) < beyond:

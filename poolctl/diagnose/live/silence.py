@@ -84,7 +84,7 @@ def _fell_silent(context: RuleContext, tracks: Sequence[Track]) -> bool:
         return False
     last = stopped[-1]
     since, until = last.since, last.now - last.age
-    steps = [(a, b) for (at, a), (to, b) in pairwise(last.rows) if to <= until]
+    steps = [(a, b) for (at, a), (to, b) in pairwise(last.list_rows()) if to <= until]
     if len(steps) < LEAST_SILENT or sum(has_changed(a, b) for a, b in steps) < 0.8 * len(steps):
         return False
     return _stays_steady(context, since, until)

@@ -4,10 +4,11 @@ Decides what *frozen*, *moved* and *stuck* mean, so that every rule means the sa
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise, takewhile
+from itertools import accumulate, chain, pairwise
 from statistics import median
 from typing import NamedTuple
 
@@ -60,11 +61,25 @@ def is_monitor(application: str) -> bool:
     return _MONITORS.search(application) is not None
 
 
-class Sample(NamedTuple):
-    """The backends at one instant of the server's clock (this machine's, for process titles)."""
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The backends at one instant of the server's clock (this machine's, for process titles).
+
+    What is counted in every sample is kept with it: a live view diagnoses the same samples again and again.
+    """
 
     at: float
     backends: tuple[Backend, ...]
+
+    @cached_property
+    def in_use(self) -> tuple[Backend, ...]:
+        """Client backends that run a statement or are in a transaction."""
+        return tuple(row for row in self.backends if row.is_client and (row.is_active or row.in_transaction))
+
+    @cached_property
+    def blocked(self) -> tuple[Backend, ...]:
+        """Backends that wait for others."""
+        return tuple(row for row in self.backends if row.blocked_by)
 
 
 def read_sample(snapshot: Snapshot) -> Sample | None:
@@ -72,10 +87,35 @@ def read_sample(snapshot: Snapshot) -> Sample | None:
     if snapshot.server is not None:
         titles = {title.pid: title for title in snapshot.host.titles} if snapshot.host is not None else {}
         backends = snapshot.server.backends
-        return Sample(snapshot.server.at, tuple(_add_title(each, titles.get(each.pid)) for each in backends))
-    if snapshot.host is None or not snapshot.host.titles:
+        if titles and any(each.is_hidden for each in backends):
+            backends = tuple(_add_title(each, titles.get(each.pid)) for each in backends)
+        return Sample(snapshot.server.at, backends)
+    if snapshot.host is None or not has_titles(snapshot):
         return None
     return Sample(snapshot.at, tuple(_read_title(title) for title in snapshot.host.titles))
+
+
+def has_titles(snapshot: Snapshot) -> bool:
+    """Return True if the process list of ``snapshot`` shows backends."""
+    return snapshot.host is not None and bool(snapshot.host.titles)
+
+
+def select_samples(snapshots: Sequence[Snapshot], read: Sequence[Sample | None]) -> list[Sample]:
+    """Select the samples of one source among those ``read`` from ``snapshots``, in the order of time.
+
+    The server's own since it last started if the last one is the server's, otherwise those of process titles.
+    """
+    last = next((each for each, sample in zip(reversed(snapshots), reversed(read), strict=True) if sample), None)
+    if last is None:
+        return []
+    found = zip(snapshots, read, strict=True)
+    samples = {sample.at: sample for each, sample in found if sample and comes_from(each) == comes_from(last)}
+    return sorted(samples.values(), key=lambda sample: sample.at)
+
+
+def comes_from(snapshot: Snapshot) -> float | None:
+    """Return when the server of ``snapshot`` started; None if its backends come from process titles."""
+    return None if snapshot.server is None else snapshot.server.started_at
 
 
 def _add_title(backend: Backend, title: BackendTitle | None) -> Backend:
@@ -113,52 +153,122 @@ def _read_title(title: BackendTitle) -> Backend:
     )
 
 
-@dataclass(frozen=True)
-class Track:
-    """One backend in every sample that has it, oldest first. ``sample_count``: how many samples there were at all."""
+class Stretch(NamedTuple):
+    """Samples one after the other in which a backend had one and the same row. ``first``, ``last``: their numbers."""
 
-    rows: tuple[tuple[float, Backend], ...]
-    sample_count: int
-    since: float
-    now: float
-    """The instants of the first and of the last sample."""
+    first: int
+    last: int
+    row: Backend
+
+
+class Change(NamedTuple):
+    """What happened to a backend between two rows of it that differ. ``at``: the instant of the earlier one."""
+
+    at: float
+    has_moved: bool
+    """It did something, and its row does not only show another wait."""
+    ended_transaction: bool
+    ended: float | None
+    """Seconds, at least, of the transaction, statement or pause that was over by the later row; None without any."""
+    rest: float | None
+    """Seconds, at most, of a rest in a transaction that was over by the later row; None without any."""
+
+
+@dataclass(frozen=True, eq=False)
+class Track:
+    """One backend in every sample that has it. Valid until its ``Tracker`` is given another sample.
+
+    ``spans``: the numbers of the first and the last of samples one after the other that have it. ``used``: the samples
+    in which it ran a statement or was in a transaction. ``times``: the instants of all samples; ``oldest``: the number
+    of the first of them.
+    """
+
+    stretches: Sequence[Stretch]
+    spans: Sequence[tuple[int, int]]
+    used: Sequence[tuple[float, Backend]]
+    changes: Sequence[Change]
+    times: Sequence[float]
+    oldest: int
+
+    @property
+    def sample_count(self) -> int:
+        """How many samples there were at all."""
+        return len(self.times)
+
+    @property
+    def since(self) -> float:
+        """The instant of the first sample."""
+        return self.times[0]
+
+    @property
+    def now(self) -> float:
+        """The instant of the last sample."""
+        return self.times[-1]
+
+    @cached_property
+    def first_at(self) -> float:
+        """The instant of the first sample that has it."""
+        return self._find_time(self.stretches[0].first)
+
+    @property
+    def first(self) -> Backend:
+        return self.stretches[0].row
 
     @cached_property
     def last(self) -> Backend:
-        return self.rows[-1][1]
+        return self.stretches[-1].row
+
+    @property
+    def row_count(self) -> int:
+        """How many samples have it."""
+        return sum(self._measure_length(*span) for span in self.spans)
+
+    def list_rows(self) -> Iterator[tuple[float, Backend]]:
+        """Yield it in every sample that has it, oldest first."""
+        for first, last, row in self.stretches:
+            for at in self.times[max(first, self.oldest) - self.oldest : last + 1 - self.oldest]:
+                yield at, row
+
+    def _find_time(self, number: int) -> float:
+        return self.times[max(number - self.oldest, 0)]
+
+    def _measure_length(self, first: int, last: int) -> int:
+        return last + 1 - max(first, self.oldest)
 
     @property
     def is_there(self) -> bool:
         """Whether the last sample has it."""
-        return self.rows[-1][0] == self.now
+        return self.stretches[-1].last == self.oldest + len(self.times) - 1
 
     @property
     def pid(self) -> int:
         return self.last.pid
 
     @cached_property
-    def _unmoved_rows(self) -> tuple[tuple[float, Backend], ...]:
-        """The rows, newest first, since which nothing happened to it."""
-        last = self.last
-        return tuple(takewhile(lambda row: _unchanged(row[1], last), reversed(self.rows)))
+    def _unmoved(self) -> tuple[int, float]:
+        """How many samples, up to the last that has it, since which nothing happened to it; and the first of them."""
+        count, at, last = 0, self.now, self.last
+        for stretch in reversed(self.stretches):
+            if not _unchanged(stretch.row, last):
+                break
+            count += self._measure_length(stretch.first, stretch.last)
+            at = self._find_time(stretch.first)
+        return count, at
 
-    @cached_property
+    @property
     def is_frozen(self) -> bool:
         """Whether nothing happened to it in the whole window. Never with one sample."""
-        return self.sample_count > 1 and len(self._unmoved_rows) == self.sample_count
+        return 1 < self.sample_count == self._unmoved[0]
 
     @cached_property
     def has_moved(self) -> bool:
         """Whether it was observed to do something in the window."""
-        return any(has_changed(a, b) for (_, a), (_, b) in pairwise(self.rows))
+        return any(change.has_moved for change in self.changes)
 
     @cached_property
     def ended_transaction(self) -> bool:
         """Whether a transaction of it had ended by a later sample."""
-        return any(
-            a.in_transaction and _identify_transaction(a) != _identify_transaction(b)
-            for (_, a), (_, b) in pairwise(self.rows)
-        )
+        return any(change.ended_transaction for change in self.changes)
 
     @cached_property
     def watched_hold(self) -> float:
@@ -167,10 +277,13 @@ class Track:
         It says something of holds where the role may not see since when they last.
         """
         longest, began = 0.0, None
-        for (at, a), (_, b) in pairwise(self.rows):
-            began = None if not a.in_transaction else at if began is None else began
-            if began is not None and _identify_transaction(a) != _identify_transaction(b):
-                longest, began = max(longest, at - began), None
+        for stretch, following in pairwise(self.stretches):
+            if not stretch.row.in_transaction:
+                began = None
+            elif began is None:
+                began = self._find_time(stretch.first)
+            if began is not None and _identify_transaction(stretch.row) != _identify_transaction(following.row):
+                longest, began = max(longest, self._find_time(stretch.last) - began), None
         return longest
 
     @property
@@ -178,14 +291,14 @@ class Track:
         """Seconds in its present state; at least that long, where the server does not say since when."""
         if self.last.state_at is not None:
             return max(0.0, self.now - self.last.state_at)
-        return max(0.0, self.now - self._unmoved_rows[-1][0]) if self._unmoved_rows else 0.0
+        return max(0.0, self.now - self._unmoved[1])
 
     @property
     def is_confirmed(self) -> bool:
         """Whether a second sample found it unchanged. With a title alone three are needed: the backend may have come
         back to the same state in between."""
         needed = 2 if self.last.state_at is not None or self.last.virtual_transaction is not None else 3
-        return len(self._unmoved_rows) >= needed
+        return self._unmoved[0] >= needed
 
     @property
     def rests(self) -> bool:
@@ -205,7 +318,7 @@ class Track:
     @property
     def is_new(self) -> bool:
         """Whether it was opened after the first sample."""
-        return self.rows[0][0] > self.since and (self.last.started_at is None or self.last.started_at >= self.since)
+        return self.first_at > self.since and (self.last.started_at is None or self.last.started_at >= self.since)
 
     @property
     def waits_for_lock(self) -> bool:
@@ -233,8 +346,8 @@ class Track:
     def longest_rest(self) -> float:
         """Seconds of the longest rest, in a transaction or not, that was over by the last sample; 0 without any."""
         rests = [
-            at - row.state_at
-            for at, row in self.rows
+            self._find_time(last) - row.state_at
+            for _, last, row in self.stretches
             if row.state_at is not None
             and (row.state == "idle" or row.in_transaction)
             and row.state_at != self.last.state_at
@@ -279,28 +392,125 @@ def has_changed(a: Backend, b: Backend) -> bool:
     return a.state != b.state or a.virtual_transaction != b.virtual_transaction
 
 
-def build_tracks(samples: Sequence[Sample]) -> tuple[Track, ...]:
-    """Follow every client backend of ``samples``, in the order of process ids; one that is used again is another
-    backend."""
-    if not samples:
-        return ()
-    rows: dict[tuple[int, float | None], list[tuple[float, Backend]]] = {}
-    for sample in samples:
-        for backend in sample.backends:
-            if backend.is_client:
-                rows.setdefault((backend.pid, backend.started_at), []).append((sample.at, backend))
-    ordered = sorted(rows.items(), key=lambda item: (item[0][0], item[0][1] or 0.0))
-    return tuple(
-        Track(_keep_one_each(observed), len(samples), samples[0].at, samples[-1].at) for _, observed in ordered
-    )
+def _compare(at: float, a: Backend, b: Backend) -> Change:
+    """Return what happened between the row ``a``, last observed at ``at``, and the row ``b`` that came after it."""
+    start, ended, rest = _find_start(a), None, None
+    if start is not None and _find_start(b) != start:
+        ended = max(0.0, at - start)
+    elif a.in_transaction and a.state_at is not None and b.state_at != a.state_at:
+        ended = max(0.0, at - a.state_at)
+    if a.state == IN_TRANSACTION and a.state_at is not None and b.state_at is not None and b.state_at > a.state_at:
+        rest = b.state_at - a.state_at
+    ended_transaction = a.in_transaction and _identify_transaction(a) != _identify_transaction(b)
+    return Change(at, has_changed(a, b), ended_transaction, ended, rest)
 
 
-def _keep_one_each(rows: list[tuple[float, Backend]]) -> tuple[tuple[float, Backend], ...]:
-    by_sample: dict[float, Backend] = {}
-    for at, backend in rows:
-        known = by_sample.get(at)
-        by_sample[at] = backend if known is None else min(known, backend, key=repr)
-    return tuple(by_sample.items())
+class _Followed:
+    """What is kept of one backend. Of each deque the oldest samples are at the left."""
+
+    __slots__ = ("changes", "spans", "stretches", "used")
+
+    def __init__(self) -> None:
+        self.stretches: deque[Stretch] = deque()
+        self.spans: deque[tuple[int, int]] = deque()
+        self.used: deque[tuple[float, Backend]] = deque()
+        self.changes: deque[Change] = deque()
+
+
+class Tracker:
+    """The client backends of a series of samples, kept up to date as samples come and are forgotten.
+
+    An observation that is diagnosed once feeds all its samples; a live view adds each as it comes. Both get the same
+    tracks of the same samples. ``weight``: how many rows are kept, where a row that stays as it is counts once, unless
+    it is in use: then it counts in every sample.
+    """
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        self.samples: deque[Sample] = deque()
+        self.weight = 0
+        self._oldest = 0
+        self._followed: dict[tuple[int, float | None], _Followed] = {}
+        for sample in samples:
+            self.add(sample)
+
+    def add(self, sample: Sample) -> None:
+        """Follow every backend into ``sample``, which has to be later than the others."""
+        number = self._oldest + len(self.samples)
+        before = self.samples[-1].at if self.samples else sample.at
+        self.samples.append(sample)
+        rows: dict[tuple[int, float | None], Backend] = {}
+        for row in sample.backends:
+            if row.is_client:
+                key = (row.pid, row.started_at)
+                rows[key] = min(rows[key], row, key=repr) if key in rows else row
+        for key, row in rows.items():
+            followed = self._followed.get(key)
+            if followed is None:
+                followed = self._followed[key] = _Followed()
+            stretches, spans = followed.stretches, followed.spans
+            if spans and spans[-1][1] == number - 1:
+                spans[-1] = (spans[-1][0], number)
+            else:
+                spans.append((number, number))
+            latest = stretches[-1] if stretches else None
+            if latest is None:
+                stretches.append(Stretch(number, number, row))
+                self.weight += 1
+            elif latest.row is not row and latest.row != row:
+                seen = before if latest.last == number - 1 else self.samples[max(latest.last - self._oldest, 0)].at
+                followed.changes.append(_compare(seen, latest.row, row))
+                stretches.append(Stretch(number, number, row))
+                self.weight += 1
+            elif latest.last == number - 1:
+                stretches[-1] = Stretch(latest.first, number, latest.row)
+            else:
+                stretches.append(Stretch(number, number, row))
+                self.weight += 1
+            if row.is_active or row.in_transaction:
+                followed.used.append((sample.at, row))
+                self.weight += 1
+
+    def forget_oldest(self) -> None:
+        """Forget the oldest sample, and every backend that no later one has."""
+        self.samples.popleft()
+        self._oldest += 1
+        since = self.samples[0].at if self.samples else 0.0
+        gone = []
+        for key, followed in self._followed.items():
+            stretches, used, changes = followed.stretches, followed.used, followed.changes
+            while stretches and stretches[0].last < self._oldest:
+                stretches.popleft()
+                self.weight -= 1
+            while followed.spans and followed.spans[0][1] < self._oldest:
+                followed.spans.popleft()
+            while used and (used[0][0] < since or not self.samples):
+                used.popleft()
+                self.weight -= 1
+            while changes and (changes[0].at < since or not self.samples):
+                changes.popleft()
+            if not stretches:
+                gone.append(key)
+        for key in gone:
+            del self._followed[key]
+
+    def build_tracks(self) -> tuple[Track, ...]:
+        """Return every backend, in the order of process ids; one that is used again is another backend."""
+        times, oldest = [sample.at for sample in self.samples], self._oldest
+        ordered = sorted(self._followed.items(), key=lambda item: (item[0][0], item[0][1] or 0.0))
+        return tuple(Track(each.stretches, each.spans, each.used, each.changes, times, oldest) for _, each in ordered)
+
+
+def count_at(tracks: Iterable[Track]) -> Counter[float]:
+    """Count how many of ``tracks`` each sample has, by its instant; samples that have none are left out."""
+    steps: Counter[int] = Counter()
+    times: Sequence[float] = ()
+    for track in tracks:
+        times = track.times
+        for first, last in track.spans:
+            steps[max(first - track.oldest, 0)] += 1
+            steps[last + 1 - track.oldest] -= 1
+    counts = accumulate(steps[at] for at in range(len(times)))
+    return Counter({at: count for at, count in zip(times, counts, strict=True) if count})
 
 
 @dataclass(frozen=True)
@@ -351,7 +561,8 @@ class Application:
     def longest_ended(self) -> float:
         """Age of the oldest transaction or statement, or pause in a transaction, that had ended by a later sample while
         its session went on. A session that ends takes its own with it, which is no release."""
-        return max((age for track in self.tracks for age in _list_ended(track)), default=0.0)
+        changes = chain.from_iterable(track.changes for track in self.tracks)
+        return max((change.ended for change in changes if change.ended is not None), default=0.0)
 
     @cached_property
     def stuck_after(self) -> float:
@@ -361,7 +572,8 @@ class Application:
         where several were observed to end and that is less: the rests of long transactions may be short.
         """
         usual = max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
-        rests = [rest for track in self.tracks for rest in _list_rests(track)]
+        changes = chain.from_iterable(track.changes for track in self.tracks)
+        rests = [change.rest for change in changes if change.rest is not None]
         return min(usual, max(STUCK_AFTER, TIMES_LONGEST * max(rests))) if len(rests) >= LEAST_RESTS else usual
 
     @cached_property
@@ -402,26 +614,10 @@ def _list_ages(track: Track) -> Iterable[float]:
     # A backend that just came to rest in its transaction may stay there: the newest of a fast leak are not its usual
     # use. What it did in that transaction before was work.
     rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.sample_count > 1)
-    for at, backend in track.rows:
+    for at, backend in track.used:
         start = _find_start(backend)
         if start is not None and not (rests and _unchanged(backend, track.last)):
             yield max(0.0, at - start)
-
-
-def _list_rests(track: Track) -> Iterable[float]:
-    """List the seconds, at most, of each rest in a transaction that was over by the next sample."""
-    for (_, a), (_, b) in pairwise(track.rows):
-        if a.state == IN_TRANSACTION and a.state_at is not None and b.state_at is not None and b.state_at > a.state_at:
-            yield b.state_at - a.state_at
-
-
-def _list_ended(track: Track) -> Iterable[float]:
-    for (at, a), (_, b) in pairwise(track.rows):
-        start = _find_start(a)
-        if start is not None and _find_start(b) != start:
-            yield max(0.0, at - start)
-        elif a.in_transaction and a.state_at is not None and b.state_at != a.state_at:
-            yield max(0.0, at - a.state_at)
 
 
 def group_by_application(tracks: Iterable[Track]) -> tuple[Application, ...]:

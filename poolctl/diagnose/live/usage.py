@@ -3,11 +3,12 @@
 Decides when a connection counts as held. What follows from that is left to the rules.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.observe.snapshot import PoolFigures
 
@@ -184,21 +185,22 @@ def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> H
         # Beside a leak, what rests for as long is rather its newest than a pause.
         stuck |= {t.pid for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER}
     pauses: list[float] = []
-    counts: dict[float, list[int]] = {}
+    used: Counter[float] = Counter()
     active = paused = lost = 0
-    for track in (*application.tracks, *application.gone):
-        for at, row in track.rows:
-            count = counts.setdefault(at, [0, 0])
-            count[1] += 1
-            count[0] += row.in_transaction or row.is_active
-            if track.pid in stuck and row.in_transaction:
+    tracks = (*application.tracks, *application.gone)
+    for track in tracks:
+        is_stuck = track.pid in stuck
+        for at, row in track.used:
+            used[at] += 1
+            if row.is_active:
+                active += row.wait_event_type not in ("Lock", "Client")
+            elif is_stuck:
                 lost += 1
-            elif row.in_transaction:
+            else:
                 paused += 1
                 pauses.append(at - row.state_at if row.state_at is not None else 0.0)
-            elif row.is_active and row.wait_event_type not in ("Lock", "Client"):
-                active += 1
-    full = sum(1 for used, total in counts.values() if used >= USED_UP_SHARE * total)
+    counts = count_at(tracks)
+    full = sum(1 for at, total in counts.items() if used[at] >= USED_UP_SHARE * total)
     samples = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
     return HoldPattern(active, paused, lost, pause, full / samples, paused / samples)

@@ -60,7 +60,7 @@ def measure_work(facts: LiveFacts) -> Work:
     statements: Counter[str] = Counter()
     counts: list[int] = []
     for sample in facts.samples:
-        rows = [backend for backend in sample.backends if backend.is_client and is_at_work(backend)]
+        rows = [backend for backend in sample.in_use if is_at_work(backend)]
         counts.append(len(rows))
         for row in rows:
             if row.query_at is not None:
