@@ -671,3 +671,73 @@ def test_figures_are_read_as_each_library_prints_them(text: str, numbers: tuple[
     (pool,) = read_pools(text, "paste").pools
 
     assert (pool.max_open, pool.open, pool.in_use, pool.idle, pool.waiting) == numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "library", "expected"),
+    [
+        (
+            # otelpgx before and after it wrote the words in full.
+            "pgxpool_acquired_conns 3\npgxpool_idle_conns 1\npgxpool_max_conns 8\npgxpool_canceled_acquires_total 2\n"
+            "pgxpool_acquire_duration_nanoseconds_total 5e9\n",
+            "pgxpool",
+            {"in_use": 3, "idle": 1, "max_open": 8, "timed_out_total": 2.0, "wait_time_total": 5.0},
+        ),
+        (
+            # node-postgres-prometheus-exporter.
+            'pg_pool_size{host="db:5432"} 4\npg_pool_max{host="db:5432"} 10\n'
+            'pg_pool_active_connections{host="db:5432"} 3\npg_pool_idle_connections{host="db:5432"} 1\n'
+            'pg_pool_waiting_connections{host="db:5432"} 2\n',
+            "node-pg",
+            {"open": 4, "max_open": 10, "in_use": 3, "idle": 1, "waiting": 2},
+        ),
+        (
+            # Telemetry of DBConnection, behind the application's own prefix.
+            'shop_repo_pool_ready_conn_count{repo="Repo"} 1\nshop_repo_pool_checkout_queue_length{repo="Repo"} 7\n'
+            'shop_repo_pool_size{repo="Repo"} 10\n',
+            "ecto",
+            {"max_open": 10, "in_use": 9, "idle": 1, "waiting": 7},
+        ),
+        (
+            # Agroal's starter for Spring Boot.
+            'agroal_connections_active_count{pool="main"} 5\nagroal_connections_available_count{pool="main"} 0\n'
+            'agroal_awaiting_count{pool="main"} 4\n',
+            "agroal",
+            {"in_use": 5, "idle": 0, "waiting": 4},
+        ),
+        (
+            # prometheus_exporter with its prefix switched off.
+            'active_record_connection_pool_busy{pool_name="primary"} 5\n'
+            'active_record_connection_pool_idle{pool_name="primary"} 0\n'
+            'active_record_connection_pool_size{pool_name="primary"} 5\n',
+            "rails",
+            {"in_use": 5, "idle": 0, "max_open": 5},
+        ),
+        (
+            # MBeans through jmx_exporter, in the bean's own capitals.
+            'tomcat_jdbc_ConnectionPool_Active{name="main"} 9\ntomcat_jdbc_ConnectionPool_Idle{name="main"} 0\n'
+            'tomcat_jdbc_ConnectionPool_MaxActive{name="main"} 9\n'
+            'tomcat_jdbc_ConnectionPool_WaitCount{name="main"} 2\n',
+            "tomcat-jdbc",
+            {"in_use": 9, "idle": 0, "max_open": 9, "waiting": 2},
+        ),
+    ],
+)
+def test_names_that_exporters_really_write_are_known(text: str, library: str, expected: dict[str, float]) -> None:
+    (pool,) = read_pools(text, "scrape").pools
+
+    assert pool.library == library
+    assert {name: getattr(pool, name) for name in expected} == expected
+
+
+def test_threads_that_vertx_counts_are_no_connections() -> None:
+    text = """\
+vertx_pool_in_use{pool_type="worker",pool_name="vert.x-worker-thread"} 20
+vertx_pool_queue_pending{pool_type="worker",pool_name="vert.x-worker-thread"} 3
+vertx_pool_in_use{pool_type="sql",pool_name="pg"} 4
+vertx_pool_queue_pending{pool_type="sql",pool_name="pg"} 1
+"""
+
+    (pool,) = read_pools(text, "scrape").pools
+
+    assert (pool.name, pool.in_use, pool.waiting) == ("pg", 4, 1)

@@ -147,6 +147,14 @@ MEANINGS: dict[str, Meaning] = {
             "acquires": "acquired_total",
             "acquire_duration_ns": ("wait_time_total", _NS),
             "acquire_duration_seconds": "wait_time_total",
+            "acquire_duration_nanoseconds": ("wait_time_total", _NS),
+            "acquire": "acquired_total",
+            "canceled_acquires": "timed_out_total",
+            "empty_acquires": "queued_total",
+            "new_conns": "opened_total",
+            "new_connections": "opened_total",
+            "max_idle_destroys": "closed_idle_total",
+            "max_lifetime_destroys": "closed_lifetime_total",
             "empty_acquire": "queued_total",
             "empty_acquire_count": "queued_total",
             "canceled_acquire": "timed_out_total",
@@ -178,6 +186,11 @@ MEANINGS: dict[str, Meaning] = {
             "creation_count": "opened_total",
             "blocking_time_total_milliseconds": ("wait_time_total", _MS),
             "destroy_count": "closed_idle_total",
+            # The same in Agroal's own starter for Spring Boot.
+            "connections_active_count": "in_use",
+            "connections_available_count": "idle",
+            "connections_creation_count": "opened_total",
+            "blocking_time_total_seconds": "wait_time_total",
         },
     ),
     # Spring Boot's DataSource metrics, whatever pool is behind them.
@@ -186,33 +199,35 @@ MEANINGS: dict[str, Meaning] = {
         "jdbc_connections_",
         {"active": "in_use", "idle": "idle", "max": "max_open"},
     ),
+    # MBeans, as jmx_exporter names them: the domain, the type, the attribute; in capitals as the bean has them, or not.
+    **_add_prefix(
+        "tomcat-jdbc",
+        "tomcat_jdbc_connectionpool_",
+        {"active": "in_use", "idle": "idle", "size": "open", "maxactive": "max_open", "waitcount": "waiting"},
+    ),
+    # Names that reports have of rules written by hand for jmx_exporter.
     **_add_prefix(
         "tomcat-jdbc",
         "tomcat_jdbc_",
-        {
-            "active": "in_use",
-            "numactive": "in_use",
-            "idle": "idle",
-            "numidle": "idle",
-            "size": "open",
-            "maxactive": "max_open",
-            "max_active": "max_open",
-            "waitcount": "waiting",
-            "wait_count": "waiting",
-        },
+        {"active": "in_use", "idle": "idle", "size": "open", "max_active": "max_open", "wait_count": "waiting"},
     ),
     **_add_prefix(
         "dbcp2",
-        "dbcp2_",
+        "org_apache_commons_dbcp2_basicdatasource_",
+        {"numactive": "in_use", "numidle": "idle", "maxtotal": "max_open"},
+    ),
+    **_add_prefix("dbcp2", "catalina_datasource_", {"numactive": "in_use", "numidle": "idle", "maxtotal": "max_open"}),
+    # node-postgres-prometheus-exporter.
+    **_add_prefix(
+        "node-pg",
+        "pg_pool_",
         {
-            "numactive": "in_use",
-            "num_active": "in_use",
-            "numidle": "idle",
-            "num_idle": "idle",
-            "maxtotal": "max_open",
-            "max_total": "max_open",
-            "numwaiters": "waiting",
-            "num_waiters": "waiting",
+            "size": "open",
+            "max": "max_open",
+            "active_connections": "in_use",
+            "idle_connections": "idle",
+            "waiting_connections": "waiting",
+            "connections_created": "opened_total",
         },
     ),
     **_add_prefix(
@@ -231,6 +246,12 @@ MEANINGS: dict[str, Meaning] = {
         "ruby_active_record_connection_pool_",
         {"size": "max_open", "connections": "open", "busy": "in_use", "idle": "idle", "waiting": "waiting"},
     ),
+    # prometheus_exporter without its prefix.
+    **_add_prefix(
+        "rails",
+        "active_record_connection_pool_",
+        {"size": "max_open", "connections": "open", "busy": "in_use", "idle": "idle", "waiting": "waiting"},
+    ),
     **_add_prefix(
         "rails",
         "gitlab_database_connection_pool_",
@@ -241,28 +262,30 @@ MEANINGS: dict[str, Meaning] = {
         "vertx_pool_",
         {"in_use": "in_use", "queue_pending": "waiting", "completed": "use_count_total"},
     ),
-    **_add_prefix(
-        "npgsql",
-        "db_client_connections_npgsql_",
-        {"usage": "", "max": "max_open", "pending_requests": "waiting"},
-    ),
-    **_add_prefix(
-        "ecto",
-        "db_connection_pool_",
-        {"size": "max_open", "checked_out": "in_use", "ready": "idle", "queue_length": "waiting"},
-    ),
+    # sqlx has no exporter: names that several services give to pool.size() and pool.num_idle().
     **_add_prefix(
         "sqlx",
         "sqlx_pool_",
-        {"size": "open", "connections": "open", "num_idle": "idle", "idle": "idle", "max_connections": "max_open"},
-    ),
-    **_add_prefix(
-        "deadpool",
-        "deadpool_",
-        {"size": "open", "max_size": "max_open", "available": "idle", "waiting": "waiting"},
+        {"connections_open": "open", "connections_idle": "idle", "size": "open", "idle": "idle", "connections": "open"},
     ),
 }
 """By the name without ``_total``, which not every exporter writes."""
+
+ENDINGS: dict[str, Meaning] = {
+    "_checkout_queue_length": Meaning("ecto", "waiting"),
+    "_ready_conn_count": Meaning("ecto", "idle"),
+    "_repo_pool_size": Meaning("ecto", "max_open"),
+}
+"""Of names that begin with an application's own: what telemetry makes of DBConnection.get_connection_metrics()."""
+
+
+def find_meaning(name: str) -> Meaning | None:
+    """Return what a metric adds to, by its name without ``_total``; None for one that is not of a pool."""
+    found = MEANINGS.get(name) or MEANINGS.get(name.lower())
+    if found is None and name.endswith(("_length", "_count", "_size")):
+        found = next((meaning for ending, meaning in ENDINGS.items() if name.endswith(ending)), None)
+    return found
+
 
 JSON_KEYS: dict[str, Meaning] = {
     **_add_prefix(

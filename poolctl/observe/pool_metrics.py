@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from poolctl.errors import BadInput
-from poolctl.observe.metric_names import JSON_KEYS, MEANINGS, Meaning
+from poolctl.observe.metric_names import JSON_KEYS, Meaning, find_meaning
 from poolctl.observe.pool_texts import parse_go_number, read_pool_texts
 from poolctl.observe.prometheus import Series, parse
 from poolctl.observe.snapshot import PoolFigures, PoolHold, Source
@@ -110,7 +110,7 @@ def _conclude(pools: Iterable[_Pool], source: str, complaint: str) -> ParsedPool
 
 
 def _is_pool_metric(name: str) -> bool:
-    return name.removesuffix("_total") in MEANINGS or name in (_LOOP_LAG, _HOLD)
+    return find_meaning(name.removesuffix("_total")) is not None or name in (_LOOP_LAG, _HOLD)
 
 
 def _find_likely_names(text: str) -> list[str]:
@@ -166,9 +166,12 @@ def _read_series(series: Iterable[Series], names: Mapping[str, Meaning] = NO_NAM
                 holds.setdefault(one.labels.get(_NAME_LABELS[0], ""), []).append(hold)
             continue
         bare = one.name.removesuffix("_total")
-        meaning = names.get(bare) or MEANINGS.get(bare)
+        meaning = names.get(bare) or find_meaning(bare)
         system = one.labels.get("db_system", one.labels.get("db_system_name", ""))
         if meaning is None or not math.isfinite(one.value) or system not in _DATABASES:
+            continue
+        # Vert.x counts its threads and its HTTP connections by the same names.
+        if meaning.library == "vertx" and one.labels.get("pool_type", "sql") not in ("sql", "datasource"):
             continue
         what = meaning.field or next(
             (_STATES.get(one.labels[key], "") for key in _STATE_LABELS if key in one.labels), ""
@@ -260,6 +263,9 @@ def _read_number(value: object) -> float | None:
 
 def _complete_figures(pool: _Pool, source: str) -> PoolFigures:
     numbers = dict(pool.numbers)
+    if pool.library == "ecto" and "max_open" in numbers:
+        # A pool of DBConnection opens all of its connections when it starts.
+        numbers.setdefault("open", numbers["max_open"])
     known = numbers.keys() & {"open", "in_use", "idle"}
     if known == {"in_use", "idle"}:
         numbers["open"] = numbers["in_use"] + numbers["idle"]

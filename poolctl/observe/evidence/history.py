@@ -17,7 +17,7 @@ from typing import Any
 
 from poolctl.errors import BadInput, CannotConnect, CannotDo
 from poolctl.observe.evidence.consoles import read_exporter
-from poolctl.observe.metric_names import MEANINGS, Meaning
+from poolctl.observe.metric_names import ENDINGS, MEANINGS, Meaning
 from poolctl.observe.pool_metrics import explain_failure, open_url, parse_names, read_series, strip_secrets
 from poolctl.observe.prometheus import Series
 from poolctl.observe.snapshot import Backend, Observation, PoolFigures, ServerFacts, ServerSample, Snapshot, Source
@@ -104,6 +104,7 @@ def read_history(query: HistoryQuery, stretch: Range) -> Observation:
     """
     names = parse_names(query.names)
     own = {f"{name}{end}" for name in (*MEANINGS, *names) for end in ("", "_total")}
+    own |= {f".*{ending}" for ending in ENDINGS}
     wanted = sorted(own | {*_ACTIVITY, *_SETTINGS, _CNPG_SETTING, _BOUNCER})
     moments = _ask(query, "|".join(wanted), stretch)
     target = strip_secrets(query.url)
@@ -137,6 +138,7 @@ def find_busiest(query: HistoryQuery, stretch: Range) -> Range:
         return stretch
     names = parse_names(query.names)
     gauges = [name for name, each in (MEANINGS | dict(names)).items() if each.field in ("", "in_use", "open", "idle")]
+    gauges += [f".*{ending}" for ending in ENDINGS]
     coarse = replace(stretch, step=max(60.0, math.ceil((stretch.until - stretch.since) / MOST_POINTS)))
     moments = _ask(query, "|".join(sorted(gauges)), coarse)
     busy = sorted(
