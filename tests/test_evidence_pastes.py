@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect, eventually, one, own_temporary_directory
 
+from poolctl.api.inspect import inspect
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
 from poolctl.observe.evidence.activity_paste import parse_instant, parse_interval
@@ -38,6 +39,10 @@ MODES = {
     "unaligned": ["-A"],
     "CSV": ["--csv"],
     "separated by tabs": ["-A", "-F", "\t"],
+    "without bars": ["-P", "border=0"],
+    "wrapped": ["-P", "format=wrapped", "-P", "columns=400"],
+    "with a mark for what is null": ["-P", "null=(null)", "-P", "footer=off"],
+    "HTML": ["-H"],
 }
 
 
@@ -159,14 +164,15 @@ def test_a_paste_of_locks_says_who_blocks_whom(server: Sandbox, tmp_path: Path) 
         waiting.start()
         with connect(server.observer_conninfo) as observer:
             eventually(lambda: one(observer, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 1)
-        text = psql(server, ACTIVITY) + "\n" + psql(server, "SELECT * FROM pg_locks")
+        locks = psql(server, "SELECT * FROM pg_locks")
+        text = psql(server, ACTIVITY) + "\n" + locks
         holder.execute(b"COMMIT")
         waiting.join()
         pids = holder.info.backend_pid, waiter.info.backend_pid
 
-    blocked = {each.pid: each.blocked_by for each in sample(evidence(tmp_path, text)).backends if each.blocked_by}
-
-    assert blocked == {pids[1]: (pids[0],)}
+    for pasted in (text, locks):
+        found = sample(evidence(tmp_path, pasted)).backends
+        assert {each.pid: each.blocked_by for each in found if each.blocked_by} == {pids[1]: (pids[0],)}
 
 
 MARKDOWN = """\
@@ -206,6 +212,59 @@ def test_a_record_with_deleted_lines_is_still_a_backend(tmp_path: Path) -> None:
         (12, "active"),
         (14, None),
     ]
+
+
+AGES = """\
+ pid  |  duration   |        state        |      query
+------+-------------+---------------------+------------------
+ 101  | 00:12:10    | active              | UPDATE x SET a=1
+ 102  | 00:12:00    | active              | UPDATE x SET b=1
+(2 rows)
+"""
+
+
+def test_ages_without_any_instant_are_still_ages(tmp_path: Path) -> None:
+    server = sample(evidence(tmp_path, AGES))
+
+    assert [server.at - (each.query_at or 0.0) for each in server.backends] == [730.0, 720.0]
+    assert all(each.is_client for each in server.backends)
+
+
+BLOCKED = """\
+ blocked_pid | blocked_user | blocking_pid | blocking_user |  blocked_statement   | current_statement_in_blocking_process
+-------------+--------------+--------------+---------------+----------------------+---------------------------------------
+        4242 | shop         |         4100 | shop          | UPDATE stock SET a=1 | UPDATE stock SET a=2
+        4243 | shop         |         4242 | shop          | UPDATE stock SET a=1 | UPDATE stock SET a=1
+(2 rows)
+"""
+
+
+def test_pairs_of_who_waits_and_who_blocks_name_the_one_they_all_wait_for(tmp_path: Path) -> None:
+    observation = evidence(tmp_path, BLOCKED)
+
+    assert {each.pid: each.blocked_by for each in sample(observation).backends} == {
+        4100: (),
+        4242: (4100,),
+        4243: (4242,),
+    }
+    finding = inspect(evidence=[str(tmp_path / "paste-0")]).findings[0]
+    assert finding.confidence == "undetermined"
+    assert "2 wait for a lock behind 1 other (pid 4100)" in finding.summary
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " pid | usename | state\n-----+---------+-------\n 7 | | \n(1 row)\n",
+        " pid | state | xact_start\n-----+---+---\n 7 | idle in transaction | 2026-11-01 12:00:00+00\n"
+        " 8 | idle in transaction | 2026-11-01 12:00:09+00\n(2 rows)\n",
+    ],
+    ids=["no client", "since when is missing"],
+)
+def test_a_paste_that_shows_too_little_is_no_proof_of_health(text: str, tmp_path: Path) -> None:
+    evidence(tmp_path, text)
+
+    assert inspect(evidence=[str(tmp_path / "paste-0")]).findings[0].confidence == "undetermined"
 
 
 SHOW_POOLS = """\

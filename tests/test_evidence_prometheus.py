@@ -112,7 +112,9 @@ def test_inspect_shows_the_trend_and_that_the_pool_is_full(kept: Kept) -> None:
     shown = run(*words)
     report = CliRunner().invoke(poolctl, [*words, "--quiet"]).stdout
 
-    assert shown["observed"]["sources"] == [{"kind": "prometheus", "target": kept.url, "ok": True, "reason": ""}]
+    assert shown["observed"]["sources"] == [
+        {"kind": "prometheus", "target": kept.url, "ok": True, "reason": "", "is_partial": False}
+    ]
     assert [limit["free"] for limit in shown["limits"] if limit["scope"] == "pool"] == [0]
     assert "What the history says" in report
     assert "full since" in report

@@ -58,6 +58,7 @@ def test_the_keys_of_the_contract_are_all_there_under_their_exact_names() -> Non
         "target": "db1.test:5432/shop",
         "ok": True,
         "reason": "",
+        "is_partial": False,
     }
     assert document["server"] == {
         "version": "16.4",

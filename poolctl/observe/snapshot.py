@@ -28,6 +28,8 @@ class Source:
     target: str
     ok: bool = True
     reason: str = ""
+    is_partial: bool = False
+    """Rows or lines of it could not be read although they may say that something is wrong: no health without them."""
 
 
 @dataclass(frozen=True, slots=True)

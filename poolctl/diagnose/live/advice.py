@@ -309,6 +309,13 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
     facts = context.facts
     waiting = facts.count_waiting()
     answer = "an answer of the server, of a pooler, or figures of the pools"
+    for source in facts.observation.sources:
+        if source.is_partial:
+            yield (
+                f"{_SOURCE_NAMES.get(source.kind, source.kind)} {quote(source.target, 80)} could be read only in part "
+                f"({source.reason}); of what was read: {counts}",
+                answer,
+            )
     log = facts.observation.log
     if log is not None and log.trouble_at is not None:
         counts_by = {
@@ -332,6 +339,21 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
             f"{answer}, with the number of clients that wait",
         )
+    if facts.samples and not facts.tracks and facts.observation.is_from_files:
+        yield "What was given shows no connection of a client, and not whether there were any", answer
+    blocked = [each for each in facts.tracks if each.last.blocked_by]
+    if blocked and len(facts.samples) == 1:
+        waiters = {each.pid for each in blocked}
+        roots = sorted({pid for each in blocked for pid in each.last.blocked_by} - waiters)
+        behind = f" behind {plural(len(roots), 'other')} (pid {', '.join(map(str, roots[:5]))})" if roots else ""
+        verb = "waits" if len(blocked) == 1 else "wait"
+        yield (
+            f"{counts}: {len(blocked)} {verb} for a lock{behind}, in one sample, which does not show that it lasts",
+            answer,
+        )
+    resting = [each for each in facts.tracks if each.is_in_transaction and each.last.state_at is None]
+    if len(resting) > 1 and not facts.hidden and len(facts.samples) == 1:
+        yield f"{counts}: {len(resting)} are idle in a transaction, and what was given does not say since when", answer
     if (
         facts.tracks
         and not facts.hidden

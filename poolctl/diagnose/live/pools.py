@@ -97,7 +97,7 @@ def find_client_starved(context: RuleContext) -> Iterator[Finding]:
                 "waiting": waiting,
                 "idle": idle,
                 "in_use": _count_in_use(starved),
-                "max_open": sum(series.max_open for series in starved),
+                "max_open": sum(series.max_open for series in starved) or None,
                 "pools": len(starved),
                 "loop_lag": lag,
                 "threshold": "timeouts or waiting clients with a free connection in every sample",

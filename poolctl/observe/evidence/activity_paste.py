@@ -40,13 +40,43 @@ _AGES = {
     "idle_time": "state_at",
     "idle_duration": "state_at",
     "backend_age": "started_at",
-    "age": "state_at",
+    # age(clock_timestamp(), query_start): what most collections of queries have.
+    "age": "query_at",
     "duration": "query_at",
     "runtime": "query_at",
     "running_for": "query_at",
+    "query_duration": "query_at",
+    "query_time": "query_at",
+    "query_runtime": "query_at",
+    "elapsed": "query_at",
+    "running_since": "query_at",
+    "xact_duration": "transaction_at",
+    "xact_runtime": "transaction_at",
+    "xact_time": "transaction_at",
+    "tx_age": "transaction_at",
+    "tx_duration": "transaction_at",
+    "txn_age": "transaction_at",
+    "txn_duration": "transaction_at",
+    "transaction_duration": "transaction_at",
+    "state_duration": "state_at",
+    "time_in_state": "state_at",
+    "idle_age": "state_at",
+    "connection_age": "started_at",
+    "session_age": "started_at",
+    "conn_age": "started_at",
+    "connected_for": "started_at",
 }
 """Columns that people compute with now() - ..., and the instant that each is the age of."""
+_STATES = frozenset(
+    {
+        *("active", "idle", "idle in transaction", "idle in transaction (aborted)", "fastpath function call"),
+        *("disabled", "starting"),
+    }
+)
 _BLOCKERS = ("blocked_by", "pg_blocking_pids", "blocking_pids", "blockers", "blocking_pid")
+_BLOCKED = ("blocked", "waiting", "waiter", "locked")
+_BLOCKING = ("blocking", "blocker", "holding", "holder", "locking")
+"""How collections of queries call the two ends of a wait for a lock, before ``_pid``, ``_user``, ``_query``."""
 _NOWS = ("now", "clock_timestamp", "current_timestamp", "statement_timestamp")
 _INSTANTS = ("backend_start", "xact_start", "query_start", "state_change", *_NOWS)
 
@@ -72,6 +102,8 @@ class PastedActivity:
     has_states: bool = False
     missing: set[str] = field(default_factory=set)
     """Columns that would decide more and that no table has."""
+    unfit: int = 0
+    """Rows with a state that PostgreSQL does not have, as of a line that was torn apart."""
 
 
 def knows_activity(names: Sequence[str]) -> bool:
@@ -82,7 +114,14 @@ def knows_activity(names: Sequence[str]) -> bool:
         or bool(found & _COUNTS and found & _GROUPED_BY)
         or len(found & DATABASES) >= 2
         or len(found & LOCKS) >= 3
+        or _find_pair(found) is not None
     )
+
+
+def _find_pair(names: "set[str]") -> tuple[str, str] | None:
+    """Return what stands before ``_pid`` in the columns of who is blocked and who blocks, None without both."""
+    pairs = ((blocked, blocking) for blocked in _BLOCKED for blocking in _BLOCKING)
+    return next((pair for pair in pairs if all(f"{each}_pid" in names for each in pair)), None)
 
 
 def parse_instant(text: str | None) -> float | None:
@@ -169,7 +208,9 @@ def read_activity(tables: Iterable[PastedTable], now: float | None = None) -> Pa
     locks: list[Cells] = []
     for table in tables:
         names = set(table.columns)
-        if len(names & LOCKS) >= 3:
+        if (pair := _find_pair(names)) is not None:
+            _add_pairs(found, table, *pair)
+        elif len(names & LOCKS) >= 3:
             locks += table.rows
         elif names & _COUNTS and names & _GROUPED_BY and not names & {"pid", "procpid"} and "numbackends" not in names:
             _add_counts(found, table)
@@ -190,18 +231,22 @@ def _add_backends(found: PastedActivity, table: PastedTable) -> None:
     known = {backend.pid for backend in found.backends}
     for number, row in enumerate(table.rows, 1):
         backend = _backend(row, found.now, -(len(found.backends) + number))
+        if backend.state is not None and backend.state not in _STATES:
+            found.unfit += 1
+            backend = replace(backend, state=None)
         if backend.pid not in known:
             known.add(backend.pid)
             found.backends.append(backend)
 
 
 def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
+    # Without any instant the sample is of the time 0, before which its ages reach back.
     ages = {
-        instant: now - age
+        instant: (now or 0.0) - age
         for name, instant in _AGES.items()
-        if now is not None and (age := parse_interval(row.get(name))) is not None and (row.get(name) or "").strip()
+        if (age := parse_interval(row.get(name))) is not None
     }
-    pid = _number(row.get("pid") or row.get("procpid"))
+    pid = _number(_LAST_NUMBER.sub("", row.get("pid") or row.get("procpid") or ""))
     query = row.get("query") or row.get("current_query")
     state = row.get("state") or _old_state(query)
     kind = row.get("wait_event_type")
@@ -212,9 +257,7 @@ def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
         user=row.get("usename"),
         database=row.get("datname"),
         application=row.get("application_name") or "",
-        # Without that column, what has a user or a database is a client: workers have neither in most versions.
-        backend_type=row.get("backend_type")
-        or ("client backend" if "backend_type" not in row and (row.get("usename") or row.get("datname")) else None),
+        backend_type=row.get("backend_type") or _infer_type(row),
         client=_client(row),
         client_port=_number(row.get("client_port")),
         started_at=parse_instant(row.get("backend_start")) or ages.get("started_at"),
@@ -233,6 +276,17 @@ def _backend(row: Cells, now: float | None, otherwise: int) -> Backend:
     )
 
 
+def _infer_type(row: Cells) -> str | None:
+    """Return the type of a backend whose row does not say it: workers have no state, and in most versions no user."""
+    if "backend_type" in row:
+        return None
+    named = [row.get(name) for name in ("usename", "datname", "client_addr", "state", "query", "current_query")]
+    is_bare = not row.keys() & {"usename", "datname", "state", "query", "current_query"}
+    return "client backend" if is_bare or any(named) else None
+
+
+_LAST_NUMBER = re.compile(r"^.*\D(?=\d+$)")
+"""What stands before a number: a line number, the mark of a quotation, what another pane shows."""
 _WAIT_TYPES = {
     "ClientRead": "Client",
     "ClientWrite": "Client",
@@ -307,6 +361,34 @@ def _database(row: Cells) -> DatabaseCounters | None:
     )
 
 
+def _add_pairs(found: PastedActivity, table: PastedTable, blocked: str, blocking: str) -> None:
+    """Add who waits for whom, one pair a row, as the queries of PostgreSQL's wiki and many others give it."""
+    known = {backend.pid: backend for backend in found.backends}
+    for row in table.rows:
+        waiter, holder = (_number(row.get(f"{end}_pid")) for end in (blocked, blocking))
+        if waiter is None or holder is None:
+            found.unfit += 1
+            continue
+        first = known.get(waiter) or _end_of_pair(row, blocked, waiter)
+        known[holder] = known.get(holder) or _end_of_pair(row, blocking, holder)
+        pids = tuple(dict.fromkeys((*first.blocked_by, holder)))
+        known[waiter] = replace(first, state=first.state or "active", wait_event_type="Lock", blocked_by=pids)
+    found.backends = list(known.values())
+
+
+def _end_of_pair(row: Cells, end: str, pid: int) -> Backend:
+    queries = (f"{end}_statement", f"{end}_query", f"current_statement_in_{end}_process", f"{end}_sql")
+    return Backend(
+        pid=pid,
+        user=row.get(f"{end}_user") or row.get(f"{end}_usename"),
+        database=row.get(f"{end}_database") or row.get("datname"),
+        application=row.get(f"{end}_application") or row.get(f"{end}_application_name") or "",
+        backend_type="client backend",
+        state=row.get(f"{end}_state"),
+        query=next((row[name] for name in queries if row.get(name)), None),
+    )
+
+
 def _with_locks(backends: Sequence[Backend], locks: Sequence[Cells]) -> list[Backend]:
     """Return the backends with the locks that each waits for and who holds them in a conflicting way.
 
@@ -323,8 +405,16 @@ def _with_locks(backends: Sequence[Backend], locks: Sequence[Cells]) -> list[Bac
             held.setdefault(_lock_key(lock), set()).add(pid)
         else:
             waits[pid] = lock
+    known = {backend.pid for backend in backends}
+    holders = {holder for lock in waits.values() for holder in held.get(_lock_key(lock), set())}
+    # Without pg_stat_activity beside it: the waiters, and whom they wait for.
+    missing = sorted((waits.keys() | holders) - known) if not known else []
+    alone = [
+        Backend(pid, None, None, backend_type="client backend", state="active" if pid in waits else None)
+        for pid in missing
+    ]
     changed = []
-    for backend in backends:
+    for backend in [*backends, *alone]:
         lock = waits.get(backend.pid, {})
         if not lock:
             changed.append(backend)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 from poolctl.errors import BadInput
+from poolctl.observe.evidence.paste import strip_escapes
 
 LONGEST_LINE = 1 << 20
 """Characters; what follows in a longer line is left out."""
@@ -88,24 +89,35 @@ def _open(raw: BinaryIO, opened: ExitStack) -> BinaryIO:
     return cast(BinaryIO, opened.enter_context(gzip.GzipFile(fileobj=raw))) if start == b"\x1f\x8b" else raw
 
 
+def _read_as_windows(error: UnicodeError) -> tuple[str, int]:
+    """Read bytes that are no UTF-8 in the encoding of most Windows programs, so that a name stays the same name."""
+    assert isinstance(error, UnicodeDecodeError)
+    return error.object[error.start : error.end].decode("cp1252", errors="replace"), error.end
+
+
+codecs.register_error("windows-1252", _read_as_windows)
+
+
 def _decode(file: BinaryIO) -> Iterator[list[str]]:
     start = file.read(4)
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
     if encoding == "utf-8" and start[1:2] == b"\0" and start[3:4] == b"\0":
         encoding = "utf-16-le"  # Windows tools leave the mark out at times
-    decoder = codecs.getincrementaldecoder(encoding)(errors="replace")
+    decoder = codecs.getincrementaldecoder(encoding)(errors="windows-1252")
     rest = decoder.decode(start)
     while data := _read_some(file):
         text = rest + decoder.decode(data)
         if "\r" in text:
             # A pair may be cut in two: its first half waits for the next block.
             held = text[-1:] == "\r"
-            text = (text[:-1] if held else text).replace("\r\n", "\n").replace("\r", "\n") + "\r" * held
-        *whole, rest = text.split("\n")
+            text = text[:-1] if held else text
+            # Some tools end a line twice: a Windows line end behind a return of the carriage.
+            text = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n") + "\r" * held
+        *whole, rest = strip_escapes(text).split("\n")
         if len(rest) > LONGEST_LINE:
             rest = rest[:LONGEST_LINE]
         yield [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] for line in whole]
-    rest = (rest + decoder.decode(b"", final=True)).rstrip("\r")
+    rest = strip_escapes(rest + decoder.decode(b"", final=True)).rstrip("\r")
     if rest:
         yield [rest]
 

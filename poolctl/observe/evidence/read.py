@@ -15,6 +15,7 @@ from poolctl.observe.evidence.activity_paste import knows_activity, parse_instan
 from poolctl.observe.evidence.collect import SECTION
 from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
 from poolctl.observe.evidence.files import EvidenceFile, find_files
+from poolctl.observe.evidence.paste import clean_paste
 from poolctl.observe.evidence.pooler_log import read_pooler_line
 from poolctl.observe.evidence.server_log import ServerLog
 from poolctl.observe.evidence.tables import PastedTable, find_table
@@ -40,7 +41,8 @@ from poolctl.observe.snapshot import (
 
 _LONGEST_HEADER = 100_000
 SMALL = 16 << 20
-"""Bytes up to which a file is held whole, as a table or a scrape has to be; larger ones are logs, read line by line."""
+"""Bytes, or characters, up to which a file is held whole, as a table or a scrape has to be; larger ones are logs, read
+line by line."""
 HEAD = 400
 """Lines by which a large file is judged."""
 MOST_SNAPSHOTS = 500
@@ -119,14 +121,17 @@ def _read_file(
 ) -> None:
     lines = file.lines()
     head = list(islice(lines, HEAD))
-    is_small = file.size is None or file.size <= SMALL
-    if is_small and not _is_log(head, prefix):
-        head += list(lines)
-        text = "\n".join(head)
-        if _read_scrape(reading, text, file.name):
+    is_small = (file.size is None or file.size <= SMALL) and _complete(head, lines)
+    numbers: list[int] = []
+    if is_small and not _is_log(head[:HEAD], prefix):
+        cleaned = clean_paste(head)
+        numbers, head = [number for number, _ in cleaned], [line for _, line in cleaned]
+        if _read_scrape(reading, "\n".join(head), file.name):
             return
     unread = _Unread()
-    source = _LineReader(reading, file.name, prefix, since, until, unread, keep_tables=is_small, now=now)
+    source = _LineReader(
+        reading, file.name, prefix, since, until, unread, keep_tables=is_small, now=now, numbers=numbers
+    )
     count = 0
     for chunk in _chunks(head, lines):
         source.feed(chunk)
@@ -137,8 +142,23 @@ def _read_file(
     reading.timeline.lines += count if source.is_log else 0
     concluded = source.conclude(count)
     if file.complaint and concluded.ok:
-        concluded = replace(concluded, reason="; ".join(filter(None, [file.complaint, concluded.reason])))
+        reason = "; ".join(filter(None, [file.complaint, concluded.reason]))
+        concluded = replace(concluded, reason=reason, is_partial=True)
     reading.sources.append(concluded)
+
+
+def _complete(head: list[str], lines: Iterator[str]) -> bool:
+    """Add ``lines`` to ``head``; stop, and return False, when that is more than a table or a scrape can be.
+
+    The size of a file does not decide: standard input has none, and that of a compressed file is smaller.
+    """
+    length = sum(map(len, head))
+    for line in lines:
+        head.append(line)
+        length += len(line)
+        if length > SMALL:
+            return False
+    return True
 
 
 def _chunks(head: list[str], lines: Iterator[str]) -> Iterator[list[str]]:
@@ -194,17 +214,25 @@ _EMPTY_RESULT = re.compile(r"^\s*(?:pg_sleep|-+|\(\d+ \w+\)|SET|BEGIN|COMMIT|Tim
 """What psql prints of statements without a table that matters here."""
 
 
+_MARKS_OF_ROW = re.compile(r"[|│\t]|,(?=\S)")
+_STATEMENT = re.compile(r"^\w*[=(\-'\"!][#>*] |pg_stat_activity|;\s*$")
+"""A statement, pasted with its answer: it has commas as a row of CSV has."""
+
+
 @dataclass(slots=True)
 class _Unread:
     """Lines that no reader knew."""
 
     count: int = 0
+    rows: int = 0
+    """Those of them that look like a row of a table."""
     first: int = 0
     text: str = ""
 
     def add(self, number: int, line: str) -> None:
         if line.strip() and not _EMPTY_RESULT.match(line):
             self.count += 1
+            self.rows += len(_MARKS_OF_ROW.findall(line)) > 2 and not _STATEMENT.search(line)
             if not self.first:
                 self.first, self.text = number, line.strip()[:80]
 
@@ -223,8 +251,10 @@ class _LineReader:
         *,
         keep_tables: bool,
         now: float | None,
+        numbers: Sequence[int],
     ) -> None:
         self._reading = reading
+        self._numbers = numbers
         self._name = name
         self._log = ServerLog(prefix)
         self._since, self._until, self._now = since, until, now
@@ -256,7 +286,7 @@ class _LineReader:
         at = 0
         held = self._held
         while at < len(held):
-            self._number = at + 1
+            self._number = self._numbers[at] if self._numbers else at + 1
             # A line of a log first: jsonlog has columns of pg_stat_activity, too.
             if self._read_collected(held[at]) or self._read_log_line(held[at]):
                 at += 1
@@ -276,7 +306,7 @@ class _LineReader:
         parsed = (parse_title(title, pid, names=names) for pid, title in self._titles)
         self._reading.titles += [title for title in parsed if title is not None]
         for tables in _group_tables(self._tables):
-            _add_tables(self._reading, tables, self._name, self._now)
+            self._bad_rows += _add_tables(self._reading, tables, self._name, self._now)
 
     def _read_collected(self, line: str) -> bool:
         """Read a line of the collecting script's own, or of ps; return False for any other."""
@@ -390,12 +420,13 @@ class _LineReader:
             return Source("evidence", self._name, ok=False, reason=reason)
         notes = []
         if self._bad_rows:
-            notes.append(f"{self._bad_rows} rows did not fit their columns")
+            notes.append(f"{self._bad_rows} rows are missing or did not fit their columns")
         # Stack traces and other programs' lines stand in every application's log: only tables should be whole.
         mostly = max(self._known_of.values())
         if self._unread.count and mostly == 0:
             notes.append(f"{self._unread.count} lines were not read, the first is line {self._unread.first}")
-        return Source("evidence", self._name, ok=True, reason="; ".join(notes))
+        is_partial = self._bad_rows > 0 or (self._unread.rows > 0 and mostly == 0)
+        return Source("evidence", self._name, ok=True, reason="; ".join(notes), is_partial=is_partial)
 
 
 def _choose_clock(at: float, bound: float) -> float:
@@ -425,10 +456,13 @@ def _activity_of(table: PastedTable) -> str:
         return "settings"
     if {"locktype", "mode", "granted"} <= names:
         return "locks"
+    if {"blocked_pid", "blocking_pid"} <= names:
+        return "pairs"
     return "databases" if "numbackends" in names else "activity" if names & {"pid", "procpid"} else "counts"
 
 
-def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now: float | None) -> None:
+def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now: float | None) -> int:
+    """Add what tables of one moment say to ``reading``; return the number of rows that cannot be as they are."""
     shows = [table for table in tables if find_show(table.columns)]
     bouncer, pgpool = read_bouncer(shows, name), read_pgpool(shows, name)
     if bouncer is not None:
@@ -440,7 +474,7 @@ def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now
             reading.settings |= {str(row["name"]): str(row["setting"]) for row in table.rows if row.get("setting")}
     rest = [table for table in tables if not find_show(table.columns) and set(table.columns) not in _SETTINGS]
     if not rest:
-        return
+        return 0
     activity = read_activity(rest, now)
     if activity.backends or activity.databases:
         reading.servers.append(
@@ -451,6 +485,7 @@ def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now
                 databases=tuple(activity.databases),
             )
         )
+    return activity.unfit
 
 
 def _observe(reading: _Reading, now: float | None) -> Observation:

@@ -129,6 +129,8 @@ class ServerLog:
         self._csv: list[str] = []
         self._pending: LogEvent | None = None
         self._passed_over = 0
+        self._is_log = False
+        """Whether any line had a level."""
         self._instants: dict[str, float | None] = {}
         self._who: dict[str, dict[str, Any]] = {}
         """What stands behind the instant of a prefix, read once: a server has some hundred backends at a time."""
@@ -141,9 +143,10 @@ class ServerLog:
             return self._feed_json(line)
         found = _find_level(line)
         if found is None:
-            # A tab begins a continuation; a line without any prefix belongs to the message before it.
-            return [], line[:1] == "\t"
+            # A tab begins a continuation of the message before it.
+            return [], self._is_log and line[:1] == "\t"
         start, level, end = found
+        self._is_log = True
         if level in _DETAILS:
             return self._complete(line[end:]), True
         if level in _BESIDE:

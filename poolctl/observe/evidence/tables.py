@@ -6,6 +6,7 @@ bars in it is not taken for one.
 """
 
 import csv
+import html
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -13,14 +14,23 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+_LONGEST = 1 << 20
+"""Characters of a line."""
 MOST_ROWS = 200_000
 """Rows of one table that are kept; the server that has more has not been built."""
 
 _RULER = re.compile(r"^\s*[+|├┼┌└]?[-─]{2,}(?:[+|┼┬┴][-─:]*)*[-─:+|┤┐┘]*\s*$")
 _MARKDOWN_RULER = re.compile(r"^\s*\|?\s*:?-{2,}:?\s*(?:\|\s*:?-{2,}:?\s*)*\|?\s*$")
-_RECORD = re.compile(r"^[-─*+┌├]*\[ RECORD (\d+) \][-─+┬┼┤┐]*\s*$|^\*+ (\d+)\. row \*+$")
-_COUNT = re.compile(r"^\s*\(\d+ \w+\)\s*$")
+_RECORD = re.compile(r"^\s*[-─*+┌├]*\[ RECORD (\d+) \][-─+┬┼┤┐]*\s*$|^\s*\*+ (\d+)\. row \*+\s*$")
+_COUNT = re.compile(r"^\s*\((\d+) \w+\)\s*$")
 _BAR = re.compile(r"[|│]")
+_STATEMENT = re.compile(r"\bselect\s|;\s*$", re.IGNORECASE)
+"""The statement itself, pasted above its answer: it names the columns, too."""
+_BLANK_RULER = re.compile(r"^\s*-+(?: +-+)+\s*$")
+"""psql with border 0."""
+_PIECE_OF_RULER = re.compile(r"^[-+]+$")
+_MOST_PIECES = 30
+"""Lines that a terminal or a chat program makes of one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +65,8 @@ def find_table(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
         return _expanded(lines, at, knows)
     if line.lstrip()[:1] in ("{", "["):
         return _json(lines, at, knows)
+    if line.lstrip()[:6].lower() == "<table":
+        return _html(lines, at, knows)
     following = lines[at + 1] if at + 1 < len(lines) else ""
     if _BAR.search(line) and (_RULER.match(following) or _MARKDOWN_RULER.match(following)):
         return _aligned(lines, at, knows)
@@ -62,7 +74,9 @@ def find_table(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
         # border 2: a ruler above the header, too.
         found = _aligned(lines, at + 1, knows)
         return None if found is None else Found(found.table, found.lines + 1)
-    return _separated(lines, at, knows)
+    if _BLANK_RULER.match(following):
+        return _blank_separated(lines, at, knows)
+    return (_wrapped(lines, at, knows) if _BAR.search(line) else None) or _separated(lines, at, knows)
 
 
 def _names(cells: Sequence[str]) -> tuple[str, ...]:
@@ -77,14 +91,22 @@ def _cell(text: str) -> str | None:
 def _split(line: str, edges: Sequence[int], count: int) -> list[str] | None:
     """Return the cells of a line, by the ruler's columns where they fit, else by its bars; None for another number.
 
-    ``edges``: the columns of the bars; with a frame the first and the last of them are the frame's.
+    ``edges``: the columns of the bars; with a frame the first and the last of them are the frame's. Of a line that was
+    cut off, what comes behind the last bar is left out, and every cell behind it is empty.
     """
-    if edges and all(at < len(line) and line[at] in "|│:;" for at in edges):
-        if len(edges) == count + 1:
-            return [line[start + 1 : end] for start, end in pairwise(edges)]
-        if len(edges) == count - 1:
-            starts, ends = [0, *(at + 1 for at in edges)], [*edges, len(line)]
-            return [line[start:end] for start, end in zip(starts, ends, strict=True)]
+    has_frame = len(edges) == count + 1
+    if len(edges) in (count - 1, count + 1):
+        within = [at for at in edges if at < len(line)]
+        # psql's older style has a colon in place of one bar where a line goes on, and blanks in place of the others.
+        marks = "|│:; " if any(line[at] in ":;" for at in within) else "|│"
+        if within and all(line[at] in marks for at in within):
+            starts = [at + 1 for at in within] if has_frame else [0, *(at + 1 for at in within)]
+            if len(within) == len(edges):
+                ends = edges[1:] if has_frame else [*edges, len(line)]
+                return [line[start:end] for start, end in zip(starts, ends, strict=False)]
+            if len(_BAR.findall(line)) < len(edges):
+                whole = [line[start : end - 1] for start, end in pairwise(starts)]
+                return whole + [""] * (count - len(whole))
     text = line.strip()
     if text[:1] in ("|", "│") and text[-1:] in ("|", "│") and len(_BAR.findall(text)) > count:
         text = text[1:-1]
@@ -100,6 +122,7 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     if not knows(names):
         return None
     edges = [column for column, mark in enumerate(ruler) if mark in "+┼├┤"]
+    key = names.index("pid") if "pid" in names else -1
     rows: list[list[str]] = []
     skipped: list[int] = []
     wrapped: list[bool] = []
@@ -107,7 +130,9 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     while end < len(lines) and len(rows) < MOST_ROWS:
         line = lines[end]
         end += 1
-        if _COUNT.match(line):
+        if count := _COUNT.match(line):
+            # A row that was left out or torn apart may be the one that matters.
+            skipped += [end] * max(0, int(count[1]) - len(rows) - len(skipped))
             break
         if _RULER.match(line):
             continue
@@ -126,7 +151,12 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
                 break
             skipped.append(end)
             continue
-        if rows and (_continues(cells, wrapped) or any(line[at : at + 1] in (":", ";") for at in edges)):
+        if _names(cells) == names:
+            continue  # the header once more, as a pager or a second paste has it
+        is_colon = any(line[at : at + 1] in (":", ";") for at in edges)
+        if not is_colon and len(edges) in (len(names) - 1, len(names) + 1) and len(_BAR.findall(line)) < len(edges):
+            skipped.append(end)  # it was cut off: what it still has counts
+        if rows and (is_colon or _continues(cells, wrapped, key)):
             rows[-1] = [_join(old, new) for old, new in zip(rows[-1], cells, strict=True)]
         else:
             rows.append(cells)
@@ -135,9 +165,86 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     return Found(PastedTable(names, known, at + 1, tuple(skipped)), end - at)
 
 
-def _continues(cells: Sequence[str], wrapped: Sequence[bool]) -> bool:
-    """Return True if a line goes on with the row before: cells that psql marked with a plus, and all others blank."""
-    return any(wrapped) and all(was or not cell.strip() for cell, was in zip(cells, wrapped, strict=True))
+def _wrapped(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Read an aligned table each of whose lines something broke into several: by the number of its bars.
+
+    The pieces of a line are put together again; where all but its last one have one length, nothing was lost between
+    them, else a space.
+    """
+    end = at
+    while end < len(lines) and end - at < _MOST_PIECES and lines[end].strip() and "-+-" not in lines[end]:
+        end += 1
+    rulers = end
+    while rulers < len(lines) and _PIECE_OF_RULER.match(lines[rulers].strip() or "x"):
+        rulers += 1
+    if rulers == end:
+        return None
+    widest = max(map(len, lines[at:rulers]))
+
+    def put_together(pieces: Sequence[str]) -> str:
+        text, is_cut = "", True
+        for piece in pieces:
+            is_joined = is_cut or text[-1:].isspace() or piece[:1].isspace()
+            text += piece if is_joined else f" {piece}"
+            is_cut = len(piece) >= widest
+        return text
+
+    header, ruler = put_together(lines[at:end]), "".join(line.strip() for line in lines[end:rulers])
+    bars = len(_BAR.findall(header))
+    if bars < 1 or bars != ruler.count("+"):
+        return None
+    rows: list[str] = []
+    pieces: list[str] = []
+    here = rulers
+    while here < len(lines) and lines[here].strip() and not _COUNT.match(lines[here]):
+        if sum(len(_BAR.findall(piece)) for piece in pieces) >= bars and _BAR.search(lines[here]):
+            rows.append(put_together(pieces))
+            pieces = []
+        pieces.append(lines[here])
+        here += 1
+    rows.append(put_together(pieces))
+    found = _aligned([header, ruler, *rows], 0, knows)
+    if found is None:
+        return None
+    skipped = (at + 1,) * len(found.table.skipped)
+    return Found(PastedTable(found.table.columns, found.table.rows, at + 1, skipped), here - at)
+
+
+def _blank_separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Read psql's output without bars (border 0), by the columns of its ruler."""
+    spans = [match.span() for match in re.finditer(r"-+", lines[at + 1])]
+    names = _names([lines[at][start:end] for start, end in spans])
+    if not knows(names):
+        return None
+    spans[-1] = spans[-1][0], _LONGEST
+    rows: list[list[str]] = []
+    wrapped: list[bool] = []
+    end = at + 2
+    while end < len(lines) and lines[end].strip() and not _COUNT.match(lines[end]):
+        cells = [lines[end][start:stop] for start, stop in spans]
+        if rows and any(wrapped) and all(was or not cell.strip() for cell, was in zip(cells, wrapped, strict=True)):
+            rows[-1] = [_join(old, new) for old, new in zip(rows[-1], cells, strict=True)]
+        else:
+            rows.append(cells)
+        # The mark of a line that goes on stands behind the column, where the others have a blank.
+        wrapped = [
+            lines[end][stop : stop + 1] == "+" or cell.rstrip()[-1:] == "+"
+            for cell, (_, stop) in zip(cells, spans, strict=True)
+        ]
+        end += 1
+    known = tuple({name: _cell(_unwrap(cell)) for name, cell in zip(names, row, strict=True)} for row in rows)
+    return Found(PastedTable(names, known, at + 1), end - at)
+
+
+def _continues(cells: Sequence[str], wrapped: Sequence[bool], key: int) -> bool:
+    """Return True if a line goes on with the row before: cells that psql marked with a plus, and all others blank.
+
+    Where spaces were lost the mark may be, too: then a line without the cell that every row has (``key``, -1 for none)
+    goes on.
+    """
+    if any(wrapped) and all(was or not cell.strip() for cell, was in zip(cells, wrapped, strict=True)):
+        return True
+    return key >= 0 and not cells[key].strip() and sum(1 for cell in cells if cell.strip()) < 2
 
 
 def _join(old: str, new: str) -> str:
@@ -223,6 +330,30 @@ def _json(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     return Found(table, taken)
 
 
+def _html(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
+    """Read a table of HTML, as ``psql -H`` and web pages have it."""
+    end = at
+    while end < len(lines) and "</table>" not in lines[end].lower():
+        end += 1
+    text = "\n".join(lines[at : end + 1])
+    rows = [
+        [html.unescape(_TAG.sub("", _LINE_END.sub("\n", cell))) for cell in _HTML_CELL.findall(row)]
+        for row in re.split(r"(?i)<tr\b", text)[1:]
+    ]
+    names = _names(rows[0]) if rows else ()
+    if not knows(names):
+        return None
+    fitting = [row for row in rows[1:] if len(row) == len(names)]
+    known = tuple({name: _cell(cell) for name, cell in zip(names, row, strict=True)} for row in fitting)
+    skipped = (at + 1,) * (len(rows) - 1 - len(fitting))
+    return Found(PastedTable(names, known, at + 1, skipped), min(end + 1, len(lines)) - at)
+
+
+_HTML_CELL = re.compile(r"<t[hd]\b[^>]*>(.*?)</t[hd]>", re.IGNORECASE | re.DOTALL)
+_LINE_END = re.compile(r"<br */?>\n?", re.IGNORECASE)
+_TAG = re.compile(r"<[^<>]*>")
+
+
 def _json_cell(value: Any) -> str | None:
     if value is None:
         return None
@@ -233,6 +364,8 @@ def _json_cell(value: Any) -> str | None:
 
 def _separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     """Read CSV with a header, or psql's unaligned output, by whichever mark makes the header's names known ones."""
+    if _STATEMENT.search(lines[at]):
+        return None
     for mark in (",", "|", "\t", ";"):
         if mark not in lines[at]:
             continue
@@ -260,7 +393,9 @@ def _csv(lines: Sequence[str], at: int, mark: str) -> Found:
         for cells in reader:
             if not cells or len(cells) == 1:
                 break
-            if len(cells) == len(names):
+            if _names(cells) == names:
+                pass  # the header once more
+            elif len(cells) == len(names):
                 rows.append({name: _cell(cell) for name, cell in zip(names, cells, strict=True)})
             else:
                 skipped.append(at + taken)

@@ -1,0 +1,190 @@
+"""One paste after everything that terminals, mail and chat programs do to it: all its rows, or no claim of health."""
+
+import html
+import re
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poolctl.api.inspect import inspect
+from poolctl.api.results import InspectResult
+
+ROWS = (
+    (
+        "101",
+        "müller",
+        "shop",
+        "10.0.0.1",
+        "active",
+        "2026-11-01 12:00:09+00",
+        "SELECT count(*)\n  FROM stock\n WHERE id = 1",
+    ),
+    (
+        "102",
+        "müller",
+        "shop",
+        "10.0.0.1",
+        "idle in transaction",
+        "2026-11-01 11:59:01+00",
+        "UPDATE stock SET amount = 1",
+    ),
+    (
+        "103",
+        "müller",
+        "shop",
+        "10.0.0.2",
+        "idle in transaction",
+        "2026-11-01 11:58:07+00",
+        "UPDATE stock SET amount = 2",
+    ),
+    ("104", "müller", "shop", "10.0.0.2", "idle in transaction", "2026-11-01 11:57:20+00", "SELECT 'a|b'"),
+    ("105", "müller", "shop", "10.0.0.2", "idle", "2026-11-01 12:00:01+00", "COMMIT"),
+)
+NAMES = ("pid", "usename", "application_name", "client_addr", "state", "state_change", "query")
+STATES = sorted((int(row[0]), row[4]) for row in ROWS)
+
+
+def draw_aligned() -> str:
+    widths = [
+        max(len(name), *(len(part) for row in ROWS for part in row[n].split("\n"))) for n, name in enumerate(NAMES)
+    ]
+    lines = [" | ".join(name.center(width) for name, width in zip(NAMES, widths, strict=True))]
+    lines.append("-+-".join("-" * width for width in widths))
+    for row in ROWS:
+        parts = row[-1].split("\n")
+        for number, part in enumerate(parts):
+            cells = [*(row[:-1] if not number else [""] * 6), part]
+            text = " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+            lines.append(f"{text}+" if number + 1 < len(parts) else text)
+    bordered = [
+        f"-{line}-" if set(line) <= {"-", "+"} else f" {line} ".rstrip() if line[-1] != "+" else f" {line}"
+        for line in lines
+    ]
+    return "\n".join([*bordered, f"({len(ROWS)} rows)"]) + "\n"
+
+
+def draw_expanded() -> str:
+    text = ""
+    for number, row in enumerate(ROWS, 1):
+        text += f"-[ RECORD {number} ]----+----------------------------\n"
+        for name, value in zip(NAMES, row, strict=True):
+            first, *rest = value.split("\n")
+            text += f"{name:16} | {first}{'+' if rest else ''}\n"
+            text += "".join(f"{'':16} | {part}{'+' if part != rest[-1] else ''}\n" for part in rest)
+    return text
+
+
+def draw_csv() -> str:
+    return "\n".join([",".join(NAMES), *(",".join([*row[:-1], f'"{row[-1]}"']) for row in ROWS)]) + "\n"
+
+
+DRAWN = {"aligned": draw_aligned(), "expanded": draw_expanded(), "CSV": draw_csv()}
+Change = Callable[[str], str]
+
+
+def each_line(change: Change) -> Change:
+    return lambda text: "".join(change(line) + "\n" for line in text.splitlines())
+
+
+def wrap(line: str) -> str:
+    return "\n".join(textwrap.wrap(line, 80, drop_whitespace=False, break_on_hyphens=False) or [""])
+
+
+CHANGES: dict[str, Change] = {
+    "as it is": lambda text: text,
+    "quoted by mail": each_line(lambda line: f"> {line}".rstrip()),
+    "quoted twice": each_line(lambda line: f">> {line}"),
+    "in colors": each_line(lambda line: f"\x1b[32m{line}\x1b[0m\x1b[K"),
+    "in a pane of tmux": each_line(lambda line: f"│{line}│"),
+    "blanks that do not break": lambda text: text.replace(" ", "\u00a0"),
+    "indented": each_line(lambda line: f"    {line}"),
+    "between fences": lambda text: f"so here\n```sql\n{text}```\nany ideas?\n",
+    "behind three marks": lambda text: f"```{text.rstrip()}```\n",
+    "behind a prompt": lambda text: (
+        f"shop=# select pid, usename, state, query from pg_stat_activity;\n{text}\nTime: 1.2 ms\nshop=# \\q\n"
+    ),
+    "double-spaced": lambda text: text.replace("\n", "\n\n"),
+    "with two ends of each line": lambda text: text.replace("\n", "\r\r\n"),
+    "with Windows line ends": lambda text: text.replace("\n", "\r\n"),
+    "through a pager": lambda text: text.replace("\n", "\n--More--\n", 4) + "(END)\n",
+    "without its number of rows": lambda text: re.sub(r"\(\d+ rows\)\n", "", text),
+    "with long dashes": lambda text: text.replace("--", "—"),
+    "header in capitals": lambda text: (
+        text.replace("usename", "USENAME").replace("state", "STATE") if "RECORD" not in text else text
+    ),
+    "twice": lambda text: text + text,
+}
+ALIGNED: dict[str, Change] = {
+    "blanks lost": lambda text: re.sub(r" {2,}", " ", text),
+    "tabs for blanks": lambda text: re.sub(r" {2,}", "\t", text),
+    "ends of lines without blanks": each_line(str.strip),
+    "escaped for HTML": html.escape,
+    "wrapped by a terminal": each_line(
+        lambda line: "\n".join(line[at : at + 70] for at in range(0, max(1, len(line)), 70))
+    ),
+    "wrapped by a chat program": each_line(wrap),
+}
+
+
+def read(folder: Path, text: str | bytes) -> InspectResult:
+    file = folder / "paste.txt"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return inspect(evidence=[str(file)])
+
+
+def states(result: InspectResult) -> list[tuple[int, str | None]]:
+    server = result.observation.last.server
+    assert server is not None
+    return sorted((each.pid, each.state) for each in server.backends)
+
+
+@pytest.mark.parametrize("mode", DRAWN)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_paste_says_the_same_after_what_programs_do_to_it(mode: str, change: str, tmp_path: Path) -> None:
+    assert states(read(tmp_path, CHANGES[change](DRAWN[mode]))) == STATES
+
+
+@pytest.mark.parametrize("change", ALIGNED)
+def test_an_aligned_paste_says_the_same_after_what_programs_do_to_its_blanks(change: str, tmp_path: Path) -> None:
+    result = read(tmp_path, ALIGNED[change](DRAWN["aligned"]))
+
+    assert states(result) == STATES
+    assert {each.query for each in result.observation.last.server.backends} >= {"COMMIT"}  # type: ignore[union-attr]
+
+
+def test_a_name_in_the_encoding_of_windows_stays_the_name(tmp_path: Path) -> None:
+    server = read(tmp_path, DRAWN["aligned"].encode("cp1252")).observation.last.server
+
+    assert server is not None
+    assert {each.user for each in server.backends} == {"müller"}
+
+
+RESTING = DRAWN["aligned"].replace("idle in transaction", "idle               ")
+CUT = RESTING.index("10.0.0.2")
+LOST = {
+    "the ends of its lines": "".join(line[:60] + "\n" for line in RESTING.splitlines()),
+    "its middle": RESTING[:CUT] + RESTING[CUT + 150 :],
+    "its end": RESTING[: CUT + 4],
+    "a row": "".join(line for line in RESTING.splitlines(keepends=True) if not line.startswith(" 103")),
+    "to a pager in another language": RESTING[:CUT].rpartition("\n")[0]
+    + "\n--Mehr--\n"
+    + RESTING[CUT - 40 :].partition("\n")[2],
+}
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_a_paste_that_lost_something_is_never_healthy(lost: str, tmp_path: Path) -> None:
+    result = read(tmp_path, LOST[lost])
+
+    assert result.findings[0].confidence == "undetermined", (result.findings[0].summary, result.observation.sources)
+
+
+def test_rows_that_the_number_at_the_end_counts_are_missed(tmp_path: Path) -> None:
+    lines = DRAWN["aligned"].splitlines()
+    result = read(tmp_path, "\n".join([*lines[:5], *lines[-2:]]) + "\n")
+
+    (source,) = result.observation.sources
+    assert "rows are missing" in source.reason
+    assert source.is_partial
