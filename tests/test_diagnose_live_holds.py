@@ -41,6 +41,14 @@ def test_transactions_kept_open_over_a_call_elsewhere_are_no_leak(pause: float, 
     assert not (LEAKS | REMEDIES_OF_LOAD | {"self-deadlock"}) & set(codes(diagnosis))
 
 
+@pytest.mark.parametrize(("pause", "is_held"), [(0.03, True), (0.01, False)])
+def test_short_pauses_are_work_elsewhere_where_they_are_most_of_the_use(pause: float, is_held: bool) -> None:
+    diagnosis = verdict(*calling(8, pause), pools=full_pool(8, 4))
+
+    assert ("held-across-io" in codes(diagnosis)) == is_held
+    assert ("pool-undersized" in codes(diagnosis)) != is_held
+
+
 def test_without_figures_a_pool_that_has_no_session_to_spare_tells_as_well() -> None:
     assert "held-across-io" in codes(verdict(*calling(10, 0.4)))
 

@@ -45,6 +45,29 @@ def test_pools_made_again_and_again_are_told_by_their_batches() -> None:
     assert "about 5 at a time" in finding.summary
 
 
+@pytest.mark.parametrize(
+    ("batch", "ago", "is_known", "found"),
+    [
+        (5, 20.0, True, "certain"),
+        (5, 5000.0, True, "certain"),
+        (5, 20.0, False, "undetermined"),
+        (5, 5000.0, False, None),
+        (1, 20.0, True, None),
+    ],
+)
+def test_a_process_that_made_pools_and_stopped_is_told_by_their_batches(
+    batch: int, ago: float, is_known: bool, found: str | None
+) -> None:
+    """One at a time, long ago: a pool also replaces its connections so, at the end of their lives."""
+    made = [Row(100 + i, age=ago + i // batch, opened=ago + 0.2 + i // batch) for i in range(45)]
+    owner = [host(*(process(40_100 + i, pid=4242) for i in range(45)))] if is_known else []
+
+    diagnosis = diagnose(observe(*made, hosts=owner))
+
+    told = {finding.code: finding.confidence for finding in diagnosis.findings}
+    assert told.get("connection-per-request") == found
+
+
 def test_connections_that_did_nothing_since_they_were_opened_count_too() -> None:
     assert "connection-per-request" in codes(diagnose(observe(*once(12, query=None))))
 

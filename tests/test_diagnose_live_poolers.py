@@ -71,6 +71,23 @@ def test_servers_that_were_pinned_at_one_moment_are_a_jam_only_if_their_own_appl
     assert ("leak-in-transaction" in codes(diagnosis)) is not found
 
 
+@pytest.mark.parametrize("what", ["one sample", "a moment's wait", "both samples"])
+def test_pinned_servers_are_certain_only_if_their_state_and_the_wait_last(what: str) -> None:
+    stuck = rows(6, state=IN_TRANSACTION, age=70.0, step=3.0, application="")
+    held = [100, 101, 102, 103, 104, 105]
+    waiting = bouncer(held)
+    free = replace(waiting, pools=(replace(waiting.pools[0], clients_waiting=0),))
+    samples: dict[str, dict[str, Any]] = {
+        "one sample": {"bouncers": [waiting], "samples": 1},
+        "a moment's wait": {"bouncers": [free] * 6 + [waiting]},
+        "both samples": {"bouncers": [waiting]},
+    }
+
+    finding = find(verdict(*stuck, **samples[what]), "pooler-pinned-transaction")
+
+    assert (finding.confidence == "certain") == (what == "both samples")
+
+
 def test_one_pinned_server_is_named_with_the_port_of_its_client() -> None:
     pinned = Row(100, IN_TRANSACTION, age=4.0)
 
@@ -148,7 +165,7 @@ def test_long_calls_elsewhere_behind_pgbouncer_do_end_and_are_spared() -> None:
     diagnosis = diagnose(observation)
 
     assert codes(diagnosis)[:2] == ["held-across-io", "pooler-pinned-transaction"]
-    assert "that are not ended" not in find(diagnosis, "pooler-pinned-transaction").summary
+    assert "that have not ended" not in find(diagnosis, "pooler-pinned-transaction").summary
     assert plan_relief(observation, diagnosis).steps == ()
 
 

@@ -328,7 +328,7 @@ Do      Nothing, while the fleet is far from its budget. Otherwise lower max_ope
 Why     sessions 40, frozen idle 38, most in use 1, usable 97, waiting 0, window 3 s
 """,
     "pooler-pinned-transaction": """\
-CRITICAL  PgBouncer: 5 server connections are pinned by transactions that are not ended, the
+CRITICAL  PgBouncer: 5 server connections are pinned by transactions that have not ended, the
 oldest idle for 82 s; 5 of 5 server connections of app@app in use, 4 clients waiting for up to
 2.5 s
 pooler-pinned-transaction (pooler, certain); the remedy frees 5 slots

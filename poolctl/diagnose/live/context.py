@@ -12,7 +12,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import find_limits
 from poolctl.diagnose.live.holders import Clients, find_holders
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldTimes, find_stuck, measure_hold_times, measure_use
+from poolctl.diagnose.live.usage import HoldTimes, find_stuck, measure_hold_times, measure_use
 
 EXPLAIN_NO_BACKEND = frozenset({"fleet-over-budget"})
 """Findings that name all backends there are: each of them can have a fault of its own."""
@@ -72,14 +72,13 @@ class RuleContext:
             return False
         times = self.measure_hold_times(application)
         use = measure_use(application, times)
-        is_busy_elsewhere = use.share > HELD_SHARE and use.pause >= LEAST_PAUSE
         is_explained = any(track.pid in self.explained for track in tracks)
         moved = sum(1 for track in tracks if track.has_moved or track.is_new)
         return (
             bool(tracks)
             and not is_explained
             and not find_stuck(application, times)
-            and not is_busy_elsewhere
+            and not use.is_elsewhere()
             and moved >= 0.8 * len(tracks)
         )
 

@@ -44,10 +44,10 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     """Report transactions that are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions of which two or more were observed to end, typically
-    for 50 ms or more at a time, and it matters: clients wait; or (from 100 ms on) nine in ten backends are in use in
-    four samples of five. Of holds that outlast the observation: two or more transactions idle for longer than 1 s, and
-    none for longer than four mean holds by the pool's own figures; or new ones begin one after the other in all
-    backends, so that old ones end (undetermined as long as none was observed to).
+    for 50 ms or more at a time (25 ms where it is more than 60 %), and it matters: clients wait; or (from 100 ms on)
+    nine in ten backends are in use in four samples of five. Of holds that outlast the observation: two or more
+    transactions idle for longer than 1 s, and none for longer than four mean holds by the pool's own figures; or new
+    ones begin one after the other in all backends, so that old ones end (undetermined as long as none was observed to).
     Certain: turnover over a window three times the longest transaction, or by the pool's figures, and it is known that
     clients wait. Undetermined: fewer than four backends of an application whose waiting clients are not reported, as a
     few workers of a batch, each with a connection of its own, are always in a transaction too and keep no client out. A
@@ -82,7 +82,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
                 context, application, use, holding, "likely" if moved else "undetermined", decide_by
             )
             continue
-        if use.share <= HELD_SHARE or use.pause < (LEAST_PAUSE if waiting else 2 * LEAST_PAUSE) or len(moved) < 2:
+        if not use.is_elsewhere(LEAST_PAUSE if waiting else 2 * LEAST_PAUSE) or len(moved) < 2:
             continue
         pools = context.facts.find_pools_of(application)
         if is_quiet(pools):

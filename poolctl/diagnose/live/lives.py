@@ -22,8 +22,11 @@ SAME_MOMENT = 0.5
 USED_ONCE_SHARE = 0.8
 SURE_LIVES, SURE_MOMENTS = 10, 5
 STILL_GOING = 3.0
-"""Times the usual pause between two moments, within which the last one has to lie: workers that each opened their one
-connection when they started look the same, and stopped opening long ago."""
+"""Times the usual pause between two moments, within which the last one lies while it goes on: workers that each opened
+their one connection when they started look the same, and stopped opening long ago."""
+BATCH = 2
+"""Backends for each moment, from which a pool was made each time. One at a time is also how a pool replaces connections
+at the end of their lives."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class _Lives:
     """Moments at which more of them were opened although others rested."""
     client_count: int
     """Client addresses, or processes where they are known."""
+    goes_on: bool
 
 
 def find_connection_per_request(context: RuleContext) -> Iterator[Finding]:
@@ -44,7 +48,9 @@ def find_connection_per_request(context: RuleContext) -> Iterator[Finding]:
     Threshold: five idle backends or more of one client address or process, four fifths of its backends of that
     application, opened at three moments or more, each time beside ones that already rested; and it goes on: the last
     moment is no longer ago than three times the usual pause between two. Likely; certain of ten or more, opened at
-    five moments by one process of this machine.
+    five moments by one process of this machine. If it does not go on: only of backends opened two or more at a time,
+    by one process (the same confidence) or by an address, for three times as long as it went on (undetermined: several
+    processes, each with a pool of its own, look the same).
     """
     for application in context.facts.programs:
         lives = _find_lives(context, application)
@@ -57,17 +63,24 @@ def _find_lives(context: RuleContext, application: Application) -> _Lives | None
     for track in context.keep_unexplained(application.tracks):
         process = context.clients.find_client(track).process
         by_client.setdefault(process.pid if process is not None else track.last.client, []).append(track)
-    found = [(used, moments) for tracks in by_client.values() for used, moments in _judge_client(tracks)]
+    found = [
+        (used, moments, goes_on)
+        for client, tracks in by_client.items()
+        for used, moments, goes_on in _judge_client(tracks, isinstance(client, int))
+    ]
     if not found:
         return None
-    tracks = tuple(track for used, _ in found for track in used)
-    moments = tuple(sorted(moment for _, several in found for moment in several))
-    beside = sum(_count_beside(used, several) for used, several in found)
-    return _Lives(tracks, moments, beside, len(found))
+    tracks = tuple(track for used, _, _ in found for track in used)
+    moments = tuple(sorted(moment for _, several, _ in found for moment in several))
+    beside = sum(_count_beside(used, several) for used, several, _ in found)
+    return _Lives(tracks, moments, beside, len(found), all(goes_on for _, _, goes_on in found))
 
 
-def _judge_client(tracks: Sequence[Track]) -> Iterator[tuple[list[Track], list[float]]]:
-    """Yield the backends of one client that were opened for single uses, and the moments; nothing where it reuses."""
+def _judge_client(tracks: Sequence[Track], is_one_process: bool) -> Iterator[tuple[list[Track], list[float], bool]]:
+    """Yield the backends of one client that were opened for single uses, the moments, and whether it goes on.
+
+    Nothing where the client reuses its connections.
+    """
     used = sorted((track for track in tracks if track.is_used_once), key=lambda track: track.last.started_at or 0.0)
     if len(used) < LEAST_LIVES or len(used) < USED_ONCE_SHARE * len(tracks):
         return
@@ -80,9 +93,11 @@ def _judge_client(tracks: Sequence[Track]) -> Iterator[tuple[list[Track], list[f
         latest = started
     if len(moments) < LEAST_MOMENTS or _count_beside(used, moments) < len(moments) - 1:
         return
-    pause = (moments[-1] - moments[0]) / (len(moments) - 1)
-    if used[0].now - moments[-1] <= max(STILL_GOING * pause, FIRST_USE):
-        yield used, moments
+    span, since = moments[-1] - moments[0], used[0].now - moments[-1]
+    goes_on = since <= max(STILL_GOING * span / (len(moments) - 1), FIRST_USE)
+    are_batches = len(used) >= BATCH * len(moments) and (is_one_process or since <= STILL_GOING * span)
+    if goes_on or are_batches:
+        yield used, moments, goes_on
 
 
 def _count_beside(used: Sequence[Track], moments: Sequence[float]) -> int:
@@ -105,7 +120,9 @@ def _build_connection_per_request(context: RuleContext, application: Application
     known = all(context.clients.find_client(track).process is not None for track in lives.tracks)
     sure = count >= SURE_LIVES and len(moments) >= SURE_MOMENTS and known and lives.client_count == 1
     confidence: Confidence = cap_confidence("certain" if sure else "likely", lives.tracks)
-    slots = context.facts.server.usable if context.facts.server else 0
+    if not known and not lives.goes_on:
+        confidence = "undetermined"
+    slots = context.facts.server.usable if context.facts.server and lives.goes_on else 0
     pace = span / (len(moments) - 1)
     full = (
         f"; at this pace the server is full in {format_duration(_time_to_full(context, batch, pace))}" if slots else ""

@@ -302,15 +302,17 @@ def build_pinned_transaction(context: RuleContext, queue: BouncerQueue, found: P
     """Build the finding about clients that keep server connections by transactions that they do not end.
 
     Threshold: a backend of the pool idle in transaction for more than a second, no server connection idle, clients
-    waiting. Certain: the backends were joined by remote_pid.
+    waiting. Certain: the backends were joined by remote_pid, their states are visible, two samples found them
+    unchanged, and clients wait not only for a moment.
     """
     oldest = max(track.age for track in found.pinned)
     ends = "held-across-io" in context.reported and context.explained.issuperset(track.pid for track in found.pinned)
-    kept = "kept open over work elsewhere" if ends else "that are not ended"
+    kept = "kept open over work elsewhere" if ends else "that have not ended"
+    observed = found.is_joined and all(t.is_confirmed and not t.last.is_inferred for t in found.pinned)
     return build_finding(
         "pooler-pinned-transaction",
         severity="critical",
-        confidence="certain" if found.is_joined and not any(t.last.is_inferred for t in found.pinned) else "likely",
+        confidence="certain" if observed and queue.waiting.sustained else "likely",
         summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the oldest idle "
         f"for {format_duration(oldest)}; {_write_counts(queue)}",
         evidence=_collect_evidence(queue, found)

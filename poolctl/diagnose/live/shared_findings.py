@@ -10,7 +10,15 @@ from poolctl.diagnose.catalog import find as find_type
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, HoldPattern, HoldTimes, find_stuck
+from poolctl.diagnose.live.usage import (
+    HELD_SHARE,
+    LEAST_PAUSE,
+    MOSTLY_SHARE,
+    SHORTEST_PAUSE,
+    HoldPattern,
+    HoldTimes,
+    find_stuck,
+)
 from poolctl.units import format_count, format_duration, percent, plural
 
 LEAST_STUCK = 2
@@ -208,8 +216,9 @@ def build_held_across_io(
             "stuck": len(find_stuck(application, times)),
             "looks_without_a_spare_session": percent(use.used_up),
             "waiting": waiting.count,
-            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more, and "
-            "clients wait or no connection is to spare",
+            "threshold": f"> {percent(HELD_SHARE)} of the use, pauses of {format_duration(LEAST_PAUSE)} or more "
+            f"({format_duration(SHORTEST_PAUSE)} from {percent(MOSTLY_SHARE)} on), and clients wait "
+            "or no connection is to spare",
         },
         holders=context.find_holders(holding),
         frees=min(len(holding), round(use.mean_paused)),

@@ -155,6 +155,12 @@ of an application with many small statements are network round trips of a few mi
 (measured on staged systems)."""
 
 
+MOSTLY_SHARE = 0.6
+SHORTEST_PAUSE = 0.025
+"""Where most of the use is idle in a transaction, pauses of that length are something else too: of pauses of 40 ms on
+average a short look measures less than 50 as often as more."""
+
+
 USED_UP_SHARE = 0.9
 """Share of an application's backends in use, from which it has none to spare."""
 
@@ -176,6 +182,12 @@ class HoldPattern:
     @property
     def share(self) -> float:
         return self.paused / max(1, self.active + self.paused + self.stuck)
+
+    def is_elsewhere(self, least: float = LEAST_PAUSE) -> bool:
+        """Return True if a large part of the use is pauses of ``least`` seconds or more in transactions."""
+        return self.share > HELD_SHARE and (
+            self.pause >= least or (self.share >= MOSTLY_SHARE and self.pause >= least * SHORTEST_PAUSE / LEAST_PAUSE)
+        )
 
 
 def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> HoldPattern:
