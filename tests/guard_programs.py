@@ -35,9 +35,9 @@ class Library:
         return self.imports.split()[1].split(".")[0]
 
 
-NO_POOL = frozenset({"nested", "pool_per_request"})
+NO_POOL = frozenset({"nested", "pool_per_request", "other_thread"})
 # asyncio itself closes a generator that is not exhausted, at the end of its loop.
-ASYNC = frozenset({"dying_thread", "fork", "generator"})
+ASYNC = frozenset({"dying_thread", "fork", "generator", "other_thread"})
 
 LIBRARIES = (
     Library(
@@ -263,6 +263,16 @@ def released_twice(pool):
     RELEASE
     RELEASE
 """,
+    "other_thread": """
+def give_back(pool, connection):
+    RELEASE
+
+def other_thread(pool):
+    connection = ACQUIRE  # <- leak
+    thread = threading.Thread(target=give_back, args=(pool, connection))
+    thread.start()
+    thread.join()
+""",
     "pool_per_request": """
 def pool_per_request(_):
     for _ in range(4):
@@ -287,6 +297,7 @@ ONLY_ASYNC = {"cancelled"}
 EXPECTED = {
     "nested": ("self-deadlock",),
     "released_twice": ("released-twice",),
+    "other_thread": ("released-elsewhere",),
     "pool_per_request": ("pools-again-and-again",),
     "fork": ("used-after-fork",),
     "collected": ("leak", "left-to-the-collector"),

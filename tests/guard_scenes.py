@@ -87,6 +87,9 @@ def incident(event: str, *, at: tuple[Line, ...] = (), count: int = 1, is_pool: 
 SCENES: dict[str, ProcessReport] = {
     "left-to-the-collector": process(incidents=[incident("collected-and-returned", count=3)]),
     "released-twice": process(incidents=[incident("released-twice", at=(Line("shop/refund.py", 58, "charge"),))]),
+    "released-elsewhere": process(
+        incidents=[incident("released-elsewhere", at=(Line("shop/views.py", 30, "close"),), count=12)]
+    ),
     "used-after-release": process(incidents=[incident("used-after-release", at=(Line("shop/mail.py", 7, "send"),))]),
     "used-after-fork": process(incidents=[incident("pool-after-fork", at=STOCK)]),
     "pools-again-and-again": process(

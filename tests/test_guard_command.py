@@ -186,12 +186,16 @@ def test_the_users_own_sitecustomize_still_runs(environment: dict[str, str], tmp
 def test_a_library_that_is_not_as_expected_is_said_once_and_harms_nothing(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    (tmp_path / "psycopg_pool.py").write_text("__version__ = '99.0'\nWORKS = True\n", encoding="utf-8")
-    program = "import psycopg_pool; print(psycopg_pool.WORKS)"
+    pool = "class ConnectionPool:\n    def getconn(self):\n        return 7\n    close = None\n"
+    (tmp_path / "psycopg_pool.py").write_text(f"__version__ = '99.0'\n{pool}", encoding="utf-8")
+    program = (
+        "import psycopg_pool; pool = psycopg_pool.ConnectionPool; print(pool().getconn(), pool.getconn.__qualname__, "
+        "'__init__' in vars(pool))"
+    )
     result = run_program(program, environment, tmp_path, options=())
 
     assert result.code == 0
-    assert result.stdout == "True\n"
+    assert result.stdout == "7 ConnectionPool.getconn False\n"
     assert result.stderr.count("its version 99.0 is not known to the guard") == 1
 
 

@@ -137,6 +137,22 @@ def test_last(shared, returned):
     assert "test_it.py:11" not in result.output
 
 
+def test_a_connection_that_is_handed_to_another_thread_fails_no_test_and_is_mentioned(suite) -> None:  # type: ignore[no-untyped-def]
+    result = suite("""
+import threading
+
+def test_hand_over(pool):
+    connection = pool.getconn()
+    thread = threading.Thread(target=lambda: pool.putconn(connection))
+    thread.start()
+    thread.join()
+""")
+
+    assert result.outcome("test_hand_over") == "PASSED"
+    said = "poolctl: acquired test_it.py:5 in test_hand_over, released by another thread test_it.py:6 in <lambda>"
+    assert result.output.count(said) == 1
+
+
 def test_a_mark_allows_a_number_of_connections(suite) -> None:  # type: ignore[no-untyped-def]
     result = suite(
         """

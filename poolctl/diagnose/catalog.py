@@ -907,6 +907,19 @@ _CATALOG = (
         decided_by="The two lines that release.",
     ),
     FindingType(
+        code="released-elsewhere",
+        title="A connection is released by another thread than acquired it",
+        layer="application",
+        reported_by=("guard",),
+        meaning="One thread acquires the connection and another one releases it. That is right where a connection is "
+        "handed over, as frameworks do that run the parts of a request in a pool of threads. Where it is not meant, "
+        "two threads use one connection, or a leak is hidden by the code that cleans up.",
+        signs="None by itself.",
+        mistaken_for="A connection released twice.",
+        remedy="If no hand-over is meant, release in the thread that acquires: with a with block.",
+        decided_by="The line that acquired it and the line that released it.",
+    ),
+    FindingType(
         code="used-after-release",
         title="A connection is used after it was released",
         layer="application",

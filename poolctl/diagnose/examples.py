@@ -507,6 +507,11 @@ released again at shop/refund.py:58 in charge
 released-twice (application, certain)
 Do      Leave the release to one place: a with block, or the outermost finally.
 """,
+    "released-elsewhere": """\
+INFO  12 connections acquired at shop/refund.py:41 in charge, called from shop/views.py:18 were
+released by another thread at shop/views.py:30 in close
+released-elsewhere (application, certain)
+""",
     "used-after-release": """\
 CRITICAL  1 connection acquired at shop/refund.py:41 in charge, called from shop/views.py:18 was
 used at shop/mail.py:7 in send while in the pool

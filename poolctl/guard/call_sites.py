@@ -49,6 +49,8 @@ NOWHERE = Site((Frame("<unknown>", 0, "?"),))
 
 # By file name, since a str remembers its hash while a code object computes it again each time.
 _kinds: dict[str, int] = {}
+_users: set[str] = set()
+_others: set[str] = set()
 # Keys are ids of code objects and offsets in them; _codes keeps the code alive so that no id is used again.
 _sites: dict[tuple[int, ...], Site] = {}
 _by_frames: dict[tuple[Frame, ...], Site] = {}
@@ -59,7 +61,8 @@ _roots: list[str] = []
 def add_library(path: str) -> None:
     """Count the files below the directory ``path`` as a library's, such as a wrapper kept beside the program."""
     _roots.append(os.path.abspath(path) + os.sep)
-    _kinds.clear()
+    for known in (_kinds, _users, _others):
+        known.clear()
 
 
 def _classify(file: str) -> int:
@@ -80,6 +83,7 @@ def kind_of(file: str) -> int:
     kind = _kinds.get(file)
     if kind is None:
         kind = _kinds[file] = _classify(file)
+        (_users if kind == _USER else _others).add(file)
     return kind
 
 
@@ -93,31 +97,36 @@ def capture_site(frame: FrameType | None) -> Site:
 
     A program that is installed as a package has no others: then its own frames count.
     """
-    first: FrameType | None = None
     start = frame
-    kinds = _kinds
+    # Two sets that are asked with "in" cost half of a look-up in a dictionary by its method.
     while frame is not None:
-        file = frame.f_code.co_filename
-        kind = kinds.get(file)
-        if kind is None:
-            kind = kind_of(file)
-        if kind == _USER:
+        code = frame.f_code
+        file = code.co_filename
+        if file in _users or (file not in _others and kind_of(file) == _USER):
             break
-        if kind == _PACKAGE and first is None:
-            first = frame
         frame = frame.f_back
-    if frame is None:
-        frame = _find_parent_greenlets_frame(start) or first
+    else:
+        frame = _find_parent_greenlets_frame(start) or _find_package(start)
         if frame is None:
             return NOWHERE
+        code = frame.f_code
     # The caller counts too: a wrapper's one acquire line has many users. Frames above it are those of the first time.
     caller = frame.f_back
     if caller is None:
-        key: tuple[int, ...] = (id(frame.f_code), frame.f_lasti)
+        key: tuple[int, ...] = (id(code), frame.f_lasti)
     else:
-        key = (id(frame.f_code), frame.f_lasti, id(caller.f_code), caller.f_lasti)
-    site = _sites.get(key)
-    return site if site is not None else _add_site(key, frame)
+        key = (id(code), frame.f_lasti, id(caller.f_code), caller.f_lasti)
+    try:
+        return _sites[key]
+    except KeyError:
+        return _add_site(key, frame)
+
+
+def _find_package(frame: FrameType | None) -> FrameType | None:
+    """Find the first frame of an installed package that is no driver."""
+    while frame is not None and kind_of(frame.f_code.co_filename) != _PACKAGE:
+        frame = frame.f_back
+    return frame
 
 
 def _add_site(key: tuple[int, ...], frame: FrameType) -> Site:

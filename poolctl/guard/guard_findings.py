@@ -219,6 +219,12 @@ _INCIDENTS: Mapping[str, tuple[str, Severity, Confidence, str]] = {
         "certain",
         "{n} acquired at {site} {were} released again at {at}",
     ),
+    "released-elsewhere": (
+        "released-elsewhere",
+        "info",
+        "certain",
+        "{n} acquired at {site} {were} released by another thread at {at}",
+    ),
     "used-after-release": (
         "used-after-release",
         "critical",

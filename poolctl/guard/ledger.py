@@ -2,8 +2,8 @@
 
 Pure: ``now`` comes in, data goes out. It decides what is nested, lost, released twice or released elsewhere.
 The hooks decide when something happened; the report decides what of it is worth a word. Calls come under the recorder's
-lock, except ``ask`` and ``grant``: every program that uses a pool pays for these, and each changes a shared table in
-one step.
+lock, except ``ask``, ``grant`` and ``release``: every program that uses a pool pays for these. Each of them changes a
+shared table in one step, and the interpreter changes threads at calls, never within ``count += 1``.
 """
 
 from collections import deque
@@ -16,13 +16,18 @@ MOST_INCIDENTS = 500
 
 
 class Actor:
-    """A thread, task or greenlet that acquires. ``outcome`` is "" while it runs, then how it ended."""
+    """A thread, task or greenlet that acquires. ``outcome`` is "" while it runs, then how it ended.
 
-    __slots__ = ("__weakref__", "kind", "name", "outcome", "top")
+    ``thread``: the number that the system gave the thread, also of a task or greenlet. It may be used again when that
+    thread has ended.
+    """
 
-    def __init__(self, kind: str, name: str) -> None:
+    __slots__ = ("__weakref__", "kind", "name", "outcome", "thread", "top")
+
+    def __init__(self, kind: str, name: str, thread: int = 0) -> None:
         self.kind = kind
         self.name = name
+        self.thread = thread
         self.outcome = ""
         self.top: Hold | None = None
 
@@ -200,9 +205,11 @@ class Ledger:
         hold.is_out = True
         self.latest[key] = hold
         pool = hold.pool
-        pool.holds[key] = hold
-        if len(pool.holds) > pool.peak:
-            pool.peak = len(pool.holds)
+        holds = pool.holds
+        holds[key] = hold
+        number = len(holds)
+        if number > pool.peak:
+            pool.peak = number
 
     def find_hold(self, key: int) -> Hold | None:
         """Return the hold of the connection ``key``, None if it is not out."""
@@ -236,8 +243,9 @@ class Ledger:
         hold = self.latest.get(key)
         if hold is None or not hold.is_out:
             return None
-        pool, site, actor = hold.pool, hold.site, hold.actor
+        # No call stands between the question and this line, so of two threads that release at once one is the second.
         hold.is_out = False
+        pool, site, actor = hold.pool, hold.site, hold.actor
         pool.holds.pop(key, None)
         # Nearly always the newest of its actor: then nothing has to be searched.
         if actor.top is hold:

@@ -113,7 +113,7 @@ class Recorder:
     def _add_thread(self) -> Actor:
         threading = sys.modules.get("threading")
         thread = threading._active.get(get_ident()) if threading is not None else None
-        actor = Actor("thread", thread.name if thread is not None else f"thread {get_ident()}")
+        actor = Actor("thread", thread.name if thread is not None else f"thread {get_ident()}", get_ident())
         end = self._local.end = _ThreadEnd()
         key = id(end)
 
@@ -127,7 +127,7 @@ class Recorder:
         return actor
 
     def _add_task(self, task: Any) -> Actor:
-        actor = Actor("task", task.get_name() if hasattr(task, "get_name") else "task")
+        actor = Actor("task", task.get_name() if hasattr(task, "get_name") else "task", get_ident())
         key = id(task)
 
         def end(done: Any) -> None:
@@ -155,7 +155,7 @@ class Recorder:
         known = self._greenlets.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1]
-        actor = Actor("greenlet", getattr(greenlet, "name", "") or "greenlet")
+        actor = Actor("greenlet", getattr(greenlet, "name", "") or "greenlet", get_ident())
         key = id(greenlet)
 
         def end(_: Any) -> None:
@@ -250,9 +250,10 @@ class Recorder:
     def grant(self, hold: Hold, connection: Any) -> None:
         """Record that ``hold`` has ``connection``."""
         key = id(connection)
-        if key not in self.ledger.latest:
+        ledger = self.ledger
+        if key not in ledger.latest:
             self.know(connection)
-        self.ledger.grant(hold, key, monotonic())
+        ledger.grant(hold, key, monotonic())
 
     def know(self, connection: Any) -> None:
         """Notice from now on when ``connection`` is garbage-collected."""
@@ -272,13 +273,26 @@ class Recorder:
 
     def release(self, connection: Any) -> Hold | None:
         """Record that ``connection`` came back. None if it was not known as held."""
-        with self.lock:
-            return self.ledger.release(id(connection), monotonic())
+        hold = self.ledger.release(id(connection), monotonic())
+        if hold is not None and hold.actor.thread != get_ident():
+            self._note_elsewhere(hold)
+        return hold
 
-    def release_key(self, key: int) -> None:
-        """Record that the connection whose id is ``key`` came back."""
+    def release_key(self, key: int) -> Hold | None:
+        """Record that the connection whose id is ``key`` came back. None if it was not known as held."""
+        hold = self.ledger.release(key, monotonic())
+        if hold is not None and hold.actor.thread != get_ident():
+            self._note_elsewhere(hold)
+        return hold
+
+    def _note_elsewhere(self, hold: Hold) -> None:
+        """Note that another thread than the one that acquired it released the connection of ``hold`` to its pool."""
+        if not hold.pool.is_pool:
+            return
         with self.lock:
-            self.ledger.release(key, monotonic())
+            self.ledger.note(
+                "released-elsewhere", hold.pool, hold.site, capture_site(_getframe(2)), monotonic(), owner=hold.owner
+            )
 
     def restore(self, hold: Hold, error: BaseException) -> None:
         """Hold the connection of ``hold`` again: its release raised ``error``, and the pool still counts it as out."""

@@ -31,8 +31,8 @@ _FAILING = {
 }
 """Incidents that fail a test, with the words for them."""
 
-_MENTIONED = {"collected-and-returned", "collected"}
-"""Incidents that are only mentioned: the garbage collector has mended them."""
+_MENTIONED = {"collected-and-returned", "collected", "released-elsewhere"}
+"""Incidents that are only mentioned: the garbage collector has mended them, or a hand-over to a thread was meant."""
 
 
 class LeakedConnections(Exception):
@@ -294,8 +294,14 @@ class SuiteChecks:
 
     def _mention(self, owner: TestOrFixture, incidents: list[Incident]) -> None:
         for one in incidents:
-            if one.event in _MENTIONED and not _is_lost(one):
-                self._mentioned.append(f"{owner.name}: {site_text(lines(one.site))} left its release to the collector")
+            if one.event not in _MENTIONED or _is_lost(one):
+                continue
+            acquired = site_text(lines(one.site))
+            if one.at is not None:
+                released = site_text(lines(one.at))
+                self._mentioned.append(f"acquired {acquired}, released by another thread {released}")
+            else:
+                self._mentioned.append(f"{owner.name}: {acquired} left its release to the collector")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:

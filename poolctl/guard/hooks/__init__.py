@@ -95,6 +95,7 @@ def install() -> None:
 
 def hook_module(name: str, module: ModuleType) -> None:
     """Hook ``module``; whatever goes wrong is remembered and never reaches the program."""
+    before = len(_patched)
     try:
         if name == "asyncio":
             RECORDER.see_asyncio()
@@ -104,6 +105,8 @@ def hook_module(name: str, module: ModuleType) -> None:
             RECORDER.hooked[name] = str(getattr(module, "__version__", ""))
             import_module(f"poolctl.guard.hooks.{_HOOKS[name]}").hook(module)
     except Exception as error:  # whatever an unknown version raises, the program goes on
+        # A library of which acquires are seen and releases are not would seem to leak them all.
+        _take_out(before)
         RECORDER.complain(name, f"its version {RECORDER.hooked.get(name) or '?'} is not known to the guard: {error!r}")
 
 
@@ -111,15 +114,20 @@ def uninstall() -> None:
     """Take every hook out again."""
     if _finder in sys.meta_path:
         sys.meta_path.remove(_finder)
-    while _patched:
+    _take_out(0)
+    while _undo:
+        _undo.pop()()
+    RECORDER.hooked.clear()
+
+
+def _take_out(down_to: int) -> None:
+    """Put the library's own functions back, newest first, until ``down_to`` patches are left."""
+    while len(_patched) > down_to:
         owner, name, original = _patched.pop()
         if original is None:
             delattr(owner, name)
         else:
             setattr(owner, name, original)
-    while _undo:
-        _undo.pop()()
-    RECORDER.hooked.clear()
 
 
 def on_uninstall(undo: Callable[[], None]) -> None:
@@ -166,15 +174,17 @@ def patch_init(owner: Any, know_pool: Callable[[Any, Any], object], library: str
 def make_putconn(original: Any) -> Any:
     """Make the putconn of a pool of psycopg2 or psycopg_pool that records the release."""
     recorder = RECORDER
+    release = recorder.release
 
     def putconn(self: Any, conn: Any = None, *args: Any, **kwargs: Any) -> Any:
         # Recorded before the pool takes the connection back: another thread may get it in the same instant, and its
         # grant must not be taken for this release.
-        hold = recorder.release(conn)
+        hold = release(conn)
         if hold is None:
             recorder.release_again(conn, sys._getframe(1))
         try:
-            return original(self, conn, *args, **kwargs)
+            # A call with * and ** costs as much as all that the guard records of a release, so it is made if needed.
+            return original(self, conn, *args, **kwargs) if args or kwargs else original(self, conn)
         except BaseException as error:
             if hold is not None:
                 recorder.restore(hold, error)

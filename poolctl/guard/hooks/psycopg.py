@@ -91,13 +91,14 @@ def _make_close(original: Any) -> Any:
 
 def _make_wait(original: Any) -> Any:
     ledger = RECORDER.ledger
+    latest = ledger.latest
 
-    def wait(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def wait(self: Any, gen: Any, *args: Any, **kwargs: Any) -> Any:
         # Every exchange with the server passes here; nearly all by holders, for whom this is one look-up.
-        hold = ledger.latest.get(id(self))
+        hold = latest.get(id(self))
         if (hold is not None and not hold.is_out) or ledger.inherited:
             _check_use(self, _getframe(1))
-        return original(self, *args, **kwargs)
+        return original(self, gen, *args, **kwargs) if args or kwargs else original(self, gen)
 
     return wait
 
@@ -122,11 +123,11 @@ def _is_within(frame: Any, *parts: str) -> bool:
 
 
 def _make_start_query(original: Any) -> Any:
-    ledger = RECORDER.ledger
+    latest = RECORDER.ledger.latest
 
     def _start_query(self: Any, query: Any = None) -> Any:
-        hold = ledger.find_hold(id(self._conn))
-        if hold is not None:
+        hold = latest.get(id(self._conn))
+        if hold is not None and hold.is_out:
             # A copy, so that the program's own text is not kept alive.
             if isinstance(query, str):
                 hold.statement = query[:LONGEST_STATEMENT]

@@ -32,24 +32,26 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
+    pools, latest, ask = recorder.pools, recorder.ledger.latest, recorder.ask
 
     def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = recorder.pools.get(id(self)) or know_pool(self)
-            hold = recorder.ask(pool, _getframe(1)) if pool is not None else None
+            pool = pools.get(id(self)) or know_pool(self)
+            hold = ask(pool, _getframe(1)) if pool is not None else None
         except Exception as error:
             recorder.complain("psycopg2.pool", error)
         if hold is None:
             return original(self, *args, **kwargs)
         try:
-            connection = original(self, *args, **kwargs)
+            connection = original(self, *args, **kwargs) if args or kwargs else original(self)
         except BaseException as error:
             # This pool has no queue: it raises at once when it is full.
             recorder.give_up(hold, event="refused" if isinstance(error, module.PoolError) else "")
             raise
-        if recorder.ledger.find_hold(id(connection)) is not None:
+        known = latest.get(id(connection))
+        if known is not None and known.is_out:
             recorder.give_up(hold)  # the same key again: the caller has it already
         else:
             recorder.grant(hold, connection)

@@ -34,10 +34,9 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
     return RECORDER.add_pool(target, "psycopg_pool", target.name, target.max_size or None, frame=frame)
 
 
-def _limit(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _limit(target: Any, timeout: float | None) -> float:
     """Limit the patience of an acquire to the guard's own, which a test suite may set."""
-    own = args[0] if args else kwargs.get("timeout")
-    return (), {"timeout": min(target.timeout if own is None else own, RECORDER.wait_limit or 0.0)}
+    return min(target.timeout if timeout is None else timeout, RECORDER.wait_limit or 0.0)
 
 
 def _give_up(hold: Hold, error: BaseException, module: ModuleType) -> None:
@@ -47,26 +46,27 @@ def _give_up(hold: Hold, error: BaseException, module: ModuleType) -> None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
+    pools, ask, grant = recorder.pools, recorder.ask, recorder.grant
 
-    def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def getconn(self: Any, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = recorder.pools.get(id(self)) or know_pool(self)
+            pool = pools.get(id(self)) or know_pool(self)
             if pool is not None:
-                hold = recorder.ask(pool, _getframe(1))
+                hold = ask(pool, _getframe(1))
         except Exception as error:
             recorder.complain("psycopg_pool", error)
         if hold is None:
-            return original(self, *args, **kwargs)
+            return original(self, timeout, *args, **kwargs)
         if recorder.wait_limit is not None:
-            args, kwargs = _limit(self, args, kwargs)
+            timeout = _limit(self, timeout)
         try:
-            connection = original(self, *args, **kwargs)
+            connection = original(self, timeout, *args, **kwargs) if args or kwargs else original(self, timeout)
         except BaseException as error:
             _give_up(hold, error, module)
             raise
-        recorder.grant(hold, connection)
+        grant(hold, connection)
         return connection
 
     return getconn
@@ -74,26 +74,27 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
 
 def _make_async_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
+    pools, ask, grant = recorder.pools, recorder.ask, recorder.grant
 
-    async def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def getconn(self: Any, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = recorder.pools.get(id(self)) or know_pool(self)
+            pool = pools.get(id(self)) or know_pool(self)
             if pool is not None:
-                hold = recorder.ask(pool, _getframe(1))
+                hold = ask(pool, _getframe(1))
         except Exception as error:
             recorder.complain("psycopg_pool", error)
         if hold is None:
-            return await original(self, *args, **kwargs)
+            return await original(self, timeout, *args, **kwargs)
         if recorder.wait_limit is not None:
-            args, kwargs = _limit(self, args, kwargs)
+            timeout = _limit(self, timeout)
         try:
-            connection = await original(self, *args, **kwargs)
+            connection = await (original(self, timeout, *args, **kwargs) if args or kwargs else original(self, timeout))
         except BaseException as error:
             _give_up(hold, error, module)
             raise
-        recorder.grant(hold, connection)
+        grant(hold, connection)
         return connection
 
     return getconn
@@ -108,7 +109,7 @@ def _make_async_putconn(original: Any) -> Any:
         if hold is None:
             recorder.release_again(conn, _getframe(1))
         try:
-            return await original(self, conn, *args, **kwargs)
+            return await (original(self, conn, *args, **kwargs) if args or kwargs else original(self, conn))
         except BaseException as error:
             if hold is not None:
                 recorder.restore(hold, error)

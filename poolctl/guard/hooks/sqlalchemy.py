@@ -14,6 +14,7 @@ from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
 _getframe = sys._getframe
+_latest = RECORDER.ledger.latest
 _references: dict[int, Any] = {}
 """By the id of the pool's record, while its connection is out."""
 
@@ -63,16 +64,17 @@ def _make_instance_logger(original: Any, pool_class: type) -> Any:
 
 def _make_connect(original: Any, exc: Any) -> Any:
     recorder = RECORDER
+    pools, ask = recorder.pools, recorder.ask
 
     def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = recorder.pools.get(id(self)) or know_pool(self)
+            pool = pools.get(id(self)) or know_pool(self)
             if pool is not None:
                 if pool.max_open is None:
                     _complete(pool, self)
-                hold = recorder.ask(pool, _getframe(1))
+                hold = ask(pool, _getframe(1))
                 if recorder.wait_limit is not None and getattr(self, "_timeout", None) is not None:
                     self._timeout = min(self._timeout, recorder.wait_limit)
         except Exception as error:
@@ -80,7 +82,7 @@ def _make_connect(original: Any, exc: Any) -> Any:
         if hold is None:
             return original(self, *args, **kwargs)
         try:
-            fairy = original(self, *args, **kwargs)
+            fairy = original(self, *args, **kwargs) if args or kwargs else original(self)
         except BaseException as error:
             recorder.give_up(hold, event="timed-out" if isinstance(error, exc.TimeoutError) else "")
             raise
@@ -116,16 +118,17 @@ def _grant(hold: Any, fairy: Any) -> None:
     connection = fairy.dbapi_connection
     if not type(connection).__weakrefoffset__:
         connection = _tracked_object(record)
-    key = id(connection)
-    if RECORDER.ledger.find_hold(key) is not None:
+    known = _latest.get(id(connection))
+    if known is not None and known.is_out:
         RECORDER.give_up(hold)  # one connection for a whole thread: the caller has it already
         return
     RECORDER.grant(hold, connection)
     # Weak references are called newest first, so this one comes before SQLAlchemy's own, which hands the connection
     # back and would look like a release.
     reference = _Reference(fairy, _on_collected)
-    reference.key, reference.record = key, id(record)
-    _references[id(record)] = reference
+    reference.key = hold.key
+    reference.record = key = id(record)
+    _references[key] = reference
 
 
 def _tracked_object(record: Any) -> Any:
