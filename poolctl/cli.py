@@ -173,10 +173,10 @@ def _explain(unexpected: Exception) -> PoolctlError:
 
 def _report(words: Sequence[str], error: PoolctlError) -> int:
     """Write one clear error to stderr, and with --json its document to stdout. Return the exit code."""
-    from poolctl.safe_text import hide_secrets, neutralize
+    from poolctl.safe_text import hide_typed, neutralize
 
     # Errors repeat what was typed, and connection strings are typed: the document below is written from here, too.
-    error.message, error.hint = hide_secrets(error.message), hide_secrets(error.hint)
+    error.message, error.hint = hide_typed(error.message, words), hide_typed(error.hint, words)
     for line in error.message.splitlines() or [""]:
         click.echo(f"poolctl: {neutralize(line)}", err=True)
     if error.hint:

@@ -85,6 +85,30 @@ def hide_secrets(text: str) -> str:
     return _TAIL.sub(r"\1", text)
 
 
+def hide_typed(text: str, words: Sequence[str]) -> str:
+    """Replace what ``hide_secrets`` does, and whatever in ``words``, the command line, may be a password.
+
+    Where an argument ends is known, so a password of it is found whole, also with blanks, quotes and brackets in it.
+    """
+    for word in words:
+        for found in (found for pattern in _TYPED for found in pattern.finditer(word)):
+            # A message may hold a part, such as the folder of a path; a part of one or two letters is in any word.
+            pieces = [piece for piece in re.split(r"[\s/&@'\"\\,;?#]+", found[1]) if len(piece) > 2]
+            for piece in sorted({found[1], *pieces}, key=len, reverse=True):
+                if not _OTHER_KEY.match(piece):
+                    text = text.replace(piece, HIDDEN).replace(repr(piece)[1:-1], HIDDEN)
+    return hide_secrets(text)
+
+
+# password= first: a URI may have an @ in it, which the other would take for the end of a password.
+_TYPED = (
+    re.compile(r"(?is)(?:pass(?:word|wd)?|pwd)\s*=\s*(.{3,})"),
+    re.compile(r"(?s)(?:^|[/:=])[^\s:@/=]{0,100}:(?!//)(.{3,})@"),
+)
+_OTHER_KEY = re.compile(r"(?!.*pass)\w+\s*=")
+"""Another key of the connection string, behind the password."""
+
+
 def _hide_userinfo(found: "re.Match[str]") -> str:
     return f"{found[1]}:{HIDDEN}" + ("@" if found[0].endswith("@") else "")
 

@@ -38,6 +38,11 @@ CONNINFOS = [
         "host=h\npassword=S3CRET",
     ),
 ]
+ODD = [
+    *("user:*<,,._S3CRET @127.0.0.1:1/db", 'user::-.S3CRET>{"]}^@127.0.0.1:1/db', "redis://:* S3CRET }}1@h/db"),
+    *('jdbc:postgresql://h/db?user=u&password=}=@S3CRET&\\[-"{', "user:ab/S3CRET x@h", "x=user: #S3CRET)^@h/db"),
+]
+"""Passwords whose end shows only in the argument itself: blanks, quotes and @ in a URL that libpq does not read."""
 SPELLINGS = [*URIS, *CONNINFOS]
 
 PLACES = [
@@ -48,6 +53,8 @@ PLACES = [
         ("inspect", "--record", "{}"),
         ("inspect", "--for", "{}"),
     ),
+    *(("inspect", "--collect", "{}"), ("inspect", "--prometheus", "{}"), ("inspect", "--from", "{}")),
+    *(("inspect", "--evidence", "{}"), ("inspect", "--output", "x.{}"), ("simulate", "--on", "{}")),
     *(("inspect", "--output", "{}"), ("inspect", "--explain", "{}"), ("inspect", "--fail-on", "{}")),
     *(("inspect", "--conninfo", "{}"), ("inspect", "--password={}"), ("inspect", "--pool-stats-map", "{}", "x")),
     *(("simulate", "{}"), ("simulate", "a.toml", "{}"), ("simulate", "--engine", "model", "--set", "{}")),
@@ -66,7 +73,7 @@ def test_a_secret_at_the_wrong_place_is_not_repeated(
     place: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    for spelling in SPELLINGS:
+    for spelling in [*SPELLINGS, *ODD]:
         words = [word.replace("{}", spelling) for word in place]
         with pytest.raises(SystemExit) as ended:
             main([words[0], "--json", *words[1:]] if len(words) > 1 else [*words, "--json"])

@@ -14,6 +14,7 @@ import click
 from poolctl.commands.options import OUTPUT, Duration, GroupedCommand, make_option
 from poolctl.commands.streams import print_message
 from poolctl.errors import BadInput, CannotDo
+from poolctl.safe_text import hide_typed
 
 if TYPE_CHECKING:
     from poolctl.guard.session import GuardSession
@@ -95,10 +96,10 @@ def guard(
                 command, env=session.environment(), stdout=sys.stderr.fileno() if as_json else None
             )
         except FileNotFoundError:
-            print_message(f"guard: command not found: {command[0]}")
+            print_message(f"guard: command not found: {hide_typed(command[0], command[:1])}")
             return _finish(session, NOT_FOUND, as_json=as_json, output=output, fail_on=fail_on)
         except (PermissionError, OSError) as error:
-            print_message(f"guard: cannot run {command[0]}: {error.strerror or error}")
+            print_message(f"guard: cannot run {hide_typed(command[0], command[:1])}: {error.strerror or error}")
             return _finish(session, NOT_EXECUTABLE, as_json=as_json, output=output, fail_on=fail_on)
         code = _wait(process, session, for_=for_, every=every)
         return _finish(session, code, as_json=as_json, output=output, fail_on=fail_on)

@@ -22,6 +22,7 @@ from poolctl.commands.options import (
     make_option,
     output_options,
     print_result,
+    refuse_conninfo,
     source_options,
     take_conninfo,
     write_outputs,
@@ -80,8 +81,8 @@ def _explain(context: click.Context, option: click.Parameter, code: str | None) 
 
 def _write_script(context: click.Context, option: click.Parameter, folder: Path | None) -> None:
     """Write the script that collects evidence into ``folder``, print how to run it, and exit."""
-    del option
     if folder is not None and not context.resilient_parsing:
+        refuse_conninfo(context, option, folder)
         from poolctl.observe.evidence.collect import write_script
 
         place = write_script(folder)

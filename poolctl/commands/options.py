@@ -14,7 +14,7 @@ import click
 
 from poolctl.errors import BadInput
 from poolctl.report.files import OUTPUT_HELP
-from poolctl.safe_text import hide_secrets
+from poolctl.safe_text import hide_typed
 from poolctl.units import parse_duration
 
 if TYPE_CHECKING:
@@ -68,10 +68,7 @@ class GroupedCommand(click.Command):
             if parameter.name in TAKES_CONNINFO or parameter.type is click.UNPROCESSED:
                 continue
             for value in values if isinstance(values, tuple) else (values,):
-                if isinstance(value, str | Path) and _is_misplaced(parameter.name, value):
-                    name = parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.name or "").upper()
-                    # Without the value: it may hold a password.
-                    raise BadInput(f"{name} takes no connection string", hint=_find_place_of_conninfo(self))
+                refuse_conninfo(ctx, parameter, value)
         return super().invoke(ctx)
 
     def option_groups(self, context: click.Context) -> dict[str, list[tuple[str, str]]]:
@@ -91,12 +88,20 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(rows, col_max=WIDEST_NAME)
 
 
+def refuse_conninfo(context: click.Context, parameter: click.Parameter, value: object) -> None:
+    """Raise BadInput if ``value`` is a connection string, which ``parameter`` does not take."""
+    if isinstance(value, str | Path) and _is_misplaced(parameter.name, value):
+        name = parameter.opts[0] if isinstance(parameter, click.Option) else (parameter.name or "").upper()
+        # Without the value: it may hold a password.
+        raise BadInput(f"{name} takes no connection string", hint=_find_place_of_conninfo(context.command))
+
+
 def _is_misplaced(name: str | None, value: str | Path) -> bool:
     """Return True if ``value`` is a connection string, or part of one, where none belongs."""
     text = str(value)
     if name in ("host", "user") and ("=" in text or "://" in text):
         return True
-    if isinstance(value, Path) and hide_secrets(text) != text:
+    if isinstance(value, Path) and hide_typed(text, [text]) != text:
         # Not of any text: the name of an application may look like user:password@host.
         return True
     return _CONNINFO.match(text) is not None

@@ -68,7 +68,8 @@ def parse_conninfo(conninfo: str) -> dict[str, Any]:
     try:
         return dict(conninfo_to_dict(conninfo))
     except psycopg.Error as error:
-        reason = re.sub(r'"[^"]*("|$)', '"..."', str(error).strip())
+        # From the first quote to the last: a password may hold quotes, too.
+        reason = re.sub(r'".*', '"..."', str(error).strip(), flags=re.DOTALL)
         raise BadInput(
             f"the connection string cannot be read: {reason}",
             hint='"host=... port=... user=... dbname=..." or postgresql://user@host:port/database, as psql takes it',
