@@ -94,9 +94,9 @@ def _format_digits(value: float) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def percent(share: float) -> str:
+def percent(share: float, decimals: int = 0) -> str:
     """Format a share between 0 and 1: "83 %"."""
-    return f"{share * 100:.0f} %"
+    return f"{share * 100:.{decimals}f} %"
 
 
 def plural(count: int, noun: str) -> str:

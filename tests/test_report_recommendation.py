@@ -99,7 +99,7 @@ def test_a_missing_index_is_told_with_statement_table_column_and_both_bounds() -
     text = report(recommendations.slow())
 
     for part in (
-        *("97% of the database's time", "reads 4,000,000 rows of orders", "No pool size gains more than 1%"),
+        *("97 % of the database's time", "reads 4,000,000 rows of orders", "No pool size gains more than 1 %"),
         *(
             "up to 33 times as much gets done",
             "Create an index on orders(customer_id)",

@@ -259,7 +259,7 @@ def test_a_generator_says_why_it_was_the_limit() -> None:
 
     assert Generator(Times(), cpu=0.5).bound_by == ()
     assert Generator(late, cpu=0.5).bound_by == ("requests began 20.0 ms late at the 99th percentile",)
-    assert Generator(late, cpu=0.9).bound_by[1:] == ("an instance's process used 90% of a core",)
+    assert Generator(late, cpu=0.9).bound_by[1:] == ("an instance's process used 90 % of a core",)
 
 
 def test_ideal_waits_of_one_server_are_those_of_a_queue_worked_by_hand() -> None:

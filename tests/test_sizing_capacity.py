@@ -47,7 +47,7 @@ def test_the_notes_of_a_sweep_name_the_edge_and_the_cliff() -> None:
         "At least: throughput still rises at 32 connections, the most in the sweep",
     )
     assert estimate_capacity(Figures(sweep=points(CURVES["r8g_simple"]))).notes == (
-        "Contention cliff: throughput falls by 31% from 32 to 100 connections",
+        "Contention cliff: throughput falls by 31 % from 32 to 100 connections",
     )
     assert estimate_capacity(Figures(sweep=points([(8, 10), (16, 10)]))).notes == (
         "At most: 8 are the fewest in the sweep",
@@ -142,7 +142,7 @@ PLAIN = Figures(cores=said(8), cpu_time=said(0.01), hold_time=said(0.01))
         (
             PLAIN.with_(contention_share=measured(0.3), parallelism_p99=measured(5)),
             5,
-            "30% of active backends wait for locks",
+            "30 % of active backends wait for locks",
         ),
         (PLAIN.with_(contention_share=measured(0.3), hold_cv=measured(4)), 8, "would not help"),
         (PLAIN.with_(contention_share=measured(0.1), parallelism_p99=measured(5)), 8, ""),

@@ -129,8 +129,8 @@ def test_a_slow_statement_is_refused_a_pool_size_with_both_bounds_and_the_index(
     assert (answer.recommendation.max_open, answer.recommendation.interval) == (None, None)
     assert (worst.code, worst.severity) == ("slow-database", "critical")
     assert worst.summary == (
-        "Pool size is not the problem: one statement has 97% of the database's time and reads 4,000,000 rows of orders "
-        "in each call. No pool size gains more than 1%; without it up to 33 times as much gets done"
+        "Pool size is not the problem: one statement has 97 % of the database's time and reads 4,000,000 rows of "
+        "orders in each call. No pool size gains more than 1 %; without it up to 33 times as much gets done"
     )
     assert worst.remedy == "Create an index on orders(customer_id); then measure again"
     assert worst.evidence["statement"] == SLOW.query
@@ -178,7 +178,7 @@ def test_locks_are_the_problem_where_they_hold_up_most_of_an_exhausted_pool() ->
     assert refused.is_refused
     assert finding(refused, "lock-queue").severity == "critical"
     assert (
-        "60% of active backends wait for locks: more connections lengthen that queue"
+        "60 % of active backends wait for locks: more connections lengthen that queue"
         in finding(refused, "lock-queue").summary
     )
     assert finding(refused, "lock-queue").evidence["gain_from_locks"] == pytest.approx(2.5)
@@ -194,7 +194,7 @@ def test_locks_within_the_server_cap_the_pool_and_are_no_queue_behind_a_transact
     answer = recommend(contended)
 
     assert not [each for each in answer.findings if each.code == "lock-queue"]
-    assert "60% of active backends wait for locks" in " ".join(answer.capacity.notes)
+    assert "60 % of active backends wait for locks" in " ".join(answer.capacity.notes)
 
 
 def test_connections_held_during_other_work_are_the_problem_where_there_is_no_room_to_grow() -> None:
@@ -205,7 +205,7 @@ def test_connections_held_during_other_work_are_the_problem_where_there_is_no_ro
 
     assert finding(refused, "held-across-io").severity == "critical"
     assert finding(refused, "held-across-io").evidence["gain_from_shorter_holds"] == pytest.approx(5.0)
-    assert "needs 20% of the connections" in finding(refused, "held-across-io").summary
+    assert "needs 20 % of the connections" in finding(refused, "held-across-io").summary
     assert not noted.is_refused
     assert finding(noted, "held-across-io").severity == "warning"
 

@@ -73,7 +73,7 @@ def test_a_lifetime_that_costs_more_reopening_than_it_should_says_so() -> None:
     known = {"connect_time": said(0.006), "cores": said(4), "failover_target": said(60)}
     found = lifetimes(known, max_open=50, processes=4, slots=1000)
 
-    assert "costs more than 0.1%" in why(found, "max_lifetime")
+    assert "costs more than 0.1 %" in why(found, "max_lifetime")
     calm = lifetimes(known | {"failover_target": said(600)}, max_open=50, processes=4, slots=1000)
     assert "costs more" not in why(calm, "max_lifetime")
 

@@ -75,7 +75,7 @@ def test_a_slow_statement_is_told_once_by_what_it_reads() -> None:
     answer = add_diagnosis(recommend(figures), figures, [slow], [])
 
     [found] = [each for each in answer.findings if each.code == "slow-database"]
-    assert "one statement has 97% of the database's time and reads" in found.summary
+    assert "one statement has 97 % of the database's time and reads" in found.summary
 
 
 def test_what_is_found_beside_the_size_does_not_refuse_it() -> None:

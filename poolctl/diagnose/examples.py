@@ -419,7 +419,7 @@ Do      Check whether transactions outlast the observation, a pooler hides clien
 Why     sampled 12, counted 0.34
 """,
     "demand-censored": """\
-Refused: a pool had every connection in use in 100% of the samples: more are needed than
+Refused: a pool had every connection in use in 100 % of the samples: more are needed than
 observed
 demand-censored (application, certain)
 Do      Measure again with max_open 24, or give the wait times that the pools report
@@ -446,7 +446,7 @@ Do      Measure during the busiest 15 minutes, or give the --arrival-rate of the
 Why     window 3 s
 """,
     "contention-cliff": """\
-INFO  Throughput falls by 47% between 16 and 100 connections
+INFO  Throughput falls by 47 % between 16 and 100 connections
 contention-cliff (database, certain)
 Do      Keep the sum of all pools at 16 or below; look for hot rows, locks or shared pages
 Why     peak 16, connections 100, fall 0.47

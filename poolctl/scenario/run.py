@@ -12,6 +12,7 @@ from typing import Any, Self
 from poolctl.pool import Closed, PoolStats
 from poolctl.scenario.histogram import Histogram, Times
 from poolctl.scenario.scenario import Scenario
+from poolctl.units import percent
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ class Generator:
         if self.lag.p99 > self.LAG_LIMIT:
             reasons.append(f"requests began {self.lag.p99 * 1e3:.1f} ms late at the 99th percentile")
         if self.cpu > self.CPU_LIMIT:
-            reasons.append(f"an instance's process used {self.cpu:.0%} of a core")
+            reasons.append(f"an instance's process used {percent(self.cpu)} of a core")
         return tuple(reasons)
 
 

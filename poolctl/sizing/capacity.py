@@ -13,7 +13,7 @@ from poolctl.sizing.figures import Figure, Figures, Window, estimate_hold, find_
 from poolctl.sizing.knee import SHARE, Knee, KneeConfidence, find_knee
 from poolctl.sizing.queueing import closed_knee
 from poolctl.sizing.sweep_table import SweepPoint
-from poolctl.units import format_duration
+from poolctl.units import format_duration, percent
 
 Method = Literal["given", "sweep", "bandwidth-delay", "closed-loop", "busy-share", "cores", "unknown"]
 
@@ -75,7 +75,9 @@ def capacity_from_sweep(points: Sequence[SweepPoint]) -> Capacity:
     if knee.at_most:
         notes.append(f"At most: {knee.connections} are the fewest in the sweep")
     if knee.cliff is not None:
-        fall = f"throughput falls by {knee.cliff.fall:.0%} from {knee.peak} to {knee.cliff.connections} connections"
+        fall = (
+            f"throughput falls by {percent(knee.cliff.fall)} from {knee.peak} to {knee.cliff.connections} connections"
+        )
         notes.append(f"Contention cliff: {fall}")
     return Capacity(
         knee.connections,
@@ -169,7 +171,7 @@ def _from_processors(figures: Figures) -> Capacity | None:
     if figures.transaction_idle_share is not None and figures.transaction_idle_share.value < 1:
         busy = 1 - figures.transaction_idle_share.value
         value = closed_knee(cores, busy, 1 - busy, SHARE)
-        note = f"{cores} cores, and {busy:.0%} of the hold time in statements, all of it counted as processor time"
+        note = f"{cores} cores, and {percent(busy)} of the hold time in statements, all of it counted as processor time"
         return Capacity(value, "busy-share", "low", at_least=True, notes=(note,))
     return None
 
@@ -192,7 +194,7 @@ def _correct(found: Capacity, figures: Figures) -> Capacity:
             most = max(1, ceil(reached.value))
             value, at_least = min(value, most), False
         notes.append(
-            f"Contention: {contention:.0%} of active backends wait for locks, so more connections would not help"
+            f"Contention: {percent(contention)} of active backends wait for locks, so more connections would not help"
         )
     return _limit_confidence(replace(found, value=value, most=most, at_least=at_least, notes=tuple(notes)), figures)
 

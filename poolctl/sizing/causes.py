@@ -11,6 +11,7 @@ from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
 from poolctl.sizing.doubts import BUSY_SHARE, CENSORED_SHARE, Doubt
 from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
+from poolctl.units import percent
 
 LARGE_STATEMENT_SHARE = 0.50
 """Share of all execution time in one statement: without it at least twice as much gets done."""
@@ -71,14 +72,14 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
         "gain_from_statement": compute_speedup(statement.share),
         "threshold": f"{BUSY_SHARE:.0%} of the cores busy, {LARGE_STATEMENT_SHARE:.0%} of the time in one statement",
     }
-    share = f"one statement has {statement.share:.0%} of the database's time"
+    share = f"one statement has {percent(statement.share)} of the database's time"
     if not is_wasteful(statement):
         useful = "" if capacity.value is None else f" beyond the {capacity.value} that it can use"
         finding = build_finding(
             "slow-database",
             severity="warning",
             confidence="certain",
-            summary=f"The processors of the database are full, and {share}: no pool size gains more than {gain:.0%}",
+            summary=f"The processors of the database are full, and {share}: no pool size {write_gain(gain)}",
             evidence={**evidence, "capacity": capacity.value},
             remedy=f"More connections{useful} only queue in the processors. To get more done, call the statement less "
             "often, make it cheaper, or add cores",
@@ -90,12 +91,17 @@ def _find_slow_database(figures: Figures, budget: Budget, capacity: Capacity) ->
         severity="critical",
         confidence="certain",
         summary=f"Pool size is not the problem: {share} and reads {statement.rows_read:,.0f} rows{of} in each call. No "
-        f"pool size gains more than {gain:.0%}; without it up to {compute_speedup(statement.share):,.0f} times as much "
+        f"pool size {write_gain(gain)}; without it up to {compute_speedup(statement.share):,.0f} times as much "
         "gets done",
         evidence=evidence,
         remedy=_write_remedy(statement),
     )
     return Doubt(finding, "refused")
+
+
+def write_gain(gain: float) -> str:
+    """Write what a larger pool gains at most, after "no pool size"; ``gain`` is a share of the throughput."""
+    return f"gains more than {percent(gain)}" if gain >= 0.005 else "gains anything"
 
 
 def is_wasteful(statement: TopStatement) -> bool:
@@ -147,7 +153,7 @@ def _find_lock_queue(figures: Figures, budget: Budget, capacity: Capacity) -> Do
             "lock-queue",
             severity="critical" if is_root else "warning",
             confidence="likely",
-            summary=f"{start}{share:.0%} of active backends wait for locks: more connections lengthen that queue",
+            summary=f"{start}{percent(share)} of active backends wait for locks: more connections lengthen that queue",
             evidence={
                 "lock_share": share,
                 "most_gain_from_pool": 0.0 if gain is None else min(gain, 0.05),
@@ -174,8 +180,8 @@ def _find_held_across_io(figures: Figures, budget: Budget, capacity: Capacity) -
             "held-across-io",
             severity="critical" if is_root else "warning",
             confidence="likely",
-            summary=f"{start}connections are idle in a transaction for {share:.0%} of their hold time: without that "
-            f"the same work needs {1 - share:.0%} of the connections",
+            summary=f"{start}connections are idle in a transaction for {percent(share)} of their hold time: without "
+            f"that the same work needs {percent(1 - share)} of the connections",
             evidence={
                 "transaction_idle_share": share,
                 "most_gain_from_pool": growth,

@@ -15,7 +15,7 @@ from poolctl.sizing.demand import Demand, count_pools
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
 from poolctl.sizing.recommendation import SizeTrust
-from poolctl.units import format_duration
+from poolctl.units import format_duration, percent
 
 DISAGREEMENT = 1.25
 """Ratio of the largest to the smallest estimate of the parallelism. Little's law makes them equal; windows of a minute
@@ -154,7 +154,7 @@ def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     return _doubt(
         "demand-censored",
         "refused" if figures.wait_time is None and not is_full else "low",
-        f"A pool had every connection in use in {share:.0%} of the samples: more are needed than observed",
+        f"A pool had every connection in use in {percent(share)} of the samples: more are needed than observed",
         f"Measure again with {probe}, or give the wait times that the pools report (--pool-stats)",
         {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},
     )
@@ -191,7 +191,8 @@ def _doubt_sweep(capacity: Capacity) -> Iterator[Doubt]:
         yield _doubt(
             "contention-cliff",
             None,
-            f"Throughput falls by {knee.cliff.fall:.0%} between {knee.peak} and {knee.cliff.connections} connections",
+            f"Throughput falls by {percent(knee.cliff.fall)} between {knee.peak} and {knee.cliff.connections} "
+            "connections",
             f"Keep the sum of all pools at {knee.peak} or below; look for hot rows, locks or shared pages",
             {"peak": knee.peak, "connections": knee.cliff.connections, "fall": knee.cliff.fall, "threshold": FALL},
         )

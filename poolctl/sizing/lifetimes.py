@@ -9,7 +9,7 @@ from math import ceil
 from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figure, Figures
 from poolctl.sizing.queueing import reopened_share
-from poolctl.units import format_duration
+from poolctl.units import format_duration, percent
 
 REOPENING_COST = 0.01
 """Largest share of the hold time that is spent opening connections that max_idle had closed."""
@@ -109,7 +109,7 @@ def _choose_max_idle(
     if idle < max_open:
         why = (
             f"below max_open: the worst fleet takes {processes * max_open} of {slots} slots, and {idle} idle ones keep "
-            f"reopening under {REOPENING_COST:.0%} of the hold time"
+            f"reopening under {percent(REOPENING_COST)} of the hold time"
         )
     else:
         why = "as max_open: fewer would cost more than 1 % of the hold time in reopening"
@@ -162,7 +162,8 @@ def _choose_lifetime(figures: Figures, connections: int, reasons: list[Reason]) 
     lifetime = longest / (1 + jitter)
     shortest = _find_shortest_life(figures, connections)
     if shortest is not None and lifetime < shortest:
-        why += f"; replacing {connections} connections so often costs more than {CHURN_CPU:.1%} of the database's cores"
+        share = percent(CHURN_CPU, 1)
+        why += f"; replacing {connections} connections so often costs more than {share} of the database's cores"
     reasons.append(Reason("max_lifetime", f"{format_duration(longest)} at most with the jitter: {why}"))
     apart = (
         f"{connections} connections opened together end within {format_duration(jitter * lifetime)}, not all at once"

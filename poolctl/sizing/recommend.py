@@ -15,7 +15,7 @@ from poolctl.diagnose.catalog import MOOT_BESIDE_CAUSE, MOOT_IN_REFUSAL, build_f
 from poolctl.diagnose.finding import Finding, worst_first
 from poolctl.sizing.budget import Budget, WorstFleet, compute_budget, find_worst_fleet
 from poolctl.sizing.capacity import Capacity, estimate_capacity
-from poolctl.sizing.causes import bound_gain, compute_speedup, find_causes
+from poolctl.sizing.causes import bound_gain, compute_speedup, find_causes, write_gain
 from poolctl.sizing.confidence import decide_trust, estimate_interval
 from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.demand import Demand, count_pools, estimate_demand
@@ -26,7 +26,7 @@ from poolctl.sizing.lifetimes import Lifetimes, choose_lifetimes
 from poolctl.sizing.pooler import plan_pooler
 from poolctl.sizing.queueing import wait_tail
 from poolctl.sizing.recommendation import HoldTime, Measured, Parallelism, Recommendation, Sizes, SizeTrust
-from poolctl.units import format_duration, plural
+from poolctl.units import format_duration, percent, plural
 
 
 def recommend(figures: Figures, *, seed: int = 1) -> Recommendation:
@@ -190,7 +190,7 @@ def _find_missed_target(max_open: int, demand: Demand, division: Division) -> Fi
         max_open, load, hold or 1.0, demand.wait_target, arrival_c2=demand.arrival_c2, hold_c2=demand.hold_c2
     )
     grows = load >= max_open
-    what = "the queue grows without limit" if grows else f"{late:.1%} of acquires wait longer"
+    what = "the queue grows without limit" if grows else f"{percent(late, 1)} of acquires wait longer"
     return build_finding(
         "wait-target-missed",
         severity="critical" if grows else "warning",
@@ -311,7 +311,7 @@ def explain_refusal(finding: Finding, figures: Figures, result: Recommendation) 
             "gain_from_statement": compute_speedup(statement.share),
         }
         times = f"{compute_speedup(statement.share):,.0f} times as much gets done" if statement.share >= 0.5 else ""
-        most = "" if gain is None else f". No pool size gains more than {gain:.0%}"
+        most = "" if gain is None else f". No pool size {write_gain(gain)}"
         summary += most + (f"; without the statement up to {times}" if times else "")
     return replace(finding, summary=summary, evidence={**finding.evidence, **bounds})
 

@@ -16,6 +16,7 @@ from poolctl.scenario.scenario import Scenario, parse_scenario
 from poolctl.sizing.demand import count_pools
 from poolctl.sizing.figures import Figures, estimate_hold
 from poolctl.sizing.recommendation import Recommendation
+from poolctl.units import percent
 
 SWEPT = (0.5, 0.75, 1.0, 1.33, 2.0)
 """Sizes that are tried, as multiples of the recommended one."""
@@ -200,7 +201,7 @@ def _find_failures(
 ) -> list[str]:
     found = []
     if share is not None and share < BEST_SHARE:
-        found.append(f"it reaches only {share:.0%} of the best throughput among the sizes tried")
+        found.append(f"it reaches only {percent(share)} of the best throughput among the sizes tried")
     if result.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
         found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, and the target is {wait_target * 1000:.3g} ms")
     most = chosen.max_open * result.fleet.worst_case_processes
