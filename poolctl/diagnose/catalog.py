@@ -135,9 +135,13 @@ _CATALOG = (
         layer="database",
         reported_by=("inspect",),
         meaning="Less than a tenth of a limit of the server, a role or a database is free, or at the present growth "
-        "the rest lasts less than a minute. As advice (info): 85 % of the server's slots are taken, quiet so far.",
-        signs="The number of connections grows from sample to sample, or stands just below the limit.",
-        mistaken_for="A large fleet of idle connections that is sized to its limit and does not grow.",
+        "the rest lasts less than a minute; or the least in use has risen for half an hour or longer, and takes the "
+        "rest within a week. As advice (info): the rise takes longer, or 85 % of the server's slots are taken, quiet "
+        "so far.",
+        signs="The number of connections grows from sample to sample, or stands just below the limit; over hours, the "
+        "least in use does not come back to what it was.",
+        mistaken_for="A large fleet of idle connections that is sized to its limit and does not grow; the load of a "
+        "morning, which goes again in the evening.",
         remedy="Find out what grows before the limit is reached, and add up what every instance may open "
         "(fleet-over-budget). A large idle fleet below its limit needs nothing.",
         decided_by="A second sample, which shows how fast it grows.",

@@ -655,6 +655,14 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Floor:
+    """The least number of client backends in a stretch of time that began at ``at`` and is forgotten otherwise."""
+
+    at: float
+    backends: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """A series of snapshots, oldest first, the facts, and the sources."""
 
@@ -665,6 +673,8 @@ class Observation:
     """Planned seconds between snapshots."""
     log: LogFacts | None = None
     """What the logs among the evidence say; None without any."""
+    floors: tuple[Floor, ...] = ()
+    """What is kept of the time before the snapshots of a long live view, oldest first."""
 
     @property
     def first(self) -> Snapshot:

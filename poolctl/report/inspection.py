@@ -153,7 +153,7 @@ def list_limits(limits: Sequence[Limit]) -> Table:
     rows, records = [], []
     for limit in shown:
         row = [format_count(limit.used), format_count(limit.limit), format_count(limit.free)]
-        row += [_format_age(limit.exhausted_in)] if is_timed else []
+        row += [_format_time_left(limit)] if is_timed else []
         rows.append((*row, _name_limit(limit)))
         cells = zip(header, row, strict=False)
         # A limit of which nothing is used, or nothing is free, says so.
@@ -257,6 +257,12 @@ def _name_limit(limit: Limit) -> str:
     name = f"{scope}{neutralize(limit.name, NAME_LIMIT)}"
     note = f" ({neutralize(limit.note, SENTENCE_LIMIT)})" if limit.note else ""
     return f"{'binds first: ' if limit.binds else ''}{name}{note}"
+
+
+def _format_time_left(limit: Limit) -> str:
+    if limit.exhausted_between is None:
+        return _format_age(limit.exhausted_in)
+    return " to ".join(map(format_duration, limit.exhausted_between))
 
 
 def _measure_share(limit: Limit) -> float:

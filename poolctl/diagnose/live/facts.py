@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from poolctl.diagnose.live.floor import Trend, measure_floor
 from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes, write_settling
 from poolctl.diagnose.live.tracks import (
     Application,
@@ -135,6 +136,12 @@ class LiveFacts:
         """Cores of the server's machine, also after the server is gone; None where poolctl does not run on it."""
         hosts = (snapshot.host for snapshot in reversed(self.observation.snapshots))
         return next((host.cores for host in hosts if host is not None and host.has_server), None)
+
+    @cached_property
+    def trend(self) -> Trend | None:
+        """The rise of the least number of client backends over the whole time observed; None if it does not rise."""
+        forgotten = [(each.at, each.backends) for each in self.observation.floors]
+        return measure_floor([*forgotten, *((sample.at, sample.client_count) for sample in self.samples)])
 
     @property
     def server_cpu(self) -> float | None:

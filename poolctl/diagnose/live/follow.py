@@ -10,7 +10,7 @@ from dataclasses import replace
 from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.tracks import Sample, Tracker, comes_from, read_sample, select_samples
-from poolctl.observe.snapshot import Observation, Snapshot
+from poolctl.observe.snapshot import Floor, Observation, Snapshot
 
 MOST_SAMPLES = 600
 """Ten minutes at one sample a second show every staircase that a person would wait for."""
@@ -18,6 +18,10 @@ MOST_ROWS = 50_000
 """Rows of backends that changed or were in use: what a diagnosis costs. Of 1,000 backends of which 50 are in use at a
 time, ten minutes; of 5,000 that are all in use, the least number of samples."""
 LEAST_SAMPLES = 12
+FLOOR_WIDTH = 60.0
+"""Seconds in which only the least number of backends is kept of what is forgotten."""
+MOST_FLOORS = 2_880
+"""Two days of minutes. After that each stretch is twice as long."""
 
 
 class Follower:
@@ -35,6 +39,9 @@ class Follower:
         self._read: deque[Sample | None] = deque()
         self._tracker = Tracker()
         self._source: float | None = None
+        self._floors: list[Floor] = []
+        self._floor_width = FLOOR_WIDTH
+        self._floor_source: float | None = None
 
     def add(self, snapshot: Snapshot) -> None:
         """Follow the backends into ``snapshot``, and forget the oldest ones if there are too many."""
@@ -56,7 +63,8 @@ class Follower:
 
     def diagnose(self, observation: Observation) -> tuple[Observation, Diagnosis]:
         """Diagnose the kept snapshots with the facts and sources of ``observation``; return both."""
-        kept = replace(observation, snapshots=tuple(self.snapshots))
+        floors = tuple(self._floors) if self._source == self._floor_source else ()
+        kept = replace(observation, snapshots=tuple(self.snapshots), floors=floors)
         return kept, diagnose(kept, self._tracker)
 
     def _forget_oldest(self) -> None:
@@ -64,9 +72,26 @@ class Follower:
         sample, samples = self._read.popleft(), self._tracker.samples
         self.forgotten += 1
         if samples and samples[0] is sample:
+            self._keep_floor(samples[0])
             self._tracker.forget_oldest()
         elif any(each is sample for each in samples):
             self._follow_again()
+
+    def _keep_floor(self, sample: Sample) -> None:
+        if self._source is None:
+            return
+        if self._source != self._floor_source or (self._floors and sample.at < self._floors[-1].at):
+            # Another start of the server, or its clock was set back.
+            self._floors, self._floor_source = [], self._source
+        floors, count = self._floors, sample.client_count
+        if floors and sample.at < floors[-1].at + self._floor_width:
+            floors[-1] = replace(floors[-1], backends=min(floors[-1].backends, count))
+            return
+        floors.append(Floor(sample.at, count))
+        if len(floors) > MOST_FLOORS:
+            pairs = zip(floors[::2], floors[1::2], strict=False)
+            self._floors = [replace(a, backends=min(a.backends, b.backends)) for a, b in pairs]
+            self._floor_width *= 2
 
     def _follow_again(self) -> None:
         """Follow all kept samples again: the server restarted, its clock was set back, or another source answers."""

@@ -89,14 +89,19 @@ def _list_server_limits(facts: LiveFacts) -> Iterator[Limit]:
         free = min(free, 0)
     elif privileged and free <= 0:
         note += f"; {privileged} of the {used} are superusers'"
+    left, between = _estimate_time_left(facts, facts.tracks, free), None
+    if facts.trend is not None and free > 0:
+        by_floor, between = facts.trend.estimate_time_left(free)
+        left = by_floor if left is None else left
     yield Limit(
         name="max_connections",
         scope="server",
         limit=server.usable,
         used=max(used, server.usable) if refusal is not None and refusal.by in SLOT_REFUSALS else used,
         free=max(0, free),
-        exhausted_in=_estimate_time_left(facts, facts.tracks, free),
+        exhausted_in=left,
         note=note,
+        exhausted_between=between,
     )
 
 

@@ -12,6 +12,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding, Limit, Severity
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
+from poolctl.diagnose.live.floor import WHOLE_DAY
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, count_growth, is_near
 from poolctl.diagnose.live.tracks import Stretch, Track
 from poolctl.observe.snapshot import Backend, Refusal
@@ -82,34 +83,51 @@ def _find_largest(context: RuleContext) -> list[tuple[str, int]]:
     return [(name_application(each), each.count) for each in context.facts.applications[:3] if each.count]
 
 
+WEEK = 7 * 86_400.0
+"""Seconds to the limit, at the earliest, from which a slow rise is a warning: time enough to find what rises."""
+
+
 def find_slots_low(context: RuleContext) -> Iterator[Finding]:
     """Report the nearest limit of the server, a role or a database that is about to be reached.
 
     Threshold: less than a tenth free; or, once half is used, so much growth in the window that a minute of it takes the
-    rest. Of the server also below 15 % free: then as advice. Certain: counts complete and two samples. Likely: a
-    partial view. Undetermined: one sample has no slope.
+    rest; or the least in use rises over half an hour or longer, so that it takes the rest within a week. Of the server
+    also below 15 % free, or when the rise takes longer: then as advice. Certain: counts complete and two samples.
+    Likely: a partial view, or a rise over most of a day. Undetermined: one sample has no slope, and a shorter rise may
+    be that of a morning.
     """
     for limit in context.limits:
         if limit.scope not in ("server", "role", "database") or limit.free <= 0 or limit.limit <= 0:
             continue
         grows = limit.exhausted_in is not None and limit.exhausted_in <= SOON
         is_short = is_near(limit) or (grows and limit.used >= HALF_USED * limit.limit)
+        rises = limit.exhausted_between is not None
+        is_soon = limit.exhausted_between is not None and limit.exhausted_between[0] <= WEEK
         is_worth_a_word = limit.scope == "server" and limit.used >= WORD_SHARE * limit.limit
-        if not is_short and not is_worth_a_word:
+        if not (is_short or rises or is_worth_a_word):
             continue
-        yield _build_slots_low(context, limit, "warning" if is_short else "info")
+        yield _build_slots_low(context, limit, "warning" if is_short or is_soon else "info", by_rise=not is_short)
         return
 
 
-def _build_slots_low(context: RuleContext, limit: Limit, severity: Severity) -> Finding:
+def _build_slots_low(context: RuleContext, limit: Limit, severity: Severity, *, by_rise: bool) -> Finding:
     facts = context.facts
+    trend = facts.trend if limit.exhausted_between is not None else None
     samples = len(facts.samples)
     confidence: Confidence = "undetermined" if samples < 2 else "certain" if facts.is_full_view else "likely"
-    left = (
-        f"; at this rate it is reached in {format_duration(limit.exhausted_in)}"
-        if limit.exhausted_in is not None
-        else ""
-    )
+    decide_by = "a second sample, which shows the growth" if confidence == "undetermined" else None
+    left = ""
+    if trend is not None and limit.exhausted_between is not None:
+        early, late = map(format_duration, limit.exhausted_between)
+        left = (
+            f"; the least in use has risen for {format_duration(trend.time)}, by {format_count(trend.slope * 3600)} "
+            f"an hour: it is reached in {early} to {late}"
+        )
+        if by_rise:
+            confidence = "likely" if trend.time >= WHOLE_DAY else "undetermined"
+            decide_by = None if confidence == "likely" else "a whole day (--watch --keep), with its quietest hour"
+    elif limit.exhausted_in is not None:
+        left = f"; at this rate it is reached in {format_duration(limit.exhausted_in)}"
     growing = [(count_growth(facts, each.tracks), each) for each in facts.applications if each.count]
     most, fastest = max(growing, key=lambda pair: pair[0], default=(0, None))
     who = f", mostly {name_application(fastest)} (+{most})" if fastest is not None and most >= LEAST_GROWTH else ""
@@ -125,6 +143,9 @@ def _build_slots_low(context: RuleContext, limit: Limit, severity: Severity) -> 
             "of": limit.limit,
             "free": limit.free,
             "exhausted_in": limit.exhausted_in,
+            "exhausted_between": list(limit.exhausted_between) if limit.exhausted_between else None,
+            "floor": trend.floor if trend else None,
+            "rises_per_hour": trend.slope * 3600 if trend else None,
             "grown_in_window": most,
             "window": facts.window,
             "largest": dict(_find_largest(context)),
@@ -133,7 +154,7 @@ def _build_slots_low(context: RuleContext, limit: Limit, severity: Severity) -> 
         },
         evidence_sql=sql.SLOTS if limit.scope == "server" else sql.ROLE_LIMITS,
         holders=context.find_holders(facts.tracks),
-        decide_by="a second sample, which shows the growth" if confidence == "undetermined" else None,
+        decide_by=decide_by,
     )
 
 

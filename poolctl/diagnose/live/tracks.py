@@ -72,6 +72,11 @@ class Sample:
     backends: tuple[Backend, ...]
 
     @cached_property
+    def client_count(self) -> int:
+        """How many of them count against max_connections."""
+        return sum(row.is_client for row in self.backends)
+
+    @cached_property
     def in_use(self) -> tuple[Backend, ...]:
         """Client backends that run a statement or are in a transaction."""
         return tuple(row for row in self.backends if row.is_client and (row.is_active or row.in_transaction))
