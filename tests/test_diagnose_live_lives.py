@@ -68,6 +68,16 @@ def test_a_process_that_made_pools_and_stopped_is_told_by_their_batches(
     assert told.get("connection-per-request") == found
 
 
+def test_a_pool_that_opened_another_connection_for_each_that_leaked_made_no_batches() -> None:
+    """Go's database/sql, one request in 13 leaks; what is within half a second is by chance."""
+    opened = [20.0, 20.1, 20.35, 21.0, 21.4, 21.5, 22.2, 22.3, 22.7, 23.4]
+    leaked = [Row(100 + i, age=ago, opened=ago + 0.2) for i, ago in enumerate(opened)]
+
+    owner = host(*(process(40_100 + i, pid=4242) for i in range(10)))
+
+    assert "connection-per-request" not in codes(diagnose(observe(*leaked, hosts=[owner])))
+
+
 def test_connections_that_did_nothing_since_they_were_opened_count_too() -> None:
     assert "connection-per-request" in codes(diagnose(observe(*once(12, query=None))))
 

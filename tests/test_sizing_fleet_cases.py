@@ -120,6 +120,31 @@ def test_every_size_of_a_pooler_can_be_the_one_to_change(keys: str, changes: lis
     assert check_fleet(apply_changes(checked.fleet, checked.changes)).is_within
 
 
+@pytest.mark.parametrize(
+    ("keys", "changes", "codes"),
+    [
+        ("default_pool_size = 0", [("default_pool_size", None, 94)], {"fleet-over-budget"}),
+        ("pool_size = 0", [("pool_size", None, 94)], {"fleet-over-budget"}),
+        ("default_pool_size = 0\nmax_client_conn = 50", [], {"oversized-pool"}),
+        ("default_pool_size = 0\nmax_db_connections = 40", [], {"healthy"}),
+    ],
+)
+def test_a_pool_size_of_zero_is_unlimited_and_bounded_by_the_clients(
+    keys: str, changes: list[tuple[str, int | None, int]], codes: set[str]
+) -> None:
+    pooler = f'[[pooler]]\nname = "b"\nmax_client_conn = {500 if "max_client" not in keys else 50}\n'
+    if keys.startswith("pool_size"):
+        keys = f'[[pooler.pool]]\nuser = "u"\ndatabase = "d"\n{keys}'
+    keys = keys.partition("\nmax_client_conn")[0]
+    service = '[[service]]\nname = "a"\nuser = "u"\ndatabase = "d"\nmax_open = 5\nvia = "b"\n'
+
+    checked = check_text(service + pooler + keys)
+
+    assert [(change.key, change.now, change.to) for change in checked.changes or ()] == changes
+    assert codes <= {finding.code for finding in checked.findings}
+    assert ("healthy" in codes) == all(finding.severity == "info" for finding in checked.findings)
+
+
 def test_more_pairs_than_slots_are_not_answered_with_a_pooler_that_is_there_already() -> None:
     services = "".join(
         f'[[service]]\nname = "s{n}"\nuser = "u{n}"\nmax_open = 1\nvia = "b"\nsurge = 0\n' for n in range(120)

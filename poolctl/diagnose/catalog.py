@@ -43,6 +43,12 @@ LOOK_THE_SAME = (
 )
 
 
+TREAT_CAUSE = "Treat the cause that is reported beside this finding, or end what the largest application does not use."
+FIND_CAUSE = "Lower max_open of the largest application, or end what it does not use; the cause was not found."
+RELIEVE_SLOTS = (
+    "A superuser or a member of pg_use_reserved_connections can still connect while reserved slots last. Raising "
+    "max_connections needs a restart, costs memory for each slot and only moves the limit."
+)
 NOT_BY_STATE = "End no backend by its state alone: a parked connection of a healthy pool looks the same."
 
 
@@ -121,9 +127,7 @@ _CATALOG = (
         "53300).",
         mistaken_for="A limit of a role or database (role-limit), or of a pooler (pooler-client-limit), whose refusals "
         "read alike; a pooler may also repeat an old answer of the server.",
-        remedy="Treat the cause that is reported beside this finding, or end what the largest application does not "
-        "use. A superuser or a member of pg_use_reserved_connections can still connect while reserved slots last. "
-        "Raising max_connections needs a restart, costs memory for each slot and only moves the limit.",
+        remedy=f"{TREAT_CAUSE} {RELIEVE_SLOTS}",
         decided_by="Connecting to the server without the pooler: whether the server itself refuses.",
         sql=(sql.SLOTS, sql.POOLER_LINKS),
         explains_waits=True,

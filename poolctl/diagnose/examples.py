@@ -236,7 +236,7 @@ Why     timed out 30, waiting 0, idle 10, in use 0, max_open 10, pools 1, loop l
 CRITICAL  6 clients wait (pool figures), and nothing observed says for what; the server has 4
 backends, 2 at work (undetermined)
 waiting-unexplained (application, undetermined); the remedy frees no slot
-Do      1. To decide: a longer observation (--for) of all of them together: the server, its
+Do      1. To decide: a longer observation (--for 6s) of all of them together: the server, its
            poolers and the pools' own figures; and what the process that waits is doing (its
            processor time, its threads or event loop)
         2. Change nothing yet. Look at the process that waits: its processor time, its event

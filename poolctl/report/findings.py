@@ -62,6 +62,8 @@ def verdict_of(findings: Sequence[Finding], without: str) -> Verdict:
 
 def name_finding(finding: Finding) -> str:
     """Return which finding it is, in which layer, and how sure: "leak (application, certain)"."""
+    if finding.code == "healthy" and finding.confidence == "undetermined":
+        return "undetermined"
     return f"{neutralize(finding.code, 40)} ({finding.layer}, {finding.confidence})"
 
 

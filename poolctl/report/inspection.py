@@ -5,7 +5,6 @@ it stand within it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 
 from poolctl.api.results import SOURCE_NAMES, InspectResult, ReliefResult
@@ -116,7 +115,7 @@ def judge_inspection(inspection: InspectResult) -> Verdict:
     observation = inspection.observation
     is_blind = any(source.kind == "postgres" for source in observation.sources) and not observation.samples
     is_open = is_blind or worst_first(findings)[0].confidence == "undetermined"
-    return replace(verdict, word="NO VERDICT") if is_open else verdict
+    return Verdict("NO VERDICT", verdict.severity, "", verdict.sentence) if is_open else verdict
 
 
 def build_verdict(inspection: InspectResult) -> tuple[Block, ...]:

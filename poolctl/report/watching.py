@@ -83,7 +83,7 @@ class _WatchLines(Lines):
             return
         self._written = (verdict.code, at)
         gauges = "; ".join(_list_gauges(inspection))
-        line = f"{format_clock(at)} {verdict.word} {verdict.code}: {verdict.sentence}; {gauges}"
+        line = f"{format_clock(at)} {f'{verdict.word} {verdict.code}'.strip()}: {verdict.sentence}; {gauges}"
         self.write(line.removesuffix("; "))
 
 

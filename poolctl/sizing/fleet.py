@@ -124,6 +124,11 @@ class FleetPooler:
     max_pool: int = 1
     """Pgpool-II: server connections that each child keeps."""
 
+    def bound(self, pool_size: int) -> int:
+        """Return the most server connections of a pool of that size. 0 is unlimited (PgBouncer 1.24): one for each of
+        its clients."""
+        return pool_size or self.max_client_conn
+
 
 @dataclass(frozen=True, slots=True)
 class NamedLimit:
@@ -355,7 +360,7 @@ def _pooler(table: TomlTable, assumptions: list[Assumption]) -> FleetPooler:
         name=name,
         processes=table.take_count("processes", 1, least=1),
         max_client_conn=table.take_count("max_client_conn", 100, least=1),
-        default_pool_size=table.take_count("default_pool_size", 20, least=1),
+        default_pool_size=table.take_count("default_pool_size", 20),
         reserve_pool_size=table.take_count("reserve_pool_size", 0),
         max_db_connections=table.take_count("max_db_connections", 0),
         max_user_connections=table.take_count("max_user_connections", 0),
@@ -371,9 +376,7 @@ def _assume(table: TomlTable, name: str, defaults: Mapping[str, int], why: str, 
 
 
 def _pool_size(table: TomlTable) -> PoolSize:
-    size = PoolSize(
-        table.take_text("user", ""), table.take_text("database", ""), table.take_count("pool_size", 20, least=1)
-    )
+    size = PoolSize(table.take_text("user", ""), table.take_text("database", ""), table.take_count("pool_size", 20))
     table.finish()
     return size
 

@@ -112,7 +112,8 @@ def _list_sizes(fleet: Fleet) -> list[_Size]:
 
 
 def _make_size(pooler: FleetPooler, key: str, now: int, least: int = 1, *, where: str = "") -> _Size:
-    return _Size(pooler.name, key, where, now, now, least, is_service=False)
+    # Only a pool's own size can be 0: the other keys are left out then.
+    return _Size(pooler.name, key, where, now or None, pooler.bound(now), least, is_service=False)
 
 
 Named = Mapping[tuple[str, str, str], int]

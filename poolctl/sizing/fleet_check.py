@@ -1,6 +1,7 @@
 """The check of a fleet: whether it fits its limits at every moment, by how much not, and what to change."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from poolctl.diagnose import sql
@@ -10,6 +11,7 @@ from poolctl.sizing.budget import FigureSource, Term
 from poolctl.sizing.fleet import Fleet, FleetPooler, FleetService
 from poolctl.sizing.fleet_changes import Change, find_database_cap, propose_changes
 from poolctl.sizing.fleet_limits import Kind, LimitCheck, as_number, check_limits, list_pairs
+from poolctl.units import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ def check_fleet(fleet: Fleet) -> FleetCheck:
     if all(finding.severity == "info" for finding in findings):
         findings.insert(0, _make_healthy(limits[0]))
     findings += [_report_unlimited(fleet, pooler) for pooler in fleet.poolers if _is_unlimited(fleet, pooler)]
+    findings += [found for pooler in fleet.poolers for found in _report_unlimited_pools(fleet, pooler, changes)]
     server = next(limit for limit in limits if limit.kind == "server")
     return FleetCheck(fleet, _list_terms(fleet, server), limits, changes, worst_first(findings))
 
@@ -171,9 +174,30 @@ def _is_unlimited(fleet: Fleet, pooler: FleetPooler) -> bool:
     return not has_limit and bool(list_pairs(fleet, pooler))
 
 
+def _report_unlimited_pools(fleet: Fleet, pooler: FleetPooler, changes: tuple[Change, ...] | None) -> Iterator[Finding]:
+    """Report pools of PgBouncer whose size is 0, which is unlimited since 1.24, unless a change bounds them already."""
+    written = {(size.user, size.database): size.pool_size for size in pooler.sizes}
+    pairs = [pair for pair in list_pairs(fleet, pooler) if not written.get(pair, pooler.default_pool_size)]
+    has_limit = pooler.max_db_connections or pooler.max_user_connections
+    if pooler.kind == "pgpool" or not pairs or has_limit or any(change.who == pooler.name for change in changes or ()):
+        return
+    pools = plural(len(pairs), "pool")
+    yield build_finding(
+        "oversized-pool",
+        severity="warning",
+        confidence="certain",
+        layer="pooler",
+        summary=f"{pools} of {pooler.name} {'has' if len(pairs) == 1 else 'have'} no size (0 is unlimited since "
+        f"PgBouncer 1.24): up to one server connection for each of {pooler.max_client_conn} clients",
+        evidence={"pools": len(pairs), "max_client_conn": pooler.max_client_conn},
+        remedy=f"{pooler.name}: default_pool_size (pool_size) as the server's cores can use, or max_db_connections",
+        evidence_sql=None,
+    )
+
+
 def _report_unlimited(fleet: Fleet, pooler: FleetPooler) -> Finding:
     """Recommend a limit for all pairs together: a new user or database opens a pool of its own."""
-    each = pooler.default_pool_size + pooler.reserve_pool_size
+    each = pooler.bound(pooler.default_pool_size) + pooler.reserve_pool_size
     pairs = list_pairs(fleet, pooler)
     present = each * max(Counter(database for _, database in pairs).values())
     cap = find_database_cap(fleet, pooler)

@@ -197,7 +197,7 @@ def _size_pairs(fleet: Fleet, pooler: FleetPooler, kind: Kind, name: str) -> dic
     """Return the size of each pair's pool with its reserve; of one role or database if ``kind`` says so."""
     written = {(size.user, size.database): size.pool_size for size in pooler.sizes}
     return {
-        pair: written.get(pair, pooler.default_pool_size) + pooler.reserve_pool_size
+        pair: pooler.bound(written.get(pair, pooler.default_pool_size)) + pooler.reserve_pool_size
         for pair in list_pairs(fleet, pooler)
         if kind == "server" or name == (pair[0] if kind == "role" else pair[1])
     }

@@ -5,7 +5,6 @@ Decides what needs no immediate action, and how sure the verdict healthy is.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from statistics import median
 from typing import Any
 
@@ -373,7 +372,7 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
         yield (
             f"All {each.count} backends of {name_application(each)} have been idle in a transaction for "
             f"{format_duration(since)} or longer: slow work or a leak{until}; {counts}",
-            f"a longer observation (--for {ceil(2 * max(since, limit))}s): slow work ends by itself",
+            f"a longer observation ({facts.write_longer(2 * max(since, limit))}): slow work ends by itself",
         )
     for each in facts.programs:
         unclear = [track for track in each.tracks if _may_rest(track)]
@@ -388,7 +387,7 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
         yield (
             f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
             "infer which of them stand still",
-            "a longer observation (--for), or a role that is a member of pg_monitor",
+            f"a longer observation ({facts.write_longer()}), or a role that is a member of pg_monitor",
         )
 
 

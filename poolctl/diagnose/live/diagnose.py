@@ -300,7 +300,8 @@ def _list_unobserved(facts: LiveFacts) -> Iterable[str]:
     yield from _list_unobserved_of_server(facts)
     waiting = facts.count_waiting()
     if not waiting.is_known:
-        yield "Whether clients wait inside their applications' pools: no pool's figures were given (--pool-stats)."
+        why = "the figures do not say it" if facts.pools else "no pool's figures were given (--pool-stats)"
+        yield f"Whether clients wait inside their applications' pools: {why}."
     host = facts.host
     if facts.observation.is_from_files:
         return

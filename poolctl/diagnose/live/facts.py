@@ -7,6 +7,7 @@ the rules.
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil
 
 from poolctl.diagnose.live.floor import Trend, measure_floor
 from poolctl.diagnose.live.owners import Owner, OwnerSearch, find_processes, write_settling
@@ -94,6 +95,12 @@ class LiveFacts:
     def window(self) -> float:
         """Seconds between the first and the last sample of the backends."""
         return self.samples[-1].at - self.samples[0].at if self.samples else 0.0
+
+    def write_longer(self, least: float = 0.0) -> str:
+        """Write the option for a longer observation than the one that was made: ``least`` seconds, or twice as long."""
+        snapshots = self.observation.snapshots
+        observed = max(self.window, snapshots[-1].at - snapshots[0].at if snapshots else 0.0)
+        return f"--for {ceil(max(least, 2 * observed))}s"
 
     @property
     def now(self) -> float:

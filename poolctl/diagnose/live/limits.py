@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from poolctl.diagnose import sql
-from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.catalog import FIND_CAUSE, RELIEVE_SLOTS, TREAT_CAUSE, build_finding
 from poolctl.diagnose.finding import Confidence, Finding, Limit, Severity
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
@@ -73,6 +73,7 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
             "threshold": "no slot free for an ordinary role, or a refusal because of that",
         },
         holders=context.find_holders(facts.tracks),
+        remedy=f"{TREAT_CAUSE if context.reported else FIND_CAUSE} {RELIEVE_SLOTS}",
         decide_by="whether the server itself refuses (connect to it without the pooler)"
         if confidence == "undetermined"
         else None,

@@ -7,6 +7,7 @@ connection only while all others of it are in use, or many at one moment to fill
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
@@ -95,9 +96,19 @@ def _judge_client(tracks: Sequence[Track], is_one_process: bool) -> Iterator[tup
         return
     span, since = moments[-1] - moments[0], used[0].now - moments[-1]
     goes_on = since <= max(STILL_GOING * span / (len(moments) - 1), FIRST_USE)
-    are_batches = len(used) >= BATCH * len(moments) and (is_one_process or since <= STILL_GOING * span)
-    if goes_on or are_batches:
+    if goes_on or (_are_batches(used, moments) and (is_one_process or since <= STILL_GOING * span)):
         yield used, moments, goes_on
+
+
+def _are_batches(used: Sequence[Track], moments: Sequence[float]) -> bool:
+    """Return True if they were opened several at a time, each batch apart from the next.
+
+    What a leak makes a pool open, one by one and at random, falls into no batches.
+    """
+    started = sorted(map(_began, used))
+    within = [b - a for a, b in pairwise(started) if b not in moments]
+    between = [b - a for a, b in pairwise(started) if b in moments]
+    return len(used) >= BATCH * len(moments) and 2 * max(within, default=0.0) <= min(between, default=0.0)
 
 
 def _count_beside(used: Sequence[Track], moments: Sequence[float]) -> int:

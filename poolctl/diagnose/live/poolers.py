@@ -411,7 +411,7 @@ def _build_unobserved(context: RuleContext, queue: BouncerQueue, found: PoolerBa
         evidence_sql=sql.POOLER_LINKS,
         holders=context.find_holders((*found.parked, *found.moving)) or tuple(holders.values()),
         remedy=LOOK_THE_SAME,
-        decide_by="a longer observation (--for): which of them come back"
+        decide_by=f"a longer observation ({context.facts.write_longer()}): which of them come back"
         if found.count
         else "the backends in PostgreSQL behind these connections (give poolctl the server as well)",
     )

@@ -363,7 +363,8 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             holders=context.find_holders(still or tracks),
             remedy="Change nothing yet: a leak, a long job and a pool that is too small need opposite remedies.",
             frees=len(still),
-            decide_by="a longer observation (--for), with the server and the pool's figures side by side",
+            decide_by=f"a longer observation ({context.facts.write_longer()}), with the server and the pool's figures "
+            "side by side",
         )
     if unobserved:
         yield _build_unobserved_wait(context, unobserved)
@@ -408,8 +409,9 @@ def find_waiting_unexplained(context: RuleContext) -> Iterator[Finding]:
             "backends": len(facts.tracks) if facts.samples else None,
             "threshold": "clients wait in half of the samples and in the last one, and no finding explains it",
         },
-        decide_by="a longer observation (--for) of all of them together: the server, its poolers and the pools' own "
-        "figures; and what the process that waits is doing (its processor time, its threads or event loop)",
+        decide_by=f"a longer observation ({facts.write_longer()}) of all of them together: the server, its poolers and "
+        "the pools' own figures; and what the process that waits is doing (its processor time, its threads or event "
+        "loop)",
     )
 
 
@@ -427,7 +429,8 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
     waiting, refusal, several = _count_waiting(pools), context.facts.refusal, len(context.facts.programs) > 1
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
     unknown = "what the connections do was not observed on the server"
-    decide_by = "an answer of the server: a longer observation (--for 20s), from another machine if this one is busy"
+    longer = context.facts.write_longer(20.0)
+    decide_by = f"an answer of the server: a longer observation ({longer}), from another machine if this one is busy"
     if several:
         unknown = "which application's they are is not known"
         decide_by = context.facts.write_settling(pools)
