@@ -93,7 +93,7 @@ Do      Commit or roll back and release on every path of that code: finally, wit
         that is deployed, end these backends, and set idle_in_transaction_session_timeout for
         the application's role. A bigger pool only delays the end.
 Why     stuck 12, sessions 12, oldest age 3.1 min, youngest age 65 s, age spread 121 s, moved
-        meanwhile 0, median transaction 0 s, longest seen to end 0 s, hold back vacuum 0
+        meanwhile 0, hold back vacuum 0
 """,
     "leak-or-long-hold": """\
 CRITICAL  10 connections of checkout stand still (10 of 10 in use) while 7 clients wait, the

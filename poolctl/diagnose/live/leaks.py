@@ -245,7 +245,7 @@ def _build_leak(
             "frozen_share": percent(len(application.frozen_idle) / max(1, application.count)),
             "opened_meanwhile": len(application.opened),
             "waiting": waiting.count,
-            "longest_seen_to_end": application.longest_ended,
+            "longest_seen_to_end": application.longest_ended or None,
             "threshold": f"a floor of in_use that climbs {LEAST_STEPS} times, or more than half frozen while new "
             "connections are opened and clients wait, or in use without traffic",
         },
