@@ -40,13 +40,17 @@ says to a request that gives up.
 NOTES = """\
 ## Notes
 
-- `node-pg`: since node-postgres 8.23 a client with `pipeline: true` runs several queries at once on one connection. The
-  preset is the pool without it: one query a connection.
+- `node-pg`: since node-postgres 8.23 a client with `pipeline: true` sends several queries at once on its connection.
+  The pool still gives a connection to one request at a time, so its rules are the same: a request that sends its
+  queries at once has a shorter hold.
 - `hikaricp`: 7.0.x can spin on its carrier threads under many virtual threads, 7.1.0 does not. The rules are the same.
+  An opening that was ordered is dropped if no request waits for it when its turn comes.
+- `tomcat`: a connection past `maxAge` is opened again in its place: at acquire, at release, and while it is idle.
 - `rails`: a connection past `max_age` is closed only when it is idle, so under steady use ages are above it.
 - `psycopg_pool`: 3.2.8 and 3.3.1 stopped the loss of connections when a task is cancelled while it acquires.
-- `c3p0`: all waiters are woken, and the JVM lets the one run that came last. That its helper threads also take back
-  connections, and so make a release wait while they connect, is not modeled.
+- `c3p0`: all waiters are woken, and the JVM lets the one run that came last. The helper threads also take back what is
+  released, so a release waits while all three connect. The tests of `testConnectionOnCheckin`, which is off unless set,
+  would keep these threads longer still, and are not modeled.
 """
 
 REFUSED = """\

@@ -221,6 +221,47 @@ def test_c3p0_opens_at_least_three_at_a_time() -> None:
     assert done.summary.connections.peak_open == 6
 
 
+def test_c3p0_takes_a_connection_back_only_when_a_helper_thread_has_time() -> None:
+    # What comes back at 0.4 s and 0.7 s is behind the ten openings, three of which go on until 0.9 s.
+    done = run(
+        database={"connect_time": 0.3},
+        pool={"kind": "c3p0", "max_open": 10, "min_idle": 1},
+        bursts=[{"at": 0, "workers": 13, "requests": 1, "hold": "100ms"}],
+        duration=10.0,
+    )
+
+    assert done.summary.wait_time.max == pytest.approx(0.9, abs=0.001)
+    assert done.summary.connections.opened == 10
+
+
+def test_hikaricp_drops_an_opening_that_no_request_waits_for_any_more() -> None:
+    # Seen: of 20 callers, with a connect of 300 ms and holds of 140 ms, 5 connections served all.
+    done = burst("hikaricp", 20, "140ms", pool={"min_idle": 0, "max_open": 10}, database={"connect_time": 0.3})
+
+    assert done.summary.connections.opened == 5
+
+
+def test_tomcat_opens_an_expired_connection_again_in_its_place_also_while_idle() -> None:
+    # Seen: 4 connections, again 2.3 s later. The sweeps, each max_lifetime, have opened all of them again meanwhile.
+    pool = {"kind": "tomcat", "max_open": 4, "min_idle": 0, "max_lifetime": "1s"}
+    bursts = [{"at": at, "workers": 4, "requests": 1, "hold": "300ms"} for at in (0, 2.3)]
+    done = run(database={"connect_time": 0.2}, pool=pool, bursts=bursts, duration=3.5)
+
+    assert (done.summary.connections.opened, done.summary.connections.open, closed(done).max_lifetime) == (8, 4, 4)
+    assert done.summary.wait_time.total == pytest.approx(4 * 0.2)
+
+
+def test_rails_retires_a_connection_only_when_a_sweep_finds_it_idle() -> None:
+    # Seen: under 80 % use ages reach 120 s with a max_age of 90 s.
+    pool = {"kind": "rails", "max_open": 1, "max_lifetime": "90s"}
+    busy, resting = (
+        run(pool=pool, workers=1, hold="1s", think=think, duration=300.0) for think in ("0s", exponential(5.0))
+    )
+
+    assert closed(busy).max_lifetime == 0
+    assert closed(resting).max_lifetime >= 2
+
+
 def test_npgsql_closes_by_the_median_of_what_was_idle() -> None:
     done = burst("npgsql", 8, "100ms", duration=400.0)
 

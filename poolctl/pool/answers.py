@@ -7,7 +7,8 @@ from typing import Any, Literal, NamedTuple
 Request = Hashable
 """Any value that identifies a request to its driver, except None."""
 
-State = Literal["opening", "idle", "in_use", "closing", "gone"]
+State = Literal["opening", "idle", "in_use", "returning", "closing", "gone"]
+"""returning: its holder has released it, and the library has not taken it back yet."""
 
 
 class Connection:

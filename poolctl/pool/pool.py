@@ -13,6 +13,7 @@ Alarm at its time. A slot is free only when ``closed`` was called: closing takes
 the slot meanwhile.
 """
 
+from collections import deque
 from collections.abc import Iterable
 from functools import partial
 from math import inf
@@ -78,6 +79,9 @@ class Pool:
         self._open_count = self._opening_count = 0
         self._ordered_count = self._busy_openers = 0
         """Background openings that were ordered and have not begun; background openers at work."""
+        self._begun_count = 0
+        self._returning: deque[tuple[int, Connection]] = deque()
+        """Connections that an opener is to take back, each when so many background openings have begun."""
         self._is_refilled = rules.is_refilled
         self._ghosts = 0
         """Waiters that gave up, and that the library still counts among the waiting."""
@@ -197,7 +201,12 @@ class Pool:
             first, longest = self.rules.open_retry
             delay = min(first * 2.0**connection.tries, longest)
             connection.tries = min(connection.tries + 1, 60)
-            return [Alarm(now + delay, partial(self._open_again, connection))]
+            again: list[Action] = [Alarm(now + delay, partial(self._open_again, connection))]
+            if self.rules.returned_by_opener:
+                # c3p0's thread does not sleep meanwhile: it has other tasks.
+                self._busy_openers -= 1
+                self._open_next(now, again)
+            return again
         self._opening_count -= 1
         self._forget(connection, now)
         self._is_probed &= not connection.is_probe
@@ -255,6 +264,9 @@ class Pool:
                 # sql.go, putConn: replacements are ordered before the slot is free, and again when it is.
                 self._open_for_waiters(now, actions)
             actions.append(Close(connection))
+        elif self.rules.returned_by_opener and self._busy_openers >= self.rules.openers:
+            connection.state = "returning"
+            self._returning.append((self._begun_count + self._ordered_count, connection))
         elif not self._put(connection, now, actions):
             connection.state = "closing"
             actions.append(Close(connection))
@@ -352,8 +364,9 @@ class Pool:
 
     def drop_idle(self) -> list[Connection]:
         """Take every idle connection out for closing, as at the end of a process. Counted as other."""
-        dropped = self._idle[:]
+        dropped = self._idle + [connection for _, connection in self._returning]
         self._idle.clear()
+        self._returning.clear()
         for connection in dropped:
             connection.state = "closing"
             self._counts.other += 1
@@ -606,15 +619,32 @@ class Pool:
             self._ordered_count += number
 
     def _open_next(self, now: float, actions: list[Action]) -> None:
-        """Begin ordered openings, as many as there are openers."""
+        """Begin ordered openings, as many as there are openers, and take back what was released before them."""
         openers = self.rules.openers or inf
-        while self._ordered_count and self._busy_openers < openers:
+        while (self._ordered_count or self._returning) and self._busy_openers < openers:
+            if self._returning and self._returning[0][0] <= self._begun_count:
+                _, connection = self._returning.popleft()
+                if not self._put(connection, now, actions):
+                    actions.append(self._close(connection))
+                continue
             self._ordered_count -= 1
+            if self.rules.orders_lapse and not self._is_opening_wanted():
+                self._open_count -= 1
+                self._opening_count -= 1
+                self._recover_if_free(now)
+                continue
             self._busy_openers += 1
+            self._begun_count += 1
             self._begin_opening(now)
             actions.append(Open(self._new_connection(None)))
 
+    def _is_opening_wanted(self) -> bool:
+        """Return whether an opener that has time opens one more (HikariCP, shouldContinueCreating)."""
+        idle = len(self._idle)
+        return len(self._waiting) > idle or (self._is_refilled and idle < self._upkeep.floor)
+
     def _open_again(self, connection: Connection, now: float) -> list[Action]:
+        self._busy_openers += self.rules.returned_by_opener
         return [Open(connection)]
 
     def _let_opener_rest(self, now: float, actions: list[Action]) -> None:
@@ -670,6 +700,7 @@ class Pool:
         actions: list[Action] = []
         for connection, reason in chosen:
             setattr(self._counts, reason, getattr(self._counts, reason) + 1)
+            connection.is_replaced = self.rules.replaces_spent and reason == "max_lifetime"
             actions.append(self._close(connection))
         return actions
 

@@ -37,6 +37,8 @@ class PoolRules:
     growth: Literal["ordered", "one", "wanted", "increment"] = "ordered"
     """How many the background opens for waiters. "ordered": Go's, which forgets what is already under way. "one":
     one at a time. "wanted": one for each waiter, those under way subtracted. "increment": at least 3 (c3p0)."""
+    orders_lapse: bool = False
+    """Whether a background opener drops an opening that is not wanted any more when its turn comes (HikariCP)."""
     open_pause: float = 0.0
     """Seconds that a background opener rests after each opening."""
     open_retry: tuple[float, float] | None = None
@@ -55,6 +57,8 @@ class PoolRules:
     connection each max_idle_time (psycopg_pool), or as many as half of the samples had idle (Npgsql)."""
     sweep: float = 0.0
     """Seconds between sweeps; 0: the shorter one of max_lifetime and max_idle_time."""
+    sweeps_by_age: bool = False
+    """Whether a shorter max_lifetime makes the sweeps as frequent (Tomcat, checkPoolConfiguration)."""
     closes_newest: bool = False
     idle_kept: Literal["max_idle", "all", "sweep"] = "max_idle"
     """Whether max_idle is enforced at release, never, or by the next sweep."""
@@ -75,9 +79,11 @@ class PoolRules:
     timed_out_waiter: Literal["leaves", "ghost", "opens"] = "leaves"
     """"ghost": still counted by max_waiting until the next release. "opens": looks once more whether it may open."""
     replaces_spent: bool = False
-    """Whether each connection that a release closes for its age, or as broken, is replaced at once."""
+    """Whether each connection that a release or a sweep closes for its age, or as broken, is replaced at once."""
     probes_first: bool = False
     """Whether the first acquire opens a connection only to validate it, closes it, and keeps all others out."""
+    returned_by_opener: bool = False
+    """Whether a background opener takes a released connection back, so that a release waits while all of them open."""
     wakes_on_failure: bool = True
     """Whether a failed opening lets the next waiter open."""
     dropped_reference: Literal["kept", "closed", "returned"] = "kept"
@@ -94,6 +100,13 @@ class PoolRules:
         if self.idle_kept != "max_idle":
             return inf
         return min(settings.max_idle, settings.max_open or inf)
+
+    def sweep_interval(self, settings: "PoolSettings") -> float:
+        """Return the seconds between two sweeps; inf: the settings limit nothing that a sweep would look at."""
+        lifetime, idle_time = settings.max_lifetime or inf, settings.max_idle_time or inf
+        if self.idle_closing == "one":
+            return idle_time
+        return min(self.sweep, lifetime) if self.sweeps_by_age else self.sweep or min(lifetime, idle_time)
 
     def floor_of(self, settings: "PoolSettings") -> int:
         """Return how many connections the library opens ahead or keeps."""

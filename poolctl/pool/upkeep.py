@@ -33,8 +33,7 @@ class Upkeep:
         self._idle_time = inf if settings.max_idle_time is None else settings.max_idle_time
         self._swept_lifetime = self._lifetime if "cleaner" in rules.lifetime_checked else inf
         self.floor = rules.floor_of(settings)
-        is_by_idle_time = rules.idle_closing == "one"
-        self.interval = self._idle_time if is_by_idle_time else rules.sweep or min(self._lifetime, self._idle_time)
+        self.interval = rules.sweep_interval(settings)
         """Seconds between two sweeps."""
         self._samples: list[int] = []
 

@@ -1,4 +1,6 @@
-// HikariCP, DBCP2 and the pool of Tomcat, with a driver that only sleeps.
+// HikariCP, DBCP2, c3p0 and the pool of Tomcat, with a driver that only sleeps.
+import com.mchange.v2.c3p0.PoolBackedDataSource;
+import com.mchange.v2.c3p0.WrapperConnectionPoolDataSource;
 import com.zaxxer.hikari.HikariConfig;
 import com.zaxxer.hikari.HikariDataSource;
 import java.lang.reflect.InvocationHandler;
@@ -44,8 +46,9 @@ public class JdbcPools {
     pool.setDriver(driver);
     pool.setUrl("jdbc:sleep");
     pool.setMaxTotal(maxOpen);
-    pool.setMaxIdle(maxOpen);
+    pool.setMaxIdle(number("max_idle") > 0 ? (int) number("max_idle") : maxOpen);
     pool.setMaxWaitMillis(patience);
+    if (number("max_lifetime") > 0) pool.setMaxConnLifetimeMillis((long) (number("max_lifetime") * 1000));
     return pool;
   }
 
@@ -57,19 +60,36 @@ public class JdbcPools {
     pool.setInitialSize(0);
     pool.setMinIdle(0);
     pool.setMaxWait(patience);
+    if (number("max_lifetime") > 0) pool.setMaxAge((long) (number("max_lifetime") * 1000));
+    if (number("max_idle_time") > 0) pool.setMinEvictableIdleTimeMillis((int) (number("max_idle_time") * 1000));
     return pool;
   }
 
-  static DataSource newPool(String library, Object source, int maxOpen, int patience) {
-    if (library.equals("hikaricp")) return hikari((DataSource) source, maxOpen, patience);
-    return library.equals("dbcp2") ? dbcp((Driver) source, maxOpen, patience)
-        : tomcat((DataSource) source, maxOpen, patience);
+  static DataSource c3p0(DataSource source, int maxOpen, int patience) throws Exception {
+    WrapperConnectionPoolDataSource wrapper = new WrapperConnectionPoolDataSource();
+    wrapper.setNestedDataSource(source);
+    wrapper.setInitialPoolSize(1);
+    wrapper.setMinPoolSize(1);
+    wrapper.setMaxPoolSize(maxOpen);
+    wrapper.setCheckoutTimeout(patience);
+    PoolBackedDataSource pool = new PoolBackedDataSource();
+    pool.setConnectionPoolDataSource(wrapper);
+    return pool;
+  }
+
+  static DataSource newPool(String library, Object source, int maxOpen, int patience) throws Exception {
+    switch (library) {
+      case "hikaricp": return hikari((DataSource) source, maxOpen, patience);
+      case "dbcp2": return dbcp((Driver) source, maxOpen, patience);
+      case "c3p0": return c3p0((DataSource) source, maxOpen, patience);
+      default: return tomcat((DataSource) source, maxOpen, patience);
+    }
   }
 
   public static void main(String[] arguments) throws Exception {
     text = arguments[1];
     int callers = (int) number("callers");
-    double connect = number("connect"), hold = number("hold"), timeout = number("timeout");
+    double connect = number("connect"), hold = number("hold"), timeout = number("acquire_timeout");
     AtomicInteger opened = new AtomicInteger(), served = new AtomicInteger(), failed = new AtomicInteger();
     DoubleAdder waited = new DoubleAdder();
     ClassLoader loader = JdbcPools.class.getClassLoader();
@@ -85,17 +105,26 @@ public class JdbcPools {
     int patience = timeout > 0 ? (int) (timeout * 1000) : 600_000;
     // A first pool loads the classes, which takes longer than what is measured.
     for (int i = 0; i < 20; i++) {
-      newPool(arguments[0], source, maxOpen, patience).getConnection().close();
+      DataSource first = newPool(arguments[0], source, maxOpen, patience);
+      first.getConnection().close();
+      first.getClass().getMethod("close").invoke(first);
     }
+    // c3p0 opens some of them in the background.
+    Thread.sleep(500);
     opened.set(0);
     connectMillis = (long) (connect * 1000);
     DataSource pool = newPool(arguments[0], source, maxOpen, patience);
-    CountDownLatch all = new CountDownLatch(callers);
-    for (int i = 0; i < callers; i++) {
+    double again = number("again");
+    int callers_in_all = again > 0 ? 2 * callers : callers;
+    CountDownLatch all = new CountDownLatch(callers_in_all);
+    for (int i = 0; i < callers_in_all; i++) {
+      double at = i < callers ? 0 : again;
       new Thread(() -> {
-        long began = System.nanoTime();
         Connection connection = null;
+        long began = 0;
         try {
+          Thread.sleep((long) (at * 1000));
+          began = System.nanoTime();
           connection = pool.getConnection();
         } catch (Exception error) {
           // Counted below.
@@ -114,6 +143,7 @@ public class JdbcPools {
       }).start();
     }
     all.await();
+    Thread.sleep((long) (number("settles") * 1000));
     System.out.printf("{\"served\": %d, \"failed\": %d, \"opened\": %d, \"total_wait\": %f}%n",
         served.get(), failed.get(), opened.get(), waited.sum());
     System.exit(0);

@@ -1,6 +1,8 @@
 """The rules of the presets beside the real libraries, in their own runtimes."""
 
 import asyncio
+import json
+import os
 import subprocess
 import threading
 import time
@@ -12,7 +14,7 @@ import psycopg
 import psycopg2.pool
 import psycopg_pool
 import pytest
-from beside import COLD_BURST, OVERLOAD, Case, Figures, compare, drive_program, drive_threads, model, skip_without
+from beside import Case, Figures, cases_of, compare, drive_program, drive_threads, model, skip_without
 from sqlalchemy.pool import QueuePool
 
 from poolctl.engines.live.live_servers import ThrowAwayServers
@@ -21,7 +23,7 @@ from poolctl.scenario.scenario import parse_scenario
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-CASES = pytest.mark.parametrize("case", [COLD_BURST, OVERLOAD], ids=["cold burst", "overload"])
+GO_PACKAGES = Path("/usr/share/gocode")
 
 
 class Opened:
@@ -43,8 +45,8 @@ def conninfo(servers: ThrowAwayServers) -> str:
     return str(sandbox.direct_conninfo)
 
 
-@CASES
-def test_sqlalchemy(case: Case) -> None:
+@pytest.mark.parametrize(("kind", "case"), cases_of("sqlalchemy"))
+def test_sqlalchemy(kind: str, case: Case) -> None:
     class Connection:
         def rollback(self) -> None: ...
         def close(self) -> None: ...
@@ -55,15 +57,22 @@ def test_sqlalchemy(case: Case) -> None:
         opened()
         return Connection()
 
-    pool = QueuePool(create, pool_size=case.max_open, max_overflow=0, timeout=case.timeout or 600)
+    size = case.max_idle or case.max_open
+    pool = QueuePool(
+        create,
+        pool_size=size,
+        max_overflow=case.max_open - size,
+        timeout=case.acquire_timeout or 600,
+        recycle=case.max_lifetime or -1,
+    )
     figures = drive_threads(case, pool.connect, lambda connection: connection.close())
     figures.opened = opened.count
 
-    compare(figures, model("sqlalchemy", case, max_idle=case.max_open))
+    compare(figures, model(kind, case))
 
 
-@CASES
-def test_psycopg_pool(case: Case, conninfo: str) -> None:
+@pytest.mark.parametrize(("kind", "case"), cases_of("psycopg_pool"))
+def test_psycopg_pool(kind: str, case: Case, conninfo: str) -> None:
     opened = Opened(case)
 
     class Slow(psycopg.Connection[Any]):
@@ -73,16 +82,23 @@ def test_psycopg_pool(case: Case, conninfo: str) -> None:
             return super().connect(*arguments, **options)
 
     with psycopg_pool.ConnectionPool(
-        conninfo, connection_class=Slow, min_size=0, max_size=case.max_open, timeout=case.timeout or 600, open=True
+        conninfo,
+        connection_class=Slow,
+        min_size=0,
+        max_size=case.max_open,
+        timeout=case.acquire_timeout or 600,
+        max_lifetime=case.max_lifetime or 3600,
+        max_idle=case.max_idle_time or 600,
+        open=True,
     ) as pool:
         figures = drive_threads(case, pool.getconn, pool.putconn)
         figures.opened = opened.count
 
-    compare(figures, model("psycopg_pool", case, min_idle=0))
+    compare(figures, model(kind, case))
 
 
 def test_psycopg2_rejects_at_once_and_opens_one_after_the_other(conninfo: str) -> None:
-    case = Case(callers=6, max_open=3, connect=0.2, hold=2.0)
+    case = Case("rejections", callers=6, max_open=3, connect=0.2, hold=2.0, again=4.0, max_idle=1)
     opened = Opened(case)
 
     class Slow(psycopg2.pool.ThreadedConnectionPool):
@@ -95,11 +111,11 @@ def test_psycopg2_rejects_at_once_and_opens_one_after_the_other(conninfo: str) -
     figures.opened = opened.count
     pool.closeall()
 
-    compare(figures, model("psycopg2", case, max_idle=1))
+    compare(figures, model("psycopg2", case))
 
 
-@CASES
-def test_asyncpg(case: Case, conninfo: str) -> None:
+@pytest.mark.parametrize(("kind", "case"), cases_of("asyncpg"))
+def test_asyncpg(kind: str, case: Case, conninfo: str) -> None:
     figures = Figures()
     options = psycopg.conninfo.conninfo_to_dict(conninfo)
     target = {"host": options["host"], "port": int(str(options["port"])), "user": options["user"]}
@@ -109,10 +125,11 @@ def test_asyncpg(case: Case, conninfo: str) -> None:
         figures.opened += 1
         return await asyncpg.connect(*arguments, **settings)
 
-    async def call(pool: Any) -> None:
+    async def call(pool: Any, at: float) -> None:
+        await asyncio.sleep(at)
         began = time.monotonic()
         try:
-            connection = await pool.acquire(timeout=case.timeout or None)
+            connection = await pool.acquire(timeout=case.acquire_timeout or None)
         except TimeoutError:
             connection = None
         figures.total_wait += time.monotonic() - began
@@ -124,34 +141,67 @@ def test_asyncpg(case: Case, conninfo: str) -> None:
 
     async def drive() -> None:
         pool = await asyncpg.create_pool(
-            **target, database=str(options["dbname"]), min_size=0, max_size=case.max_open, connect=connect
+            **target,
+            database=str(options["dbname"]),
+            min_size=0,
+            max_size=case.max_open,
+            max_inactive_connection_lifetime=case.max_idle_time,
+            connect=connect,
         )
-        await asyncio.gather(*(call(pool) for _ in range(case.callers)))
+        comings = [0.0, case.again] if case.again else [0.0]
+        await asyncio.gather(*(call(pool, at) for at in comings for _ in range(case.callers)))
         await pool.close()
 
     asyncio.run(drive())
 
-    compare(figures, model("asyncpg", case, min_idle=0))
+    compare(figures, model(kind, case))
+
+
+def build_go(source: str, folder: Path) -> list[str]:
+    """Compile one of the programs, and return the command that runs it."""
+    skip_without("go")
+    program = folder / source
+    # Without modules: the packages are Debian's, and nothing is fetched.
+    environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GO_PACKAGES)}
+    sources = [str(HERE / "callers.go"), str(HERE / f"{source}.go")]
+    subprocess.run(["go", "build", "-o", str(program), *sources], env=environment, check=True, timeout=300)
+    return [str(program)]
 
 
 @pytest.fixture(scope="session")
-def go_program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    skip_without("go")
-    program = tmp_path_factory.mktemp("go") / "pool"
-    subprocess.run(["go", "build", "-o", str(program), str(HERE / "database_sql.go")], check=True, timeout=300)
-    return program
+def database_sql(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    return build_go("database_sql", tmp_path_factory.mktemp("database_sql"))
 
 
-@CASES
-def test_database_sql(case: Case, go_program: Path, tmp_path: Path) -> None:
-    compare(drive_program([str(go_program)], case, tmp_path), model("database/sql", case, max_idle=case.max_open))
+@pytest.fixture(scope="session")
+def pgxpool(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    if not (GO_PACKAGES / "src/github.com/jackc/pgx/v4").exists():
+        pytest.skip("golang-github-jackc-pgx-v4-dev is not installed")
+    return build_go("pgxpool", tmp_path_factory.mktemp("pgxpool"))
+
+
+@pytest.mark.parametrize(("kind", "case"), cases_of("database/sql"))
+def test_database_sql(kind: str, case: Case, database_sql: list[str], tmp_path: Path) -> None:
+    compare(drive_program(database_sql, case, tmp_path), model(kind, case))
+
+
+# The preset is that of pgx 5.10, which looks at the age when it acquires. pgx 4 does not yet.
+@pytest.mark.parametrize(("kind", "case"), [one for one in cases_of("pgxpool") if "lifetime" not in str(one.id)])
+def test_pgxpool(
+    kind: str, case: Case, pgxpool: list[str], conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = psycopg.conninfo.conninfo_to_dict(conninfo)
+    # pgx takes an option that it does not know for a setting of the server.
+    monkeypatch.setenv("CONNINFO", " ".join(f"{key}={options[key]}" for key in ("host", "port", "user", "dbname")))
+
+    compare(drive_program(pgxpool, case, tmp_path), model(kind, case))
 
 
 @pytest.fixture(scope="session")
 def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip_without("node", "npm")
     folder = tmp_path_factory.mktemp("node")
-    install = ["npm", "install", "--silent", "--no-fund", "--no-audit", "pg-pool@3", "pg@8", "tarn@3"]
+    install = ["npm", "install", "--silent", "--no-fund", "--no-audit", "pg-pool@3", "pg@8", "knex@3", "mysql2@3"]
     done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     if done.returncode:
         pytest.skip(f"npm cannot install: {done.stderr.strip()[-200:]}")
@@ -159,14 +209,34 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@CASES
-@pytest.mark.parametrize(("library", "kind", "pool"), [("pg-pool", "node-pg", {}), ("tarn", "knex", {"min_idle": 0})])
-def test_node_pools(case: Case, library: str, kind: str, pool: dict[str, Any], node_folder: Path) -> None:
-    compare(drive_program(["node", "node_pools.js", library], case, node_folder), model(kind, case, **pool))
+@pytest.mark.parametrize(("kind", "case"), cases_of("node-pg", "knex", "mysql2"))
+def test_node_pools(kind: str, case: Case, node_folder: Path) -> None:
+    compare(drive_program(["node", "node_pools.js", kind], case, node_folder), model(kind, case))
+
+
+def test_a_pool_of_pipelining_clients_gives_a_connection_to_one_request_at_a_time(
+    node_folder: Path, conninfo: str
+) -> None:
+    options = psycopg.conninfo.conninfo_to_dict(conninfo)
+    target = {"host": options["host"], "port": int(str(options["port"])), "user": options["user"]}
+    settings = json.dumps(target | {"database": options["dbname"], "max": 1, "pipeline": True})
+    program = f"""
+        const pool = new (require('pg').Pool)({settings});
+        pool.connect().then((first) => {{
+            pool.query('SELECT 1');
+            first.query('SELECT 1');
+            setTimeout(() => {{ console.log(pool.totalCount, pool.waitingCount); process.exit(0); }}, 500);
+        }});
+    """
+    done = subprocess.run(
+        ["node", "-e", program], cwd=node_folder, capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.split() == ["1", "1"]
 
 
 JAR_FOLDER = Path("/usr/share/java")
-JAR_NAMES = ("HikariCP", "slf4j-api", "slf4j-nop", "commons-dbcp2", "commons-pool2", "commons-logging")
+JAR_NAMES = ("HikariCP", "slf4j-api", "slf4j-nop", "commons-dbcp2", "commons-pool2", "commons-logging", "c3p0")
 TOMCAT_NAMES = ("tomcat9-jdbc", "tomcat9-juli")
 JARS = ":".join(str(JAR_FOLDER / f"{name}.jar") for name in (*JAR_NAMES, *TOMCAT_NAMES))
 
@@ -175,7 +245,7 @@ JARS = ":".join(str(JAR_FOLDER / f"{name}.jar") for name in (*JAR_NAMES, *TOMCAT
 def java_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     skip_without("java", "javac")
     if not all(Path(jar).exists() for jar in JARS.split(":")):
-        pytest.skip("libhikaricp-java, libcommons-dbcp2-java or libtomcat9-java is not installed")
+        pytest.skip("libhikaricp-java, libcommons-dbcp2-java, libc3p0-java or libtomcat9-java is not installed")
     folder = tmp_path_factory.mktemp("java")
     command = ["javac", "-cp", JARS, "-d", str(folder), str(HERE / "JdbcPools.java")]
     done = subprocess.run(command, timeout=300, capture_output=True, text=True, check=False)
@@ -183,11 +253,9 @@ def java_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@CASES
-@pytest.mark.parametrize(
-    ("kind", "pool"), [("hikaricp", {"min_idle": 0}), ("dbcp2", {"max_idle": 8}), ("tomcat", {"min_idle": 0})]
-)
-def test_jdbc_pools(case: Case, kind: str, pool: dict[str, Any], java_folder: Path) -> None:
+@pytest.mark.parametrize(("kind", "case"), cases_of("hikaricp", "dbcp2", "tomcat", "c3p0"))
+def test_jdbc_pools(kind: str, case: Case, java_folder: Path) -> None:
     command = ["java", "-cp", f"{JARS}:{java_folder}", "JdbcPools", kind]
+    floor = {"min_idle": 1} if kind == "c3p0" else {}
 
-    compare(drive_program(command, case, java_folder), model(kind, case, **pool))
+    compare(drive_program(command, case, java_folder), model(kind, case, **floor))

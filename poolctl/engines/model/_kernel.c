@@ -21,7 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAYOUT 4
+#define LAYOUT 5
 /* Changed with the order of FIELDS or of the figures: a file left over from another version is not used. */
 
 /* The way of a request is a dozen short functions: what calling them costs is a fifth of the time. */
@@ -44,7 +44,7 @@ enum { HOLD_END, OPENED, WORK, BEGIN, CLEAN, SAMPLE, WARM, EVENT, POD_ENDS, OPEN
        POD_BEGINS, REST };
 enum { TIMED_OUT, REFUSED, FAILED };
 enum { ALIVE, DEAD, KNOWN_DEAD };
-enum { FREE, OPENING, IDLE, IN_USE, ORPHAN, ZOMBIE, CLOSING };
+enum { FREE, OPENING, IDLE, IN_USE, RETURNING, ORPHAN, ZOMBIE, CLOSING };
 enum { OUT, WAITING, DIALING, USING, LOCKED };
 enum { CONSTANT, EXPONENTIAL, LOGNORMAL };
 enum { SERVER_AWAY = -1, CUT = -2 };
@@ -73,10 +73,10 @@ enum { RESERVED, TOO_MANY, STARTING, TERMINATED, OVERDUE, REJECTED };
     X(every) X(fate) X(sweep) X(max_idle) X(max_idle_time) X(lifetime_jitter) \
     X(is_lifo) X(waiter_order) X(opens_in_background) X(checked_at_acquire) X(checked_at_release) \
     X(checked_by_cleaner) X(checked_by_timer) X(barging) X(generations) X(by_thread) X(replaced_by_caller) \
-    X(openers) X(growth) X(open_pause) X(retry_first) X(retry_longest) X(fill) X(floor) X(is_refilled) \
+    X(openers) X(growth) X(orders_lapse) X(open_pause) X(retry_first) X(retry_longest) X(fill) X(floor) X(is_refilled) \
     X(idle_closing) X(closes_newest) X(idle_kept) X(jitter_low) X(jitter_high) X(validated_after) X(dead) \
-    X(is_reopened) X(stale_attempts) X(timeout) X(keeps_abandoned) X(timed_out_waiter) X(wakes_on_failure) X(replaces_spent) X(probes_first) \
-    X(opens_locked) X(codel_target) X(codel_interval) X(abandoned_after) \
+    X(is_reopened) X(stale_attempts) X(timeout) X(keeps_abandoned) X(timed_out_waiter) X(wakes_on_failure) \
+    X(replaces_spent) X(probes_first) X(returned_by_opener) X(opens_locked) X(codel_target) X(codel_interval) X(abandoned_after) \
     X(workers) X(requests) X(ends_when_done) X(drain) X(error_pause) X(retries) X(retry_backoff) X(retry_growth) X(retry_jitter) \
     X(each)
 
@@ -114,6 +114,7 @@ typedef struct {
     int waiter_order, growth, idle_closing, each, every, max_uses, stale_attempts, max_queue, min_idle, retries;
     int codel, overdue, rejected;
     int barging, by_thread, generations, is_lifo, opens_in_background, replaced_by_caller, opens_locked, timeout;
+    int returned_by_opener;
     Ints active, free_arrivals;
     Ring deadlines;
     double arrival;
@@ -135,7 +136,8 @@ typedef struct {
     double use_time, ends_at, budget, since;
     int opening, ordered, busy, old, requests, leaked, sources, own_head, own_tail;
     Ints random;
-    Ring fifo, locked;
+    Ring fifo, locked, returning;
+    int64_t begun; /* Background openings. What is returning goes in turn with them. */
     double begins_at, told, clean_at;
     int is_probed, samples[30], n_samples, n_chosen, first_chosen, last_chosen;
     double codel[4];
@@ -898,7 +900,7 @@ static void cut_all(Kernel *s, double now)
     for (at = 0; at < s->n_pods; at++)
         for (k = s->pods[at].own_head; k >= 0; k = s->k[k].own_next) {
             int state = s->k[k].state;
-            if ((state == IDLE || state == IN_USE) && s->k[k].dead == ALIVE)
+            if ((state == IDLE || state == IN_USE || state == RETURNING) && s->k[k].dead == ALIVE)
                 is_gone[k] = 1;
             else if ((state == OPENING || state == ORPHAN || state == ZOMBIE) && s->k[k].slot == 1)
                 is_gone[k] = 2;
@@ -1039,9 +1041,23 @@ static void opener_done(Kernel *s, Pod *p, double now)
 
 static void open_next(Kernel *s, Pod *p, double now)
 {
-    while (p->ordered && (double)p->busy < p->part->f[F_openers]) {
+    while ((p->ordered || p->returning.n) && (double)p->busy < p->part->f[F_openers]) {
+        if (p->returning.n && ring_at(&p->returning, 0)->serial <= p->begun) {
+            int k = ring_pop(&p->returning).c;
+            if (!put(s, k, p, now))
+                close_connection(s, k, p, now);
+            continue;
+        }
         p->ordered--;
+        if (p->part->f[F_orders_lapse] != 0.0 && p->waiting <= p->idle.n
+            && !(p->part->f[F_is_refilled] != 0.0 && p->state == 1 && p->idle.n < p->part->min_idle)) {
+            p->open--;
+            p->opening--;
+            recover_if_free(p, now);
+            continue;
+        }
         p->busy++;
+        p->begun++;
         begin_opening(p, now);
         dial(s, new_connection(s, p, -1), now);
     }
@@ -1111,6 +1127,10 @@ static void open_failed(Kernel *s, int k, double now, int kind)
         if (s->k[k].tries < 60)
             s->k[k].tries++;
         after(s, delay, OPENER, k, now);
+        if (part->returned_by_opener) {
+            p->busy--;
+            open_next(s, p, now);
+        }
         return;
     }
     p->opening--;
@@ -1202,8 +1222,11 @@ static void opener_wakes(Kernel *s, int64_t number, double now)
     if (number >= 0) {
         if (s->k[number].state == ZOMBIE)
             free_connection(s, (int)number);
-        else
+        else {
+            p = pod_of(s, (int)number);
+            p->busy += p->part->returned_by_opener;
             dial(s, (int)number, now);
+        }
         return;
     }
     p = &s->pods[-1 - number];
@@ -1544,6 +1567,9 @@ INLINE void release(Kernel *s, int k, double now, int broken)
         if (part->growth == GROWTH_ORDERED && !part->replaced_by_caller)
             open_for_waiters(s, p, now);
         close_connection(s, k, p, now);
+    } else if (part->returned_by_opener && (double)p->busy >= part->f[F_openers]) {
+        x->state = RETURNING;
+        ring_push(s, &p->returning, 0.0, k, p->begun + p->ordered);
     } else if (!put(s, k, p, now))
         close_connection(s, k, p, now);
 }
@@ -1862,6 +1888,7 @@ static void sweep(Kernel *s, Pod *p, double now)
         for (; k >= 0; k = next) {
             next = s->k[k].held_next;
             if (s->k[k].ends <= now) {
+                s->k[k].is_replaced = p->part->f[F_replaces_spent] != 0.0;
                 p->lifetime++;
                 choose(s, k, p);
             }
@@ -2354,13 +2381,13 @@ static void close_all(Kernel *s, Pod *p)
     for (k = p->own_head; k >= 0; k = next) {
         int state = s->k[k].state;
         next = s->k[k].own_next;
-        if (state == IDLE || (state == IN_USE && s->k[k].client == LEAKED)) {
+        if (state == IDLE || state == RETURNING || (state == IN_USE && s->k[k].client == LEAKED)) {
             hang_up(s, k);
             free_connection(s, k);
         } else if (state == OPENING || state == ORPHAN || state == IN_USE)
             s->k[k].state = ZOMBIE;
     }
-    p->idle.n = p->random.n = p->fifo.n = 0;
+    p->idle.n = p->random.n = p->fifo.n = p->returning.n = 0;
     s->waiting -= p->waiting;
     p->open = p->opening = p->waiting = p->ordered = 0;
 }
@@ -2742,6 +2769,7 @@ static int read_part(Part *part, Py_ssize_t number, PyObject *fields, PyObject *
     part->opens_in_background = f[F_opens_in_background] != 0.0;
     part->replaced_by_caller = f[F_replaced_by_caller] != 0.0;
     part->opens_locked = f[F_opens_locked] != 0.0;
+    part->returned_by_opener = f[F_returned_by_opener] != 0.0;
     part->timeout = (int)f[F_timeout];
     part->overdue = OVERDUE + 2 * (int)number;
     part->rejected = REJECTED + 2 * (int)number;
@@ -2913,6 +2941,7 @@ static void free_all(Kernel *s)
         free(s->pods[at].random.items);
         free(s->pods[at].fifo.items);
         free(s->pods[at].locked.items);
+        free(s->pods[at].returning.items);
     }
     for (at = 0; s->tallies && at < s->n_tallies; at++) {
         free(s->tallies[at].wait.counts);

@@ -35,7 +35,7 @@ def _find() -> Any:
 KERNEL = _find()
 """The module; None where it was not built."""
 
-LAYOUT = 4
+LAYOUT = 5
 """Of the numbers that go there and come back; a file that was built for another one is not used."""
 
 SWITCH = "POOLCTL_KERNEL"
@@ -200,6 +200,7 @@ def _fields(part: ServicePlan) -> list[float]:
         "replaced_by_caller": rules.replaced_by == "caller",
         "openers": rules.openers or inf,
         "growth": _GROWTHS.index(rules.growth),
+        "orders_lapse": rules.orders_lapse,
         "open_pause": rules.open_pause,
         "retry_first": retry[0],
         "retry_longest": retry[1],
@@ -220,6 +221,7 @@ def _fields(part: ServicePlan) -> list[float]:
         "timed_out_waiter": _TIMED_OUT.index(rules.timed_out_waiter),
         "wakes_on_failure": rules.wakes_on_failure,
         "replaces_spent": rules.replaces_spent,
+        "returned_by_opener": rules.returned_by_opener,
         "probes_first": rules.probes_first,
         "opens_locked": rules.opens_locked,
         "codel_target": codel[0],

@@ -274,7 +274,7 @@ class Instance:
         link.client = None
         connection = link.connection
         actions = self.pool.release(connection, now, broken=connection.is_lost)
-        if connection.state == "idle":
+        if connection.state in ("idle", "returning"):
             link.is_busy = False
         if actions:
             self.carry_out(actions, now)
@@ -379,7 +379,7 @@ class Instance:
         self.is_closed = True
         for link in list(self.links):
             state = link.connection.state
-            if state == "idle" or (state == "in_use" and link.is_leaked):
+            if state in ("idle", "returning") or (state == "in_use" and link.is_leaked):
                 self.network.hang_up(link)
                 self.forget(link)
             elif state in ("opening", "in_use"):

@@ -94,7 +94,7 @@ class ServicePlan:
         self.hold, self.outside, self.think = times(load.hold), times(load.hold_outside), times(load.think)
         self.bursts: tuple[Burst, ...] = load.bursts
         self.every, self.shape = service.leak.every, service.leak.shape
-        self.sweep = self.rules.sweep or min(self.lifetime, settings.max_idle_time or inf)
+        self.sweep = self.rules.sweep_interval(settings)
         self.overdue, self.rejected = overdue_kind(settings), rejected_kind(settings)
         """What a request meets that got no connection in time, or that found too many waiting."""
 

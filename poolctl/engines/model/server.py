@@ -315,8 +315,8 @@ class ModelServer:
 
 
 def is_open(link: Link) -> bool:
-    """Return whether the pool has the connection idle or in use."""
-    return link.connection.state in ("idle", "in_use")
+    """Return whether the pool has the connection idle, in use or on its way back."""
+    return link.connection.state in ("idle", "in_use", "returning")
 
 
 def is_shared(scenario: Scenario) -> bool:
