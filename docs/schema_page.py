@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("simulate", "inspect", "recommend")
+COMMANDS = ("simulate", "inspect", "recommend", "guard")
 
 HEAD = """\
 # What `--json` prints
@@ -19,7 +19,8 @@ Generated from the schemas by docs/schema_page.py.
 
 Standard output holds exactly one JSON document, also when the command fails; everything else goes to standard error.
 Keys may be added; none is renamed or dropped without a new `schema_version`. Times are float seconds, rates are per
-second, sizes are counts. `null` means: not known. The Python API gives the same documents: `result.to_json()`.
+second, sizes are counts. `null` means: not known. The Python API gives the same documents: `result.to_json()`. `guard`
+passes on the exit code of the command that it runs.
 
 | Exit code | Means |
 | --- | --- |

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from psycopg.conninfo import conninfo_to_dict
+from schema_check import problems
 
 from poolctl.engines.sandbox import Sandbox
 
 ROOT = Path(__file__).parents[1]
+SCHEMA = json.loads((ROOT / "poolctl" / "api" / "guard.schema.json").read_text(encoding="utf-8"))
 
 
 @contextmanager
@@ -47,7 +49,7 @@ def run_guard(
     folder: Path | None = None,
     within: float = 120.0,
 ) -> Guarded:
-    """Run ``command`` under the guard and wait for it."""
+    """Run ``command`` under the guard and wait for it. Any document that it prints has to follow the schema."""
     finished = subprocess.run(
         [sys.executable, "-m", "poolctl", "guard", *options, "--", *map(str, command)],
         cwd=folder,
@@ -58,6 +60,7 @@ def run_guard(
         check=False,
     )
     document = json.loads(finished.stdout) if "--json" in options else {}
+    assert not document or problems(document, SCHEMA, SCHEMA) == []
     return Guarded(finished.returncode, finished.stdout, finished.stderr, document)
 
 

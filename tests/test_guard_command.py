@@ -258,7 +258,7 @@ def test_a_killed_guard_leaves_nothing_behind_and_does_not_stop_the_program(
     guard.stdout.close()
 
 
-@pytest.mark.parametrize("options", [["--for", "0"], ["--every", "-1s"], ["--threshold", "soon"], []])
+@pytest.mark.parametrize("options", [["--json", "--for", "0"], ["--every", "-1s"], ["--threshold", "soon"], []])
 def test_wrong_usage_exits_with_two(options: list[str], environment: dict[str, str], tmp_path: Path) -> None:
     command = ["true"] if options else []
 

@@ -1,11 +1,11 @@
 """The guard command's JSON document. Its keys are public: they are added freely, never renamed or dropped."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from poolctl.guard.guard_report import HeldConnection, Line, ProcessReport
 from poolctl.guard.guard_text import GuardView
-from poolctl.serialize import to_dict
 
 SCHEMA_VERSION = 1
 
@@ -20,22 +20,7 @@ def guard_document(view: GuardView, *, exit_code: int, elapsed: float, threshold
         "exit_code": exit_code,
         "elapsed": elapsed,
         "threshold": threshold,
-        "findings": [
-            {
-                "code": finding.code,
-                "severity": finding.severity,
-                "confidence": finding.confidence,
-                "layer": finding.layer,
-                "summary": finding.summary,
-                "evidence": finding.evidence,
-                "evidence_sql": finding.evidence_sql,
-                "holders": [to_dict(holder) for holder in finding.holders],
-                "remedy": finding.remedy,
-                "frees": finding.frees,
-                "decide_by": finding.decide_by,
-            }
-            for finding in view.findings
-        ],
+        "findings": [asdict(finding) for finding in view.findings],
         "processes": [_process(report, view) for report in view.reports],
         "unseen": list(view.unseen),
     }
@@ -52,10 +37,10 @@ def _process(report: ProcessReport, view: GuardView) -> dict[str, Any]:
         "libraries": list(report.libraries),
         "running": report.pid in view.alive,
         "ended_in_order": report.ended,
-        "pools": [to_dict(pool) for pool in report.pools],
+        "pools": [asdict(pool) for pool in report.pools],
         "holds": [_hold(held, report, view) for held in report.holds],
         "more_holds": report.more_holds,
-        "sites": [{**to_dict(figures), "site": _site(figures.site)} for figures in report.sites],
+        "sites": [{**asdict(figures), "site": _site(figures.site)} for figures in report.sites],
     }
 
 
