@@ -1,4 +1,4 @@
-"""The shop of examples/guard has three leaks that the guard names, and docs/guard.md shows that very screen."""
+"""The shop of examples/guard has three leaks that the guard names; docs/guard.md and README.md show the screen."""
 
 import re
 import subprocess
@@ -46,12 +46,20 @@ def screen(name: str) -> str:
     return found[1]
 
 
-def test_the_page_shows_what_the_guard_says_of_the_shop(environment: dict[str, str]) -> None:
+def excerpt_of_the_readme() -> str:
+    text = Path(ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"\$ poolctl guard -- pytest\n\[\.\.\.\]\n(.*?)\[\.\.\.\]", text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_pages_show_what_the_guard_says_of_the_shop(environment: dict[str, str]) -> None:
     code, out, err = run_shop(environment)
 
     assert code == 1
     assert without_times(out) == without_times(screen("pytest"))
     assert without_times(screen("guard")) in without_times(err)
+    assert without_times(excerpt_of_the_readme()) in without_times(out)
 
 
 def test_the_fixed_shop_has_no_leak(environment: dict[str, str]) -> None:

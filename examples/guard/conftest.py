@@ -41,6 +41,7 @@ def shop(request):
 def pool():
     """One pool for all tests."""
     with psycopg_pool.ConnectionPool(os.environ["DATABASE_URL"], min_size=1, max_size=4, open=True) as pool:
+        pool.wait()  # a caller that comes before the first connection is open makes the pool open a second one
         with pool.connection() as connection:
             connection.execute(TABLES)
         yield pool
