@@ -131,6 +131,9 @@ LINE = "C-0x5581: shop/web@10.0.0.7:4711 closing because: query_wait_timeout (ag
         f"Oct 13 06:31:02 db1 pgbouncer[1]: 2026-10-13 06:31:02.804 UTC [1] LOG {LINE}",
         f"2026-10-13T06:31:02.804123+00:00 db1 pgbouncer[1]: LOG {LINE}",
         f"2026-10-13T06:31:02+0000 db1 pgbouncer[1]: LOG {LINE}",
+        f"pooler-1  | 2026-10-13 06:31:02.804 UTC [1] LOG {LINE}",
+        f"[pod/pooler-7c/pgbouncer] 2026-10-13 06:31:02.804 UTC [1] LOG {LINE}",
+        f"2026-10-13T06:31:05.000123456Z 2026-10-13 06:31:02.804 UTC [1] LOG {LINE}",
     ],
 )
 def test_a_line_is_read_as_each_system_wraps_it(line: str) -> None:

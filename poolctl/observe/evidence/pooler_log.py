@@ -17,6 +17,11 @@ _LINE = re.compile(
     r"(?:(?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}(?: \w+)?) )?"
     r"(?:\[(?P<pid>\d+)\]|(?P<bare>\d+))? ?(?P<level>LOG|WARNING|ERROR|FATAL|DEBUG|NOISE) (?P<text>.*)$"
 )
+_BEHIND = re.compile(
+    r"^.{1,200}?[ |](?P<time>\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}(?: \w+)?) \[(?P<pid>\d+)\] "
+    r"(?P<level>LOG|WARNING|ERROR|FATAL|DEBUG|NOISE) (?P<text>.*)$"
+)
+"""The same behind what docker compose, kubectl and log shippers write before it."""
 _SOCKET = re.compile(
     r"^(?P<socket>[CS]-0x[0-9a-f]+): (?P<database>[^/]*)/(?P<user>[^@]*)@"
     r"(?P<host>unix(?:\(\d+\))?|\[[^\]]*\]|[^:\s]+)(?::\d+)? "
@@ -50,6 +55,8 @@ class PoolerEvent:
 def read_pooler_line(line: str) -> PoolerEvent | None:
     """Return what a line of PgBouncer's log says, None for a line that is none."""
     match = _LINE.match(line)
+    if match is None and "] " in line:
+        match = _BEHIND.match(line)
     if match is None:
         return None
     text = match["text"]
@@ -63,7 +70,7 @@ def read_pooler_line(line: str) -> PoolerEvent | None:
     if not is_known:
         return None
     at = parse_instant(match["time"])
-    about = PoolerEvent("other", at if at is not None else parse_syslog_instant(match["wrapped"] or ""))
+    about = PoolerEvent("other", at if at is not None else parse_syslog_instant(match.groupdict().get("wrapped") or ""))
     if socket is not None:
         text = text[socket.end() :]
         about = replace(

@@ -5,8 +5,9 @@ in time. "Now" is the newest instant in what shows backends, unless it is given.
 observation's sources with the reason, so that no verdict leaves it out in silence.
 """
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -17,7 +18,15 @@ from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read
 from poolctl.observe.evidence.files import EvidenceFile, find_files
 from poolctl.observe.evidence.paste import clean_paste
 from poolctl.observe.evidence.pooler_log import read_pooler_line
-from poolctl.observe.evidence.server_log import ServerLog
+from poolctl.observe.evidence.server_log import (
+    WRAPPERS,
+    LogEvent,
+    ServerLog,
+    is_row,
+    name_field,
+    unfold_json,
+    unwrap_lines,
+)
 from poolctl.observe.evidence.tables import PastedTable, find_table
 from poolctl.observe.evidence.timeline import Timeline
 from poolctl.observe.metric_names import Meaning
@@ -126,8 +135,11 @@ def _read_file(
     if is_small and not _is_log(head[:HEAD], prefix):
         cleaned = clean_paste(head)
         numbers, head = [number for number, _ in cleaned], [line for _, line in cleaned]
-        if _read_scrape(reading, "\n".join(head), file.name):
+        text = "\n".join(head)
+        if _read_scrape(reading, text, file.name):
             return
+        if text.lstrip()[:1] in ("{", "[") and _is_log(records := unfold_json(text), prefix):
+            numbers, head = [], records
     unread = _Unread()
     source = _LineReader(
         reading, file.name, prefix, since, until, unread, keep_tables=is_small, now=now, numbers=numbers
@@ -201,7 +213,15 @@ def _identity(pool: PoolFigures) -> str:
 
 
 def _knows(names: Sequence[str]) -> bool:
-    return knows_activity(names) or find_show(names) != "" or set(names) in _SETTINGS
+    return knows_activity(names) or find_show(names) != "" or set(names) in _SETTINGS or _is_log_table(names)
+
+
+_TIMES = frozenset({"timestamp", "@timestamp", "time", "_time", "timegenerated", "timegenerated [utc]", "date", "ts"})
+
+
+def _is_log_table(names: Sequence[str]) -> bool:
+    """Return True for the columns of a log that was exported as a table, with its messages taken apart or whole."""
+    return is_row(map(name_field, names)) or bool(WRAPPERS & set(names) and _TIMES & set(names))
 
 
 _SETTINGS = ({"name", "setting"}, {"name", "setting", "unit"}, {"name", "setting", "description"})
@@ -278,8 +298,7 @@ class _LineReader:
             return
         for line in lines:
             self._number += 1
-            if not self._read_log_line(line):
-                self._read_other_line(line)
+            self._read_lines((line,))
 
     def finish(self) -> None:
         """Read what was kept, and close what was open."""
@@ -291,7 +310,10 @@ class _LineReader:
             if self._read_collected(held[at]) or self._read_log_line(held[at]):
                 at += 1
             elif (found := find_table(held, at, _knows) if len(held[at]) < _LONGEST_HEADER else None) is not None:
-                self._tables.append(found.table)
+                if _is_log_table(found.table.columns) and not knows_activity(found.table.columns):
+                    self._read_log_rows(found.table)
+                else:
+                    self._tables.append(found.table)
                 self._known += 1 + len(found.table.rows)
                 self._bad_rows += len(found.table.skipped)
                 at += found.lines
@@ -333,9 +355,46 @@ class _LineReader:
             return 4 if at + 3 < len(lines) and lines[at + 3].strip() == "(1 row)" else 3
         return None
 
+    def _read_log_rows(self, table: PastedTable) -> None:
+        """Read a log that was exported as a table; what is no message of PostgreSQL is another log's line."""
+        for row in table.rows:
+            if not self._add_events(*self._log.feed_row(row)):
+                self._read_lines(unwrap_lines(row))
+
+    def _read_lines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            if not self._read_log_line(line):
+                self._read_other_line(line)
+
     def _read_log_line(self, line: str) -> bool:
         """Read a line of a server's or a pooler's log; return False for any other."""
-        events, is_log = self._log.feed(line)
+        if self._add_events(*self._log.feed(line)):
+            return True
+        pooler = read_pooler_line(line)
+        if pooler is None:
+            return line[:1] == "{" and self._read_wrapped(line)
+        self._reading.has_log = True
+        self._known += 1
+        self._known_of["PgBouncer log"] += 1
+        if self._is_wanted(pooler.at):
+            self._reading.timeline.add_pooler(pooler)
+            if pooler.refused_by is not None:
+                self._refuse(Refusal(pooler.refused_by, pooler.text, target=self._name), pooler.at)
+        return True
+
+    def _read_wrapped(self, line: str) -> bool:
+        """Read a line of PgBouncer that a platform wrapped into JSON; return False for any other."""
+        try:
+            document = json.loads(line)
+        except (ValueError, RecursionError):
+            return False
+        inner = unwrap_lines(document) if isinstance(document, dict) else []
+        known = [each for each in inner if each[:1] != "{" and read_pooler_line(each) is not None]
+        self._read_lines(known)
+        return bool(known)
+
+    def _add_events(self, events: Sequence[LogEvent], is_log: bool) -> bool:
+        """Add events of PostgreSQL's log to the timeline; return ``is_log``."""
         for event in events:
             if event.at is not None:
                 self._at = event.at
@@ -347,18 +406,7 @@ class _LineReader:
             self._reading.has_log = True
             self._known += 1
             self._known_of["PostgreSQL log"] += 1
-            return True
-        pooler = read_pooler_line(line)
-        if pooler is None:
-            return False
-        self._reading.has_log = True
-        self._known += 1
-        self._known_of["PgBouncer log"] += 1
-        if self._is_wanted(pooler.at):
-            self._reading.timeline.add_pooler(pooler)
-            if pooler.refused_by is not None:
-                self._refuse(Refusal(pooler.refused_by, pooler.text, target=self._name), pooler.at)
-        return True
+        return is_log
 
     def _read_other_line(self, line: str) -> None:
         # What stands below a line, such as an exception, has no instant of its own.

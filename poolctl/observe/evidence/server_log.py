@@ -9,8 +9,9 @@ postinit.c, proc.c.
 import csv
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from poolctl.observe.evidence.activity_paste import parse_instant, parse_syslog_instant
@@ -247,17 +248,35 @@ class ServerLog:
         except (ValueError, RecursionError):
             return [], False
         row = document.get("record", document) if isinstance(document, dict) else None
+        if isinstance(row, dict) and isinstance(row.get("properties"), dict):
+            row = row["properties"]  # Azure
         if not isinstance(row, dict):
             return [], False
-        known = _JSON_KEYS.keys() & row.keys()
-        if "message" not in row or len(known) + len(set(CSV_COLUMNS) & row.keys()) < 3:
-            # Platforms put the whole line into one field of their own.
-            inner = next(
-                (row[key] for key in ("log", "textPayload", "errorMessage", "msg") if isinstance(row.get(key), str)), ""
-            )
-            return self.feed(inner.rstrip("\n")) if inner and inner[:1] != "{" else ([], False)
-        named = {_JSON_KEYS.get(str(key), str(key)): "" if value is None else str(value) for key, value in row.items()}
-        return self._hold(_of_row(named)), True
+        return self.feed_row(row)
+
+    def feed_row(self, row: Mapping[str, Any]) -> tuple[list[LogEvent], bool]:
+        """Read a message that a platform or an export has taken apart, or keeps whole in one field of its own."""
+        named = {name_field(str(key)): "" if value is None else str(value) for key, value in row.items()}
+        if is_row(named):
+            return self._hold(_of_row(self._unwrap(named))), True
+        events: list[LogEvent] = []
+        is_known = False
+        for line in unwrap_lines(row):
+            # One level: what is nested deeper is of another program.
+            more, is_log = self.feed(line) if line[:1] != "{" else ([], False)
+            events += more
+            is_known = is_known or is_log
+        return events, is_known
+
+    def _unwrap(self, row: dict[str, str]) -> dict[str, str]:
+        """Return a row whose message has log_line_prefix and level in it, as Azure's have, with what these say."""
+        message = row["message"]
+        found = _find_level(message) if row.get("error_severity") and _INSTANT.match(message) else None
+        if found is None:
+            return row
+        said = self._read_prefix(message[: found[0]])
+        own = {name: str(said[key]) for key, name in _FIELDS.items() if said.get(key)}
+        return own | row | {"message": message[found[2] :], "error_severity": found[1]}
 
 
 _MOST_KEPT = 5_000
@@ -297,7 +316,49 @@ def _read_statement(text: str, at: float | None) -> LogEvent:
     return LogEvent("statement", at, duration=duration, text=query)
 
 
-_JSON_KEYS = {
+WRAPPERS = frozenset(
+    {
+        *("log", "textpayload", "logfiledata", "@message", "message", "event_message", "errormessage", "msg"),
+        *("line", "body"),
+    }
+)
+"""Keys and columns, in lower case, under which a line is kept whole: by Docker, Cloud SQL, RDS, CloudWatch, Supabase,
+journald, Loki, OpenTelemetry."""
+
+
+def unwrap_lines(row: Mapping[str, Any]) -> list[str]:
+    """Return the lines that a record keeps whole, none where it is no record of a log."""
+    return next((str(row[key]) for key in row if str(key).lower() in WRAPPERS and row[key]), "").splitlines()
+
+
+_RECORDS = ("records", "events", "entries", "result")
+"""Keys under which a document has its records: Azure's event hubs, CloudWatch, Cloud Logging, Supabase."""
+
+
+def unfold_json(text: str) -> list[str]:
+    """Return the records of JSON documents over many lines, one record a line; empty where it is not all JSON."""
+    decoder, at, records = json.JSONDecoder(), 0, list[Any]()
+    text = text.strip()
+    while at < len(text):
+        try:
+            document, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return []
+        if isinstance(document, dict):
+            document = next((document[key] for key in _RECORDS if isinstance(document.get(key), list)), document)
+        records += document if isinstance(document, list) else [document]
+        while at < len(text) and text[at] in " \t\r\n,":
+            at += 1
+    return [json.dumps(record, ensure_ascii=False) for record in records if isinstance(record, dict)]
+
+
+_FIELDS = {
+    "user": "user_name",
+    "database": "database_name",
+    "application": "application_name",
+    "client": "connection_from",
+}
+_SAME_FIELDS = {
     "timestamp": "log_time",
     "user": "user_name",
     "dbname": "database_name",
@@ -305,7 +366,29 @@ _JSON_KEYS = {
     "remote_host": "connection_from",
     "state_code": "sql_state_code",
     "statement": "query",
+    # Azure: in a storage account or an event hub, and in the table PGSQLServerLogs.
+    "processid": "process_id",
+    "errorlevel": "error_severity",
+    "sqlerrcode": "sql_state_code",
+    "sqlerrorcode": "sql_state_code",
+    "timegenerated": "log_time",
 }
+"""Names that jsonlog and platforms give to columns of csvlog."""
+_OF_ROWS = frozenset({"log_time", "process_id", "error_severity", "sql_state_code", "user_name", "database_name"})
+
+
+@lru_cache(maxsize=1000)
+def name_field(key: str) -> str:
+    """Return csvlog's name of a field. Azure's older table ends a name with its type, and its exports with the zone."""
+    name = key.lower().removesuffix(" [utc]")
+    name = name[:-2] if name.endswith(("_s", "_d")) else name
+    return _SAME_FIELDS.get(name, name)
+
+
+def is_row(names: Iterable[str]) -> bool:
+    """Return True if fields with these names, as ``name_field`` gives them, are those of one message."""
+    found = set(names)
+    return "message" in found and len(found & _OF_ROWS) >= 3
 
 
 def _csv_lines(text: str) -> list[str]:
@@ -314,7 +397,7 @@ def _csv_lines(text: str) -> list[str]:
 
 def _of_row(row: Mapping[str, str]) -> LogEvent | None:
     """Return the event of a row of csvlog or jsonlog, None where it says nothing that is of use here."""
-    pid = row.get("process_id", "")
+    pid = row.get("process_id", "").removesuffix(".0")
     known = {
         "at": parse_instant(row.get("log_time")),
         "pid": int(pid) if pid.isdecimal() else None,
