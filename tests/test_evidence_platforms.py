@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -12,9 +13,8 @@ from typing import Any
 import psycopg
 import pytest
 from sandboxes import connect, eventually, one, own_temporary_directory
-from watched import Clients, bindirs, started
+from watched import Clients, bindirs, speaking, started
 
-from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.evidence.read import read_evidence
 from poolctl.observe.snapshot import LogFacts
 
@@ -41,6 +41,7 @@ SETTINGS = {
     "log_statement": "none",
 }
 SLOTS = 9
+SESSION_TIME = re.compile(rb"\d:\d\d:\d\d\.\d{3}[ \n].*=")
 
 
 @dataclass(frozen=True)
@@ -67,26 +68,27 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Logged]
                 admin.execute(b"SELECT pg_reload_conf()")
                 eventually(lambda prefix=prefix: one(admin, "SHOW log_line_prefix") == prefix)  # type: ignore[misc]
             start = log.stat().st_size
-            holder = stage(sandbox, lambda start=start: log.read_bytes()[start:])  # type: ignore[misc]
+            ends = sandbox.admin_conninfo, sandbox.direct_conninfo
+            holder = stage(*ends, lambda start=start: log.read_bytes()[start:])  # type: ignore[misc]
             found[name] = Logged(log.read_bytes()[start:].decode(), holder)
         yield found
 
 
-def stage(sandbox: Sandbox, read_log: Callable[[], bytes]) -> int:
+def stage(superuser: str, ordinary: str, read_log: Callable[[], bytes]) -> int:
     """Let a statement wait for a lock, and the server refuse two clients; return who holds the lock."""
     with ExitStack() as stack:
-        clients = stack.enter_context(Clients(sandbox.direct_conninfo))
+        clients = stack.enter_context(Clients(ordinary))
         holder = clients.locking("stock")
         clients.busy("SELECT count(*) FROM stock")
-        with connect(sandbox.admin_conninfo) as admin:
+        with connect(superuser) as admin:
             eventually(lambda: one(admin, "SELECT count(*) FROM pg_locks WHERE NOT granted") == 1)
         with suppress(psycopg.OperationalError):
             for _ in range(SLOTS):
                 clients.idle()
         with pytest.raises(psycopg.OperationalError):
-            psycopg.connect(sandbox.direct_conninfo)
+            psycopg.connect(ordinary)
         eventually(lambda: b"holding the lock" in read_log())
-    eventually(lambda: read_log().count(b"disconnection: ") >= 6)
+    eventually(lambda: len(SESSION_TIME.findall(read_log())) >= 6)
     return holder
 
 
@@ -230,3 +232,34 @@ def test_azures_tables_are_read_as_they_are_exported(
         writer.writerow([of.get(key, "") for key in keys])
 
     check(read(tmp_path, file.getvalue()), logs["Azure"])
+
+
+LANGUAGES = [
+    language
+    for language in ("de", "es", "fr", "it", "ja", "ko", "ru", "sv", "uk", "zh_CN")
+    if Path(f"/usr/share/locale/{language}/LC_MESSAGES/postgres-15.mo").exists()
+]
+QUICK = ("de", "ja")
+"""The others are of the slow suite: each starts a server of its own."""
+
+
+@pytest.mark.parametrize(
+    "language", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in LANGUAGES]
+)
+def test_a_log_in_another_language_says_the_same_with_and_without_codes(
+    language: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = SETTINGS | {"log_destination": "stderr, csvlog, jsonlog", "log_line_prefix": "%m [%p] "}
+    with (
+        own_temporary_directory(tmp_path_factory) as folder,
+        speaking(language, folder, slots=SLOTS, **settings) as superuser,
+    ):
+        with connect(superuser) as admin:
+            admin.execute(b"CREATE ROLE app LOGIN; CREATE TABLE stock (id int); GRANT ALL ON stock TO PUBLIC")
+        log = folder / "data" / "log" / "server.log"
+        holder = stage(superuser, superuser.replace("user=postgres", "user=app"), log.read_bytes)
+        texts = [(log.with_suffix(ending)).read_text() for ending in (".log", ".csv", ".json")]
+
+    assert "connection authorized" not in texts[0] or language == "zh_CN"
+    for text in texts:
+        check(read(tmp_path, text), Logged(text, holder))

@@ -41,10 +41,10 @@ def started(bindir: Path, **arguments: Any) -> Iterator[Sandbox]:
 
 
 @contextmanager
-def speaking(language: str, folder: Path, *, slots: int) -> Iterator[str]:
+def speaking(language: str, folder: Path, *, slots: int, **more: str) -> Iterator[str]:
     """A server whose messages are in ``language``, the last two of its slots reserved; the superuser's conninfo.
 
-    A sandbox always speaks English: this one is started by hand.
+    A sandbox always speaks English: this one is started by hand, with ``more`` settings.
     """
     bindir, port, account = bindirs()[-1], free_port(), find_server_account()
     run_as: dict[str, Any] = {} if account is None else {"user": account.uid, "group": account.gid}
@@ -74,12 +74,12 @@ def speaking(language: str, folder: Path, *, slots: int) -> Iterator[str]:
         "lc_messages": "C.UTF-8",
         "fsync": "off",
         "shared_buffers": "4MB",
-    }
+    } | more
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     process = subprocess.Popen(
         [bindir / "postgres", "-D", data, *options],
         cwd=folder,
-        env={"LANGUAGE": language, "PATH": os.defpath},
+        env={"LANGUAGE": language, "LC_CTYPE": "C.UTF-8", "PATH": os.defpath},
         stderr=subprocess.DEVNULL,
         **run_as,
     )

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from poolctl.observe.evidence.activity_paste import parse_instant, parse_syslog_instant
+from poolctl.observe.evidence.log_languages import ENGLISH_LEVEL, translate_message
 from poolctl.observe.refusals import find_refuser_by_text
 from poolctl.observe.snapshot import RefusedBy
 
@@ -60,12 +61,9 @@ class LogEvent:
     queue: tuple[int, ...] = ()
 
 
-# Levels in the languages that PostgreSQL is translated to, as far as people post them; SQLSTATE decides where it is.
-_FATAL = r"FATAL|PANIC|FATALE|ФАТАЛЬНО|ВАЖНО|ПАНИКА|致命错误|致命的エラー|FATALER FEHLER|PANIK"
 _LEVEL = re.compile(
-    rf"(?P<level>{_FATAL}|ERROR|LOG|WARNING|NOTICE|INFO|DEBUG[1-5]?|STATEMENT|DETAIL|HINT|CONTEXT|QUERY|LOCATION"
-    r"|FEHLER|WARNUNG|ANWEISUNG|TIPP|ERREUR|ATTENTION|INSTRUCTION|DÉTAIL|ASTUCE|ПРЕДУПРЕЖДЕНИЕ|ОШИБКА|СООБЩЕНИЕ"
-    r"|ПОДРОБНОСТИ|ОПЕРАТОР|日志|错误|ログ|エラー|REGISTRO|DETALLE|SENTENCIA|DETALHE|COMANDO): {1,2}"
+    r"(?P<level>PANIC|FATAL|ERROR|LOG|WARNING|NOTICE|INFO|DEBUG[1-5]?|STATEMENT|DETAIL|HINT|CONTEXT|QUERY|LOCATION)"
+    rf": {{1,2}}|(?P<foreign>{'|'.join(sorted(ENGLISH_LEVEL, key=len, reverse=True))}) ?:  "
 )
 _INSTANT = re.compile(
     r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?(?: ?(?:Z|UTC|GMT|[A-Z]{3,4}|[+-]\d\d(?::?\d\d)?))?"
@@ -148,11 +146,13 @@ class ServerLog:
             return [], self._is_log and line[:1] == "\t"
         start, level, end = found
         self._is_log = True
-        if level in _DETAILS:
+        if level == "DETAIL":
             return self._complete(line[end:]), True
         if level in _BESIDE:
             return [], True
         text = line[end:].rstrip()
+        if level == "LOG" and not text.startswith(_OF_USE):
+            text = translate_message(text, level)
         if level == "LOG" and (not text.startswith(_OF_USE) or text.startswith("connection received")):
             # Most lines of most logs: only their instant counts, and of that a look at some lines is enough.
             self._passed_over += 1
@@ -280,10 +280,7 @@ class ServerLog:
 
 
 _MOST_KEPT = 5_000
-_DETAILS = frozenset({"DETAIL", "DÉTAIL", "ПОДРОБНОСТИ", "DETALLE", "DETALHE"})
-_BESIDE = frozenset(
-    {"STATEMENT", "HINT", "CONTEXT", "QUERY", "LOCATION", "ANWEISUNG", "TIPP", "INSTRUCTION", "ASTUCE", "SENTENCIA"}
-)
+_BESIDE = frozenset({"STATEMENT", "HINT", "CONTEXT", "QUERY", "LOCATION"})
 _ENGLISH = frozenset(
     {"LOG", "FATAL", "ERROR", "PANIC", "WARNING", "NOTICE", "INFO", "DEBUG", "STATEMENT", "DETAIL", "HINT", "CONTEXT"}
 )
@@ -302,7 +299,7 @@ def _find_level(line: str) -> tuple[int, str, int] | None:
         if (level := line[start:colon]) in _ENGLISH:
             return start, level, colon + 3
     match = _LEVEL.search(line[:2000])
-    return None if match is None else (match.start(), match["level"], match.end())
+    return None if match is None else (match.start(), match["level"] or ENGLISH_LEVEL[match["foreign"]], match.end())
 
 
 def _read_statement(text: str, at: float | None) -> LogEvent:
@@ -409,7 +406,8 @@ def _of_row(row: Mapping[str, str]) -> LogEvent | None:
         or None,
         "sqlstate": row.get("sql_state_code") or None,
     }
-    event = read_message(row.get("message", ""), row.get("error_severity", ""), known)
+    level = row.get("error_severity", "")
+    event = read_message(row.get("message", ""), ENGLISH_LEVEL.get(level, level), known)
     match = _LOCK_HOLDERS.search(row.get("detail", ""))
     return _with_holders(event, match) if event is not None and match is not None else event
 
@@ -520,12 +518,14 @@ def read_message(text: str, level: str, known: Mapping[str, Any]) -> LogEvent | 
         if match := _LOCK_GOT.search(text):
             waiter = {"pid": int(match["pid"])}
             return LogEvent("lock-acquired", **(who | waiter), duration=float(match["ms"]) / 1e3, text=text)
+    if level == "LOG" and (english := translate_message(text, level)) != text:
+        return read_message(english, level, known)
     return _read_failure(text, level, known, who)
 
 
 def _read_failure(text: str, level: str, known: Mapping[str, Any], who: Mapping[str, Any]) -> LogEvent | None:
     sqlstate = known.get("sqlstate")
-    refused = find_refuser_by_text(text, sqlstate)
+    refused = find_refuser_by_text(translate_message(text, level) if level == "FATAL" else text, sqlstate)
     if refused is not None:
         return LogEvent("refused", **who, refused_by=refused, text=text)
     if text.startswith("duration: "):
