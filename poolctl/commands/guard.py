@@ -1,10 +1,12 @@
 """``poolctl guard``: run a command, and say which of its lines acquire connections and do not release them."""
 
+import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -109,6 +111,8 @@ def _wait(
     process: "subprocess.Popen[bytes]", session: "GuardSession", *, for_: float | None, every: float | None
 ) -> int:
     """Wait for the command, report when asked, and return its exit code, 128 + n for signal n."""
+    from poolctl.guard.guard_text import report_lines
+
     wanted = threading.Event()
 
     def forward(number: int, _: FrameType | None) -> None:
@@ -134,7 +138,7 @@ def _wait(
             if wanted.is_set() or (due is not None and now >= due):
                 wanted.clear()
                 due = None if every is None else now + every
-                _print_lines(session)
+                _print_lines(report_lines(session.view()))
             if killing is None and deadline is not None and now >= deadline:
                 process.terminate()
                 killing = now + PATIENCE
@@ -150,11 +154,16 @@ def _wait(
             signal.signal(number, handler)
 
 
-def _print_lines(session: "GuardSession") -> None:
-    from poolctl.guard.guard_text import report_lines
+def _print_lines(lines: Iterable[str]) -> None:
+    from poolctl.guard.guard_text import wrap_line
 
-    for line in report_lines(session.view()):
-        click.echo(line, err=True)
+    try:
+        width = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        width = 0  # not a terminal
+    for line in lines:
+        for part in wrap_line(line, width) if width else [line]:
+            click.echo(part, err=True)
 
 
 def _finish(session: "GuardSession", code: int, *, as_json: bool, output: Path | None, fail_on: str | None) -> int:
@@ -165,9 +174,7 @@ def _finish(session: "GuardSession", code: int, *, as_json: bool, output: Path |
     view = session.view(is_over=True)
     lines = list(report_lines(view))
     if not as_json:
-        click.echo("", err=True)
-        for line in lines:
-            click.echo(line, err=True)
+        _print_lines(["", *lines])
     document = session.document(view, exit_code=code)
     if as_json:
         click.echo(document)

@@ -3,9 +3,11 @@
 The command prints it beside the output of the program that it ran, so it has no boxes and no colors.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 
 from poolctl.diagnose.finding import Finding
 from poolctl.guard.guard_report import HeldConnection, Line, ProcessReport
@@ -14,6 +16,8 @@ from poolctl.units import plural
 
 MOST_HELD = 10
 MOST_SITES = 5
+
+_LABEL = re.compile(r"(?:Do|Next|acquired|state|by|pool) {2,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,24 @@ def report_lines(view: GuardView) -> Iterator[str]:
     for sentence in view.unseen:
         yield ""
         yield f"not seen: {sentence}"
+
+
+def wrap_line(line: str, width: int) -> list[str]:
+    """Break a line of the report between words, for a terminal of ``width`` columns. What follows is indented."""
+    if len(line) <= width:
+        return [line]
+    words = line.lstrip(" ")
+    margin = len(line) - len(words)
+    label = _LABEL.match(words)
+    return wrap(
+        words,
+        width,
+        initial_indent=" " * margin,
+        subsequent_indent=" " * (margin + (len(label[0]) if label is not None else 2)),
+        # A path or a name stays whole, so that it can be copied from the terminal.
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _verdict(view: GuardView) -> str:
