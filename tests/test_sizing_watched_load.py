@@ -1,6 +1,7 @@
 """A size from watching carries the load that was watched: pools first, then the server with what it cannot see."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -170,6 +171,19 @@ def test_counters_that_stand_still_beside_backends_at_work_are_left_out() -> Non
     assert found.recommendation.max_open >= 6
 
 
+@pytest.mark.parametrize(("rate", "is_left_out"), [(2, True), (500, False)])
+def test_counters_that_hold_only_the_transactions_of_others_are_left_out(rate: int, is_left_out: bool) -> None:
+    """Of statements that read no table nothing is counted; poolctl's own transactions are."""
+
+    def count(at: int) -> tuple[DatabaseCounters]:
+        return (DatabaseCounters("shop", 32, commits=rate * at, active_time=10.5 * at, transaction_idle_time=0.0),)
+
+    samples = [ServerSample(float(at), 0.0, make_backends(alternate(10.5, at), at), count(at)) for at in range(61)]
+    figures = measure(Observation(tuple(Snapshot(s.at, server=s) for s in samples), FACTS)).figures
+
+    assert (figures.windows == ()) == is_left_out
+
+
 def test_statements_give_the_rate_that_the_counters_do_not() -> None:
     def make_statements(at: int) -> tuple[StatementCounters, ...]:
         return (
@@ -279,6 +293,16 @@ def test_pools_that_were_always_full_are_no_single_sample() -> None:
 
     assert figures.parallelism == measured(16.0)
     assert figures.effective_samples is None
+
+
+@pytest.mark.parametrize(("waiting", "is_censored"), [(None, True), (3, True), (0, False)])
+def test_a_full_pool_that_no_client_waits_for_shows_all_of_its_demand(waiting: int | None, is_censored: bool) -> None:
+    pools = [replace(make_pool(0, at, in_use=16.0, rate=300.0, hold=None), waiting=waiting) for at in range(30)]
+    snapshots = tuple(Snapshot(float(at), pools=(pool,)) for at, pool in enumerate(pools))
+    figures = measure(Observation(snapshots, None)).figures
+
+    assert figures.censored_share is not None
+    assert (figures.censored_share.value > 0) == is_censored
 
 
 @pytest.mark.parametrize(("cpu", "is_refused"), [(0.99, False), (0.5, True)])

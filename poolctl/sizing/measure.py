@@ -341,15 +341,15 @@ def _find_throughput(windows: Sequence[Window]) -> float | None:
 
 
 def _is_standing_still(windows: Sequence[Window], busy: Sequence[Sequence[Backend]]) -> bool:
-    """Return True if the counters did not move although work of the backends ended.
+    """Return True if the counters moved by less than half of the transactions that the samples saw ending.
 
     A backend reports its transactions and times only together with its work on tables: statements that read none, as
-    SELECT pg_sleep(1), are never counted. Then the counters say nothing, and the samples alone show the load.
+    SELECT pg_sleep(1), are never counted. Then the counters say nothing (what they have is poolctl's own and other
+    clients'), and the samples alone show the load.
     """
-    if any(window.throughput > 0 for window in windows):
-        return False
-    at_work = [{(backend.pid, backend.state_at) for backend in backends} for backends in busy]
-    return any(before - after for before, after in pairwise(at_work))
+    counted = sum(window.throughput * window.duration for window in windows)
+    at_work = [{(b.pid, b.transaction_at or b.state_at) for b in backends} for backends in busy]
+    return 2 * counted < sum(len(before - after) for before, after in pairwise(at_work))
 
 
 def _count_statements(samples: Sequence[ServerSample], database: str | None, application: str | None) -> float | None:

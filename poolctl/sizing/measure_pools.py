@@ -100,11 +100,12 @@ def measure_wait_time(observation: Observation) -> float | None:
 
 
 def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
-    """Return the share of the figures of bounded pools that show every connection in use."""
+    """Return the share of the figures of bounded pools that show every connection in use, and not that no client waits
+    for one."""
     bounded = [pool for pool in pools if pool.max_open and pool.in_use is not None]
     if not bounded:
         return None
-    return sum((pool.in_use or 0) >= (pool.max_open or 0) for pool in bounded) / len(bounded)
+    return sum((pool.in_use or 0) >= (pool.max_open or 0) and pool.waiting != 0 for pool in bounded) / len(bounded)
 
 
 def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:

@@ -139,9 +139,10 @@ def _draw_options(behavior: str, random: Random) -> tuple[dict[str, Any], str]:
             "think": random.choice([0.02, 0.1]),
         }, "healthy"
     if behavior == "leaked-whole":
-        size = random.randint(6, 16)
-        options = {"every": random.randint(8, 25), "think": 0.4, "settle": 20, "timeout": random.choice([0, 2])}
-        return {"size": size, "workers": size + 2, **options}, "idle-leak"
+        size, every = random.randint(6, 16), random.randint(8, 25)
+        # A connection leaks every half second: one that leaks as soon as it is opened looks as if it never worked.
+        options = {"think": round(0.5 * (size + 2) / every, 2), "settle": 20, "timeout": random.choice([0, 2])}
+        return {"size": size, "workers": size + 2, "every": every, **options}, "idle-leak"
     if behavior == "load-over":
         until = random.choice([4, 8])
         load = {"workers": random.randint(1, size + 2), "think": random.choice([0.05, 0.3, 1.0]), "until": until}
