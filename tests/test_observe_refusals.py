@@ -293,6 +293,35 @@ def test_the_words_of_libpq_are_read_whatever_language_it_speaks(message: str, r
     assert parse_libpq_message(message) == refusal
 
 
+HOSTED = {
+    "remaining connection slots are reserved for non-replication superuser and rds_superuser": "pooler-login",
+    "remaining connection slots are reserved for azure replication users": "pooler-login",
+    "remaining connection slots are reserved for roles with the SUPERUSER attribute": "pooler-login",
+    'too many connections for role "ucfz1"': "pooler-login",
+    "no more connections allowed (max_client_conn)": "pooler-clients",
+    "(EMAXCONNSESSION) max clients reached in session mode": "pooler-clients",
+    "(EMAXCLIENTCONN) max client connections reached, limit: 200": "pooler-clients",
+    "MaxClientsInSessionMode: max clients reached": "pooler-clients",
+    "(ECHECKOUTTIMEOUT) unable to check out connection from the pool after 15000ms in Session mode": "pooler-queue",
+    "Unable to check out process from the pool due to timeout": "pooler-queue",
+    "(EDBHANDLEREXITED) connection to database closed": "pooler-login",
+    "could not get connection from the pool - AllServersDown": "pooler-queue",
+    "Timed-out waiting to acquire database connection": "pooler-queue",
+    "Failed to acquire permit to connect to the database. Too many database connection attempts": "pooler-queue",
+    "all backend nodes are down, pgpool requires at least one valid node": "pooler-login",
+    "odyssey: c1: failed to get remote server connection": "pooler-login",
+}
+"""What hosted servers and poolers answer (RDS, Azure, Cloud SQL, Heroku, Supavisor, PgCat, Neon, ...), without a
+routine."""
+
+
+@pytest.mark.parametrize("text", HOSTED)
+def test_the_words_of_hosted_servers_and_poolers_are_known(text: str) -> None:
+    message = f'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  XX000: {text}\n'
+
+    assert parse_libpq_message(message).by == HOSTED[text]
+
+
 def test_nobody_who_listens_and_no_such_host_are_unreachable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))

@@ -28,11 +28,15 @@ _BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
     ("Max client connections reached", "pooler-clients"),
     ("(EMAXCONN", "pooler-clients"),
     ("(EMAXCLIENTCONN", "pooler-clients"),
+    ("max clients reached", "pooler-clients"),
     ("(ECHECKOUTTIMEOUT)", "pooler-queue"),
+    ("nable to check out", "pooler-queue"),
+    ("(EDBHANDLEREXITED)", "pooler-login"),
     ("Tenant or user not found", "authentication"),
     # Odyssey.
     ("too many active clients", "pooler-clients"),
     ("too many tcp connections", "pooler-clients"),
+    ("failed to get remote server connection", "pooler-login"),
     # PgCat and PgDog, whose servers are all taken or cut off; RDS Proxy; Neon's proxy.
     ("could not get connection from the pool", "pooler-queue"),
     ("checkout timeout", "pooler-queue"),
@@ -42,6 +46,7 @@ _BY_POOLER_TEXT: tuple[tuple[str, RefusedBy], ...] = (
     ("Couldn't connect to compute node", "pooler-login"),
     # Pgpool-II's own; PostgreSQL's begins with a small letter.
     ("Sorry, too many clients already", "pooler-clients"),
+    ("all backend nodes are down", "pooler-login"),
     ("query_wait_timeout", "pooler-queue"),
     ("server login has been failing", "pooler-login"),
     ("server_login_retry", "pooler-login"),
