@@ -660,6 +660,17 @@ def test_a_figure_that_no_pool_has_is_refused_with_those_that_exist() -> None:
             '{"idleSize": 0, "acquiredSize": 10, "allocatedSize": 10, "pendingAcquireSize": 7, "maxAllocatedSize": 10}',
             (10, 10, 10, 0, 7),
         ),
+        (
+            "sql.DBStats{MaxOpenConnections:100, OpenConnections:90, InUse:80, Idle:10, WaitCount:1, WaitDuration:62}",
+            (100, 90, 80, 10, None),
+        ),
+        (
+            "time=2026-10-13T06:31:02Z level=INFO msg=pool total_conns=9 idle_conns=1 acquired_conns=8 max_conns=9",
+            (9, 9, 8, 1, None),
+        ),
+        ("pool { totalCount: 20, idleCount: 0, waitingCount: 12 }", (None, 20, 20, 0, 12)),
+        ("{:size=>5, :connections=>5, :busy=>5, :dead=>0, :idle=>0, :waiting=>7}", (5, 5, 5, 0, 7)),
+        ("{size: 5, connections: 5, busy: 5, dead: 0, idle: 0, waiting: 7}", (5, 5, 5, 0, 7)),
         ('{"size": 15, "connections": 3, "busy": 2, "dead": 0, "idle": 1, "waiting": 4}', (15, 3, 2, 1, 4)),
         (
             '{"value": {"ActiveConnections": 9, "IdleConnections": 1, "TotalConnections": 10}}',
@@ -741,3 +752,47 @@ vertx_pool_queue_pending{pool_type="sql",pool_name="pg"} 1
     (pool,) = read_pools(text, "scrape").pools
 
     assert (pool.name, pool.in_use, pool.waiting) == ("pg", 4, 1)
+
+
+@pytest.mark.parametrize(
+    ("library", "line"),
+    [
+        ("hikaricp", "HikariPool-1 - Connection is not available, request timed out after 30000ms."),
+        (
+            "hikaricp",
+            "web - Connection is not available, request timed out after 30001ms (total=9, active=9, idle=0, waiting=2)",
+        ),
+        ("sqlalchemy", "TimeoutError: QueuePool limit of size 5 overflow 10 reached, connection timed out, timeout 30"),
+        ("psycopg_pool", "psycopg_pool.PoolTimeout: couldn't get a connection after 30.00 sec"),
+        ("psycopg_pool", "psycopg_pool.TooManyRequests: the pool 'web' has already 10 requests waiting"),
+        ("psycopg2", "psycopg2.pool.PoolError: connection pool exhausted"),
+        ("npgsql", "The connection pool has been exhausted, either raise MaxPoolSize (currently 20) or Timeout"),
+        (
+            "prisma",
+            "Timed out fetching a new connection from the connection pool. (Current connection limit: 17)",
+        ),
+        ("rails", "could not obtain a connection from the pool within 5.000 seconds (waited 5.001 seconds)"),
+        ("ecto", "connection not available and request was dropped from queue after 2733ms."),
+        ("knex", "KnexTimeoutError: Knex: Timeout acquiring a connection. The pool is probably full."),
+        ("sequelize", "SequelizeConnectionAcquireTimeoutError: Operation timeout"),
+        ("node-pg", "Error: timeout exceeded when trying to connect"),
+        ("sqlx", "Error: pool timed out while waiting for an open connection"),
+        ("bb8", "Err(RunError::TimedOut)"),
+        ("deadpool", "Timeout occurred while waiting for a slot to become available"),
+        ("r2d2", "timed out waiting for connection"),
+        ("r2dbc-pool", "Connection acquisition timed out after 30000ms"),
+        ("agroal", "java.sql.SQLException: Sorry, acquisition timeout!"),
+        ("dbcp2", "Cannot get a connection, pool error Timeout waiting for idle object, borrowMaxWaitDuration=PT30S"),
+        ("dbcp2", "Cannot get a connection, pool exhausted"),
+        ("c3p0", "A client timed out while waiting to acquire a resource from com.mchange.v2.resourcepool@1"),
+        (
+            "tomcat-jdbc",
+            "Timeout: Pool empty. Unable to fetch a connection in 30 seconds, none available[size:5; busy:5; idle:0; x",
+        ),
+        ("vertx", "ConnectionPoolTooBusyException: Connection pool reached max wait queue size of 128"),
+    ],
+)
+def test_an_acquire_that_gave_up_is_counted_in_the_words_of_each_library(library: str, line: str) -> None:
+    (pool,) = read_pools(f"2026-10-13 06:31:02 ERROR {line}\n", "log").pools
+
+    assert (pool.library, pool.timed_out_total) == (library, 1.0)

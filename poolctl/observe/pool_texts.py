@@ -1,9 +1,9 @@
 """Pool figures in the texts that libraries print: log lines, errors, and a statistics object printed as it is.
 
 Reads HikariCP's log, SQLAlchemy's, Npgsql's, Prisma's, Rails', Ecto's, knex's, psycopg_pool's, psycopg2's and
-node-postgres' errors, Go's ``%+v`` of sql.DBStats and of pgxpool's Stat, and sqlx's Debug form. Decides which figure
-each number is. An error that names only the size of the pool says that it was full at that moment; what an error does
-not name is None.
+node-postgres' errors, sqlx's Debug form, and statistics of any library as Go, Ruby, JavaScript, logfmt or JSON print
+them. Decides which figure each number is. An error that names only the size of the pool says that it was full at that
+moment; what an error does not name is None.
 """
 
 import json
@@ -15,8 +15,8 @@ from poolctl.observe.metric_names import JSON_KEYS
 from poolctl.observe.snapshot import PoolFigures
 
 _WORDS = (
-    *("pool", "Pool", "onnection", "timeout", "P2024", "acquir", "MaxOpenConnections", "num_idle", "Conns:"),
-    *("totalCount", "numUsed", "InUse", "Conns"),
+    *("pool", "Pool", "onnection", "timeout", "Timeout", "TimedOut", "timed out", "P2024", "acquir", "num_idle"),
+    *("MaxOpenConnections", "totalCount", "numUsed", "InUse", "Conns", "_conns"),
 )
 """One of them stands in every line that is read here: most lines of a log are passed over by this alone."""
 
@@ -79,13 +79,14 @@ _SQLX = re.compile(
     r"options: \w+ \{ (?:\w+: [^,]+, )*?"
     r"max_connections: (?P<max_open>\d+)"
 )
-_GO_STRUCT = re.compile(r"[{\[](?P<pairs>(?:[A-Za-z]+:[^\s{}\[\]]+ ?){4,})[}\]]")
-_PAIR = re.compile(r"(?P<key>[A-Za-z]+):(?P<value>[^\s{}\[\]]+)")
+_PAIR = re.compile(r"[\"':]?\b(?P<key>[A-Za-z]\w*)[\"']?(?: ?=> ?|=|: ?)[\"']?(?P<value>\d[\w.µμ]*)")
+"""A name and a number as Go (``%+v``, ``%#v``), logfmt, Ruby and JavaScript print them."""
 _GO_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|μs|ms|s|m|h)")
 _GO_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 _TIMED_OUT: tuple[tuple[str, "re.Pattern[str]"], ...] = (
     ("psycopg_pool", re.compile(r"couldn't get a connection after [\d.]+ sec")),
+    ("psycopg_pool", re.compile(r"the pool '(?P<name>[^']*)' has already (?P<waiting>\d+) requests waiting")),
     ("psycopg2", re.compile(r"PoolError: connection pool exhausted")),
     ("rails", re.compile(r"could not obtain a (?:database )?connection (?:from the pool )?within [\d.]+ seconds")),
     ("ecto", re.compile(r"connection not available and request was dropped from queue after \d+ms")),
@@ -96,7 +97,9 @@ _TIMED_OUT: tuple[tuple[str, "re.Pattern[str]"], ...] = (
     ("sqlx", re.compile(r"pool timed out while waiting for an open connection")),
     ("r2dbc-pool", re.compile(r"Connection acquisition timed out after \d+ms")),
     ("agroal", re.compile(r"Sorry, acquisition timeout!")),
-    ("dbcp2", re.compile(r"Cannot get a connection, pool error Timeout waiting for idle object")),
+    ("dbcp2", re.compile(r"Cannot get a connection, pool (?:error Timeout waiting for idle object|exhausted)")),
+    ("c3p0", re.compile(r"A client timed out while waiting to acquire a resource")),
+    ("vertx", re.compile(r"Connection pool reached max wait queue size of (?P<waiting>\d+)")),
     (
         "tomcat-jdbc",
         re.compile(
@@ -275,21 +278,38 @@ def _read_sqlx(line: str) -> PoolLine | None:
     return PoolLine("sqlx", "default", numbers | {"in_use": numbers["open"] - numbers["idle"]})
 
 
-def _read_go(line: str) -> PoolLine | None:
-    match = _GO_STRUCT.search(line)
-    if match is None:
+def _read_pairs(line: str) -> PoolLine | None:
+    """Read a statistics object as it is printed, whatever stands before and behind it."""
+    pairs = dict(_PAIR.findall(line))
+    if len(pairs) < LEAST_PAIRS:
         return None
     numbers: dict[str, float] = {}
     libraries: dict[str, None] = {}
-    for pair in _PAIR.finditer(match["pairs"]):
-        meaning = JSON_KEYS.get(pair["key"])
-        value = parse_go_number(pair["value"])
-        if meaning is not None and value is not None and meaning.field:
-            libraries[meaning.library] = None
-            # A duration is printed with its unit: the scale of the JSON form does not apply.
-            amount = value if pair["value"][-1:].isalpha() else value * meaning.scale
-            numbers[meaning.field] = numbers.get(meaning.field, 0.0) + amount
-    return PoolLine(next(iter(libraries)), "default", numbers) if len(numbers) >= 3 else None
+    for key, text in pairs.items():
+        meaning, value = JSON_KEYS.get(key), parse_go_number(text)
+        # Of Rails' statistics only this key is a pool's for certain: a size is of anything.
+        if (
+            meaning is None
+            or value is None
+            or not meaning.field
+            or (meaning.library == "rails" and "busy" not in pairs)
+        ):
+            continue
+        libraries[meaning.library] = None
+        # A duration is printed with its unit: the scale of the JSON form does not apply.
+        amount = value if text[-1:].isalpha() else value * meaning.scale
+        numbers[meaning.field] = numbers.get(meaning.field, 0.0) + amount
+    if len(numbers) < LEAST_PAIRS or not numbers.keys() & {"open", "in_use", "idle"}:
+        return None
+    if "open" in numbers and "idle" in numbers:
+        numbers.setdefault("in_use", max(0.0, numbers["open"] - numbers["idle"]))
+    elif "open" in numbers and "in_use" in numbers:
+        numbers["idle"] = max(0.0, numbers["open"] - numbers["in_use"])
+    return PoolLine(next(iter(libraries)), "default", numbers)
+
+
+LEAST_PAIRS = 3
+"""Figures of a pool that a line has to name: one or two stand in a line by chance."""
 
 
 def parse_go_number(text: str) -> float | None:
@@ -306,10 +326,10 @@ def parse_go_number(text: str) -> float | None:
 def _read_timed_out(line: str) -> PoolLine | None:
     for library, pattern in _TIMED_OUT:
         if match := pattern.search(line):
-            numbers = _ints(match, "open", "in_use", "idle")
+            numbers = _ints(match, "open", "in_use", "idle", "waiting")
             if numbers.get("idle") == 0.0:
                 numbers["max_open"] = numbers["open"]
-            return PoolLine(library, "default", numbers, timed_out=1)
+            return PoolLine(library, match.groupdict().get("name") or "default", numbers, timed_out=1)
     return None
 
 
@@ -319,8 +339,8 @@ _READERS: tuple[Callable[[str], PoolLine | None], ...] = (
     _read_full("npgsql", _NPGSQL),
     _read_full("prisma", _PRISMA),
     _read_sqlx,
-    _read_go,
     _read_json,
+    _read_pairs,
     _read_events,
     _read_timed_out,
 )
