@@ -188,3 +188,14 @@ def test_rows_that_the_number_at_the_end_counts_are_missed(tmp_path: Path) -> No
     (source,) = result.observation.sources
     assert "rows are missing" in source.reason
     assert source.is_partial
+
+
+def test_the_same_paste_twice_is_one_look(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text(DRAWN["aligned"])
+    (tmp_path / "two").write_text(DRAWN["CSV"])
+
+    once = inspect(evidence=[str(tmp_path / "one")])
+    twice = inspect(evidence=[str(tmp_path / "one"), str(tmp_path / "one"), str(tmp_path / "two")])
+
+    assert len(twice.observation.samples) == 1
+    assert [each.code for each in twice.findings] == [each.code for each in once.findings]

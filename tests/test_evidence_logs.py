@@ -140,6 +140,21 @@ def test_a_compressed_log_with_windows_line_ends_in_utf_16_is_the_same_log(logge
     assert odd.applications == plain.applications
 
 
+def test_one_log_in_three_formats_counts_once(logged: Logged) -> None:
+    whole = read_evidence([str(logged.folder)])
+    alone = read_evidence([str(logged.folder / "server.csv")])
+
+    assert [each.count for each in facts(whole).refusals] == [each.count for each in facts(alone).refusals]
+    assert [each.open_at_least for each in facts(whole).moments] == [
+        each.open_at_least for each in facts(alone).moments
+    ]
+    assert [source.reason for source in whole.sources] == [
+        "",
+        "the same log as server.csv: left out",
+        "the same log as server.csv: left out",
+    ]
+
+
 def test_a_folder_is_read_file_by_file_and_the_time_window_leaves_lines_out(logged: Logged) -> None:
     whole = facts(read_evidence([str(logged.folder / "server.log")]))
     assert whole.first_at is not None

@@ -89,6 +89,8 @@ class _Reading:
     """Of backends, from ps."""
     collected_at: float | None = None
     names: Mapping[str, Meaning] = field(default_factory=dict)
+    logs: "list[tuple[str, _Marks]]" = field(default_factory=list)
+    """Of each file, how a server's log in it begins."""
 
 
 def read_evidence(
@@ -130,6 +132,13 @@ def _read_file(
 ) -> None:
     lines = file.lines()
     head = list(islice(lines, HEAD))
+    marks = _find_marks(head, prefix)
+    twin = next((name for name, known in reading.logs if _is_same_log(marks, known)), None)
+    if twin is not None:
+        # PostgreSQL writes one log in up to three formats: counted twice, it has twice as many sessions and refusals.
+        reading.sources.append(Source("evidence", file.name, reason=f"the same log as {twin}: left out"))
+        return
+    reading.logs.append((file.name, marks))
     is_small = (file.size is None or file.size <= SMALL) and _complete(head, lines)
     numbers: list[int] = []
     if is_small and not _is_log(head[:HEAD], prefix):
@@ -157,6 +166,28 @@ def _read_file(
         reason = "; ".join(filter(None, [file.complaint, concluded.reason]))
         concluded = replace(concluded, reason=reason, is_partial=True)
     reading.sources.append(concluded)
+
+
+_Marks = frozenset[tuple[int, int, str]]
+"""Of a log: the second, the process and the kind of the messages that it begins with."""
+LEAST_MARKS = 3
+SAME_SHARE = 0.8
+
+
+def _find_marks(lines: Sequence[str], prefix: str) -> _Marks:
+    log = ServerLog(prefix)
+    events = [event for line in lines for event in log.feed(line)[0]] + log.finish()
+    return frozenset(
+        (int(event.at), event.pid, event.kind)
+        for event in events
+        if event.at is not None and event.pid is not None and event.kind != "other"
+    )
+
+
+def _is_same_log(one: _Marks, other: _Marks) -> bool:
+    """Return True if two logs begin with the same messages, as far as the shorter one goes."""
+    least = min(len(one), len(other))
+    return least >= LEAST_MARKS and len(one & other) >= SAME_SHARE * least
 
 
 def _complete(head: list[str], lines: Iterator[str]) -> bool:
@@ -573,7 +604,13 @@ def _keep_comparable(servers: list[ServerSample]) -> list[ServerSample]:
     """
     if not servers or any(backend.pid < 0 for backend in servers[-1].backends):
         return servers[-1:]
+    # The same paste once more, in whatever form, is no second sample.
+    servers = list({_identify(server): server for server in servers}.values())
     return [server for server in servers if all(backend.pid > 0 for backend in server.backends)]
+
+
+def _identify(server: ServerSample) -> tuple[float, frozenset[tuple[int, str | None, float | None]]]:
+    return server.at, frozenset((backend.pid, backend.state, backend.state_at) for backend in server.backends)
 
 
 def _newest_by_target(bouncers: Sequence[BouncerSample]) -> tuple[BouncerSample, ...]:
