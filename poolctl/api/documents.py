@@ -9,7 +9,7 @@ client controls are not changed here, only escaped as JSON demands.
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolctl.diagnose.finding import Finding, Limit
@@ -18,9 +18,15 @@ from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import Connections, Generator, ObservedError, ObservedServer, Run, Summary, TimelinePoint
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from poolctl.diagnose.live.events import FindingEvent
     from poolctl.observe.snapshot import Observation
 
 SCHEMA_VERSION = 1
+
+MOST_HOLDERS, MOST_PIDS = 5, 20
+"""Holders, and process ids of each, in the line of an event."""
 
 Status = Literal["ok", "failed", "interrupted"]
 Document = dict[str, Any]
@@ -118,6 +124,31 @@ def drop_made_pids(document: Any) -> Any:
         if key.endswith("pids") and isinstance(value, list)
         else drop_made_pids(value)
         for key, value in document.items()
+    }
+
+
+def event_document(event: "FindingEvent", recording: "Path | None") -> Document:
+    """Make the document of one line that a service prints when a finding begins, gets worse or ends.
+
+    A log has lines of some kilobytes: of many holders the first are named, and ``holders`` counts all.
+    """
+    named = event.finding.holders[:MOST_HOLDERS]
+    few = replace(
+        event.finding, holders=tuple(replace(each, pids=each.pids[:MOST_PIDS]) for each in named), evidence_sql=""
+    )
+    finding = drop_made_pids(to_json_value(asdict(few)))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "command": "inspect",
+        "event": event.kind,
+        "at": to_json_value(event.at),
+        "began_at": to_json_value(event.began_at),
+        "code": event.finding.code,
+        "severity": event.finding.severity,
+        "holders": len(event.finding.holders),
+        "backends": sum(len(each.pids) for each in event.finding.holders),
+        "finding": finding,
+        "recording": str(recording) if recording is not None else None,
     }
 
 

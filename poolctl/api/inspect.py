@@ -6,7 +6,7 @@ to ``observe`` and the verdict to ``diagnose``.
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Unpack
 
 from poolctl.api.answers import check_answered, has_answered, stop_without_answer
 from poolctl.api.progress import Interruption, Progress, never
+from poolctl.api.record import open_recording
 from poolctl.api.requests import InspectFields, InspectRequest, Targets, make_request
 from poolctl.api.results import InspectResult, ReliefResult
 from poolctl.api.watch import watch
-from poolctl.errors import CannotDo, Interrupted, NoPrivilege
+from poolctl.errors import Interrupted, NoPrivilege
 
 if TYPE_CHECKING:
     from poolctl.diagnose.live.relief import ReliefPlan
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from poolctl.observe.snapshot import Observation, Snapshot
 
     Keep = Callable[[Snapshot], None]
+
+SERVICE_HOST_EVERY = 30.0
+"""Seconds between samples of this host by a service: reading every process costs more than all the rest."""
 
 EARLY_SAMPLES = 2
 """The second follows the first at once, and shows what moves: a verdict that can be certain by then, is."""
@@ -74,7 +78,12 @@ def inspect(
         _record_evidence(evidence, request)
         result = _diagnose(evidence, request)
         return _add_plan(result) if request.relief else result
-    with open_systems(request.targets, emergency=request.emergency) as (sampler, postgres):
+    is_service = request.is_service
+    host_every = SERVICE_HOST_EVERY if is_service else 0.0
+    with open_systems(request.targets, emergency=request.emergency, host_every=host_every, is_patient=is_service) as (
+        sampler,
+        postgres,
+    ):
         result = _sample(request, sampler, progress, stop, time.monotonic() if began is None else began)
         if evidence is not None:
             result = _diagnose(add_evidence(result.observation, evidence), request, interrupted=result.interrupted)
@@ -87,9 +96,10 @@ def inspect(
 
 @contextmanager
 def open_systems(
-    targets: Targets, *, emergency: bool = False, host_every: float = 0.0
+    targets: Targets, *, emergency: bool = False, host_every: float = 0.0, is_patient: bool = False
 ) -> Iterator[tuple["Sampler", "Postgres | None"]]:
     """Open the systems of ``targets`` for the length of a ``with``; the host is sampled each ``host_every`` seconds.
+    ``is_patient``: a server that is away is tried again for days, each 5 s at most.
 
     Raises BadInput for a connection string that cannot be read.
     """
@@ -101,7 +111,9 @@ def open_systems(
     from poolctl.observe.sampler import Sampler
 
     address, port = find_address(targets.conninfo) if targets.conninfo is not None else ("", None)
-    postgres = Postgres(targets.conninfo, emergency=emergency) if targets.conninfo is not None else None
+    postgres = None
+    if targets.conninfo is not None:
+        postgres = Postgres(targets.conninfo, emergency=emergency, is_patient=is_patient)
     bouncers = [PgBouncer(conninfo) for conninfo in targets.pgbouncers]
     pgpools = [Pgpool(conninfo) for conninfo in targets.pgpools]
     poolers: list[PgBouncer | Pgpool] = [*bouncers, *pgpools]
@@ -210,7 +222,7 @@ def _sample(
     request: InspectRequest, sampler: "Sampler", progress: Progress, stop: Callable[[], bool], began: float
 ) -> InspectResult:
     interruption = Interruption(stop, progress)
-    with _open_recording(request, sampler, progress) as keep:
+    with open_recording(request, sampler, progress) as keep:
         if request.watch:
             return watch(request, sampler, keep, interruption, progress)
         observation = _observe(request, sampler, keep, interruption, progress, began)
@@ -263,34 +275,6 @@ def _diagnose(
     shown = observation if request.show_literals else hide_all_literals(observation)
     planned = None if replayed or request.has_only_evidence else request.planned
     return InspectResult(shown, diagnose(shown), planned, interrupted, replayed)
-
-
-@contextmanager
-def _open_recording(request: InspectRequest, sampler: "Sampler", progress: Progress) -> Iterator["Keep"]:
-    """Open the file of ``request.record``, and yield a function that writes a snapshot to it, or does nothing.
-
-    A full disk ends the recording, not the inspection.
-    """
-    if request.record is None:
-        yield lambda _: None
-        return
-    from poolctl.observe.recording import RecordingWriter
-
-    is_broken = False
-
-    def keep(snapshot: "Snapshot") -> None:
-        nonlocal is_broken
-        if not is_broken:
-            try:
-                recorder.write(snapshot, sampler.observation)
-            except CannotDo as error:
-                is_broken = True
-                progress.warn(f"{error.message}; sampling continues without the recording")
-
-    with RecordingWriter(Path(request.record), show_literals=request.show_literals) as recorder:
-        yield keep
-        with suppress(CannotDo):
-            recorder.note(sampler.observation)
 
 
 def _record_evidence(evidence: "Observation", request: InspectRequest) -> None:

@@ -9,7 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from poolctl.api.results import InspectResult
+    from poolctl.diagnose.live.events import FindingEvent
     from poolctl.engines.pgbench import BenchWindow
     from poolctl.scenario.run import ObservedError, TimelinePoint
     from poolctl.scenario.scenario import Scenario
@@ -106,6 +109,9 @@ class Progress:
     def show_watch(self) -> AbstractContextManager[WatchView]:
         """Follow live systems until the reader wants to end."""
         return nullcontext(SilentView())
+
+    def report_finding(self, event: "FindingEvent", recording: "Path | None") -> None:
+        """Report that a finding began, got worse or ended; ``recording``: what is kept of it, None without a folder."""
 
     def show_window(self, window: "BenchWindow", passed: float) -> None:
         """Report one window of a sweep, ``passed`` seconds after the sweep began."""

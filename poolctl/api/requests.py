@@ -12,6 +12,7 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from poolctl.api.figures import has_figures, has_load_or_capacity
 from poolctl.api.results import Engine
+from poolctl.diagnose.finding import Severity
 from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figures
 
@@ -149,6 +150,10 @@ class InspectRequest:
     every ``step`` seconds (None: as fine as is useful), of the series that ``match`` selects.
     ``relief``: also plan which backends to end; ``execute``: end them, if ``Progress.confirm_relief`` agrees.
     ``emergency``: take a reserved slot if no other is free.
+    ``keep``: with ``watch``, ``record`` is a folder of recordings, of the newest samples of so many seconds in at most
+    ``keep_size`` bytes (None: 1 GB). ``interval``: seconds between samples, None: 1 s, as a service 5 s.
+    ``on_finding``: with ``watch``, ``Progress.report_finding`` is called when a finding of that severity begins, gets
+    worse or ends, and the view goes on whether or not a source answers.
     """
 
     conninfo: str | None = None
@@ -171,6 +176,15 @@ class InspectRequest:
     relief: bool = False
     execute: bool = False
     emergency: bool = False
+    keep: float | None = None
+    keep_size: int | None = None
+    interval: float | None = None
+    on_finding: Severity | None = None
+
+    @property
+    def is_service(self) -> bool:
+        """True if it runs unattended: no source that is away ends it."""
+        return self.keep is not None or self.on_finding is not None
 
     @property
     def targets(self) -> Targets:
@@ -218,10 +232,26 @@ class InspectRequest:
                         f"{spell(name)} does not go with --replay, which connects to nothing",
                         hint=f"leave {spell(name)} out",
                     )
+        self._check_watch()
         if self.execute and not self.relief:
             raise BadInput(
                 "--execute goes with --relief", hint="--relief alone shows what would be ended, and ends nothing"
             )
+
+    def _check_watch(self) -> None:
+        for name in ("keep", "on_finding", "interval"):
+            if getattr(self, name) is not None and not self.watch:
+                raise BadInput(f"{spell(name)} goes with --watch", hint=f"add --watch, or leave {spell(name)} out")
+        if self.keep is not None and self.record is None:
+            raise BadInput("--keep needs a folder for the recordings", hint="--record DIR")
+        if self.keep is None and self.record is not None and Path(self.record).is_dir():
+            raise BadInput(
+                f"--record {self.record}: this is a folder", hint="name a file, or add --watch --keep 24h for a ring"
+            )
+        if self.keep is not None and self.record is not None and Path(self.record).is_file():
+            raise BadInput(f"--record {self.record}: with --keep it names a folder, and this is a file")
+        if self.on_finding is not None and (self.relief or self.execute):
+            raise BadInput("--on-finding and --relief: give one of the two", hint="a service ends no backend")
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,6 +413,10 @@ class InspectFields(TypedDict, total=False):
     relief: bool
     execute: bool
     emergency: bool
+    keep: float | None
+    keep_size: int | None
+    interval: float | None
+    on_finding: Severity | None
 
 
 class RecommendFields(TypedDict, total=False):

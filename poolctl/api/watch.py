@@ -1,15 +1,18 @@
-"""The live view of ``inspect --watch``: sampled and diagnosed for as long as a reader wants.
+"""The live view of ``inspect --watch``: sampled and diagnosed for as long as a reader wants, or for days as a service.
 
-Decides when the state is diagnosed again. What is kept of a long view is the follower's decision.
+Decides when the state is diagnosed again, and what a service does about a finding. What is kept of a long view is the
+follower's decision.
 """
 
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from poolctl.api.answers import check_answered, has_answered
 from poolctl.api.progress import Interruption, Progress
+from poolctl.api.record import FlightRecorder
 from poolctl.api.requests import InspectRequest
 from poolctl.api.results import InspectResult
 from poolctl.errors import Interrupted
@@ -18,8 +21,16 @@ if TYPE_CHECKING:
     from poolctl.observe.sampler import Sampler
     from poolctl.observe.snapshot import Snapshot
 
-REST_SHARE = 4
-"""A live view diagnoses again after so many times what the last diagnosis took, so that sampling keeps its pace."""
+REST_SHARE, SERVICE_REST_SHARE = 4, 150
+"""A view diagnoses again after so many times what the last diagnosis took: sampling keeps its pace, and a service
+takes less than a hundredth of a core for it."""
+
+WINDOW = 600.0
+"""Seconds that a view diagnoses: they show every staircase that a person would wait for."""
+SERVICE_INTERVAL = 5.0
+
+LEAST_SEEN = 3
+"""Samples before the first finding is reported: one or two leave too much open."""
 
 RAW_KEPT = 2
 """Snapshots that the sampler keeps of a view: what the diagnosis needs, the follower keeps."""
@@ -34,40 +45,64 @@ def watch(
 ) -> InspectResult:
     """Show live systems until the reader or ``interruption`` ends it; return the last state.
 
-    ``keep`` gets every snapshot. Raises CannotConnect if no source answers, Interrupted before the first sample.
+    ``keep`` gets every snapshot. Raises CannotConnect if no source answers, CannotDo if the folder of a ring cannot be
+    used, Interrupted before the first sample.
     """
-    from poolctl.diagnose.live.follow import Follower
+    from poolctl.diagnose.live.events import FindingLog
+    from poolctl.diagnose.live.follow import LEAST_SAMPLES, Follower
     from poolctl.observe.recording import LiteralHider
+    from poolctl.observe.sampler import INTERVAL
 
-    follower, hider = Follower(), LiteralHider()
+    interval = request.interval or (SERVICE_INTERVAL if request.is_service else INTERVAL)
+    follower, hider = Follower(max(LEAST_SAMPLES, int(WINDOW / interval))), LiteralHider()
+    findings = FindingLog(request.on_finding) if request.on_finding is not None else None
     due, is_answered = 0.0, False
 
     def diagnose() -> InspectResult:
         observation, diagnosis = follower.diagnose(sampler.observation)
         return InspectResult(observation, diagnosis, request.planned, forgotten=follower.forgotten)
 
-    with progress.show_watch() as view:
+    def report(result: InspectResult) -> None:
+        if findings is None or len(result.observation.snapshots) < LEAST_SEEN:
+            return
+        events = findings.update(result.observation.last.at, result.findings)
+        begun = next((event for event in events if event.kind == "began"), None)
+        if begun is not None:
+            recorder.begin_apart(begun.finding.code, follower.snapshots, result.observation)
+        for event in events:
+            progress.report_finding(event, recorder.apart)
+        if findings.is_quiet:
+            recorder.end_apart()
+
+    with closing(FlightRecorder(request, progress)) as recorder, progress.show_watch() as view:
 
         def receive(snapshot: "Snapshot") -> None:
             nonlocal due, is_answered
             keep(snapshot)
-            follower.add(snapshot if request.show_literals else hider.hide(snapshot))
+            shown = snapshot if request.show_literals else hider.hide(snapshot)
+            follower.add(shown)
+            recorder.write(shown, sampler.observation)
             is_answered = is_answered or has_answered(sampler.observation)
             began = time.monotonic()
             if began >= due and is_answered:
-                view.show(diagnose())
-                due = time.monotonic() + (time.monotonic() - began) * REST_SHARE
+                result = diagnose()
+                view.show(result)
+                report(result)
+                share = SERVICE_REST_SHARE if request.is_service else REST_SHARE
+                due = time.monotonic() + (time.monotonic() - began) * share
 
         def is_over() -> bool:
             if interruption() or view.wants_to_end():
                 return True
-            return bool(follower.snapshots) and not is_answered and not sampler.awaits_server
+            is_silent = bool(follower.snapshots) and not is_answered and not sampler.awaits_server
+            return is_silent and not request.is_service
 
-        sampler.observe(request.duration, stop=is_over, on_snapshot=receive, keep=RAW_KEPT)
+        sampler.observe(request.duration, interval=interval, stop=is_over, on_snapshot=receive, keep=RAW_KEPT)
+        for event in findings.end() if findings is not None else ():
+            progress.report_finding(event, recorder.apart)
     interrupted = interruption.end()
     if interrupted and not follower.snapshots:
         raise Interrupted("interrupted before the first sample")
     if not is_answered:
         check_answered(sampler.observation, is_named=request.is_named)
-    result = diagnose()
-    return replace(result, interrupted=interrupted)
+    return replace(diagnose(), interrupted=interrupted)

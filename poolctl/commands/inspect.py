@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poolctl import BEGAN
+from poolctl.commands.hooks import Hook, split_command
 from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
     GroupedCommand,
+    Size,
     Timestamp,
     check_outputs,
     choose_exit_code,
@@ -44,6 +47,8 @@ Examples:
       with what an application reports about its own pool
   poolctl inspect -h db1 --watch
       a live view; q ends it with the report
+  poolctl inspect -h db1 --watch --record DIR --keep 24h --on-finding warning
+      as a service: the last day, and a line of JSON for each finding
   poolctl inspect -h db1 --for 1m --record night.jsonl --output report.md
       keep the evidence, and a report for the incident channel
   poolctl inspect --replay night.jsonl
@@ -96,6 +101,7 @@ def _write_script(context: click.Context, option: click.Parameter, folder: Path 
 _connection = make_option("Connection")
 _sampling = make_option("What to sample")
 _recording = make_option("Recording")
+_service = make_option("As a service")
 _evidence = make_option("Evidence")
 _relief = make_option("Relief")
 _findings = make_option("Findings")
@@ -118,15 +124,48 @@ _findings = make_option("Findings")
     help="How long to sample.  [default: until 3s after the start]",
 )
 @_sampling("--watch", is_flag=True, help="Show a live view until q, Ctrl-C, or the end of --for.")
+@_sampling(
+    "--interval",
+    type=Duration(above_zero=True),
+    metavar="DURATION",
+    help="With --watch: time between samples.  [default: 1s; as a service 5s]",
+)
 @_sampling("--show-literals", is_flag=True, help="Show and record queries with the values in them.")
 @_recording(
-    "--record", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Keep every sample in a file."
+    "--record",
+    type=click.Path(path_type=Path),
+    metavar="FILE|DIR",
+    help="Keep every sample in a file; with --keep in a folder.",
 )
 @_recording(
     "--replay",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
     help="Diagnose what --record kept; connect to nothing.",
+)
+@_service(
+    "--keep",
+    type=Duration(above_zero=True),
+    metavar="DURATION",
+    help="With --watch --record DIR: a ring of recordings of the newest samples; runs for days.",
+)
+@_service(
+    "--keep-size",
+    type=Size(),
+    metavar="SIZE",
+    help="Most space that DIR takes.  [default: 1GB]",
+)
+@_service(
+    "--on-finding",
+    type=click.Choice(["warning", "critical"]),
+    help="With --watch: print a line of JSON when such a finding begins, gets worse or ends, and no report; with "
+    "--keep, what came before it is kept apart.",
+)
+@_service(
+    "--exec",
+    "hook",
+    metavar="COMMAND",
+    help="Run it then, without a shell, with the arguments EVENT CODE SEVERITY RECORDING and the line as input.",
 )
 @_evidence(
     "--evidence",
@@ -165,6 +204,7 @@ def inspect(
     color: str,
     quiet: bool,
     fail_on: str | None,
+    hook: str | None,
     **options: Any,
 ) -> int:
     """Sample live PostgreSQL, PgBouncer and Pgpool-II, and report which layer is the problem, which clients hold the
@@ -180,16 +220,23 @@ def inspect(
 
     request = InspectRequest(conninfo=take_conninfo(options), **options)
     request.check()
+    command = split_command(hook) if hook is not None else None
+    if command is not None and request.on_finding is None:
+        raise BadInput("--exec runs when a finding begins or ends", hint="add --on-finding warning")
+    if request.on_finding is not None and as_json:
+        raise BadInput("--on-finding prints lines of JSON, and --json one document", hint="leave --json out")
     if request.execute:
         _check_terminal()
     check_outputs(outputs, "inspection")
     if request.replay is None:
         threading.Thread(target=lambda: [*map(import_module, REPORT_MODULES)], daemon=True).start()
     printer = _Printer(as_json, color)
-    with catch_interrupts() as interrupts:
-        progress = ScreenProgress(color, quiet, interrupts, printer.show)
+    is_service = request.on_finding is not None
+    with catch_interrupts() as interrupts, closing(Hook(command)) if command else nullcontext() as run_hook:
+        progress = ScreenProgress(color, quiet or is_service, interrupts, printer.show, run_hook)
         result = inspect_systems(request, progress=progress, stop=interrupts, began=BEGAN)
-    printer.finish(result)
+    if not is_service:
+        printer.finish(result)
     write_outputs(outputs, result)
     return choose_exit_code(result.findings, fail_on, interrupted=result.interrupted)
 

@@ -145,6 +145,23 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+class Size(click.ParamType[int]):
+    """A number of bytes with a unit (kB, MB, GB, TB), as an integer."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B?", str(value).strip(), re.IGNORECASE)
+        if found is None:
+            self.fail(f"{value!r}: a size looks like 500MB or 2GB", param, ctx)
+        size = int(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
+        if size < 1_000_000:
+            self.fail(f"{value!r}: must be at least 1MB", param, ctx)
+        return size
+
+
 class Timestamp(click.ParamType[float]):
     """A moment of a log: seconds since the epoch, or since midnight for a time of day alone."""
 

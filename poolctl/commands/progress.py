@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING
 import click
 
 from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
+from poolctl.commands.hooks import Hook
 from poolctl.commands.interrupts import Interrupts
 from poolctl.commands.streams import print_message
 from poolctl.safe_text import neutralize
 from poolctl.units import format_count, format_duration, plural
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from poolctl.api.results import InspectResult
+    from poolctl.diagnose.live.events import FindingEvent
     from poolctl.engines.pgbench import BenchWindow
     from poolctl.report.screen import Screen
     from poolctl.scenario.scenario import Scenario
@@ -42,7 +46,8 @@ class _FileProgress:
 
 
 class ScreenProgress(Progress):
-    """Shows progress on standard error. ``show_report``: prints a result before a question about it."""
+    """Shows progress on standard error. ``show_report``: prints a result before a question about it. ``hook``: runs for
+    each event of a service."""
 
     def __init__(
         self,
@@ -50,7 +55,9 @@ class ScreenProgress(Progress):
         quiet: bool,
         interrupts: Interrupts,
         show_report: "Callable[[InspectResult], None]" = lambda _: None,
+        hook: Hook | None = None,
     ) -> None:
+        self._hook = hook
         self._color, self._quiet, self._interrupts, self._show_report = color, quiet, interrupts, show_report
         self._reading: _FileProgress | None = None
 
@@ -143,6 +150,18 @@ class ScreenProgress(Progress):
         from poolctl.report.watching import watch_view
 
         return watch_view(self._screen, quiet=self._quiet)
+
+    def report_finding(self, event: "FindingEvent", recording: "Path | None") -> None:
+        """Print one line of JSON on standard output, and run the command of ``--exec``."""
+        import json
+
+        from poolctl.api.documents import event_document
+
+        line = json.dumps(event_document(event, recording), ensure_ascii=True)
+        click.echo(line)
+        if self._hook is not None:
+            arguments = (event.kind, event.finding.code, event.finding.severity, str(recording or ""))
+            self._hook(arguments, line + "\n")
 
     def show_window(self, window: "BenchWindow", passed: float) -> None:
         """Print a line for each window of a sweep."""

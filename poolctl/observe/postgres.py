@@ -30,6 +30,11 @@ from poolctl.observe.terminate import Action, TerminationResult, end_backend
 RETRY_EVERY = 1.0
 """Seconds at least between a failed attempt to connect and the next."""
 
+PATIENT_RETRY = 5.0
+"""The same for poolctl as a service, which also waits so long after an attempt that succeeded."""
+INCURABLE_RETRY = 60.0
+"""Seconds after which a service tries again what time alone does not cure: a password may be corrected."""
+
 RECONNECT_WITHIN = 1.0
 """Seconds for ``reconnect``."""
 
@@ -65,11 +70,14 @@ class Postgres:
     """One server. Connects at the first ``sample``, and again, once a sample, when the connection was lost.
 
     ``emergency``: a slot that is reserved for superusers or pg_use_reserved_connections may be taken; without it the
-    connection is closed as soon as it turns out to hold such a slot. Raises BadInput for a conninfo that cannot be
+    connection is closed as soon as it turns out to hold such a slot. ``is_patient``: for days; it never gives up, and
+    connects at most once in ``PATIENT_RETRY`` seconds. Raises BadInput for a conninfo that cannot be
     read. Safe to use from several threads, one after the other.
     """
 
-    def __init__(self, conninfo: str, *, emergency: bool = False, within: float = PATIENCE) -> None:
+    def __init__(
+        self, conninfo: str, *, emergency: bool = False, within: float = PATIENCE, is_patient: bool = False
+    ) -> None:
         self.target = describe_target(conninfo)
         self.facts: ServerFacts | None = None
         """Facts of the last connection; None as long as there was none."""
@@ -81,8 +89,8 @@ class Postgres:
         self._connection: ServerConnection | None = None
         self._using = threading.Lock()
         self._failure = ""
-        self._refused_at = -RETRY_EVERY
-        self._gave_up = False
+        self._is_patient = is_patient
+        self._next_attempt_at = 0.0
         self._names: dict[int, str] = {}
         self._database = 0
         self._known: dict[int, Backend] = {}
@@ -174,13 +182,14 @@ class Postgres:
     def _connect(self) -> ServerConnection | None:
         """Connect and read the facts; None when it is too early to try again. Raises PoolctlError."""
         now = time.monotonic()
-        if self._gave_up or now - self._refused_at < RETRY_EVERY:
+        if now < self._next_attempt_at:
             return None
-        self._refused_at = now
+        self._next_attempt_at = now + (PATIENT_RETRY if self._is_patient else RETRY_EVERY)
         try:
             connection = ServerConnection.open(self._conninfo, within=self._within)
         except Refused as error:
-            self._gave_up = error.refusal.by in _INCURABLE
+            if error.refusal.by in _INCURABLE:
+                self._give_up(now)
             raise
         try:
             facts, self._database, clients, schema = read_facts(connection, self._within)
@@ -192,15 +201,21 @@ class Postgres:
         self._names, self._known = {}, {}
         self._counters = CounterReader(schema)
         self._connection, self.refusal = connection, None
-        self._refused_at = -RETRY_EVERY
+        if not self._is_patient:
+            self._next_attempt_at = 0.0
         return connection
+
+    def _give_up(self, now: float) -> None:
+        """Put off the next attempt: for ever, unless this is a service."""
+        self._next_attempt_at = now + (INCURABLE_RETRY if self._is_patient else float("inf"))
 
     def _check_slot(self, facts: ServerFacts, clients: int) -> None:
         """Raise Refused when this connection holds a slot that ordinary clients could not have."""
         is_special = facts.is_superuser or facts.uses_reserved
         if self._emergency or not is_special or clients <= facts.usable:
             return
-        self._gave_up = True
+        if not self._is_patient:
+            self._give_up(0.0)
         text = (
             f"only reserved slots are free: {clients - 1} clients hold the {facts.usable} for ordinary roles; "
             "--emergency takes a reserved one"

@@ -2,14 +2,18 @@
 
 The first line names the format; every other line is one object: ``about`` (the server's facts and the sources, written
 again whenever they change; the last one counts) or ``snapshot``. A field that has its default is left out. Literals of
-statements are hidden unless the user wants them; passwords in command lines and reasons are always hidden.
+statements are hidden unless the user wants them; passwords in command lines and reasons are always hidden. A file whose
+name ends in .gz is compressed, each line so that it can be read whatever comes after it.
 """
 
+import gzip
 import json
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TextIO
 
 from poolctl.errors import BadInput, CannotDo
 from poolctl.observe.snapshot import Backend, LogFacts, Observation, ServerFacts, Snapshot, Source
@@ -19,6 +23,10 @@ from poolctl.serialize import from_dict, to_dict
 FORMAT = 1
 _KEY = "poolctl_recording"
 _HINT = "a file that inspect --record wrote"
+_GZIP = 31
+"""zlib's word for a file of gzip with the largest window."""
+_ROWS = "\0rows"
+"""Stands for the rows of backends until they are put in its place; no source can send it."""
 _MOST_KEPT = 5_000
 """Texts whose hidden form is kept: the same statements come again in every snapshot."""
 
@@ -44,11 +52,20 @@ class RecordingWriter:
         self._show_literals = show_literals
         self._about: About | None = None
         self._hidden: dict[str, str] = {}
+        self._rows: dict[int, tuple[Backend, str]] = {}
+        self._compressor = zlib.compressobj(1, wbits=_GZIP) if path.suffix == ".gz" else None
+        self._is_broken = False
+        self.size = 0
+        """Bytes of the file so far."""
         try:
-            self._file: IO[str] = path.open("w", encoding="utf-8")
+            self._file: IO[bytes] = path.open("wb", buffering=0)
         except OSError as error:
             raise self._make_error(error) from error
-        self._write({_KEY: FORMAT, "literals": "shown" if show_literals else "hidden"})
+        try:
+            self._write({_KEY: FORMAT, "literals": "shown" if show_literals else "hidden"})
+        except CannotDo:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -59,7 +76,15 @@ class RecordingWriter:
     def write(self, snapshot: Snapshot, observation: Observation) -> None:
         """Add ``snapshot``, and the facts and sources of ``observation`` if they have changed. Raises CannotDo."""
         self.note(observation)
-        self._write({"snapshot": self._clean(to_dict(snapshot))})
+        rows: list[str] = []
+        if snapshot.server is not None:
+            rows = self._write_rows(snapshot.server.backends)
+            snapshot = replace(snapshot, server=replace(snapshot.server, backends=()))
+        entry = self._clean(to_dict(snapshot))
+        if rows:
+            entry["server"]["backends"] = _ROWS
+        line = _dump({"snapshot": entry})
+        self._write_line(line.replace(_dump(_ROWS), f"[{','.join(rows)}]", 1) if rows else line)
 
     def note(self, observation: Observation) -> None:
         """Write facts and sources, if they have changed. Raises CannotDo."""
@@ -69,14 +94,40 @@ class RecordingWriter:
             self._write({"about": self._clean(to_dict(about))})
 
     def close(self) -> None:
-        self._file.close()
+        """Close the file. What cannot be written any more is left out."""
+        with self._file, suppress(OSError):
+            if self._compressor is not None and not self._is_broken:
+                self._file.write(self._compressor.flush())
+
+    def _write_rows(self, backends: Iterable[Backend]) -> list[str]:
+        """Return the rows as JSON; those of the snapshot before are not made again."""
+        known, self._rows = self._rows, {}
+        texts = []
+        for row in backends:
+            before = known.get(row.pid)
+            texts.append(before[1] if before is not None and before[0] is row else _dump(self._clean(to_dict(row))))
+            self._rows[row.pid] = row, texts[-1]
+        return texts
 
     def _write(self, line: Mapping[str, Any]) -> None:
+        self._write_line(_dump(line))
+
+    def _write_line(self, line: str) -> None:
+        data = f"{line}\n".encode("ascii")
+        if self._compressor is not None:
+            data = self._compressor.compress(data) + self._compressor.flush(zlib.Z_SYNC_FLUSH)
         try:
-            self._file.write(json.dumps(line, ensure_ascii=True, separators=(",", ":")) + "\n")
-            self._file.flush()
+            left = memoryview(data)
+            while left:
+                left = left[self._file.write(left) :]
         except OSError as error:
+            # A part of a line must not stand before whole ones, and an end that does not fit not at the end.
+            self._is_broken = True
+            with suppress(OSError):
+                self._file.truncate(self.size)
+                self._file.seek(self.size)
             raise self._make_error(error) from error
+        self.size += len(data)
 
     def _make_error(self, error: OSError) -> CannotDo:
         return CannotDo(f"cannot write the recording {self._path}: {error.strerror or error}")
@@ -110,8 +161,11 @@ def read_recording(path: Path) -> tuple[Observation, str]:
     """
     about, snapshots, note = About(), list[Snapshot](), ""
     try:
-        with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
-            for number, line in enumerate(file, 1):
+        with _open(path) as file:
+            for number, line in enumerate(_list_lines(file), 1):
+                if line is None:
+                    note = f"the end of {path} is cut off; it was left out"
+                    break
                 if number > 1 and not line.endswith("\n") and not _is_whole(line):
                     note = f"the last line of {path} is cut off; it was left out"
                     break
@@ -119,11 +173,31 @@ def read_recording(path: Path) -> tuple[Observation, str]:
                     about = _read_line(number, line, about, snapshots)
                 except ValueError as error:
                     raise BadInput(f"{path}, line {number}: {error}", hint=_HINT) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise BadInput(f"{path}: {error}", hint=_HINT) from None
     except OSError as error:
         raise CannotDo(f"cannot read the recording {path}: {error.strerror or error}") from error
     if not snapshots:
         raise BadInput(f"{path} holds no snapshot", hint=_HINT)
     return Observation(tuple(snapshots), about.server, about.sources, about.interval, about.log), note
+
+
+def _open(path: Path) -> TextIO:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8", errors="replace", newline="\n")
+    return path.open(encoding="utf-8", errors="replace", newline="\n")
+
+
+def _list_lines(file: TextIO) -> Iterator[str | None]:
+    """Yield the lines of ``file``; None in place of the rest of a compressed one that is cut off."""
+    try:
+        yield from file
+    except EOFError:
+        yield None
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
 
 
 def _read_line(number: int, line: str, about: About, snapshots: list[Snapshot]) -> About:

@@ -1,5 +1,5 @@
 """An hour of watching a large server: what a refresh costs, against the diagnosis of the same samples from scratch; and
-how long the first verdict on 5,000 backends takes.
+how long the first verdict on 5,000 backends takes; and what a service costs at 500.
 
     python tests/benchmarks/bench_watch.py [BACKENDS] [SAMPLES]
 
@@ -13,9 +13,12 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+import psutil
 
 from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.diagnose.live.follow import Follower
@@ -113,9 +116,28 @@ def inspect_crowd(backends: int) -> None:
     print(f"  memory: {memory:.0f} MB (goal: below 300)")
 
 
+def record_crowd(backends: int, seconds: float) -> None:
+    """Measure the share of a core that a service takes, once it has started."""
+    with (
+        Sandbox.start(max_connections=backends + 100) as sandbox,
+        crowded(sandbox.admin_conninfo, backends) as conninfo,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        command = [sys.executable, "-m", "poolctl", "inspect", conninfo, "--watch", "--record", folder, "--keep", "24h"]
+        with subprocess.Popen([*command, "--on-finding", "warning"], stdout=subprocess.DEVNULL) as process:
+            time.sleep(20.0)
+            before = psutil.Process(process.pid).cpu_times()
+            time.sleep(seconds)
+            after = psutil.Process(process.pid).cpu_times()
+            process.terminate()
+    used = after.user + after.system - before.user - before.system
+    print(f"a service at {backends} backends: {used / seconds:.2%} of a core (goal: below 1 %)")
+
+
 def main() -> None:
     watch(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000, int(sys.argv[2]) if len(sys.argv) > 2 else 3_600)
     inspect_crowd(5_000)
+    record_crowd(500, 120.0)
 
 
 if __name__ == "__main__":
