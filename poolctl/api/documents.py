@@ -15,7 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 from poolctl.diagnose.finding import Finding, Limit
 from poolctl.errors import PoolctlError
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import Connections, Generator, ObservedError, ObservedServer, Run, Summary, TimelinePoint
+from poolctl.scenario.run import (
+    Connections,
+    Generator,
+    Machine,
+    ObservedError,
+    ObservedServer,
+    Run,
+    Summary,
+    TimelinePoint,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +76,7 @@ def run_document(run: Run, findings: Sequence[Finding]) -> Document:
         "instances": [summary_document(instance) for instance in run.instances],
         "services": [{"name": to_json_value(name)} | summary_document(service) for name, service in run.services],
         "generator": _generator_document(run.generator) if run.generator else None,
+        "machines": [_machine_document(machine) for machine in run.machines],
         "findings": [record_document(finding) for finding in findings],
         "notes": [to_json_value(note) for note in run.notes],
     }
@@ -214,6 +224,15 @@ def _observed_error_document(error: ObservedError) -> Document:
         "message": to_json_value(error.kind.message),
         "count": error.count,
         "first_at": to_json_value(error.first_at),
+    }
+
+
+def _machine_document(machine: Machine) -> Document:
+    return {
+        **{name: to_json_value(value) for name, value in asdict(machine).items()},
+        "lost": bool(machine.loss),
+        "loss": to_json_value(machine.loss or None),
+        "limit": machine.is_limit,
     }
 
 

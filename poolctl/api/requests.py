@@ -68,7 +68,9 @@ class SimulateRequest:
     replications. ``leak`` True and False add and remove a leak, None keeps the scenario's own. ``assignments``: each
     ``section.key=value``. ``duration`` (seconds) and ``seed`` None: the scenario's own. ``target``: the server to use
     instead of a throw-away one. ``interval``: seconds between rows of the timeline.
-    ``on``: where a sweep or replications run: ``local``, ``local:N``, or the address of a Dask scheduler.
+    ``on``: where a sweep, replications or the instances of a live load run: ``local``, ``local:N`` (not a live load),
+    or the address of a Dask scheduler. ``per_worker``: the most instances of a worker there; None: each gets as many as
+    the others. ``sandbox_listen``: the address where those workers reach the throw-away server; None: the scenario's.
     """
 
     scenario: Path | str | None = None
@@ -88,11 +90,18 @@ class SimulateRequest:
     keep: bool = False
     interval: float = 0.1
     on: str = "local"
+    per_worker: int | None = None
+    sandbox_listen: str | None = None
 
     @property
     def is_batch(self) -> bool:
         """True for many model runs, of which only the numbers are kept."""
         return bool(self.sweeps) or self.replications is not None
+
+    @property
+    def is_on_cluster(self) -> bool:
+        """True if the instances of a live load run on the workers of a Dask cluster."""
+        return self.on.startswith(("tcp:", "tls:")) and not self.is_batch
 
     @property
     def chosen_engine(self) -> Engine:
@@ -115,11 +124,7 @@ class SimulateRequest:
             raise BadInput(
                 "--sweep and --replications: give one of the two", hint="--sweep load.seed=1..10 varies the seed"
             )
-        if self.on != "local" and not self.is_batch:
-            raise BadInput(
-                "--on goes with --sweep and --replications: one run is made on this machine",
-                hint="leave --on out, or give a sweep",
-            )
+        self._check_place()
         if self.compare is not None and (self.is_batch or self.chosen_engine == "both"):
             other = many if self.is_batch else "--engine both"
             raise BadInput(f"--compare and {other}: give one of the two")
@@ -129,11 +134,28 @@ class SimulateRequest:
                 "--allow-exhaustion": self.allow_exhaustion,
                 "--port": self.port is not None,
                 "--keep": self.keep,
+                "--per-worker": self.per_worker is not None,
+                "--sandbox-listen": self.sandbox_listen is not None,
             }
             for option in (option for option, is_given in given.items() if is_given):
                 raise BadInput(
                     f"{option} is about a server, and --engine model needs none", hint="--engine live, or both"
                 )
+
+    def _check_place(self) -> None:
+        if self.on != "local" and not self.is_batch and (self.chosen_engine == "model" or not self.is_on_cluster):
+            raise BadInput(
+                f"--on {self.on} goes with --sweep, --replications and recommend --verify; a live load takes the "
+                "address of a Dask scheduler",
+                hint="leave --on out, or give --on tcp://scheduler:8786",
+            )
+        if self.is_on_cluster:
+            if self.target is not None and self.sandbox_listen is not None:
+                raise BadInput("--target and --sandbox-listen: give one of the two")
+            return
+        for option, value in (("--per-worker", self.per_worker), ("--sandbox-listen", self.sandbox_listen)):
+            if value is not None:
+                raise BadInput(f"{option} is about a live load on a cluster", hint="add --on tcp://scheduler:8786")
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +410,8 @@ class SimulateFields(TypedDict, total=False):
     keep: bool
     interval: float
     on: str
+    per_worker: int | None
+    sandbox_listen: str | None
 
 
 class InspectFields(TypedDict, total=False):

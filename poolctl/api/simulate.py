@@ -17,12 +17,14 @@ from poolctl.api.progress import Interruption, Progress, never
 from poolctl.api.requests import SimulateFields, SimulateRequest, make_request
 from poolctl.api.results import Batch, Engine, Point, RunOutcome, SimulateResult, Variant
 from poolctl.diagnose.run.diagnose import diagnose_run
+from poolctl.errors import BadInput
 from poolctl.scenario.scenario import parse_scenario
 from poolctl.scenario.toml import TomlSource, override, read_toml
 from poolctl.scenario.variants import NamedValues, parse_variants, with_leak, without_leak
 
 if TYPE_CHECKING:
     from poolctl.engines.live.engine import EngineView
+    from poolctl.engines.live.instance_host import InstanceHost
     from poolctl.engines.live.live_servers import LiveServer, ThrowAwayServers
     from poolctl.scenario.run import Run
     from poolctl.scenario.scenario import Scenario
@@ -82,7 +84,12 @@ def read_scenarios(request: SimulateRequest) -> list[tuple[NamedValues, "Scenari
         variants = parse_variants(values, request.compare)
     scenarios = [(variant, parse_scenario(variant.values, source)) for variant in variants]
     for _, scenario in scenarios:
-        _check_engine(scenario, request.chosen_engine)
+        _check_engine(scenario, request.chosen_engine, is_here=not request.is_on_cluster)
+        if request.is_on_cluster and request.target is None and not scenario.database.listen:
+            raise BadInput(
+                "the throw-away server listens on 127.0.0.1, where no worker of a cluster reaches it",
+                hint="name an address of this machine with --sandbox-listen, or a server of yours with --target",
+            )
     return scenarios
 
 
@@ -104,6 +111,8 @@ def _list_assignments(request: SimulateRequest) -> list[str]:
         assignments.append(f"load.duration={request.duration}")
     if request.seed is not None:
         assignments.append(f"load.seed={request.seed}")
+    if request.sandbox_listen is not None:
+        assignments.append(f"database.listen={request.sandbox_listen}")
     return assignments
 
 
@@ -133,12 +142,12 @@ def _read_replications(request: SimulateRequest) -> list["Scenario"]:
     return scenarios
 
 
-def _check_engine(scenario: "Scenario", engine: Engine) -> None:
+def _check_engine(scenario: "Scenario", engine: Engine, *, is_here: bool = True) -> None:
     """Refuse what the engine, or one of the two, cannot do. Raises BadInput."""
     if engine in ("live", "both"):
         from poolctl.engines.live.engine import check_scenario
 
-        check_scenario(scenario)
+        check_scenario(scenario, is_here=is_here)
     if engine in ("model", "both"):
         from poolctl.engines.model.plan import check
 
@@ -223,21 +232,56 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
     from poolctl.engines.live.live_servers import ThrowAwayServers
     from poolctl.engines.sandbox import without_libpq_environment
 
+    remote = request.is_on_cluster
     # A named server is reached as the user's environment says; a throw-away one must not be.
     environment = without_libpq_environment() if request.target is None else nullcontext()
-    with environment, ThrowAwayServers(port=request.port, keep=request.keep) as servers:
+    with (
+        environment,
+        _open_place(request, progress, interruption) as start_host,
+        ThrowAwayServers(port=request.port, keep=request.keep, remote=remote) as servers,
+    ):
 
         def run_live(named: NamedValues, scenario: "Scenario") -> "Run":
             with progress.show_run(named.name, scenario) as view:
                 for note in named.notes:
                     view.note(note)
                 serve = partial(_serve, request, servers, view)
-                return run_on(serve, scenario, view, interval=request.interval, stop=interruption)
+                return run_on(
+                    serve, scenario, view, start_host=start_host, interval=request.interval, stop=interruption
+                )
 
         yield run_live
         if request.keep and servers.sandbox is not None:
             progress.note(f"The server is left running: psql {shlex.quote(servers.sandbox.direct_conninfo)}")
             progress.note(f"Stop it with: {servers.sandbox.stop_command}")
+
+
+@contextmanager
+def _open_place(
+    request: SimulateRequest, progress: Progress, interruption: Interruption
+) -> Iterator["Callable[[Scenario], InstanceHost]"]:
+    """Yield a function that starts the processes of a scenario's instances: here, or on the cluster of the request."""
+    from poolctl.engines.live.engine import count_processes, count_workers, start_here
+
+    if not request.is_on_cluster:
+        yield start_here
+        return
+    from poolctl.engines.cluster.client import connect_cluster
+    from poolctl.engines.cluster.cluster_host import ClusterHost
+    from poolctl.engines.cluster.place import parse_place
+
+    _, address = parse_place(request.on)
+    with connect_cluster(address, stop=interruption, note=progress.note) as client:
+        yield lambda scenario: ClusterHost(
+            client,
+            address,
+            library=scenario.pool.kind,
+            count=count_processes(scenario),
+            workers=count_workers(scenario),
+            per_worker=request.per_worker,
+            stop=interruption,
+            note=progress.note,
+        )
 
 
 def _serve(
@@ -249,8 +293,12 @@ def _serve(
     if request.target is None:
         server = servers.serve(scenario)
     else:
-        server = open_target(request.target, scenario, allow_exhaustion=request.allow_exhaustion)
-    words = ["poolctl", "inspect", format_address(server.conninfo)]
+        server = open_target(
+            request.target, scenario, allow_exhaustion=request.allow_exhaustion, remote=request.is_on_cluster
+        )
+    # Without the password that clients on other machines need.
+    reached_at = server.sandbox.conninfo if server.sandbox is not None else server.conninfo
+    words = ["poolctl", "inspect", format_address(reached_at)]
     if server.sandbox is not None:
         words += ["--pool-stats", str(server.sandbox.directory / NAME)]
     view.note(f"PostgreSQL {server.version}; from a second terminal: {shlex.join(words)}")

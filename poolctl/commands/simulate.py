@@ -102,11 +102,13 @@ _server = make_option("Server")
     default="local",
     show_default=True,
     metavar="PLACE",
-    help="Where they run: local, local:4, or a Dask scheduler, tcp://HOST:PORT or tls://HOST:PORT.",
+    help="Where they, or the instances of a live load, run: local, local:4, or a Dask scheduler: tcp://HOST:PORT.",
 )
+@_several("--per-worker", type=click.IntRange(1), metavar="N", help="Instances on each worker.  [default: evenly]")
 @_server("--target", metavar="CONNINFO", help="A server of yours instead of the throw-away one.")
 @_server("--allow-exhaustion", is_flag=True, help="Let the run take every free slot of --target.")
 @_server("--port", type=click.IntRange(1, 65535), metavar="N", help="Port of the throw-away server.")
+@_server("--sandbox-listen", metavar="ADDRESS", help="Where a cluster reaches the throw-away server.")
 @_server("--keep", is_flag=True, help="Leave the throw-away server running, and print how to stop it.")
 @_server("--stop", "stop", metavar="DIR", help="Stop a server left by --keep, and do nothing else.")
 @output_options("simulate")

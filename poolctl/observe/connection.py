@@ -54,6 +54,9 @@ _LIMITS = (
 _LARGEST_PID = 1 << 22
 """pid_max of Linux. A pooler's process ids are random numbers of 32 bits."""
 
+_OF_HERE = ("service", "servicefile", "passfile", "hostaddr", "application_name", "client_encoding")
+"""Settings of a connection that another machine must not be given: files of this one, and what poolctl itself chose."""
+
 _VERBOSE = 2
 _ROWS, _EMPTY = pq.ExecStatus.TUPLES_OK, (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.EMPTY_QUERY)
 
@@ -189,6 +192,21 @@ class ServerConnection:
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(address.partition("%")[0]).is_loopback
         return False
+
+    def spell_out(self, given: str) -> str:
+        """Return the connection string ``given`` with all that libpq added from this machine: for another one.
+
+        That is what came from its environment, service file and password file. The result holds the password.
+        """
+        kept = {
+            option.keyword.decode(): option.val.decode()
+            for option in self._pgconn.info
+            if option.val is not None and option.val != option.compiled and option.keyword.decode() not in _OF_HERE
+        }
+        if password := self._pgconn.password:
+            kept["password"] = password.decode()
+        named = parse_conninfo(given)
+        return make_conninfo("", **kept | {key: named[key] for key in ("hostaddr",) if key in named})
 
     def read(self, *statements: str, before_limits: str = "", within: float = PATIENCE) -> list[list[Row]]:
         """Run statements in one read-only transaction under timeouts, in one round trip; return the rows of each.

@@ -41,7 +41,7 @@ from poolctl.report.findings import (
 )
 from poolctl.safe_text import neutralize
 from poolctl.scenario.histogram import Times
-from poolctl.scenario.run import ObservedError, ObservedServer, RequestCounts, Run, Summary, TimelinePoint
+from poolctl.scenario.run import Machine, ObservedError, ObservedServer, RequestCounts, Run, Summary, TimelinePoint
 from poolctl.scenario.scenario import Distribution, Load, Scenario, Service
 from poolctl.units import format_count, format_duration, percent, plural
 
@@ -83,6 +83,7 @@ def list_run_facts(run: Run) -> Facts:
         *_list_connections(summary, sum_limits(run.scenario)),
         *(_list_server(summary.server, run.scenario.load.query) if summary.server else ()),
         *_list_generator(run),
+        *_list_machines(run.machines),
         *_list_services(run),
     ]
     return Facts(tuple(facts))
@@ -123,7 +124,15 @@ def warn_about_run(run: Run) -> tuple[str, ...]:
         whole = f" of {format_duration(planned)}" if planned is not None else ""
         after = run.timeline[-1].at if run.timeline else run.summary.duration
         cautions.append(f"INTERRUPTED after {format_duration(after)}{whole}: partial results shown")
-    if run.generator and run.generator.bound_by:
+    slow = max((machine for machine in run.machines if machine.is_limit), key=lambda machine: machine.lag, default=None)
+    if slow is not None:
+        cautions.append(
+            f"GENERATOR-BOUND: worker {neutralize(slow.name, 60)} was the limit: requests began "
+            f"{format_duration(slow.lag)} late there at the 99th percentile, and an instance's process used "
+            f"{percent(slow.cpu)} of a core. Waits and throughput say little about the pool; use more machines, or "
+            "fewer instances on each"
+        )
+    elif run.generator and run.generator.bound_by:
         reasons = " and ".join(run.generator.bound_by)
         server = run.summary.server
         if server and server.cpu and server.cores and server.cpu >= BUSY_SHARE * server.cores:
@@ -362,6 +371,19 @@ def _list_generator(run: Run) -> Iterable[Fact]:
         items.append(Amount("mean wait", format_duration(generator.measured_wait)))
         items.append(Amount("ideal queue", format_duration(generator.ideal_wait)))
     yield Fact("generator", tuple(items))
+
+
+def _list_machines(machines: Sequence[Machine]) -> Iterable[Fact]:
+    for machine in machines:
+        items = (
+            Amount("", plural(machine.instances, "instance")),
+            Amount("offered", format_count(machine.offered)),
+            Amount("served", format_count(machine.acquired)),
+            Amount("lag p99", format_duration(machine.lag)),
+            Amount("CPU", f"{percent(machine.cpu)} of a core"),
+        )
+        state = "lost" if machine.loss else "the limit" if machine.is_limit else ""
+        yield Fact(neutralize(machine.name, 30), items, state)
 
 
 def _list_services(run: Run) -> Iterable[Fact]:

@@ -297,6 +297,35 @@ class Generator:
 
 
 @dataclass(frozen=True, slots=True)
+class Machine:
+    """One machine of a run on a cluster: its share of the load, and how well it was made there.
+
+    ``lag``: as in Generator, the 99th percentile. ``cpu``: as in Generator. ``loss``: why the machine was lost, "": it
+    was not; its figures then end with its last report. ``clock_offset``: seconds that its clock is ahead of the
+    scheduler's; no figure rests on it. ``start_uncertainty``: seconds that its load may have begun before or after the
+    agreed instant.
+    """
+
+    name: str
+    instances: int
+    offered: int
+    acquired: int
+    lag: float
+    cpu: float
+    loss: str = ""
+    clock_offset: float = 0.0
+    start_uncertainty: float = 0.0
+
+    SKEW_LIMIT = 0.05
+    """Seconds of either from which a run mentions it."""
+
+    @property
+    def is_limit(self) -> bool:
+        """True if this machine was too slow for its share."""
+        return self.lag > Generator.LAG_LIMIT or self.cpu > Generator.CPU_LIMIT
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One run. ``interrupted``: the user ended it early, the numbers are those until then.
 
@@ -318,6 +347,8 @@ class Run:
     """If several services share the server: the name of each, and the summary of all its instances."""
     kernel: str = ""
     """The kernel of a model run: "plain" or "compiled". Both give the same figures."""
+    machines: tuple[Machine, ...] = ()
+    """The machines of a run on a cluster; none for a run on this machine alone."""
     cut_off: str = ""
     """Why a model run was ended that could never end by itself: "standstill" (no time passes) or "queue" (it grows)."""
 

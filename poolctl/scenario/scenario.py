@@ -3,6 +3,7 @@
 Decides what a scenario file may contain. Its names are public. Times are float seconds; None means "off".
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from math import log, sqrt
@@ -78,6 +79,8 @@ class Database:
     via: str = "none"
     pgbouncer: dict[str, Any] = field(default_factory=dict)
     pgpool: dict[str, Any] = field(default_factory=dict)
+    listen: str = ""
+    """An address of this machine where the throw-away server also listens, for instances on other machines."""
     setup: str = ""
     """SQL that runs once on the throw-away server before the load."""
 
@@ -320,9 +323,14 @@ def _database(table: TomlTable) -> Database:
         via=table.take_choice("via", default.via, VIAS),
         pgbouncer=_pooler(table.take_table("pgbouncer")),
         pgpool=_pooler(table.take_table("pgpool")),
+        listen=table.take_text("listen", default.listen),
         setup=table.take_text("setup", ""),
     )
     table.finish()
+    if re.search(r"[\s,='\\*]", database.listen) or database.listen in ("0.0.0.0", "::"):
+        raise table.refuse("listen", database.listen, "must be one address of this machine, not all of them")
+    if database.listen and database.via != "none":
+        raise table.refuse("listen", database.listen, "goes with via = none: the pooler listens on this machine only")
     if database.reserved >= database.max_connections:
         raise table.refuse("reserved", database.reserved, f"must be below max_connections ({database.max_connections})")
     return database

@@ -77,8 +77,8 @@ def connect_cluster(address: str, *, stop: Stop, note: Callable[[str], None]) ->
     security = Security() if address.startswith("tls://") else None
     client = _open(lambda: Client(address, timeout=CONNECT_TIMEOUT, security=security, set_as_default=False), address)
     try:
-        _wait_for_workers(client, address, stop, note)
-        _check_workers(client, address)
+        wait_for_workers(client, address, 1, stop, note)
+        check_workers(client, address)
         yield client
     finally:
         with contextlib.suppress(Exception):
@@ -108,24 +108,26 @@ def _open(connect: "Callable[[], Client]", address: str) -> "Client":
     )
 
 
-def _wait_for_workers(client: "Client", address: str, stop: Stop, note: Callable[[str], None]) -> None:
+def wait_for_workers(client: "Client", address: str, count: int, stop: Stop, note: Callable[[str], None]) -> None:
+    """Wait until there are ``count`` workers, or ``stop`` returns True. Raises CannotDo."""
     began = time.monotonic()
     is_noted = False
-    while not client.scheduler_info(n_workers=-1)["workers"]:
+    while (found := len(client.scheduler_info(n_workers=-1)["workers"])) < count:
         if stop():
             return
         if time.monotonic() - began > WORKERS_TIMEOUT:
+            has = f"{found} of the {count} workers that are needed" if found else "no worker"
             raise CannotDo(
-                f"--on {address}: the scheduler has no worker after {WORKERS_TIMEOUT:g} s",
+                f"--on {address}: the scheduler has {has} after {WORKERS_TIMEOUT:g} s",
                 hint="start some: dask worker ADDRESS",
             )
         if not is_noted:
-            note(f"waiting for workers of {address}")
+            note(f"waiting for workers of {address}: {found} of {count} are there")
             is_noted = True
         time.sleep(_CHECK)
 
 
-def _check_workers(client: "Client", address: str) -> None:
+def check_workers(client: "Client", address: str) -> None:
     """Refuse a scheduler or a worker that has no poolctl, or another one than this machine. Raises CannotDo."""
     own = describe_worker()
     try:

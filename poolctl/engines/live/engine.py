@@ -7,25 +7,29 @@ instances make the load (engines/instance), the observer samples the server, and
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from typing import Protocol
 
-import psutil
-
 from poolctl.engines.live.instance_fleet import InstanceFleet
-from poolctl.engines.live.live_result import SHORTEST_RUN, collect_errors, summarize_generator, summarize_instances
+from poolctl.engines.live.instance_host import HostMachine, InstanceHost, LocalHost, check_memory
+from poolctl.engines.live.live_result import (
+    SHORTEST_RUN,
+    collect_errors,
+    summarize_generator,
+    summarize_instances,
+    summarize_machines,
+)
 from poolctl.engines.live.live_servers import LiveServer, check_query, measure_cpu_rows
 from poolctl.engines.live.observer import Observer
 from poolctl.engines.live.pool_figures_file import ExposedPools
 from poolctl.engines.live.server_events import ServerEvents
 from poolctl.engines.pool_kinds import REAL_LIBRARIES
 from poolctl.engines.workload import drop_late_events, plan_jobs
-from poolctl.errors import BadInput, CannotDo
+from poolctl.errors import BadInput
 from poolctl.observe.slots import SIMULATION
-from poolctl.scenario.run import ObservedError, ObservedServer, Run, TimelinePoint
+from poolctl.scenario.run import Machine, ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
-
-START_DELAY = 0.05
-"""Seconds from the message that names the start to the start, so that it reaches every instance in time."""
+from poolctl.units import format_duration
 
 GATHER = 0.05
 """Seconds between two checks of the instances, of Ctrl-C and of the server."""
@@ -41,12 +45,6 @@ LEAVING = 0.3
 
 BLIND = 2.0
 """Seconds after which a load on a named server ends when its free slots can no longer be counted."""
-
-INSTANCE_MEMORY = 35_000_000
-"""Bytes that the process of an instance takes with its libraries loaded."""
-
-WORKER_MEMORY = 32_000
-"""Bytes that a worker takes: a thread where a real library runs the pool, less in the event loop."""
 
 SUSPEND_LIMIT = 2.0
 """Seconds. If wall time has advanced so much more than the run's clock, the machine has slept."""
@@ -65,25 +63,17 @@ class EngineView(Protocol):
         """Show a sentence about the run."""
 
 
-def check_scenario(scenario: Scenario) -> None:
+def check_scenario(scenario: Scenario, *, is_here: bool = True) -> None:
     """Raise BadInput if ``scenario`` needs something that only the model can do.
 
-    Raises CannotDo if its processes would not fit into the memory that is free now.
+    ``is_here``: its instances run on this machine. Raises CannotDo if they would not fit into the memory that is free.
     """
     if scenario.model_only:
         raise BadInput(
             f"{', '.join(scenario.model_only)}: only the model engine can do that", hint="use --engine model"
         )
-    load, processes = scenario.load, count_processes(scenario)
-    workers = (load.workers or 0) + sum(burst.workers for burst in load.bursts)
-    needed = processes * (INSTANCE_MEMORY + workers * WORKER_MEMORY)
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise CannotDo(
-            f"{processes:,} instances with {workers:,} workers each need about {needed / 1e9:.1f} GB of memory, and "
-            f"{free / 1e9:.1f} GB are free",
-            hint="lower load.instances or load.workers, or use --engine model, which needs little memory",
-        )
+    if is_here:
+        check_memory(count_processes(scenario), count_workers(scenario))
 
 
 def count_processes(scenario: Scenario) -> int:
@@ -91,20 +81,32 @@ def count_processes(scenario: Scenario) -> int:
     return len(plan_jobs(scenario, ""))
 
 
+def count_workers(scenario: Scenario) -> int:
+    """Return the most closed loops of an instance."""
+    return (scenario.load.workers or 0) + sum(burst.workers for burst in scenario.load.bursts)
+
+
+def start_here(scenario: Scenario) -> LocalHost:
+    """Start the processes of the instances on this machine. Raises CannotDo."""
+    return LocalHost(scenario.pool.kind, range(count_processes(scenario)))
+
+
 def run_on(
     serve: Callable[[Scenario], LiveServer],
     scenario: Scenario,
     view: EngineView,
     *,
+    start_host: Callable[[Scenario], InstanceHost] = start_here,
     interval: float = 0.1,
     stop: Callable[[], bool] = lambda: False,
     wall_clock: Callable[[], float] = time.time,
 ) -> Run:
     """Start the instances and, while they load their libraries, the server with ``serve``; then run ``scenario``.
 
-    See ``run_live`` for the rest.
+    ``start_host`` starts their processes: here or, on a cluster, elsewhere. See ``run_live`` for the rest.
     """
-    with InstanceFleet(scenario.pool.kind, count_processes(scenario)) as fleet:
+    with closing(start_host(scenario)) as host:
+        fleet = InstanceFleet(host, count_processes(scenario))
         view.phase("starting the server")
         return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop, wall_clock=wall_clock)
 
@@ -190,7 +192,7 @@ class _LiveRun:
     def watch(self, stop: Callable[[], bool]) -> None:
         """Start the load, and wait until every instance has reported its final counts or is overdue."""
         self._view.phase("running")
-        self._start_at = time.monotonic() + START_DELAY
+        self._start_at = time.monotonic() + self._fleet.start_delay
         ahead = self._wall_clock() - time.monotonic()
         sandbox = self._server.sandbox
         cpu_before = sandbox.measure_cpu_time() if sandbox else 0.0
@@ -263,6 +265,7 @@ class _LiveRun:
                 summarize_instances([instance], load.warmup, timeline=timeline, server=None) for instance in instances
             ),
             generator=summarize_generator(instances, len(self._fleet.instances)),
+            machines=summarize_machines(self._fleet.instances, self._fleet.list_machines()),
             interrupted=self._interrupted,
             failure=self._failure,
             notes=tuple(self._notes),
@@ -320,7 +323,13 @@ class _LiveRun:
     def _note_losses(self, slept: float) -> None:
         self._show()
         lost = [instance for instance in self._fleet.instances if instance.loss]
+        machines = self._fleet.list_machines()
+        for machine in machines:
+            self._note_machine(machine)
+        with_machine = {number for machine in machines if machine.loss for number in machine.numbers}
         for instance in lost:
+            if instance.number in with_machine:
+                continue
             self._note(f"instance {instance.number} {instance.loss}; its figures end with its last report")
         silent = [instance for instance in self._fleet.instances if not instance.is_done and not instance.loss]
         if silent:
@@ -328,10 +337,30 @@ class _LiveRun:
         if (lost or silent) and not self._failure:
             what = f"{len(lost)} of {len(self._fleet.instances)} instances ended before they were done"
             self._failure = what if lost else f"{len(silent)} instances stopped answering"
+            gone = [machine.name for machine in machines if machine.loss]
+            if gone:
+                self._failure += f": lost with the worker{'s' if len(gone) > 1 else ''} {', '.join(gone)}"
         if slept > SUSPEND_LIMIT:
             self._note(f"the machine slept for {slept:.0f} s during the run: times that include the sleep are wrong")
         if self._observer.peak is None:
             self._note("the server could not be observed during the run")
+
+    def _note_machine(self, machine: HostMachine) -> None:
+        count = len(machine.numbers)
+        if machine.loss:
+            self._note(
+                f"worker {machine.name} was lost: {machine.loss}; of its {count} of {len(self._fleet.instances)} "
+                "instances the figures end with their last report"
+            )
+        if abs(machine.clock_offset) > Machine.SKEW_LIMIT:
+            ahead = "ahead of" if machine.clock_offset > 0 else "behind"
+            self._note(
+                f"the clock of {machine.name} is {format_duration(abs(machine.clock_offset))} {ahead} the scheduler's; "
+                "no figure rests on it"
+            )
+        if machine.start_uncertainty > Machine.SKEW_LIMIT:
+            skew = format_duration(machine.start_uncertainty)
+            self._note(f"the load of {machine.name} may have begun up to {skew} early or late: the way to it is slow")
 
     def _note(self, text: str) -> None:
         self._notes.append(text)

@@ -5,17 +5,27 @@ Decides which part of the run the averages cover, and what is said about the loa
 
 from collections.abc import Sequence
 
-from poolctl.engines.live.instance_fleet import InstanceProcess
+from poolctl.engines.live.instance_fleet import Instance
+from poolctl.engines.live.instance_host import HostMachine
 from poolctl.engines.workload import Job
 from poolctl.scenario.histogram import Histogram, Times
-from poolctl.scenario.run import Generator, ObservedError, ObservedServer, Summary, Tally, TimelinePoint, summarize
+from poolctl.scenario.run import (
+    Generator,
+    Machine,
+    ObservedError,
+    ObservedServer,
+    Summary,
+    Tally,
+    TimelinePoint,
+    summarize,
+)
 
 SHORTEST_RUN = 0.05
 """Seconds. A shorter run counts as so long where a figure is divided by its length."""
 
 
 def summarize_instances(
-    instances: Sequence[InstanceProcess],
+    instances: Sequence[Instance],
     warmup: float,
     *,
     timeline: Sequence[TimelinePoint],
@@ -38,7 +48,7 @@ def summarize_instances(
     )
 
 
-def summarize_generator(instances: Sequence[InstanceProcess], expected: int) -> Generator:
+def summarize_generator(instances: Sequence[Instance], expected: int) -> Generator:
     """Summarize how well the load was made. ``expected``: the number of instances, lost ones included."""
     lag = Histogram()
     cpu = 0.0
@@ -60,7 +70,30 @@ def summarize_generator(instances: Sequence[InstanceProcess], expected: int) -> 
     )
 
 
-def collect_errors(instances: Sequence[InstanceProcess]) -> list[ObservedError]:
+def summarize_machines(instances: Sequence[Instance], machines: Sequence[HostMachine]) -> tuple[Machine, ...]:
+    """Summarize what the instances on each of ``machines`` reported, those of a lost machine until then."""
+    rows = []
+    for machine in machines:
+        own = [instances[number] for number in machine.numbers]
+        generator = summarize_generator(own, len(own))
+        tallies = [one.progress.tally for one in own if one.progress is not None]
+        rows.append(
+            Machine(
+                name=machine.name,
+                instances=len(own),
+                offered=sum(tally.offered for tally in tallies),
+                acquired=sum(tally.acquired for tally in tallies),
+                lag=generator.lag.p99,
+                cpu=generator.cpu,
+                loss=machine.loss,
+                clock_offset=machine.clock_offset,
+                start_uncertainty=machine.start_uncertainty,
+            )
+        )
+    return tuple(rows)
+
+
+def collect_errors(instances: Sequence[Instance]) -> list[ObservedError]:
     """Return the errors that ``instances`` have reported so far, each kind once."""
     total = Tally()
     for instance in instances:
@@ -69,16 +102,16 @@ def collect_errors(instances: Sequence[InstanceProcess]) -> list[ObservedError]:
     return [ObservedError(kind, count, first_at) for kind, (count, first_at) in total.errors.items()]
 
 
-def _job(instance: InstanceProcess) -> Job:
+def _job(instance: Instance) -> Job:
     assert instance.job is not None
     return instance.job
 
 
-def _find_begin(instance: InstanceProcess, warmup: float) -> float:
+def _find_begin(instance: Instance, warmup: float) -> float:
     return max(_job(instance).begins_at, warmup)
 
 
-def _find_end(instance: InstanceProcess) -> float:
+def _find_end(instance: Instance) -> float:
     """Return when the load of ``instance`` ended: at its planned end, or earlier with its last report."""
     reported_at = instance.progress.at if instance.progress else 0.0
     ends_at = _job(instance).ends_at

@@ -5,6 +5,7 @@ limited.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -59,13 +60,15 @@ class LiveServer:
 class ThrowAwayServers:
     """Starts the throw-away server that a scenario needs, and reuses it for the next scenario that needs the same.
 
-    ``port``: where applications connect, None: any free port. ``keep``: leave the last server running.
+    ``port``: where applications connect, None: any free port. ``keep``: leave the last server running. ``remote``: the
+    instances run on other machines.
     """
 
-    def __init__(self, *, port: int | None = None, keep: bool = False) -> None:
+    def __init__(self, *, port: int | None = None, keep: bool = False, remote: bool = False) -> None:
         self.sandbox: Sandbox | None = None
         self._port = port
         self._keep = keep
+        self._remote = remote
         self._serves: Database | None = None
 
     def __enter__(self) -> Self:
@@ -86,12 +89,13 @@ class ThrowAwayServers:
                 pgbouncer=database.pgbouncer,
                 pgpool=database.pgpool,
                 port=self._port,
+                listen=database.listen,
                 keep=self._keep,
             )
             self._serves = database
             if database.setup:
                 _run_setup(self.sandbox.admin_conninfo, database.setup)
-        return _sandbox_server(self.sandbox, scenario)
+        return _sandbox_server(self.sandbox, scenario, remote=self._remote)
 
     def _stop(self) -> None:
         if self.sandbox is not None:
@@ -99,10 +103,14 @@ class ThrowAwayServers:
             self.sandbox = None
 
 
-def _sandbox_server(sandbox: Sandbox, scenario: Scenario) -> LiveServer:
+def _sandbox_server(sandbox: Sandbox, scenario: Scenario, *, remote: bool) -> LiveServer:
     database = scenario.database
+    conninfo = make_conninfo(sandbox.conninfo, application_name=SIMULATION)
+    if remote:
+        options = find_lost_clients(sandbox.version)
+        conninfo = make_conninfo(sandbox.listen_conninfo, application_name=SIMULATION, options=options)
     return LiveServer(
-        conninfo=make_conninfo(sandbox.conninfo, application_name=SIMULATION),
+        conninfo=conninfo,
         observer_conninfo=make_conninfo(sandbox.observer_conninfo, application_name=OBSERVER),
         max_connections=database.max_connections,
         usable=database.max_connections - database.reserved,
@@ -153,9 +161,12 @@ class Promise:
         return f"other clients arrived: {too_few} ({nearest.arithmetic} - {used})"
 
 
-def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False) -> LiveServer:
+def open_target(
+    conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = False, remote: bool = False
+) -> LiveServer:
     """Check that ``scenario`` is safe for the server that the user named, and return that server.
 
+    ``remote``: the instances run on other machines, which know nothing of this one's environment and files.
     Raises ServerFull, with the arithmetic, if the run could take more than the free slots less a margin, BadInput for
     what is possible on the throw-away server only, CannotConnect and CannotDo.
     """
@@ -167,6 +178,7 @@ def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = F
     planned = count_most_connections(scenario)
     name = RunName.make(planned or 0)
     slots = count_slots(conninfo, name)
+    everywhere = _spell_out(conninfo) if remote else conninfo
     promise = None
     if not allow_exhaustion:
         if planned is None:
@@ -178,8 +190,10 @@ def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = F
         promise = Promise(name, planned, find_margin(slots.free), slots.is_behind_pooler)
         promise.check_start(slots)
     safe = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c lock_timeout=2s -c idle_in_transaction_session_timeout=10min"
+    if remote:
+        safe = f"{safe} {find_lost_clients(slots.version)}"
     return LiveServer(
-        conninfo=limit_sessions(conninfo, name.load, safe, is_behind_pooler=slots.is_behind_pooler),
+        conninfo=limit_sessions(everywhere, name.load, safe, is_behind_pooler=slots.is_behind_pooler),
         observer_conninfo=make_conninfo("", **parse_conninfo(conninfo) | {"application_name": name.observer}),
         max_connections=slots.max_connections,
         usable=slots.max_connections - slots.reserved,
@@ -187,6 +201,26 @@ def open_target(conninfo: str, scenario: Scenario, *, allow_exhaustion: bool = F
         prepared=not slots.is_behind_pooler,
         promise=promise,
     )
+
+
+def find_lost_clients(version: str) -> str:
+    """Return the settings with which a backend notices within 5 s that the machine of its client is gone.
+
+    PostgreSQL's own default for a cut network is the system's: two hours. ``version``: "18.6".
+    """
+    major = int(re.split(r"\D", version)[0] or 0)
+    settings = ["tcp_keepalives_idle=1", "tcp_keepalives_interval=1", "tcp_keepalives_count=3"]
+    if major >= 12:
+        settings.append("tcp_user_timeout=4000")
+    if major >= 14:
+        # Without it a backend in the middle of a statement notices only at the end of it.
+        settings.append("client_connection_check_interval=500")
+    return " ".join(f"-c {setting}" for setting in settings)
+
+
+def _spell_out(conninfo: str) -> str:
+    with report_target_errors(conninfo), closing(ServerConnection.open(conninfo, application=OBSERVER)) as server:
+        return server.spell_out(conninfo)
 
 
 def find_margin(free: int) -> int:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from poolctl.engines.live.instance_fleet import InstanceProcess
+from poolctl.engines.live.instance_fleet import Instance
 
 NAME = "pools.prom"
 EVERY = 0.25
@@ -24,7 +24,7 @@ class ExposedPools:
         self._application = application
         self._written_at = float("-inf")
 
-    def show(self, instances: Sequence[InstanceProcess]) -> None:
+    def show(self, instances: Sequence[Instance]) -> None:
         """Write what ``instances`` reported last, at most every ``EVERY`` seconds.
 
         A version that cannot be written, for example on a full disk, is left out.
@@ -41,7 +41,7 @@ class ExposedPools:
         except OSError:
             return
 
-    def _lines(self, instances: Sequence[InstanceProcess]) -> list[str]:
+    def _lines(self, instances: Sequence[Instance]) -> list[str]:
         lines = []
         for instance in instances:
             if instance.row is None or instance.loss:

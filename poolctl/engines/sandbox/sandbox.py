@@ -28,6 +28,7 @@ from poolctl.engines.sandbox.server import (
     PortTaken,
     PostgresServer,
     Setting,
+    check_listen,
     check_settings,
     is_free,
 )
@@ -94,6 +95,7 @@ class Sandbox:
         pgbouncer: Mapping[str, object] | None = None,
         pgpool: Mapping[str, object] | None = None,
         port: int | None = None,
+        listen: str = "",
         settings: Mapping[str, Setting] | None = None,
         keep: bool = False,
     ) -> Self:
@@ -101,7 +103,8 @@ class Sandbox:
 
         ``via`` ("none", "pgbouncer", "pgpool") is what stands in front of it, with the keys of ``pgbouncer`` or
         ``pgpool`` in the pooler's own names. ``port`` is the one that applications connect to; None takes a
-        free one. ``settings`` are further ones of postgresql.conf. With ``keep`` it is left running by ``stop`` (and
+        free one. ``listen``: an address of this machine where clients of other machines also connect to the server
+        itself. ``settings`` are further ones of postgresql.conf. With ``keep`` it is left running by ``stop`` (and
         by ``with``), but not by a poolctl that is killed before.
 
         Its clients, this call among them, need an environment without libpq's variables: see
@@ -109,6 +112,8 @@ class Sandbox:
         the end of the right log).
         """
         check_settings(max_connections, reserved, settings or {})
+        if listen:
+            check_listen(listen)
         account = find_server_account()
         bindir = find_postgres()
         pooler = make_pooler(via, pgbouncer or {}, pgpool or {})
@@ -126,6 +131,7 @@ class Sandbox:
                 max_connections=max_connections,
                 reserved=reserved,
                 settings=settings or {},
+                listen=listen,
             )
             server.begin_initdb()
             # While initdb works: the remains of other runs, and the driver, which takes a while to load.
@@ -157,6 +163,12 @@ class Sandbox:
     def direct_conninfo(self) -> str:
         """The ordinary role ``app``, straight to PostgreSQL."""
         return f"{ADDRESS} port={self._server.port} user=app dbname=app {PLAIN}"
+
+    @property
+    def listen_conninfo(self) -> str:
+        """Where applications on other machines connect, with a password that is nowhere shown. Needs ``listen``."""
+        server = self._server
+        return f"host={server.listen} port={server.port} user=app dbname=app password={server.password} {PLAIN}"
 
     @property
     def admin_conninfo(self) -> str:

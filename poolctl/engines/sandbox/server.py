@@ -85,7 +85,11 @@ class PostgresServer:
         max_connections: int,
         reserved: int,
         settings: Mapping[str, Setting],
+        listen: str = "",
     ) -> None:
+        self.listen = listen
+        self.password = secrets.token_urlsafe(24) if listen else ""
+        """Of the role app, for clients from other machines; "": there are none."""
         self._guard = guard
         self._directory = directory
         self._bindir = bindir
@@ -143,9 +147,10 @@ class PostgresServer:
 
         Raises PortTaken, BadInput for a setting that PostgreSQL refuses, SandboxFailed for anything else.
         """
-        self._directory.write(
-            "pg_hba.conf", f"host all app {HOST}/32 trust\nhost all postgres {HOST}/32 scram-sha-256\n"
-        )
+        rules = [f"host all app {HOST}/32 trust", f"host all postgres {HOST}/32 scram-sha-256"]
+        if self.listen:
+            rules.append("host all app all scram-sha-256")
+        self._directory.write("pg_hba.conf", "".join(f"{rule}\n" for rule in rules))
         if port is not None:
             self._start_on(port)
             return
@@ -179,6 +184,10 @@ class PostgresServer:
             with self._connect("template1") as server:
                 number = server.info.server_version
                 server.execute("CREATE ROLE app LOGIN")
+                if self.password:
+                    # Encrypted here: pg_stat_statements keeps the text of the statement.
+                    secret = server.pgconn.encrypt_password(self.password.encode(), b"app", b"scram-sha-256")
+                    server.execute(b"ALTER ROLE app PASSWORD '%s'" % secret)
                 # Renamed, not created: copying a database takes a tenth of the whole start.
                 server.execute("ALTER DATABASE postgres RENAME TO app")
                 server.execute("ALTER DATABASE app OWNER TO app")
@@ -219,9 +228,9 @@ class PostgresServer:
     def _start_on(self, port: int) -> None:
         log = self._directory.log(NAME)
         said_before = log.stat().st_size if log.exists() else 0
-        self._directory.write(
-            "postgresql.conf", _format_configuration(self._settings | {"port": port}, self._directory)
-        )
+        addresses = f"{HOST},{self.listen}" if self.listen not in ("", HOST) else HOST
+        settings = self._settings | {"port": port, "listen_addresses": addresses}
+        self._directory.write("postgresql.conf", _format_configuration(settings, self._directory))
         argv: list[str | Path] = [
             self._bindir / "postgres",
             "-D",
@@ -331,6 +340,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def check_listen(address: str) -> None:
+    """Raise BadInput if ``address`` is none of this machine. PostgreSQL would start all the same, and only warn."""
+    try:
+        socket.create_server((address, 0), family=socket.AF_INET6 if ":" in address else socket.AF_INET).close()
+    except OSError as error:
+        raise BadInput(
+            f"database.listen is {address}: no server can listen there: {error.strerror or error}",
+            hint="name an address of this machine that the other machines reach",
+        ) from None
+
+
 def is_free(port: int) -> bool:
     with socket.socket() as probe:
         # As the servers do: connections that are still closing do not count.
@@ -366,7 +386,6 @@ class _RefusalCounter:
 
 def _format_configuration(settings: Mapping[str, Setting], directory: SandboxDirectory) -> str:
     fixed: dict[str, Setting] = {
-        "listen_addresses": HOST,
         "unix_socket_directories": "",
         "hba_file": str(directory.path / "pg_hba.conf"),
         "logging_collector": False,
