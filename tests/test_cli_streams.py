@@ -1,13 +1,17 @@
 """What a command does when its streams, its start or its own code fail: one line, the right exit code, no traceback."""
 
+import fcntl
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
+from sandboxes import eventually
 
 ROOT = Path(__file__).parents[1]
 POOLCTL = (sys.executable, "-m", "poolctl")
@@ -196,6 +200,30 @@ poolctl.engines.model.simulate = simulate
 from poolctl.cli import main
 main()
 """
+
+
+@pytest.mark.skipif(not hasattr(fcntl, "F_SETPIPE_SZ"), reason="only Linux has pipes of a chosen size")
+def test_ctrl_c_while_nobody_reads_the_document_leaves_a_part_of_it_and_no_second_one() -> None:
+    reader, writer = os.pipe()
+    size = fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    words = ("--json", "--quiet", "--seed", "1")
+    with subprocess.Popen([*POOLCTL, *MODEL, *words], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        eventually(lambda: bytes_waiting(reader) == size, within=60)
+
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(timeout=60) == 130
+    with os.fdopen(reader, "rb") as pipe:
+        written = pipe.read()
+    assert written.startswith(b"{")
+    assert written.count(b'"schema_version"') == 1
+    assert len(written) == size
+
+
+def bytes_waiting(descriptor: int) -> int:
+    """Count what was written into a pipe and not read yet."""
+    return int(struct.unpack("i", fcntl.ioctl(descriptor, termios.FIONREAD, bytes(4)))[0])
 
 
 def test_ctrl_c_within_a_destructor_is_not_lost() -> None:

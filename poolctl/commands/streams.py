@@ -64,6 +64,10 @@ class _GuardedFile(io.RawIOBase):
             except OSError as error:
                 self._has_failed = True
                 self.fail(error)
+            except KeyboardInterrupt:
+                # Some of it may be written, and how much is not known: nothing that could follow would be one document.
+                self._has_failed = self.has_written = True
+                raise
         return len(data)
 
     def _write(self, data: Any) -> int:
