@@ -38,7 +38,7 @@ Examples:
       any key of the scenario file
   poolctl simulate --leak --for 5m
       long enough to inspect it with poolctl inspect from a second terminal
-  poolctl simulate --engine model --set load.instances=100 --for 1h
+  poolctl simulate --engine model --set load.instances=100 --for 1m
       an hour of 100 instances in virtual time, without a server
   poolctl simulate --engine both
       live and in the model, and how far apart they are

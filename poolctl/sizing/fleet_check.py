@@ -226,8 +226,8 @@ def _make_healthy(tightest: LimitCheck) -> Finding:
         severity="info",
         confidence="certain",
         layer="application",
-        summary=f"Every limit is kept; tightest are {where}: {tightest.worst} of {tightest.limit} at worst "
-        f"({tightest.worst_moment})",
+        summary=f"Every limit is kept, the tightest with {tightest.worst} of {tightest.limit} at worst "
+        f"({tightest.worst_moment}): {where}",
         evidence={"worst": tightest.worst, "limit": tightest.limit, "worst_moment": tightest.worst_moment},
         remedy="Nothing. Check again when a pool, a number of instances or a limit changes",
         evidence_sql=None,
