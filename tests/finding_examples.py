@@ -214,7 +214,7 @@ RECOMMENDED: dict[str, str | Scene | RecommendResult] = {
     "hidden-by-pooler": replace(MEASURED, facts=server(is_behind_pooler=True)),
     "stats-reset": replace(MEASURED, databases=count_work(NOW - 9.0, NOW)),
     "estimates-disagree": replace(MEASURED, databases=count_work(*[None] * 7)),
-    "demand-censored": replace(MEASURED, pools=full_pool(12, 0)),
+    "demand-censored": replace(MEASURED, pools=[[pool(max_open=12, open=12, in_use=12, waiting=None)]]),
     "few-samples": MEASURED,
     "hold-unseen": MEASURED,
     "peak-unseen": MEASURED,

@@ -283,8 +283,8 @@ Why     opened 300, opened per second 100, transactions 300, abandoned 0, grown 
 """,
     "connection-per-request": """\
 WARNING  12 of 12 backends of shop were used in their first second only and then left open; they
-were opened one by one, over 44 s, beside others that already rested; at this pace the server is
-full in 5.67 min (likely)
+were opened one by one, over 44 s, beside others that already rested; if none is closed, the
+server is full in 5.67 min (likely)
 connection-per-request (application, likely); the remedy frees 11 slots
 Who     application shop, user app, client 127.0.0.1, 12 backends (100, 101, 102, 103, 104, 105,
         106, 107 ...)

@@ -136,7 +136,9 @@ def _build_connection_per_request(context: RuleContext, application: Application
     slots = context.facts.server.usable if context.facts.server and lives.goes_on else 0
     pace = span / (len(moments) - 1)
     full = (
-        f"; at this pace the server is full in {format_duration(_time_to_full(context, batch, pace))}" if slots else ""
+        f"; if none is closed, the server is full in {format_duration(_time_to_full(context, batch, pace))}"
+        if slots
+        else ""
     )
     return build_finding(
         "connection-per-request",
