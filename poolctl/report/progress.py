@@ -241,7 +241,7 @@ class LiveBlock:
         recent = sorted(errors, key=lambda error: -error.first_at)[:ERRORS_SHOWN]
         return [
             *self._course(width, points),
-            self._gauges(points[-1], width),
+            *self._gauges(points[-1], width),
             self._flow(points),
             *(Text.assemble((f"{error.count:,} x ", "bold"), _describe_error(error)) for error in recent),
         ]
@@ -264,19 +264,20 @@ class LiveBlock:
             Text.assemble((f"{'open':<{left}}", "bold"), (f"{bars:<{room}}", STYLES["open"]), opened),
         ]
 
-    def _gauges(self, point: TimelinePoint, width: int) -> Text:
+    def _gauges(self, point: TimelinePoint, width: int) -> list[Text]:
         gauges = [("in use", f"{point.in_use:,}", ""), ("idle", f"{point.idle:,}", "")]
         if point.opening:
             gauges.append(("opening", f"{point.opening:,}", ""))
         gauges.append(("waiting", f"{point.waiting:,}", STYLES["waiting"] if point.waiting else ""))
         if point.server_connections is not None:
             gauges.append(("server", _format_of(point.server_connections, self._bounds.usable), STYLES["server"]))
-        gap = "   " if width >= 60 else " "
-        line = Text()
+        lines = [Text()]
         for name, value, style in gauges:
-            line.append(f"{gap if line else ''}{name} ")
-            line.append(value, style=style or "bold")
-        return line
+            gauge = Text.assemble(f"{name} ", (value, style or "bold"))
+            if lines[-1] and len(lines[-1]) + 3 + len(gauge) > width:
+                lines.append(Text())
+            lines[-1].append("   " if lines[-1] else "").append_text(gauge)
+        return lines
 
     def _flow(self, points: Sequence[TimelinePoint]) -> Text:
         point = points[-1]
