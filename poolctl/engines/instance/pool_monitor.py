@@ -19,16 +19,20 @@ from poolctl.scenario.run import ErrorKind
 
 
 class LiveRequest:
-    """A request that acquires. ``due``: when the present acquire was wanted. ``queued_at``: since when it waits in the
-    library's queue, None: it does not. ``lag``: how late it began, None: that is already counted."""
+    """A request that acquires.
 
-    __slots__ = ("acquired_at", "counted", "due", "holds", "lag", "leaks", "queued_at")
+    ``due``: when the present acquire was wanted. ``queued_at``: since when it waits in the library's queue, None: it
+    does not. ``is_begun``: it has been counted. ``lag``: how late it began, None: that is already counted.
+    """
+
+    __slots__ = ("acquired_at", "counted", "due", "holds", "is_begun", "lag", "leaks", "queued_at")
 
     def __init__(self, due: float = 0.0, holds: list[float] | None = None) -> None:
         self.due = due
         self.holds = holds or []
         self.acquired_at = 0.0
         self.counted = True
+        self.is_begun = False
         self.leaks = False
         self.lag: float | None = None
         self.queued_at: float | None = None

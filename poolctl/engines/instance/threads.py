@@ -114,6 +114,7 @@ class ThreadedInstance:
             now = self._clock()
             # A copy: requests that begin during this loop change the dict, and are not counted.
             for request in list(self._monitor.acquiring):
+                self._begin_request(request)
                 self._counter.count_unfinished(request.counted, request.due, request.queued_at, now)
             stats = self._library.stats(now)
             self._counter.send_sample(now, stats)
@@ -230,12 +231,10 @@ class ThreadedInstance:
 
     def _serve(self, request: LiveRequest) -> float:
         """Serve one request from its first acquire to its end. Return the seconds to wait before the next one."""
-        request.counted = request.due >= self._load.warmup
-        with self._lock:
-            if self._leaks:
+        request.counted, request.is_begun = request.due >= self._load.warmup, False
+        if self._leaks:
+            with self._lock:
                 request.leaks = self._workload.decide_leak()
-            if not self._has_ended:
-                self._counter.begin_request(request.counted)
         held: list[tuple[Any, float]] = []
         is_broken, pause, failed = False, 0.0, True
         try:
@@ -253,14 +252,15 @@ class ThreadedInstance:
             is_broken = error.is_broken
             with self._lock:
                 self._fail(request, error.kind)
+        if not held:
+            with self._lock:
+                self._end_request(request, failed)
         # In reverse order, as nested ``with`` blocks of an application do.
         while held:
-            self._release(request, *held.pop(), is_broken)
+            connection, acquired_at = held.pop()
+            self._release(request, connection, acquired_at, is_broken, ends=not held, failed=failed)
             # The statement that failed ran on the connection that was acquired last.
             is_broken = False
-        with self._lock:
-            if not self._has_ended:
-                self._counter.end_request(request.counted, failed=failed)
         return pause
 
     def _acquire(self, request: LiveRequest) -> Any:
@@ -274,6 +274,7 @@ class ThreadedInstance:
                 now = clock()
                 monitor.record_failed_acquire(request, now, is_shortage=error.is_shortage)
                 if not self._has_ended:
+                    self._begin_request(request)
                     self._note_lag(request)
                     # The client of a pool that refuses at once has not waited.
                     due = now if error.at_once else request.due
@@ -285,6 +286,8 @@ class ThreadedInstance:
             now = clock()
             monitor.record_acquire(request, now)
             if not self._has_ended:
+                if not request.is_begun:
+                    self._begin_request(request)
                 if request.lag is not None:
                     self._note_lag(request)
                 counter.count_acquire(request.counted, request.due, request.queued_at, now)
@@ -323,18 +326,36 @@ class ThreadedInstance:
                 if not self._has_ended:
                     self._counter.count_leak(request.counted, 1)
 
-    def _release(self, request: LiveRequest, connection: Any, acquired_at: float, is_broken: bool) -> None:
+    def _release(
+        self, request: LiveRequest, connection: Any, acquired_at: float, is_broken: bool, *, ends: bool, failed: bool
+    ) -> None:
+        """Release a connection; ``ends``: it is the last one, so that the request ends as well."""
         try:
             self._library.release(connection, is_broken=is_broken)
         except SlotLost as error:
             with self._lock:
                 self._fail(request, error.kind)
+                if ends:
+                    self._end_request(request, failed)
             return
         with self._lock:
             now = self._clock()
             self._monitor.record_release(now)
             if not self._has_ended:
                 self._counter.count_release(request.counted, request.due, acquired_at, now)
+                # With the same lock: each lock that a request takes delays the other threads.
+                if ends:
+                    self._counter.end_request(request.counted, failed=failed)
+
+    def _begin_request(self, request: LiveRequest) -> None:
+        """Count a request when its first acquire has ended, or the run. The lock must be held."""
+        if not request.is_begun:
+            request.is_begun = True
+            self._counter.begin_request(request.counted)
+
+    def _end_request(self, request: LiveRequest, failed: bool) -> None:
+        if not self._has_ended:
+            self._counter.end_request(request.counted, failed=failed)
 
     def _fail(self, request: LiveRequest, kind: ErrorKind) -> None:
         if not self._has_ended:

@@ -22,7 +22,7 @@ from poolctl.errors import BadInput, CannotConnect, CannotDo, ServerFull
 from poolctl.observe.connection import ServerConnection, describe_target, parse_conninfo
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.slots import OBSERVER, SIMULATION, RunName, Slots, read_slots
-from poolctl.scenario.scenario import Database, Scenario
+from poolctl.scenario.scenario import Scenario
 
 MARGIN = 0.1
 """Share of a named server's free slots that a run does not use. At least three slots are left."""
@@ -57,6 +57,10 @@ class LiveServer:
     promise: "Promise | None" = None
 
 
+_NEEDS = ("max_connections", "reserved", "via", "pgbouncer", "pgpool", "listen")
+"""The keys of a scenario's database that its server is started with."""
+
+
 class ThrowAwayServers:
     """Starts the throw-away server that a scenario needs, and reuses it for the next scenario that needs the same.
 
@@ -69,7 +73,7 @@ class ThrowAwayServers:
         self._port = port
         self._keep = keep
         self._remote = remote
-        self._serves: Database | None = None
+        self._serves: tuple[object, ...] = ()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +84,9 @@ class ThrowAwayServers:
     def serve(self, scenario: Scenario) -> LiveServer:
         """Return a server for ``scenario``, after the scenario's setup SQL. Raises PoolctlError."""
         database = scenario.database
-        if self.sandbox is None or database != self._serves or database.setup:
+        # Not the whole of ``database``: its cores, for one, differ by statement, and are the model's alone.
+        needs = (*(getattr(database, key) for key in _NEEDS), database.setup)
+        if self.sandbox is None or needs != self._serves or database.setup:
             self._stop()
             self.sandbox = Sandbox.start(
                 max_connections=database.max_connections,
@@ -92,7 +98,7 @@ class ThrowAwayServers:
                 listen=database.listen,
                 keep=self._keep,
             )
-            self._serves = database
+            self._serves = needs
             if database.setup:
                 _run_setup(self.sandbox.admin_conninfo, database.setup)
         return _sandbox_server(self.sandbox, scenario, remote=self._remote)
