@@ -371,6 +371,16 @@ def test_a_wait_that_the_end_cuts_off_is_a_lower_bound() -> None:
     waits = done.summary.wait_time
     assert (waits.count, waits.censored, done.summary.queued_count) == (10, 9, 9)
     assert (waits.p99, waits.p99_at_least) == (6.0, True)
+    assert (waits.p50_at_least, waits.p90_at_least, waits.p95_at_least) == (True, True, True)
+
+
+def test_a_percentile_below_the_waits_that_the_end_cuts_off_is_exact() -> None:
+    done = run(
+        pool={"max_open": 1}, workers=1, hold="10ms", duration=6.0, drain=0, bursts=[{"at": 5.995, "workers": 1}]
+    )
+
+    assert done.summary.wait_time.censored == 1
+    assert not done.summary.wait_time.p50_at_least
 
 
 def test_a_run_lasts_for_its_duration_so_that_idle_connections_are_closed_after_the_load() -> None:

@@ -298,7 +298,9 @@ def _list_times(summary: Summary) -> Iterable[Fact]:
     yield Fact("wait", _list_percentiles(wait), f"{included} included" if wait.count else "nothing was acquired")
     if summary.queued_count:
         mean = format_duration(summary.queued_time / summary.queued_count)
-        items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", mean))
+        # As in Go's WaitDuration, a wait that goes on is not in this time.
+        least = "at least " if wait.censored else ""
+        items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", least + mean))
         yield Fact("queued", items, "only acquires that had to queue")
     if summary.use_time.count:
         yield Fact("use", _list_percentiles(summary.use_time), "acquire to release")
@@ -411,7 +413,8 @@ def _list_percentiles(times: Times) -> tuple[Amount, ...]:
     if not times.count:
         return ()
     values = (("p50", times.p50), ("p95", times.p95), ("p99", times.p99), ("max", times.max))
-    open_ended = {"p99": times.p99_at_least, "max": times.censored > 0}
+    open_ended = {"p50": times.p50_at_least, "p95": times.p95_at_least, "p99": times.p99_at_least}
+    open_ended["max"] = times.censored > 0
     return tuple(
         Amount(name, f"{'at least ' if open_ended.get(name) else ''}{format_duration(value)}") for name, value in values
     )

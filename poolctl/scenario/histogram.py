@@ -156,7 +156,10 @@ class Times:
     censored: int = 0
     """How many of them were cut off by the end of the run: each lasts at least as long as its time here."""
     p99_at_least: bool = False
-    """Whether the true p99 may be clearly above ``p99``, because of the times that were cut off."""
+    """Whether the true p99 may be clearly above ``p99``, because of the times that were cut off; likewise below."""
+    p50_at_least: bool = False
+    p90_at_least: bool = False
+    p95_at_least: bool = False
 
     @classmethod
     def of(cls, ended: Histogram, cut_off: Histogram | None = None) -> Self:
@@ -166,12 +169,14 @@ class Times:
             histogram = Histogram()
             histogram.merge(ended)
             histogram.merge(cut_off)
-        p50, p90, p95, p99 = (histogram.percentile(percent) for percent in (50, 90, 95, 99))
+        percents = (50, 90, 95, 99)
+        p50, p90, p95, p99 = values = [histogram.percentile(percent) for percent in percents]
         mean = histogram.total / histogram.count if histogram.count else 0.0
         censored = histogram.count - ended.count
-        # The true p99 if the times that were cut off had no end.
-        rank = -(-histogram.count * 99 // 100)
-        most = ended.percentile(100 * rank / ended.count) if 0 < rank <= ended.count else inf
+        bounds = [
+            bool(censored) and _find_most(ended, histogram.count, percent) > value * (1.0 + TOLERANCE)
+            for percent, value in zip(percents, values, strict=True)
+        ]
         return cls(
             histogram.count,
             histogram.total,
@@ -182,5 +187,12 @@ class Times:
             p99,
             histogram.max,
             censored,
-            bool(censored) and most > p99 * (1.0 + TOLERANCE),
+            bounds[3],
+            *bounds[:3],
         )
+
+
+def _find_most(ended: Histogram, count: int, percent: int) -> float:
+    """Return the true percentile if those of ``count`` times that are not in ``ended`` had no end."""
+    rank = -(-count * percent // 100)
+    return ended.percentile(100 * rank / ended.count) if 0 < rank <= ended.count else inf
