@@ -1,11 +1,21 @@
 """No secret leaves: every spelling of a password, at every option that takes text, in messages and documents."""
 
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
+from sandboxes import connect
 
 from poolctl.cli import main
+from poolctl.engines.sandbox.sandbox import Sandbox
 from poolctl.safe_text import hide_secrets
 
 SECRET = "S3CRET"
@@ -136,3 +146,59 @@ def test_an_application_may_be_named_as_it_likes(capsys: pytest.CaptureFixture[s
         main(["recommend", "--arrival-rate", "9", "--hold-time", "8ms", "--instances", "1", "--application", "web:a@b"])
 
     assert ended.value.code == 0, capsys.readouterr().err
+
+
+PASSWORD = "a'S3CRET \\x"
+FORMS = [
+    "host=127.0.0.1 port={port} user=guest dbname={name} password=a\\'S3CRET\\ \\\\x",
+    "postgresql://127.0.0.1:{port}/{name}?user=guest&password=a%27S3CRET%20%5Cx",
+]
+
+
+@pytest.fixture(scope="module")
+def guarded_by_password() -> Iterator[dict[str, str]]:
+    with Sandbox.start(max_connections=60) as sandbox, connect(sandbox.admin_conninfo) as admin:
+        admin.execute(sql.SQL("CREATE ROLE guest LOGIN PASSWORD {}").format(PASSWORD))
+        row = admin.execute("SHOW hba_file").fetchone()
+        assert row is not None
+        rules = Path(row[0])
+        rules.write_text("host all guest 127.0.0.1/32 scram-sha-256\n" + rules.read_text())
+        admin.execute("SELECT pg_reload_conf()")
+        place = conninfo_to_dict(sandbox.conninfo)
+        yield {"port": str(place["port"]), "name": str(place["dbname"])}
+
+
+@pytest.mark.server
+@pytest.mark.slow
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(("simulate", "--for", "1s", "--set", "pool.max_open=3", "--set", "load.workers=4", "--target"),),
+        *(("inspect", "--for", "1s", "--record", "kept.jsonl"), ("recommend", "--for", "1s")),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_password_that_the_server_asks_for_is_in_no_report_file_or_command_line(
+    words: tuple[str, ...], form: str, guarded_by_password: dict[str, str], tmp_path: Path
+) -> None:
+    outputs = [word for kind in ("html", "md", "json") for word in ("--output", f"report.{kind}")]
+    seen: set[str] = set()
+    # The password is typed here on poolctl's own command line; those of the processes that it starts are looked at.
+    command = [sys.executable, "-m", "poolctl", *words, form.format_map(guarded_by_password), *outputs]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as own:
+        family = psutil.Process(own.pid)
+        while own.poll() is None:
+            for child in family.children(recursive=True):
+                with suppress(psutil.Error):
+                    seen.add(" ".join(child.cmdline()))
+            # A child has its parent's command line until it runs a program of its own.
+            seen.discard(" ".join(command))
+            time.sleep(0.05)
+        assert own.stdout is not None
+        printed = own.stdout.read()
+
+    files = sorted(tmp_path.iterdir())
+    assert own.returncode == 0, printed
+    assert len(files) >= 3
+    assert [text for text in (printed, *seen, *(file.read_text() for file in files)) if "CRET" in text] == []
