@@ -113,11 +113,11 @@ def test_a_short_look_at_hidden_sessions_that_work_claims_no_health(window: floa
     assert ("pg_monitor" in str(finding.decide_by)) != is_known
 
 
-def at_pgbouncer(*, still: bool, samples: int = 7) -> Diagnosis:
-    """Ten clients of one application, which have sent nothing for long, or a moment ago in every sample."""
+def at_pgbouncer(*, since: float, step: float = 1.0, samples: int = 7) -> Diagnosis:
+    """Ten clients of one application, the last one quiet for ``since`` seconds; 0: all a moment ago in every sample."""
 
     def client(number: int, now: float) -> BouncerLink:
-        requested = NOW - 20 - number if still else now - 0.01 * number
+        requested = NOW - since - step * number if since else now - 0.01 * number
         return BouncerLink(
             "client", "app", "app", "idle", "10.0.0.9", 900 + number, f"c{number}", "", "cart", NOW - 900, requested
         )
@@ -135,12 +135,22 @@ def at_pgbouncer(*, still: bool, samples: int = 7) -> Diagnosis:
 
 def test_clients_of_pgbouncer_that_send_nothing_may_be_stuck_though_none_waits_there() -> None:
     """An idle leak behind PgBouncer: the application's own pool is empty, and no client waits in PgBouncer."""
-    finding = find(at_pgbouncer(still=True), "healthy")
+    quiet = find(at_pgbouncer(since=20.0, step=0.0), "healthy")
 
-    assert finding.confidence == "likely"
-    assert "none of the 10 clients of cart at PgBouncer has sent anything for 20 s or longer" in finding.summary
-    assert finding.evidence["quiet_clients"] == {"cart": 10}
-    assert "quiet or stuck" not in find(at_pgbouncer(still=False), "healthy").summary
+    assert quiet.confidence == "likely"
+    assert "none of the 10 clients of cart at PgBouncer has sent anything for 20 s or longer" in quiet.summary
+    assert quiet.evidence["quiet_clients"] == {"cart": 10}
+    assert "quiet or stuck" not in find(at_pgbouncer(since=0.0), "healthy").summary
+
+
+def test_clients_of_pgbouncer_that_fell_silent_one_after_the_other_are_undetermined() -> None:
+    diagnosis = at_pgbouncer(since=20.0)
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert finding.confidence == "undetermined"
+    assert "All 10 clients of cart at PgBouncer fell silent one after the other" in finding.summary
+    assert held_by(finding) == {"cart"}
+    assert "healthy" not in {each.code for each in diagnosis.findings}
 
 
 @pytest.mark.parametrize(("commits", "is_silent"), [(0, True), (2, True), (90, False)])

@@ -4,7 +4,6 @@ Decides what needs no immediate action, and how sure the verdict healthy is.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -12,9 +11,9 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor, is_tool
+from poolctl.diagnose.live.quiet_clients import QuietClients, find_quiet_clients
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
-from poolctl.observe.snapshot import BouncerLink, BouncerSample
 from poolctl.units import format_count, format_duration, format_instant, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
@@ -260,7 +259,7 @@ def judge_health(context: RuleContext) -> Finding:
     share = f" ({percent(used / usable)})" if usable and used >= WORD_SHARE * usable else ""
     counts = f"{format_count(used)}{of} connections open{share}, {working} at work"
     still = _find_still(context)
-    quiet = _find_quiet_clients(context)
+    quiet = find_quiet_clients(context.facts)
     summary = (
         f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
         f"{_write_quiet(quiet)}{_write_silence(context)}"
@@ -426,50 +425,7 @@ def _find_still(context: RuleContext) -> list[Application]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _QuietClients:
-    """All clients of one application at a PgBouncer, none of which sent anything in the window."""
-
-    name: str
-    count: int
-    since: float
-    """Seconds since the last of them did."""
-
-
-def _find_quiet_clients(context: RuleContext) -> list[_QuietClients]:
-    """Find the applications that hold clients at a PgBouncer and send nothing, where no figures say that none waits.
-
-    An application that leaks the connections of its own pool looks like that: no client waits in PgBouncer, and in
-    transaction mode not even a server connection is held.
-    """
-    facts = context.facts
-    if facts.pools and facts.count_waiting().is_known:
-        return []
-    samples: dict[str, list[tuple[float, BouncerSample]]] = {}
-    for snapshot in facts.observation.snapshots:
-        for bouncer in snapshot.bouncers:
-            samples.setdefault(bouncer.target, []).append((snapshot.at, bouncer))
-    found = []
-    for taken in samples.values():
-        (began, first), (ended, last) = taken[0], taken[-1]
-        before = {(each.address, each.port, each.connected_at): each.requested_at for each in first.clients}
-        groups: dict[str, list[BouncerLink]] = {}
-        for client in last.clients:
-            if not is_tool(client.application):
-                groups.setdefault(client.application or f"user {client.user}", []).append(client)
-        for name, clients in groups.items():
-            are_quiet = ended > began and all(
-                each.requested_at is not None
-                and before.get((each.address, each.port, each.connected_at), 0.0) == each.requested_at
-                for each in clients
-            )
-            since = min((ended - (each.requested_at or 0.0) for each in clients), default=0.0)
-            if are_quiet and len(clients) > 1 and since > STUCK_AFTER:
-                found.append(_QuietClients(name, len(clients), since))
-    return found
-
-
-def _write_quiet(quiet: list[_QuietClients]) -> str:
+def _write_quiet(quiet: list[QuietClients]) -> str:
     if not quiet:
         return ""
     first = quiet[0]

@@ -72,7 +72,7 @@ from poolctl.diagnose.live.pools import (
     find_unexplained_wait,
     find_waiting_unexplained,
 )
-from poolctl.diagnose.live.silence import find_falling_silent
+from poolctl.diagnose.live.silence import find_falling_silent, find_silent_clients
 from poolctl.diagnose.live.tracks import Track, Tracker
 from poolctl.observe.snapshot import Observation
 
@@ -102,6 +102,7 @@ CAUSES: tuple[Rule, ...] = (
     find_connection_per_request,
     find_standing_still,
     find_falling_silent,
+    find_silent_clients,
     find_opening_beside_idle,
     # A bigger pool is the remedy only of what nothing above explains.
     find_pool_undersized,

@@ -7,8 +7,10 @@ nothing here is more than undetermined; what looks like an ordinary quiet pool i
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from poolctl.diagnose.finding import Finding
+from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.finding import Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
+from poolctl.diagnose.live.quiet_clients import find_quiet_clients
 from poolctl.diagnose.live.shared_findings import LEAST_STUCK, build_undetermined_hold
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, has_changed
 from poolctl.diagnose.live.usage import SPREAD, find_held
@@ -73,6 +75,38 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
             )
 
 
+def find_silent_clients(context: RuleContext) -> Iterator[Finding]:
+    """Report ``leak-or-long-hold`` where the clients of an application at a PgBouncer fell silent one after the other.
+
+    Threshold: as of backends, see ``_stopped_evenly``, of clients of which half sent something after they connected.
+    Not while clients wait in PgBouncer: that is another question. Always undetermined.
+    """
+    if any(queue.waiting for queue in context.facts.queues):
+        return
+    for each in find_quiet_clients(context.facts):
+        worked = [c for c in each.clients if (c.requested_at or 0.0) > (c.connected_at or 0.0) + SET_UP]
+        if 2 * len(worked) < each.count or not _stopped_evenly(sorted(each.ages)):
+            continue
+        users = dict.fromkeys((client.user, client.address) for client in each.clients)
+        yield build_finding(
+            "leak-or-long-hold",
+            severity="warning",
+            confidence="undetermined",
+            summary=f"All {each.count} clients of {each.name} at PgBouncer fell silent one after the other, and have "
+            f"sent nothing for {format_duration(each.since)} or longer: their connections are leaked, or no request "
+            "came since",
+            evidence={
+                "clients": each.count,
+                "oldest_age": max(each.ages),
+                "youngest_age": each.since,
+                "threshold": f"{LEAST_SILENT} clients that stopped one by one, then nothing for {SILENT_GAPS} times as "
+                "long",
+            },
+            holders=tuple(Holder(application=each.name, user=user, client=address) for user, address in users),
+            decide_by=DECIDE_BY,
+        )
+
+
 def _was_given_back(track: Track) -> bool:
     words = (track.last.query or "").upper()
     return any(text in words for text in GIVEN_BACK)
@@ -117,7 +151,15 @@ def _stopped_one_by_one(context: RuleContext, tracks: Sequence[Track]) -> bool:
     most. Not where the database had no more transactions than backends that stopped.
     """
     ages = sorted(track.age for track in tracks if track.last.state_at is not None)
-    if len(ages) < len(tracks) or 2 * sum(map(_has_worked, tracks)) < len(tracks):
+    if len(ages) < len(tracks) or 2 * sum(map(_has_worked, tracks)) < len(tracks) or not _stopped_evenly(ages):
+        return False
+    rate = _measure_earlier_rate(context, tracks)
+    return rate is None or rate * (ages[-1] - ages[0]) / (len(ages) - 1) > TURN
+
+
+def _stopped_evenly(ages: Sequence[float]) -> bool:
+    """Return True if what was last used so long ago (the youngest first) stopped one by one, and then was silence."""
+    if len(ages) < LEAST_SILENT:
         return False
     gaps = [older - younger for younger, older in pairwise(ages)]
     span = ages[-1] - ages[0]
@@ -125,10 +167,7 @@ def _stopped_one_by_one(context: RuleContext, tracks: Sequence[Track]) -> bool:
     is_even = span >= STUCK_AFTER and max(gaps) <= MOST_UNEVEN * span
     if not is_even or 4 * sum(each > SPREAD for each in gaps) < 3 * len(gaps):
         return False
-    if not SILENT_GAPS * gap <= ages[0] <= MOST_SILENCE:
-        return False
-    rate = _measure_earlier_rate(context, tracks)
-    return rate is None or rate * gap > TURN
+    return SILENT_GAPS * gap <= ages[0] <= MOST_SILENCE
 
 
 def _has_worked(track: Track) -> bool:
