@@ -8,13 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheuses import free_port
 from sandboxes import eventually
 from staging import Stage, stage
 
@@ -38,7 +41,9 @@ class Service:
     def _read(self) -> None:
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.lines.append(json.loads(line))
+            # Without --on-finding it ends with a report.
+            if line.startswith("{"):
+                self.lines.append(json.loads(line))
 
     def wait_for(self, kind: str, *codes: str, within: float = 60.0) -> dict[str, Any]:
         def find() -> list[dict[str, Any]]:
@@ -183,6 +188,65 @@ def test_a_server_that_is_away_is_tried_each_5_s_at_most_over_one_connection(tmp
     assert len(attempts) <= 2 * len(rounds)
 
 
+def scrape(port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        assert answer.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        return str(answer.read().decode())
+
+
+def has_series(read: Callable[[], str], *wanted: str) -> Callable[[], bool]:
+    def is_there() -> bool:
+        with suppress(OSError):
+            text = read()
+            return all(each in text for each in wanted)
+        return False
+
+    return is_there
+
+
+def test_metrics_are_served_and_written_while_a_leak_comes(at: Stage, tmp_path: Path) -> None:
+    port, file = free_port(), tmp_path / "poolctl.prom"
+    options = ("--metrics", str(port), "--textfile", str(file), "--interval", "500ms", "--quiet")
+    with serve(at.conninfo_of("watcher"), *options) as service:
+        eventually(has_series(lambda: scrape(port), 'poolctl_up{source="postgres"', "poolctl_verdict{"), within=30)
+        leak(at)
+        leaked = ('poolctl_suspected_leaks{application="shop"', 'poolctl_finding{code="leak-in-transaction"')
+        eventually(has_series(lambda: scrape(port), *leaked), within=60)
+        eventually(has_series(file.read_text, *leaked), within=30)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/other", timeout=10)
+        # A scraper that says nothing does not keep the others waiting.
+        with socket.create_connection(("127.0.0.1", port)):
+            scrape(port)
+        assert service.end() == 130
+    assert [path.name for path in tmp_path.iterdir()] == ["poolctl.prom"]
+
+
+def test_metrics_say_that_a_server_is_away_from_the_start(tmp_path: Path) -> None:
+    port = free_port()
+    options = ("--metrics", str(port), "--interval", "200ms", "--quiet")
+    with serve(f"host=127.0.0.1 port={free_port()} user=app dbname=app", *options):
+        down = 'poolctl_up{source="postgres",target="127.0.0.1'
+        eventually(lambda: any(x.startswith(down) and x.endswith(" 0") for x in scrape_lines(port)), within=30)
+
+
+def scrape_lines(port: int) -> list[str]:
+    try:
+        return scrape(port).splitlines()
+    except OSError:
+        return []
+
+
+def test_a_port_that_is_taken_is_one_clear_message() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "poolctl", "inspect", "host=127.0.0.1 port=1", "--watch"]
+        done = subprocess.run([*command, "--metrics", str(port)], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 3
+    assert f"cannot serve metrics at 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -193,6 +257,10 @@ def test_a_server_that_is_away_is_tried_each_5_s_at_most_over_one_connection(tmp
         (["--watch", "--on-finding", "warning", "--json"], "one document"),
         (["--watch", "--on-finding", "warning", "--exec", "'"], "quotation"),
         (["--watch", "--on-finding", "info"], "info"),
+        (["--metrics", "9187"], "--watch"),
+        (["--watch", "--metrics", "host"], "[ADDRESS:]PORT"),
+        (["--watch", "--metrics", "127.0.0.1:70000"], "[ADDRESS:]PORT"),
+        (["--textfile", "no/such/poolctl.prom"], "there is no folder"),
         (["--watch", "--keep", "1h", "--record", "ring", "--keep-size", "1kB"], "1MB"),
     ],
 )

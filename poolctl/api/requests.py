@@ -175,7 +175,7 @@ class InspectRequest:
     ``keep``: with ``watch``, ``record`` is a folder of recordings, of the newest samples of so many seconds in at most
     ``keep_size`` bytes (None: 1 GB). ``interval``: seconds between samples, None: 1 s, as a service 5 s.
     ``on_finding``: with ``watch``, ``Progress.report_finding`` is called when a finding of that severity begins, gets
-    worse or ends, and the view goes on whether or not a source answers.
+    worse or ends. With it, with ``keep`` or if it is ``unattended``, the view goes on whether or not a source answers.
     """
 
     conninfo: str | None = None
@@ -202,11 +202,12 @@ class InspectRequest:
     keep_size: int | None = None
     interval: float | None = None
     on_finding: Severity | None = None
+    unattended: bool = False
 
     @property
     def is_service(self) -> bool:
         """True if it runs unattended: no source that is away ends it."""
-        return self.keep is not None or self.on_finding is not None
+        return self.unattended or self.keep is not None or self.on_finding is not None
 
     @property
     def targets(self) -> Targets:
@@ -441,6 +442,7 @@ class InspectFields(TypedDict, total=False):
     keep_size: int | None
     interval: float | None
     on_finding: Severity | None
+    unattended: bool
 
 
 class RecommendFields(TypedDict, total=False):

@@ -84,7 +84,8 @@ def watch(
             recorder.write(shown, sampler.observation)
             is_answered = is_answered or has_answered(sampler.observation)
             began = time.monotonic()
-            if began >= due and is_answered:
+            # A service shows, too, that nothing answers: its metrics are watched by others.
+            if began >= due and (is_answered or request.is_service):
                 result = diagnose()
                 view.show(result)
                 report(result)

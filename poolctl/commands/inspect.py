@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from poolctl import BEGAN
-from poolctl.commands.hooks import Hook, split_command
 from poolctl.commands.interrupts import catch_interrupts
 from poolctl.commands.options import (
     Duration,
@@ -30,6 +29,7 @@ from poolctl.commands.options import (
     take_conninfo,
     write_outputs,
 )
+from poolctl.commands.streams import print_message
 from poolctl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -167,6 +167,17 @@ _findings = make_option("Findings")
     metavar="COMMAND",
     help="Run it then, without a shell, with the arguments EVENT CODE SEVERITY RECORDING and the line as input.",
 )
+@_service(
+    "--metrics",
+    metavar="[ADDRESS:]PORT",
+    help="With --watch: serve metrics for a Prometheus at /metrics.  [default address: 127.0.0.1]",
+)
+@_service(
+    "--textfile",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write the metrics to FILE (NAME.prom), for node_exporter's textfile collector; also without --watch.",
+)
 @_evidence(
     "--evidence",
     multiple=True,
@@ -205,6 +216,8 @@ def inspect(
     quiet: bool,
     fail_on: str | None,
     hook: str | None,
+    metrics: str | None,
+    textfile: Path | None,
     **options: Any,
 ) -> int:
     """Sample live PostgreSQL, PgBouncer and Pgpool-II, and report which layer is the problem, which clients hold the
@@ -216,10 +229,18 @@ def inspect(
     """
     from poolctl.api.inspect import inspect as inspect_systems
     from poolctl.api.requests import InspectRequest
+    from poolctl.commands.exposition import Exposition, parse_address
+    from poolctl.commands.hooks import Hook, split_command
     from poolctl.commands.progress import ScreenProgress
 
-    request = InspectRequest(conninfo=take_conninfo(options), **options)
+    unattended = bool(options["watch"]) and (metrics is not None or textfile is not None)
+    request = InspectRequest(conninfo=take_conninfo(options), unattended=unattended, **options)
     request.check()
+    address = parse_address(metrics) if metrics is not None else None
+    if address is not None and not request.watch:
+        raise BadInput("--metrics serves for as long as --watch goes on", hint="add --watch, or use --textfile FILE")
+    if textfile is not None and not textfile.absolute().parent.is_dir():
+        raise BadInput(f"--textfile {textfile}: there is no folder {textfile.parent}")
     command = split_command(hook) if hook is not None else None
     if command is not None and request.on_finding is None:
         raise BadInput("--exec runs when a finding begins or ends", hint="add --on-finding warning")
@@ -232,9 +253,16 @@ def inspect(
         threading.Thread(target=lambda: [*map(import_module, REPORT_MODULES)], daemon=True).start()
     printer = _Printer(as_json, color)
     is_service = request.on_finding is not None
-    with catch_interrupts() as interrupts, closing(Hook(command)) if command else nullcontext() as run_hook:
-        progress = ScreenProgress(color, quiet or is_service, interrupts, printer.show, run_hook)
+    exposition = Exposition(address, textfile, print_message) if address or textfile else None
+    with (
+        catch_interrupts() as interrupts,
+        closing(Hook(command)) if command else nullcontext() as run_hook,
+        closing(exposition) if exposition else nullcontext(),
+    ):
+        progress = ScreenProgress(color, quiet or is_service, interrupts, printer.show, run_hook, exposition)
         result = inspect_systems(request, progress=progress, stop=interrupts, began=BEGAN)
+        if exposition is not None:
+            exposition.update(result)
     if not is_service:
         printer.finish(result)
     write_outputs(outputs, result)

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 from poolctl.api.progress import Progress, RunView, SamplingView, WatchView
-from poolctl.commands.hooks import Hook
 from poolctl.commands.interrupts import Interrupts
 from poolctl.commands.streams import print_message
 from poolctl.safe_text import neutralize
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from poolctl.api.results import InspectResult
+    from poolctl.commands.exposition import Exposition
+    from poolctl.commands.hooks import Hook
     from poolctl.diagnose.live.events import FindingEvent
     from poolctl.engines.pgbench import BenchWindow
     from poolctl.report.screen import Screen
@@ -47,7 +48,7 @@ class _FileProgress:
 
 class ScreenProgress(Progress):
     """Shows progress on standard error. ``show_report``: prints a result before a question about it. ``hook``: runs for
-    each event of a service."""
+    each event of a service; ``exposition``: gets each result of a live view."""
 
     def __init__(
         self,
@@ -55,9 +56,10 @@ class ScreenProgress(Progress):
         quiet: bool,
         interrupts: Interrupts,
         show_report: "Callable[[InspectResult], None]" = lambda _: None,
-        hook: Hook | None = None,
+        hook: "Hook | None" = None,
+        exposition: "Exposition | None" = None,
     ) -> None:
-        self._hook = hook
+        self._hook, self._exposition = hook, exposition
         self._color, self._quiet, self._interrupts, self._show_report = color, quiet, interrupts, show_report
         self._reading: _FileProgress | None = None
 
@@ -145,11 +147,17 @@ class ScreenProgress(Progress):
 
         return sampling_view(self._screen, planned, quiet=self._quiet)
 
-    def show_watch(self) -> AbstractContextManager[WatchView]:
+    @contextmanager
+    def show_watch(self) -> Iterator[WatchView]:
         """Show a live view."""
         from poolctl.report.watching import watch_view
 
-        return watch_view(self._screen, quiet=self._quiet)
+        with watch_view(self._screen, quiet=self._quiet) as view:
+            if self._exposition is None:
+                yield view
+            else:
+                with self._exposition.follow(view) as followed:
+                    yield followed
 
     def report_finding(self, event: "FindingEvent", recording: "Path | None") -> None:
         """Print one line of JSON on standard output, and run the command of ``--exec``."""
