@@ -349,6 +349,22 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             f"{counts}: {len(blocked)} {verb} for a lock{behind}, in one sample, which does not show that it lasts",
             answer,
         )
+    long = [each for each in facts.tracks if _is_long_at_work(each)]
+    if facts.observation.is_from_files and facts.cores is None and len(long) >= CROWD:
+        least = min(each.statement_age for each in long)
+        yield (
+            f"{counts}: {len(long)} statements have run for {format_duration(least)} or longer, and how many "
+            "processors the server has was not given: they may be the limit",
+            answer,
+        )
+    if facts.observation.is_from_files and len(facts.samples) > 1:
+        first, last = ({each.pid for each in facts.samples[at].backends if each.is_client} for at in (0, -1))
+        if len(first) > 1 and len(last) > 1 and not first & last:
+            yield (
+                f"{counts}: none of the {len(first)} of the first sample is in the last one, "
+                f"{format_duration(facts.window)} later; what was given does not say how many came and went",
+                "a log with log_connections and log_disconnections on",
+            )
     resting = [each for each in facts.tracks if each.is_in_transaction and each.last.state_at is None]
     if len(resting) > 1 and not facts.hidden and len(facts.samples) == 1:
         yield f"{counts}: {len(resting)} are idle in a transaction, and what was given does not say since when", answer
@@ -388,6 +404,17 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             "infer which of them stand still",
             f"a longer observation ({facts.write_longer()}), or a role that is a member of pg_monitor",
         )
+
+
+CROWD = 4
+"""Statements at work from which a small server, of two cores, has more work than it can do at once."""
+LONG_AT_WORK = 0.3
+"""Seconds that each of them has run: quick ones crowd a server for moments only."""
+
+
+def _is_long_at_work(track: Track) -> bool:
+    is_working = track.last.is_active and track.last.wait_event_type not in ("Lock", "Client")
+    return is_working and track.last.query_at is not None and track.statement_age >= LONG_AT_WORK
 
 
 def _may_rest(track: Track) -> bool:
