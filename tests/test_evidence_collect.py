@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect, eventually, one, own_temporary_directory
+from test_poolers import skip_without
 
+from poolctl.api.inspect import inspect
 from poolctl.cli import poolctl
 from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.evidence.read import read_evidence
@@ -100,3 +103,37 @@ def test_a_server_that_refuses_is_read_as_one_that_refuses(sandbox: Sandbox, tmp
     assert observation.log is not None
     assert sum(each.count for each in observation.log.refusals) == 1
     assert observation.last.host is None or len(observation.last.host.titles) >= len(opened)
+
+
+def test_the_script_asks_the_pooler_too_and_the_server_behind_it(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    skip_without("pgbouncer")
+    with (
+        own_temporary_directory(tmp_path_factory),
+        Sandbox.start(max_connections=20, via="pgbouncer", pgbouncer={"default_pool_size": 1}) as sandbox,
+        ExitStack() as stack,
+    ):
+        assert sandbox.pooler_admin_conninfo is not None
+        holder, waiter = (stack.enter_context(closing(connect(sandbox.conninfo))) for _ in range(2))
+        holder.autocommit = False
+        holder.execute(b"SELECT 1")
+        waiter.pgconn.send_query(b"SELECT 1")
+        with connect(sandbox.admin_conninfo) as admin:
+            eventually(
+                lambda: one(admin, "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction'") == 1
+            )
+
+        observation, text = collect(tmp_path, sandbox.admin_conninfo, PGBOUNCER=sandbox.pooler_admin_conninfo)
+        holder.rollback()
+
+    (bouncer,) = observation.last.bouncers
+    (pool,) = [pool for pool in bouncer.pools if pool.database == "app"]
+    assert (pool.clients_active, pool.clients_waiting, pool.servers_active) == (1, 1, 1)
+    held_by = {backend.pid for backend in observation.samples[-1].clients}
+    assert {each.remote_pid for each in bouncer.servers if each.state == "active"} <= held_by
+    assert bouncer.config["default_pool_size"] == "1"
+    assert "auth_file" not in text
+    finding = inspect(evidence=[str(tmp_path / "evidence.txt")]).findings[0]
+    assert finding.severity == "critical"
+    assert "app" in finding.summary
