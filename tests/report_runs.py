@@ -13,6 +13,7 @@ from poolctl.scenario.histogram import Times
 from poolctl.scenario.run import (
     ErrorKind,
     Generator,
+    Machine,
     ObservedError,
     ObservedServer,
     Run,
@@ -231,6 +232,18 @@ def generator_bound() -> tuple[Run, tuple[Finding, ...]]:
     return replace(run, generator=Generator(spread(1000, 0.0001, 0.0312), 0.97)), findings
 
 
+def on_machines() -> tuple[Run, tuple[Finding, ...]]:
+    """Three machines of a cluster: one was too slow, one was lost."""
+    run, findings = healthy()
+    machines = (
+        Machine("10.0.0.2:40001", 4, 801, 801, 0.0008, 0.31, clock_offset=0.0004, start_uncertainty=0.0011),
+        Machine("10.0.0.3:40001", 4, 799, 799, 0.0312, 0.97),
+        Machine("10.0.0.4:40001", 4, 212, 210, 0.0009, 0.30, loss="no answer for 4.5 s"),
+    )
+    failure = "4 of 12 instances ended before they were done: lost with the worker 10.0.0.4:40001"
+    return replace(run, machines=machines, failure=failure), findings
+
+
 def interrupted() -> tuple[Run, tuple[Finding, ...]]:
     run, findings = leaking()
     cut = replace(run, interrupted=True, timeline=tuple(point for point in run.timeline if point.at <= 17.3))
@@ -374,6 +387,7 @@ ALL: Sequence[Callable[[], tuple[Run, tuple[Finding, ...]]]] = (
     leaking,
     refused_fleet,
     generator_bound,
+    on_machines,
     interrupted,
     broken,
     unlimited,

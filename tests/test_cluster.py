@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
@@ -22,11 +23,11 @@ from poolctl.engines.cluster.cluster_host import ClusterHost
 from poolctl.engines.cluster.place import parse_place
 from poolctl.errors import BadInput, CannotDo
 
-pytest.importorskip("distributed")
+Client = pytest.importorskip("distributed").Client
 pytestmark = pytest.mark.server
 
 SWEEP = ("simulate", "--sweep", "pool.max_open=2..13", "--sweep", "load.instances=2,4", "--json", "--quiet")
-LONG = ("simulate", "--replications", "40", "--for", "8m", "--set", "load.instances=10", "--json", "--quiet")
+LONG = ("simulate", "--replications", "40", "--for", "2m", "--set", "load.instances=10", "--json", "--quiet")
 
 
 def free_port() -> int:
@@ -113,15 +114,28 @@ def test_a_recommendation_that_is_tried_on_a_cluster_is_the_one_tried_here(share
     assert {**there, "repeat": ""} == {**here, "repeat": ""}
 
 
+@contextmanager
+def long_batch(started: Cluster, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A batch whose runs are under way; it ends with the block, whatever happened to the cluster."""
+    command = [sys.executable, "-m", "poolctl", *LONG, *arguments, "--on", started.address]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
+    ) as running:
+        try:
+            with Client(started.address) as watcher:
+                while not any(watcher.processing().values()):
+                    assert running.poll() is None, running.communicate()
+                    time.sleep(0.02)
+            yield running
+        finally:
+            running.kill()
+
+
 @pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_costs_no_result(tmp_path: Path) -> None:
-    with cluster(tmp_path, 2) as started:
-        command = [sys.executable, "-m", "poolctl", *LONG, "--on", started.address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-            time.sleep(4)
-            assert running.poll() is None, running.communicate()
-            started.workers[0].kill()
-            output, errors = running.communicate(timeout=120)
+    with cluster(tmp_path, 2) as started, long_batch(started) as running:
+        started.workers[0].kill()
+        output, errors = running.communicate(timeout=300)
 
     found = json.loads(output)
     assert (running.returncode, errors) == (0, "")
@@ -130,12 +144,9 @@ def test_a_worker_that_is_killed_in_the_middle_costs_no_result(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_a_scheduler_that_is_lost_ends_the_batch_with_one_line(tmp_path: Path) -> None:
-    with cluster(tmp_path, 1) as started:
-        command = [sys.executable, "-m", "poolctl", *LONG, "--on", started.address]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
-            time.sleep(4)
-            started.scheduler.kill()
-            output, errors = running.communicate(timeout=60)
+    with cluster(tmp_path, 1) as started, long_batch(started, "--replications", "400") as running:
+        started.scheduler.kill()
+        output, errors = running.communicate(timeout=60)
 
     assert running.returncode == 3
     assert json.loads(output)["error"]["code"] == "cannot-do"
@@ -145,14 +156,9 @@ def test_a_scheduler_that_is_lost_ends_the_batch_with_one_line(tmp_path: Path) -
 
 @pytest.mark.slow
 def test_ctrl_c_cancels_what_is_left_and_reports_what_is_done(shared: Cluster) -> None:
-    longer = ("--replications", "400")  # so that it is not done when the signal comes
-    command = [sys.executable, "-m", "poolctl", *LONG, *longer, "--on", shared.address]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
-    ) as running:
-        time.sleep(6)
+    with long_batch(shared, "--replications", "400") as running:
         running.send_signal(signal.SIGINT)
-        output, _ = running.communicate(timeout=30)
+        output, _ = running.communicate(timeout=60)
 
     found = json.loads(output)
     assert running.returncode == 130
@@ -263,6 +269,30 @@ def test_a_live_load_of_a_real_library_is_spread_and_deployed_over_workers(share
     assert sum(machine["acquired"] for machine in found["machines"]) == found["summary"]["acquired"] > 0
     assert not any(machine["lost"] for machine in found["machines"])
     assert found["summary"]["server"]["peak_connections"] >= 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_a_live_load_on_every_worker_and_reports_what_was_measured(shared: Cluster) -> None:
+    command = ("simulate", "--on", shared.address, "--sandbox-listen", "127.0.0.1", "--set", "load.instances=2")
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolctl", *command, "--for", "10m", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=_heed_ctrl_c,
+    ) as running:
+        assert running.stderr is not None
+        while "acquired" not in (line := running.stderr.readline()):
+            assert line, "the load ended before it was measured"
+        running.send_signal(signal.SIGINT)
+        output, _ = running.communicate(timeout=60)
+
+    found = json.loads(output)
+    assert running.returncode == 130
+    assert found["status"] == "interrupted"
+    assert [machine["acquired"] > 0 for machine in found["machines"]] == [True, True]
+    # Each worker has told its program to end, and waits for the next run.
+    assert all(not psutil.Process(worker.pid).children() for worker in shared.workers)
 
 
 def test_too_few_workers_are_waited_for_and_then_refused(shared: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
