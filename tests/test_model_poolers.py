@@ -90,6 +90,12 @@ def test_max_db_connections_bounds_the_pools_of_all_services_together() -> None:
     assert server_peak(done) == 25
 
 
+def test_a_pool_size_of_0_is_unlimited_as_in_pgbouncer_1_24() -> None:
+    done = bounced({"pool_mode": "transaction", "default_pool_size": 0}, workers=30, hold=constant(0.1), duration=5.0)
+
+    assert server_peak(done) == 30
+
+
 def test_a_leaked_transaction_pins_a_server_connection_and_a_forgotten_idle_one_does_not() -> None:
     def served(shape: str) -> int:
         return bounced(
