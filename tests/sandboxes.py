@@ -29,7 +29,9 @@ def wait_until_alone(observer: psycopg.Connection) -> None:
     eventually(lambda: one(observer, query) == 0)
 
 
-def eventually(condition: Callable[[], bool], *, within: float = 5.0) -> None:
+def eventually(condition: Callable[[], bool], *, within: float = 60.0) -> None:
+    """Wait for a state. ``within`` bounds a failure, not a success: a busy machine needs many times what an idle one
+    does."""
     deadline = time.monotonic() + within
     while not condition():
         assert time.monotonic() < deadline, f"not within {within} s"

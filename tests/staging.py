@@ -119,7 +119,7 @@ class Stage:
         with connect(self.sandbox.observer_conninfo) as observer:
             clients = "FROM pg_stat_activity WHERE backend_type = 'client backend'"
             one(observer, f"SELECT count(pg_terminate_backend(pid)) {clients} AND usename <> 'postgres'")
-            eventually(lambda: one(observer, f"SELECT count(*) {clients}") == 0, within=10)
+            eventually(lambda: one(observer, f"SELECT count(*) {clients}") == 0)
 
 
 def inspect(target: str, *arguments: str) -> Verdict:
@@ -128,7 +128,7 @@ def inspect(target: str, *arguments: str) -> Verdict:
         [sys.executable, "-m", "poolctl", "inspect", target, "--json", "--quiet", *arguments, *_recording()],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
     )
     assert done.stdout, done.stderr

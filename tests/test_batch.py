@@ -95,7 +95,7 @@ def test_results_arrive_before_the_last_run_ends_and_stopping_ends_the_processes
     found.extend(result.number for result in results)
 
     assert found == [0]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert len(running_children()) == before
 
 
@@ -119,16 +119,16 @@ def test_processes_do_not_outlive_a_killed_poolctl(tmp_path: Path) -> None:
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as process:
         children: list[psutil.Process] = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(children) < 2 and time.monotonic() < deadline:
             children = psutil.Process(process.pid).children()
             time.sleep(0.02)
         process.kill()
-        output, _ = process.communicate(timeout=10)
+        output, _ = process.communicate(timeout=60)
 
     assert len(children) == 2
     assert output == b""
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=60)
     assert alive == []
 
 

@@ -220,7 +220,7 @@ def test_an_interrupt_still_tells_what_was_measured_and_exits_with_130(number: s
                 break
         time.sleep(1.0)
         process.send_signal(number)
-        output, _ = process.communicate(timeout=20)
+        output, _ = process.communicate(timeout=60)
 
     document = json.loads(output)
     assert process.returncode == 130
@@ -240,7 +240,7 @@ def test_an_interrupt_before_the_load_ends_at_once_and_leaves_nothing(tmp_path: 
         assert process.stderr is not None
         process.stderr.readline()
         process.send_signal(signal.SIGINT)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
 
     assert process.returncode == 130
     assert output == ""

@@ -292,7 +292,7 @@ def test_an_interrupt_tells_what_was_seen_and_exits_with_130(leak: Stage, watche
         assert process.stderr.readline() == "sampling for 60 s ...\n"
         time.sleep(2.0)
         process.send_signal(number)
-        output, errors = process.communicate(timeout=20)
+        output, errors = process.communicate(timeout=60)
 
     document = json.loads(output)
     assert process.returncode == 130
@@ -431,7 +431,7 @@ def test_a_live_view_ends_when_its_terminal_is_gone(watcher: str) -> None:
         terminal.read_until("q quits")
         terminal.hang_up()
 
-        terminal.process.wait(timeout=20)
+        terminal.process.wait(timeout=60)
 
 
 def test_the_screen_in_the_readme_has_the_shape_of_a_real_one(leak: Stage, watcher: str) -> None:

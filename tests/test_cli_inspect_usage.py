@@ -1,15 +1,14 @@
 """``poolctl inspect`` where there is nothing to look at: wrong usage, and servers that do not answer."""
 
 import json
-import os
 import socketserver
 import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 
 ALONE = {
     "PGHOST": "",
@@ -24,14 +23,7 @@ ALONE = {
 
 
 def inspect(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "poolctl", "inspect", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        stdin=subprocess.DEVNULL,
-        env={key: value for key, value in {**os.environ, **ALONE, **environment}.items() if value},
-    )
+    return run_here("inspect", *arguments, **{**ALONE, **environment})
 
 
 class _Web(socketserver.BaseRequestHandler):

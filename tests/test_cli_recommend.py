@@ -4,11 +4,11 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import run_here
 from schema_check import problems
 from test_report_recommendation_json import SCHEMA
 from test_start_up import modules_imported_by
@@ -25,14 +25,7 @@ VECTOR = ("--arrival-rate", "150", "--hold-time", "8ms", "--hold-cv", "2", *FLEE
 
 
 def recommend(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "poolctl", "recommend", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=subprocess.DEVNULL,
-        env={key: value for key, value in {**os.environ, **ALONE, **environment}.items() if value},
-    )
+    return run_here("recommend", *arguments, **{**ALONE, **environment})
 
 
 def document(*arguments: str) -> Any:

@@ -140,7 +140,7 @@ def test_ctrl_c_while_a_log_is_read_is_130(tmp_path: Path) -> None:
         process.stdin.flush()
         time.sleep(3)
         process.send_signal(signal.SIGINT)
-        output, error = process.communicate(timeout=30)
+        output, error = process.communicate(timeout=60)
 
     assert process.returncode == 130, error
     assert b"Traceback" not in output + error

@@ -5,12 +5,11 @@ and test_field_poolers.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 from sandboxes import connect, eventually, one, own_temporary_directory
 from staging import LEAKS, Stage, inspect, stage
 from test_poolers import skip_without
@@ -72,7 +71,7 @@ def test_a_pool_that_counts_more_in_use_than_the_server_has_lost_the_difference(
     stats = tmp_path / "pool.json"
     at.run_case("10-sessions.py", "importer", str(stats))
     wait_for(at, "count(*) = 28")
-    eventually(stats.exists, within=10)
+    eventually(stats.exists)
 
     verdict = at.inspect("--pool-stats", str(stats))
 
@@ -88,7 +87,7 @@ def test_listeners_on_the_connections_of_a_pool_want_connections_of_their_own(at
     stats = tmp_path / "pool.json"
     at.run_case("25-listeners.py", "notify", str(stats))
     wait_for(at, "count(*) FILTER (WHERE query LIKE 'LISTEN%') = 8")
-    eventually(stats.exists, within=10)
+    eventually(stats.exists)
 
     verdict = at.inspect("--pool-stats", f"notify={stats}", "--relief")
 
@@ -136,9 +135,8 @@ MODELED = {
 @pytest.mark.parametrize("name", MODELED)
 def test_the_model_finds_the_cause_that_was_reported(name: str) -> None:
     right, wrong = MODELED[name]
-    command = [sys.executable, "-m", "poolctl", "simulate", "--engine", "model", str(CASES / f"{name}.toml")]
 
-    done = subprocess.run([*command, "--json", "--quiet"], capture_output=True, text=True, check=False)
+    done = run_here("simulate", "--engine", "model", str(CASES / f"{name}.toml"), "--json", "--quiet")
 
     codes = {finding["code"] for finding in json.loads(done.stdout)["findings"]}
     assert right in codes

@@ -1,5 +1,6 @@
 """Situations from public reports, staged with the programs in tests/cases: refusing poolers, and clients that churn."""
 
+import json
 import os
 import socket
 import subprocess
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from command_line import run_here
 from sandboxes import eventually, own_temporary_directory
 from staging import Verdict, inspect
 from test_poolers import skip_without
@@ -62,13 +64,17 @@ POOLER_ANSWERS = {
 """What is found of each text of 17-refusing-pooler.py, and what the remedy has to say."""
 
 
+def look(*words: str) -> Verdict:
+    done = run_here("inspect", *words, "--json", "--quiet")
+    return Verdict(json.loads(done.stdout), done.returncode, done.stderr)
+
+
 def test_the_texts_of_hosted_poolers_lead_to_their_findings() -> None:
     first = find_free_ports(len(POOLER_ANSWERS))
     with running("17-refusing-pooler.py", str(first)):
         eventually(lambda: is_open(first + len(POOLER_ANSWERS) - 1))
         found: dict[int, Verdict] = {
-            at: inspect(f"host=127.0.0.1 port={first + at} dbname=app user=app", "--for", "0.5s")
-            for at in POOLER_ANSWERS
+            at: look(f"host=127.0.0.1 port={first + at} dbname=app user=app", "--for", "0.5s") for at in POOLER_ANSWERS
         }
 
     for at, (code, remedy) in POOLER_ANSWERS.items():
@@ -97,12 +103,7 @@ def test_a_text_that_is_not_known_is_quoted_as_an_answer() -> None:
     with subprocess.Popen([sys.executable, "-c", UNKNOWN], stdout=subprocess.PIPE, text=True) as pooler:
         assert pooler.stdout is not None
         port = pooler.stdout.readline().strip()
-        done = subprocess.run(
-            [sys.executable, "-m", "poolctl", "inspect", f"host=127.0.0.1 port={port} dbname=app user=app"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = run_here("inspect", f"host=127.0.0.1 port={port} dbname=app user=app")
         pooler.kill()
 
     assert done.returncode == 3

@@ -293,7 +293,7 @@ def test_relief_cancels_the_change_of_a_table_that_holds_up_readers_and_keeps_th
     at.run_case("14-alter-behind-dump.py", "setup")
     with connect(at.sandbox.observer_conninfo) as observer:
         waiting = "SELECT count(*) = 8 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-        eventually(lambda: bool(one(observer, waiting)), within=15)
+        eventually(lambda: bool(one(observer, waiting)))
         time.sleep(1.2)
         verdict = at.inspect("--relief")
         [step] = verdict.document["relief"]["steps"]
@@ -303,7 +303,7 @@ def test_relief_cancels_the_change_of_a_table_that_holds_up_readers_and_keeps_th
         with at.admin() as admin:
             admin.execute(step["sql"].encode())
 
-        eventually(lambda: one(observer, waiting.replace("= 8", "= 0")) is True, within=5)
+        eventually(lambda: one(observer, waiting.replace("= 8", "= 0")) is True)
         assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'pg_dump'") == 1
 
 
@@ -483,7 +483,7 @@ def test_everybody_coming_back_at_once_after_a_restart_is_a_storm(set_up_anew: S
     set_up_anew.start("statements", "web", size=draw.randint(50, 80), statement="SELECT pg_sleep(0.2)", wait=False)
     with set_up_anew.admin() as admin:
         sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'"
-        eventually(lambda: int(str(one(admin, sessions))) >= 20, within=20)
+        eventually(lambda: int(str(one(admin, sessions))) >= 20)
     set_up_anew.sandbox.restart()
 
     verdict = set_up_anew.inspect("--emergency", "--for", "6s")
@@ -605,7 +605,7 @@ def test_sessions_that_keep_servers_of_pgbouncer_are_its_mode(tmp_path_factory: 
     ):
         staged.start("sessions", "shop", size=5)
         staged.start("busy", "late", wait=False, workers=3, size=3)
-        eventually(lambda: waiting_at(staged) > 0, within=20)
+        eventually(lambda: waiting_at(staged) > 0)
 
         verdict = staged.inspect(*console(staged))
 

@@ -476,7 +476,7 @@ def test_a_pgbouncer_that_hangs_costs_one_look_its_patience_and_is_seen_again(
         process.send_signal(signal.SIGCONT)
 
     assert first is None
-    assert 1.0 < took < 3.0
+    assert 1.0 < took < 5.0
     assert reason == "it accepted the connection and then did not answer"
     assert console.sample() is not None
 

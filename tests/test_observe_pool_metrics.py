@@ -538,7 +538,7 @@ def test_an_application_that_hangs_costs_a_look_its_patience(served: Served, dri
     ended.set()
 
     assert pools is None
-    assert took < 2.0
+    assert took < 10.0
     assert "0.3 s" in stats.source.reason or stats.source.reason == "no answer in time"
 
 

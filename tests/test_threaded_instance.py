@@ -51,7 +51,8 @@ def test_a_correct_workload_releases_all_it_acquires(driver: Driver, kind: str) 
 
 @pytest.mark.parametrize("kind", LIBRARIES)
 def test_each_leak_keeps_a_connection_for_good(driver: Driver, kind: str) -> None:
-    load = {"workers": 5, "hold": "2ms", "duration": "600ms", "error_pause": "20ms"}
+    # What is under way at the end may open a connection first, which takes as long as the machine takes.
+    load = {"workers": 5, "hold": "2ms", "duration": "600ms", "error_pause": "20ms", "drain": "20s"}
     done = driver.run(kind, pool=SIZES[kind], load=load, leak={"every": 4})
 
     assert_adds_up(done)
@@ -75,7 +76,7 @@ def test_a_pool_of_psycopg2_without_putconn_serves_as_many_requests_as_it_has_co
     assert (done.tally.acquired, done.tally.leaked, done.tally.timed_out) == (20, 20, 40)
     [(kind, (count, _))] = done.tally.errors.items()
     assert (kind.origin, kind.message, count) == ("pool", "connection pool exhausted", 40)
-    assert done.took < 5.0, "it ends with its requests, not with its duration"
+    assert done.took < 20.0, "it ends with its requests, not with its duration"
 
 
 def test_waits_are_measured_from_the_due_time(driver: Driver) -> None:
@@ -118,7 +119,7 @@ def test_requests_bound_a_run(driver: Driver) -> None:
     done = driver.run("psycopg_pool", pool=SIZES["psycopg_pool"], load=load)
 
     assert done.tally.offered == done.tally.released == 25
-    assert done.took < 5.0
+    assert done.took < 20.0
 
 
 def test_a_run_without_duration_ends_when_all_clients_wait_without_limit(driver: Driver) -> None:
@@ -128,7 +129,7 @@ def test_a_run_without_duration_ends_when_all_clients_wait_without_limit(driver:
     assert_adds_up(done)
     assert (done.tally.acquired, done.tally.released, done.tally.leaked, done.tally.unfinished) == (5, 4, 1, 3)
     assert done.stats.waiting == 3
-    assert done.took < 5.0
+    assert done.took < 20.0
 
 
 def test_nested_acquires_that_wait_for_each_other_end_the_run(driver: Driver) -> None:
@@ -168,13 +169,13 @@ def test_requests_in_progress_may_finish_in_the_drain(driver: Driver) -> None:
 
 
 def test_what_has_not_ended_after_the_drain_is_unfinished_or_in_use(driver: Driver) -> None:
-    load = {"workers": 3, "hold": "2s", "duration": "200ms", "drain": "100ms"}
+    load = {"workers": 3, "hold": "12s", "duration": "200ms", "drain": "100ms"}
     done = driver.run("psycopg_pool", pool=WAITS, load=load)
 
     assert_adds_up(done)
     assert (done.tally.offered, done.tally.acquired, done.tally.unfinished) == (3, 1, 2)
     assert (done.stats.in_use, done.stats.waiting) == (1, 2)
-    assert done.took < 1.5
+    assert done.took < 8.0
 
 
 def test_the_user_can_end_a_run(driver: Driver) -> None:
@@ -182,7 +183,7 @@ def test_the_user_can_end_a_run(driver: Driver) -> None:
     done = driver.run("sqlalchemy", pool=SIZES["sqlalchemy"], load=load, stop_at=0.2)
 
     assert_adds_up(done)
-    assert done.took < 2.0
+    assert done.took < 20.0
     assert done.tally.acquired == done.tally.released + done.stats.in_use
 
 
