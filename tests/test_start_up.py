@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-HEAVY = {"psycopg", "psycopg_pool", "psycopg2", "sqlalchemy", "rich", "asyncio", "ssl", "numpy", "psutil"}
+HEAVY = {"psycopg", "psycopg_pool", "psycopg2", "sqlalchemy", "rich", "asyncio", "ssl", "numpy", "psutil", "subprocess"}
 
 
 def modules_imported_by(*arguments: str) -> tuple[subprocess.CompletedProcess[str], set[str]]:

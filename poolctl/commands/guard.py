@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -16,9 +15,10 @@ import click
 from poolctl.commands.options import OUTPUT, Duration, GroupedCommand, make_option
 from poolctl.commands.streams import print_message
 from poolctl.errors import BadInput, CannotDo
-from poolctl.safe_text import hide_typed
 
 if TYPE_CHECKING:
+    import subprocess
+
     from poolctl.guard.session import GuardSession
 
 EPILOG = """\b
@@ -85,7 +85,10 @@ def guard(
     It sees psycopg, psycopg_pool, psycopg2, SQLAlchemy, asyncpg, Django and aiopg, in the command and in every Python
     process that it starts. The program is not changed.
     """
+    import subprocess
+
     from poolctl.guard.session import GuardSession
+    from poolctl.safe_text import hide_typed
 
     if sys.platform == "win32":
         raise CannotDo("the guard command needs Unix sockets", hint="use pytest --poolctl, or poolctl.guard.watch()")
@@ -111,6 +114,8 @@ def _wait(
     process: "subprocess.Popen[bytes]", session: "GuardSession", *, for_: float | None, every: float | None
 ) -> int:
     """Wait for the command, report when asked, and return its exit code, 128 + n for signal n."""
+    import subprocess
+
     from poolctl.guard.guard_text import report_lines
 
     wanted = threading.Event()

@@ -14,7 +14,6 @@ import click
 
 from poolctl.errors import BadInput
 from poolctl.report.files import OUTPUT_HELP
-from poolctl.safe_text import hide_typed
 from poolctl.units import parse_duration
 
 if TYPE_CHECKING:
@@ -101,9 +100,12 @@ def _is_misplaced(name: str | None, value: str | Path) -> bool:
     text = str(value)
     if name in ("host", "user") and ("=" in text or "://" in text):
         return True
-    if isinstance(value, Path) and hide_typed(text, [text]) != text:
+    if isinstance(value, Path):
         # Not of any text: the name of an application may look like user:password@host.
-        return True
+        from poolctl.safe_text import hide_typed
+
+        if hide_typed(text, [text]) != text:
+            return True
     return _CONNINFO.match(text) is not None
 
 

@@ -1,6 +1,5 @@
 """``poolctl recommend``: how large each pool should be, from what was measured or given, or why no size helps."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -178,6 +177,8 @@ def _choose_kind(options: dict[str, Any]) -> "ReportKind":
 
 def repeat_command(words: Sequence[str]) -> str:
     """Write the command that does the same again, without a password."""
+    import shlex
+
     from poolctl.safe_text import hide_secrets
 
     return shlex.join(["poolctl", *map(hide_secrets, words)])

@@ -1,6 +1,5 @@
 """``poolctl simulate``: a workload through a pool, leaky or correct, and what happened."""
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -159,6 +158,8 @@ def repeat_command(words: Sequence[str], request: "SimulateRequest", seed: int) 
         from poolctl.engines.live.live_servers import hide_password
 
         repeated = [word.replace(request.target, hide_password(request.target)) for word in repeated]
+    import shlex
+
     from poolctl.safe_text import hide_secrets
 
     return shlex.join(["poolctl", *map(hide_secrets, repeated)])
