@@ -250,6 +250,26 @@ def test_a_pool_that_took_many_times_its_usual_hold_to_fill_was_leaked() -> None
     assert find(diagnosis, "leak-in-transaction").confidence == "certain"
 
 
+@pytest.mark.parametrize(
+    ("spread", "codes_", "confidence"),
+    [
+        (0.5, ["self-deadlock", "leak-in-transaction"], "undetermined"),
+        (2.7, ["leak-in-transaction"], "likely"),
+        (60.0, ["leak-in-transaction"], "certain"),
+    ],
+)
+def test_use_times_that_may_be_of_a_part_do_not_make_a_jam_of_a_busy_machine_a_leak(
+    spread: float, codes_: list[str], confidence: str
+) -> None:
+    """psycopg_pool counts no use time of what getconn() gave: 0.5 ms on average, of holds of 50 ms and more."""
+    used = full_pool(19, 57, use_time_total=0.021, acquired_total=120.0)
+
+    diagnosis = verdict(*rows(19, state=IN_TRANSACTION, age=20.0, step=spread / 18), pools=used)
+
+    assert sorted(troubles(diagnosis)) == sorted(codes_)
+    assert {f.confidence for f in diagnosis.findings if f.code in codes_} == {confidence}
+
+
 def test_holders_that_stay_while_as_many_acquires_time_out_do_not_wait_themselves() -> None:
     figures = [[pool(max_open=10, open=10, in_use=10, waiting=12, timed_out_total=4.0 * i)] for i in range(7)]
 

@@ -125,7 +125,8 @@ LEAST_STANDSTILL = 5.0
 """Seconds of the youngest rest, below which a tenth of it is too short to say anything."""
 FILL_HOLDS = 5
 """Usual holds within which a jam is complete, as every holder came before the first one was due to release. A leak
-takes as long as it takes to leak every connection."""
+takes as long as it takes to leak every connection. Within a second the figures do not decide: a busy machine is late by
+as much, and psycopg_pool counts no use time of connections that are taken with getconn()."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +220,8 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     may_be_leaks = False
     if jam is None:
         jam = _find_standstill(context, application, samples, timed_out)
-        may_be_leaks = jam is not None and not context.measure_hold_times(application).mean
+        usual = context.measure_hold_times(application).mean
+        may_be_leaks = jam is not None and not jam.spread <= FILL_HOLDS * usual
     if jam is None and (timed_out or 0) >= application.count >= LEAST_SILENT_JAM:
         rests = [at - row.state_at for at, rows in samples.items() for row in rows if row.state_at is not None]
         jam = _find_together(application, samples, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
@@ -254,7 +256,7 @@ def _find_standstill(
     if youngest < LEAST_STANDSTILL:
         return None
     jam = _find_together(application, samples, False, share * youngest, LEAST_STANDSTILL)
-    if jam is None or 0 < FILL_HOLDS * usual < jam.spread:
+    if jam is None or (usual and max(FILL_HOLDS * usual, STUCK_AFTER) < jam.spread):
         return None
     # Whose acquire timed out goes on, so holders that stay do not wait for a second connection.
     return None if (timed_out or 0) >= application.count and not application.moved else jam

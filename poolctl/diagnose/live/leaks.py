@@ -36,7 +36,7 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     was observed to end); or older than 4 x the longest rest in one, where three were observed to end and that is less.
     Never younger than 4 x the mean hold that the pool's figures count: such holds come back, and outlast a short
     observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
-    Certain: all older than 1000 x that mean, not all from one moment, and observed twice.
+    Certain: all older than 1000 x that mean, not all from about one moment, and observed twice.
     Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
     held (no figures, none observed to end) and earlier holds may have been as long; or from one moment or without ages,
     while it is not known whether clients wait: it may be a self-deadlock. Holders of advisory locks and operators'
@@ -102,6 +102,10 @@ WATCHED_SHARE = 0.25
 kind: it may have begun before the window."""
 
 
+ONE_MOMENT_SHARE = 0.25
+"""Share of the youngest age within which all of them began, up to which it may have been a jam of nested acquires."""
+
+
 def _were_others_held(application: Application, stuck: Sequence[Track]) -> bool:
     """Return True if, of transactions whose ages are hidden, others that lasted for long were observed to end.
 
@@ -129,7 +133,10 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
         return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
         return "undetermined"
-    sure = 0 < TIMES_USUAL * times.mean < min(ages) and max(ages) - min(ages) > SPREAD
+    # Use times without their number leave out what is taken in another way: then the mean may be of a part.
+    is_counted = all(pool.last.use_count_total is not None for pool in context.facts.find_pools_of(application))
+    moment = STUCK_AFTER if is_counted else max(STUCK_AFTER, ONE_MOMENT_SHARE * min(ages))
+    sure = 0 < TIMES_USUAL * times.mean < min(ages) and max(ages) - min(ages) > moment
     return cap_confidence("certain" if sure else "likely", stuck)
 
 
