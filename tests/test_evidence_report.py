@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from sandboxes import own_temporary_directory
 
 from poolctl.cli import poolctl
+from poolctl.engines.sandbox import Sandbox
 from poolctl.observe.evidence.read import read_evidence
 from poolctl.observe.recording import read_recording
 
@@ -104,3 +106,62 @@ def test_a_pool_with_far_more_in_use_than_the_paste_has_backends_has_lost_slots(
 
     finding = shown["findings"][0]
     assert (finding["code"], finding["confidence"], finding["frees"]) == ("pool-slots-lost", "undetermined", 70)
+
+
+@pytest.mark.parametrize("ending", ["md", "html", "json", "svg"])
+def test_every_format_of_a_report_is_written_from_files_too(ending: str, tmp_path: Path) -> None:
+    output = tmp_path / f"report.{ending}"
+
+    inspect(tmp_path, DEPLOY, "--relief", "--output", str(output))
+
+    assert "too many clients" in output.read_text() or ending == "svg"
+
+
+def test_standard_input_is_named_as_it_is_read_again(tmp_path: Path) -> None:
+    shown = CliRunner().invoke(poolctl, ["inspect", "--evidence", "-", "--quiet"], input=COUNTS)
+
+    assert shown.exit_code == 0
+    assert "poolctl inspect --evidence - with --evidence for each new file" in shown.stdout
+
+
+# ruff: noqa: E501 - pastes are as wide as they are
+PAIR = """\
+ now | pid | usename | application_name | state | backend_start | xact_start | query_start | state_change | query | blocked_by
+-----+-----+---------+------------------+-------+---------------+------------+-------------+--------------+-------+-----------
+"""
+
+
+def paste_of_a_lock() -> str:
+    rows = [("41", "idle in transaction", "LOCK TABLE stock", "{}")]
+    rows += [(str(pid), "active", "SELECT count(*) FROM stock", "{41}") for pid in (42, 43, 44)]
+    at = "2026-10-13 06:30:00+00"
+    return PAIR + "".join(
+        f" 2026-10-13 06:31:00+00 | {pid} | app | web | {state} | {at} | {at} | {at} | {at} | {query} | {blocked_by}\n"
+        for pid, state, query, blocked_by in rows
+    )
+
+
+def test_the_relief_of_a_paste_is_sql_that_acts_only_on_the_same_backend(tmp_path: Path) -> None:
+    text = paste_of_a_lock()
+
+    (finding, *_) = document(tmp_path, text)["findings"]
+    report = inspect(tmp_path, text, "--relief")
+
+    assert (finding["code"], finding["confidence"]) == ("lock-queue", "certain")
+    assert "may not end" not in report  # no role was given that might or might not
+    assert "a.pid = 41 and a.backend_start = '2026-10-13 06:30:00.000000+00:00'::timestamptz" in report
+
+
+@pytest.mark.server
+def test_a_log_beside_a_live_server_is_one_observation(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path / "server.log"
+    file.write_text(DEPLOY)
+    with own_temporary_directory(tmp_path_factory), Sandbox.start(max_connections=20) as sandbox:
+        words = ["inspect", sandbox.admin_conninfo, "--evidence", str(file), "--for", "1s", "--quiet", "--json"]
+        shown = json.loads(CliRunner().invoke(poolctl, words).stdout)
+
+    assert {source["kind"] for source in shown["observed"]["sources"]} >= {"postgres", "evidence"}
+    assert shown["server"]["max_connections"] == 20
+    assert sum(each["count"] for each in shown["observed"]["series"]["refusals"]) == 3

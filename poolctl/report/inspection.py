@@ -55,6 +55,7 @@ MOST_SPARED = 6
 RELIEF_MARGIN = 9
 """Columns of "Allowed" with the space after it."""
 
+NEEDS_ROLE = "to a superuser, a member of pg_signal_backend, and the backends' own role"
 NOT_ALLOWED = "the role may not end other roles' backends: GRANT pg_signal_backend to it, or use another role"
 
 _STATES = {
@@ -390,7 +391,7 @@ def _plan_relief(inspection: InspectResult) -> Iterator[Block]:
     plan, result = inspection.relief, inspection.relieved
     if plan is None:
         return
-    notes = Points(tuple(_list_relief_notes(plan)), RELIEF_MARGIN)
+    notes = Points(tuple(_list_relief_notes(plan, inspection.observation.is_from_files)), RELIEF_MARGIN)
     yield Section(_state_relief(plan, result), (_list_relief_steps(plan), notes))
     if plan.steps:
         statements = "\n".join(neutralize(step.sql, None) for step in plan.steps)
@@ -456,9 +457,9 @@ def _name_step(step: ReliefStep) -> str:
     return ", ".join(neutralize(name, NAME_LIMIT) for name in names)
 
 
-def _list_relief_notes(plan: ReliefPlan) -> Iterator[Labeled]:
+def _list_relief_notes(plan: ReliefPlan, is_from_files: bool) -> Iterator[Labeled]:
     if plan.steps and not plan.may_signal:
-        yield Labeled("Allowed", (Item(NOT_ALLOWED),))
+        yield Labeled("Allowed", (Item(NEEDS_ROLE if is_from_files else NOT_ALLOWED),))
     yield Labeled("Loses", tuple(map(Item, _list_losses(plan))))
     # A reader looks for the names of applications; the server's own processes have none.
     ordered = sorted(plan.spared, key=lambda spared: not spared.application)

@@ -10,7 +10,7 @@ from shlex import quote as quote_shell
 
 from poolctl.diagnose.finding import Finding
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.observe.snapshot import LogFacts
+from poolctl.observe.snapshot import LogFacts, Source
 from poolctl.units import format_duration, format_instant, plural, quote
 
 TWO_SAMPLES = (
@@ -30,6 +30,12 @@ LONG_STATEMENT = 60.0
 """Seconds from which a statement that ran into the incident is named."""
 
 
+def _repeat(source: Source) -> str:
+    """Return the option that names a source again."""
+    target = "-" if source.target == "standard input" else quote_shell(source.target)
+    return f"--prometheus {target}" if source.kind == "prometheus" else f"--evidence {target}"
+
+
 def name_next_step(facts: LiveFacts, finding: Finding) -> Finding:
     """Return ``finding`` with the command that would decide it, where it stands on files alone and is undetermined."""
     if not facts.observation.is_from_files or finding.confidence != "undetermined":
@@ -37,7 +43,7 @@ def name_next_step(facts: LiveFacts, finding: Finding) -> Finding:
     steps = list(_list_missing(facts, finding))
     if not steps:
         return finding
-    given = " ".join(f"--evidence {quote_shell(each.target)}" for each in facts.observation.sources[:3] if each.ok)
+    given = " ".join(map(_repeat, [each for each in facts.observation.sources[:3] if each.ok]))
     steps[2:] = [f"poolctl inspect {given} with --evidence for each new file"]
     return replace(finding, decide_by="; then ".join(steps[:3]))
 
