@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from poolctl.engines.model.clock import Clock, draw
-from poolctl.engines.model.counts import Book
+from poolctl.engines.model.counts import RunCounter
 from poolctl.engines.model.plan import ServicePlan, Times
 from poolctl.engines.model.poolers import ModelPgBouncer, ModelPgpool
 from poolctl.engines.model.server import TERMINATED, Link, ModelServer
@@ -28,7 +28,7 @@ class Home(Protocol):
     """The instance that a client belongs to."""
 
     plan: ServicePlan
-    book: Book
+    counter: RunCounter
     ends_at: float
     is_gone: bool
     clients: int
@@ -177,7 +177,7 @@ class Requests:
         instance = client.instance
         client.due = due
         client.counted = due >= self.warmup
-        instance.book.tally.requests += client.counted
+        instance.counter.tally.requests += client.counted
         instance.clients += 1
         if instance.plan.every:
             instance.requests += 1
@@ -209,20 +209,20 @@ class Requests:
 
     def note_wait(self, client: Client, now: float) -> None:
         """Count the wait of an acquire that has ended."""
-        book = client.instance.book
+        counter = client.instance.counter
         wait = now - client.due
         if wait > 0.0:
-            book.waits.values.append(wait)
+            counter.waits.values.append(wait)
         else:
-            book.zero_waits += 1
+            counter.zero_waits += 1
         if client.queued_at is not None:
-            book.tally.queued_count += 1
-            book.tally.queued_time += now - client.queued_at
+            counter.tally.queued_count += 1
+            counter.tally.queued_time += now - client.queued_at
 
     def note_error(self, client: Client, kind: ErrorKind, now: float) -> None:
         self.n_errors += 1
         if client.counted:
-            client.instance.book.note_error(kind, now)
+            client.instance.counter.note_error(kind, now)
 
     def fail(self, client: Client, outcome: int, kind: ErrorKind, now: float) -> None:
         """End an acquire without a connection, and with it the request, unless it tries again."""
@@ -230,7 +230,7 @@ class Requests:
         client.state = OUT
         if client.counted:
             self.note_wait(client, now)
-            tally = instance.book.tally
+            tally = instance.counter.tally
             if outcome == TIMED_OUT:
                 tally.timed_out += 1
             elif outcome == REFUSED:
@@ -247,7 +247,7 @@ class Requests:
             client.tries += 1
             self.clock.after(delay, self.begin_late, client)
             return
-        instance.book.tally.requests_failed += client.counted
+        instance.counter.tally.requests_failed += client.counted
         is_rejected = outcome == TIMED_OUT and now == client.due
         self.end(client, now, load.error_pause if outcome != TIMED_OUT or is_rejected else 0.0)
 
@@ -270,7 +270,7 @@ class Requests:
         elif plan.every and client.leaks:
             self.leak(client, now)
         else:
-            client.instance.book.tally.requests_completed += client.counted
+            client.instance.counter.tally.requests_completed += client.counted
             self.end(client, now, 0.0)
 
     def fail_statement(self, link: Link, kind: ErrorKind, now: float) -> None:
@@ -279,7 +279,7 @@ class Requests:
         if client is None or client.state != USING or client.held[-1] is not link:
             # Leaked, or held by a request that does something else now and will find out later.
             return
-        client.instance.book.tally.requests_failed += client.counted
+        client.instance.counter.tally.requests_failed += client.counted
         self.note_error(client, kind, now)
         self.end(client, now, 0.0)
 
@@ -289,9 +289,9 @@ class Requests:
         instance = client.instance
         for link in held:
             if client.counted:
-                instance.book.uses.values.append(now - link.connection.acquired_at)
+                instance.counter.uses.values.append(now - link.connection.acquired_at)
                 if now > instance.ends_at:
-                    instance.book.late += 1
+                    instance.counter.late += 1
             instance.release(link, now)
 
     def end(self, client: Client, now: float, pause: float) -> None:
@@ -319,8 +319,8 @@ class Requests:
         plan = instance.plan
         client.held = []
         if client.counted:
-            instance.book.tally.requests_completed += 1
-            instance.book.tally.leaked += len(held)
+            instance.counter.tally.requests_completed += 1
+            instance.counter.tally.leaked += len(held)
         fate = plan.rules.dropped_reference if plan.shape == "dropped-reference" else "kept"
         for link in held:
             link.client = None

@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from poolctl.engines.model import clock as limits
-from poolctl.engines.model.counts import number_books
+from poolctl.engines.model.counts import number_counters
 from poolctl.engines.model.model import describe_endless_queue
 from poolctl.engines.model.plan import RESTART_TIME, ModelInstance, ServicePlan, Times, times
 from poolctl.engines.model.result import KernelOutcome
@@ -78,17 +78,17 @@ class Compiled:
         self, scenario: Scenario, plans: list[ServicePlan], windows: list[ModelInstance], interval: float
     ) -> None:
         self.scenario, self.plans, self.windows = scenario, plans, windows
-        self.book_of = number_books(plans, windows)
+        self.counter_of = number_counters(plans, windows)
         self.failure: str | None = None
         self.why_cut_off = ""
         load, database = scenario.load, scenario.database
         self._kernel = KERNEL.Kernel(
             [(_fields(plan), [_burst(burst) for burst in plan.bursts]) for plan in plans],
             [
-                (window.part, window.begins_at, window.ends_at, book)
-                for window, book in zip(windows, self.book_of, strict=True)
+                (window.part, window.begins_at, window.ends_at, counter)
+                for window, counter in zip(windows, self.counter_of, strict=True)
             ],
-            max(self.book_of) + 1,
+            max(self.counter_of) + 1,
             [_event(event) for event in scenario.events],
             [Random(f"{load.seed}/{stream}").getstate()[1] for stream in limits.STREAMS],
             (
@@ -146,7 +146,7 @@ class Compiled:
             timeline=[_point(row) for row in timeline],
             tallies=[_tally(figures, kinds) for figures in tallies],
             late=[figures[6] for figures in tallies],
-            book_of=self.book_of,
+            counter_of=self.counter_of,
             ended=[_stats(figures[0], bound) for figures, bound in zip(instances, bounds, strict=True)],
             warm=[
                 None if figures[1] is None else _stats(figures[1], bound)

@@ -11,7 +11,7 @@ FULL_HISTOGRAMS = 64
 """Instances up to which each has histograms of its own; above, the instances of a service share theirs."""
 
 
-class Book:
+class RunCounter:
     """What one instance, or in a large fleet all instances of a service, counts."""
 
     __slots__ = ("errors", "late", "tally", "uses", "waits", "zero_waits")
@@ -54,8 +54,8 @@ class Book:
         self.tally.errors = {kind: (count, first_at) for kind, count, first_at in self.errors.values()}
 
 
-def number_books(plans: list[ServicePlan], instances: list[ModelInstance]) -> list[int]:
-    """Return for each instance the number of the book that it counts in."""
+def number_counters(plans: list[ServicePlan], instances: list[ModelInstance]) -> list[int]:
+    """Return for each instance the number of the counter that it counts in."""
     if len(instances) > FULL_HISTOGRAMS:
         return [instance.part for instance in instances]
     return list(range(len(instances)))

@@ -20,7 +20,7 @@ from poolctl.engines.model.clients import (
     outcome_of,
 )
 from poolctl.engines.model.clock import Clock
-from poolctl.engines.model.counts import Book
+from poolctl.engines.model.counts import RunCounter
 from poolctl.engines.model.plan import ModelInstance, ServicePlan, Times, times
 from poolctl.engines.model.server import Link
 from poolctl.pool import (
@@ -94,11 +94,11 @@ class Instance:
         service: ServiceState,
         clock: Clock,
         requests: Requests,
-        book: Book,
+        counter: RunCounter,
         random: Random,
         on_end: Callable[[], None],
     ) -> None:
-        self.service, self.clock, self.requests_of_run, self.book = service, clock, requests, book
+        self.service, self.clock, self.requests_of_run, self.counter = service, clock, requests, counter
         self.plan, self.network = service.plan, requests.network
         self.number_of_service = service.number
         self.begins_at, self.ends_at = window.begins_at, window.ends_at
@@ -249,7 +249,7 @@ class Instance:
     def opened(self, link: Link, now: float) -> None:
         """Report an opening that succeeded to the pool."""
         if now >= self.requests_of_run.warmup:
-            self.book.tally.connect_time.record(now - link.asked_at)
+            self.counter.tally.connect_time.record(now - link.asked_at)
         self.carry_out(self.pool.opened(link.connection, now), now)
 
     def open_failed(self, link: Link, now: float, kind: ErrorKind) -> None:
@@ -369,7 +369,7 @@ class Instance:
             client.state = OUT
             client.serial += 1
             if client.counted:
-                self.book.note_unfinished(now - client.due, is_queued=client.queued_at is not None)
+                self.counter.note_unfinished(now - client.due, is_queued=client.queued_at is not None)
         self.is_gone = True
         self.reported_at = now
         self.ended = self.pool.stats(now)

@@ -10,7 +10,7 @@ from random import Random
 from poolctl.engines.model import clock as limits
 from poolctl.engines.model.clients import DIALING, WAITING, Requests
 from poolctl.engines.model.clock import STREAMS, Clock
-from poolctl.engines.model.counts import Book, number_books
+from poolctl.engines.model.counts import RunCounter, number_counters
 from poolctl.engines.model.instances import Instance, ServiceState
 from poolctl.engines.model.plan import ModelInstance, ServicePlan
 from poolctl.engines.model.poolers import new_network
@@ -43,8 +43,8 @@ class Model:
         ]
         for service in self.services:
             service.all_services = self.services
-        self.book_of = number_books(plans, windows)
-        self.books = [Book() for _ in range(max(self.book_of) + 1)]
+        self.counter_of = number_counters(plans, windows)
+        self.counters = [RunCounter() for _ in range(max(self.counter_of) + 1)]
         self.instances_left = len(windows)
         self.instances = [
             Instance(
@@ -52,11 +52,11 @@ class Model:
                 self.services[window.part],
                 self.clock,
                 self.requests,
-                self.books[number],
+                self.counters[number],
                 randoms["pool"],
                 self.note_end,
             )
-            for window, number in zip(windows, self.book_of, strict=True)
+            for window, number in zip(windows, self.counter_of, strict=True)
         ]
         self.timeline: list[TimelinePoint] = []
         self.part_peaks = [(0, 0)] * len(plans)
@@ -227,16 +227,16 @@ class Model:
 
     def flush(self) -> None:
         """Count the times that were collected."""
-        for book in self.books:
-            book.flush()
+        for counter in self.counters:
+            counter.flush()
 
     def finish(self) -> KernelOutcome:
         """Return the figures of the run."""
         now = self.clock.now
         if self.server.is_shared:
             self.server.advance(now)
-        for book in self.books:
-            book.finish()
+        for counter in self.counters:
+            counter.finish()
         self.timeline.append(self.point(now))
         for instance in self.instances:
             if not instance.is_gone:
@@ -246,9 +246,9 @@ class Model:
             windows=self.windows,
             now=now,
             timeline=self.timeline,
-            tallies=[book.tally for book in self.books],
-            late=[book.late for book in self.books],
-            book_of=self.book_of,
+            tallies=[counter.tally for counter in self.counters],
+            late=[counter.late for counter in self.counters],
+            counter_of=self.counter_of,
             ended=[instance.ended or instance.pool.stats(now) for instance in self.instances],
             warm=[instance.warm for instance in self.instances],
             reported_at=[instance.reported_at for instance in self.instances],

@@ -20,9 +20,9 @@ class KernelOutcome:
     now: float
     timeline: list[TimelinePoint]
     tallies: list[Tally]
-    """By book; ``late``: of each, how many were released after the load ended."""
+    """By counter; ``late``: of each, how many were released after the load ended."""
     late: list[int]
-    book_of: list[int]
+    counter_of: list[int]
     ended: list[PoolStats]
     warm: list[PoolStats | None]
     reported_at: list[float]
@@ -104,7 +104,7 @@ def _summary(
     ]
     begin = min(max(window.begins_at, figures.scenario.load.warmup) for window in windows)
     return summarize(
-        [figures.tallies[book] for book in sorted({figures.book_of[number] for number in numbers})],
+        [figures.tallies[counter] for counter in sorted({figures.counter_of[number] for number in numbers})],
         [figures.ended[number] for number in numbers],
         warm=[figures.warm[number] for number in numbers],
         load_time=max(max(ends) - begin, 0.0),
