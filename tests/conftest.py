@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from guard_runs import serve_environment
 from hypothesis import HealthCheck, settings
 
 from poolctl.engines.live.live_servers import ThrowAwayServers
@@ -36,3 +37,10 @@ def servers() -> Iterator[ThrowAwayServers]:
     """Throw-away servers, each kept for the next test that asks for the same."""
     with ThrowAwayServers() as servers:
         yield servers
+
+
+@pytest.fixture(scope="session")
+def environment() -> Iterator[dict[str, str]]:
+    """The environment of programs that run under the guard, with the address of a PostgreSQL."""
+    with serve_environment() as environment:
+        yield environment

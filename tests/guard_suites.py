@@ -18,7 +18,7 @@ import pytest
 DSN = os.environ["GUARD_DSN"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pool():
     with psycopg_pool.ConnectionPool(DSN, min_size=1, max_size=2, open=True) as pool:
         yield pool

@@ -3,22 +3,23 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from guard_runs import ROOT, serve_environment
+from guard_runs import ROOT
 from guard_suites import QUIET
 
 pytestmark = pytest.mark.server
 SHOP = ROOT / "examples" / "guard"
 
 
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with serve_environment() as environment:
-        url = environment["GUARD_URL"]
-        yield environment | {"DATABASE_URL": url, "COLUMNS": "100", "PYTHONDONTWRITEBYTECODE": "1"}
+@pytest.fixture
+def shop_environment(environment: dict[str, str]) -> dict[str, str]:
+    return environment | {
+        "DATABASE_URL": environment["GUARD_URL"],
+        "COLUMNS": "100",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 def run_shop(environment: dict[str, str], *options: str) -> tuple[int, str, str]:
@@ -53,8 +54,8 @@ def excerpt_of_the_readme() -> str:
     return found[1]
 
 
-def test_the_pages_show_what_the_guard_says_of_the_shop(environment: dict[str, str]) -> None:
-    code, out, err = run_shop(environment)
+def test_the_pages_show_what_the_guard_says_of_the_shop(shop_environment: dict[str, str]) -> None:
+    code, out, err = run_shop(shop_environment)
 
     assert code == 1
     assert without_times(out) == without_times(screen("pytest"))
@@ -62,18 +63,18 @@ def test_the_pages_show_what_the_guard_says_of_the_shop(environment: dict[str, s
     assert without_times(excerpt_of_the_readme()) in without_times(out)
 
 
-def test_the_fixed_shop_has_no_leak(environment: dict[str, str]) -> None:
-    code, out, err = run_shop(environment, "--shop", "fixed")
+def test_the_fixed_shop_has_no_leak(shop_environment: dict[str, str]) -> None:
+    code, out, err = run_shop(shop_environment, "--shop", "fixed")
 
     assert code == 0, out
     assert "poolctl guard: nothing wrong" in err
 
 
-def test_without_the_guard_every_test_of_the_shop_passes(environment: dict[str, str]) -> None:
+def test_without_the_guard_every_test_of_the_shop_passes(shop_environment: dict[str, str]) -> None:
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *QUIET, "-p", "no:cacheprovider"],
         cwd=SHOP,
-        env=environment,
+        env=shop_environment,
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,21 +1,15 @@
 """Staged leaks under ``poolctl guard``, in each library where they can happen: each is named by its line."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 import pytest
 from guard_programs import EXPECTED, LEAK, LIBRARIES, Library, line_of, shapes_of, write_program
-from guard_runs import Guarded, run_program, serve_environment
+from guard_runs import Guarded, run_program
 
 pytestmark = pytest.mark.server
 CASES = [(library, shape) for library in LIBRARIES for shape in shapes_of(library)]
 IDS = [f"{library.name}-{shape}" for library, shape in CASES]
-
-
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with serve_environment() as environment:
-        yield environment
 
 
 @pytest.fixture(scope="module")

@@ -5,12 +5,11 @@ import re
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import psycopg
 import pytest
-from guard_runs import serve_environment
 from guard_suites import QUIET, is_plugin_installed, run_suite
 from psycopg.conninfo import conninfo_to_dict
 
@@ -23,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 DSN, URL = os.environ["GUARD_DSN"], os.environ["GUARD_URL"]
-NUMBERS = pytest.mark.parametrize("number", range(100))
+NUMBERS = pytest.mark.parametrize("number", range(REPEATS))
 
 @pytest.fixture(scope="session")
 def old_pool():
@@ -114,20 +113,14 @@ def test_async_engine(number):
 """
 
 
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with serve_environment() as environment:
-        yield environment
-
-
 @pytest.mark.server
-def test_nothing_is_said_of_a_thousand_healthy_tests(environment: dict[str, str], tmp_path: Path) -> None:
-    result = run_suite(
-        tmp_path, environment, {"test_healthy.py": HEALTHY}, "-q", "-r", "fE", "--poolctl-threshold", "20s"
-    )
+@pytest.mark.parametrize("number", [50, pytest.param(1000, marks=pytest.mark.slow)])
+def test_nothing_is_said_of_healthy_tests(number: int, environment: dict[str, str], tmp_path: Path) -> None:
+    files = {"test_healthy.py": HEALTHY.replace("REPEATS", str(number // 10))}
+    result = run_suite(tmp_path, environment, files, "-q", "-r", "fE", "--poolctl-threshold", "20s")
 
     assert result.code == 0, result.output[-3000:]
-    assert "1000 passed" in result.output
+    assert f"{number} passed" in result.output
     assert "poolctl:" not in result.output
 
 

@@ -2,11 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from guard_runs import ROOT, serve_environment
+from guard_runs import ROOT
 from guard_suites import QUIET, Result, run_suite
 
 pytestmark = pytest.mark.server
@@ -25,14 +25,11 @@ def charge(pool, card):
 """
 
 
-@pytest.fixture(scope="module")
-def environment() -> Iterator[dict[str, str]]:
-    with serve_environment() as environment:
-        yield environment
+Suite = Callable[..., Result]
 
 
 @pytest.fixture
-def suite(environment: dict[str, str], tmp_path: Path):  # type: ignore[no-untyped-def]
+def suite(environment: dict[str, str], tmp_path: Path) -> Suite:
     def run(text: str, *options: str, **how: object) -> Result:
         files = {"test_it.py": text, "shop.py": SHOP, **how.pop("files", {})}  # type: ignore[dict-item]
         return run_suite(tmp_path, environment, files, *options, **how)  # type: ignore[arg-type]
@@ -56,41 +53,11 @@ def test_after_it(pool):
 """
 
 
-def test_the_test_that_leaks_fails_with_the_line_that_acquired(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(LEAKING)
-
-    assert result.outcome("test_rejected_card") == "FAILED"
-    assert result.outcome("test_good_card") == result.outcome("test_after_it") == "PASSED"
-    assert "test_rejected_card - 1 connection was acquired and not released" in result.output
-    assert "acquired  shop.py:6 in charge, called from test_it.py:10   psycopg_pool 'pool-1'" in result.output
-    assert "in the error path: charge() raised CardRejected at shop.py:9, before release at :11" in result.output
-    assert "idle in transaction (SELECT '...')" in result.output
-    assert "secret" not in result.output.split("short test summary")[0].split("FAILURES")[-1]
-
-
-def test_without_the_option_nothing_is_said(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(LEAKING, on=False)
-
-    assert result.code == 0
-    assert "not released" not in result.output
-
-
-def test_the_configuration_switches_it_on_and_an_option_off(suite) -> None:  # type: ignore[no-untyped-def]
-    files = {"pytest.ini": "[pytest]\npoolctl = true\n"}
-
-    assert suite(LEAKING, on=False, files=files).outcome("test_rejected_card") == "FAILED"
-    assert suite(LEAKING, "--no-poolctl", on=False, files=files).code == 0
-
-
-def test_under_the_guard_command_the_plugin_is_on(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(LEAKING, command=[sys.executable, "-m", "poolctl", "guard", "--"])
-
-    assert result.outcome("test_rejected_card") == "FAILED"
-    assert "poolctl guard:" in result.output
-
-
-def test_what_a_fixture_releases_in_its_teardown_is_no_leak(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
+# Suites that need no options of their own run together, each in a file and with a pool of its own: a pytest takes a
+# second to start.
+TOGETHER = {
+    "test_charge.py": LEAKING,
+    "test_fixtures.py": """
 import psycopg, pytest
 from conftest import DSN
 
@@ -103,14 +70,6 @@ def closing():
 
 def test_leaves_it_to_the_fixture(closing):
     closing.append(psycopg.connect(DSN))
-""")
-
-    assert result.code == 0, result.output
-
-
-def test_a_fixture_is_checked_when_its_scope_ends(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
-import pytest
 
 @pytest.fixture(scope="module")
 def shared(pool):
@@ -128,17 +87,8 @@ def test_first(shared, returned):
 
 def test_last(shared, returned):
     pass
-""")
-
-    assert result.outcome("test_first") == "PASSED"
-    assert result.outcome("test_last") == "ERROR"
-    assert "by        fixture 'shared' (module scope)" in result.output
-    assert "acquired  test_it.py:6 in shared" in result.output
-    assert "test_it.py:11" not in result.output
-
-
-def test_a_connection_that_is_handed_to_another_thread_fails_no_test_and_is_mentioned(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
+""",
+    "test_hand_over.py": """
 import threading
 
 def test_hand_over(pool):
@@ -146,16 +96,9 @@ def test_hand_over(pool):
     thread = threading.Thread(target=lambda: pool.putconn(connection))
     thread.start()
     thread.join()
-""")
-
-    assert result.outcome("test_hand_over") == "PASSED"
-    said = "poolctl: acquired test_it.py:5 in test_hand_over, released by another thread test_it.py:6 in <lambda>"
-    assert result.output.count(said) == 1
-
-
-def test_a_mark_allows_a_number_of_connections(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(
-        """
+""",
+    "test_kinds.py": """
+import unittest
 import psycopg, pytest
 from conftest import DSN
 KEPT = []
@@ -168,71 +111,6 @@ def test_allowed():
 def test_one_too_many():
     KEPT.append(psycopg.connect(DSN))
     KEPT.append(psycopg.connect(DSN))
-""",
-        "--strict-markers",
-    )
-
-    assert result.outcome("test_allowed") == "PASSED"
-    assert result.outcome("test_one_too_many") == "FAILED"
-
-
-def test_the_whole_suite_may_have_an_allowance_and_a_longest_hold(suite) -> None:  # type: ignore[no-untyped-def]
-    text = """
-import psycopg, time
-from conftest import DSN
-KEPT = []
-
-def test_keeps():
-    KEPT.append(psycopg.connect(DSN))
-
-def test_slow(pool):
-    with pool.connection():
-        time.sleep(0.3)
-"""
-    result = suite(text, "--poolctl-allow", "1", "--poolctl-threshold", "100ms")
-
-    assert result.outcome("test_slow") == "FAILED"
-    assert "a connection was held for 3" in result.output
-    assert suite(text, "--poolctl-allow", "1").code == 0
-
-
-def test_a_wait_that_is_too_long_fails_with_every_holder(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(
-        """
-def test_hangs(pool):
-    first = pool.getconn()
-    second = pool.getconn()
-    try:
-        pool.getconn()
-    finally:
-        pool.putconn(first)
-        pool.putconn(second)
-""",
-        "--poolctl-timeout",
-        "500ms",
-    )
-
-    assert result.outcome("test_hangs") == "FAILED"
-    assert "waited    test_it.py:6 in test_hangs" in result.output
-    assert "held      2 of 2" in result.output
-    assert "by      test_it.py:3 in test_hangs" in result.output
-    assert "by      test_it.py:4 in test_hangs" in result.output
-
-
-def test_junit_output_carries_the_acquire_line(suite, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    suite(LEAKING, "--junit-xml", "report.xml")
-
-    text = (tmp_path / "report.xml").read_text(encoding="utf-8")
-    assert 'message="1 connection was acquired and not released"' in text
-    assert '<property name="poolctl_acquired" value="shop.py:6"' in text
-
-
-def test_parametrized_and_unittest_tests_are_each_checked(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
-import unittest
-import psycopg, pytest
-from conftest import DSN
-KEPT = []
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 def test_numbers(number):
@@ -256,61 +134,181 @@ class TestClass(unittest.TestCase):
     def tearDown(self):
         self.own.close()
 
-    def test_clean(self):
+    def test_clean_method(self):
         self.own.execute("SELECT 1")
 
-    def test_leaks(self):
+    def test_leaking_method(self):
         KEPT.append(psycopg.connect(DSN))
-""")
+""",
+    "test_ends.py": """
+import pytest
 
-    assert [result.outcome(f"test_numbers[{number}]") for number in (1, 2, 3)] == ["PASSED", "FAILED", "PASSED"]
-    assert result.outcome("test_clean") == "PASSED"
-    assert result.outcome("test_leaks") == "FAILED"
-
-
-def test_a_test_that_fails_by_itself_shows_what_it_holds(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
 def test_wrong(pool):
     connection = pool.getconn()
     assert connection is None
-""")
-
-    assert "assert" in result.output
-    assert "connections (poolctl)" in result.output
-    assert "acquired  test_it.py:3 in test_wrong" in result.output
-
-
-def test_a_teardown_that_fails_is_still_an_error_of_the_teardown(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite("""
-import pytest
 
 @pytest.fixture
 def breaks():
     yield
     raise ValueError("teardown")
 
-def test_leaks(pool, breaks):
+def test_leaks_and_breaks(pool, breaks):
     global kept
     kept = pool.getconn()
 
-def test_next(pool):
+def test_next():
+    pass
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("together")
+
+
+@pytest.fixture(scope="module")
+def together(environment: dict[str, str], folder: Path) -> Result:
+    files = {"shop.py": SHOP, **TOGETHER}
+    return run_suite(folder, environment, files, "--strict-markers", "--junit-xml", "report.xml")
+
+
+def test_the_test_that_leaks_fails_with_the_line_that_acquired(together: Result) -> None:
+    assert together.outcome("test_rejected_card") == "FAILED"
+    assert together.outcome("test_good_card") == together.outcome("test_after_it") == "PASSED"
+    assert "test_rejected_card - 1 connection was acquired and not released" in together.output
+    assert "acquired  shop.py:6 in charge, called from test_charge.py:10   psycopg_pool 'pool-1'" in together.output
+    assert "in the error path: charge() raised CardRejected at shop.py:9, before release at :11" in together.output
+    assert "idle in transaction (SELECT '...')" in together.output
+    assert "SELECT 'secret'" not in together.output
+
+
+def test_what_a_fixture_releases_in_its_teardown_is_no_leak(together: Result) -> None:
+    assert together.outcome("test_leaves_it_to_the_fixture") == "PASSED"
+
+
+def test_a_fixture_is_checked_when_its_scope_ends(together: Result) -> None:
+    assert together.outcome("test_first") == "PASSED"
+    assert together.outcome("test_last") == "ERROR"
+    assert "by        fixture 'shared' (module scope)" in together.output
+    assert "acquired  test_fixtures.py:17 in shared" in together.output
+    assert "test_fixtures.py:22" not in together.output
+
+
+def test_a_connection_that_is_handed_to_another_thread_fails_no_test_and_is_mentioned(together: Result) -> None:
+    place = "test_hand_over.py"
+
+    assert together.outcome("test_hand_over") == "PASSED"
+    said = f"poolctl: acquired {place}:5 in test_hand_over, released by another thread {place}:6 in <lambda>"
+    assert together.output.count(said) == 1
+
+
+def test_a_mark_allows_a_number_of_connections(together: Result) -> None:
+    assert together.outcome("test_allowed") == "PASSED"
+    assert together.outcome("test_one_too_many") == "FAILED"
+
+
+def test_parametrized_and_unittest_tests_are_each_checked(together: Result) -> None:
+    assert [together.outcome(f"test_numbers[{number}]") for number in (1, 2, 3)] == ["PASSED", "FAILED", "PASSED"]
+    assert together.outcome("TestClass::test_clean_method") == "PASSED"
+    assert together.outcome("TestClass::test_leaking_method") == "FAILED"
+
+
+def test_a_test_that_fails_by_itself_shows_what_it_holds(together: Result) -> None:
+    assert "assert <psycopg.Connection" in together.output
+    assert "connections (poolctl)" in together.output
+    assert "acquired  test_ends.py:5 in test_wrong" in together.output
+
+
+def test_a_teardown_that_fails_is_still_an_error_of_the_teardown(together: Result) -> None:
+    assert "FAILED test_ends.py::test_leaks_and_breaks" in together.output
+    assert "ERROR test_ends.py::test_leaks_and_breaks - ValueError: teardown" in together.output
+    assert together.outcome("test_next") == "PASSED"
+
+
+def test_junit_output_carries_the_acquire_line(together: Result, folder: Path) -> None:
+    text = (folder / "report.xml").read_text(encoding="utf-8")
+
+    assert 'message="1 connection was acquired and not released"' in text
+    assert '<property name="poolctl_acquired" value="shop.py:6"' in text
+
+
+def test_without_the_option_nothing_is_said(suite: Suite) -> None:
+    result = suite(LEAKING, on=False)
+
+    assert result.code == 0
+    assert "not released" not in result.output
+
+
+def test_the_configuration_switches_it_on_and_an_option_off(suite: Suite) -> None:
+    files = {"pytest.ini": "[pytest]\npoolctl = true\n"}
+
+    assert suite(LEAKING, on=False, files=files).outcome("test_rejected_card") == "FAILED"
+    assert suite(LEAKING, "--no-poolctl", on=False, files=files).code == 0
+
+
+def test_under_the_guard_command_the_plugin_is_on(suite: Suite) -> None:
+    result = suite(LEAKING, command=[sys.executable, "-m", "poolctl", "guard", "--"])
+
+    assert result.outcome("test_rejected_card") == "FAILED"
+    assert "poolctl guard:" in result.output
+
+
+def test_the_whole_suite_may_have_an_allowance_and_a_longest_hold(suite: Suite) -> None:
+    text = """
+import psycopg, pytest, time
+from conftest import DSN
+KEPT = []
+
+def test_keeps():
+    KEPT.append(psycopg.connect(DSN))
+
+def test_slow(pool):
     with pool.connection():
-        pass
-""")
+        time.sleep(0.3)
 
-    assert "FAILED test_it.py::test_leaks" in result.output
-    assert "ERROR test_it.py::test_leaks - ValueError: teardown" in result.output
-    assert result.outcome("test_next") == "PASSED"
+@pytest.mark.poolctl(threshold="30s")
+def test_slow_as_it_may_be(pool):
+    with pool.connection():
+        time.sleep(0.3)
+"""
+    result = suite(text, "--poolctl-allow", "1", "--poolctl-threshold", "100ms")
+
+    assert result.outcome("test_keeps") == result.outcome("test_slow_as_it_may_be") == "PASSED"
+    assert "FAILED test_it.py::test_slow - a connection was held for 3" in result.output
 
 
-def test_xdist_workers_check_their_own_tests(suite) -> None:  # type: ignore[no-untyped-def]
-    result = suite(LEAKING, "-n", "2", plugins=QUIET[:-2])
+def test_a_wait_that_is_too_long_fails_with_every_holder(suite: Suite) -> None:
+    result = suite(
+        """
+def test_hangs(pool):
+    first = pool.getconn()
+    second = pool.getconn()
+    try:
+        pool.getconn()
+    finally:
+        pool.putconn(first)
+        pool.putconn(second)
+""",
+        "--poolctl-timeout",
+        "500ms",
+    )
+
+    assert result.outcome("test_hangs") == "FAILED"
+    assert "waited    test_it.py:6 in test_hangs" in result.output
+    assert "held      2 of 2" in result.output
+    assert "by      test_it.py:3 in test_hangs" in result.output
+    assert "by      test_it.py:4 in test_hangs" in result.output
+
+
+def test_xdist_workers_check_their_own_tests(suite: Suite) -> None:
+    result = suite(LEAKING, "-n", "1", plugins=QUIET[:-2])
 
     assert result.outcome("test_rejected_card") == "FAILED"
     assert result.outcome("test_good_card") == "PASSED"
 
 
-def test_a_test_that_runs_again_is_judged_afresh(suite) -> None:  # type: ignore[no-untyped-def]
+def test_a_test_that_runs_again_is_judged_afresh(suite: Suite) -> None:
     pytest.importorskip("pytest_rerunfailures")
     result = suite(
         """
@@ -364,7 +362,7 @@ async def test_cancelled(apool):
 """
 
 
-def test_pytest_asyncio(suite) -> None:  # type: ignore[no-untyped-def]
+def test_pytest_asyncio(suite: Suite) -> None:
     pytest.importorskip("pytest_asyncio")
     ini = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
 
@@ -376,7 +374,7 @@ def test_pytest_asyncio(suite) -> None:  # type: ignore[no-untyped-def]
     assert "acquired  test_it.py:24 in work" in result.output
 
 
-def test_anyio(suite) -> None:  # type: ignore[no-untyped-def]
+def test_anyio(suite: Suite) -> None:
     pytest.importorskip("anyio")
     text = ASYNC_LEAK.format(
         mark='pytestmark = pytest.mark.anyio\n\n@pytest.fixture\ndef anyio_backend():\n    return "asyncio"\n', scope=""
@@ -434,7 +432,7 @@ DATABASES = {"default": {
 """
 
 
-def test_djangos_own_connection_is_no_leak_and_that_of_a_thread_is(suite) -> None:  # type: ignore[no-untyped-def]
+def test_djangos_own_connection_is_no_leak_and_that_of_a_thread_is(suite: Suite) -> None:
     pytest.importorskip("pytest_django")
     files = {"settings.py": SETTINGS, "pytest.ini": "[pytest]\nDJANGO_SETTINGS_MODULE = settings\npythonpath = .\n"}
 
@@ -445,7 +443,7 @@ def test_djangos_own_connection_is_no_leak_and_that_of_a_thread_is(suite) -> Non
     assert "by        thread own" in result.output
 
 
-def test_a_bad_value_of_an_option_is_refused(suite) -> None:  # type: ignore[no-untyped-def]
+def test_a_bad_value_of_an_option_is_refused(suite: Suite) -> None:
     result = suite(LEAKING, "--poolctl-timeout", "soon")
 
     assert result.code == 4

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -118,14 +117,16 @@ def _wait(
 
     from poolctl.guard.guard_text import report_lines
 
-    wanted = threading.Event()
+    # Not an Event: a signal that comes while the main thread clears one would wait for that thread's own lock for ever.
+    is_wanted = False
 
     def forward(number: int, _: FrameType | None) -> None:
         if process.poll() is None:
             process.send_signal(number)
 
     def ask(_: int, __: FrameType | None) -> None:
-        wanted.set()
+        nonlocal is_wanted
+        is_wanted = True
 
     # Ctrl-C in a terminal reaches the whole process group, the command too: it decides what to do, and we wait.
     before = {
@@ -140,8 +141,8 @@ def _wait(
     try:
         while (code := process.poll()) is None:
             now = time.monotonic()
-            if wanted.is_set() or (due is not None and now >= due):
-                wanted.clear()
+            if is_wanted or (due is not None and now >= due):
+                is_wanted = False
                 due = None if every is None else now + every
                 _print_lines(report_lines(session.view()))
             if killing is None and deadline is not None and now >= deadline:

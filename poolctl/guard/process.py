@@ -7,6 +7,7 @@ in memory, so a killed process leaves nothing behind.
 
 import atexit
 import os
+import signal
 import socket
 import sys
 from _thread import allocate_lock, start_new_thread
@@ -17,6 +18,9 @@ INTERVAL = 0.5
 
 SEND_WITHIN = 2.0
 """Seconds for one report. A guard command that does not read must not hold the program up."""
+
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+"""Signals that end a process which does not handle them, and that servers raise against themselves."""
 
 ADDRESS = "POOLCTL_GUARD_ADDRESS"
 TOKEN = "POOLCTL_GUARD_TOKEN"
@@ -151,4 +155,13 @@ def begin() -> None:
         leave(status)
 
     os._exit = _exit
+    raise_signal = signal.raise_signal
+
+    def _raise_signal(number: int) -> None:
+        # uvicorn ends so, in good order: it has waited for its requests, and takes the signal that it was sent.
+        if signal.getsignal(number) == signal.SIG_DFL and number in _ENDING:
+            reporter.end()
+        raise_signal(number)
+
+    signal.raise_signal = _raise_signal
     send("hello", f'{{"pid": {os.getpid()}, "python": "{sys.version_info[0]}.{sys.version_info[1]}"}}')
