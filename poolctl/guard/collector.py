@@ -43,6 +43,7 @@ class Collector:
         self.forgotten = 0
         self._threshold = threshold
         self._token = secrets.token_hex(16)
+        self._settled = threading.Event()
         self._directory: str | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._thread = threading.Thread(target=self._listen, name="poolctl guard", daemon=True)
@@ -85,14 +86,17 @@ class Collector:
         """List the last report of each process."""
         return list(self.reports.values())
 
-    def settle(self, *, within: float = 2.0) -> None:
-        """Wait until no report has come for a moment, at most ``within`` seconds: the last ones may be on their way."""
-        deadline = time.monotonic() + within
-        before = -1
-        while before != (before := self._received) and time.monotonic() < deadline:
-            time.sleep(0.05)
+    def settle(self, *, within: float = 10.0) -> None:
+        """Wait until the reports of all processes that have ended are read, at most ``within`` seconds.
 
-    _received = 0
+        They stand in the listener's queue since before those processes ended, and what is sent now comes after them.
+        """
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
+            link.settimeout(within)
+            link.connect("\0" + self.address[1:] if self.address.startswith("@") else self.address)
+            link.sendall(f"{self._token}\nsettled\n{{}}".encode())
+            link.shutdown(socket.SHUT_WR)
+            self._settled.wait(within)
 
     def _listen(self) -> None:
         while True:
@@ -103,7 +107,6 @@ class Collector:
             with link, contextlib.suppress(OSError, ValueError):
                 link.settimeout(READ_WITHIN)
                 self._receive(link)
-            self._received += 1
 
     def _receive(self, link: socket.socket) -> None:
         chunks, size = [], 0
@@ -118,7 +121,9 @@ class Collector:
             return
         kind, _, body = rest.partition(b"\n")
         document = json.loads(body.decode("utf-8"))
-        if kind == b"hello":
+        if kind == b"settled":
+            self._settled.set()
+        elif kind == b"hello":
             self.pythons.add(int(document["pid"]))
         elif kind == b"alive":
             # What it reported last still holds, now.

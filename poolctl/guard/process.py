@@ -101,6 +101,9 @@ class Reporter:
 
     def before_fork(self) -> None:
         """End the thread: a process that forks with threads gets a warning from Python 3.12 on, and locks may stick."""
+        self._stop_thread()
+
+    def _stop_thread(self) -> None:
         if self._is_running:
             self._stop.release()
             self._stopped.acquire(True, SEND_WITHIN)
@@ -123,6 +126,9 @@ class Reporter:
     def end(self) -> None:
         """Send the last report of this process."""
         if self._pid == os.getpid() and (self._is_running or self._recorder.hooked):
+            # First its thread, whose report would otherwise come after this one and take its place.
+            self._stop_thread()
+            self._is_running = False
             self.report(ended=True)
 
 
