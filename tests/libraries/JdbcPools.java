@@ -17,7 +17,6 @@ import org.apache.commons.dbcp2.BasicDataSource;
 
 public class JdbcPools {
   static String text;
-  static volatile long connectMillis = 0;
 
   static double number(String key) {
     Matcher found = Pattern.compile("\"" + key + "\": ([0-9.]+)").matcher(text);
@@ -86,12 +85,8 @@ public class JdbcPools {
     }
   }
 
-  public static void main(String[] arguments) throws Exception {
-    text = arguments[1];
-    int callers = (int) number("callers");
-    double connect = number("connect"), hold = number("hold"), timeout = number("acquire_timeout");
-    AtomicInteger opened = new AtomicInteger(), served = new AtomicInteger(), failed = new AtomicInteger();
-    DoubleAdder waited = new DoubleAdder();
+  /** Both a DataSource and a Driver, whose connections take so long to open. */
+  static Object newSource(AtomicInteger opened, long connectMillis) {
     ClassLoader loader = JdbcPools.class.getClassLoader();
     InvocationHandler answer = (p, m, a) -> {
       if (!m.getReturnType().equals(Connection.class)) return plain(m.getReturnType());
@@ -100,20 +95,26 @@ public class JdbcPools {
       return Proxy.newProxyInstance(loader, new Class<?>[] {Connection.class}, (q, n, b) ->
           n.getName().equals("isValid") ? (Object) true : plain(n.getReturnType()));
     };
-    Object source = Proxy.newProxyInstance(loader, new Class<?>[] {DataSource.class, Driver.class}, answer);
+    return Proxy.newProxyInstance(loader, new Class<?>[] {DataSource.class, Driver.class}, answer);
+  }
+
+  public static void main(String[] arguments) throws Exception {
+    text = arguments[1];
+    int callers = (int) number("callers");
+    double connect = number("connect"), hold = number("hold"), timeout = number("acquire_timeout");
+    AtomicInteger served = new AtomicInteger(), failed = new AtomicInteger();
+    DoubleAdder waited = new DoubleAdder();
     int maxOpen = (int) number("max_open");
     int patience = timeout > 0 ? (int) (timeout * 1000) : 600_000;
     // A first pool loads the classes, which takes longer than what is measured.
     for (int i = 0; i < 20; i++) {
-      DataSource first = newPool(arguments[0], source, maxOpen, patience);
+      DataSource first = newPool(arguments[0], newSource(new AtomicInteger(), 0), maxOpen, patience);
       first.getConnection().close();
       first.getClass().getMethod("close").invoke(first);
     }
-    // c3p0 opens some of them in the background.
-    Thread.sleep(500);
-    opened.set(0);
-    connectMillis = (long) (connect * 1000);
-    DataSource pool = newPool(arguments[0], source, maxOpen, patience);
+    // With a count of its own: c3p0 opens some connections of a first pool in the background, perhaps only now.
+    AtomicInteger opened = new AtomicInteger();
+    DataSource pool = newPool(arguments[0], newSource(opened, (long) (connect * 1000)), maxOpen, patience);
     double again = number("again");
     int callers_in_all = again > 0 ? 2 * callers : callers;
     CountDownLatch all = new CountDownLatch(callers_in_all);

@@ -10,14 +10,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import pytest
 from modeled import constant, run
 
 from poolctl.pool import LIBRARIES
+
+P = ParamSpec("P")
 
 TOLERANCE = (0.10, 0.25)
 """Seconds, and share of the model's mean wait, by which the real one may differ."""
@@ -138,6 +142,19 @@ def drive_threads(case: Case, acquire: Callable[[], Any], release: Callable[[Any
         thread.join()
     time.sleep(SETTLES)
     return figures
+
+
+def try_again(test: Callable[P, None]) -> Callable[P, None]:
+    """Let a test that fails run again, twice at most: a busy machine delays callers, a wrong rule fails each time."""
+
+    @wraps(test)
+    def repeat(*arguments: P.args, **options: P.kwargs) -> None:
+        for _ in range(2):
+            with suppress(AssertionError):
+                return test(*arguments, **options)
+        return test(*arguments, **options)
+
+    return repeat
 
 
 def skip_without(*programs: str) -> None:

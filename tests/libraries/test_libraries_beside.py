@@ -14,7 +14,7 @@ import psycopg
 import psycopg2.pool
 import psycopg_pool
 import pytest
-from beside import Case, Figures, cases_of, compare, drive_program, drive_threads, model, skip_without
+from beside import Case, Figures, cases_of, compare, drive_program, drive_threads, model, skip_without, try_again
 from sqlalchemy.pool import QueuePool
 
 from poolctl.engines.live.live_servers import ThrowAwayServers
@@ -46,6 +46,7 @@ def conninfo(servers: ThrowAwayServers) -> str:
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("sqlalchemy"))
+@try_again
 def test_sqlalchemy(kind: str, case: Case) -> None:
     class Connection:
         def rollback(self) -> None: ...
@@ -72,6 +73,7 @@ def test_sqlalchemy(kind: str, case: Case) -> None:
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("psycopg_pool"))
+@try_again
 def test_psycopg_pool(kind: str, case: Case, conninfo: str) -> None:
     opened = Opened(case)
 
@@ -115,6 +117,7 @@ def test_psycopg2_rejects_at_once_and_opens_one_after_the_other(conninfo: str) -
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("asyncpg"))
+@try_again
 def test_asyncpg(kind: str, case: Case, conninfo: str) -> None:
     figures = Figures()
     options = psycopg.conninfo.conninfo_to_dict(conninfo)
@@ -181,12 +184,14 @@ def pgxpool(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("database/sql"))
+@try_again
 def test_database_sql(kind: str, case: Case, database_sql: list[str], tmp_path: Path) -> None:
     compare(drive_program(database_sql, case, tmp_path), model(kind, case))
 
 
 # The preset is that of pgx 5.10, which looks at the age when it acquires. pgx 4 does not yet.
 @pytest.mark.parametrize(("kind", "case"), [one for one in cases_of("pgxpool") if "lifetime" not in str(one.id)])
+@try_again
 def test_pgxpool(
     kind: str, case: Case, pgxpool: list[str], conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +215,7 @@ def node_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("node-pg", "knex", "mysql2"))
+@try_again
 def test_node_pools(kind: str, case: Case, node_folder: Path) -> None:
     compare(drive_program(["node", "node_pools.js", kind], case, node_folder), model(kind, case))
 
@@ -254,6 +260,7 @@ def java_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("kind", "case"), cases_of("hikaricp", "dbcp2", "tomcat", "c3p0"))
+@try_again
 def test_jdbc_pools(kind: str, case: Case, java_folder: Path) -> None:
     command = ["java", "-cp", f"{JARS}:{java_folder}", "JdbcPools", kind]
     floor = {"min_idle": 1} if kind == "c3p0" else {}
