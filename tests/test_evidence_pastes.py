@@ -256,15 +256,48 @@ def test_pairs_of_who_waits_and_who_blocks_name_the_one_they_all_wait_for(tmp_pa
     "text",
     [
         " pid | usename | state\n-----+---------+-------\n 7 | | \n(1 row)\n",
+        "pid,usename,state,state_change\n7,a,idle in transaction,2026-11-01 12:00:00+00\n"
+        "8,a,idle in transaction,2026-11-01 12:00:00+00\n",
         " pid | state | xact_start\n-----+---+---\n 7 | idle in transaction | 2026-11-01 12:00:00+00\n"
         " 8 | idle in transaction | 2026-11-01 12:00:09+00\n(2 rows)\n",
     ],
-    ids=["no client", "since when is missing"],
+    ids=["no client", "no clock", "since when is missing"],
 )
 def test_a_paste_that_shows_too_little_is_no_proof_of_health(text: str, tmp_path: Path) -> None:
     evidence(tmp_path, text)
 
     assert inspect(evidence=[str(tmp_path / "paste-0")]).findings[0].confidence == "undetermined"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        " idle | 2\n idle in transaction | 1\n",  # psql -t
+        "      2 idle\n      1 idle in transaction\n",  # sort | uniq -c
+        "idle|2\nidle in transaction|1\n",  # psql -At
+    ],
+)
+def test_counts_by_state_without_names_are_counts(text: str, tmp_path: Path) -> None:
+    states = [each.state for each in sample(evidence(tmp_path, text)).backends]
+
+    assert sorted(filter(None, states)) == ["idle", "idle", "idle in transaction"]
+
+
+def test_an_export_with_quotation_marks_is_read_by_whatever_separates_it(tmp_path: Path) -> None:
+    for mark in ",;|\t":
+        rows = [('"pid"', '"usename"', '"state"'), ("12", '"app"', '"idle"')]
+        text = "".join(mark.join(row) + "\n" for row in rows)
+        assert identities(sample(evidence(tmp_path, text)).backends) == [(12, "", "app", None, "idle")]
+
+
+def test_waiting_clients_of_a_pooler_are_read_from_a_few_of_their_columns(tmp_path: Path) -> None:
+    text = (
+        " type | user | database | state | addr | wait\n---+---+---+---+---+---\n C | app | shop | waiting | ::1 | 30\n"
+    )
+
+    (bouncer,) = evidence(tmp_path, text).last.bouncers
+
+    assert [each.user for each in bouncer.clients] == ["app"]
 
 
 SHOW_POOLS = """\

@@ -671,6 +671,7 @@ def test_a_figure_that_no_pool_has_is_refused_with_those_that_exist() -> None:
             "time=2026-10-13T06:31:02Z level=INFO msg=pool total_conns=9 idle_conns=1 acquired_conns=8 max_conns=9",
             (9, 9, 8, 1, None),
         ),
+        ("pool in_use=9 idle=0 waiting=7 max_open=9", (9, 9, 9, 0, 7)),
         ("pool { totalCount: 20, idleCount: 0, waitingCount: 12 }", (None, 20, 20, 0, 12)),
         ("{:size=>5, :connections=>5, :busy=>5, :dead=>0, :idle=>0, :waiting=>7}", (5, 5, 5, 0, 7)),
         ("{size: 5, connections: 5, busy: 5, dead: 0, idle: 0, waiting: 7}", (5, 5, 5, 0, 7)),

@@ -11,12 +11,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from poolctl.observe.metric_names import JSON_KEYS
+from poolctl.observe.metric_names import JSON_KEYS, Meaning
 from poolctl.observe.snapshot import PoolFigures
 
 _WORDS = (
     *("pool", "Pool", "onnection", "timeout", "Timeout", "TimedOut", "timed out", "P2024", "acquir", "num_idle"),
-    *("MaxOpenConnections", "totalCount", "numUsed", "InUse", "Conns", "_conns"),
+    *("MaxOpenConnections", "totalCount", "numUsed", "InUse", "Conns", "_conns", "in_use"),
 )
 """One of them stands in every line that is read here: most lines of a log are passed over by this alone."""
 
@@ -287,6 +287,8 @@ def _read_pairs(line: str) -> PoolLine | None:
     libraries: dict[str, None] = {}
     for key, text in pairs.items():
         meaning, value = JSON_KEYS.get(key), parse_go_number(text)
+        if key in _OWN and "in_use" in pairs:
+            meaning = Meaning("unknown", key)
         # Of Rails' statistics only this key is a pool's for certain: a size is of anything.
         if (
             meaning is None
@@ -305,9 +307,12 @@ def _read_pairs(line: str) -> PoolLine | None:
         numbers.setdefault("in_use", max(0.0, numbers["open"] - numbers["idle"]))
     elif "open" in numbers and "in_use" in numbers:
         numbers["idle"] = max(0.0, numbers["open"] - numbers["in_use"])
+    elif "idle" in numbers and "in_use" in numbers:
+        numbers["open"] = numbers["idle"] + numbers["in_use"]
     return PoolLine(next(iter(libraries)), "default", numbers)
 
 
+_OWN = frozenset({"max_open", "open", "in_use", "idle", "waiting"})
 LEAST_PAIRS = 3
 """Figures of a pool that a line has to name: one or two stand in a line by chance."""
 

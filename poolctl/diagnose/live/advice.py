@@ -12,7 +12,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.quiet_clients import QuietClients, find_quiet_clients
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_monitor
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Sample, Track, is_monitor
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.units import format_count, format_duration, format_instant, percent, plural, quote
 
@@ -365,6 +365,12 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
                 f"{format_duration(facts.window)} later; what was given does not say how many came and went",
                 "a log with log_connections and log_disconnections on",
             )
+    idling = sum(each.is_in_transaction for each in facts.tracks)
+    if facts.observation.is_from_files and len(facts.samples) == 1 and idling > 1 and not _has_clock(facts.samples[0]):
+        yield (
+            f"{counts}: {idling} are idle in a transaction, and without now() in what was given their ages are unknown",
+            answer,
+        )
     resting = [each for each in facts.tracks if each.is_in_transaction and each.last.state_at is None]
     if len(resting) > 1 and not facts.hidden and len(facts.samples) == 1:
         yield f"{counts}: {len(resting)} are idle in a transaction, and what was given does not say since when", answer
@@ -404,6 +410,19 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
             "infer which of them stand still",
             f"a longer observation ({facts.write_longer()}), or a role that is a member of pg_monitor",
         )
+
+
+def _has_clock(sample: Sample) -> bool:
+    """Return True if a pasted sample says when it was taken: by now(), or by the statement that asked for it.
+
+    Else its newest instant stands for now, and what rests since then looks as if it had begun just now.
+    """
+    newest = max(
+        ((at, row) for row in sample.backends for at in (row.state_at, row.query_at) if at is not None),
+        key=lambda pair: pair[0],
+        default=None,
+    )
+    return newest is None or sample.at > newest[0] or "pg_stat_activity" in (newest[1].query or "")
 
 
 CROWD = 4

@@ -223,6 +223,18 @@ def read_activity(tables: Iterable[PastedTable], now: float | None = None) -> Pa
     return found
 
 
+_STATE_AND_COUNT = re.compile(rf"^\s*({'|'.join(map(re.escape, sorted(_STATES)))})\s*[|:,=\s]\s*(\d+)\s*$")
+_COUNT_AND_STATE = re.compile(rf"^\s*(\d+)\s*[|:,=\s]\s*({'|'.join(map(re.escape, sorted(_STATES)))})\s*$")
+
+
+def read_state_count(line: str) -> dict[str, str | None] | None:
+    """Return a row of counts by state without column names, as psql -t and uniq -c write it; None for any other."""
+    if match := _STATE_AND_COUNT.match(line):
+        return {"state": match[1], "count": match[2]}
+    match = _COUNT_AND_STATE.match(line)
+    return None if match is None else {"state": match[2], "count": match[1]}
+
+
 def _add_backends(found: PastedActivity, table: PastedTable) -> None:
     names = set(table.columns)
     found.has_states = found.has_states or bool(names & {"state", "current_query"})

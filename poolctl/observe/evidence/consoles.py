@@ -22,7 +22,11 @@ _BOUNCER: tuple[tuple[str, frozenset[str], int], ...] = (
         frozenset({"total_xact_count", "total_query_count", "total_wait_time", "avg_xact_time", "total_requests"}),
         2,
     ),
-    ("CLIENTS", frozenset({"type", "state", "addr", "ptr", "link", "connect_time", "request_time", "remote_pid"}), 4),
+    (
+        "CLIENTS",
+        frozenset({"type", "addr", "ptr", "link", "connect_time", "request_time", "remote_pid", "wait", "wait_us"}),
+        2,
+    ),
     (
         "DATABASES",
         frozenset({"pool_size", "min_pool_size", "reserve_pool", "reserve_pool_size", "current_connections"}),

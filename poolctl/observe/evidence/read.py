@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from poolctl.errors import BadInput
-from poolctl.observe.evidence.activity_paste import knows_activity, parse_instant, read_activity
+from poolctl.observe.evidence.activity_paste import knows_activity, parse_instant, read_activity, read_state_count
 from poolctl.observe.evidence.collect import SECTION
 from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
 from poolctl.observe.evidence.files import EvidenceFile, find_files
@@ -316,6 +316,7 @@ class _LineReader:
         self._number = 0
         self._known = 0
         self._known_of = dict.fromkeys(("PostgreSQL log", "PgBouncer log", "pool log"), 0)
+        self._counts: list[dict[str, str | None]] = []
         self._bad_rows = 0
         self._at: float | None = None
         self._section = ""
@@ -350,6 +351,10 @@ class _LineReader:
                 at += found.lines
             elif (taken := self._read_setting(held, at)) is not None:
                 at += taken
+            elif (count := read_state_count(held[at])) is not None:
+                self._counts.append(count)
+                self._known += 1
+                at += 1
             else:
                 self._read_other_line(held[at])
                 at += 1
@@ -358,6 +363,8 @@ class _LineReader:
         names = Names(find_cluster_name(title for _, title in self._titles))
         parsed = (parse_title(title, pid, names=names) for pid, title in self._titles)
         self._reading.titles += [title for title in parsed if title is not None]
+        if self._counts:
+            self._tables.append(PastedTable(("state", "count"), tuple(self._counts), 1))
         for tables in _group_tables(self._tables):
             self._bad_rows += _add_tables(self._reading, tables, self._name, self._now)
 

@@ -371,7 +371,8 @@ def _separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
             continue
         header = next(csv.reader([lines[at]], delimiter=mark), [])
         if len(header) > 1 and knows(_names(header)):
-            return _csv(lines, at, mark) if mark in ",;" else _unaligned(lines, at, mark)
+            is_quoted = mark in ",;" or lines[at].lstrip().startswith('"')
+            return _csv(lines, at, mark) if is_quoted else _unaligned(lines, at, mark)
     return None
 
 
