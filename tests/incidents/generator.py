@@ -182,7 +182,7 @@ def _draw_options(behavior: str, random: Random) -> tuple[dict[str, Any], str]:
             "size": 12,
             "workers": 12,
             "think": 0.01,
-            "settle": 2,
+            "settle": 5,
             "statement": "SELECT count(*) FROM orders WHERE customer_id = 7",
         }, "healthy"
     keep = 1 if behavior == "kept-per-request" else 0
