@@ -403,6 +403,83 @@ def test_a_thread_of_the_programs_own_has_to_close_djangos_connection(
     assert leak["evidence"]["actors"] == ["thread own_thread"]
 
 
+SERVED_DJANGO = """
+import asyncio, os, threading
+from wsgiref.util import setup_testing_defaults
+import django
+from django.conf import settings
+from psycopg.conninfo import conninfo_to_dict
+parts = conninfo_to_dict(os.environ["GUARD_DSN"])
+settings.configure(ROOT_URLCONF="__main__", ALLOWED_HOSTS=["*"], DATABASES={{"default": {{
+    "ENGINE": "django.db.backends.postgresql", "NAME": parts["dbname"], "USER": parts["user"],
+    "HOST": parts["host"], "PORT": parts["port"], "CONN_MAX_AGE": {age}}}}})
+django.setup()
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connection
+from django.http import HttpResponse
+from django.urls import path
+
+def count():
+    with connection.cursor() as cursor:  # line 20
+        cursor.execute("SELECT 1")
+
+def view(request):
+    count()
+    return HttpResponse("ok")
+
+async def async_view(request):
+    await sync_to_async(count)()
+    return HttpResponse("ok")
+
+PATHS = ("/view", "/async")
+urlpatterns = [path("view", view), path("async", async_view)]
+STATUSES = []
+
+def serve_wsgi():
+    for each in PATHS:
+        environ = {{"PATH_INFO": each}}
+        setup_testing_defaults(environ)
+        response = WSGIHandler()(environ, lambda *_: None)
+        STATUSES.append(response.status_code)
+        response.close()
+    served.set()
+    forever.wait()
+
+async def serve_asgi():
+    app = ASGIHandler()
+    for each in PATHS:
+        messages = [{{"type": "http.request", "body": b""}}]
+
+        async def receive():
+            return messages.pop() if messages else await asyncio.Event().wait()
+
+        async def send(message):
+            STATUSES.append(message.get("status", 200))
+
+        scope = {{"type": "http", "method": "GET", "path": each, "headers": [], "query_string": b""}}
+        await app(scope, receive, send)
+
+served, forever = threading.Event(), threading.Event()
+threading.Thread(target=serve_wsgi, daemon=True).start()
+served.wait(30)
+asyncio.run(serve_asgi())
+assert STATUSES == [200] * 6, STATUSES
+"""
+
+
+@pytest.mark.parametrize(("age", "codes"), [(0, set()), (60, {"left-to-the-collector"})])
+def test_the_connections_that_django_serves_with_are_no_leaks(
+    age: int, codes: set[str], environment: dict[str, str], tmp_path: Path
+) -> None:
+    result = run_program(SERVED_DJANGO.format(age=age), environment, tmp_path)
+
+    assert result.code == 0, result.stderr
+    # With ASGI each request has a thread of its own, which ends with a connection that Django meant to keep.
+    assert {finding["code"] for finding in result.document["findings"]} == codes
+
+
 WATCH = """
 import logging, os, sys
 import {imports}
