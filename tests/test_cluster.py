@@ -40,14 +40,16 @@ def free_port() -> int:
 class Cluster:
     """A scheduler and its workers, each a process."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, protocol: str) -> None:
         self._folder = folder
-        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self._protocol = protocol
+        self.address = f"{protocol}://127.0.0.1:{free_port()}"
         self.scheduler = self._start("scheduler", "--port", self.address.rpartition(":")[2])
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def _start(self, kind: str, *arguments: str, **environment: str) -> "subprocess.Popen[bytes]":
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *arguments, "--host", "127.0.0.1"]
+        command += ["--protocol", self._protocol]
         with (self._folder / f"{kind}.log").open("ab") as log:
             return subprocess.Popen(
                 [*command, "--no-dashboard"],
@@ -71,8 +73,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int) -> Iterator[Cluster]:
-    started = Cluster(folder)
+def cluster(folder: Path, workers: int, protocol: str = "tcp") -> Iterator[Cluster]:
+    started = Cluster(folder, protocol)
     try:
         for _ in range(workers):
             started.add_worker()
@@ -170,6 +172,37 @@ def test_ctrl_c_cancels_what_is_left_and_reports_what_is_done(shared: Cluster) -
 
 def _heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.mark.slow
+def test_tls_takes_dasks_own_settings_and_a_wrong_certificate_costs_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_certificate(name: str) -> dict[str, str]:
+        key, certificate = str(tmp_path / f"{name}.key"), str(tmp_path / f"{name}.pem")
+        new = ("req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=localhost")
+        subprocess.run(["openssl", *new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+        tls = "DASK_DISTRIBUTED__COMM__TLS__"
+        pairs = {
+            f"{tls}{role}__{part}": path
+            for role in ("SCHEDULER", "WORKER", "CLIENT")
+            for part, path in (("KEY", key), ("CERT", certificate))
+        }
+        return {f"{tls}CA_FILE": certificate, **pairs}
+
+    right, wrong = make_certificate("right"), make_certificate("wrong")
+    for name, value in right.items():
+        monkeypatch.setenv(name, value)
+    with cluster(tmp_path, 1, protocol="tls") as started:
+        done = poolctl(*SWEEP, "--on", started.address)
+        for name, value in wrong.items():
+            monkeypatch.setenv(name, value)
+        refused = poolctl(*SWEEP, "--on", started.address)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (refused.returncode, document(refused)["error"]["code"]) == (3, "cannot-connect")
+    assert "no Dask scheduler answers" in refused.stderr.splitlines()[0]
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.skipif(not compiled.is_there(), reason="the compiled kernel of this version is not built")
