@@ -81,10 +81,10 @@ def keep(file: str, arguments: list[str]) -> None:
     told = " ".join(f'"{word}"' if " " in word else word for word in arguments)
     console = Console(record=True, width=COLUMNS, file=Path(os.devnull).open("w"), force_terminal=True)  # noqa: SIM115
     console.print(Text.assemble(("$ ", "bold"), f"poolctl {told}"))
-    console.print(Text.from_ansi(screen_of(arguments)), soft_wrap=True)
+    console.print(Text.from_ansi(screen_of(arguments)), overflow="fold")
     # Without the web font that rich would have every reader's browser fetch; the format's braces come in pairs.
     plain = re.sub(r"@font-face \{\{.*?\}\}\s*", "", CONSOLE_SVG_FORMAT, flags=re.DOTALL)
-    console.save_svg(file, title=f"poolctl {told}", code_format=plain)
+    console.save_svg(file, title=f"poolctl {arguments[0]}", code_format=plain)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ from poolctl.diagnose.live.pools import (
 from poolctl.diagnose.live.silence import find_falling_silent, find_silent_clients
 from poolctl.diagnose.live.tracks import Track, Tracker
 from poolctl.observe.snapshot import Observation
+from poolctl.units import plural
 
 CAUSES: tuple[Rule, ...] = (
     # The client is gone or stopped: whatever its backends look like follows from that.
@@ -319,7 +320,8 @@ def _list_unobserved_of_server(facts: LiveFacts) -> Iterator[str]:
     elif not facts.samples:
         yield "The server's backends: no source showed them."
     if facts.hidden:
-        yield f"The state and times of {facts.hidden} backends of other roles: this role is not a member of pg_monitor."
+        hidden = plural(facts.hidden, "backend")
+        yield f"The state and times of {hidden} of other roles: this role is not a member of pg_monitor."
     if server is not None and server.is_behind_pooler and not facts.queues and not facts.pgpools:
         yield "The clients' addresses: a pooler is in between, and its console was not given."
     if len(facts.samples) == 1:
