@@ -256,12 +256,13 @@ def test_pairs_of_who_waits_and_who_blocks_name_the_one_they_all_wait_for(tmp_pa
     "text",
     [
         " pid | usename | state\n-----+---------+-------\n 7 | | \n(1 row)\n",
+        "pid,usename,state,query\n7,,,<insufficient privilege>\n8,,,<insufficient privilege>\n",
         "pid,usename,state,state_change\n7,a,idle in transaction,2026-11-01 12:00:00+00\n"
         "8,a,idle in transaction,2026-11-01 12:00:00+00\n",
         " pid | state | xact_start\n-----+---+---\n 7 | idle in transaction | 2026-11-01 12:00:00+00\n"
         " 8 | idle in transaction | 2026-11-01 12:00:09+00\n(2 rows)\n",
     ],
-    ids=["no client", "no clock", "since when is missing"],
+    ids=["no client", "hidden", "no clock", "since when is missing"],
 )
 def test_a_paste_that_shows_too_little_is_no_proof_of_health(text: str, tmp_path: Path) -> None:
     evidence(tmp_path, text)

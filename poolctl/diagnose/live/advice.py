@@ -339,6 +339,12 @@ def _find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[tu
         )
     if facts.samples and not facts.tracks and facts.observation.is_from_files:
         yield "What was given shows no connection of a client, and not whether there were any", answer
+    hidden = sum(each.last.is_hidden for each in facts.tracks)
+    if facts.observation.is_from_files and 2 * hidden > len(facts.tracks):
+        yield (
+            f"{counts}: the role that asked may not see what {hidden} of them do",
+            f"{answer}, asked by a member of pg_monitor",
+        )
     blocked = [each for each in facts.tracks if each.last.blocked_by]
     if blocked and len(facts.samples) == 1:
         waiters = {each.pid for each in blocked}

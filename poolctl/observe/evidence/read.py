@@ -613,7 +613,7 @@ def _keep_comparable(servers: list[ServerSample]) -> list[ServerSample]:
         return servers[-1:]
     # The same paste once more, in whatever form, is no second sample.
     servers = list({_identify(server): server for server in servers}.values())
-    return [server for server in servers if all(backend.pid > 0 for backend in server.backends)]
+    return [server for server in servers if all(backend.pid >= 0 for backend in server.backends)]
 
 
 def _identify(server: ServerSample) -> tuple[float, frozenset[tuple[int, str | None, float | None]]]:
