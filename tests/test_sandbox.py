@@ -356,8 +356,8 @@ LIBPQ = {
 }
 
 
-@pytest.mark.parametrize(("command", "name"), [*(("simulate", name) for name in LIBPQ), ("sweep", "PGHOSTADDR")])
-def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Path, command: str, name: str) -> None:
+@pytest.mark.parametrize("command", ["simulate", "sweep"])
+def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Path, command: str) -> None:
     port = free_port()
     words = {
         "simulate": ["simulate", "--for", "1s", "--set", "load.drain=500ms", "--port", str(port), "--json", "--quiet"],
@@ -371,7 +371,7 @@ def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Pa
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {name: LIBPQ[name]},
+            env=os.environ | LIBPQ,
         )
         while process.poll() is None:
             with contextlib.suppress(TimeoutError):
@@ -383,8 +383,9 @@ def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Pa
     document = json.loads(output)
     assert met == []
     assert "Traceback" not in errors
+    # A sweep on a busy machine says that it measured too little, which it cannot without its clients.
+    assert process.returncode == 0 or (command == "sweep" and "other processes disturbed" in errors), errors
     if command == "simulate":
-        assert process.returncode == 0, errors
         assert document["summary"]["failed"] == document["summary"]["refused"] == 0
         assert document["summary"]["released"] > 20
 

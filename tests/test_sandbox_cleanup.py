@@ -124,7 +124,7 @@ for step in range(int(sys.argv[4])):
     while not any(folder.glob("poolctl-*/data/PG_VERSION")) and child.poll() is None:
         time.sleep(0.002)
     # Spread over what follows: the bootstrap server, and the one that runs SQL.
-    time.sleep(step * 0.031)
+    time.sleep(step * 0.062)
     met += bool(segments() - before)
     os.kill(child.pid, number)
     child.communicate()
@@ -141,7 +141,7 @@ print(json.dumps({"left": left, "met": met, "folders": [str(path) for path in fo
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_killing_poolctl_at_any_moment_of_initdb_leaves_no_shared_memory(number: signal.Signals, own_tmp: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", SHARED_MEMORY, str(own_tmp), str(int(number)), PROGRAM, "16"],
+        [sys.executable, "-c", SHARED_MEMORY, str(own_tmp), str(int(number)), PROGRAM, "8"],
         capture_output=True,
         text=True,
         timeout=180,
@@ -151,7 +151,7 @@ def test_killing_poolctl_at_any_moment_of_initdb_leaves_no_shared_memory(number:
     found = json.loads(done.stdout)
     assert found["left"] == []
     assert found["folders"] == []
-    assert found["met"] > 3
+    assert found["met"] > 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
