@@ -263,12 +263,16 @@ def test_the_command_line_reports_arriving_clients_with_the_figures_and_the_exit
         stderr=subprocess.PIPE,
         text=True,
     )
-    with connect(target) as observer, Clients(target) as clients:
+    # Tried again until they are let in: the load needs a moment to make room for all of them.
+    arrivals = Arrivals(target, 8)
+    with connect(target) as observer:
         query = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^poolctl simulate'"
         eventually(lambda: int(str(one(observer, query))) > 15, within=60)
-        for _ in range(8):
-            clients.open()
-        output, errors = process.communicate(timeout=60)
+        arrivals.begin()
+        try:
+            output, errors = process.communicate(timeout=60)
+        finally:
+            arrivals.end()
 
     document = json.loads(output)
     assert process.returncode == 3, errors
