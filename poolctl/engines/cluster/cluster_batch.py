@@ -5,6 +5,7 @@ run depends on its scenario alone. Dask computes a lost worker's tasks again on 
 """
 
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,7 +17,7 @@ from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import Scenario
 
 if TYPE_CHECKING:
-    from distributed import Future
+    from distributed import Client, Future
 
 T = TypeVar("T")
 
@@ -43,6 +44,7 @@ def run_on_cluster(
         done: SimpleQueue[tuple[int, Future]] = SimpleQueue()
         waiting = iter(enumerate(scenarios))
         running: dict[int, Future] = {}
+        lost = CannotDo(f"--on {address}: the scheduler is gone", hint="what was done until then is lost")
 
         def submit() -> bool:
             following = next(waiting, None)
@@ -63,8 +65,8 @@ def run_on_cluster(
             while running:
                 if stop():
                     return
-                if client.status not in ("running", "connecting"):
-                    raise CannotDo(f"--on {address}: the scheduler is gone", hint="what was done until then is lost")
+                if _is_gone(client):
+                    raise lost
                 try:
                     number, future = done.get(timeout=STOP_CHECK)
                 except Empty:
@@ -72,9 +74,20 @@ def run_on_cluster(
                 running.pop(number)
                 yield _take(number, future)
                 submit()
+        except Exception as error:
+            # The scheduler may be lost between the question above and what is asked of it then.
+            if error is lost or not _is_gone(client):
+                raise
+            raise lost from error
         finally:
-            if running:
-                client.cancel(list(running.values()))
+            if running and not _is_gone(client):
+                # Without a scheduler there is nothing to cancel.
+                with suppress(Exception):
+                    client.cancel(list(running.values()))
+
+
+def _is_gone(client: "Client") -> bool:
+    return client.status not in ("running", "connecting")
 
 
 def run_cell(scenario: Scenario, keep: Callable[[Run], T], interval: float) -> T:
