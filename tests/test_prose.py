@@ -38,26 +38,26 @@ UNCLEANED: tuple[str, ...] = ()
 """Places that are still to be read. Take a line out once its words are plain; put none in."""
 
 _VERBS = """
-    accept acquire add adjust advance allow answer append apply arrange ask assemble assign assume attach await average
-    balance become begin bind block bound break build bring calculate call cancel carry catch change check choose clamp
-    classify clean clear close collect combine compare compile complete compute connect consume continue control convert
-    copy count cover create cut decide decode decrease describe detect deliver derive describe determine diagnose
-    disable discard disconnect display divide do drain draw drive drop encode end enforce ensure enter escape estimate
-    evaluate examine exclude execute exit expand expect explain export extend extract fail fetch fill filter find finish
-    fit flush fold follow forget format forward free fulfil gather generate get give group grow guess halt handle hand
-    hide hold identify ignore include increase infer insert inspect install interpolate interpret interrupt invert
-    invoke join keep kill launch lay leave let lift limit link list listen load locate lock log look lower make map mark
-    match measure merge migrate mix model move name narrow neutralize normalize note notice notify observe offer omit
-    open order own pack pad pair parse pass pause perform pick place plan point poll pop post prefer prepare print
-    process produce promise propose provide prune publish pull push put query quote raise rank read reassemble recommend
-    reconnect record redact reduce refill refuse register reject release reload remember remove rename render reopen
-    repeat replace replay reply report request require reserve reset resolve respond restart restore restrict resume
-    retry return reuse rewind ring roll round run sample save scale scan schedule score search seal select send separate
-    serve set settle shift show shrink shut signal simulate skip sleep smooth solve sort spell split spread start state
-    stay step stop store stream strip submit subtract sum summarize suppress swap sweep switch take terminate test throw
-    tidy time touch trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait
-    wake walk warm warn watch weigh widen wrap write yield judge rebuild import receive
-    confirm fall freeze hook know learn probe reap say thaw cap shorten
+    accept acquire add adjust advance allow answer append apply arrange ask assemble assign assume attach average await
+    balance become begin bind block bound break bring build calculate call cancel cap carry catch change check choose
+    clamp classify clean clear close collect combine compare compile complete compute confirm connect consume continue
+    control convert copy count cover create cut decide decode decrease deliver derive describe detect determine diagnose
+    disable discard disconnect display divide do doubt drain draw drive drop encode end enforce ensure enter escape
+    estimate evaluate examine exclude execute exit expand expect explain export extend extract fail fall fetch fill
+    filter find finish fit flush fold follow forget format forward free freeze fulfil gather generate get give group
+    grow guess halt hand handle hide hold hook identify ignore import include increase infer insert inspect install
+    interpolate interpret interrupt invert invoke join judge keep kill know launch lay learn leave let lift limit link
+    list listen load locate lock log look lower make map mark match measure merge migrate mix model move name narrow
+    neutralize normalize note notice notify observe offer omit open order own pack pad pair parse pass pause perform
+    pick place plan point poll pop post prefer prepare print probe process produce promise propose provide prune publish
+    pull push put query quote raise rank read reap reassemble rebuild receive recommend reconnect record redact reduce
+    refill refuse register reject release reload remember remove rename render reopen repeat replace replay reply report
+    request require reserve reset resolve respond restart restore restrict resume retry return reuse rewind ring roll
+    round run sample save say scale scan schedule score seal search select send separate serve set settle shift shorten
+    show shrink shut signal simulate skip sleep smooth solve sort spell split spread start state stay step stop store
+    stream strip submit subtract sum summarize suppress swap sweep switch take terminate test thaw throw tidy time touch
+    trace track translate trim truncate try turn undo unite unwrap update use validate verify visit wait wake walk warm
+    warn watch weigh widen wrap write yield
 """
 VERBS = frozenset(_VERBS.split())
 """What a function's docstring may begin with. Add a verb that is missing; a noun is not one."""

@@ -14,6 +14,15 @@ from poolctl.diagnose.live.holders import Clients, find_holders
 from poolctl.diagnose.live.tracks import Application, Track
 from poolctl.diagnose.live.usage import HoldTimes, find_stuck, measure_hold_times, measure_use
 
+SOURCE_NAMES = {
+    "pgbouncer": "PgBouncer",
+    "pgpool": "Pgpool-II",
+    "pool-stats": "Pool figures",
+    "evidence": "Evidence",
+    "prometheus": "Prometheus",
+}
+"""What a source that was named is called in sentences, by its kind."""
+
 EXPLAIN_NO_BACKEND = frozenset({"fleet-over-budget"})
 """Findings that name all backends there are: each of them can have a fault of its own."""
 

@@ -17,7 +17,6 @@ from poolctl.diagnose.live.advice import (
     find_no_safety_net,
     find_oversized_pool,
     find_partial_view,
-    judge_health,
 )
 from poolctl.diagnose.live.backends import (
     find_aborted_transaction,
@@ -31,6 +30,7 @@ from poolctl.diagnose.live.context import Rule, RuleContext
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.fetch import name_next_step
 from poolctl.diagnose.live.guarded import name_acquire_lines
+from poolctl.diagnose.live.health import judge_health
 from poolctl.diagnose.live.holds import find_held_across_io, find_self_deadlock
 from poolctl.diagnose.live.leaks import (
     find_idle_holds,

@@ -17,6 +17,8 @@ from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolChild, Re
 LEAST_GROWTH = 3
 """Net new backends in the window from which a time to exhaustion is given: fewer are the usual ups and downs of a
 pool."""
+WORD_SHARE = 0.85
+"""Share of the server's usable slots from which a quiet fleet is worth a word: one deploy takes the rest."""
 MOST_LIMITS = 200
 """Limits that are reported. A server may have thousands of roles with one."""
 

@@ -13,7 +13,7 @@ from poolctl.diagnose.finding import Confidence, Finding, Limit, Severity
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.floor import WHOLE_DAY
-from poolctl.diagnose.live.headroom import LEAST_GROWTH, count_growth, is_near
+from poolctl.diagnose.live.headroom import LEAST_GROWTH, WORD_SHARE, count_growth, is_near
 from poolctl.diagnose.live.tracks import Stretch, Track
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -25,8 +25,6 @@ _MEANS = {
 }
 SOON = 60.0
 """Seconds: one more minute like this one ends in refusals."""
-WORD_SHARE = 0.85
-"""Share of the server's usable slots from which a quiet fleet is worth a word: one deploy takes the rest."""
 HALF_USED = 0.5
 """Share of a limit in use from which its growth counts: a fleet that starts up also grows."""
 

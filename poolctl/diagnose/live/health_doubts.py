@@ -1,0 +1,215 @@
+"""Why health cannot be claimed although no rule found anything: too little was observed, or something may be wrong.
+
+Decides what is doubted, and what would decide it. A false "healthy" is the worst answer.
+"""
+
+from collections.abc import Iterator
+
+from poolctl.diagnose.live.context import SOURCE_NAMES, RuleContext, name_application
+from poolctl.diagnose.live.facts import LiveFacts
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Sample, Track
+from poolctl.units import format_duration, format_instant, plural, quote
+
+Doubt = tuple[str, str]
+"""What is doubted, and what would decide it."""
+
+ANSWER = "an answer of the server, of a pooler, or figures of the pools"
+
+
+def find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[Doubt]:
+    """Yield why health cannot be claimed, worst first.
+
+    ``counts``: the connections in words; ``working``: how many of them are at work.
+    """
+    facts = context.facts
+    yield from _doubt_sources(facts, counts)
+    yield from _doubt_pools(facts)
+    yield from _doubt_paste(facts, counts)
+    yield from _doubt_locks(facts, counts)
+    yield from _doubt_load(facts, counts)
+    yield from _doubt_ages(facts, counts)
+    yield from _doubt_end(facts, counts)
+    yield from _doubt_holds(facts, counts, working)
+
+
+def _doubt_sources(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt what could be read only in part, a log with trouble in it, and nothing at all."""
+    for source in facts.observation.sources:
+        if source.is_partial:
+            yield (
+                f"{SOURCE_NAMES.get(source.kind, source.kind)} {quote(source.target, 80)} could be read only in part "
+                f"({source.reason}); of what was read: {counts}",
+                ANSWER,
+            )
+    log = facts.observation.log
+    if log is not None and log.trouble_at is not None:
+        counts_by = {
+            "refusal": sum(each.count for each in log.refusals),
+            "lock wait": sum(each.count for each in log.lock_waits),
+            "time-out": sum(each.timed_out for each in log.moments),
+        }
+        found = ", ".join(plural(count, what) for what, count in counts_by.items() if count)
+        yield f"The log has {found or 'trouble'}, the first at {format_instant(log.trouble_at)}", ANSWER
+    if not facts.samples and not facts.queues and not facts.pgpools and not facts.pools:
+        yield "Too little was observed for a verdict", ANSWER
+
+
+def _doubt_pools(facts: LiveFacts) -> Iterator[Doubt]:
+    """Doubt figures of pools alone: full ones, and ones that do not say how many clients wait."""
+    full = [each for each in facts.pools if each.is_full_now]
+    if not facts.samples and full:
+        queued = sum(each.last.waiting or 0 for each in full)
+        wait = f"{plural(queued, 'client')} {'waits' if queued == 1 else 'wait'}" if queued else "the next client waits"
+        yield f"Every connection of {plural(len(full), 'pool')} is in use at the end, and {wait}", ANSWER
+    if not facts.samples and facts.pools and not facts.count_waiting().is_known:
+        in_use, most = (sum(getattr(each.last, name) or 0 for each in facts.pools) for name in ("in_use", "max_open"))
+        of = f" of {most}" if most else ""
+        yield (
+            f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
+            f"{ANSWER}, with the number of clients that wait",
+        )
+
+
+def _doubt_paste(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt a paste without connections, or with most of them hidden from the role that asked."""
+    if facts.samples and not facts.tracks and facts.observation.is_from_files:
+        yield "What was given shows no connection of a client, and not whether there were any", ANSWER
+    hidden = sum(each.last.is_hidden for each in facts.tracks)
+    if facts.observation.is_from_files and 2 * hidden > len(facts.tracks):
+        yield (
+            f"{counts}: the role that asked may not see what {hidden} of them do",
+            f"{ANSWER}, asked by a member of pg_monitor",
+        )
+
+
+def _doubt_locks(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt waits for locks in a single sample."""
+    blocked = [each for each in facts.tracks if each.last.blocked_by]
+    if blocked and len(facts.samples) == 1:
+        waiters = {each.pid for each in blocked}
+        roots = sorted({pid for each in blocked for pid in each.last.blocked_by} - waiters)
+        behind = f" behind {plural(len(roots), 'other')} (pid {', '.join(map(str, roots[:5]))})" if roots else ""
+        verb = "waits" if len(blocked) == 1 else "wait"
+        yield (
+            f"{counts}: {len(blocked)} {verb} for a lock{behind}, in one sample, which does not show that it lasts",
+            ANSWER,
+        )
+
+
+def _doubt_load(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt a paste of statements that run for long, or of sessions that all came and went."""
+    long = [each for each in facts.tracks if _is_long_at_work(each)]
+    if facts.observation.is_from_files and facts.cores is None and len(long) >= CROWD:
+        least = min(each.statement_age for each in long)
+        yield (
+            f"{counts}: {len(long)} statements have run for {format_duration(least)} or longer, and how many "
+            "processors the server has was not given: they may be the limit",
+            ANSWER,
+        )
+    if facts.observation.is_from_files and len(facts.samples) > 1:
+        first, last = ({each.pid for each in facts.samples[at].backends if each.is_client} for at in (0, -1))
+        if len(first) > 1 and len(last) > 1 and not first & last:
+            yield (
+                f"{counts}: none of the {len(first)} of the first sample is in the last one, "
+                f"{format_duration(facts.window)} later; what was given does not say how many came and went",
+                "a log with log_connections and log_disconnections on",
+            )
+
+
+def _doubt_ages(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt states of which it is not known since when they last."""
+    idling = sum(each.is_in_transaction for each in facts.tracks)
+    if facts.observation.is_from_files and len(facts.samples) == 1 and idling > 1 and not _has_clock(facts.samples[0]):
+        yield (
+            f"{counts}: {idling} are idle in a transaction, and without now() in what was given their ages are unknown",
+            ANSWER,
+        )
+    resting = [each for each in facts.tracks if each.is_in_transaction and each.last.state_at is None]
+    if len(resting) > 1 and not facts.hidden and len(facts.samples) == 1:
+        yield f"{counts}: {len(resting)} are idle in a transaction, and what was given does not say since when", ANSWER
+    if (
+        facts.tracks
+        and not facts.hidden
+        and not any(track.last.state_at or track.last.transaction_at for track in facts.tracks)
+    ):
+        yield f"{counts}: what was given does not say for how long, and so not whether any of them is stuck", ANSWER
+
+
+def _doubt_end(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt a server that answers no more."""
+    if facts.is_gone:
+        said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
+        yield (
+            f"The server answered {plural(len(facts.samples), 'sample')} and then no more{said}: until then {counts}",
+            ANSWER,
+        )
+
+
+def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]:
+    """Doubt transactions that may be held by slow work or by a leak."""
+    for each in filter(_is_paused, facts.programs):
+        since, limit = min(track.age for track in each.tracks), each.stuck_after
+        # What is older than the limit, and no leak by other signs, is not decided by waiting for the limit again.
+        until = f", which look alike until {format_duration(limit)}" if since < limit else ""
+        yield (
+            f"All {each.count} backends of {name_application(each)} have been idle in a transaction for "
+            f"{format_duration(since)} or longer: slow work or a leak{until}; {counts}",
+            f"a longer observation ({facts.write_longer(2 * max(since, limit))}): slow work ends by itself",
+        )
+    for each in facts.programs:
+        unclear = [track for track in each.tracks if _may_rest(track)]
+        if len(unclear) > 1:
+            yield (
+                f"{len(unclear)} of {plural(each.count, 'backend')} of {name_application(each)} have been in one and "
+                f"the same transaction for {format_duration(min(track.age for track in unclear))} or longer, and this "
+                f"role may not see whether they work in it: long statements or a leak; {counts}",
+                "an observation as a member of pg_monitor, or from the server's own machine, with its process list",
+            )
+    if facts.hidden and working > 1 and facts.window < STUCK_AFTER:
+        yield (
+            f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
+            "infer which of them stand still",
+            f"a longer observation ({facts.write_longer()}), or a role that is a member of pg_monitor",
+        )
+
+
+def _has_clock(sample: Sample) -> bool:
+    """Return True if a pasted sample says when it was taken: by now(), or by the statement that asked for it.
+
+    Else its newest instant stands for now, and what rests since then looks as if it had begun just now.
+    """
+    newest = max(
+        ((at, row) for row in sample.backends for at in (row.state_at, row.query_at) if at is not None),
+        key=lambda pair: pair[0],
+        default=None,
+    )
+    return newest is None or sample.at > newest[0] or "pg_stat_activity" in (newest[1].query or "")
+
+
+CROWD = 4
+"""Statements at work from which a small server, of two cores, has more work than it can do at once."""
+LONG_AT_WORK = 0.3
+"""Seconds that each of them has run: quick ones crowd a server for moments only."""
+
+
+def _is_long_at_work(track: Track) -> bool:
+    is_working = track.last.is_active and track.last.wait_event_type not in ("Lock", "Client")
+    return is_working and track.last.query_at is not None and track.statement_age >= LONG_AT_WORK
+
+
+def _may_rest(track: Track) -> bool:
+    """Return True if only its locks say that ``track`` is active, all the time in one transaction.
+
+    The extended protocol keeps a portal open, which makes an idle transaction look the same. Where the process title
+    was observed, the state is known, and so is the client.
+    """
+    last = track.last
+    is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
+    return is_at_work and track.is_confirmed and track.age > STUCK_AFTER
+
+
+def _is_paused(application: Application) -> bool:
+    """Return True if every backend is idle in a transaction, not yet longer than its transactions may take."""
+    return application.count > 1 and all(
+        track.is_in_transaction and track.is_confirmed and track.age > STUCK_AFTER for track in application.tracks
+    )
