@@ -223,7 +223,14 @@ def hide_literals(query: str) -> str:
 
     Names in double quotes and parameters ($1) stay. Hiding twice changes nothing.
     """
-    return "".join(shown for shown, _ in _split(query)).strip()
+    kept: list[str] = []
+    for shown, _ in _split(query):
+        # Two strings side by side, of which one had a prefix, would become one with a quote in it; U and & a prefix.
+        if shown.startswith("'") and kept and kept[-1].endswith(("'", "&")):
+            kept.append(" ")
+        if shown:
+            kept.append(shown)
+    return "".join(kept).strip()
 
 
 def find_route(query: str | None) -> str | None:
