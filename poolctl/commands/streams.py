@@ -65,8 +65,7 @@ class _GuardedFile(io.RawIOBase):
                 self._has_failed = True
                 self.fail(error)
             except KeyboardInterrupt:
-                # Some of it may be written, and how much is not known: nothing that could follow would be one document.
-                self._has_failed = self.has_written = True
+                self.break_off()
                 raise
         return len(data)
 
@@ -82,8 +81,15 @@ class _GuardedFile(io.RawIOBase):
         """Note that the stream failed. A reader that has left misses nothing."""
         self.is_lost = not isinstance(error, BrokenPipeError)
 
+    def break_off(self) -> None:
+        """Take an interruption during a write. What follows on standard error is about it."""
+
 
 class _GuardedOutput(_GuardedFile):
+    def break_off(self) -> None:
+        """Write no more: some of it may be written, how much is not known, and what followed would be no document."""
+        self._has_failed = self.has_written = True
+
     def fail(self, error: OSError) -> None:
         """Raise OutputFailed or ReaderLeft."""
         if isinstance(error, BrokenPipeError):
