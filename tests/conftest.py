@@ -15,12 +15,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Ignored, as after nohup and in some CI systems, it would be ignored by every process that a test starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A busy machine is slow for a moment at any example: that is no property of what is tested.
-settings.register_profile("poolctl", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("poolctl")
-
 DEMANDED = os.environ.get("POOLCTL_REQUIRE_SERVERS") == "1"
 """In CI every server has to be there: a test that skips for want of one has not been run."""
+
+# A busy machine is slow for a moment at any example: that is no property of what is tested.
+settings.register_profile(
+    "poolctl",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    # In CI the same examples each time: new ones are looked for where somebody can follow them up.
+    derandomize=DEMANDED,
+)
+settings.load_profile("poolctl")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandboxes import connect, one
+from sandboxes import connect, eventually, one
 from watched import Clients, observing
 
 from poolctl.engines.sandbox import Sandbox
@@ -139,11 +139,14 @@ def test_a_long_watch_keeps_only_the_newest(sandbox: Sandbox) -> None:
 
 def test_all_samples_use_one_connection(sandbox: Sandbox) -> None:
     most, over = 0, threading.Event()
+    query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{NAME}'"
+    with connect(sandbox.admin_conninfo) as admin:
+        # The backend of an earlier test's connection ends a moment after it.
+        eventually(lambda: one(admin, query) == 0)
 
     def count() -> None:
         nonlocal most
         with connect(sandbox.admin_conninfo) as admin:
-            query = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{NAME}'"
             while not over.is_set():
                 most = max(most, int(str(one(admin, query))))
 
