@@ -800,3 +800,11 @@ def test_an_acquire_that_gave_up_is_counted_in_the_words_of_each_library(library
     (pool,) = read_pools(f"2026-10-13 06:31:02 ERROR {line}\n", "log").pools
 
     assert (pool.library, pool.timed_out_total) == (library, 1.0)
+
+
+def test_a_number_that_no_pool_can_have_is_not_known() -> None:
+    line = f"HikariPool - web - Pool stats (total={'9' * 400}, active=3, idle=1{'0' * 20}, waiting=2)"
+
+    (pool,) = read_pools(f"2026-10-13 06:31:02 DEBUG {line}\n", "log").pools
+
+    assert (pool.open, pool.in_use, pool.idle, pool.waiting) == (None, 3, None, 2)

@@ -113,6 +113,8 @@ _TIMED_OUT: tuple[tuple[str, "re.Pattern[str]"], ...] = (
 """Errors without figures: all that they say is that an acquire gave up."""
 
 
+_ABSURD = 1e15
+"""From here on a number is none: no pool has so many connections, and none waited for so many milliseconds."""
 LONGEST_LINE = 4_000
 """Characters that are searched of a line. The patterns look for a word before what they know, from each place of a
 line, so their time grows with the square of its length."""
@@ -152,6 +154,8 @@ def add_line(known: PoolFigures | None, line: PoolLine, source: str, held: set[s
     numbers: dict[str, float] = {
         name: round(value) if name in ("max_open", "open", "in_use", "idle", "waiting") else value
         for name, value in line.numbers.items()
+        # A damaged line may have any number of digits: what no pool can have is not known.
+        if value < _ABSURD
     }
     if line.took or line.gave_back:
         # Two loggers may write the same line twice: a name counts once.
