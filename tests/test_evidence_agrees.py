@@ -19,7 +19,7 @@ from poolctl.engines.sandbox import Sandbox
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
-SLOTS = 14
+SLOTS = 30
 SETTINGS = {
     "logging_collector": "on",
     "log_destination": "stderr, csvlog",
@@ -108,7 +108,7 @@ def come_and_go(server: Server, stack: ExitStack) -> None:
             ):
                 each.execute("SELECT 1")
 
-    threads = [Thread(target=run) for _ in range(3)]
+    threads = [Thread(target=run) for _ in range(6)]
     for thread in threads:
         stack.callback(thread.join)
     stack.callback(is_over.set)

@@ -108,7 +108,7 @@ def _doubt_load(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
         )
     if facts.observation.is_from_files and len(facts.samples) > 1:
         first, last = ({each.pid for each in facts.samples[at].backends if each.is_client} for at in (0, -1))
-        if len(first) > 1 and len(last) > 1 and not first & last:
+        if first and len(first | last) > 1 and not first & last:
             yield (
                 f"{counts}: none of the {len(first)} of the first sample is in the last one, "
                 f"{format_duration(facts.window)} later; what was given does not say how many came and went",
