@@ -521,7 +521,8 @@ def test_no_secret_stands_in_the_arguments_of_pgbench(target: str) -> None:
                     commands.append(" ".join(child.cmdline()))
         return False
 
-    window = load.measure(4, 1.0, stop=note_commands)
+    # Two seconds: pgbench does not always print the line of the last one.
+    window = load.measure(4, 2.0, stop=note_commands)
 
     assert window is not None
     assert commands
