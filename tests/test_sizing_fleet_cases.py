@@ -202,3 +202,58 @@ def test_small_pools_keep_what_the_rounding_of_large_ones_leaves() -> None:
 
     assert worst_of(check_fleet(fleet)) == 92
     assert sorted(service.max_open or 0 for service in fleet.services) == [1, 1, 1, 1, 2]
+
+
+def test_an_excess_that_only_an_assumed_deploy_brings_is_likely_and_the_file_decides_it() -> None:
+    fleet = '[[service]]\nname = "api"\nmax_open = 10\nreplicas = 8\n'
+    assumed, given = check_text(fleet), check_text(f"{fleet}surge = 2\nterminating = 2")
+    (found,), (certain,) = assumed.findings, given.findings
+
+    assert worst_of(assumed) == worst_of(given) == 120
+    assert (found.code, found.confidence) == (certain.code, "likely")
+    assert found.evidence["decided_by_assumed"] == ["server.max_connections"]
+    with_server = check_text(f"[server]\nmax_connections = 100\n{fleet}").findings[0]
+    assert with_server.evidence["decided_by_assumed"] == ["api.surge", "api.terminating"]
+
+
+def test_an_unlimited_pool_of_a_pooler_shrinks_beside_one_with_a_size_as_if_it_were_as_large() -> None:
+    services = "".join(
+        f'[[service]]\nname = "{user}"\nuser = "{user}"\ndatabase = "shop"\nmax_open = 25\nreplicas = 4\nvia = "b"\n'
+        for user in ("api", "jobs")
+    )
+    pooler = (
+        '[[pooler]]\nname = "b"\nmax_client_conn = 400\ndefault_pool_size = 0\n'
+        '[[pooler.pool]]\nuser = "api"\ndatabase = "shop"\npool_size = 60\n'
+    )
+    checked = check_text(services + pooler)
+
+    assert checked.changes == (
+        Change("b", "default_pool_size", None, 47),
+        Change("b", "pool_size", 60, 47, "api@shop"),
+    )
+
+
+def test_the_limit_for_all_pairs_of_a_pooler_fits_the_server_where_more_than_the_pooler_is_too_large() -> None:
+    checked = check_text(
+        '[[service]]\nname = "api"\nmax_open = 25\nreplicas = 4\nvia = "b"\n'
+        '[[service]]\nname = "bi"\nmax_open = "unlimited"\n'
+        '[[pooler]]\nname = "b"\nmax_client_conn = 400\ndefault_pool_size = 90'
+    )
+    cap = next(found for found in checked.findings if found.layer == "pooler")
+
+    assert ("b", "default_pool_size") in {(change.who, change.key) for change in checked.changes or ()}
+    assert cap.remedy.startswith("b: max_db_connections ")
+    assert int(cap.remedy.rpartition(" ")[2]) < 94
+
+
+def test_one_thread_is_not_many() -> None:
+    checked = check_text(
+        '[[service]]\nname = "clock"\nmax_open = 25\nthreads = 1\n[[service]]\nname = "puma"\nmax_open = 4\nthreads = 5'
+    )
+    part = next(limit for limit in checked.limits if limit.kind == "server").parts[-1]
+
+    assert part.how == "(1 instance + 1 assumed surge) x 1 thread"
+    assert {found.summary for found in checked.findings} == {
+        "5 threads of puma share a pool of 4: as each thread keeps its connection, 1 of them waits and times out",
+        "The pool of clock has 25 connections, and its one thread never uses more than 1",
+    }

@@ -101,19 +101,28 @@ def _list_sizes(fleet: Fleet) -> list[_Size]:
         if pooler.kind == "pgpool":
             found.append(_make_size(pooler, "num_init_children", pooler.max_client_conn))
             continue
-        written = {(size.user, size.database) for size in pooler.sizes}
-        if any(pair not in written for pair in list_pairs(fleet, pooler)):
-            found.append(_make_size(pooler, "default_pool_size", pooler.default_pool_size))
-        found += [_make_size(pooler, "pool_size", s.pool_size, where=f"{s.user}@{s.database}") for s in pooler.sizes]
+        written = {(size.user, size.database): size.pool_size for size in pooler.sizes}
+        pairs = list_pairs(fleet, pooler)
+        # What an unlimited pool shrinks from: as large as the largest that has a size, else all of its clients.
+        largest = max((written.get(pair, pooler.default_pool_size) for pair in pairs), default=0)
+        largest = largest or pooler.max_client_conn
+        if any(pair not in written for pair in pairs):
+            found.append(_make_size(pooler, "default_pool_size", pooler.default_pool_size, unlimited=largest))
+        found += [
+            _make_size(pooler, "pool_size", s.pool_size, where=f"{s.user}@{s.database}", unlimited=largest)
+            for s in pooler.sizes
+        ]
         for key, least in (("reserve_pool_size", 0), ("max_db_connections", 1), ("max_user_connections", 1)):
             if getattr(pooler, key):
                 found.append(_make_size(pooler, key, getattr(pooler, key), least))
     return found
 
 
-def _make_size(pooler: FleetPooler, key: str, now: int, least: int = 1, *, where: str = "") -> _Size:
-    # Only a pool's own size can be 0: the other keys are left out then.
-    return _Size(pooler.name, key, where, now or None, pooler.bound(now), least, is_service=False)
+def _make_size(
+    pooler: FleetPooler, key: str, now: int, least: int = 1, *, where: str = "", unlimited: int = 0
+) -> _Size:
+    # Only a pool's own size can be 0, which is unlimited: the other keys are left out then.
+    return _Size(pooler.name, key, where, now or None, now or unlimited, least, is_service=False)
 
 
 Named = Mapping[tuple[str, str, str], int]

@@ -1,16 +1,22 @@
 """The check of a fleet: whether it fits its limits at every moment, by how much not, and what to change."""
 
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity, worst_first
 from poolctl.sizing.budget import FigureSource, Term
 from poolctl.sizing.fleet import Fleet, FleetPooler, FleetService
-from poolctl.sizing.fleet_changes import Change, find_database_cap, propose_changes
-from poolctl.sizing.fleet_limits import Kind, LimitCheck, as_number, check_limits, list_pairs
+from poolctl.sizing.fleet_changes import Change, apply_changes, find_database_cap, propose_changes
+from poolctl.sizing.fleet_limits import (
+    Kind,
+    LimitCheck,
+    as_number,
+    check_limits,
+    find_largest_database,
+    list_pairs,
+)
 from poolctl.units import plural
 
 
@@ -41,7 +47,7 @@ def check_fleet(fleet: Fleet) -> FleetCheck:
     findings += [_compare_threads(service, changes) for service in misfits]
     if all(finding.severity == "info" for finding in findings):
         findings.insert(0, _make_healthy(limits[0]))
-    findings += [_report_unlimited(fleet, pooler) for pooler in fleet.poolers if _is_unlimited(fleet, pooler)]
+    findings += [_report_unlimited(fleet, pooler, changes) for pooler in fleet.poolers if _is_unlimited(fleet, pooler)]
     findings += [found for pooler in fleet.poolers for found in _report_unlimited_pools(fleet, pooler, changes)]
     server = next(limit for limit in limits if limit.kind == "server")
     return FleetCheck(fleet, _list_terms(fleet, server), limits, changes, worst_first(findings))
@@ -87,10 +93,11 @@ def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
             limit.worst_moment, f"in the {limit.worst_moment}"
         )
         summary = f"The fleet {over} {what} {when}: {limit.worst} of {limit.limit}"
+    missing = _find_deciding_assumptions(fleet, limit)
     return build_finding(
         code,
         severity=severity,
-        confidence="certain",
+        confidence="likely" if missing else "certain",
         summary=summary,
         evidence={
             "limit": limit.limit,
@@ -100,10 +107,35 @@ def _make_finding(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
             "worst": limit.worst,
             "worst_moment": limit.worst_moment,
             "parts": {part.who: part.connections for part in limit.parts},
+            **({"decided_by_assumed": missing} if missing else {}),
         },
         evidence_sql={"server": sql.SLOTS, "pooler-clients": sql.POOLER}.get(limit.kind, sql.ROLE_LIMITS),
         remedy=_write_remedy(fleet, limit, changes),
     )
+
+
+def _find_deciding_assumptions(fleet: Fleet, limit: LimitCheck) -> list[str]:
+    """Return the names of assumed values without which ``limit`` would be kept, or would not refuse a client."""
+    if limit.kind == "server" and fleet.is_assumed("server.max_connections"):
+        return ["server.max_connections"]
+    services = tuple(
+        replace(
+            service,
+            surge=0 if fleet.is_assumed(f"{service.name}.surge") else service.surge,
+            terminating=0 if fleet.is_assumed(f"{service.name}.terminating") else service.terminating,
+        )
+        for service in fleet.services
+    )
+    written = next(
+        found
+        for found in check_limits(replace(fleet, services=services))
+        if (found.kind, found.name) == (limit.kind, limit.name)
+    )
+    if written.is_refusing or (not limit.is_refusing and not written.is_kept):
+        return []
+    parts = [part.who for part in limit.parts]
+    names = [f"{who}.{key}" for who in parts for key in ("surge", "terminating")]
+    return [name for name in names if fleet.is_assumed(name)]
 
 
 def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] | None) -> str:
@@ -120,7 +152,8 @@ def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
     ]
     if limit.worst is not None:
         caps.append(f"max_connections {fleet.server.max_connections + limit.worst - limit.limit}")
-    return ", or ".join(["; ".join(steps), *caps])
+    first = "; or instead of these: " if len(steps) > 1 and caps else ", or " if caps else ""
+    return "; ".join(steps) + first + ", or ".join(caps)
 
 
 def _write_change(change: Change) -> str:
@@ -151,17 +184,18 @@ def _compare_threads(service: FleetService, changes: tuple[Change, ...] | None) 
             severity="warning",
             confidence="certain",
             summary=f"{threads} threads of {service.name} share a pool of {size}: as each thread keeps its connection, "
-            f"{threads - size} of them wait and time out",
+            f"{threads - size} of them {'waits and times' if threads - size == 1 else 'wait and time'} out",
             evidence=evidence,
             remedy=steps or f"{service.name}: as many connections as threads, or {size} threads",
             evidence_sql=None,
         )
-    unused = "has no limit" if size is None else f"has {size} connections"
+    unused = "has no limit" if size is None else f"has {plural(size, 'connection')}"
+    users = "one thread never uses" if threads == 1 else f"{threads} threads never use"
     return build_finding(
         "oversized-pool",
         severity="info",
         confidence="certain",
-        summary=f"The pool of {service.name} {unused}, and its {threads} threads never use more than {threads}",
+        summary=f"The pool of {service.name} {unused}, and its {users} more than {threads}",
         evidence=evidence,
         remedy=steps or f"{service.name}: max_open {threads}",
         evidence_sql=None,
@@ -195,28 +229,41 @@ def _report_unlimited_pools(fleet: Fleet, pooler: FleetPooler, changes: tuple[Ch
     )
 
 
-def _report_unlimited(fleet: Fleet, pooler: FleetPooler) -> Finding:
+def _report_unlimited(fleet: Fleet, pooler: FleetPooler, changes: tuple[Change, ...] | None) -> Finding:
     """Recommend a limit for all pairs together: a new user or database opens a pool of its own."""
     each = pooler.bound(pooler.default_pool_size) + pooler.reserve_pool_size
-    pairs = list_pairs(fleet, pooler)
-    present = each * max(Counter(database for _, database in pairs).values())
-    cap = find_database_cap(fleet, pooler)
     return build_finding(
         "oversized-pool",
         severity="info",
         confidence="certain",
         layer="pooler",
         summary=f"{pooler.name} has no max_db_connections (0 is unlimited): each further pair of user and database "
-        f"opens up to {each * pooler.processes} connections more",
+        f"opens up to {plural(each * pooler.processes, 'connection')} more",
         evidence={
             "max_db_connections": 0,
-            "pairs": len(pairs),
+            "pairs": len(list_pairs(fleet, pooler)),
             "pool_size_of_each": each,
             "processes": pooler.processes,
         },
-        remedy=f"{pooler.name}: max_db_connections {present if cap is None else min(present, cap)}",
+        remedy=f"{pooler.name}: max_db_connections {_choose_database_cap(fleet, pooler, changes)}",
         evidence_sql=None,
     )
+
+
+def _choose_database_cap(fleet: Fleet, pooler: FleetPooler, changes: tuple[Change, ...] | None) -> int | str:
+    """Return the max_db_connections that lets each process use what its present pairs may, within the server's slots.
+
+    Where that alone does not suffice, it goes with ``changes``.
+    """
+    cap = find_database_cap(fleet, pooler)
+    if cap is None:
+        if not changes:
+            return "as many as the server has slots for it"
+        fleet = apply_changes(fleet, changes)
+        pooler = next(changed for changed in fleet.poolers if changed.name == pooler.name)
+        cap = find_database_cap(fleet, pooler)
+    present = find_largest_database(fleet, pooler)
+    return present if cap is None else min(present, cap)
 
 
 def _make_healthy(tightest: LimitCheck) -> Finding:

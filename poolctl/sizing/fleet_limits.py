@@ -141,7 +141,7 @@ def _explain_service(fleet: Fleet, service: FleetService, phase: Phase) -> str:
     factors += [f"{service.pools} pools"] if service.pools > 1 else []
     size = "unlimited" if service.size is None else f"{service.size}"
     if service.threads is not None and service.size == service.threads:
-        size += " threads"
+        size = plural(service.threads, "thread")
     elif fleet.is_assumed(f"{service.name}.max_open"):
         size = f"assumed {size}"
     return " x ".join([instances, *factors, size])
@@ -191,6 +191,14 @@ def list_pairs(fleet: Fleet, pooler: FleetPooler) -> tuple[tuple[str, str], ...]
     """List the pairs of user and database that clients of ``pooler`` use."""
     clients: tuple[FleetService | Extra, ...] = (*fleet.services, *fleet.extras)
     return tuple(dict.fromkeys((client.user, client.database) for client in clients if client.via == pooler.name))
+
+
+def find_largest_database(fleet: Fleet, pooler: FleetPooler) -> int:
+    """Return the most connections that one process of ``pooler`` opens to one database, without max_db_connections."""
+    sums: dict[str, int] = {}
+    for (_, database), size in _size_pairs(fleet, pooler, "server", "").items():
+        sums[database] = sums.get(database, 0) + size
+    return max(sums.values(), default=0)
 
 
 def _size_pairs(fleet: Fleet, pooler: FleetPooler, kind: Kind, name: str) -> dict[tuple[str, str], int]:
