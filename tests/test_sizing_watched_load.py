@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from poolctl.observe.snapshot import (
     Backend,
     DatabaseCounters,
+    HostSample,
     Observation,
     PoolFigures,
     ServerFacts,
@@ -295,6 +296,41 @@ def test_pools_that_were_always_full_are_no_single_sample() -> None:
     assert figures.effective_samples is None
 
 
+def test_pools_that_count_no_acquires_get_the_rate_that_the_server_counts() -> None:
+    """As Go and node-postgres: without a rate the capacity would be the number of cores, and cut the demand."""
+    both = watch(with_pools=True, hold=None)
+    snapshots = tuple(
+        replace(
+            snapshot,
+            pools=tuple(replace(pool, acquired_total=None) for pool in snapshot.pools),
+            host=HostSample(cores=2, server_cpu=0.5, cpu_share=0.4, has_server=True),
+        )
+        for snapshot in both.snapshots
+    )
+    found = size(Observation(snapshots, FACTS))
+
+    assert found.measured.throughput == pytest.approx(RATE)
+    assert found.demand.load == pytest.approx(RATE * POOL_HOLD / 2, rel=0.05)
+    assert found.recommendation.max_open == found.demand.value
+    assert found.binding == "demand"
+
+
+def test_a_lower_limit_of_the_capacity_cuts_no_demand() -> None:
+    found = recommend(
+        Figures(
+            parallelism=measured(10.7),
+            in_use=measured(10.7),
+            instances=measured(4),
+            max_connections=measured(200),
+            cores=measured(2),
+            transaction_idle_share=measured(0.0),
+        )
+    )
+
+    assert (found.capacity.method, found.capacity.at_least) == ("busy-share", True)
+    assert found.recommendation.max_open == found.demand.value
+
+
 @pytest.mark.parametrize(("waiting", "is_censored"), [(None, True), (3, True), (0, False)])
 def test_a_full_pool_that_no_client_waits_for_shows_all_of_its_demand(waiting: int | None, is_censored: bool) -> None:
     pools = [replace(make_pool(0, at, in_use=16.0, rate=300.0, hold=None), waiting=waiting) for at in range(30)]
@@ -303,6 +339,37 @@ def test_a_full_pool_that_no_client_waits_for_shows_all_of_its_demand(waiting: i
 
     assert figures.censored_share is not None
     assert (figures.censored_share.value > 0) == is_censored
+
+
+def fill_pool(waiting: int | None) -> Recommendation:
+    """Size a pool of 16 that node-postgres reports as always full: it counts no acquires and no times."""
+    pools = [
+        replace(make_pool(0, at, in_use=16.0, rate=0.0, hold=None), waiting=waiting, acquired_total=None)
+        for at in range(30)
+    ]
+    return size(Observation(tuple(Snapshot(float(at), pools=(pool,)) for at, pool in enumerate(pools)), FACTS))
+
+
+def test_a_full_pool_gets_a_lower_limit_and_a_range_where_nothing_says_how_many_wait() -> None:
+    found = fill_pool(None)
+    [doubt] = [finding for finding in found.findings if finding.code == "demand-censored"]
+
+    assert not found.is_refused
+    assert found.recommendation.confidence == "low"
+    assert found.recommendation.max_open is not None
+    assert found.recommendation.max_open >= 8  # 16 in use over two instances
+    assert found.recommendation.interval is not None
+    assert found.recommendation.interval[1] >= 32
+    assert "the size is a lower limit" in doubt.summary
+    assert "or give the clients that wait" in doubt.remedy
+
+
+def test_clients_that_wait_for_a_full_pool_are_demand() -> None:
+    found = fill_pool(20)
+    [doubt] = [finding for finding in found.findings if finding.code == "demand-censored"]
+
+    assert found.demand.load == pytest.approx((16 + 20) / 2)
+    assert "lower limit" not in doubt.summary
 
 
 @pytest.mark.parametrize(("cpu", "is_refused"), [(0.99, False), (0.5, True)])

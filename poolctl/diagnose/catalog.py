@@ -753,8 +753,9 @@ _CATALOG = (
         "its limit cannot be measured from outside.",
         signs="The number in use stands at max_open.",
         mistaken_for="A demand that happens to equal max_open.",
-        remedy="Measure again with a larger pool, or give the pools' own wait times (--pool-stats).",
-        decided_by="The wait times of the pool, or a measurement with a larger pool.",
+        remedy="Measure again with a larger pool, or give the pools' own figures: clients that wait, wait times "
+        "(--pool-stats).",
+        decided_by="The clients that wait for the pool, its wait times, or a measurement with a larger pool.",
         is_moot="beside a cause",
     ),
     FindingType(

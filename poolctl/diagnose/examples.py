@@ -419,11 +419,11 @@ Do      Check whether transactions outlast the observation, a pooler hides clien
 Why     sampled 12, counted 0.34
 """,
     "demand-censored": """\
-Refused: a pool had every connection in use in 100 % of the samples: more are needed than
-observed
+WARNING  A pool had every connection in use in 100 % of the samples: more are needed than
+observed, and how many is not known: the size is a lower limit
 demand-censored (application, certain)
-Do      Measure again with max_open 24, or give the wait times that the pools report
-        (--pool-stats)
+Do      Measure again with max_open 24, or give the clients that wait, or their wait times, as
+        the pools report (--pool-stats)
 Why     censored share 100 %, current max open 12
 """,
     "few-samples": """\

@@ -44,8 +44,9 @@ class Capacity:
 
     @property
     def is_known(self) -> bool:
-        """True if it describes this database; a multiple of its cores alone does not."""
-        return self.value is not None and self.method not in ("cores", "unknown")
+        """True if it describes this database. A multiple of its cores does not, nor does the share of a hold that is
+        spent in statements, where their processor time is not known: both are lower limits."""
+        return self.value is not None and self.method not in ("busy-share", "cores", "unknown")
 
 
 def estimate_capacity(figures: Figures) -> Capacity:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import LATE_SHARE, Demand, count_pools, estimate_load
+from poolctl.sizing.demand import LATE_SHARE, Demand, count_pools, estimate_load, is_lower_limit
 from poolctl.sizing.division import Division, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
 from poolctl.sizing.knee import KneeConfidence
@@ -35,6 +35,10 @@ SPREAD: dict[Origin, float] = {"measured": 0.08, "given": 0.08, "assumed": 0.35}
 
 CAPACITY_SPREAD: dict[KneeConfidence, float] = {"high": 0.08, "medium": 0.25, "low": 0.50}
 """The same for the capacity, by its confidence."""
+
+
+HIDDEN = 2
+"""Times the size of a full pool, up to which the next measurement looks for the demand that it hides."""
 
 
 TRUST: tuple[SizeTrust, ...] = ("high", "medium", "low", "refused")
@@ -68,7 +72,11 @@ def estimate_interval(
     # A search for a large pool takes longer, and its relative spread needs fewer draws.
     draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
     found = sorted(_draw_size(figures, parts, demand, capacity, random) for _ in range(draws))
-    return min(point, found[draws // 20]), max(point, found[-1 - draws // 20])
+    most = found[-1 - draws // 20]
+    if is_lower_limit(figures):
+        now = figures.current_max_open.count if figures.current_max_open is not None else 0
+        most = max(most, min(parts.budget, HIDDEN * max(now, point)))
+    return min(point, found[draws // 20]), max(point, most)
 
 
 def _draw_size(figures: Figures, parts: DivisionTerms, demand: Demand, capacity: Capacity, random: Random) -> int:

@@ -137,11 +137,17 @@ def estimate_load(figures: Figures) -> OfferedLoad | None:
     load, parts = busy.value / pools, (busy,)
     if figures.held_outside is not None:
         load *= 1.0 + figures.held_outside.value
-    waiting = 0.0
-    if _is_censored(figures) and figures.wait_time is not None and figures.throughput is not None:
-        waiting = figures.throughput.value * figures.wait_time.value / pools
+    waiting = _find_waiting(figures) if _is_censored(figures) else None
+    if waiting is not None:
         method += ", and what waited for one"
-    return OfferedLoad(load + waiting, hold.value if hold is not None else None, parts, method)
+    return OfferedLoad(load + (waiting or 0.0) / pools, hold.value if hold is not None else None, parts, method)
+
+
+def _find_waiting(figures: Figures) -> float | None:
+    """Return how many clients of the service waited on average: by Little's law, else as the pools report it."""
+    if figures.wait_time is not None and figures.throughput is not None:
+        return figures.throughput.value * figures.wait_time.value
+    return None if figures.waiting is None else figures.waiting.value
 
 
 def _find_peak_rate(figures: Figures) -> float:
@@ -165,6 +171,11 @@ def _find_peak(figures: Figures) -> tuple[Figure, str] | None:
 
 def _is_censored(figures: Figures) -> bool:
     return figures.censored_share is not None and figures.censored_share.value > 0.01
+
+
+def is_lower_limit(figures: Figures) -> bool:
+    """Return True if a pool was full and how many clients waited for it is not known: the demand is larger."""
+    return _is_censored(figures) and _find_waiting(figures) is None
 
 
 def _decide_confidence(figures: Figures, offered: OfferedLoad) -> KneeConfidence:

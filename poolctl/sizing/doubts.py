@@ -11,7 +11,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
-from poolctl.sizing.demand import Demand, count_pools
+from poolctl.sizing.demand import Demand, count_pools, is_lower_limit
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
 from poolctl.sizing.recommendation import SizeTrust
@@ -27,8 +27,7 @@ SAMPLES_FOR_P99 = 299
 SAMPLES_FOR_P95 = 59
 """The same for the 95th percentile: 0.95^59 = 5 %."""
 SAMPLES_FOR_MEAN = 10
-"""Independent samples for a mean within a third of itself. Pools count their acquires, so only the connections in use
-are sampled, and the size follows from their mean."""
+"""Independent samples for a mean within a third of itself, from which the size follows."""
 LONG_WINDOW = 900.0
 """Seconds. A shorter observation has probably not included the peak."""
 BUSY_SHARE = 0.90
@@ -108,11 +107,10 @@ def _doubt_measurement(figures: Figures, budget: Budget, demand: Demand) -> Iter
         yield _doubt_hold(figures, demand)
     few = figures.effective_samples
     if few is not None and few < SAMPLES_FOR_P99:
-        is_counted = figures.in_use is not None and not figures.is_server_view
         percentile = "99th" if few >= SAMPLES_FOR_P95 else "95th or 99th"
         yield _doubt(
             "few-samples",
-            "low" if few >= (SAMPLES_FOR_MEAN if is_counted else SAMPLES_FOR_P95) else "refused",
+            "low" if few >= SAMPLES_FOR_MEAN else "refused",
             f"{few:.0f} independent samples do not bound the {percentile} percentile ({SAMPLES_FOR_P99} do)",
             evidence={"effective_samples": few, "needed": SAMPLES_FOR_P99},
         )
@@ -148,14 +146,21 @@ def _doubt_hold(figures: Figures, demand: Demand) -> Doubt:
 def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     share = figures.censored_share.value if figures.censored_share is not None else 0.0
     now = figures.current_max_open.count if figures.current_max_open is not None else None
-    probe = "a larger pool" if now is None else f"max_open {max(now, min(2 * now, budget.value))}"
+    larger = 0 if now is None else min(2 * now, budget.value)
+    probe = f"max_open {larger}" if now is not None and larger > now else "a larger pool"
+    is_known = not is_lower_limit(figures)
+    what = "more are needed than observed"
     # With full processors a larger pool would show no more demand, only a longer queue inside the database.
-    is_full = has_full_processors(figures)
+    if not is_known and not has_full_processors(figures):
+        what += ", and how many is not known: the size is a lower limit"
+    give = (
+        "" if is_known else ", or give the clients that wait, or their wait times, as the pools report (--pool-stats)"
+    )
     return _doubt(
         "demand-censored",
-        "refused" if figures.wait_time is None and not is_full else "low",
-        f"A pool had every connection in use in {percent(share)} of the samples: more are needed than observed",
-        f"Measure again with {probe}, or give the wait times that the pools report (--pool-stats)",
+        "low",
+        f"A pool had every connection in use in {percent(share)} of the samples: {what}",
+        f"Measure again with {probe}{give}",
         {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},
     )
 

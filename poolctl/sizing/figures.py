@@ -164,6 +164,8 @@ class Figures:
     parallelism_max: Figure | None = None
     wait_time: Figure | None = None
     """Mean wait of an acquire, where the pools report it."""
+    waiting: Figure | None = None
+    """Mean number of clients that waited for a connection, of all instances, where the pools report it."""
     current_max_open: Figure | None = None
     """The present max_open of each process."""
     observed_at: str | None = None

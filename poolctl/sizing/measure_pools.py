@@ -30,15 +30,17 @@ def measure_pools(observation: Observation, figures: Figures, backends: int) -> 
     rate, hold, wait = measure_acquire_rate(observation), measure_hold_time(observation), measure_wait_time(observation)
     if not counts and (rate is None or hold is None):
         return None
-    windows = tuple(_cut_windows(snapshots, scale))
+    windows = tuple(_cut_windows(snapshots, scale)) or tuple(_count_pools_in(snapshots, figures.windows, scale))
     spread = summarize_counts(counts)
     held = None if rate is None or hold is None else rate * hold * scale
     mean = held if spread is None else spread.mean * scale
     pools = [pool for snapshot in snapshots for pool in snapshot.pools]
     return figures.with_(
-        throughput=None if rate is None else measured(rate * scale),
+        # A pool that counts no acquires (Go, node-postgres): the server counts what they led to.
+        throughput=figures.throughput if rate is None else measured(rate * scale),
         hold_time=_make_figure(hold),
         wait_time=_make_figure(wait),
+        waiting=None if (waiting := measure_waiting(snapshots)) is None else measured(waiting * scale),
         in_use=_make_figure(mean),
         parallelism=_make_figure(mean),
         parallelism_p95=None if spread is None else measured(ceil(spread.p95 * scale)),
@@ -99,6 +101,12 @@ def measure_wait_time(observation: Observation) -> float | None:
     return waited / acquired if acquired > 0 and waited >= 0 else None
 
 
+def measure_waiting(snapshots: Sequence[Snapshot]) -> float | None:
+    """Return the mean number of clients that wait at all pools together; None where no pool reports it."""
+    reported = [[pool.waiting for pool in snapshot.pools if pool.waiting is not None] for snapshot in snapshots]
+    return fmean(sum(counts) for counts in reported if counts) if any(reported) else None
+
+
 def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
     """Return the share of the figures of bounded pools that show every connection in use, and not that no client waits
     for one."""
@@ -152,6 +160,17 @@ def _cut_windows(snapshots: Sequence[Snapshot], scale: float) -> Iterator[Window
         if rate is not None and busy is not None and length > 0:
             yield Window(length, rate * scale, busy * scale)
         start = end
+
+
+def _count_pools_in(snapshots: Sequence[Snapshot], windows: Sequence[Window], scale: float) -> Iterator[Window]:
+    """Yield the server's windows, which follow one another, with the connections in use that the pools report."""
+    begins_at = snapshots[0].at if snapshots else 0.0
+    for window in windows:
+        ends_at = begins_at + window.duration
+        counts = _count_in_use([snapshot for snapshot in snapshots if begins_at <= snapshot.at <= ends_at])
+        if counts:
+            yield Window(window.duration, window.throughput, fmean(counts) * scale)
+        begins_at = ends_at
 
 
 def _make_figure(value: float | None) -> Figure | None:
