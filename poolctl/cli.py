@@ -141,6 +141,8 @@ def _repeat_lost_interrupt(unraisable: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(unraisable)
 
 
+_LONGEST_HINT = 2_000
+
 _OUT_OF = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EAGAIN}
 """Errors of the operating system that say what this machine lacks, wherever in poolctl they occur."""
 
@@ -180,7 +182,8 @@ def _report(words: Sequence[str], error: PoolctlError) -> int:
     for line in error.message.splitlines() or [""]:
         click.echo(f"poolctl: {neutralize(line)}", err=True)
     if error.hint:
-        click.echo(f"  {neutralize(error.hint)}", err=True)
+        # Longer than a message may be: it lists each name that there is.
+        click.echo(f"  {neutralize(error.hint, _LONGEST_HINT)}", err=True)
     own_words = words[: words.index("--")] if "--" in words else words
     if "--json" in own_words:
         try:
@@ -208,7 +211,10 @@ def _write_document(words: Sequence[str], error: PoolctlError) -> None:
 def _help_hint(error: click.UsageError) -> str:
     if "unexpected extra argument" in error.format_message() and "=" in error.format_message():
         return 'a connection string is one argument: "host=... dbname=..."'
-    return f"see {error.ctx.command_path} --help" if error.ctx else "see poolctl --help"
+    help_screen = f"see {error.ctx.command_path} --help" if error.ctx else "see poolctl --help"
+    if isinstance(error, click.NoSuchOption) and error.ctx and error.ctx.command is simulate:
+        return f"any key of a scenario is set by --set KEY=VALUE, such as --set load.rate=50; {help_screen}"
+    return help_screen
 
 
 early_interrupt.stop_noting()

@@ -54,6 +54,8 @@ def test_the_version_is_told() -> None:
     ("arguments", "said"),
     [
         (("simulate", "--no-such-option"), "No such option"),
+        (("simulate", "--rate", "3"), "--set load.rate=50"),
+        (("inspect", "--explain", "no-such-code"), "no-connection-in-time"),
         (("simulate", "missing.toml"), "missing.toml: no such file"),
         (("simulate", "--for", "3 parsecs"), "a duration is a number with a unit"),
         (("simulate", "--for", "-1s"), "a duration"),

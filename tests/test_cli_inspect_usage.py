@@ -101,6 +101,7 @@ def test_a_password_on_the_command_line_is_never_repeated(arguments: tuple[str, 
         ("host=127.0.0.1 port=1", "refused", "check host and port"),
         ("host=no.such.host.invalid", "no.such.host.invalid", "check host and port"),
         ("host=/no/such/folder", "/no/such/folder", "check host and port"),
+        ("db1.example:1", "local:", "a word alone is a database, as in psql"),
     ],
 )
 def test_a_server_that_is_not_there_is_one_clear_error_with_a_way_out(conninfo: str, said: str, hint: str) -> None:

@@ -88,6 +88,7 @@ def test_a_server_that_answers_no_more_is_not_called_healthy(silent: int, is_kno
 
     assert (finding.confidence != "undetermined") == is_known
     assert ('and then no more ("Connection refused")' in finding.summary) != is_known
+    assert finding.remedy.startswith("Nothing.") == is_known
 
 
 def test_full_pools_of_a_server_that_was_not_seen_are_told_once_and_blamed_on_nobody() -> None:

@@ -271,3 +271,5 @@ def test_only_a_sandbox_can_be_stopped_by_its_folder(own_tmp: Path) -> None:
         stop_kept(precious)
     assert sweep_stale() == []
     assert (precious / "file").exists()
+    with pytest.raises(BadInput, match="is gone: its server has stopped"):
+        stop_kept(own_tmp / "poolctl-sandbox-stopped")

@@ -27,6 +27,10 @@ LOAD = "\n[load]\nworkers = 1\n"
         ("name = 5" + LOAD, "file.toml, line 1: name = 5: must be text in quotes"),
         ('name = "x"\nnmae = "y"' + LOAD, 'file.toml, line 2: nmae = "y": there is no such key; did you mean name?'),
         (
+            'name = "x"\ndeploys = "together"\n[server]\nmax_connections = 9',
+            "file.toml, line 3: server = {'max_connections': 9}: belongs to a fleet file",
+        ),
+        (
             'name = "x"\n[laod]\nworkers = 1',
             "file.toml, line 2: laod = {'workers': 1}: there is no such key; did you mean load?",
         ),

@@ -275,6 +275,7 @@ def test_what_is_advised_keeps_every_limit_and_changes_nothing_that_fits(
     [
         ("", "fleet.toml: service: is required"),
         ('nmae = "x"' + ONE, 'fleet.toml, line 1: nmae = "x": there is no such key; did you mean name?'),
+        ("[load]\nworkers = 1", "fleet.toml, line 1: load = {'workers': 1}: belongs to a scenario file"),
         ("[[service]]\nmax_open = 1", "fleet.toml, line 1: service[0].name: is required"),
         (
             '[[service]]\nname = "a"',

@@ -110,6 +110,8 @@ def _explain_refusal(refusal: "Refusal", is_named: bool) -> str:
         return _NAME_ONE
     if "password" in refusal.text:
         return "libpq takes a password from ~/.pgpass, PGPASSFILE or PGPASSWORD"
+    if refusal.target.startswith("local:"):
+        return "no server has its Unix socket here; -h HOST names another host: a word alone is a database, as in psql"
     return (
         "check host and port, and that the server runs; on its own host, -h also accepts the folder of its Unix socket"
     )

@@ -232,6 +232,8 @@ def parse_scenario(values: dict[str, Any], source: TomlSource | None = None) -> 
     name, description = top.take_text("name", ""), top.take_text("description", "")
     sections = [top.take_table(section) for section in ("database", "pool", "load", "leak")]
     event_tables, service_tables = top.take_tables("events"), top.take_tables("service")
+    if top.has("server"):
+        raise top.refuse("server", top.peek("server"), "belongs to a fleet file", hint="recommend --fleet reads it")
     # First the misspelled keys, then the missing ones: a misspelled key is often the missing one.
     top.finish()
     if not name:

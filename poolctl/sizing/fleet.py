@@ -172,6 +172,8 @@ def parse_fleet(values: Mapping[str, Any], source: TomlSource | None = None) -> 
     server, roles, databases = top.take_table("server"), top.take_table("roles"), top.take_table("databases")
     services, poolers = top.take_tables("service"), top.take_tables("pooler")
     jobs, monitors = top.take_tables("job"), top.take_tables("monitor")
+    if top.has("load"):
+        raise top.refuse("load", top.peek("load"), "belongs to a scenario file", hint="simulate runs it")
     top.finish()
     if not services:
         raise top.refuse_missing(

@@ -119,7 +119,9 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
         return
     observed = len(facts.tracks)
     summary = f"The state of {hidden} of {plural(observed, 'backend')} is hidden from this role and was inferred"
+    remedy = ""
     if facts.has_only_titles:
+        remedy = "Give a role that may take a reserved slot (--emergency), or observe again when a slot is free."
         summary = f"The server refused, so {plural(observed, 'backend')} are known by their process titles only"
     elif not hidden:
         summary = f"{plural(missing, 'backend')} of the server's databases could not be observed"
@@ -135,6 +137,7 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
             "role": facts.server.role if facts.server else None,
             "threshold": "any hidden backend",
         },
+        remedy=remedy,
     )
 
 

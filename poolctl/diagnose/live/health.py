@@ -18,6 +18,11 @@ WHO_WAITS = (
     "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see which clients wait"
 )
 
+OBSERVE_AGAIN = (
+    "Observe at the time of the errors, with the figures of the applications' own pools (--pool-stats), and read the "
+    "server's log."
+)
+
 
 def judge_health(context: RuleContext) -> Finding:
     """Build the finding healthy: nothing at warning or above.
@@ -41,7 +46,7 @@ def judge_health(context: RuleContext) -> Finding:
         f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
         f"{_write_quiet(quiet)}{_write_silence(context)}"
     )
-    decide_by = None
+    decide_by, remedy = None, ""
     if not facts.samples:
         summary = "Healthy as far as observed: no client is known to wait; the server itself was not observed"
     if confidence == "likely" and not _is_every_wait_known(facts):
@@ -50,6 +55,7 @@ def judge_health(context: RuleContext) -> Finding:
     if doubt is not None:
         confidence = "undetermined"
         summary, decide_by = doubt
+        remedy = OBSERVE_AGAIN
     return build_finding(
         "healthy",
         severity="info",
@@ -67,6 +73,7 @@ def judge_health(context: RuleContext) -> Finding:
             "notes": list(write_notes(context)),
             "threshold": "no finding at warning or above",
         },
+        remedy=remedy,
         decide_by=decide_by,
     )
 

@@ -135,6 +135,8 @@ def stop_kept(directory: str | Path) -> None:
     Raises BadInput when ``directory`` is no sandbox of this user, or one that a running poolctl still uses.
     """
     path = Path(directory).resolve()
+    if path.name.startswith(PREFIX) and not path.exists():
+        raise BadInput(f"{directory} is gone: its server has stopped")
     if not path.name.startswith(PREFIX) or not _is_ours(path) or not (path / _LOCK).is_file():
         raise BadInput(
             f"{directory} is no throw-away server of this user",
