@@ -3,9 +3,13 @@
     python tests/benchmarks/bench_cluster.py [--rounds 5]
 
 A ratio is the median over interleaved rounds. Above 1, the cluster is faster; both need the machine for themselves.
+The sweep is also compared in processor time, of all processes together, less what the cluster takes when it has
+nothing to do: other programs disturb that less.
 """
 
 import argparse
+import operator
+import resource
 import socket
 import subprocess
 import sys
@@ -16,6 +20,7 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
+import psutil
 from bench_live import Silence
 
 from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
@@ -24,11 +29,12 @@ from poolctl.engines.cluster.place import run_at
 from poolctl.engines.live.engine import count_processes, run_on, start_here
 from poolctl.engines.live.instance_host import InstanceHost
 from poolctl.engines.live.live_servers import ThrowAwayServers
-from poolctl.scenario.run import Run
 from poolctl.scenario.scenario import Scenario, parse_scenario
 
 CELLS = 200
 WORKERS = 2
+IDLE = 10.0
+"""Seconds in which is measured what a cluster takes that has nothing to do."""
 
 
 @contextmanager
@@ -53,18 +59,27 @@ def start_cluster() -> Iterator[str]:
                 process.wait()
 
 
-def count_acquires(run: Run) -> int:
-    """Keep one number of a run."""
-    return run.summary.acquired
+# Of a module, not of this program: the processes of a batch import it.
+count_acquires = operator.attrgetter("summary.acquired")
 
 
-def time_sweep(place: str) -> float:
-    """Return the seconds that the sweep takes at ``place``."""
+def measure_processor_time() -> float:
+    """Return the seconds of processor time of this process and of all that it started, ended ones included."""
+    own = psutil.Process()
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
+    times = [each.cpu_times() for each in (own, *own.children(recursive=True))]
+    return ended.ru_utime + ended.ru_stime + sum(each.user + each.system for each in times)
+
+
+def measure_sweep(place: str, idle: float) -> tuple[float, float, int]:
+    """Return the seconds that the sweep takes at ``place``, those of processor time, and what it counted."""
     values = {"name": "bench", "load": {"instances": 4, "workers": 16, "hold": "20ms", "duration": 120}}
     scenarios = [parse_scenario({**values, "pool": {"max_open": 2 + cell % 50}}) for cell in range(CELLS)]
-    began = time.monotonic()
-    assert sum(1 for _ in run_at(place, scenarios, count_acquires)) == CELLS
-    return time.monotonic() - began
+    used, began = measure_processor_time(), time.monotonic()
+    results = list(run_at(place, scenarios, count_acquires))
+    took, used = time.monotonic() - began, measure_processor_time() - used
+    assert not [each.loss for each in results if each.loss]
+    return took, used - idle * took, sum(each.kept or 0 for each in results)
 
 
 def measure_live(servers: ThrowAwayServers, start_host: Callable[[Scenario], InstanceHost]) -> float:
@@ -82,11 +97,15 @@ def main() -> None:
     rounds = range(parser.parse_args().rounds)
     with start_cluster() as address, connect_cluster(address, stop=lambda: False, note=print) as client:
         wait_for_workers(client, address, WORKERS, lambda: False, print)
-        sweeps = [time_sweep(f"local:{WORKERS}") / time_sweep(address) for _ in rounds]
-        print(
-            f"sweep of {CELLS} cells on {WORKERS} workers: {median(sweeps):.2f} of local:{WORKERS}  {sorted(sweeps)}",
-            flush=True,
-        )
+        before = measure_processor_time()
+        time.sleep(IDLE)
+        idle = (measure_processor_time() - before) / IDLE
+        sweeps = [(measure_sweep(f"local:{WORKERS}", idle), measure_sweep(address, idle)) for _ in rounds]
+        assert all(here[2] == there[2] for here, there in sweeps)
+        for place, name in enumerate(("time", "processor time")):
+            ratios = sorted(here[place] / there[place] for here, there in sweeps)
+            shown = f"{median(ratios):.2f} of local:{WORKERS} in {name}"
+            print(f"sweep of {CELLS} cells on {WORKERS} workers: {shown}  {ratios}", flush=True)
 
         def start_host(scenario: Scenario) -> InstanceHost:
             count = count_processes(scenario)
