@@ -1,8 +1,14 @@
-"""What every test shares: servers that are missing, the servers of live tests, and the disposition of Ctrl-C."""
+"""What every test shares: servers that are missing, the servers of live tests, the order of the files, compiled
+modules, and the disposition of Ctrl-C."""
 
 import os
+import shutil
 import signal
+import sys
+import tempfile
+from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +20,14 @@ from poolctl.engines.live.live_servers import ThrowAwayServers
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # Ignored, as after nohup and in some CI systems, it would be ignored by every process that a test starts, too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if sys.dont_write_bytecode:
+    # As in many containers. A thousand processes would compile poolctl a thousand times: they keep it out of the tree.
+    cache = Path(__file__).parents[1] / ".pytest_cache" / "bytecode"
+    shutil.rmtree(cache / tempfile.gettempdir().lstrip("/"), ignore_errors=True)  # of programs that tests wrote
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ["PYTHONPYCACHEPREFIX"] = str(cache)
 
 DEMANDED = os.environ.get("POOLCTL_REQUIRE_SERVERS") == "1"
 """In CI every server has to be there: a test that skips for want of one has not been run."""
@@ -36,6 +50,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped, and POOLCTL_REQUIRE_SERVERS=1 forbids it: {report.longrepr[2]}"
     return report
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that wait for servers: what only computes fills the cores while the last of those end."""
+    waiting = Counter(item.path for item in items if item.get_closest_marker("server"))
+    items.sort(key=lambda item: -waiting[item.path])
 
 
 @pytest.fixture(scope="session")

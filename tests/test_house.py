@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -104,8 +105,18 @@ def imports_of(file: Path) -> Iterator[Import]:
 
 
 FILES = sorted(ROOT.rglob("*.py"))
-IMPORTS = [imported for file in FILES for imported in imports_of(file)]
-OWN = [imported for imported in IMPORTS if imported.module.split(".")[0] == "poolctl"]
+
+
+@cache
+def all_imports() -> list[Import]:
+    """Every import of every file. Reading them takes seconds, which only the process that runs these tests spends."""
+    return [imported for file in FILES for imported in imports_of(file)]
+
+
+@cache
+def own_imports() -> list[Import]:
+    """Those of poolctl's own modules."""
+    return [imported for imported in all_imports() if imported.module.split(".")[0] == "poolctl"]
 
 
 def test_every_file_belongs_to_a_room() -> None:
@@ -116,7 +127,7 @@ def test_every_file_belongs_to_a_room() -> None:
 def test_a_file_imports_only_from_rooms_above_it() -> None:
     wrong = [
         str(imported)
-        for imported in OWN
+        for imported in own_imports()
         if imported.room not in ROOMS[room_of(imported.file)] | {room_of(imported.file)}
         and not (imported.module == SNAPSHOT and room_of(imported.file) in ("diagnose", "sizing"))
     ]
@@ -149,7 +160,7 @@ def test_a_rule_imports_no_rule() -> None:
     files = {ROOT / "diagnose" / kind / f"{name}.py" for kind, names in RULES.items() for name in names}
 
     assert files <= set(FILES)
-    assert [str(imported) for imported in OWN if imported.file in files and imported.module in modules] == []
+    assert [str(imported) for imported in own_imports() if imported.file in files and imported.module in modules] == []
 
 
 def test_every_rule_is_in_a_file_of_rules() -> None:
@@ -173,7 +184,7 @@ def test_every_rule_is_in_a_file_of_rules() -> None:
     imported = {
         (kind, each.module.rpartition(".")[2])
         for kind, file in orders.items()
-        for each in OWN
+        for each in own_imports()
         if each.file == file and each.module.startswith(f"poolctl.diagnose.{kind}.")
     }
 
@@ -193,7 +204,7 @@ def test_the_rooms_form_no_circle() -> None:
 
 def test_a_library_is_imported_only_where_it_belongs() -> None:
     wrong = []
-    for imported in IMPORTS:
+    for imported in all_imports():
         library = imported.module.split(".")[0]
         if library == "poolctl" or library in sys.stdlib_module_names:
             continue
@@ -209,7 +220,7 @@ def test_the_guard_imports_a_library_only_after_the_program_did() -> None:
     # Hooks run when the program has imported the library, and a program without it must not get it from the guard.
     assert [
         str(imported)
-        for imported in IMPORTS
+        for imported in all_imports()
         if room_of(imported.file) == "guard"
         and imported.is_at_start
         and not imported.file.name.startswith(("pytest_plugin", "suite_checks"))
@@ -219,17 +230,17 @@ def test_the_guard_imports_a_library_only_after_the_program_did() -> None:
 
 def test_a_snapshot_is_data_that_pure_rooms_may_know() -> None:
     file = ROOT / "observe" / "snapshot.py"
-    modules = {imported.module.split(".")[0] for imported in IMPORTS if imported.file == file}
+    modules = {imported.module.split(".")[0] for imported in all_imports() if imported.file == file}
 
     assert modules <= {"poolctl", *sys.stdlib_module_names}
-    assert {imported.room for imported in OWN if imported.file == file} <= GROUND | {"pool", "scenario"}
+    assert {imported.room for imported in own_imports() if imported.file == file} <= GROUND | {"pool", "scenario"}
 
 
 @pytest.mark.parametrize("module", ["asyncio", "socket", "subprocess", "threading", "multiprocessing", "time", "ssl"])
 def test_pure_rooms_have_no_clock_no_thread_and_no_network(module: str) -> None:
     assert [
         str(imported)
-        for imported in IMPORTS
+        for imported in all_imports()
         if room_of(imported.file) in PURE and imported.module.split(".")[0] == module
     ] == []
 
@@ -237,7 +248,7 @@ def test_pure_rooms_have_no_clock_no_thread_and_no_network(module: str) -> None:
 def test_nothing_private_is_imported_from_another_file() -> None:
     assert [
         str(imported)
-        for imported in OWN
+        for imported in own_imports()
         if any(
             part.startswith("_") and not part.startswith("__")
             for part in [*imported.module.split("."), imported.name or ""]
@@ -261,7 +272,7 @@ def target_of(imported: Import) -> str:
 def test_no_two_files_import_each_other_by_any_way() -> None:
     """Imports within functions and for type checkers count: a circle of those is one to the reader, too."""
     graph: dict[str, set[str]] = {module: set() for module in MODULES}
-    for imported in OWN:
+    for imported in own_imports():
         graph[module_of(imported.file)].add(target_of(imported))
 
     try:
@@ -276,7 +287,9 @@ def test_the_command_line_imports_what_is_slow_only_when_a_command_runs() -> Non
         module = waiting.pop()
         if module not in reached:
             reached.add(module)
-            waiting += [target_of(each) for each in OWN if each.is_at_start and module_of(each.file) == module]
+            waiting += [
+                target_of(each) for each in own_imports() if each.is_at_start and module_of(each.file) == module
+            ]
 
     assert {module for module in reached if room_of(MODULES[module]) in SLOW_TO_IMPORT} - FORMATS == set()
     assert {"poolctl.commands.options", "poolctl.commands.recommend"} <= reached
