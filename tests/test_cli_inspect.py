@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -12,10 +11,10 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
+from command_line import run_here
 from psycopg.conninfo import make_conninfo
 from report_parts import HOSTILE
 from sandboxes import connect, eventually, one, own_temporary_directory
@@ -31,27 +30,30 @@ NAME = HOSTILE[:40] + "`@here`"
 """PostgreSQL keeps 63 bytes of a name, and replaces what is no printable ASCII in an application_name."""
 
 
-def poolctl(*arguments: str, stdin: int | None = subprocess.DEVNULL, **environment: str) -> Any:
-    return subprocess.run(
-        [sys.executable, "-m", "poolctl", "inspect", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        stdin=stdin,
-        env={**os.environ, "PGPASSFILE": "/no/such/passfile", **environment},
-    )
+def poolctl(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return run_here("inspect", *arguments, **{"PGPASSFILE": "/no/such/passfile", **environment})
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with own_temporary_directory(tmp_path_factory), stage(max_connections=30) as staged:
-        with connect(staged.sandbox.admin_conninfo) as admin:
-            admin.execute("CREATE ROLE secretive LOGIN PASSWORD 'hunter2'")
-            with Path(str(one(admin, "SHOW hba_file"))).open() as file:
-                rules = file.read()
-            Path(str(one(admin, "SHOW hba_file"))).write_text(f"host all secretive 127.0.0.1/32 scram-sha-256\n{rules}")
-            admin.execute("SELECT pg_reload_conf()")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with own_temporary_directory(tmp_path_factory) as path:
+        yield path
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path) -> Iterator[Stage]:
+    with stage(max_connections=30) as staged:
+        make_secretive(staged)
         yield staged
+
+
+def make_secretive(staged: Stage) -> None:
+    """Make the role ``secretive``, which needs its password."""
+    with connect(staged.sandbox.admin_conninfo) as admin:
+        admin.execute("CREATE ROLE secretive LOGIN PASSWORD 'hunter2'")
+        rules = Path(str(one(admin, "SHOW hba_file")))
+        rules.write_text(f"host all secretive 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        admin.execute("SELECT pg_reload_conf()")
 
 
 @pytest.fixture
@@ -66,18 +68,26 @@ def watcher(at: Stage) -> str:
     return at.conninfo_of("watcher")
 
 
+@pytest.fixture(scope="module")
+def leak(folder: Path) -> Iterator[Stage]:
+    """8 connections of one application in transactions that nobody ends, beside traffic that goes on: for every test
+    that only looks, on a server of its own."""
+    with stage(max_connections=30) as staged:
+        make_secretive(staged)
+        staged.start("leak", "shop", size=12, until=8, most=8, every=3, think=0.02)
+        with connect(staged.sandbox.observer_conninfo) as observer:
+            young = "SELECT count(*) FROM pg_stat_activity WHERE xact_start > clock_timestamp() - interval '1.1 s'"
+            eventually(lambda: one(observer, f"{young} AND state = 'idle in transaction'") == 0)
+        yield staged
+
+
 @pytest.fixture
-def leak(at: Stage) -> Stage:
-    """8 connections of one application in transactions that nobody ends, beside traffic that goes on."""
-    at.start("leak", "shop", size=12, until=8, most=8, every=3, think=0.02)
-    with connect(at.sandbox.observer_conninfo) as observer:
-        young = "SELECT count(*) FROM pg_stat_activity WHERE xact_start > clock_timestamp() - interval '1.1 s'"
-        eventually(lambda: one(observer, f"{young} AND state = 'idle in transaction'") == 0)
-    return at
+def leaking(leak: Stage) -> str:
+    return leak.conninfo_of("watcher")
 
 
-def test_the_first_line_is_the_verdict_and_the_report_goes_to_standard_output(leak: Stage, watcher: str) -> None:
-    done = poolctl(watcher, "--for", "2s")
+def test_the_first_line_is_the_verdict_and_the_report_goes_to_standard_output(leaking: str) -> None:
+    done = poolctl(leaking, "--for", "2s")
 
     first = done.stdout.splitlines()[0]
     assert done.returncode == 0, done.stderr
@@ -94,19 +104,19 @@ def test_nothing_wrong_is_ok(watcher: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_fail_on_turns_a_finding_into_the_exit_code_1(leak: Stage, watcher: str) -> None:
-    assert poolctl(watcher, "--quiet", "--fail-on", "warning").returncode == 1
+def test_fail_on_turns_a_finding_into_the_exit_code_1(leaking: str) -> None:
+    assert poolctl(leaking, "--quiet", "--fail-on", "warning").returncode == 1
 
 
-def test_json_is_the_only_thing_on_stdout_and_follows_the_schema(leak: Stage, watcher: str) -> None:
-    done = poolctl(watcher, "--json", "--for", "2s")
+def test_json_is_the_only_thing_on_stdout_and_follows_the_schema(leaking: str) -> None:
+    done = poolctl(leaking, "--json", "--for", "2s")
 
     document = json.loads(done.stdout)
     assert problems(document, SCHEMA, SCHEMA) == []
     assert document["status"] == "ok"
     assert 8 <= document["server"]["used"] <= 12
     assert document["server"]["usable"] == 27
-    assert document["observed"]["samples"] >= 3
+    assert document["observed"]["samples"] >= 2  # of a busy machine no more than the first and the last
     assert document["groups"][0]["application"] == "shop"
 
 
@@ -127,9 +137,9 @@ def test_literals_are_hidden_unless_asked_for_in_every_output_and_in_the_recordi
     assert "SELECT 'person 4711'" in shown.stdout
 
 
-def test_a_replay_gives_the_diagnosis_that_was_made_live(leak: Stage, watcher: str, tmp_path: Path) -> None:
+def test_a_replay_gives_the_diagnosis_that_was_made_live(leaking: str, tmp_path: Path) -> None:
     record = tmp_path / "night.jsonl"
-    live = json.loads(poolctl(watcher, "--for", "2s", "--record", str(record), "--json").stdout)
+    live = json.loads(poolctl(leaking, "--for", "2s", "--record", str(record), "--json").stdout)
 
     replay = poolctl("--replay", str(record), "--json")
 
@@ -139,10 +149,10 @@ def test_a_replay_gives_the_diagnosis_that_was_made_live(leak: Stage, watcher: s
         assert again[section] == live[section], section
 
 
-def test_every_kind_of_report_is_written_whole(leak: Stage, watcher: str, tmp_path: Path) -> None:
+def test_every_kind_of_report_is_written_whole(leaking: str, tmp_path: Path) -> None:
     files = [tmp_path / f"report{suffix}" for suffix in (".md", ".html", ".json", ".svg")]
 
-    done = poolctl(watcher, "--for", "1s", *(word for file in files for word in ("--output", str(file))))
+    done = poolctl(leaking, "--for", "1s", *(word for file in files for word in ("--output", str(file))))
 
     assert done.returncode == 0
     assert files[0].read_text().startswith(("**CRITICAL** ", "**WARNING** "))
@@ -255,11 +265,10 @@ def test_a_password_is_nowhere_in_what_poolctl_says_or_writes(leak: Stage, tmp_p
     assert "hunter2" not in done.stdout + done.stderr + written
 
 
-@pytest.mark.parametrize("form", [(), ("--json",), ("--color", "always")])
-def test_names_that_attack_the_terminal_are_harmless(at: Stage, watcher: str, form: tuple[str, ...]) -> None:
+def test_names_that_attack_the_terminal_are_harmless(at: Stage, watcher: str) -> None:
     with connect(at.sandbox.admin_conninfo) as admin:
         quoted = '"' + NAME.replace('"', '""') + '"'
-        admin.execute(f"DROP ROLE IF EXISTS {quoted}; CREATE ROLE {quoted} LOGIN".encode())
+        admin.execute(f"CREATE ROLE {quoted} LOGIN".encode())
         with Path(str(one(admin, "SHOW hba_file"))).open("a") as file:
             file.write("host all all 127.0.0.1/32 trust\n")
         admin.execute("SELECT pg_reload_conf()")
@@ -267,30 +276,33 @@ def test_names_that_attack_the_terminal_are_harmless(at: Stage, watcher: str, fo
     clients = [psycopg.connect(target) for _ in range(3)]
     for client in clients:
         client.execute(f"SELECT 1 /* {HOSTILE} */".encode())
-    time.sleep(1.2)
+    time.sleep(1.2)  # A hold has to last for a second: time that only the server can make.
 
-    done = poolctl(watcher, "--for", "1s", *form)
+    for form in ((), ("--json",), ("--color", "always")):
+        done = poolctl(watcher, "--for", "1s", *form)
+
+        text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout) if "always" in form else done.stdout
+        assert done.returncode == 0, done.stderr
+        assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", text) == [], form
+        assert "[red]bold[/red]" in text, form
+        assert "Traceback" not in done.stderr
     for client in clients:
         client.close()
 
-    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout) if "always" in form else done.stdout
-    assert done.returncode == 0, done.stderr
-    assert re.findall(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", text) == []
-    assert "[red]bold[/red]" in text
-    assert "Traceback" not in done.stderr
-
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_tells_what_was_seen_and_exits_with_130(leak: Stage, watcher: str, number: signal.Signals) -> None:
+def test_an_interrupt_tells_what_was_seen_and_exits_with_130(leak: Stage, leaking: str, number: signal.Signals) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "poolctl", "inspect", watcher, "--for", "60s", "--json"],
+        [sys.executable, "-m", "poolctl", "inspect", leaking, "--for", "60s", "--json"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stderr is not None
         assert process.stderr.readline() == "sampling for 60 s ...\n"
-        time.sleep(2.0)
+        asked = "FROM pg_stat_activity WHERE application_name = 'poolctl' AND query_start > backend_start"
+        with connect(leak.sandbox.observer_conninfo) as observer:
+            eventually(lambda: one(observer, f"SELECT count(*) {asked} + interval '2 s'") == 1)
         process.send_signal(number)
         output, errors = process.communicate(timeout=60)
 
@@ -316,8 +328,8 @@ def test_libpqs_environment_names_the_server(at: Stage) -> None:
     assert json.loads(done.stdout)["server"]["role"] == "watcher"
 
 
-def test_a_watch_without_a_terminal_writes_lines_and_ends_with_the_report(leak: Stage, watcher: str) -> None:
-    done = poolctl(watcher, "--watch", "--for", "2s")
+def test_a_watch_without_a_terminal_writes_lines_and_ends_with_the_report(leaking: str) -> None:
+    done = poolctl(leaking, "--watch", "--for", "2s")
 
     assert done.returncode == 0, done.stderr
     assert re.match(r"\d\d:\d\d:\d\d UTC (CRITICAL|WARNING) ", done.stderr)
@@ -325,9 +337,9 @@ def test_a_watch_without_a_terminal_writes_lines_and_ends_with_the_report(leak: 
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> None:
+def test_a_reader_that_leaves_early_is_no_error(leaking: str) -> None:
     done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} -m poolctl inspect '{watcher}' --for 1s | head -1; exit ${{PIPESTATUS[0]}}"],
+        ["bash", "-c", f"{sys.executable} -m poolctl inspect '{leaking}' --for 1s | head -1; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
         text=True,
         timeout=60,
@@ -339,8 +351,8 @@ def test_a_reader_that_leaves_early_is_no_error(leak: Stage, watcher: str) -> No
     assert "Broken" not in done.stderr
 
 
-def test_a_live_view_fills_the_screen_ends_with_q_and_leaves_the_report(leak: Stage, watcher: str) -> None:
-    with Terminal(watcher, "--watch") as terminal:
+def test_a_live_view_fills_the_screen_ends_with_q_and_leaves_the_report(leaking: str) -> None:
+    with Terminal(leaking, "--watch") as terminal:
         terminal.read_until("8 of .* backends of")
         terminal.press("q")
         code = terminal.end()
@@ -368,6 +380,7 @@ def test_relief_ends_only_what_the_plan_names_after_asking_and_says_what_came_fr
         assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'") == 3
 
 
+@pytest.mark.slow
 def test_backends_that_work_again_while_the_question_stands_are_left_alone(at: Stage) -> None:
     at.start("sessions", "shop", size=6, statement="SELECT 1")
     with Clients(at.sandbox.direct_conninfo) as clients:
@@ -410,8 +423,8 @@ def test_relief_without_a_yes_ends_nothing(at: Stage) -> None:
         eventually(lambda: one(observer, held) == 8)
 
 
-def test_a_role_that_may_not_end_backends_is_told_so_before_it_is_asked(leak: Stage, watcher: str) -> None:
-    with Terminal(watcher, "--relief", "--execute", "--for", "1s") as terminal:
+def test_a_role_that_may_not_end_backends_is_told_so_before_it_is_asked(leaking: str) -> None:
+    with Terminal(leaking, "--relief", "--execute", "--for", "1s") as terminal:
         code = terminal.end()
 
     assert code == 3
@@ -434,10 +447,10 @@ def test_a_live_view_ends_when_its_terminal_is_gone(watcher: str) -> None:
         terminal.process.wait(timeout=60)
 
 
-def test_the_screen_in_the_readme_has_the_shape_of_a_real_one(leak: Stage, watcher: str) -> None:
+def test_the_screen_in_the_readme_has_the_shape_of_a_real_one(leaking: str) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     (shown,) = re.findall(r"^```text\n\$ poolctl inspect [^\n]*\n(.*?)^\[\.\.\.\]$", readme, re.MULTILINE | re.DOTALL)
-    real = poolctl(watcher, "--for", "1s").stdout
+    real = poolctl(leaking, "--for", "1s").stdout
 
     def shape(text: str) -> list[str]:
         begun = re.findall(

@@ -111,7 +111,7 @@ def test_load_connect_time_and_fleet_are_measured_over_one_connection(at: Stage,
     at.start("busy", "shop-api", size=3, workers=3, think=0.05)
     at.start("sessions", "reports", size=2)
     with subprocess.Popen(
-        words(watcher, "--for", "8s", "--json", "--quiet", "--no-verify"), stdout=subprocess.PIPE, text=True
+        words(watcher, "--for", "5s", "--json", "--quiet", "--no-verify"), stdout=subprocess.PIPE, text=True
     ) as running:
         with at.admin() as admin:
             own = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'poolctl'"
@@ -126,7 +126,7 @@ def test_load_connect_time_and_fleet_are_measured_over_one_connection(at: Stage,
     assert terms["other services"]["value"] in (-3, -4)
     assert found["measured"]["throughput"] > 10
     assert 0 < found["measured"]["connect_time"] < 5
-    assert found["measured"]["samples"] >= 10
+    assert found["measured"]["samples"] >= 6
 
 
 def test_an_application_that_nobody_has_is_an_error_that_names_who_is_there(at: Stage, watcher: str) -> None:
@@ -347,7 +347,7 @@ def test_a_second_terminal_sees_the_loads_of_simulate_counted_while_they_run(
             eventually(lambda: count(admin, connected) >= 4, within=60)
             before = count(admin, counted)
             # A backend counts at its end whatever it read, so it has to be seen before: the run goes on.
-            eventually(lambda: count(admin, counted) - before > 1500, within=60)
+            eventually(lambda: count(admin, counted) - before > 500, within=60)
             assert count(admin, connected) >= 4
         finally:
             running.send_signal(signal.SIGINT)

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,32 +21,41 @@ BUILDERS = ("build_finding", "_doubt", "find")
 PLACES = {"diagnose/live": "inspect", "diagnose/run": "simulate", "sizing": "recommend", "guard": "guard"}
 
 
+@cache
+def nodes() -> tuple[tuple[str, ast.Call | ast.Compare], ...]:
+    """Each call and each comparison of the tree, with the file. Parsing all of it takes a second."""
+    return tuple(
+        (file.relative_to(ROOT).as_posix(), node)
+        for file in sorted(ROOT.rglob("*.py"))
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call | ast.Compare)
+    )
+
+
 def calls() -> Iterator[tuple[str, str]]:
     """Each code that is given to a function as a string, with the file."""
-    for file in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
-                continue
-            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            given = [keyword.value for keyword in node.keywords if keyword.arg == "code" and name != "click"]
-            given += node.args[:1] if name in BUILDERS and isinstance(node.func, ast.Name) else []
-            for value in given:
-                if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                    yield file.relative_to(ROOT).as_posix(), value.value
+    for file, node in nodes():
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name | ast.Attribute):
+            continue
+        name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        given = [keyword.value for keyword in node.keywords if keyword.arg == "code" and name != "click"]
+        given += node.args[:1] if name in BUILDERS and isinstance(node.func, ast.Name) else []
+        for value in given:
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield file, value.value
 
 
 def compared() -> Iterator[tuple[str, str]]:
     """Each string that something called code, or a set of reported codes, is compared with."""
-    for file in sorted(ROOT.rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(node, ast.Compare):
-                continue
-            sides = [node.left, *node.comparators]
-            if any(ast.unparse(side).endswith(("finding.code", "worst.code", ".reported")) for side in sides):
-                for side in sides:
-                    for part in ast.walk(side):
-                        if isinstance(part, ast.Constant) and isinstance(part.value, str):
-                            yield file.relative_to(ROOT).as_posix(), part.value
+    for file, node in nodes():
+        if not isinstance(node, ast.Compare):
+            continue
+        sides = [node.left, *node.comparators]
+        if any(ast.unparse(side).endswith(("finding.code", "worst.code", ".reported")) for side in sides):
+            for side in sides:
+                for part in ast.walk(side):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                        yield file, part.value
 
 
 def test_every_code_in_the_tree_is_in_the_catalog() -> None:
@@ -57,9 +67,8 @@ def test_every_code_in_the_tree_is_in_the_catalog() -> None:
 
 def test_a_finding_is_built_from_the_catalog_and_nowhere_else() -> None:
     builders = [
-        file.relative_to(ROOT).as_posix()
-        for file in sorted(ROOT.rglob("*.py"))
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        file
+        for file, node in nodes()
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Finding"
     ]
 

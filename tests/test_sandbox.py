@@ -356,7 +356,7 @@ LIBPQ = {
 }
 
 
-@pytest.mark.parametrize("command", ["simulate", "sweep"])
+@pytest.mark.parametrize("command", ["simulate", pytest.param("sweep", marks=pytest.mark.slow)])
 def test_libpqs_environment_reaches_no_client_of_a_throw_away_server(own_tmp: Path, command: str) -> None:
     port = free_port()
     words = {

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import re
 import socket
 import struct
 import subprocess
@@ -238,6 +237,7 @@ def test_clients_that_arrive_while_the_instances_start_are_counted(servers: Thro
             run(servers, scenario_of(pool={"max_open": 30, "max_idle": 30}), serve=serve_and_fill)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_load_ends_when_its_server_can_no_longer_be_counted(servers: ThrowAwayServers, sandbox: Sandbox) -> None:
     paused = threading.Timer(1.5, sandbox.pause)
     paused.start()
@@ -379,26 +379,20 @@ COMMANDS = {
 }
 
 
-def without_times(text: str) -> str:
-    return re.sub(r"[\d.]+ s\b", "a while", text)
-
-
 def check_one_line(target: str, command: str, *, within: float) -> str:
-    """Run a command on a bad server twice, the second time with --json, and return the error."""
-    words = COMMANDS[command](target)
+    """Run a command on a bad server and return the error, which the document on standard output has, too."""
     began = time.monotonic()
-    plain, machine = run_here(*words), run_here(*words, "--json", "--quiet")
-    took = (time.monotonic() - began) / 2
-    document = json.loads(machine.stdout)
-    lines = [line for line in plain.stderr.splitlines() if line.startswith("poolctl:")]
-    assert plain.returncode == machine.returncode == 3, plain.stderr
-    assert len(lines) == 1, plain.stderr
-    assert plain.stdout == ""
+    done = run_here(*COMMANDS[command](target), "--json")
+    took = time.monotonic() - began
+    document = json.loads(done.stdout)
+    lines = [line for line in done.stderr.splitlines() if line.startswith("poolctl:")]
+    assert done.returncode == 3, done.stderr
+    assert len(lines) == 1, done.stderr
     assert document["status"] == "failed"
-    assert without_times(document["error"]["message"]) in without_times(lines[0])
-    assert "Traceback" not in plain.stderr + machine.stderr
-    assert "\x1b" not in plain.stderr
-    assert took < within, plain.stderr
+    assert document["error"]["message"] in lines[0]
+    assert "Traceback" not in done.stderr
+    assert "\x1b" not in done.stderr
+    assert took < within, done.stderr
     return lines[0]
 
 
@@ -472,6 +466,7 @@ def test_a_pooler_as_a_target_is_loaded_to_the_end(via: str, tmp_path_factory: p
     assert done.summary.released > 100
 
 
+@pytest.mark.slow
 def test_a_sweep_ends_when_clients_arrive(sandbox: Sandbox, target: str) -> None:
     words = [
         "recommend",
