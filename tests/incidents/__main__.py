@@ -2,36 +2,51 @@
 
     python -m tests.incidents --for 1h --seed 1
 
-Each line names the seed of its incident: ``--seed N --count 1`` stages it again.
+Each line names the seed of its incident: ``--seed N --count 1`` stages it again. Several may run side by side. At the
+end, and when it is interrupted, a table has the score of each behavior.
 """
 
 import argparse
+import ctypes
 import json
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect
-from staging import Stage, Verdict, inspect, stage
+from staging import PROGRAM, Stage, Verdict, inspect, stage
 
 from poolctl.units import parse_duration
 
-from .generator import Incident, draw_incident, judge
+from .generator import FULL, PLAIN, SCRIPT, SESSION, SHOP, TRANSACTION, Incident, draw_incident, judge
 from .stacks import STACKS, CannotBuild, build_stack
 
 SETUP = (
     "CREATE TABLE orders AS SELECT i AS id, i % 5000 AS customer_id FROM generate_series(1, 400000) AS i",
-    "GRANT ALL ON orders TO app",
+    "CREATE INDEX ON orders (id)",
+    "ALTER TABLE orders OWNER TO app",
     "ANALYZE",
 )
+# lib/pq and pgjdbc send extra_float_digits, which PgBouncer refuses unless it is named.
+POOLER = {"default_pool_size": 6, "max_client_conn": 60, "ignore_startup_parameters": "extra_float_digits"}
+PLACES: dict[str, dict[str, Any]] = {
+    PLAIN: {"max_connections": 100},
+    FULL: {"max_connections": 40},
+    TRANSACTION: {"max_connections": 40, "via": "pgbouncer", "pgbouncer": {"pool_mode": "transaction", **POOLER}},
+    SESSION: {"max_connections": 40, "via": "pgbouncer", "pgbouncer": {"pool_mode": "session", **POOLER}},
+}
+SCORES = ("right", "wrong", "not staged")
+END_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux: a client has to go also when the generator is killed."""
 
 
 def say(line: str) -> None:
@@ -52,76 +67,153 @@ def usable_stacks() -> list[str]:
     return found
 
 
-@contextmanager
-def client(at: Stage, stack: str, application: str | None, options: dict[str, object]) -> Iterator[None]:
-    """Run a client until the block ends; it is ready when the block begins."""
+class Staging:
+    """The servers of the places, each started when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._stages: dict[str, Stage] = {}
+        self._open = ExitStack()
+
+    def __enter__(self) -> "Staging":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._open.close()
+
+    def at(self, place: str) -> Stage:
+        """Return the stage of ``place``."""
+        if place not in self._stages:
+            at = self._stages[place] = self._open.enter_context(stage(**PLACES[place]))
+            with connect(at.sandbox.admin_conninfo) as admin:
+                for statement in SETUP:
+                    admin.execute(statement.encode())
+        return self._stages[place]
+
+    def run(self, incident: Incident) -> tuple[Verdict, list[str]]:
+        """Stage one incident and return the verdict, and what is wrong with it."""
+        at = self.at(incident.place)
+        metrics = self.folder / f"{incident.seed}.json"
+        options: dict[str, object] = dict(incident.options)
+        arguments = ["--relief", "--for", f"{incident.window:g}s"]
+        if incident.has_figures:
+            options["metrics"] = metrics
+            arguments += [
+                "--pool-stats",
+                f"{incident.figures_of}={metrics}" if incident.figures_of else str(metrics),
+            ]
+        if at.sandbox.pooler_admin_conninfo is not None:
+            arguments += ["--pgbouncer", at.sandbox.pooler_admin_conninfo]
+        for act in incident.before:
+            start_client(at, act.stack, act.application, act.options)
+            at.wait(at.clients[-1])
+        if incident.behavior != "session-held":
+            start_client(at, incident.stack, SHOP if incident.has_name else None, options)
+            at.wait(at.clients[-1])
+        if incident.behavior == "stopped":
+            at.clients[-1].send_signal(signal.SIGSTOP)
+        for act in incident.meanwhile:
+            start_client(at, act.stack, act.application, act.options)
+        if incident.behavior == "session-held":
+            time.sleep(2.0)
+        verdict = inspect(at.conninfo_of(incident.role), *arguments)
+        return verdict, judge(incident, verdict.document)
+
+
+def start_client(at: Stage, stack: str, application: str | None, given: dict[str, Any]) -> None:
+    """Start a client, which prints a line when it is ready and runs until the stage is cleared."""
     target = conninfo_to_dict(at.sandbox.conninfo)
-    words = {key: target[key] for key in ("host", "port", "user", "dbname")} | options
-    if application is not None:
-        words["application"] = application
-    behavior = words.pop("behavior")
-    command = [*build_stack(stack).command, str(behavior), *(f"{key}={value}" for key, value in words.items())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    options = dict(given)
+    behavior = str(options.pop("behavior"))
+    if stack == SCRIPT:
+        conninfo = f"{at.sandbox.conninfo} application_name={application}"
+        command = [sys.executable, str(PROGRAM), behavior, conninfo]
+    else:
+        named = {"application": application} if application is not None else {}
+        pooled = {"pooled": 1} if at.sandbox.pooler_admin_conninfo is not None else {}
+        options = {key: target[key] for key in ("host", "port", "user", "dbname")} | named | pooled | options
+        command = [*build_stack(stack).command, behavior]
+    command += [f"{key}={value}" for key, value in options.items()]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, preexec_fn=_end_with_parent
+    )
     at.clients.append(process)
-    at.wait(process)
-    yield
 
 
-def run_incident(at: Stage, incident: Incident, folder: Path) -> tuple[Verdict, list[str]]:
-    """Stage one incident and return the verdict, and what is wrong with it."""
-    application = "shop"
-    metrics = folder / f"{incident.seed}.json"
-    options: dict[str, object] = dict(incident.options)
-    arguments = ["--for", f"{incident.window:g}s"]
-    if incident.has_figures:
-        options["metrics"] = metrics
-        arguments += ["--pool-stats", f"{application}={metrics}" if incident.has_name else str(metrics)]
-    for number, neighbor in enumerate(incident.neighbors):
-        beside = {"behavior": "healthy", "size": 5, "workers": 2, "think": 0.05}
-        with client(at, neighbor, f"neighbor-{number}", beside):
-            pass
-    with client(at, incident.stack, application if incident.has_name else None, options):
-        verdict = inspect(at.conninfo_of(incident.role), "--relief", *arguments)
-    return verdict, judge(incident, verdict.document, application)
+_libc = ctypes.CDLL(None)
+
+
+def _end_with_parent() -> None:
+    if sys.platform == "linux":
+        _libc.prctl(END_WITH_PARENT, signal.SIGKILL)
+
+
+def write_table(score: Counter[tuple[str, str]]) -> list[str]:
+    """Write the score of each behavior, and of all, as the lines of a table."""
+    behaviors = sorted({behavior for behavior, _ in score})
+    rows = [(each, [score[each, how] for how in SCORES]) for each in behaviors]
+    rows.append(("all", [sum(row[1][at] for row in rows) for at in range(len(SCORES))]))
+    head = f"{'behavior':<22}" + "".join(f"{how:>12}" for how in SCORES)
+    return [head, *(f"{each:<22}" + "".join(f"{count:>12}" for count in counts) for each, counts in rows)]
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> int:
-    """Run the generator; return 1 when a verdict was wrong."""
+    """Run the generator; return 1 when a verdict was wrong, 130 when it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.incidents", description=__doc__.splitlines()[0])
     parser.add_argument("--for", dest="duration", default="10m", help="how long, such as 30m or 3h")
     parser.add_argument("--seed", type=int, default=1, help="of the first incident; the next has the next number")
     parser.add_argument("--count", type=int, default=0, help="so many incidents; 0: as many as the time allows")
     parser.add_argument("--stack", action="append", choices=STACKS, help="only these; may be repeated")
+    parser.add_argument("--behavior", action="append", help="only these; may be repeated")
     parser.add_argument("--verbose", action="store_true", help="print the findings of every incident")
     asked = parser.parse_args()
-    ends_at = time.monotonic() + parse_duration(asked.duration)
+    # What ``timeout`` and a terminal send: everything is ended, and the score printed.
+    signal.signal(signal.SIGTERM, _interrupt)
+    began = time.monotonic()
+    ends_at = began + parse_duration(asked.duration)
     stacks = asked.stack or usable_stacks()
-    score: Counter[str] = Counter()
+    score: Counter[tuple[str, str]] = Counter()
     seed = asked.seed
-    with tempfile.TemporaryDirectory(prefix="poolctl-incidents-") as folder, stage(max_connections=100) as at:
-        with connect(at.sandbox.admin_conninfo) as admin:
-            for statement in SETUP:
-                admin.execute(statement.encode())
-        while time.monotonic() < ends_at and (not asked.count or seed < asked.seed + asked.count):
-            incident = draw_incident(seed, stacks)
-            try:
-                verdict, wrong = run_incident(at, incident, Path(folder))
-            except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
-                score["not staged"] += 1
-                say(f"{seed}: not staged: {incident}: {error}")
-            else:
-                score["wrong" if wrong else "right"] += 1
-                if wrong or asked.verbose:
-                    say(f"{seed}: {'WRONG' if wrong else 'right'}: {incident}")
-                    for line in [*wrong, *(f"  said {summary}" for summary in verdict.summaries)]:
-                        say(f"    {line}")
-            at.clear()
-            seed += 1
+    is_interrupted = False
+    with tempfile.TemporaryDirectory(prefix="poolctl-incidents-") as folder, Staging(Path(folder)) as staging:
+        try:
+            while time.monotonic() < ends_at and (not asked.count or score.total() < asked.count):
+                incident = draw_incident(seed, stacks)
+                seed += 1
+                if asked.behavior and incident.behavior not in asked.behavior:
+                    continue
+                run_one(staging, incident, score, asked.verbose)
+        except KeyboardInterrupt:
+            is_interrupted = True
+    for line in write_table(score):
+        say(line)
     say(
-        f"{seed - asked.seed} incidents, seeds {asked.seed} to {seed - 1}: "
-        + ", ".join(f"{n} {what}" for what, n in score.items())
+        f"{score.total()} incidents, seeds {asked.seed} to {seed - 1}: "
+        f"{(time.monotonic() - began) / 60:.0f} minutes{', interrupted' if is_interrupted else ''}"
     )
-    return 1 if score["wrong"] else 0
+    if is_interrupted:
+        return 130
+    return 1 if any(how == "wrong" for _, how in score) else 0
+
+
+def run_one(staging: Staging, incident: Incident, score: Counter[tuple[str, str]], is_verbose: bool) -> None:
+    """Stage one incident, print it where its verdict is wrong, and count it."""
+    try:
+        verdict, wrong = staging.run(incident)
+    except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+        score[incident.behavior, "not staged"] += 1
+        say(f"{incident.seed}: not staged: {incident}: {error}")
+    else:
+        score[incident.behavior, "wrong" if wrong else "right"] += 1
+        if wrong or is_verbose:
+            say(f"{incident.seed}: {'WRONG' if wrong else 'right'}: {incident}")
+            for line in [*wrong, *(f"  said {summary}" for summary in verdict.summaries)]:
+                say(f"    {line}")
+    staging.at(incident.place).clear()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ Each speaks the same words (BEHAVIOR key=value ...), prints "ready", and writes 
 own form. A stack that cannot be built here is left out, with the reason.
 """
 
+import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -34,8 +36,10 @@ class Stack:
 
 
 def build_folder() -> Path:
-    """Return the folder that the clients are built into; of this user, and kept for the next run."""
-    folder = Path(tempfile.gettempdir()) / f"poolctl-incident-clients-{os.getuid()}"
+    """Return the folder that the clients are built into; of this user and these sources, and kept for the next run."""
+    sources = b"".join(path.read_bytes() for path in sorted(CLIENTS.iterdir()) if path.is_file())
+    of = hashlib.sha256(sources).hexdigest()[:8]
+    folder = Path(tempfile.gettempdir()) / f"poolctl-incident-clients-{os.getuid()}-{of}"
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
@@ -43,7 +47,10 @@ def build_folder() -> Path:
 @cache
 def build_stack(name: str) -> Stack:
     """Return the stack of that name, built where needed. Raises CannotBuild."""
-    return {"node-postgres": _node, "hikaricp": _java, "database/sql": _go, "psycopg": _python}[name]()
+    # Generators that run side by side share the folder.
+    with (build_folder() / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return {"node-postgres": _node, "hikaricp": _java, "database/sql": _go, "psycopg": _python}[name]()
 
 
 STACKS = ("psycopg", "node-postgres", "hikaricp", "database/sql")
@@ -69,7 +76,8 @@ def _java() -> Stack:
     folder = build_folder() / "java"
     folder.mkdir(exist_ok=True)
     path = os.pathsep.join(map(str, (*JARS, folder)))
-    _run([_need("javac"), "-cp", path, "-d", str(folder), str(CLIENTS / "Client.java")], folder)
+    if not (folder / "Client.class").exists():
+        _run([_need("javac"), "-cp", path, "-d", str(folder), str(CLIENTS / "Client.java")], folder)
     # One small heap and one collector thread: several of them share two cores with the server.
     return Stack("hikaricp", (_need("java"), "-Xmx64m", "-XX:+UseSerialGC", "-cp", path, "Client"))
 
@@ -79,7 +87,8 @@ def _go() -> Stack:
         raise CannotBuild("lib/pq missing: apt-get install golang-go golang-github-lib-pq-dev")
     program = build_folder() / "go-client"
     environment = os.environ | {"GO111MODULE": "off", "GOPATH": str(GO_PACKAGES)}
-    _run([_need("go"), "build", "-o", str(program), str(CLIENTS / "client.go")], build_folder(), environment)
+    if not program.exists():
+        _run([_need("go"), "build", "-o", str(program), str(CLIENTS / "client.go")], build_folder(), environment)
     return Stack("database/sql", (str(program),))
 
 

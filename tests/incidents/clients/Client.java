@@ -17,6 +17,7 @@ import java.util.concurrent.atomic.AtomicInteger;
 
 public class Client {
     static final Map<String, String> options = new HashMap<>();
+    static final long STARTED = System.nanoTime();
     static final AtomicInteger requests = new AtomicInteger();
     static final AtomicInteger timedOut = new AtomicInteger();
     static final List<Connection> kept = new ArrayList<>();
@@ -50,11 +51,12 @@ public class Client {
         }
         try {
             if (behavior.equals("hold")) {
-                connection.setAutoCommit(false);
+                boolean isPlain = "1".equals(options.get("plain"));
+                connection.setAutoCommit(isPlain);
                 run(connection);
                 double from = number("hold_from", 1);
                 sleep(from + random.nextDouble() * (number("hold_to", 2) - from));
-                connection.commit();
+                if (!isPlain) connection.commit();
             } else if (behavior.equals("nested")) {
                 connection.setAutoCommit(false);
                 run(connection);
@@ -87,7 +89,13 @@ public class Client {
                 timedOut.incrementAndGet();
                 try { sleep(0.2); } catch (InterruptedException end) { return; }
             }
-            try { sleep(number("think", 0.05) * (0.5 + random.nextDouble())); } catch (InterruptedException end) { return; }
+            try {
+                sleep(number("think", 0.05) * (0.5 + random.nextDouble()));
+                // A load that comes and goes: all workers at the same times.
+                double cycle = number("on", 0) + number("off", 0);
+                double at = cycle > 0 ? ((System.nanoTime() - STARTED) / 1e9) % cycle : 0;
+                if (cycle > 0 && at > number("on", 0)) sleep(cycle - at);
+            } catch (InterruptedException end) { return; }
         }
     }
 

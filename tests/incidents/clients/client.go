@@ -7,6 +7,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/rand"
 	"os"
 	"strconv"
@@ -19,6 +20,7 @@ import (
 
 var options = map[string]string{}
 var requests, timedOut int64
+var started = time.Now()
 
 func number(name string, otherwise float64) float64 {
 	if value, err := strconv.ParseFloat(options[name], 64); err == nil {
@@ -55,11 +57,16 @@ func request(ctx context.Context, behavior, statement string, pool *sql.DB) erro
 	defer connection.Close()
 	switch behavior {
 	case "hold":
-		connection.ExecContext(ctx, "BEGIN")
+		plain := options["plain"] == "1"
+		if !plain {
+			connection.ExecContext(ctx, "BEGIN")
+		}
 		connection.ExecContext(ctx, statement)
 		from := number("hold_from", 1)
 		sleep(from + rand.Float64()*(number("hold_to", 2)-from))
-		connection.ExecContext(ctx, "COMMIT")
+		if !plain {
+			connection.ExecContext(ctx, "COMMIT")
+		}
 	case "nested":
 		connection.ExecContext(ctx, "BEGIN")
 		connection.ExecContext(ctx, statement)
@@ -139,6 +146,11 @@ func main() {
 					sleep(0.2)
 				}
 				sleep(number("think", 0.05) * (0.5 + rand.Float64()))
+				// A load that comes and goes: all workers at the same times.
+				cycle := number("on", 0) + number("off", 0)
+				if at := math.Mod(time.Since(started).Seconds(), cycle); cycle > 0 && at > number("on", 0) {
+					sleep(cycle - at)
+				}
 			}
 		}()
 	}

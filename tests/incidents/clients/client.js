@@ -14,6 +14,8 @@ const pool = new Pool({ ...where, max: number('size', 10), connectionTimeoutMill
 pool.on('error', () => {});
 const sleep = (seconds) => new Promise((done) => setTimeout(done, seconds * 1000));
 const statement = options.statement || 'SELECT 1';
+const plain = options.plain === '1';
+const began = Date.now();
 let requests = 0;
 let timedOut = 0;
 
@@ -26,7 +28,9 @@ async function request(draw) {
   if (behavior === 'idle-leak' && keeps) { await client.query(statement); return; }
   try {
     if (behavior === 'hold') {
-      await client.query('BEGIN'); await client.query(statement); await sleep(draw()); await client.query('COMMIT');
+      if (!plain) await client.query('BEGIN');
+      await client.query(statement); await sleep(draw());
+      if (!plain) await client.query('COMMIT');
     } else if (behavior === 'nested') {
       await client.query('BEGIN'); await client.query(statement); await sleep(0.05);
       const second = await pool.connect();
@@ -57,6 +61,10 @@ async function worker() {
       await sleep(0.2);
     }
     await sleep(think * (0.5 + Math.random()));
+    // A load that comes and goes: all workers at the same times.
+    const cycle = number('on', 0) + number('off', 0);
+    const at = ((Date.now() - began) / 1000) % cycle;
+    if (cycle && at > number('on', 0)) await sleep(cycle - at);
   }
 }
 

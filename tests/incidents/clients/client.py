@@ -25,6 +25,7 @@ statement = options.get("statement", "SELECT 1")
 kept: list[Any] = []
 counted = threading.Lock()
 requests = 0
+began = time.monotonic()
 
 
 def number(name: str, otherwise: float) -> float:
@@ -38,7 +39,8 @@ pool = psycopg_pool.ConnectionPool(
     max_size=int(number("size", 10)),
     timeout=number("timeout", 0) or 1e6,
     open=behavior != "per-request",
-    kwargs={"autocommit": True},
+    # Behind a pooler a prepared statement is of another session.
+    kwargs={"autocommit": True, "prepare_threshold": None if "pooled" in options else 5},
 )
 
 
@@ -58,7 +60,9 @@ def request() -> None:
         return
     try:
         if behavior in ("hold", "nested"):
-            connection.execute("BEGIN")
+            is_plain = options.get("plain") == "1"
+            if not is_plain:
+                connection.execute("BEGIN")
             connection.execute(statement.encode())
             if behavior == "hold":
                 time.sleep(random.uniform(number("hold_from", 1), number("hold_to", 2)))
@@ -66,7 +70,8 @@ def request() -> None:
                 time.sleep(0.05)
                 with pool.connection() as second:
                     second.execute(statement.encode())
-            connection.execute("COMMIT")
+            if not is_plain:
+                connection.execute("COMMIT")
         else:
             connection.execute(statement.encode())
     finally:
@@ -84,7 +89,10 @@ def per_request() -> None:
 
 
 def work() -> None:
-    """Make requests, one after the other; for ever without ``until``, seconds after which the load is over."""
+    """Make requests, one after the other; for ever without ``until``, seconds after which the load is over.
+
+    With ``off``: for ``on`` seconds, then none for that many, and so on, all workers at the same times.
+    """
     time.sleep(random.random())  # requests of real users do not begin at one instant
     ends_at = time.monotonic() + number("until", math.inf)
     while time.monotonic() < ends_at:
@@ -93,6 +101,9 @@ def work() -> None:
         except (psycopg.Error, psycopg_pool.PoolTimeout):
             time.sleep(0.2)
         time.sleep(number("think", 0.05) * random.uniform(0.5, 1.5))
+        cycle = number("on", 0) + number("off", 0)
+        if cycle and (time.monotonic() - began) % cycle > number("on", 0):
+            time.sleep(cycle - (time.monotonic() - began) % cycle)
 
 
 def report() -> None:
