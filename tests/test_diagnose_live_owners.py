@@ -22,6 +22,7 @@ from observations import (
 
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.owners import is_drivers_name
+from poolctl.observe.snapshot import PoolFigures
 
 JDBC = "PostgreSQL JDBC Driver"
 SCRAPE = "http://127.0.0.1:9090/metrics"
@@ -62,6 +63,23 @@ def test_slots_are_lost_for_certain_only_where_backends_carry_the_pools_name() -
 
     assert find(named, "pool-slots-lost").confidence == "certain"
     assert find(concluded, "pool-slots-lost").confidence == "likely"
+
+
+def full_by_totals(size: int) -> list[list[PoolFigures]]:
+    """Full, as Go's database/sql says it: clients waited before the first sample, and none was served since."""
+    return [[pool(max_open=size, open=size, in_use=size, application="shop", queued_total=4, wait_time_total=0.0)]]
+
+
+@pytest.mark.parametrize(("size", "code"), [(6, "pool-slots-lost"), (4, "healthy")])
+def test_a_full_pool_of_which_the_server_shows_no_backend_is_never_healthy(size: int, code: str) -> None:
+    """Each other application has two backends, four in all."""
+    diagnosis = verdict(
+        *busy(2, application="search"), *busy(2, first=700, application="cart"), pools=full_by_totals(size)
+    )
+
+    assert codes(diagnosis)[0] == code
+    assert find(diagnosis, code).confidence == "undetermined"
+    assert "application_name shop" in str(find(diagnosis, code).decide_by)
 
 
 def test_a_pool_is_never_given_to_an_application_with_a_name_of_its_own_that_the_label_contradicts() -> None:

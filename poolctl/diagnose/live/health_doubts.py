@@ -23,7 +23,7 @@ def find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[Dou
     """
     facts = context.facts
     yield from _doubt_sources(facts, counts)
-    yield from _doubt_pools(facts)
+    yield from _doubt_pools(facts, counts)
     yield from _doubt_paste(facts, counts)
     yield from _doubt_locks(facts, counts)
     yield from _doubt_load(facts, counts)
@@ -54,8 +54,16 @@ def _doubt_sources(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
         yield "Too little was observed for a verdict", ANSWER
 
 
-def _doubt_pools(facts: LiveFacts) -> Iterator[Doubt]:
-    """Doubt figures of pools alone: full ones, and ones that do not say how many clients wait."""
+def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt figures of pools without backends: full ones, and ones that do not say how many clients wait."""
+    stray = [each for each in facts.pools if facts.find_owner(each) is None and each.was_always_full]
+    if facts.samples and any(not each.waiting.is_known for each in stray):
+        name = next(filter(None, (stray[0].last.application, stray[0].last.name)), stray[0].last.library)
+        yield (
+            f"Every connection of pool {quote(name, 60)} was in use all the time by its own figures, which do not say "
+            f"whether clients wait, and which backends are its own is not known; on the server: {counts}",
+            facts.write_settling(stray),
+        )
     full = [each for each in facts.pools if each.is_full_now]
     if not facts.samples and full:
         queued = sum(each.last.waiting or 0 for each in full)

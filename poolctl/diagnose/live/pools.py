@@ -130,8 +130,8 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: more in use, by the pool's own figures, than its application has backends, in each of two samples or
     more, while clients wait or nothing is idle. Only without a pooler in between, whose clients are not backends.
-    Certain: backends carry the name that the figures give. Likely: whose pool it is was concluded. Nothing where that
-    is not known. In files one sample has to do, with half of the connections missing: figures and paste are of
+    Certain: backends carry the name that the figures give. Likely: whose pool it is was concluded. Undetermined: no
+    backend carries the name, and all that no other pool names are fewer: the pool may be of another server. In files one sample has to do, with half of the connections missing: figures and paste are of
     different moments, and a paste may leave rows out; so it is never certain there.
     """
     facts = context.facts
@@ -150,8 +150,6 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         fleets.setdefault((series.last.application, series.last.name), []).append(series)
     for (application, name), pools in fleets.items():
         backends = _count_backends(context, application, pools)
-        if backends is None:
-            continue
         claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
         lost, waiting = claimed - backends.most, _count_waiting(pools)
         samples = min(len(series.figures) for series in pools)
@@ -159,7 +157,9 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         if lost < 1 or samples < least or not runs_out or (least == 1 and 2 * lost < claimed):
             continue
         confidence: Confidence = "certain" if facts.is_full_view and backends.is_sure else "likely"
-        if least == 1:
+        if backends.is_foreign:
+            confidence = "undetermined"
+        elif least == 1:
             confidence = "likely" if len(facts.samples) > 1 else "undetermined"
         yield build_finding(
             "pool-slots-lost",
@@ -189,17 +189,19 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class _PoolBackends:
-    """The backends that can be a pool's at most, in any sample. ``is_sure``: they carry the name of its application."""
+    """The backends that can be a pool's at most, in any sample. ``is_sure``: they carry the name of its application.
+    ``is_foreign``: none does, and nothing else shows that any is the pool's."""
 
     most: int
     words: str
     is_sure: bool = False
+    is_foreign: bool = False
 
 
-def _count_backends(context: RuleContext, application: str | None, pools: Sequence[PoolSeries]) -> _PoolBackends | None:
+def _count_backends(context: RuleContext, application: str | None, pools: Sequence[PoolSeries]) -> _PoolBackends:
     """Count the backends that can be these pools': by name, by process, or of the owner that was concluded.
 
-    None where it is not known whose they are: a label that no backend carries does not mean that there are none.
+    A label that no backend carries does not mean that there are none: then all that no other pool names may be its own.
     """
     facts = context.facts
     if application is not None and any(track.last.application == application for track in facts.all_tracks):
@@ -217,7 +219,10 @@ def _count_backends(context: RuleContext, application: str | None, pools: Sequen
         words = f"the server has {plural(most, 'backend')} of {name_application(owner)}"
         return _PoolBackends(most, words, all(each.is_sure for each in owners))
     if application is not None:
-        return None
+        others = {series.last.application for series in facts.pools} - {application}
+        most = _count_most(track for track in facts.all_tracks if track.last.application not in others)
+        words = f"no backend has this name, and there are only {plural(most, 'backend')} that may be its own"
+        return _PoolBackends(most, words, is_foreign=True)
     # Without any name the pool may be of any application, but of one.
     most = max((_count_most((*each.tracks, *each.gone)) for each in facts.programs), default=0)
     words = f"no application has more than {plural(most, 'backend')}" if most else "the server has no backend"
