@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from observations import Row, busy, codes, find, held_by, pids, pool, troubles, verdict
+from observations import Row, busy, codes, find, held_by, host, pids, pool, process, troubles, verdict
 
 from poolctl.observe.snapshot import DatabaseCounters
 
@@ -52,6 +52,96 @@ def test_a_pool_that_opened_each_connection_after_the_one_before_was_leaked_is_u
     given = [Row(100 + i, age=20.0 + 0.44 * i, opened=20.3 + 0.44 * i, application="checkout") for i in range(16)]
 
     assert troubles(verdict(*given)) == ["leak-or-long-hold"]
+
+
+def opened_in_order(gap: float, *, pause: float = 0.01, silence: float = 8.0, served: bool = True) -> list[Row]:
+    """Ten backends, each opened ``pause`` seconds after the one before did its last work, ``gap`` seconds on average.
+
+    Each served others first, for a while of its own, or (not ``served``) did nothing after its login of 5 ms but one
+    statement.
+    """
+    backends, rested = [], silence
+    for i in range(10):
+        opened = rested + gap * ((0.4, 1.6, 1.0)[i % 3] if served else 1.0) - pause
+        age = rested if served else opened - 0.005
+        backends.append(Row(100 + i, age=age, opened=opened, application="checkout"))
+        rested = opened + pause
+    return backends
+
+
+LAZY_GO = [
+    Row(100 + i, age=18.0 - opened - life, opened=18.0 - opened, application="checkout")
+    for i, (opened, life) in enumerate(
+        zip(
+            [0.0, 0.0, 0.44, 0.735, 1.083, 1.112, 1.443, 1.468, 1.833, 1.9],
+            [0.411, 0.479, 0.265, 0.227, 0.165, 0.234, 0.595, 0.172, 0.031, 0.1],
+            strict=True,
+        )
+    )
+]
+"""Of Go's database/sql, one request in four forgot its connection: up to three were used at the same time."""
+
+
+def by_one_process(backends: list[Row]) -> list[Any]:
+    return [host(*(process(40_000 + row.pid) for row in backends))]
+
+
+@pytest.mark.parametrize(
+    ("given", "is_known"),
+    [
+        (opened_in_order(0.1), True),
+        (LAZY_GO, True),
+        (opened_in_order(0.2), False),
+        (opened_in_order(0.1, served=False), True),
+        (opened_in_order(0.05, silence=3 * 3600.0), True),
+        (opened_in_order(60.0, silence=3 * 3600.0), True),
+    ],
+    ids=["fast", "a real one", "from elsewhere", "each at once", "hours ago", "hours ago, one a minute"],
+)
+def test_connections_that_were_each_opened_while_the_others_rested_for_good_are_held(
+    given: list[Row], is_known: bool
+) -> None:
+    """A pool opens a connection only while it has none free: whatever rests then is not free in it."""
+    diagnosis = verdict(*given, hosts=by_one_process(given) if is_known else [])
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.confidence, len(pids(finding)), held_by(finding)) == ("undetermined", 10, {"checkout"})
+    assert "most of them opened although others rested already" in finding.summary
+    assert "healthy" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_known"),
+    [
+        (
+            [Row(100 + i, age=60.0 + 0.012 * i, opened=60.01 + 0.012 * i, application="checkout") for i in range(10)],
+            True,
+        ),
+        ([replace(row, query="SET extra_float_digits = 3") for row in opened_in_order(0.1)], True),
+        (
+            [
+                Row(100 + i, age=60.02 - 0.03 * (i % 3), opened=60.2 - 0.01 * i, application="checkout")
+                for i in range(10)
+            ],
+            True,
+        ),
+        (opened_in_order(0.4, served=False), False),
+        (opened_in_order(4.0, served=False, silence=60.0), True),
+        (opened_in_order(0.1, silence=3 * 3600.0), False),
+        ([Row(100 + i, age=60.0, opened=70.0 - 0.1 * i, application="checkout") for i in range(10)], True),
+    ],
+    ids=[
+        "a pool that fills itself",
+        "and sets up its sessions",
+        "requests at one moment",
+        "processes that start",
+        "replaced at the end of their lives",
+        "from elsewhere, for the night",
+        "used together",
+    ],
+)
+def test_connections_that_a_pool_at_rest_also_opens_so_are_healthy(given: list[Row], is_known: bool) -> None:
+    assert troubles(verdict(*given, hosts=by_one_process(given) if is_known else [])) == []
 
 
 @pytest.mark.parametrize("name", QUIET)

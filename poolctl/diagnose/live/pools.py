@@ -131,8 +131,9 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
     Threshold: more in use, by the pool's own figures, than its application has backends, in each of two samples or
     more, while clients wait or nothing is idle. Only without a pooler in between, whose clients are not backends.
     Certain: backends carry the name that the figures give. Likely: whose pool it is was concluded. Undetermined: no
-    backend carries the name, and all that no other pool names are fewer: the pool may be of another server. In files one sample has to do, with half of the connections missing: figures and paste are of
-    different moments, and a paste may leave rows out; so it is never certain there.
+    backend carries the name, and all that no other pool names are fewer: the pool may be of another server. In files
+    one sample has to do, with half of the connections missing: figures and paste are of different moments, and a paste
+    may leave rows out; so it is never certain there.
     """
     facts = context.facts
     if (

@@ -5,7 +5,7 @@ nothing here is more than undetermined; what looks like an ordinary quiet pool i
 """
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Holder
@@ -36,6 +36,21 @@ SET_UP = 0.25
 TURN = 1.5
 """Transactions for each backend that stopped, up to which they were used in turns: the last requests of a load that
 ended went to one connection after the other. Between two leaks others are served as well."""
+LOCAL_DELAY, REMOTE_DELAY = 0.1, 0.5
+"""Seconds between a pool's decision to open a connection and the start of its backend, at most: from a process of this
+machine (5 to 60 ms measured, with both cores taken), and over a network."""
+BESIDE_SHARE = 0.5
+LEAST_BESIDE = 3
+"""Share of a client's openings, and their number, that came after an earlier backend had come to rest for good, from
+which it holds those: a pool opens a connection only while it has none free."""
+TIMES_LOGIN = 2
+LOCAL_LOGIN = 0.02
+"""Times a login from which the mean pause between two openings is none of a pool that fills itself: that opens the next
+one when a login is over. And the seconds of one from a process of the server's own machine, at most."""
+TIMES_VARIED = 1.5
+"""Times the first quarter's life that the third's is, from which backends did more than log in: logins take alike."""
+QUICK = 0.5
+"""Seconds between two openings up to which it is no pool that replaces its connections at the end of their lives."""
 GIVEN_BACK = ("DISCARD ALL", "RESET ALL", "PG_ADVISORY_UNLOCK_ALL")
 """What pools send when a connection comes back (asyncpg, Npgsql, PgBouncer)."""
 
@@ -51,8 +66,9 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
     For applications whose waiting clients are not reported. Threshold: four backends or more, all idle now for more
     than max(1 s, 10 x the median). Within the window: three or more of them did their last work in it, each at a time
     of its own, over a second or more; the last one worked on in every sample until then; and the server counted as many
-    transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one``. Always
-    undetermined: a load that ends leaves a pool that is used in turns in the same state.
+    transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one`` and
+    ``_opened_beside_held``. Always undetermined: a load that ends leaves a pool that is used in turns in the same
+    state, and workers that each keep a connection of their own leave theirs as the other.
     """
     for application in context.facts.programs:
         tracks = context.keep_unexplained(application.tracks)
@@ -63,16 +79,16 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
         held = find_held(application, tracks)
         if len(held) < len(tracks) or any(_was_given_back(track) for track in held):
             continue
+        since = format_duration(min(track.age for track in held))
         if _fell_silent(context, held) or _stopped_one_by_one(context, held):
-            since = format_duration(min(track.age for track in held))
-            yield build_undetermined_hold(
-                context,
-                application,
-                held,
-                f"all {len(held)}, silent one after the other and for {since} now",
-                or_else="or no request came since",
-                decide_by=DECIDE_BY,
-            )
+            of, or_else = "silent one after the other and", "or no request came since"
+        elif _opened_beside_held(context, held):
+            of = "most of them opened although others rested already, silent"
+            or_else = "or each worker has one of its own, and no request came since"
+        else:
+            continue
+        of = f"all {len(held)}, {of} for {since} now"
+        yield build_undetermined_hold(context, application, held, of, or_else=or_else, decide_by=DECIDE_BY)
 
 
 def find_silent_clients(context: RuleContext) -> Iterator[Finding]:
@@ -168,6 +184,52 @@ def _stopped_evenly(ages: Sequence[float]) -> bool:
     if not is_even or 4 * sum(each > SPREAD for each in gaps) < 3 * len(gaps):
         return False
     return SILENT_GAPS * gap <= ages[0] <= MOST_SILENCE
+
+
+def _opened_beside_held(context: RuleContext, tracks: Sequence[Track]) -> bool:
+    """Return True if each client of ``tracks`` opened backends although others of its own rested for good by then.
+
+    A client is a process where it is known, else an address. Then the silence is three times as long as the mean pause
+    between two openings. Backends that did no more than log in also have to be opened quickly, in one process: a pool
+    replaces old ones so, and so do processes that each open one when they start.
+    """
+    clients: dict[object, list[Track]] = {}
+    for track in tracks:
+        process = context.clients.find_client(track).process
+        clients.setdefault(process.pid if process is not None else track.last.client, []).append(track)
+    return all(_are_beside_held(each, isinstance(client, int)) for client, each in clients.items())
+
+
+def _are_beside_held(tracks: Sequence[Track], is_one_process: bool) -> bool:
+    lives = sorted(
+        (track.last.started_at, track.last.state_at)
+        for track in tracks
+        if track.last.started_at is not None and track.last.state_at is not None
+    )
+    if len(lives) < len(tracks) or len(lives) < LEAST_SILENT or _was_only_set_up(tracks):
+        return False
+    delay = LOCAL_DELAY if is_one_process else REMOTE_DELAY
+    first_rest = list(accumulate((rested for _, rested in lives), min))
+    beside = sum(started - rested > delay for (started, _), rested in zip(lives[1:], first_rest, strict=False))
+    if beside < max(LEAST_BESIDE, BESIDE_SHARE * (len(lives) - 1)):
+        return False
+    used = sorted(rested - started for started, rested in lives)
+    if used[0] <= 0:
+        return False
+    gap = (lives[-1][0] - lives[0][0]) / (len(lives) - 1)
+    silence = min(track.age for track in tracks)
+    if silence < max(STUCK_AFTER, SILENT_GAPS * gap):
+        return False
+    if used[-1 - len(used) // 4] >= TIMES_VARIED * used[len(used) // 4]:
+        login = min(used[0], LOCAL_LOGIN) if is_one_process else used[0]
+        return gap >= TIMES_LOGIN * login and (is_one_process or silence <= MOST_SILENCE)
+    return is_one_process and TIMES_LOGIN * used[0] <= gap <= QUICK
+
+
+def _was_only_set_up(tracks: Sequence[Track]) -> bool:
+    """Return True if half of ``tracks`` or more ran nothing after what sets up a session, as pgjdbc does at login."""
+    words = ((track.last.query or "SET").lstrip().split(None, 1)[:1] for track in tracks)
+    return 2 * sum(each[0].upper() in ("SET", "SHOW", "RESET") for each in words if each) >= len(tracks)
 
 
 def _has_worked(track: Track) -> bool:
