@@ -70,6 +70,31 @@ def test_the_cores_of_a_server_that_ended_meanwhile_are_still_known() -> None:
     assert find(diagnosis, "slow-database").evidence["cores"] == 2
 
 
+def test_the_cores_are_known_where_the_process_list_came_too_late() -> None:
+    """As on a crowded machine: a look of 2 s called six clients with a missing index healthy, one of 5 s did not."""
+    here = verdict(*scanning(6), facts=server(cores=2), statements=STATEMENTS, tables=TABLES)
+
+    assert find(here, "slow-database").confidence == "certain"
+    assert find(here, "slow-database").evidence["cores"] == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "tables", "found"),
+    [(6, TABLES, ["slow-database"]), (3, TABLES, []), (6, [], [])],
+)
+def test_a_missing_index_is_worth_a_word_on_a_server_of_unknown_size(
+    count: int, tables: list[list[TableCounters]], found: list[str]
+) -> None:
+    diagnosis = verdict(*scanning(count), statements=STATEMENTS, tables=tables)
+
+    assert troubles(diagnosis) == found
+    if found:
+        finding = find(diagnosis, "slow-database")
+        assert finding.confidence == "undetermined"
+        assert finding.evidence["column"] == "customer_id"
+        assert finding.decide_by == "how many cores the server has, and how busy they are"
+
+
 def test_a_slow_database_behind_a_full_pool_is_no_reason_for_a_bigger_one() -> None:
     diagnosis = verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)], pools=full_pool(12, 30))
 

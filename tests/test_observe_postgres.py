@@ -562,6 +562,7 @@ def test_behind_a_pooler_it_says_so_and_leaves_no_setting_to_the_next_client(via
 
     assert server.facts is not None
     assert direct.facts is not None
+    assert direct.facts.cores is not None
     assert (server.facts.is_behind_pooler, direct.facts.is_behind_pooler) == (True, False)
     assert server.facts.is_local
     assert sample.backends != ()

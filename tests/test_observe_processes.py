@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolctl.observe.processes import Names, count_usable_cores, find_cluster_name, parse_title
+from poolctl.observe.cores import count_cores_of_backend, count_usable_cores
+from poolctl.observe.processes import Names, find_cluster_name, parse_title
 from poolctl.observe.snapshot import BackendTitle
 from poolctl.observe.sockets import ESTABLISHED, LISTEN, End, TcpSocket, count_waiting_by_port, parse_tcp, parse_unix
 from poolctl.safe_text import HIDDEN, LONGEST, redact_command
@@ -260,3 +261,13 @@ def test_the_cores_are_those_that_every_control_group_leaves(
     unlimited = count_usable_cores(pid, proc=tmp_path / "none", groups=tmp_path / "none")
 
     assert count_usable_cores(pid, proc=tmp_path / "proc", groups=tmp_path / "groups") == (cores or unlimited)
+
+
+def test_the_cores_of_a_server_are_known_by_one_backend_that_runs_here(tmp_path: Path) -> None:
+    group(tmp_path, "7", cmdline="postgres: app shop 127.0.0.1(4711) idle\0")
+    group(tmp_path, "8", cmdline="/usr/sbin/cron\0")
+
+    found = [count_cores_of_backend(pid, proc=tmp_path) for pid in (7, 8, 9)]
+
+    assert (found[0] or 0) >= 1
+    assert found[1:] == [None, None]

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 
 import psutil
 
+from poolctl.observe.cores import count_usable_cores
 from poolctl.observe.processes import (
     Names,
     ProcessorTimes,
-    count_usable_cores,
     find_listener,
     find_parent,
     has_same_network,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from poolctl.errors import PoolctlError
 from poolctl.observe.activity import CounterReader, list_relations, read_backends
 from poolctl.observe.connection import PATIENCE, Row, ServerConnection, describe_target
+from poolctl.observe.cores import count_cores_of_backend
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import (
     Backend,
@@ -293,6 +294,7 @@ def read_facts(connection: ServerConnection, within: float = PATIENCE) -> tuple[
         may_signal=row["may_signal"],
         is_behind_pooler=is_behind_pooler(connection, row),
         is_local=connection.is_local,
+        cores=count_cores_of_backend(row["pid"]) if connection.is_local else None,
         settings=values,
         roles=tuple(_read_role(role) for role in roles),
         databases=tuple(

@@ -8,7 +8,6 @@ set_ps_display in ps_status.c). The state is the server's own text. The names be
 hold spaces, colons and whole imitations of a title, so a title is read from its end.
 """
 
-import math
 import os
 import re
 import time
@@ -313,46 +312,3 @@ def parse_titles(family: Sequence[Member], names: Names) -> tuple[BackendTitle, 
     names = Names(find_cluster_name(member.title for member in family), names.users, names.databases)
     found = (parse_title(member.title, member.pid, member.started_at, names) for member in family)
     return tuple(title for title in found if title is not None)
-
-
-def count_usable_cores(pid: int, *, proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Count the cores that a process may use, a part of one as one; None where the machine does not report any.
-
-    Quotas: cpu.max of every group above the process (cgroup v2), cpu.cfs_quota_us (v1).
-    """
-    cores = float(os.cpu_count() or 0) or None
-    if hasattr(os, "sched_getaffinity"):
-        with suppress(OSError):
-            cores = float(len(os.sched_getaffinity(pid)))
-    quotas = [quota for group in _list_groups(pid, proc, groups) if (quota := _read_quota(group)) is not None]
-    limits = [limit for limit in (cores, *quotas) if limit is not None]
-    return max(1, math.ceil(min(limits))) if limits else None
-
-
-def _list_groups(pid: int, proc: Path, groups: Path) -> list[Path]:
-    try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
-    found: list[Path] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        base = groups / controllers if controllers else groups
-        own = base / path.lstrip("/")
-        found += [group for group in (own, *own.parents) if group == base or base in group.parents]
-    return found
-
-
-def _read_quota(group: Path) -> float | None:
-    """Read the limit of a control group, in cores; None without one."""
-    # Version 2 of control groups, then version 1; a machine may have both.
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        limit, period = (group / "cpu.max").read_text().split()[:2]
-        return None if limit == "max" else int(limit) / int(period)
-    with suppress(OSError, ValueError, ZeroDivisionError):
-        limit, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return int(limit) / int(period) if int(limit) > 0 else None
-    return None

@@ -202,6 +202,8 @@ class ServerFacts:
     """The process id given at login was not the backend's: client addresses are the pooler's."""
     is_local: bool = False
     """Reached over a Unix socket or a loopback address."""
+    cores: int | None = None
+    """Cores that the server may use, where poolctl's own backend is a process of this machine; else None."""
     has_statements: bool = False
     """pg_stat_statements can be read in the connected database."""
     settings: Mapping[str, float] = field(default_factory=dict)

@@ -140,9 +140,13 @@ class LiveFacts:
 
     @property
     def cores(self) -> int | None:
-        """Cores of the server's machine, also after the server is gone; None where poolctl does not run on it."""
+        """Cores of the server's machine, also after the server is gone; None where poolctl does not run on it.
+
+        On a crowded machine its process list may come too late, and the server's own answer does.
+        """
         hosts = (snapshot.host for snapshot in reversed(self.observation.snapshots))
-        return next((host.cores for host in hosts if host is not None and host.has_server), None)
+        listed = next((host.cores for host in hosts if host is not None and host.has_server), None)
+        return listed if listed is not None or self.server is None else self.server.cores
 
     @cached_property
     def trend(self) -> Trend | None:

@@ -40,7 +40,8 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     and they take long or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, for any
     reason except locks.
 
-    Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown.
+    Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown, and either
+    32 statements are at work, or four of which most read a whole table.
     """
     facts = context.facts
     work, cores, cpu = measure_work(facts), facts.cores, facts.server_cpu
@@ -55,7 +56,7 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
         )
     elif slow:
         confidence, tracks, sentence = "likely", slow, _write_held(slow, each_takes)
-    elif cores is None and work.mean >= UNKNOWN_CORES and is_long:
+    elif cores is None and is_long and (work.mean >= UNKNOWN_CORES or (_is_scanning(work) and work.mean >= SCANS)):
         confidence = "undetermined"
     else:
         return
@@ -93,6 +94,15 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
 
 UNKNOWN_CORES = 32
 """Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
+
+
+SCANS = 4
+"""The same for statements that read a whole table each: an index would help a server of any size."""
+
+
+def _is_scanning(work: Work) -> bool:
+    """Return True if most of the time goes into one known statement that reads a whole table."""
+    return work.table is not None and work.statement is not None and work.share > DOMINANT_SHARE
 
 
 def _find_slow_holders(context: RuleContext) -> tuple[tuple[Track, ...], float]:
