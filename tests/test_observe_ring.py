@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from poolctl.api.inspect import inspect
+from poolctl.api.progress import Progress
 from poolctl.errors import BadInput, CannotDo
-from poolctl.observe.recording import RecordingWriter, read_recording
+from poolctl.observe.recording import RecordingWriter, hide_all_literals, read_recording
 from poolctl.observe.ring import Ring
 from poolctl.observe.snapshot import Backend, Observation, ServerSample, Snapshot, Source
 
@@ -78,6 +80,69 @@ def test_recordings_of_findings_are_kept_apart_and_bounded_as_well(tmp_path: Pat
     assert 2 < len(files) < 40
     assert sum(path.stat().st_size for path in files) < 50_000
     assert len(read_recording(files[-1])[0].snapshots) == 5
+
+
+def test_the_folder_of_a_service_is_replayed_to_the_state_that_it_ended_with(tmp_path: Path) -> None:
+    ring = Ring(tmp_path, keep=10**6, most_bytes=10**9)
+    ring._keep = 2400.0  # files of 100 s, none of them deleted
+    written = fill(ring, range(300))
+    ring.start_apart("leak", written[-3:], about(written[-1])).close()
+    ring.close()
+    files = sorted(tmp_path.glob("ring-*"))
+    # A kill cuts the newest file in the middle of its last sample, and a disk has damaged another one.
+    files[-1].write_bytes(files[-1].read_bytes()[:-40])
+    damaged = bytearray(files[3].read_bytes())
+    damaged[len(damaged) // 2] ^= 0xFF
+    files[3].write_bytes(damaged)
+    progress = Heard()
+
+    result = inspect(replay=tmp_path, progress=progress)
+
+    kept = result.observation.snapshots
+    assert kept == tuple(hide_all_literals(Observation(tuple(written[:-1]))).snapshots[-120:])
+    assert 100 < result.forgotten <= 300 - 1 - 120
+    # What is forgotten still shows how the least number of backends went.
+    assert result.observation.floors[0].at == written[0].at
+    assert result.observation.sources == about(written[0]).sources
+    assert [files[3].name in text for text in progress.warnings] == [True]
+    assert "recordings of findings" in progress.notes[0]
+    assert result.replayed == str(tmp_path)
+
+
+def test_equal_rows_of_a_replay_are_one_object(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    rows = make_snapshot(0).server
+    assert rows is not None
+    with RecordingWriter(path) as writer:
+        for at in (NOW, NOW + 5.0):
+            snapshot = Snapshot(at, rows)
+            writer.write(snapshot, about(snapshot))
+
+    first, second = read_recording(path)[0].samples
+    assert all(a is b for a, b in zip(first.backends, second.backends, strict=True))
+
+
+def test_a_folder_without_a_ring_is_refused_and_names_what_can_be_read(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="holds no ring"):
+        inspect(replay=tmp_path)
+    ring = Ring(tmp_path, keep=60.0, most_bytes=10**6)
+    ring.start_apart("leak", [make_snapshot(0)], about(make_snapshot(0))).close()
+    ring.close()
+    with pytest.raises(BadInput, match="holds no ring") as refused:
+        inspect(replay=tmp_path)
+    assert "finding-" in str(refused.value.hint)
+
+
+class Heard(Progress):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self.notes: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
 
 def test_two_recorders_do_not_share_a_folder(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from poolctl.api.progress import Interruption, Progress, never
 from poolctl.api.record import open_recording
 from poolctl.api.requests import InspectFields, InspectRequest, Targets, make_request
 from poolctl.api.results import InspectResult, ReliefResult
-from poolctl.api.watch import watch
+from poolctl.api.watch import replay_ring, watch
 from poolctl.errors import Interrupted, NoPrivilege
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def inspect(
     request.check()
     progress = progress or Progress()
     if request.replay is not None:
-        result = _replay(request, progress)
+        result = _replay(request, progress, stop)
         return _add_plan(result) if request.relief else result
     evidence = _read_files(request, progress)
     if evidence is not None and request.has_only_evidence:
@@ -208,10 +208,12 @@ def add_evidence(live: "Observation", evidence: "Observation") -> "Observation":
     )
 
 
-def _replay(request: InspectRequest, progress: Progress) -> InspectResult:
+def _replay(request: InspectRequest, progress: Progress, stop: Callable[[], bool]) -> InspectResult:
     from poolctl.observe.recording import read_recording
 
     assert request.replay is not None
+    if Path(request.replay).is_dir():
+        return replay_ring(Path(request.replay), request, progress, stop)
     observation, note = read_recording(Path(request.replay))
     if note:
         progress.warn(note)

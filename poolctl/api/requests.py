@@ -164,8 +164,9 @@ class InspectRequest:
 
     ``conninfo`` None: the server of libpq's environment; no PostgreSQL if only poolers are named and the environment
     names none. ``duration``: seconds, from the first sample on; None: 3 s from the start of the call, or, with
-    ``watch``, until stopped. ``record``: the file that keeps every snapshot. ``replay``: the recording to diagnose
-    instead of live systems. ``evidence``: pastes, exports and logs; with nothing else named, nothing is contacted.
+    ``watch``, until stopped. ``record``: the file that keeps every snapshot. ``replay``: the recording, or the
+    folder of a service, to diagnose instead of live systems. ``evidence``: pastes, exports and logs; with nothing else
+    named, nothing is contacted.
     ``log_line_prefix``: of PostgreSQL's logs among them, "" infers it. ``since`` and ``until``: leave out lines of logs
     before and after, in seconds since the epoch, or since midnight when below a day; None: all.
     ``prometheus``: URL of a Prometheus whose history from ``since`` (None: an hour) to ``until`` (None: now) is read,

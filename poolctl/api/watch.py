@@ -1,13 +1,14 @@
 """The live view of ``inspect --watch``: sampled and diagnosed for as long as a reader wants, or for days as a service.
 
-Decides when the state is diagnosed again, and what a service does about a finding. What is kept of a long view is the
-follower's decision.
+Decides when the state is diagnosed again, what a service does about a finding, and how its folder is read again. What
+is kept of a long view is the follower's decision.
 """
 
 import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from poolctl.api.answers import check_answered, has_answered
@@ -15,9 +16,10 @@ from poolctl.api.progress import Interruption, Progress
 from poolctl.api.record import FlightRecorder
 from poolctl.api.requests import InspectRequest
 from poolctl.api.results import InspectResult
-from poolctl.errors import Interrupted
+from poolctl.errors import BadInput, CannotDo, Interrupted
 
 if TYPE_CHECKING:
+    from poolctl.diagnose.live.follow import Follower
     from poolctl.observe.sampler import Sampler
     from poolctl.observe.snapshot import Snapshot
 
@@ -49,12 +51,11 @@ def watch(
     used, Interrupted before the first sample.
     """
     from poolctl.diagnose.live.events import FindingLog
-    from poolctl.diagnose.live.follow import LEAST_SAMPLES, Follower
     from poolctl.observe.recording import LiteralHider
     from poolctl.observe.sampler import INTERVAL
 
     interval = request.interval or (SERVICE_INTERVAL if request.is_service else INTERVAL)
-    follower, hider = Follower(max(LEAST_SAMPLES, int(WINDOW / interval))), LiteralHider()
+    follower, hider = _make_follower(interval), LiteralHider()
     findings = FindingLog(request.on_finding) if request.on_finding is not None else None
     due, is_answered = 0.0, False
 
@@ -107,3 +108,64 @@ def watch(
     if not is_answered:
         check_answered(sampler.observation, is_named=request.is_named)
     return replace(diagnose(), interrupted=interrupted)
+
+
+def _make_follower(interval: float) -> "Follower":
+    from poolctl.diagnose.live.follow import LEAST_SAMPLES, Follower
+
+    return Follower(max(LEAST_SAMPLES, int(WINDOW / interval)))
+
+
+def replay_ring(folder: Path, request: InspectRequest, progress: Progress, stop: Callable[[], bool]) -> InspectResult:
+    """Read the ring of a service in ``folder``, and return the state that the service ended with.
+
+    A file that is damaged costs what follows in it. Raises BadInput if the folder holds no snapshot, CannotDo if a
+    file cannot be read, Interrupted before the first snapshot.
+    """
+    from poolctl.observe.recording import LiteralHider, RecordingReader
+    from poolctl.observe.ring import list_recordings
+    from poolctl.observe.sampler import INTERVAL
+    from poolctl.observe.snapshot import Observation
+
+    ring, apart = list_recordings(folder)
+    hider, interruption = LiteralHider(), Interruption(stop, progress)
+    reader: RecordingReader | None = None
+    follower: Follower | None = None
+    sizes = [path.stat().st_size if path.exists() else 0 for path in ring]
+    lines = 0
+    try:
+        for number, path in enumerate(ring):
+            reader = RecordingReader(path, after=reader)
+            try:
+                for snapshot in reader:
+                    follower = follower or _make_follower(reader.about.interval or INTERVAL)
+                    follower.add(snapshot if request.show_literals else hider.hide(snapshot))
+                    lines += 1
+                    progress.show_reading(str(folder), lines, sum(sizes[:number]), sum(sizes))
+                    if interruption():
+                        break
+            except BadInput as error:
+                progress.warn(f"{error.message}; the rest of the file was left out")
+            except CannotDo:
+                # A service that still runs deletes its oldest file.
+                if path.exists():
+                    raise
+            # The newest file of a service that runs, or was killed, always ends so.
+            if reader.note and path != ring[-1]:
+                progress.warn(reader.note)
+            if interruption():
+                break
+    finally:
+        progress.end_reading()
+    interrupted = interruption.end()
+    if interrupted and follower is None:
+        raise Interrupted("interrupted before the first sample")
+    if reader is None or follower is None:
+        raise BadInput(f"{folder} holds no snapshot", hint="a folder that inspect --watch --record DIR --keep wrote")
+    if apart:
+        progress.note(
+            f"recordings of findings in {folder}: {len(apart)}; --replay reads each; newest: {apart[-1].name}"
+        )
+    about = reader.about
+    observation, diagnosis = follower.diagnose(Observation((), about.server, about.sources, about.interval, about.log))
+    return InspectResult(observation, diagnosis, None, interrupted, str(folder), forgotten=follower.forgotten)

@@ -139,8 +139,8 @@ _findings = make_option("Findings")
 )
 @_recording(
     "--replay",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    metavar="FILE",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="FILE|DIR",
     help="Diagnose what --record kept; connect to nothing.",
 )
 @_service(

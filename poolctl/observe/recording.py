@@ -154,32 +154,87 @@ class RecordingWriter:
         return self._hidden[text]
 
 
+class RecordingReader:
+    """The snapshots of the file ``path``, one after the other, so that a large file needs little memory.
+
+    ``about``: the last facts and sources read so far. ``note``: the end of the file that is cut off, "" if it is not.
+    Rows that are equal in two snapshots one after the other are one object; ``after`` is the file that was read before.
+    Iterating raises BadInput with the number of a line that is none of a recording's, CannotDo when the file cannot be
+    read.
+    """
+
+    def __init__(self, path: Path, after: "RecordingReader | None" = None) -> None:
+        self.path = path
+        self.about = About()
+        self.note = ""
+        self._rows: dict[Any, tuple[Any, Backend]] = {} if after is None else after._rows
+
+    def __iter__(self) -> Iterator[Snapshot]:
+        path = self.path
+        try:
+            with _open(path) as file:
+                for number, line in enumerate(_list_lines(file), 1):
+                    if line is None:
+                        self.note = f"the end of {path} is cut off; it was left out"
+                        return
+                    if number > 1 and not line.endswith("\n") and not _is_whole(line):
+                        self.note = f"the last line of {path} is cut off; it was left out"
+                        return
+                    try:
+                        snapshot = self._read_line(number, line)
+                    except ValueError as error:
+                        raise BadInput(f"{path}, line {number}: {error}", hint=_HINT) from None
+                    if snapshot is not None:
+                        yield snapshot
+        except (gzip.BadGzipFile, zlib.error) as error:
+            raise BadInput(f"{path}: {error}", hint=_HINT) from None
+        except OSError as error:
+            raise CannotDo(f"cannot read the recording {path}: {error.strerror or error}") from error
+
+    def _read_line(self, number: int, line: str) -> Snapshot | None:
+        """Return the snapshot of one line, or keep what it is about. Raises ValueError."""
+        entry = _parse_entry(line)
+        if number == 1:
+            _check_header(entry)
+        elif "about" in entry:
+            self.about = from_dict(About, entry["about"])
+        elif "snapshot" in entry:
+            return self._read_snapshot(entry["snapshot"])
+        return None
+
+    def _read_snapshot(self, entry: Any) -> Snapshot:
+        server = entry.get("server") if isinstance(entry, dict) else None
+        if not isinstance(server, dict) or not isinstance(rows := server.get("backends"), list):
+            whole: Snapshot = from_dict(Snapshot, entry)
+            return whole
+        snapshot: Snapshot = from_dict(Snapshot, {**entry, "server": {**server, "backends": []}})
+        assert snapshot.server is not None
+        known, self._rows = self._rows, {}
+        try:
+            backends = tuple(self._read_row(row, known) for row in rows)
+        except ValueError as error:
+            raise ValueError(f"server: backends: {error}") from None
+        return replace(snapshot, server=replace(snapshot.server, backends=backends))
+
+    def _read_row(self, row: Any, known: Mapping[Any, tuple[Any, Backend]]) -> Backend:
+        pid = str(row.get("pid")) if isinstance(row, dict) else ""
+        before = known.get(pid)
+        read: Backend = before[1] if before is not None and before[0] == row else from_dict(Backend, row)
+        self._rows[pid] = row, read
+        return read
+
+
 def read_recording(path: Path) -> tuple[Observation, str]:
     """Read the observation in the file ``path``, and a note when its last line was cut off, else "".
 
     Raises BadInput with the number of the line that is none of a recording's, CannotDo when the file cannot be read.
     """
-    about, snapshots, note = About(), list[Snapshot](), ""
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(_list_lines(file), 1):
-                if line is None:
-                    note = f"the end of {path} is cut off; it was left out"
-                    break
-                if number > 1 and not line.endswith("\n") and not _is_whole(line):
-                    note = f"the last line of {path} is cut off; it was left out"
-                    break
-                try:
-                    about = _read_line(number, line, about, snapshots)
-                except ValueError as error:
-                    raise BadInput(f"{path}, line {number}: {error}", hint=_HINT) from None
-    except (gzip.BadGzipFile, zlib.error) as error:
-        raise BadInput(f"{path}: {error}", hint=_HINT) from None
-    except OSError as error:
-        raise CannotDo(f"cannot read the recording {path}: {error.strerror or error}") from error
+    reader = RecordingReader(path)
+    snapshots = tuple(reader)
     if not snapshots:
         raise BadInput(f"{path} holds no snapshot", hint=_HINT)
-    return Observation(tuple(snapshots), about.server, about.sources, about.interval, about.log), note
+    about = reader.about
+    return Observation(snapshots, about.server, about.sources, about.interval, about.log), reader.note
 
 
 def _open(path: Path) -> TextIO:
@@ -198,19 +253,6 @@ def _list_lines(file: TextIO) -> Iterator[str | None]:
 
 def _dump(value: Any) -> str:
     return json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-
-
-def _read_line(number: int, line: str, about: About, snapshots: list[Snapshot]) -> About:
-    """Add what one line says to ``snapshots``, or return it as the new ``about``. Raises ValueError."""
-    entry = _parse_entry(line)
-    if number == 1:
-        _check_header(entry)
-    elif "about" in entry:
-        read: About = from_dict(About, entry["about"])
-        return read
-    elif "snapshot" in entry:
-        snapshots.append(from_dict(Snapshot, entry["snapshot"]))
-    return about
 
 
 def _is_whole(line: str) -> bool:

@@ -1,7 +1,7 @@
 """A ring of recordings in a folder: the newest samples of a service that runs for days, in bounded space.
 
 Decides when a file of the ring is full, which files are deleted, and what a full disk costs: the oldest file first, and
-at most the samples that find no room. Every file is a recording of its own, which ``--replay`` reads.
+at most the samples that find no room. Every file is a recording of its own; ``--replay`` reads one, or the folder.
 """
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from poolctl.errors import CannotDo
+from poolctl.errors import BadInput, CannotDo
 from poolctl.observe.recording import RecordingWriter
 from poolctl.observe.snapshot import Observation, Snapshot
 
@@ -22,6 +22,15 @@ APART_SHARE = 0.25
 
 _RING, _APART = "ring-", "finding-"
 _SUFFIX = ".jsonl.gz"
+
+
+def list_recordings(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Return the files of the ring in ``folder`` and those about findings, each the oldest first. Raises BadInput."""
+    ring, apart = _list_files(folder, _RING), _list_files(folder, _APART)
+    if not ring:
+        hint = f"{apart[-1]} can be read alone" if apart else "a folder that inspect --watch --record DIR --keep wrote"
+        raise BadInput(f"{folder} holds no ring of recordings", hint=hint)
+    return ring, apart
 
 
 class Ring:
@@ -101,13 +110,9 @@ class Ring:
             with suppress(OSError):
                 self._path.unlink()
 
-    def _list_files(self, kind: str) -> list[Path]:
-        """Return the files of one kind, the oldest first: their names begin with the time."""
-        return sorted(self._folder.glob(f"{kind}*{_SUFFIX}"))
-
     def _delete_over(self, kind: str, now: float, most: float, keep: float | None) -> None:
         """Remove the oldest files until they take at most ``most`` bytes, and the ones that ended ``keep`` s before."""
-        files = self._list_files(kind)
+        files = _list_files(self._folder, kind)
         sizes = [_measure_size(path) for path in files]
         total = sum(sizes)
         limit = "" if keep is None else kind + _format_time(now - keep)
@@ -122,7 +127,7 @@ class Ring:
 
     def _delete_oldest(self) -> bool:
         """Remove the oldest file of the ring but the one written last; return False if there is none."""
-        older = [path for path in self._list_files(_RING) if path != self._path]
+        older = [path for path in _list_files(self._folder, _RING) if path != self._path]
         if older:
             with suppress(OSError):
                 older[0].unlink()
@@ -142,6 +147,11 @@ class Apart:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def _list_files(folder: Path, kind: str) -> list[Path]:
+    """Return the files of one kind, the oldest first: their names begin with the time."""
+    return sorted(folder.glob(f"{kind}*{_SUFFIX}"))
 
 
 def _format_time(at: float) -> str:
