@@ -21,7 +21,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, HostSample, RoleFacts
+from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, HostSample, PoolFigures, RoleFacts
 
 
 def leaked(count: int, first: int = 100, *, age: float = 2.0, step: float = 0.7, **same: Any) -> list[Row]:
@@ -410,3 +410,35 @@ def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:
 
     assert pids(find(verdict(*long, *leaked), "leak-in-transaction")) == {row.pid for row in leaked}
     assert "leak-in-transaction" not in codes(verdict(*few, *leaked))
+
+
+def batch(workers: int, spread: float = 0.3) -> list[Row]:
+    """Transactions that each began a moment after the login of their backend, ``spread`` seconds apart."""
+    ages = [14.0 + spread * i for i in range(workers)]
+    return [Row(100 + i, IN_TRANSACTION, age=age, opened=age + 0.4) for i, age in enumerate(ages)]
+
+
+def spare(in_use: int, waiting: int = 0) -> list[list[PoolFigures]]:
+    return [[pool(application="shop", max_open=8, open=8, in_use=in_use, waiting=waiting)]]
+
+
+@pytest.mark.parametrize(
+    ("given", "pools", "confidence"),
+    [
+        (batch(3), spare(3), "undetermined"),
+        ([*batch(3), *rows(5, first=300, age=60.0)], spare(3), "undetermined"),
+        (batch(3), [], "undetermined"),
+        (batch(3, spread=2.0), [], "likely"),
+        ([*batch(3), *busy(5, application="shop")], spare(4), "likely"),
+        (batch(8, spread=2.0), spare(8, waiting=4), "likely"),
+    ],
+    ids=["room in the pool", "beside idle ones", "no figures", "one by one", "others work", "clients wait"],
+)
+def test_transactions_that_no_client_waits_for_beside_no_other_work_may_be_a_batch(
+    given: list[Row], pools: list[list[PoolFigures]], confidence: str
+) -> None:
+    """Relief would end the batch."""
+    finding = find(verdict(*given, pools=pools), "leak-in-transaction")
+
+    assert finding.confidence == confidence
+    assert (finding.decide_by is not None) == (confidence == "undetermined")

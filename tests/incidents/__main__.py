@@ -117,6 +117,7 @@ class Staging:
         if incident.behavior == "session-held":
             time.sleep(2.0)
         verdict = inspect(at.conninfo_of(incident.role), *arguments)
+        assert "findings" in verdict.document, verdict.document
         return verdict, judge(incident, verdict.document)
 
 

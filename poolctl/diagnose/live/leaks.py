@@ -18,7 +18,7 @@ from poolctl.diagnose.live.shared_findings import (
     build_long_hold,
     build_undetermined_hold,
 )
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
+from poolctl.diagnose.live.tracks import FIRST_USE, STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
 from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
@@ -38,9 +38,10 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
     Certain: all older than 1000 x that mean, not all from about one moment, and observed twice.
     Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
-    held (no figures, none observed to end) and earlier holds may have been as long; or from one moment or without ages,
-    while it is not known whether clients wait: it may be a self-deadlock. Holders of advisory locks and operators'
-    tools do not count; of a person's client program five do, as scripts use them too.
+    held (no figures, none observed to end) and earlier holds may have been as long; or they may be a batch, see
+    ``_may_be_batch``; or from one moment or without ages, while it is not known whether clients wait: it may be a
+    self-deadlock. Holders of advisory locks and operators' tools do not count; of a person's client program five do, as
+    scripts use them too.
     """
     for application in context.facts.applications:
         times = context.measure_hold_times(application)
@@ -128,6 +129,8 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     everything = len(stuck) == application.count
     if everything and not times.mean and not application.longest_ended and _may_be_usual(context, stuck):
         return "undetermined"
+    if min(ages) < STANDS_LONG and _may_be_batch(context, application, stuck):
+        return "undetermined"
     if any(track.last.state_at is None for track in stuck):
         is_open = everything and len(stuck) > LEAST_STUCK
         return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
@@ -138,6 +141,24 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     moment = STUCK_AFTER if is_counted else max(STUCK_AFTER, ONE_MOMENT_SHARE * min(ages))
     sure = 0 < TIMES_USUAL * times.mean < min(ages) and max(ages) - min(ages) > moment
     return cap_confidence("certain" if sure else "likely", stuck)
+
+
+def _may_be_batch(context: RuleContext, application: Application, stuck: Sequence[Track]) -> bool:
+    """Return True if ``stuck`` may be the workers of a batch that no client waits for.
+
+    No other backend of the application does anything: a leak is met by requests, which use the rest of the pool. Its
+    pools have connections to spare and no client waits, by their figures. Or, without figures, each began its first
+    transaction within a second of its login, all within a second.
+    """
+    if application.longest_ended or application.moved or application.opened or application.gone:
+        return False
+    pools = context.facts.find_pools_of(application)
+    waiting = context.facts.count_waiting(application)
+    if waiting.is_known:
+        return bool(pools) and not waiting and not any(pool.is_full_now for pool in pools)
+    ages = [track.age for track in stuck]
+    is_first = all(track.age + FIRST_USE >= (track.session_age or 0.0) for track in stuck)
+    return is_first and max(ages) - min(ages) <= STUCK_AFTER
 
 
 NEARLY_FULL = 0.75
