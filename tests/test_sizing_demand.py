@@ -1,13 +1,11 @@
-"""How many connections a process needs, and what counts of arrivals say."""
-
-from random import Random
+"""How many connections a process needs."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolctl.sizing.defaults import fill_defaults
-from poolctl.sizing.demand import describe_arrivals, estimate_demand, index_of_dispersion
+from poolctl.sizing.demand import estimate_demand
 from poolctl.sizing.figures import Figure, Figures, Window, estimate_hold, measured
 from poolctl.sizing.figures import given as said
 
@@ -119,46 +117,3 @@ def test_demand_grows_with_rate_hold_and_variation_and_falls_with_patience(
     assert value(rate * more, cv, target) >= least
     assert value(rate, cv * more, target) >= least
     assert value(rate, cv, target / more) >= least
-
-
-def poisson_counts(rates: list[float], seed: int) -> list[int]:
-    random = Random(seed)
-    counts = []
-    for rate in rates:
-        count, at = 0, random.expovariate(rate)
-        while at < 1.0:
-            count, at = count + 1, at + random.expovariate(rate)
-        counts.append(count)
-    return counts
-
-
-def test_independent_arrivals_have_a_dispersion_of_one_and_are_stationary() -> None:
-    found = describe_arrivals(poisson_counts([50.0] * 400, seed=1), window=0.1)
-
-    assert found is not None
-    assert found.mean_rate == pytest.approx(500, rel=0.05)
-    assert found.dispersion == pytest.approx(1.0, abs=0.25)
-    assert found.is_stationary
-    assert found.arrival_c2 == pytest.approx(1.0, abs=0.6)
-    assert 1.2 < found.peak_to_mean < 1.6
-
-
-def test_swings_that_outlast_the_windows_are_no_property_of_the_queue_but_of_the_rate() -> None:
-    found = describe_arrivals(poisson_counts(([20.0] * 60 + [80.0] * 20) * 5, seed=2), window=1.0)
-
-    assert found is not None
-    assert found.long_dispersion is not None
-    assert found.long_dispersion > 2 * found.dispersion
-    assert not found.is_stationary
-    assert found.arrival_c2 == 1.0
-    assert found.peak_to_mean > 2
-
-
-@pytest.mark.parametrize("counts", [[], [5] * 9, [0] * 50])
-def test_too_few_counts_say_nothing(counts: list[int]) -> None:
-    assert describe_arrivals(counts, 1.0) is None
-
-
-def test_equal_counts_have_no_dispersion() -> None:
-    assert index_of_dispersion([7, 7, 7]) == 0.0
-    assert index_of_dispersion([0, 0]) == 0.0

@@ -55,21 +55,13 @@ _others: set[str] = set()
 _sites: dict[tuple[int, ...], Site] = {}
 _by_frames: dict[tuple[Frame, ...], Site] = {}
 _codes: dict[int, CodeType] = {}
-_roots: list[str] = []
-
-
-def add_library(path: str) -> None:
-    """Count the files below the directory ``path`` as a library's, such as a wrapper kept beside the program."""
-    _roots.append(os.path.abspath(path) + os.sep)
-    for known in (_kinds, _users, _others):
-        known.clear()
 
 
 def _classify(file: str) -> int:
     if file.startswith("<"):
         # Code that a library generated has a name in angle brackets; so has what a person types.
         return _USER if file.startswith(_TYPED) else _LIBRARY
-    if file.startswith((_OWN, *_roots)):
+    if file.startswith(_OWN):
         return _LIBRARY
     for packages in _PACKAGES:
         if packages in file:

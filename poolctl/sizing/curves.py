@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from math import exp, fsum, inf, log, sqrt
 from typing import Literal
 
-from poolctl.scenario.replications import CONFIDENCE, student_t
-from poolctl.sizing.least_squares import estimate_errors, minimize, solve
+from poolctl.sizing.least_squares import minimize, solve
 from poolctl.sizing.queueing import closed_throughput
 
 Point = tuple[float, float]
@@ -29,15 +28,13 @@ class UslFit:
     """X(N) = gamma N / (1 + alpha (N - 1) + beta N (N - 1)): Gunther, Guerrilla Capacity Planning (2007).
 
     ``gamma`` is the throughput of one connection, ``alpha`` the share of work that waits for others (contention),
-    ``beta`` the cost of keeping each pair consistent (coherency). The intervals are Student's t at 95 %, None where the
-    points do not limit them. ``peak_at`` None: the curve has no peak. ``left_out_error``: see ``fit_usl``.
+    ``beta`` the cost of keeping each pair consistent (coherency). ``peak_at`` None: the curve has no peak.
+    ``left_out_error``: see ``fit_usl``.
     """
 
     gamma: float
     alpha: float
     beta: float
-    alpha_interval: tuple[float, float] | None
-    beta_interval: tuple[float, float] | None
     peak_at: float | None
     peak: float | None
     relative_error: float
@@ -47,11 +44,6 @@ class UslFit:
     def throughput(self, connections: float) -> float:
         """Return the throughput per second with so many connections."""
         return _usl(self.gamma, self.alpha, self.beta, connections)
-
-    @property
-    def linear_until(self) -> float | None:
-        """Where the straight line through the origin meets the ceiling gamma / alpha; None without contention."""
-        return 1 / self.alpha if self.alpha > 0 else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +72,11 @@ def fit_usl(points: Sequence[Point], *, residual: Residual = "log") -> UslFit | 
     if usable is None:
         return None
     gamma, alpha, beta = _fit_usl(usable, residual)
-    residuals = _make_residuals(usable, residual)
-    errors = estimate_errors(residuals, (gamma, alpha, beta), (1e-300, 0.0, 0.0))
-    width = student_t(CONFIDENCE, len(usable) - 3) if len(usable) > 3 else None
-
-    def interval(value: float, error: float | None) -> tuple[float, float] | None:
-        return None if width is None or error is None else (value - width * error, value + width * error)
-
     peak_at = sqrt((1 - alpha) / beta) if beta > 0 and alpha < 1 else None
     return UslFit(
         gamma=gamma,
         alpha=alpha,
         beta=beta,
-        alpha_interval=interval(alpha, errors[1]),
-        beta_interval=interval(beta, errors[2]),
         peak_at=peak_at,
         peak=None if peak_at is None else _usl(gamma, alpha, beta, peak_at),
         relative_error=_relative_error(usable, lambda n: _usl(gamma, alpha, beta, n)),

@@ -1,10 +1,9 @@
 """Demand: the number of connections that one process needs, so that few acquires wait.
 
 Sized for the peak, not for the mean: where a burst lasts longer than a hold, a pool that fits the mean queues during
-the whole burst. Also describes such bursts from counted arrivals.
+the whole burst.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
@@ -184,60 +183,3 @@ def _decide_confidence(figures: Figures, offered: OfferedLoad) -> KneeConfidence
     if figures.is_stationary is False and not figures.windows:
         return "low"
     return "high" if is_varied and offered.hold_time is not None else "medium"
-
-
-@dataclass(frozen=True, slots=True)
-class Arrivals:
-    """What the counts of arrivals in equal windows show. Rates are per second.
-
-    ``dispersion`` is the index of dispersion (variance over mean of the counts) of the windows; ``long_dispersion`` is
-    that of ten windows together. Independent arrivals have 1 at any length. If the second is more than twice the first,
-    the rate itself swings: size for its peak. Otherwise the index is the squared coefficient of variation of the
-    arrivals as a queue experiences it (Whitt 1982).
-    """
-
-    mean_rate: float
-    peak_rate: float
-    peak_to_mean: float
-    dispersion: float
-    long_dispersion: float | None
-    is_stationary: bool
-    arrival_c2: float
-
-
-SWINGS = 2.0
-"""Ratio of the dispersion over ten windows to that of one, above which the rate swings."""
-
-
-def describe_arrivals(counts: Sequence[int], window: float) -> Arrivals | None:
-    """Describe the arrivals from ``counts`` in consecutive windows of ``window`` seconds.
-
-    Ten holds, or one second, is a good length of a window. The peak is the 99th percentile of the windows. None with
-    fewer than ten windows or without any arrival.
-    """
-    if len(counts) < 10 or sum(counts) == 0 or window <= 0:
-        return None
-    mean = sum(counts) / len(counts)
-    ordered = sorted(counts)
-    peak = ordered[min(len(ordered) - 1, ceil(0.99 * len(ordered)) - 1)]
-    short = index_of_dispersion(counts)
-    tens = [sum(counts[at : at + 10]) for at in range(0, len(counts) - 9, 10)]
-    long = index_of_dispersion(tens) if len(tens) >= 5 else None
-    is_stationary = long is None or long <= SWINGS * max(short, 1.0)
-    return Arrivals(
-        mean_rate=mean / window,
-        peak_rate=peak / window,
-        peak_to_mean=peak / mean,
-        dispersion=short,
-        long_dispersion=long,
-        is_stationary=is_stationary,
-        arrival_c2=max(short, long or 0.0) if is_stationary else 1.0,
-    )
-
-
-def index_of_dispersion(counts: Sequence[int]) -> float:
-    """Return variance over mean (Cox and Lewis 1966); 0 for counts that are all equal or all zero."""
-    mean = sum(counts) / len(counts)
-    if mean == 0 or len(counts) < 2:
-        return 0.0
-    return sum((count - mean) ** 2 for count in counts) / (len(counts) - 1) / mean

@@ -38,6 +38,11 @@ def measured(value: float) -> Figure:
     return Figure(float(value), "measured")
 
 
+def measured_if_known(value: float | None) -> Figure | None:
+    """Return ``value`` as a figure that poolctl measured; None: it could not be measured."""
+    return None if value is None else measured(value)
+
+
 def assumed(value: float) -> Figure:
     """Return ``value`` as a figure that is only a default."""
     return Figure(float(value), "assumed")

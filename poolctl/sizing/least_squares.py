@@ -5,7 +5,7 @@ up to five parameters and some hundred points, where it takes milliseconds.
 """
 
 from collections.abc import Callable, Sequence
-from math import inf, isfinite, sqrt
+from math import inf, isfinite
 
 Residuals = Callable[[Sequence[float]], Sequence[float]]
 
@@ -51,29 +51,6 @@ def minimize(residuals: Residuals, start: Sequence[float], lower: Sequence[float
         if not moved:
             break
     return at, best
-
-
-def estimate_errors(residuals: Residuals, at: Sequence[float], lower: Sequence[float]) -> tuple[float | None, ...]:
-    """Return the standard error of each parameter at the minimum, by the linear approximation s^2 (J'J)^-1.
-
-    None for a parameter on its bound. None for all if there are no more points than free parameters, or if the points
-    do not determine them.
-    """
-    values = list(residuals(at))
-    slopes = _differentiate(residuals, at, values)
-    free = [i for i, bound in enumerate(lower) if at[i] > bound]
-    freedom = len(values) - len(free)
-    found: list[float | None] = [None] * len(at)
-    if freedom < 1:
-        return tuple(found)
-    variance = _sum_of_squares(values) / freedom
-    normal = [[sum(x * y for x, y in zip(slopes[i], slopes[j], strict=True)) for j in free] for i in free]
-    for place, i in enumerate(free):
-        unit = [1.0 if row == place else 0.0 for row in range(len(free))]
-        column = solve(normal, unit)
-        if column is not None and column[place] >= 0:
-            found[i] = sqrt(variance * column[place])
-    return tuple(found)
 
 
 def solve(matrix: Sequence[Sequence[float]], right: Sequence[float]) -> list[float] | None:

@@ -15,7 +15,7 @@ from math import ceil, sqrt
 from statistics import fmean
 
 from poolctl.observe.snapshot import Backend, Observation, ServerFacts, ServerSample, StatementCounters
-from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.figures import Figure, Figures, Window, measured, measured_if_known
 from poolctl.sizing.measure_pools import count_reporting_pools, measure_pools
 from poolctl.sizing.samples import effective_samples, summarize_counts
 
@@ -114,22 +114,24 @@ def _measure_server(observation: Observation, application: str | None, backends:
     # Samples that are all the same are worth one, unless exact counters stand beside them.
     is_counted = len(set(counts)) == 1 and bool(throughput)
     return Figures(
-        throughput=_make_figure(throughput),
-        hold_cv=_make_figure(_estimate_hold_cv(samples, database, application)),
-        in_use=_make_figure(spread.mean if spread else None),
-        open_connections=_make_figure(backends or None),
-        parallelism=_make_figure(spread.mean if spread else None),
-        parallelism_p95=_make_figure(spread.p95 if spread else None),
-        parallelism_p99=_make_figure(spread.p99 if spread else None),
-        parallelism_max=_make_figure(spread.largest if spread else None),
-        parallelism_counted=_make_figure(_average_busy(windows)),
+        throughput=measured_if_known(throughput),
+        hold_cv=measured_if_known(_estimate_hold_cv(samples, database, application)),
+        in_use=measured_if_known(spread.mean if spread else None),
+        open_connections=measured_if_known(backends or None),
+        parallelism=measured_if_known(spread.mean if spread else None),
+        parallelism_p95=measured_if_known(spread.p95 if spread else None),
+        parallelism_p99=measured_if_known(spread.p99 if spread else None),
+        parallelism_max=measured_if_known(spread.largest if spread else None),
+        parallelism_counted=measured_if_known(_average_busy(windows)),
         window=observation.window,
         samples=len(samples),
         effective_samples=None if is_counted else effective_samples(counts),
         method="samples and counters" if windows else "samples",
-        lock_share=_make_figure(_find_part(active, lambda b: b.wait_event_type == "Lock")),
-        contention_share=_make_figure(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
-        transaction_idle_share=_make_figure(_find_part([b for each in busy for b in each], lambda b: b.in_transaction)),
+        lock_share=measured_if_known(_find_part(active, lambda b: b.wait_event_type == "Lock")),
+        contention_share=measured_if_known(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
+        transaction_idle_share=measured_if_known(
+            _find_part([b for each in busy for b in each], lambda b: b.in_transaction)
+        ),
         is_stats_reset=_was_reset(samples),
         is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
         is_server_view=backends > 0,
@@ -197,7 +199,7 @@ def _find_full_share(groups: Sequence[Mapping[object, Sequence[Backend]]]) -> Fi
     """
     sampled = [backends for by_owner in groups for backends in by_owner.values()]
     full = sum(all(map(_is_busy, backends)) for backends in sampled)
-    return _make_figure(full / len(sampled)) if sampled and full >= FULL_SHARE * len(sampled) else None
+    return measured_if_known(full / len(sampled)) if sampled and full >= FULL_SHARE * len(sampled) else None
 
 
 def _add_limits(
@@ -216,9 +218,9 @@ def _add_limits(
         superuser_reserved=measured(server.superuser_reserved),
         reserved=measured(server.reserved),
         other_connections=measured(ceil(others * OTHERS_GROW)),
-        role_limit=_make_figure(role.connection_limit if role and not role.is_superuser else None),
-        database_limit=_make_figure(database.connection_limit if database else None),
-        session_idle_limit=_make_figure(idle_limit or None),
+        role_limit=measured_if_known(role.connection_limit if role and not role.is_superuser else None),
+        database_limit=measured_if_known(database.connection_limit if database else None),
+        session_idle_limit=measured_if_known(idle_limit or None),
     )
 
 
@@ -237,11 +239,9 @@ def _add_host(figures: Figures, observation: Observation) -> Figures:
     cpu_time = None
     if used and figures.throughput is not None and figures.throughput.value > 0:
         cpu_time = fmean(used) / figures.throughput.value
-    return figures.with_(cores=measured(cores), database_cpu=_make_figure(share), cpu_time=_make_figure(cpu_time))
-
-
-def _make_figure(value: float | None) -> Figure | None:
-    return None if value is None else measured(value)
+    return figures.with_(
+        cores=measured(cores), database_cpu=measured_if_known(share), cpu_time=measured_if_known(cpu_time)
+    )
 
 
 def find_largest_application(samples: Sequence[ServerSample]) -> str | None:

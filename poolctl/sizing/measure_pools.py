@@ -11,7 +11,7 @@ from math import ceil
 from statistics import fmean
 
 from poolctl.observe.snapshot import Observation, PoolFigures, Snapshot
-from poolctl.sizing.figures import Figure, Figures, Window, measured
+from poolctl.sizing.figures import Figures, Window, measured, measured_if_known
 from poolctl.sizing.samples import effective_samples, summarize_counts
 
 WINDOW = 10.0
@@ -38,17 +38,17 @@ def measure_pools(observation: Observation, figures: Figures, backends: int) -> 
     return figures.with_(
         # A pool that counts no acquires (Go, node-postgres): the server counts what they led to.
         throughput=figures.throughput if rate is None else measured(rate * scale),
-        hold_time=_make_figure(hold),
-        wait_time=_make_figure(wait),
+        hold_time=measured_if_known(hold),
+        wait_time=measured_if_known(wait),
         waiting=None if (waiting := measure_waiting(snapshots)) is None else measured(waiting * scale),
-        in_use=_make_figure(mean),
-        parallelism=_make_figure(mean),
+        in_use=measured_if_known(mean),
+        parallelism=measured_if_known(mean),
         parallelism_p95=None if spread is None else measured(ceil(spread.p95 * scale)),
         parallelism_p99=None if spread is None else measured(ceil(spread.p99 * scale)),
         parallelism_max=None if spread is None else measured(ceil(spread.largest * scale)),
-        parallelism_counted=_make_figure(held),
-        censored_share=_make_figure(measure_full_share(pools)),
-        current_max_open=_make_figure(max((pool.max_open for pool in pools if pool.max_open), default=None)),
+        parallelism_counted=measured_if_known(held),
+        censored_share=measured_if_known(measure_full_share(pools)),
+        current_max_open=measured_if_known(max((pool.max_open for pool in pools if pool.max_open), default=None)),
         # Totals of acquires and use times miss nothing, so how often they were read does not matter. Nor does it where
         # the pools were always full.
         effective_samples=effective_samples(counts) if held is None and len(set(counts)) > 1 else None,
@@ -171,7 +171,3 @@ def _count_pools_in(snapshots: Sequence[Snapshot], windows: Sequence[Window], sc
         if counts:
             yield Window(window.duration, window.throughput, fmean(counts) * scale)
         begins_at = ends_at
-
-
-def _make_figure(value: float | None) -> Figure | None:
-    return None if value is None else measured(value)

@@ -45,11 +45,6 @@ class PoolAdvice:
         return max(0, (self.workers or 0) - self.max_open)
 
     @property
-    def max_overflow(self) -> int:
-        """Connections that may be opened and are not kept."""
-        return self.max_open - self.max_idle
-
-    @property
     def jitter_time(self) -> float:
         """Seconds by which the lifetimes of connections differ; 0 without a lifetime."""
         return (self.max_lifetime or 0.0) * self.max_lifetime_jitter
