@@ -22,7 +22,7 @@ from observations import (
     verdict,
 )
 
-from poolctl.diagnose.statement_text import find_filtered_columns
+from poolctl.diagnose.slow_database import find_filtered_columns
 from poolctl.observe.snapshot import (
     IN_TRANSACTION,
     DatabaseCounters,

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from math import log
 
 from poolctl.diagnose.catalog import build_finding
+from poolctl.diagnose.live.usage import HELD_SHARE
+from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import LOCK_SHARE, Capacity
-from poolctl.sizing.doubts import BUSY_SHARE, CENSORED_SHARE, Doubt
+from poolctl.sizing.doubts import CENSORED_SHARE, Doubt
 from poolctl.sizing.figures import LEAST_RATE, Figures, TopStatement
 from poolctl.units import percent
 
@@ -17,8 +19,6 @@ LARGE_STATEMENT_SHARE = 0.50
 """Share of all execution time in one statement: without it at least twice as much gets done."""
 WASTED_ROWS, WASTED_RATIO = 1000.0, 100.0
 """Rows that a call reads, and rows read for each row returned, from which on most of its work is wasted."""
-HELD_SHARE = 0.30
-"""Share of the hold time idle in a transaction, above which the pool is sized for waiting for other systems."""
 STILL_GROWING = 0.3
 """Slope of log throughput over log connections, above which more connections still raise the throughput."""
 

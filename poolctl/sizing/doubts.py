@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity
+from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
 from poolctl.sizing.demand import Demand, count_pools, is_lower_limit
@@ -30,8 +31,6 @@ SAMPLES_FOR_MEAN = 10
 """Independent samples for a mean within a third of itself, from which the size follows."""
 LONG_WINDOW = 900.0
 """Seconds. A shorter observation has probably not included the peak."""
-BUSY_SHARE = 0.90
-"""Share of the database's cores. Above it, throughput can grow by a ninth at most, whatever the pool."""
 CENSORED_SHARE = 0.01
 """Share of the samples with a full pool, above which the demand was probably larger than what was observed."""
 

@@ -2,7 +2,7 @@
 
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.work import measure_statement_growth, measure_work
-from poolctl.diagnose.statement_text import find_filtered_columns
+from poolctl.diagnose.slow_database import find_filtered_columns
 from poolctl.observe.snapshot import Observation, ServerSample
 from poolctl.sizing.figures import TopStatement
 

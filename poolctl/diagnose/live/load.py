@@ -14,8 +14,8 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
-from poolctl.diagnose.live.work import BUSY_SHARE, DOMINANT_SHARE, Work, is_processor_bound, measure_work
-from poolctl.diagnose.statement_text import find_filtered_columns
+from poolctl.diagnose.live.work import Work, is_processor_bound, measure_work
+from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, find_filtered_columns
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2

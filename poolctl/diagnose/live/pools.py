@@ -13,7 +13,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
-from poolctl.diagnose.live.work import BUSY_SHARE
+from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.units import format_duration, percent, plural, quote
 
 

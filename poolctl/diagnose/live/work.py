@@ -11,22 +11,10 @@ from typing import NamedTuple
 
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, SMALL_TABLE
 from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
 
-DOMINANT_SHARE = 0.5
-"""Share of the execution time above which one statement is the workload."""
-
-
-BUSY_SHARE = 0.9
-"""Share of the cores that the server alone keeps busy. Above it throughput can grow by a ninth at most."""
-
-
 LEAST_OF_CORES = 0.33
-
-
-SMALL_TABLE = 1000
-
-
 TIMES_READ = 1
 """Reading a table of a thousand rows or more from end to end, once in the window, is what an index would save."""
 

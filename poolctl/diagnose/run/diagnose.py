@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from poolctl.diagnose.catalog import REST_ON_TIMES, build_finding
 from poolctl.diagnose.finding import Confidence, Finding, reaches, worst_first
-from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts, add_caveats, classify_refusal, find_main_error
+from poolctl.diagnose.run.facts import RunFacts, add_caveats, classify_refusal, find_main_error
 from poolctl.diagnose.run.holds import find_held_across_io, find_lock_queue, find_long_hold
 from poolctl.diagnose.run.leaks import find_leak, find_pool_slots_lost
 from poolctl.diagnose.run.limits import (
@@ -29,6 +29,7 @@ from poolctl.diagnose.run.load import (
     find_self_deadlock,
 )
 from poolctl.diagnose.run.server import find_full_scan, find_reconnect_storm, find_slow_database, find_slow_spell
+from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.scenario.run import Run, TimelinePoint
 from poolctl.scenario.scenario import Event
 from poolctl.units import format_count, format_duration, plural, quote

@@ -18,9 +18,6 @@ PoolLimit = Literal["server", "role", "pooler-clients", "pooler-queue"]
 
 SUSTAINED_SHARE = 0.25
 """Share of the load's samples in which requests wait. Below it the waits were bursts that drained (a proposal)."""
-BUSY_SHARE = 0.9
-"""Share of the cores kept busy by the server alone. The load generator runs on the same processors, so a share just
-below says little."""
 EVENT_TAIL = 5.0
 """Seconds after an event that still belong to it: the server starts again, the backlog drains (a proposal)."""
 

@@ -10,7 +10,8 @@ from math import ceil, sqrt
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts, classify_refusal, find_main_error, judge_waiting
+from poolctl.diagnose.run.facts import RunFacts, classify_refusal, find_main_error, judge_waiting
+from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.units import format_count, format_duration, plural, quote
 
 

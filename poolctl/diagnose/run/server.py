@@ -10,15 +10,11 @@ from typing import Any, NamedTuple
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
-from poolctl.diagnose.run.facts import BUSY_SHARE, RunFacts
-from poolctl.diagnose.statement_text import find_filtered_columns
+from poolctl.diagnose.run.facts import RunFacts
+from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, SMALL_TABLE, find_filtered_columns
 from poolctl.scenario.run import ScannedTable
 from poolctl.units import format_count, format_duration, percent, quote
 
-DOMINANT_SHARE = 0.5
-"""Share of the execution time above which one statement is the workload."""
-SMALL_TABLE = 1000
-"""Rows below which reading a table from end to end is what a good plan does (a proposal)."""
 TIMES_READ = 10
 """How many times over a table's rows were read by scans before it counts as read for every call (a proposal)."""
 STRETCH = 1.5

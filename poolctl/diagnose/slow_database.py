@@ -1,6 +1,14 @@
-"""What can be read from a statement's text without a parser."""
+"""When a database counts as busy, and a statement as its workload: for live systems, runs and recommendations alike."""
 
 import re
+
+BUSY_SHARE = 0.9
+"""Share of the cores that the server alone keeps busy. Above it throughput can grow by a ninth at most, whatever the
+pool."""
+DOMINANT_SHARE = 0.5
+"""Share of the execution time above which one statement is the workload."""
+SMALL_TABLE = 1000
+"""Rows below which reading a table from end to end is what a good plan does (a proposal)."""
 
 
 def find_filtered_columns(query: str) -> list[str]:
