@@ -44,7 +44,7 @@ def judge_health(context: RuleContext) -> Finding:
     quiet = find_quiet_clients(context.facts)
     summary = (
         f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
-        f"{_write_quiet(quiet)}{_write_silence(context)}"
+        f"{_write_quiet(quiet)}"
     )
     decide_by, remedy = None, ""
     if not facts.samples:
@@ -112,39 +112,6 @@ def _write_quiet(quiet: list[QuietClients]) -> str:
         f"; none of the {format_count(first.count)} clients of {first.name} at PgBouncer has sent anything for "
         f"{format_duration(first.since)} or longer{more}, quiet or stuck: the figures of its own pool (--pool-stats) "
         "would decide"
-    )
-
-
-LEAST_SILENCE = 2.0
-"""Seconds without a transaction, from which that is worth a word: backends report theirs once a second."""
-
-
-def _write_silence(context: RuleContext) -> str:
-    """Write about databases in which no transaction ended, where this role may not see since when backends rest.
-
-    Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample at
-    most.
-    """
-    facts = context.facts
-    if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
-        return ""
-    own = facts.server.database if facts.server else None
-    silent = {}
-    for then, now in facts.counted:
-        backends = [
-            t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
-        ]
-        ended = now.commits + now.rollbacks - then.commits - then.rollbacks
-        most = 3 * len(facts.server_samples) if now.name == own else 0
-        if len(backends) > 1 and ended <= most:
-            silent[now.name] = len(backends)
-    if not silent:
-        return ""
-    name, count = max(silent.items(), key=lambda item: item[1])
-    return (
-        f"; no transaction ended in database {name} for {format_duration(facts.window)}, in which {count} backends are "
-        "open, quiet or stuck: this role may not see since when (pg_monitor may), and the figures of the pools "
-        "(--pool-stats) would decide"
     )
 
 

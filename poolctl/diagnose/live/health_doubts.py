@@ -30,6 +30,7 @@ def find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[Dou
     yield from _doubt_ages(facts, counts)
     yield from _doubt_end(facts, counts)
     yield from _doubt_holds(facts, counts, working)
+    yield from _doubt_silence(facts, counts)
 
 
 def _doubt_sources(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
@@ -178,6 +179,37 @@ def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]
             f"{counts}; their states are hidden from this role, and {format_duration(facts.window)} are too short to "
             "infer which of them stand still",
             f"a longer observation ({facts.write_longer()}), or a role that is a member of pg_monitor",
+        )
+
+
+LEAST_SILENCE = 2.0
+"""Seconds without a transaction, from which that is worth a word: backends report theirs once a second."""
+
+
+def _doubt_silence(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
+    """Doubt databases in which no transaction ended, where this role may not see since when backends rest.
+
+    Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample at
+    most.
+    """
+    if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
+        return
+    own = facts.server.database if facts.server else None
+    silent = {}
+    for then, now in facts.counted:
+        backends = [
+            t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
+        ]
+        ended = now.commits + now.rollbacks - then.commits - then.rollbacks
+        most = 3 * len(facts.server_samples) if now.name == own else 0
+        if len(backends) > 1 and ended <= most:
+            silent[now.name] = len(backends)
+    if silent:
+        name, count = max(silent.items(), key=lambda item: item[1])
+        yield (
+            f"{counts}; no transaction ended in database {name} for {format_duration(facts.window)}, in which {count} "
+            "backends are open: a quiet hour, or a pool that leaked whole; this role may not see since when they rest",
+            "an observation as a member of pg_monitor, or the figures of the pools (--pool-stats)",
         )
 
 
