@@ -224,10 +224,9 @@ def _count_backends(context: RuleContext, application: str | None, pools: Sequen
         most = _count_most(track for track in facts.all_tracks if track.last.application not in others)
         words = f"no backend has this name, and there are only {plural(most, 'backend')} that may be its own"
         return _PoolBackends(most, words, is_foreign=True)
-    # Without any name the pool may be of any application, but of one.
+    # Without any name the pool may be of any application, but of one. Of a server without any it may be another's.
     most = max((_count_most((*each.tracks, *each.gone)) for each in facts.programs), default=0)
-    words = f"no application has more than {plural(most, 'backend')}" if most else "the server has no backend"
-    return _PoolBackends(most, words)
+    return _PoolBackends(most, f"no application has more than {plural(most, 'backend')}") if most else None
 
 
 def _find_pid(context: RuleContext, track: Track) -> int | None:
@@ -332,12 +331,13 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
     last.
 
     Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them, or full
-    without a word about waiting clients, while no server was observed. Some of its connections stand still and some
-    turn over, or none of its backends was observed: then one finding for all such pools. Always undetermined.
+    without a word about waiting clients, while no server was observed; or full in every sample, as far as is known
+    without an acquire, while the server shows no backend that is known to be its. Some of its connections stand still
+    and some turn over, or none of its backends was observed: then one finding for all such pools. Always undetermined.
     """
     if context.reported & EXPLAIN_WAITS:
         return
-    unobserved = [] if context.facts.samples else [each for each in context.facts.pools if _is_full_and_silent(each)]
+    unobserved = [each for each in context.facts.pools if _stands_full_unobserved(context, each)]
     for owner, pools in context.facts.group_pools():
         short = tuple(series for series in pools if series.is_short)
         tracks = owner.tracks if owner is not None else ()
@@ -421,6 +421,14 @@ def find_waiting_unexplained(context: RuleContext) -> Iterator[Finding]:
     )
 
 
+def _stands_full_unobserved(context: RuleContext, series: PoolSeries) -> bool:
+    if not context.facts.samples:
+        return _is_full_and_silent(series)
+    is_silent = not series.waiting and not series.measure_growth("acquired_total")
+    is_strange = context.facts.find_owner(series) is None and bool(series.max_open)
+    return is_strange and is_silent and series.was_always_full
+
+
 def _is_full_and_silent(series: PoolSeries) -> bool:
     """Return True if every connection is in use and the figures do not say whether clients wait now.
 
@@ -432,24 +440,27 @@ def _is_full_and_silent(series: PoolSeries) -> bool:
 
 def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
     """Build the finding for pools whose connections only the server could show."""
-    waiting, refusal, several = _count_waiting(pools), context.facts.refusal, len(context.facts.programs) > 1
+    waiting, refusal, programs = _count_waiting(pools), context.facts.refusal, context.facts.programs
     why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
     unknown = "what the connections do was not observed on the server"
     longer = context.facts.write_longer(20.0)
     decide_by = f"an answer of the server: a longer observation ({longer}), from another machine if this one is busy"
-    if several:
+    if len(programs) > 1 or (programs and context.facts.server_samples):
         unknown = "which application's they are is not known"
         decide_by = context.facts.write_settling(pools)
+    elif context.facts.server_samples:
+        unknown = "the server has no backend of any application: they lead to another server, or are lost"
+        decide_by = "which server the pool leads to: its connection settings"
     most = sum(series.size for series in pools)
     wait = f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}"
     mean = _measure_mean_wait(pools)
     if not waiting:
-        wait = "whether clients wait is not known"
+        wait = "no client waits yet" if _is_waiting_known(pools) else "whether clients wait is not known"
         if mean is not None and mean < SHORT_WAIT:
             wait += f" (its acquires waited {format_duration(mean)} on average so far: it did not fill up by load)"
     return build_finding(
         "leak-or-long-hold",
-        severity="critical",
+        severity="critical" if waiting or not _is_waiting_known(pools) else "warning",
         confidence="undetermined",
         summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_name_pools(pools)}) are in use and "
         f"{wait}; {unknown}{why}",
