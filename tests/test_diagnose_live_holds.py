@@ -169,6 +169,38 @@ def test_the_time_that_transactions_idled_before_says_whether_such_holds_are_usu
     assert find(verdict(*standing, databases=counted), "leak-in-transaction").confidence == confidence
 
 
+def holding_long(ended: float) -> list[Row]:
+    """Eight transactions of 20 to 48 s; a ninth, of ``ended`` seconds, was over within the window."""
+    before = Row(90, IN_TRANSACTION, age=ended + 1.5, until_sample=4, opened=60.0)
+    after = Row(90, age=0.4, from_sample=4, opened=60.0)
+    return [before, after, *rows(8, state=IN_TRANSACTION, age=20.0, step=4.0, opened=55.0)]
+
+
+def test_one_long_hold_that_was_observed_to_end_tells_of_the_others() -> None:
+    diagnosis = verdict(*holding_long(50.0))
+
+    finding = find(diagnosis, "held-across-io")
+    assert (finding.confidence, len(pids(finding))) == ("likely", 9)
+    assert "they do end" in finding.summary
+    assert not LEAKS & set(codes(diagnosis))
+
+
+def test_a_short_hold_that_ended_tells_nothing_of_transactions_that_stay() -> None:
+    assert "held-across-io" not in codes(verdict(*holding_long(2.0)))
+
+
+def test_most_backends_in_long_transactions_are_not_called_healthy() -> None:
+    """A statement of 30 s ended meanwhile, so that none of them is unusually old yet."""
+    worked = Row(90, "active", age=30.0, until_sample=4, opened=60.0)
+    resting = Row(90, age=0.4, from_sample=4, opened=60.0)
+
+    diagnosis = verdict(worked, resting, *rows(8, state=IN_TRANSACTION, age=5.0, step=6.0, opened=55.0))
+
+    [finding] = [each for each in diagnosis.findings if each.code != "no-safety-net"]
+    assert (finding.code, finding.confidence) == ("healthy", "undetermined")
+    assert finding.summary.startswith("8 of 9 backends of shop have been idle in a transaction for 5 s or longer")
+
+
 def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:
     figures = full_pool(10, 4, use_time_total=900.0, use_count_total=60.0)
 
@@ -177,6 +209,19 @@ def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:
     finding = find(diagnosis, "long-hold")
     assert (finding.confidence, finding.evidence["mean_hold"]) == ("likely", 15.0)
     assert not LEAKS & set(codes(diagnosis))
+
+
+def test_a_rest_in_a_pool_without_a_spare_connection_was_a_hold_and_came_back() -> None:
+    """Idle clients hold all twelve connections; one comes back after 9 s, and the pool has a spare one since."""
+    before = Row(90, age=9.0, until_sample=5)
+    after = Row(90, age=0.4, from_sample=5)
+    in_use = [[pool(max_open=12, open=12, in_use=12 - (i >= 5), idle=int(i >= 5), waiting=0)] for i in range(7)]
+
+    finding = find(verdict(before, after, *rows(11, age=5.0, step=3.0), pools=in_use), "long-hold")
+
+    assert finding.evidence["releases_seen"] == 1
+    spare = [[pool(max_open=13, open=12, in_use=11, idle=1, waiting=0)]]
+    assert "long-hold" not in codes(verdict(before, after, *rows(11, age=5.0, step=3.0), pools=spare))
 
 
 def test_most_of_a_pool_held_by_idle_clients_is_told_before_any_client_waits() -> None:

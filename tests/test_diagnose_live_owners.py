@@ -238,6 +238,17 @@ def test_slots_lost_of_a_pool_that_reports_no_waiting_clients_say_that_it_is_not
     assert finding.evidence["waiting"] is None
 
 
+def test_a_pool_that_is_full_beside_a_server_without_any_backend_leads_elsewhere_or_is_lost() -> None:
+    waited, quiet = (
+        verdict(pools=[[pool(name="", max_open=10, open=10, in_use=10, waiting=waiting)]]) for waiting in (7, 0)
+    )
+
+    assert find(waited, "leak-or-long-hold").severity == "critical"
+    assert find(quiet, "leak-or-long-hold").severity == "warning"
+    assert "they lead to another server, or are lost" in find(quiet, "leak-or-long-hold").summary
+    assert not {"healthy", "pool-slots-lost"} & {*codes(waited), *codes(quiet)}
+
+
 def test_health_is_certain_only_where_the_pool_of_every_application_has_figures() -> None:
     figures = [[pool(max_open=8, open=8, in_use=2, waiting=0)]]
 

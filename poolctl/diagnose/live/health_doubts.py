@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 from poolctl.diagnose.live.context import SOURCE_NAMES, RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Sample, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Sample, Track
+from poolctl.diagnose.live.usage import MOST_HELD_SHARE
 from poolctl.units import format_duration, format_instant, plural, quote
 
 Doubt = tuple[str, str]
@@ -156,12 +157,17 @@ def _doubt_end(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
 
 def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]:
     """Doubt transactions that may be held by slow work or by a leak."""
-    for each in filter(_is_paused, facts.programs):
-        since, limit = min(track.age for track in each.tracks), each.stuck_after
+    for each in facts.programs:
+        paused = [track for track in each.tracks if track.is_in_transaction and track.is_confirmed]
+        paused = [track for track in paused if track.age > STUCK_AFTER]
+        if len(paused) < 2 or len(paused) < MOST_HELD_SHARE * each.count:
+            continue
+        since, limit = min(track.age for track in paused), each.stuck_after
         # What is older than the limit, and no leak by other signs, is not decided by waiting for the limit again.
         until = f", which look alike until {format_duration(limit)}" if since < limit else ""
+        many = f"All {each.count}" if len(paused) == each.count else f"{len(paused)} of {each.count}"
         yield (
-            f"All {each.count} backends of {name_application(each)} have been idle in a transaction for "
+            f"{many} backends of {name_application(each)} have been idle in a transaction for "
             f"{format_duration(since)} or longer: slow work or a leak{until}; {counts}",
             f"a longer observation ({facts.write_longer(2 * max(since, limit))}): slow work ends by itself",
         )
@@ -246,10 +252,3 @@ def _may_rest(track: Track) -> bool:
     last = track.last
     is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
     return is_at_work and track.is_confirmed and track.age > STUCK_AFTER
-
-
-def _is_paused(application: Application) -> bool:
-    """Return True if every backend is idle in a transaction, not yet longer than its transactions may take."""
-    return application.count > 1 and all(
-        track.is_in_transaction and track.is_confirmed and track.age > STUCK_AFTER for track in application.tracks
-    )

@@ -13,11 +13,12 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.shared_findings import build_held_across_io, build_leak_in_transaction, build_long_hold
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, Application, Track
 from poolctl.diagnose.live.usage import (
     HELD_SHARE,
     LEAST_PAUSE,
     LEAST_TURNS,
+    MOST_HELD_SHARE,
     SPREAD,
     HoldTimes,
     is_quiet,
@@ -47,7 +48,8 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     for 50 ms or more at a time (25 ms where it is more than 60 %), and it matters: clients wait; or (from 100 ms on)
     nine in ten backends are in use in four samples of five. Of holds that outlast the observation: two or more
     transactions idle for longer than 1 s, and none for longer than four mean holds by the pool's own figures; or new
-    ones begin one after the other in all backends, so that old ones end (undetermined as long as none was observed to).
+    ones begin one after the other in all backends, so that old ones end (undetermined as long as none was observed to);
+    or three quarters of the backends are held, and one hold was observed to end that was a quarter as long or longer.
     Certain: turnover over a window three times the longest transaction, or by the pool's figures, and it is known that
     clients wait. Undetermined: fewer than four backends of an application whose waiting clients are not reported, as a
     few workers of a batch, each with a connection of its own, are always in a transaction too and keep no client out. A
@@ -82,6 +84,9 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
                 context, application, use, holding, "likely" if moved else "undetermined", decide_by
             )
             continue
+        if moved and _ends_like_these(application, long):
+            yield build_held_across_io(context, application, use, holding, "likely")
+            continue
         if not use.is_elsewhere(LEAST_PAUSE if waiting else 2 * LEAST_PAUSE) or len(moved) < 2:
             continue
         pools = context.facts.find_pools_of(application)
@@ -95,6 +100,18 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             long_enough = context.facts.window > 3 * application.longest_ended > 0
             confidence = "certain" if long_enough and waiting.sustained else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
+
+
+def _ends_like_these(application: Application, long: Sequence[Track]) -> bool:
+    """Return True if nearly all backends are held for long, and one hold was observed to end that was no shorter.
+
+    One end is rare in a short observation of long holds; without any the holds are an open question.
+    """
+    rests = [change.rest for track in application.tracks for change in track.changes if change.rest is not None]
+    ended = max(rests, default=0.0)
+    oldest = max((track.age for track in long), default=0.0)
+    is_most = len(long) > 1 and len(long) >= MOST_HELD_SHARE * application.count
+    return is_most and not application.stuck and ended > STUCK_AFTER and oldest <= TIMES_LONGEST * ended
 
 
 LEAST_JAM = 2

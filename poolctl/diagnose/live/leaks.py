@@ -200,15 +200,15 @@ def build_idle_hold(
 ) -> Finding:
     """Build one of three findings, by what happened to such holds before.
 
-    ``long-hold``: one of them came back while the pool was full (certain), or most of them LISTEN or hold an advisory
-    lock or a cursor, or are not older than four mean holds by the pools' own figures (likely). ``leak``: the number in
-    use climbed in three steps and never fell (certain if the oldest is also older than 1000 mean holds); or it is
-    waited for while new connections are still opened beside the frozen ones, or it stays in use without any traffic
-    (likely). Otherwise undetermined.
+    ``long-hold``: one of them came back although the pool had none to spare (certain), or most of them LISTEN or hold
+    an advisory lock or a cursor, or are not older than four mean holds by the pools' own figures (likely). ``leak``:
+    the number in use climbed in three steps and never fell (certain if the oldest is also older than 1000 mean holds);
+    or it is waited for while new connections are still opened beside the frozen ones, or it stays in use without any
+    traffic (likely). Otherwise undetermined.
     """
     times = context.measure_hold_times(application)
     usual = [track for track in suspects if track.age <= times.limit]
-    returned = find_returned(application, pools)
+    returned = find_returned(context, application, pools)
     on_purpose = [track for track in suspects if track.is_on_purpose]
     steps = max(pool.steps for pool in pools)
     waiting = context.facts.count_waiting(application)
@@ -228,15 +228,29 @@ def build_idle_hold(
     return _build_leak(context, application, pools, suspects, confidence)
 
 
-def find_returned(application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
-    """Find the backends that rested for longer than max(1 s, 10 x the median) and then moved.
+def find_returned(context: RuleContext, application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
+    """Find the backends that were held at rest for longer than max(1 s, 10 x the median) and then moved.
 
-    Only while the pool was full in every sample: no client leaves a connection unused in a pool that is waited for.
+    Held: the pool was full in every sample, as no client leaves a connection unused in a pool that is waited for; or
+    for a second of that rest no connection of it was free.
     """
-    if not all(pool.was_always_full for pool in pools):
-        return ()
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
-    return tuple(track for track in application.tracks if track.has_moved and track.longest_rest > limit)
+    always = all(pool.was_always_full for pool in pools)
+    full = sorted(
+        snapshot.server.at
+        for snapshot in context.facts.observation.snapshots
+        if snapshot.server is not None and all(snapshot.at in pool.full_at for pool in pools)
+    )
+
+    def was_held(since: float, until: float) -> bool:
+        within = [at for at in full if since <= at <= until]
+        return until - since > limit and (always or (bool(within) and within[-1] - within[0] >= STUCK_AFTER))
+
+    return tuple(
+        track
+        for track in application.tracks
+        if track.has_moved and any(was_held(since, until) for since, until in track.list_rests())
+    )
 
 
 def _build_leak(

@@ -350,14 +350,15 @@ class Track:
     @property
     def longest_rest(self) -> float:
         """Seconds of the longest rest, in a transaction or not, that was over by the last sample; 0 without any."""
-        rests = [
-            self._find_time(last) - row.state_at
-            for _, last, row in self.stretches
-            if row.state_at is not None
-            and (row.state == "idle" or row.in_transaction)
-            and row.state_at != self.last.state_at
-        ]
-        return max(rests, default=0.0)
+        return max((until - since for since, until in self.list_rests()), default=0.0)
+
+    def list_rests(self) -> Iterator[tuple[float, float]]:
+        """Yield since when and until when, at least, it rested each time, in a transaction or not; not the last rest
+        if that still lasts."""
+        for _, last, row in self.stretches:
+            rested = row.state == "idle" or row.in_transaction
+            if rested and row.state_at is not None and row.state_at != self.last.state_at:
+                yield row.state_at, self._find_time(last)
 
     @property
     def is_used_once(self) -> bool:

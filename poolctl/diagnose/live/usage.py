@@ -165,6 +165,10 @@ USED_UP_SHARE = 0.9
 """Share of an application's backends in use, from which it has none to spare."""
 
 
+MOST_HELD_SHARE = 0.75
+"""Share of an application's backends that idle in a transaction for long, from which the next request finds none."""
+
+
 @dataclass(frozen=True, slots=True)
 class HoldPattern:
     """How an application used its connections, over all samples."""

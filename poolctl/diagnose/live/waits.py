@@ -90,6 +90,11 @@ class PoolSeries:
         return sum(self._is_used_up(each) for each in self.figures)
 
     @property
+    def full_at(self) -> frozenset[float]:
+        """Instants of the samples in which every connection was in use."""
+        return frozenset(at for at, each in zip(self.times, self.figures, strict=True) if self._is_used_up(each))
+
+    @property
     def is_full(self) -> bool:
         """Whether all of it is in use in four samples of five, and in the last one."""
         return self._is_used_up(self.last) and self.full >= 0.8 * len(self.figures)
