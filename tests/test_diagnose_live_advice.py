@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from observations import NOW, Row, busy, find, held_by, host, observe, pool, rows, troubles, verdict
+from observations import NOW, Row, busy, find, full_pool, held_by, host, observe, pool, rows, troubles, verdict
 
 from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
@@ -163,6 +163,24 @@ def test_a_role_that_may_not_see_times_says_that_no_transaction_ended(commits: i
     assert ("no transaction ended in database app for 3 s" in finding.summary) == is_silent
     assert finding.confidence == ("undetermined" if is_silent else "likely")
     assert "pg_monitor" in str(finding.decide_by) or not is_silent
+
+
+def test_a_role_that_may_not_see_times_says_that_fewer_transactions_ended_than_there_are_backends() -> None:
+    counters = [[DatabaseCounters("app", backends=80, commits=100 + i * 5)] for i in range(7)]
+
+    finding = find(verdict(*rows(80, age=30.0), hides=True, databases=counters), "healthy")
+
+    assert (
+        "30 transactions in all ended in database app for 3 s, in which 80 backends are open, most of them quiet"
+        in (finding.summary)
+    )
+
+
+def test_a_full_pool_whose_backends_hide_their_times_says_what_this_role_may_not_see() -> None:
+    finding = find(verdict(*rows(9, age=30.0), hides=True, pools=full_pool(9, 20)), "leak-or-long-hold")
+
+    assert "this role may not see since when its 9 backends rest" in finding.summary
+    assert "pg_monitor" in str(finding.decide_by)
 
 
 def test_most_slots_taken_is_worth_a_word_of_a_healthy_server() -> None:

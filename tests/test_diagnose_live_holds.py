@@ -365,6 +365,51 @@ def test_a_small_pool_that_leaked_within_seconds_is_no_jam_though_acquires_time_
     assert len(pids(find(diagnosis, "leak-in-transaction"))) == 6
 
 
+def just_over(state: str = IN_TRANSACTION) -> list[Row]:
+    """Six transactions that rested since 20 s ago, until all went on within the window."""
+    before = [Row(100 + i, IN_TRANSACTION, age=20.0 + 0.1 * i, until_sample=4) for i in range(6)]
+    return [*before, *(Row(100 + i, state, age=0.3 + 0.1 * i, from_sample=4) for i in range(6))]
+
+
+@pytest.mark.parametrize(("timed_out", "beside"), [(None, {"held-across-io"}), (2.0, set())])
+def test_rests_that_begin_and_end_together_may_be_a_jam_whose_acquires_timed_out(
+    timed_out: float | None, beside: set[str]
+) -> None:
+    figures = six(timed_out=[timed_out and timed_out * (i > 3) for i in range(7)])
+
+    diagnosis = verdict(*just_over(), pools=figures)
+
+    finding = find(diagnosis, "self-deadlock")
+    assert (finding.confidence, finding.severity) == ("undetermined", "critical")
+    assert "began in the same 500 ms, and went on together after 19.5 s" in finding.summary
+    assert set(troubles(diagnosis)) == {"self-deadlock", *beside}
+    assert all(each.confidence == "undetermined" for each in diagnosis.findings)
+
+
+def test_rests_that_ended_together_when_as_many_acquires_timed_out_were_likely_a_jam() -> None:
+    free = pool(max_open=6, open=6, in_use=0, idle=6, waiting=0, timed_out_total=6.0)
+    figures = [*six(timed_out=[0.0] * 4), *[[free]] * 3]
+
+    assert find(verdict(*just_over("idle"), pools=figures), "self-deadlock").confidence == "likely"
+
+
+def test_rests_that_end_one_after_the_other_are_no_jam_that_is_over() -> None:
+    before = [Row(100 + i, IN_TRANSACTION, age=20.0 + 3 * i, until_sample=4) for i in range(6)]
+    after = [Row(100 + i, IN_TRANSACTION, age=0.3 + 0.1 * i, from_sample=4) for i in range(6)]
+
+    assert "self-deadlock" not in codes(verdict(*before, *after, pools=six(timed_out=[None])))
+
+
+def test_work_elsewhere_is_certain_only_where_no_holder_can_be_among_the_waiting() -> None:
+    """As many wait as hold, and whether acquires time out is not counted: the holders may wait for a second one."""
+    few, many = (verdict(*calling(6, 0.3), pools=full_pool(6, waiting)) for waiting in (3, 9))
+    counted = verdict(*calling(6, 0.3), pools=six(timed_out=[0.0] * 7))
+
+    assert find(few, "held-across-io").confidence == "certain"
+    assert find(many, "held-across-io").confidence == "likely"
+    assert find(counted, "held-across-io").confidence == "certain"
+
+
 def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:
     diagnosis = verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=six(timed_out=[0.0] * 7))
 

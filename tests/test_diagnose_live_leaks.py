@@ -442,3 +442,14 @@ def test_transactions_that_no_client_waits_for_beside_no_other_work_may_be_a_bat
 
     assert finding.confidence == confidence
     assert (finding.decide_by is not None) == (confidence == "undetermined")
+
+
+@pytest.mark.parametrize(("hides", "right"), [(False, "self-deadlock"), (True, "leak-or-long-hold")])
+def test_locks_held_by_every_backend_of_a_full_pool_are_not_held_on_purpose(hides: bool, right: str) -> None:
+    """A role that may not see since when they rest cannot tell them from holders that wait for a second connection."""
+    holding = rows(8, state=IN_TRANSACTION, age=20.0, step=0.05, advisory=1, query="SELECT pg_advisory_lock($1)")
+
+    diagnosis = verdict(*holding, hides=hides, pools=full_pool(8, 12))
+
+    assert find(diagnosis, right)
+    assert "long-hold" not in codes(diagnosis)

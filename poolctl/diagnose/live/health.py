@@ -8,7 +8,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import WORD_SHARE
-from poolctl.diagnose.live.health_doubts import find_doubts
+from poolctl.diagnose.live.health_doubts import LEAST_SILENCE, find_doubts
 from poolctl.diagnose.live.quiet_clients import QuietClients, find_quiet_clients
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
 from poolctl.diagnose.live.waits import Waiting
@@ -44,7 +44,7 @@ def judge_health(context: RuleContext) -> Finding:
     quiet = find_quiet_clients(context.facts)
     summary = (
         f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
-        f"{_write_quiet(quiet)}"
+        f"{_write_quiet(quiet)}{_write_few_ends(facts)}"
     )
     decide_by, remedy = None, ""
     if not facts.samples:
@@ -113,6 +113,23 @@ def _write_quiet(quiet: list[QuietClients]) -> str:
         f"{format_duration(first.since)} or longer{more}, quiet or stuck: the figures of its own pool (--pool-stats) "
         "would decide"
     )
+
+
+def _write_few_ends(facts: LiveFacts) -> str:
+    """Write about a database in which fewer transactions ended than half of its backends, to a role that may not see
+    since when they rest. See ``find_doubts`` for one in which none ended."""
+    if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
+        return ""
+    for then, now in facts.counted:
+        resting = sum(t.last.database == now.name and t.last.is_hidden and t.last.state == "idle" for t in facts.tracks)
+        ended = now.commits + now.rollbacks - then.commits - then.rollbacks
+        if resting > 1 and 2 * ended < resting:
+            return (
+                f"; {plural(ended, 'transaction')} in all ended in database {now.name} for "
+                f"{format_duration(facts.window)}, in which {resting} backends rested: most of them did nothing, quiet "
+                "or stuck"
+            )
+    return ""
 
 
 LEAST_QUEUED = 3

@@ -188,7 +188,7 @@ def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]
         )
 
 
-LEAST_SILENCE = 2.0
+LEAST_SILENCE = 1.5
 """Seconds without a transaction, from which that is worth a word: backends report theirs once a second."""
 
 

@@ -51,9 +51,10 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     ones begin one after the other in all backends, so that old ones end (undetermined as long as none was observed to);
     or three quarters of the backends are held, and one hold was observed to end that was a quarter as long or longer.
     Certain: turnover over a window three times the longest transaction, or by the pool's figures, and it is known that
-    clients wait. Undetermined: fewer than four backends of an application whose waiting clients are not reported, as a
-    few workers of a batch, each with a connection of its own, are always in a transaction too and keep no client out. A
-    long hold (likely) instead, where the pool's figures say that no connection is acquired meanwhile.
+    clients wait which are not the holders themselves: fewer than hold, or no acquire timed out. Undetermined: fewer
+    than four backends of an application whose waiting clients are not reported, as a few workers of a batch, each with
+    a connection of its own, are always in a transaction too and keep no client out. A long hold (likely) instead, where
+    the pool's figures say that no connection is acquired meanwhile.
     """
     for application in context.facts.programs:
         if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
@@ -73,7 +74,8 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             continue
         long = [t for t in holding if t.is_in_transaction and t.age > STUCK_AFTER]
         if len(long) > 1 and times.are_long and all(t.age <= times.limit for t in long):
-            confidence: Confidence = "certain" if waiting.sustained and (times.returned or 0) >= 2 else "likely"
+            is_sure = (times.returned or 0) >= 2 and _is_no_jam(context, application, waiting, len(holding))
+            confidence: Confidence = "certain" if is_sure else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
             continue
         if takes_turns(application, long, times):
@@ -98,8 +100,25 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_POOLED)
         else:
             long_enough = context.facts.window > 3 * application.longest_ended > 0
-            confidence = "certain" if long_enough and waiting.sustained else "likely"
+            is_sure = long_enough and _is_no_jam(context, application, waiting, len(holding))
+            confidence = "certain" if is_sure else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
+
+
+def _is_no_jam(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
+    """Return True if clients are known to wait, and cannot be the holders themselves.
+
+    Holders that wait for a second connection until their acquires time out end their transactions, too: then as many
+    wait as hold, and acquires time out.
+    """
+    no_timeouts = _count_timed_out(context, application) == 0
+    return waiting.sustained and (no_timeouts or (waiting.count or 0) < holders)
+
+
+def _count_timed_out(context: RuleContext, application: Application) -> float | None:
+    """Count the acquires that timed out meanwhile; None where that is not counted."""
+    counts = [pool.measure_growth("timed_out_total") for pool in context.facts.find_pools_of(application)]
+    return sum(count or 0.0 for count in counts) if counts and None not in counts else None
 
 
 def _ends_like_these(application: Application, long: Sequence[Track]) -> bool:
@@ -163,6 +182,8 @@ class _Jam:
     """Acquires that timed out meanwhile; None where that is not counted."""
     may_be_leaks: bool = False
     """At one moment only as measured by its age, and the pool does not say how long its connections are held."""
+    is_over: bool = False
+    """All went on together before the last sample."""
 
     @property
     def is_repeated(self) -> bool:
@@ -180,15 +201,16 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     such moments or more may be spread by a quarter of the longest rest. Certain: two such moments, with clients waiting
     and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are not reported; or a leak of
     that moment is possible (``leak-in-transaction`` beside it); or two such moments while timeouts are not counted, as
-    calls that began together look alike (``held-across-io`` beside it). Where it is known that no client waits, or the
-    backends come back without a timeout, it is no jam.
+    calls that began together look alike (``held-across-io`` beside it). So do rests of 5 s or more that began together
+    and were over together (likely where as many acquires timed out meanwhile). Where it is known that no client waits,
+    or the backends come back without a timeout, it is no jam.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
         if jam is None:
             continue
         waiting = context.facts.count_waiting(application)
-        if waiting.is_known and not _has_enough_waiters(context, application, waiting, len(jam.tracks)):
+        if waiting.is_known and not _has_enough_waiters(context, application, waiting, jam):
             continue
         if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
             continue
@@ -196,19 +218,20 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
         if jam.may_be_leaks and all(not track.last.advisory_locks for track in jam.tracks):
             yield build_leak_in_transaction(context, application, jam.tracks, "undetermined")
         use = measure_use(application)
-        if jam.is_repeated and jam.timed_out is None and use.share > HELD_SHARE:
+        if (jam.is_repeated or jam.is_over) and jam.timed_out is None and use.share > HELD_SHARE:
             yield build_held_across_io(context, application, use, jam.tracks, "undetermined", WHICH)
 
 
-def _has_enough_waiters(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
-    """Return True if as many clients wait as hold, as every holder of a jam does.
+def _has_enough_waiters(context: RuleContext, application: Application, waiting: Waiting, jam: _Jam) -> bool:
+    """Return True if as many clients wait as hold, as every holder of a jam does; of one that is over, waited.
 
     Where PgBouncer names the waiting clients, they must be of the same application. Totals only say that some client
     waits.
     """
-    pools = context.facts.find_pools_of(application)
+    pools, holders = context.facts.find_pools_of(application), len(jam.tracks)
     if pools and all(pool.last.waiting is not None for pool in pools):
-        return (waiting.count or 0) >= holders
+        most = sum(max(each.waiting or 0 for each in pool.figures) for pool in pools)
+        return (most if jam.is_over else waiting.count or 0) >= holders
     late = [
         client.application for queue in context.facts.find_queues_of(application) for client in queue.waiting_clients
     ]
@@ -225,10 +248,9 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
         return None
     pools = context.facts.find_pools_of(application)
     full = any(pool.is_full for pool in pools)
-    counts = [pool.measure_growth("timed_out_total") for pool in pools]
-    timed_out = sum(count or 0.0 for count in counts) if counts and None not in counts else None
+    timed_out = _count_timed_out(context, application)
     if not _may_rest_together(application, full, (timed_out or 0) >= application.count >= LEAST_SILENT_JAM):
-        return None
+        return _find_past_jam(application, timed_out)
     samples: dict[float, list[Backend]] = {}
     for track in (*application.tracks, *application.gone):
         for at, backend in track.list_rows():
@@ -279,6 +301,28 @@ def _find_standstill(
     return None if (timed_out or 0) >= application.count and not application.moved else jam
 
 
+def _find_past_jam(application: Application, timed_out: float | None) -> _Jam | None:
+    """Find a rest in transactions that began and ended for all backends together: as when their acquires timed out.
+
+    Together: within a tenth of the shortest such rest, of 5 s or more.
+    """
+    if application.count < LEAST_SILENT_JAM or timed_out == 0:
+        return None
+    rests = [
+        max((rest for rest in track.list_rests() if rest.in_transaction), key=lambda rest: rest.length, default=None)
+        for track in application.tracks
+    ]
+    known = [rest for rest in rests if rest is not None]
+    if len(known) < application.count or (shortest := min(rest.length for rest in known)) < LEAST_STANDSTILL:
+        return None
+    began, ended = [rest.since for rest in known], [rest.until for rest in known]
+    spread = max(max(began) - min(began), max(ended) - min(ended))
+    if spread > STANDSTILL_SHARE * shortest:
+        return None
+    age = max(rest.length for rest in known)
+    return _Jam(application.tracks, age, spread, (min(began),), 0.0, timed_out, is_over=True)
+
+
 def _find_together(
     application: Application, samples: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
 ) -> _Jam | None:
@@ -316,19 +360,23 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
     batches = f", again and again ({len(jam.batches)} times observed)" if jam.is_repeated else ""
     decide_by = None
     if confidence == "undetermined":
-        decide_by = WHICH if jam.is_repeated else PAST_TIMEOUT
+        decide_by = WHICH if jam.is_repeated or jam.is_over else PAST_TIMEOUT
     or_else = ""
-    if not waiting or jam.may_be_leaks or (jam.is_repeated and jam.timed_out is None):
-        or_else = (
-            ", or all are calls that began together" if jam.is_repeated else ", or all were leaked within that time"
+    if jam.is_over or (jam.is_repeated and (not waiting or jam.timed_out is None)):
+        or_else = ", or all are calls that began together"
+    elif not waiting or jam.may_be_leaks:
+        or_else = ", or all were leaked within that time"
+    what = f"came to rest in the same {together} and none is active{batches}: each holder waits for a second connection"
+    if jam.is_over:
+        what = (
+            f"rested in transactions that began in the same {together}, and went on together after "
+            f"{format_duration(jam.age)}: each holder waited for a second connection until its acquire timed out"
         )
     return build_finding(
         "self-deadlock",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, jam.tracks),
-        summary=f"All {count} backends of {name_application(application)} came to rest in the same "
-        f"{together} and none is active{batches}: each holder waits for a second "
-        f"connection{or_else}",
+        summary=f"All {count} backends of {name_application(application)} {what}{or_else}",
         evidence={
             "holding": count,
             "active": 0,
@@ -348,6 +396,8 @@ def _build_self_deadlock(context: RuleContext, application: Application, jam: _J
 
 
 def _judge_confidence(jam: _Jam, waiting: Waiting) -> Confidence:
+    if jam.is_over:
+        return "likely" if (jam.timed_out or 0) >= len(jam.tracks) else "undetermined"
     if jam.is_repeated:
         return "certain" if jam.timed_out and waiting else "likely" if jam.timed_out else "undetermined"
     if jam.may_be_leaks and not any(track.last.advisory_locks for track in jam.tracks):

@@ -18,7 +18,15 @@ from poolctl.diagnose.live.shared_findings import (
     build_long_hold,
     build_undetermined_hold,
 )
-from poolctl.diagnose.live.tracks import FIRST_USE, STUCK_AFTER, TIMES_TYPICAL, Application, Track, is_interactive
+from poolctl.diagnose.live.tracks import (
+    FIRST_USE,
+    STUCK_AFTER,
+    TIMES_TYPICAL,
+    Application,
+    Rest,
+    Track,
+    is_interactive,
+)
 from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.units import format_count, format_duration, percent, plural
@@ -216,7 +224,9 @@ def build_idle_hold(
     opened = len(application.opened)
     if returned:
         return build_long_hold(context, application, suspects, returned, "certain")
-    if 2 * len(on_purpose) > len(suspects) or (times.are_long and 2 * len(usual) > len(suspects)):
+    if (2 * len(on_purpose) > len(suspects) and not _may_be_jam(application, suspects)) or (
+        times.are_long and 2 * len(usual) > len(suspects)
+    ):
         return build_long_hold(context, application, suspects, (), "likely")
     oldest = max(track.age for track in suspects)
     confidence: Confidence | None = None
@@ -226,6 +236,16 @@ def build_idle_hold(
     elif (waiting and frozen_share > 0.5 and opened) or (is_quiet(pools) and not waiting):
         confidence = "likely"
     return _build_leak(context, application, pools, suspects, confidence)
+
+
+def _may_be_jam(application: Application, suspects: Sequence[Track]) -> bool:
+    """Return True if every backend holds a lock in a transaction, and this role may not see since when.
+
+    Holders of locks that all wait for a second connection look the same, but for the one moment.
+    """
+    return len(suspects) == application.count and all(
+        track.is_in_transaction and track.last.state_at is None and not track.is_listening for track in suspects
+    )
 
 
 def find_returned(context: RuleContext, application: Application, pools: tuple[PoolSeries, ...]) -> tuple[Track, ...]:
@@ -242,15 +262,11 @@ def find_returned(context: RuleContext, application: Application, pools: tuple[P
         if snapshot.server is not None and all(snapshot.at in pool.full_at for pool in pools)
     )
 
-    def was_held(since: float, until: float) -> bool:
-        within = [at for at in full if since <= at <= until]
-        return until - since > limit and (always or (bool(within) and within[-1] - within[0] >= STUCK_AFTER))
+    def was_held(rest: Rest) -> bool:
+        within = [at for at in full if rest.since <= at <= rest.until]
+        return rest.length > limit and (always or (bool(within) and within[-1] - within[0] >= STUCK_AFTER))
 
-    return tuple(
-        track
-        for track in application.tracks
-        if track.has_moved and any(was_held(since, until) for since, until in track.list_rests())
-    )
+    return tuple(track for track in application.tracks if track.has_moved and any(map(was_held, track.list_rests())))
 
 
 def _build_leak(

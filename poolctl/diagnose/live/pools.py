@@ -348,14 +348,17 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             continue
         waiting = _count_waiting(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
+        part = f"{len(still)} of {plural(len(tracks), 'backend')} stand still, which explains it only in part"
+        decide_by = f"a longer observation ({context.facts.write_longer()}) of the server and the pool's figures"
+        if all(track.last.is_hidden and track.last.state_at is None for track in tracks):
+            part = f"this role may not see since when its {plural(len(tracks), 'backend')} rest"
+            decide_by = "an observation as a member of pg_monitor, with the pool's figures side by side"
         yield build_finding(
             "leak-or-long-hold",
             severity="critical",
             confidence="undetermined",
             summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} are in use "
-            f"and {plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}; {len(still)} of "
-            f"{plural(len(tracks), 'backend')} stand still, "
-            "which explains it only in part",
+            f"and {plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}; {part}",
             evidence={
                 "max_open": sum(series.size for series in short),
                 "in_use": _count_in_use(short),
@@ -369,8 +372,7 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             holders=context.find_holders(still or tracks),
             remedy="Change nothing yet: a leak, a long job and a pool that is too small need opposite remedies.",
             frees=len(still),
-            decide_by=f"a longer observation ({context.facts.write_longer()}), with the server and the pool's figures "
-            "side by side",
+            decide_by=decide_by,
         )
     if unobserved:
         yield _build_unobserved_wait(context, unobserved)

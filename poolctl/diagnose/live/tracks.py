@@ -179,6 +179,18 @@ class Change(NamedTuple):
     """Seconds, at most, of a rest in a transaction that was over by the later row; None without any."""
 
 
+class Rest(NamedTuple):
+    """A rest of a backend. ``until``: the instant of the last sample that found it; ``since`` is the server's own."""
+
+    since: float
+    until: float
+    in_transaction: bool
+
+    @property
+    def length(self) -> float:
+        return self.until - self.since
+
+
 @dataclass(frozen=True, eq=False)
 class Track:
     """One backend in every sample that has it. Valid until its ``Tracker`` is given another sample.
@@ -350,15 +362,14 @@ class Track:
     @property
     def longest_rest(self) -> float:
         """Seconds of the longest rest, in a transaction or not, that was over by the last sample; 0 without any."""
-        return max((until - since for since, until in self.list_rests()), default=0.0)
+        return max((rest.length for rest in self.list_rests()), default=0.0)
 
-    def list_rests(self) -> Iterator[tuple[float, float]]:
-        """Yield since when and until when, at least, it rested each time, in a transaction or not; not the last rest
-        if that still lasts."""
+    def list_rests(self) -> Iterator[Rest]:
+        """Yield each rest, in a transaction or not, that was over by the last sample."""
         for _, last, row in self.stretches:
             rested = row.state == "idle" or row.in_transaction
             if rested and row.state_at is not None and row.state_at != self.last.state_at:
-                yield row.state_at, self._find_time(last)
+                yield Rest(row.state_at, self._find_time(last), row.in_transaction)
 
     @property
     def is_used_once(self) -> bool:
