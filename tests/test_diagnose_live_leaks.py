@@ -295,6 +295,30 @@ def test_connections_in_use_without_any_traffic_are_a_leak() -> None:
     assert (finding.confidence, finding.severity, finding.frees) == ("likely", "warning", 6)
 
 
+@pytest.mark.parametrize(
+    "standing",
+    [rows(6, age=4.0, step=8.0), rows(6, age=12.0, step=0.01)],
+    ids=["one after the other", "since a moment ago"],
+)
+def test_connections_in_use_without_traffic_for_a_few_seconds_may_be_long_requests(standing: list[Row]) -> None:
+    still = [[pool(max_open=6, open=6, in_use=6, waiting=0, acquired_total=81.0)]]
+
+    diagnosis = verdict(*standing, pools=still)
+
+    assert find(diagnosis, "leak-or-long-hold").confidence == "undetermined"
+    assert "leak" not in codes(diagnosis)
+
+
+@pytest.mark.parametrize(("acquired", "code"), [(2, "leak-or-long-hold"), (90, "leak")])
+def test_a_floor_that_climbs_is_no_leak_where_all_that_is_acquired_stays(acquired: int, code: str) -> None:
+    """Streams that begin one after the other climb, too; but then no acquire is a short one."""
+    climbing = [
+        [pool(max_open=20, open=14, in_use=6 + i, waiting=0, acquired_total=500.0 + acquired * i)] for i in range(8)
+    ]
+
+    assert code in codes(verdict(*rows(14, age=40.0, step=3.0), samples=8, window=60.0, pools=climbing))
+
+
 def test_a_hold_that_was_seen_to_end_while_the_pool_was_full_is_a_long_hold() -> None:
     back = Row(150, "active", age=0.4, application="checkout")
     held_before = [

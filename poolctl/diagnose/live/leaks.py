@@ -210,9 +210,10 @@ def build_idle_hold(
 
     ``long-hold``: one of them came back although the pool had none to spare (certain), or most of them LISTEN or hold
     an advisory lock or a cursor, or are not older than four mean holds by the pools' own figures (likely). ``leak``:
-    the number in use climbed in three steps and never fell (certain if the oldest is also older than 1000 mean holds);
-    or it is waited for while new connections are still opened beside the frozen ones, or it stays in use without any
-    traffic (likely). Otherwise undetermined.
+    the number in use climbed in three steps and never fell, while most of what was acquired came back (certain if the
+    oldest is also older than 1000 mean holds); or it is waited for while new connections are still opened beside the
+    frozen ones, or it stays in use without any traffic for 30 s or more, and for longer than holds that take turns
+    (likely). Otherwise undetermined.
     """
     times = context.measure_hold_times(application)
     usual = [track for track in suspects if track.age <= times.limit]
@@ -230,12 +231,33 @@ def build_idle_hold(
         return build_long_hold(context, application, suspects, (), "likely")
     oldest = max(track.age for track in suspects)
     confidence: Confidence | None = None
-    if steps >= LEAST_STEPS:
+    if steps >= LEAST_STEPS and not _keeps_most(pools):
         sure = oldest >= TIMES_USUAL * times.mean > 0
         confidence = "certain" if sure else "likely"
-    elif (waiting and frozen_share > 0.5 and opened) or (is_quiet(pools) and not waiting):
+    elif (waiting and frozen_share > 0.5 and opened) or (is_quiet(pools) and not waiting and _stands_long(suspects)):
         confidence = "likely"
     return _build_leak(context, application, pools, suspects, confidence)
+
+
+QUIET_AFTER = 30.0
+"""Seconds of the youngest hold in a pool without traffic, from which it is rather lost than a long request: many
+proxies end a request by then."""
+
+
+def _stands_long(suspects: Sequence[Track]) -> bool:
+    """Return True if no hold began for so long that these are no long requests, one after the other (``takes_turns``)
+    or all at once."""
+    ages = [track.age for track in suspects]
+    gap = (max(ages) - min(ages)) / max(1, len(ages) - 1)
+    return min(ages) >= max(QUIET_AFTER, MOST_GAPS * gap)
+
+
+def _keeps_most(pools: Sequence[PoolSeries]) -> bool:
+    """Return True if half or more of what was acquired in the window stayed in use: holds that are all long, and a load
+    that begins."""
+    grown = [pool.measure_growth("acquired_total") for pool in pools]
+    rise = sum((pool.last.in_use or 0) - (pool.figures[0].in_use or 0) for pool in pools)
+    return bool(grown) and None not in grown and sum(each or 0.0 for each in grown) <= 2 * rise
 
 
 def _may_be_jam(application: Application, suspects: Sequence[Track]) -> bool:

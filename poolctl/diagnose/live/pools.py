@@ -188,6 +188,10 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         )
 
 
+NO_NAMES = frozenset({"", "default"})
+"""Names of pools whose figures give none."""
+
+
 @dataclass(frozen=True, slots=True)
 class _PoolBackends:
     """The backends that can be a pool's at most, in any sample. ``is_sure``: they carry the name of its application.
@@ -224,9 +228,13 @@ def _count_backends(context: RuleContext, application: str | None, pools: Sequen
         most = _count_most(track for track in facts.all_tracks if track.last.application not in others)
         words = f"no backend has this name, and there are only {plural(most, 'backend')} that may be its own"
         return _PoolBackends(most, words, is_foreign=True)
-    # Without any name the pool may be of any application, but of one. Of a server without any it may be another's.
+    # Without any name the pool may be of any application, but of one.
     most = max((_count_most((*each.tracks, *each.gone)) for each in facts.programs), default=0)
-    return _PoolBackends(most, f"no application has more than {plural(most, 'backend')}") if most else None
+    if not most and all(series.last.name in NO_NAMES for series in pools):
+        # Nothing says that these figures were meant for this server.
+        return None
+    words = f"no application has more than {plural(most, 'backend')}" if most else "the server has no backend"
+    return _PoolBackends(most, words)
 
 
 def _find_pid(context: RuleContext, track: Track) -> int | None:
