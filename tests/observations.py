@@ -65,6 +65,7 @@ class Row:
     client: str | None = "127.0.0.1"
     port: int | None = None
     query: str | None = "SELECT 1"
+    """An empty one: it was never used."""
     wait: tuple[str, str] | None = None
     blocked_by: tuple[int, ...] = ()
     waits_for: LockWait | None = None
@@ -98,6 +99,7 @@ class Row:
         in_transaction = self.state.startswith(IN_TRANSACTION) or self.state == "active"
         began = state_at if self.began is None else (NOW - self.began if not self.turns else state_at - self.began)
         began = NOW - self.transaction if self.transaction is not None else began
+        query_at = state_at if self.state == "active" else state_at - 0.001
         wait = self.wait or (("Client", "ClientRead") if self.state != "active" else None)
         return Backend(
             pid=self.pid,
@@ -109,7 +111,7 @@ class Row:
             client_port=self.port if self.port is not None else 40_000 + self.pid,
             started_at=NOW - self.opened,
             transaction_at=began if in_transaction and "aborted" not in self.state else None,
-            query_at=state_at if self.state == "active" else state_at - 0.001,
+            query_at=query_at if self.query != "" else None,
             state_at=state_at,
             state=self.state,
             wait_event_type=wait[0] if wait else None,

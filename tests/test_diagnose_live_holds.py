@@ -235,6 +235,17 @@ def test_most_of_a_pool_held_by_idle_clients_is_told_before_any_client_waits() -
     assert not {"healthy", "oversized-pool"} & set(codes(diagnosis))
 
 
+def test_connections_opened_ahead_of_need_are_those_that_the_pool_has_idle() -> None:
+    """Ten of twelve are held by idle clients; the other two were never used."""
+    figures = [[pool(max_open=12, open=12, in_use=10, idle=2, waiting=0)]]
+    never = rows(2, 300, age=40.0, query="")
+
+    finding = find(verdict(*rows(10, age=5.0, step=3.0), *never, pools=figures), "leak-or-long-hold")
+
+    assert len(pids(finding)) == 10
+    assert not pids(finding) & {300, 301}
+
+
 def test_idle_clients_of_half_a_pool_that_no_client_waits_for_are_no_trouble() -> None:
     half = [[pool(max_open=20, open=20, in_use=9, waiting=0)]]
 

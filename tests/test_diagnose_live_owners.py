@@ -70,7 +70,7 @@ def full_by_totals(size: int) -> list[list[PoolFigures]]:
     return [[pool(max_open=size, open=size, in_use=size, application="shop", queued_total=4, wait_time_total=0.0)]]
 
 
-@pytest.mark.parametrize(("size", "code"), [(6, "pool-slots-lost"), (4, "healthy")])
+@pytest.mark.parametrize(("size", "code"), [(6, "pool-slots-lost"), (4, "leak-or-long-hold")])
 def test_a_full_pool_of_which_the_server_shows_no_backend_is_never_healthy(size: int, code: str) -> None:
     """Each other application has two backends, four in all."""
     diagnosis = verdict(
@@ -198,6 +198,19 @@ def test_a_process_with_more_backends_than_its_pools_may_open_is_named() -> None
     assert (finding.confidence, finding.frees, finding.evidence["max_open"]) == ("likely", 15, 10)
     assert {holder.process and holder.process["pid"] for holder in finding.holders} == {7001}
     assert "Process 7001 of user app (no application_name) has 25 backends" in finding.summary
+
+
+def test_figures_in_a_file_are_of_the_only_process_that_has_backends_of_their_application() -> None:
+    given, scene = two_pools(is_second_busy=False)
+    figures = [[pool(name="web", application="web", max_open=10, open=10, in_use=4, waiting=0)]]
+    named = [replace(row, application="web") for row in given]
+
+    here = verdict(*named, hosts=scene["hosts"], pools=figures)
+    elsewhere = verdict(*named, pools=figures)
+
+    assert find(here, "backends-beyond-pool").confidence == "likely"
+    assert "backends-beyond-pool" not in codes(elsewhere)
+    assert find(elsewhere, "healthy").confidence == "likely"
 
 
 def test_a_second_pool_that_works_and_exports_nothing_is_no_fault() -> None:

@@ -79,9 +79,15 @@ def judge_health(context: RuleContext) -> Finding:
 
 
 def _is_every_wait_known(facts: LiveFacts) -> bool:
-    """Return True if the pool of each application reports its waiting clients, and a name says whose each pool is."""
+    """Return True if the pool of each application reports its waiting clients, and a name says whose each pool is.
+
+    And they account for its backends: what has more than its pools have open has other pools, without figures.
+    """
     return facts.count_waiting().is_known and all(
-        pools and all(pool.waiting.is_known for pool in pools) and facts.find_unsure_owner(each) is None
+        pools
+        and all(pool.waiting.is_known for pool in pools)
+        and facts.find_unsure_owner(each) is None
+        and each.count <= sum(max(pool.last.open or 0, pool.max_open) for pool in pools)
         for each, pools in ((each, facts.find_pools_of(each)) for each in facts.programs)
     )
 

@@ -188,7 +188,9 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
             continue
         resting = find_held(application, context.keep_unexplained(application.tracks))
         in_use = sum(pool.last.in_use or 0 for pool in pools)
-        parked = sum(pool.last.idle or 0 for pool in pools)
+        # What was never used is opened ahead of need, and so among the idle ones that the pool counts.
+        unused = sum(track.is_idle and not track.was_used for track in application.tracks)
+        parked = max(0, sum(pool.last.idle or 0 for pool in pools) - unused)
         count = min(len(resting) - parked, in_use)
         pressed = bool(context.facts.count_waiting(application)) or any(pool.is_full_now for pool in pools)
         steps = max(pool.steps for pool in pools)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from poolctl.diagnose.catalog import EXPLAIN_WAITS, SIZE_POOL, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, count_at
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.units import format_duration, percent, plural, quote
@@ -151,6 +151,8 @@ def find_pool_slots_lost(context: RuleContext) -> Iterator[Finding]:
         fleets.setdefault((series.last.application, series.last.name), []).append(series)
     for (application, name), pools in fleets.items():
         backends = _count_backends(context, application, pools)
+        if backends is None:
+            continue
         claimed = sum(min((each.in_use or 0) for each in series.figures) for series in pools)
         lost, waiting = claimed - backends.most, _count_waiting(pools)
         samples = min(len(series.figures) for series in pools)
@@ -203,10 +205,11 @@ class _PoolBackends:
     is_foreign: bool = False
 
 
-def _count_backends(context: RuleContext, application: str | None, pools: Sequence[PoolSeries]) -> _PoolBackends:
+def _count_backends(context: RuleContext, application: str | None, pools: Sequence[PoolSeries]) -> _PoolBackends | None:
     """Count the backends that can be these pools': by name, by process, or of the owner that was concluded.
 
     A label that no backend carries does not mean that there are none: then all that no other pool names may be its own.
+    None: nothing says that these figures were meant for this server.
     """
     facts = context.facts
     if application is not None and any(track.last.application == application for track in facts.all_tracks):
@@ -231,7 +234,6 @@ def _count_backends(context: RuleContext, application: str | None, pools: Sequen
     # Without any name the pool may be of any application, but of one.
     most = max((_count_most((*each.tracks, *each.gone)) for each in facts.programs), default=0)
     if not most and all(series.last.name in NO_NAMES for series in pools):
-        # Nothing says that these figures were meant for this server.
         return None
     words = f"no application has more than {plural(most, 'backend')}" if most else "the server has no backend"
     return _PoolBackends(most, words)
@@ -257,9 +259,9 @@ def find_backends_beyond_pool(context: RuleContext) -> Iterator[Finding]:
     were made again and never closed.
 
     Threshold: in every sample three more, and a quarter more, than the limits of all pools whose figures come from the
-    same process of this host; or from the same address, of the application that owns them. As many of them did nothing
-    in the window: a second pool that works exports no figures and is none of this. Likely; undetermined by address,
-    which may be that of several instances.
+    same process of this host, or whose application has no other process; or from the same address, of the application
+    that owns them. As many of them did nothing in the window: a second pool that works exports no figures and is none
+    of this. Likely; undetermined by address, which may be that of several instances.
     """
     for clients in _group_by_client(context):
         limit = sum(series.max_open for series in clients.pools)
@@ -313,8 +315,9 @@ def _group_by_client(context: RuleContext) -> Iterator[_ClientPools]:
     for series in facts.pools:
         owner = facts.explain_owner(series)
         address = urlsplit(series.last.source).hostname if "://" in series.last.source else None
-        if owner.pid is not None:
-            found.setdefault(owner.pid, []).append(series)
+        pid = owner.pid if owner.pid is not None else _find_only_pid(context, owner.application)
+        if pid is not None:
+            found.setdefault(pid, []).append(series)
         elif address is not None and owner.application is not None and address not in context.clients.own:
             found.setdefault(address, []).append(series)
     for client, pools in found.items():
@@ -332,6 +335,14 @@ def _group_by_client(context: RuleContext) -> Iterator[_ClientPools]:
         of = ", ".join(map(name_application, owners.values()))
         name = f"Process {client} of {of}" if isinstance(client, int) else f"{of} at {client}"
         yield _ClientPools(name, client if isinstance(client, int) else None, tuple(pools), tracks)
+
+
+def _find_only_pid(context: RuleContext, application: Application | None) -> int | None:
+    """Find the process of this host that has all backends of ``application``; None if there are several or unknown
+    ones."""
+    tracks = application.tracks if application is not None else ()
+    pids = {_find_pid(context, track) for track in tracks}
+    return pids.pop() if len(pids) == 1 else None
 
 
 def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
