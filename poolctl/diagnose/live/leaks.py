@@ -165,6 +165,8 @@ def _may_be_batch(context: RuleContext, application: Application, stuck: Sequenc
     if waiting.is_known:
         return bool(pools) and not waiting and not any(pool.is_full_now for pool in pools)
     ages = [track.age for track in stuck]
+    if any(track.last.state_at is None or track.session_age is None for track in stuck):
+        return False
     is_first = all(track.age + FIRST_USE >= (track.session_age or 0.0) for track in stuck)
     return is_first and max(ages) - min(ages) <= STUCK_AFTER
 
