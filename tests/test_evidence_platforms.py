@@ -69,6 +69,10 @@ def logs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Logged]
                 admin.execute(f"ALTER SYSTEM SET log_line_prefix = '{prefix}'".encode())
                 admin.execute(b"SELECT pg_reload_conf()")
                 eventually(lambda prefix=prefix: one(admin, "SHOW log_line_prefix") == prefix)  # type: ignore[misc]
+                # Those of the stage before have their slots a moment longer than the log says.
+                others = "backend_type = 'client backend' AND pid <> pg_backend_pid()"
+                query = f"SELECT count(*) FROM pg_stat_activity WHERE {others}"
+                eventually(lambda admin=admin, query=query: one(admin, query) == 0)  # type: ignore[misc]
             start = log.stat().st_size
             ends = sandbox.admin_conninfo, sandbox.direct_conninfo
             holder = stage(*ends, lambda start=start: log.read_bytes()[start:])  # type: ignore[misc]

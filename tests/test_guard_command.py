@@ -5,8 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 from guard_runs import run_guard, run_program
 
@@ -23,6 +26,41 @@ def leak():
     KEPT.append((pool, pool.getconn()))  # line 9
 """
 PLACE = "program.py:9"
+
+
+LEAKS_AND_STAYS = f"{LEAK}\nleak()\nsys.stderr.write('up\\n')\ntime.sleep(600)\n"
+
+
+@contextmanager
+def guarding(
+    program: str, environment: dict[str, str], folder: Path, *options: str
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run a program under the guard, as long as the caller needs both."""
+    (folder / "program.py").write_text(program, encoding="utf-8")
+    with subprocess.Popen(
+        [sys.executable, "-m", "poolctl", "guard", *options, "--", sys.executable, "program.py"],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as guard:
+        try:
+            yield guard
+        finally:
+            guard.terminate()
+
+
+def ask_until_reported(guard: "subprocess.Popen[str]") -> list[str]:
+    """Send SIGUSR1 until the guard reports the leak, and return what was written until then."""
+    assert guard.stderr is not None
+    seen = [next(line for line in guard.stderr if line == "up\n")]
+    while not any(PLACE in line for line in seen):
+        # The process reports each half second, so the first answers may come before its first report.
+        assert guard.poll() is None
+        guard.send_signal(signal.SIGUSR1)
+        seen.append(guard.stderr.readline())
+    return seen
 
 
 def test_the_commands_output_and_exit_code_are_its_own(environment: dict[str, str], tmp_path: Path) -> None:
@@ -72,14 +110,18 @@ def test_a_command_that_the_guard_cannot_follow_keeps_its_exit_code(
 def test_an_end_by_signal_is_passed_on_and_the_last_report_still_counts(
     environment: dict[str, str], tmp_path: Path
 ) -> None:
-    program = f"{LEAK}\nleak()\ntime.sleep(0.8)\nos.kill(os.getpid(), 9)\n"
-    result = run_program(program, environment, tmp_path, options=("--json", "--threshold", "10ms"))
+    with guarding(LEAKS_AND_STAYS, environment, tmp_path, "--json", "--threshold", "10ms") as guard:
+        ask_until_reported(guard)
+        (program,) = psutil.Process(guard.pid).children()
+        program.kill()
+        output, _ = guard.communicate(timeout=60)
 
-    assert result.code == 128 + signal.SIGKILL
-    (finding,) = result.findings("leak-or-long-hold")
+    document = json.loads(output)
+    assert guard.returncode == document["exit_code"] == 128 + signal.SIGKILL
+    (finding,) = [each for each in document["findings"] if each["code"] == "leak-or-long-hold"]
     assert finding["evidence"]["acquired_at"] == PLACE
     assert finding["summary"].startswith("apparent leak")
-    assert any("ended by a signal" in sentence for sentence in result.document["unseen"])
+    assert any("ended by a signal" in sentence for sentence in document["unseen"])
 
 
 def test_for_stops_the_command_and_reports(environment: dict[str, str], tmp_path: Path) -> None:
@@ -98,38 +140,21 @@ def test_fail_on_turns_a_good_exit_into_one(environment: dict[str, str], tmp_pat
 
 
 def test_usr1_makes_it_report_at_once(environment: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "program.py").write_text(f"{LEAK}\nleak()\nprint('up', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
-    guard = subprocess.Popen(
-        [sys.executable, "-m", "poolctl", "guard", "--", sys.executable, "program.py"],
-        cwd=tmp_path,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert guard.stdout is not None
-        assert guard.stderr is not None
-        assert guard.stdout.readline() == "up\n"
-        seen: list[str] = []
-        while not any(PLACE in line for line in seen):
-            # The process reports each half second, so the first answers may come before its first report.
-            assert guard.poll() is None
-            guard.send_signal(signal.SIGUSR1)
-            seen.append(guard.stderr.readline())
-        assert "held now\n" in seen
+    with guarding(LEAKS_AND_STAYS, environment, tmp_path) as guard:
+        assert "held now\n" in ask_until_reported(guard)
         assert guard.poll() is None
-    finally:
         guard.terminate()
-        guard.communicate(timeout=20)
+        guard.communicate(timeout=60)
+
     assert guard.returncode == 128 + signal.SIGTERM
 
 
 def test_every_reports_while_the_command_runs(environment: dict[str, str], tmp_path: Path) -> None:
-    program = f"{LEAK}\nleak()\ntime.sleep(1.2)\n"
-    result = run_program(program, environment, tmp_path, options=("--every", "200ms"))
-
-    assert result.stderr.count("held now") >= 2
+    with guarding(LEAKS_AND_STAYS, environment, tmp_path, "--every", "200ms") as guard:
+        assert guard.stderr is not None
+        reports = (line for line in guard.stderr if line == "held now\n")
+        assert next(reports) == next(reports)
+        assert guard.poll() is None
 
 
 def test_multiprocessing_is_followed_however_it_starts_processes(environment: dict[str, str], tmp_path: Path) -> None:

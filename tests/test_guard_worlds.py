@@ -51,7 +51,7 @@ async def app(scope, receive, send):
 
 FETCH = """
 import sys, time, urllib.request
-for _ in range(100):
+for _ in range(600):
     try:
         urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/").read()
         break
@@ -404,7 +404,7 @@ def test_a_thread_of_the_programs_own_has_to_close_djangos_connection(
 
 
 SERVED_DJANGO = """
-import asyncio, os, threading
+import asyncio, gc, os, threading
 from wsgiref.util import setup_testing_defaults
 import django
 from django.conf import settings
@@ -465,6 +465,7 @@ served, forever = threading.Event(), threading.Event()
 threading.Thread(target=serve_wsgi, daemon=True).start()
 served.wait(30)
 asyncio.run(serve_asgi())
+gc.collect()  # else it is chance whether the collector comes before the end
 assert STATUSES == [200] * 6, STATUSES
 """
 
