@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from command_line import run_here
 from psycopg.conninfo import make_conninfo
 from sandboxes import connect, eventually, one, own_temporary_directory
 from schema_check import problems
@@ -24,19 +25,12 @@ def words(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "poolctl", "recommend", *arguments]
 
 
-def recommend(*arguments: str, timeout: float = 120) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        words(*arguments),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        stdin=subprocess.DEVNULL,
-        env={**os.environ, "PGPASSFILE": os.devnull},
-    )
+def recommend(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return run_here("recommend", *arguments, PGPASSFILE=os.devnull)
 
 
-def document(*arguments: str, timeout: float = 120) -> Any:
-    done = recommend(*arguments, "--json", "--quiet", timeout=timeout)
+def document(*arguments: str) -> Any:
+    done = recommend(*arguments, "--json", "--quiet")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert problems(found, SCHEMA, SCHEMA) == []
@@ -250,7 +244,7 @@ def test_statements_about_tables_that_the_throw_away_server_does_not_have_are_ex
 
 @pytest.mark.slow
 def test_a_sweep_on_the_throw_away_server_ends_in_time_with_a_knee() -> None:
-    found = document("--sweep", "--mix", "think", "--sweep-for", "30s", "--instances", "2", timeout=200)
+    found = document("--sweep", "--mix", "think", "--sweep-for", "30s", "--instances", "2")
 
     assert found["capacity"]["method"] == "sweep"
     assert found["capacity"]["value"] >= 8  # 5 ms of thinking within a transaction leave the processors idle
@@ -301,11 +295,11 @@ def test_the_second_story_pool_size_is_not_the_problem_until_the_index_is_there(
         try:
             with staged.admin() as admin:
                 eventually(lambda: int(str(one(admin, busy))) >= 20, within=60)
-            without = document(watcher, "--instances", "6", "--for", "40s", timeout=240)
+            without = document(watcher, "--instances", "6", "--for", "40s")
             with staged.admin() as admin:
                 admin.execute("CREATE INDEX ON orders (customer_id)")
                 admin.execute("ANALYZE orders")
-            with_index = document(watcher, "--instances", "6", "--for", "40s", timeout=240)
+            with_index = document(watcher, "--instances", "6", "--for", "40s")
         finally:
             running.terminate()
             running.wait(30)

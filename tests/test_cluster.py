@@ -17,6 +17,7 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line import run_here
 
 from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
 from poolctl.engines.cluster.cluster_host import ClusterHost
@@ -251,7 +252,7 @@ def test_a_place_is_this_machine_or_the_address_of_a_scheduler(place: str, found
 
 def test_a_recommendation_says_where_before_it_measures() -> None:
     figures = ("recommend", "--arrival-rate", "100", "--hold-time", "8ms", "--instances", "4", "--json")
-    untried, nowhere = poolctl(*figures, "--on", "local:2"), poolctl(*figures, "--verify", "--on", "here")
+    untried, nowhere = run_here(*figures, "--on", "local:2"), run_here(*figures, "--verify", "--on", "here")
 
     assert (untried.returncode, nowhere.returncode) == (2, 2)
     assert "--on says where --verify runs" in untried.stderr
@@ -259,7 +260,7 @@ def test_a_recommendation_says_where_before_it_measures() -> None:
 
 
 def test_a_live_load_on_a_cluster_needs_a_server_that_its_workers_reach() -> None:
-    refused = poolctl("simulate", "--on", "tcp://127.0.0.1:1")
+    refused = run_here("simulate", "--on", "tcp://127.0.0.1:1")
 
     assert refused.returncode == 2
     assert "listens on 127.0.0.1, where no worker of a cluster reaches it" in refused.stderr
@@ -278,7 +279,7 @@ def test_a_live_load_on_a_cluster_needs_a_server_that_its_workers_reach() -> Non
     ],
 )
 def test_where_a_live_load_cannot_run_is_refused_before_anything_starts(arguments: Sequence[str], reason: str) -> None:
-    refused = poolctl("simulate", *arguments)
+    refused = run_here("simulate", *arguments)
 
     assert refused.returncode == 2
     assert reason in refused.stderr
