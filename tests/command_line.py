@@ -30,6 +30,15 @@ def run_here(*words: str, **environment: str) -> "subprocess.CompletedProcess[st
     return subprocess.CompletedProcess(["poolctl", *words], ended.value.code, told, said)
 
 
+def check_usage_error(done: "subprocess.CompletedProcess[str]", said: str) -> None:
+    """What cannot be used is one clear error on standard error, and the exit code 2."""
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
 def _read(stream: io.TextIOWrapper) -> str:
     stream.seek(0)
     return stream.read()

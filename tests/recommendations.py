@@ -21,7 +21,7 @@ VECTOR = Figures(
     max_connections=given(100), superuser_reserved=given(3), reserved=given(0), other_connections=given(12),
     headroom=given(3), capacity=given(20),
 )  # fmt: skip
-"""The worked division of the a division worked out by hand."""
+"""A division of the slots among all processes, worked out by hand."""
 
 MEASURED = Figures(
     throughput=measured(186), parallelism=measured(28.4), parallelism_counted=measured(27.9),

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import run_here
+from command_line import check_usage_error, run_here
 
 QUICK = ("--for", "1s", "--set", "load.drain=500ms", "--quiet")
 
@@ -75,13 +75,7 @@ def test_the_version_is_told() -> None:
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
-    done = run_here(*arguments)
-
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 3
+    check_usage_error(run_here(*arguments), said)
 
 
 def test_an_error_in_a_file_names_the_file_and_the_line(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from command_line import run_here
+from command_line import check_usage_error, run_here
 
 ALONE = {
     "PGHOST": "",
@@ -63,13 +63,7 @@ def web_server() -> Iterator[int]:
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
-    done = inspect(*arguments)
-
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.splitlines()) <= 3
+    check_usage_error(inspect(*arguments), said)
 
 
 @pytest.mark.parametrize(

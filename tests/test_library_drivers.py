@@ -378,3 +378,6 @@ def test_loading_ahead_leaves_a_missing_library_to_be_told_later(monkeypatch: py
     monkeypatch.setitem(sys.modules, "psycopg2.pool", None)
 
     preload("psycopg2")
+
+    with pytest.raises(MissingProgram, match="psycopg2"):
+        open_library(Job(scenario_of(pool={"kind": "psycopg2"} | SIZES["psycopg2"]), "dbname=none"), PoolMonitor())

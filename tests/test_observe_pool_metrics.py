@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,16 @@ def test_a_line_that_is_none_costs_no_other_and_is_told_by_its_number(line: str)
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.text('{}"\\=,# \n1a.-[]:').map(str))
 def test_no_text_stops_the_reading(text: str) -> None:
-    parse(text)
-    read_pools(text, "here")
+    lines = range(1, len(text.splitlines()) + 2)
+
+    assert set(parse(text).unreadable) <= set(lines)
+    assert all(is_possible(pool) for pool in read_pools(text, "here").pools)
+
+
+def is_possible(pool: PoolFigures) -> bool:
+    """Whether a pool can have these figures."""
+    figures = (pool.max_open, pool.open, pool.in_use, pool.idle, pool.waiting, pool.acquired_total)
+    return pool.source == "here" and all(figure is None or 0 <= figure < inf for figure in figures)
 
 
 json_values = st.recursive(
@@ -107,7 +116,7 @@ json_values = st.recursive(
 @settings(max_examples=200, deadline=None)
 @given(json_values)
 def test_no_json_stops_the_reading(document: object) -> None:
-    read_pools(json.dumps(document), "here")
+    assert all(is_possible(pool) for pool in read_pools(json.dumps(document), "here").pools)
 
 
 @pytest.mark.parametrize(

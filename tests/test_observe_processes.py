@@ -88,8 +88,9 @@ def test_known_names_decide_where_a_user_ends(names: Names, user: str, database:
 
 @given(st.text(), st.text())
 def test_no_title_stops_the_reading(title: str, cluster: str) -> None:
-    parse_title(title, 1, names=Names(find_cluster_name([title, cluster]) or cluster))
-    parse_title(f"postgres: {title}", 1)
+    names = Names(find_cluster_name([title, cluster]) or cluster)
+    for parsed in (parse_title(title, 1, names=names), parse_title(f"postgres: {title}", 1)):
+        assert parsed is None or parsed.pid == 1
 
 
 @pytest.mark.parametrize(
@@ -227,9 +228,11 @@ def test_of_the_listen_queue_those_count_who_have_not_given_up() -> None:
 
 @given(st.text(), st.binary())
 def test_no_table_of_the_kernel_stops_the_reading(text: str, answer: bytes) -> None:
-    list(parse_tcp(text))
-    list(parse_tcp(TCP + text))
-    parse_unix(answer)
+    read = list(parse_tcp(TCP))
+
+    assert list(parse_tcp(TCP + "\n" + text))[: len(read)] == read
+    assert len(list(parse_tcp(text))) <= len(text.splitlines())
+    assert len(parse_unix(answer)[1]) <= len(answer) / 32
 
 
 def group(root: Path, path: str, **files: str) -> None:

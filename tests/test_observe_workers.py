@@ -90,7 +90,10 @@ def test_the_command_line_says_how_many_workers_and_threads_were_asked_for(
 
 @given(st.lists(st.text()), st.text(), st.binary())
 def test_no_command_line_stops_the_guess(arguments: list[str], name: str, program: bytes) -> None:
-    read_configured(identify_software(arguments, name, program), arguments)
+    configured = read_configured(identify_software(arguments, name, program), arguments)
+
+    assert configured.keys() <= {"workers", "threads"}
+    assert all(0 <= number < 1_000_000 for number in configured.values())
 
 
 def test_workers_are_those_with_connections_and_their_like() -> None:

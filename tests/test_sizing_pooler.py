@@ -1,6 +1,7 @@
 """When a pooler is needed, and that its settings add up."""
 
 import pytest
+import recommendations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -9,25 +10,7 @@ from poolctl.sizing.figures import given as said
 from poolctl.sizing.pooler import PgBouncerSettings, PoolerPlan, spread
 from poolctl.sizing.recommend import recommend
 
-VECTOR = Figures(
-    arrival_rate=said(150),
-    hold_time=said(0.008),
-    hold_cv=said(2),
-    arrival_cv=said(1),
-    workers=said(4),
-    connections_per_request=said(1),
-    processes=said(2),
-    instances=said(8),
-    max_instances=said(12),
-    surge_share=said(0.25),
-    terminating=said(3),
-    max_connections=said(100),
-    superuser_reserved=said(3),
-    reserved=said(0),
-    other_connections=said(12),
-    headroom=said(3),
-    capacity=said(20),
-)
+VECTOR = recommendations.VECTOR.with_(arrival_cv=said(1), connections_per_request=said(1), wait_target=None)
 
 
 def pooler(figures: Figures) -> PoolerPlan:

@@ -178,9 +178,10 @@ def test_any_advice_can_be_written_for_any_stack_on_a_page(pool: PoolAdvice, poo
 
 @given(pool_advices)
 def test_what_is_python_can_be_parsed(advice: PoolAdvice) -> None:
-    for stack in POOLS:
-        if stack.file.endswith(".py"):
-            ast.parse(render(stack.name, advice).text)
+    programs = [render(stack.name, advice).text for stack in POOLS if stack.file.endswith(".py")]
+
+    assert programs
+    assert all(ast.parse(program).body for program in programs)
 
 
 @given(pooler_advices)
