@@ -41,8 +41,8 @@ _QUOTED = r"""(?:"(?:[^"\\]|\\.)*"?|'(?:[^'\\]|\\.|'')*'?)"""
 _VALUE = rf"""(?:{_QUOTED}(?:[^\s,)}}\]&;"']\S*)?|(?:\\.|[^\s"'\\])(?:\\.|[^\s\\])*\\?)"""
 # What is hidden already stays as it is, so that a text may be filtered twice.
 _NOT_HIDDEN = rf"(?!{re.escape(HIDDEN)}(?:[\s\"'`()\[\]{{}}:;,&]|$))"
-# A colon followed by digits is a port, as in ://host:5432/db, unless an @ comes later in the same word.
-_PORT = r"\d{1,5}(?:[/?,\s\"')\]]|$)(?!\S*@)"
+# A colon followed by digits is a port, as in ://host:5432/db, unless an @ comes later in the same word or in the next.
+_PORT = r"\d{1,5}(?:[/?,\s\"')\]]|:\s|$)(?!\S*@)"
 _USERINFO = re.compile(
     rf"(:/{{1,3}}(?!\[)[^\s:@/\"']{{0,100}}):(?!{_PORT})(?:\S{{0,4096}}@|[^\s@]+[^@]{{0,200}}@|[^\s\"']+)"
 )

@@ -217,6 +217,40 @@ def test_a_worker_with_another_kernel_is_refused_by_name_before_anything_runs(tm
     assert "kernel plain; this machine has" in refused.stderr
 
 
+BLOCKER = """
+import sys
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name == "psycopg_pool":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocker())
+"""
+
+
+@pytest.mark.slow
+def test_a_worker_without_the_library_of_the_pool_is_refused_by_name_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(BLOCKER)
+    load = ("simulate", "--set", "pool.kind=psycopg_pool", "--sandbox-listen", "127.0.0.1", "--per-worker", "1")
+    with cluster(tmp_path, 1) as started:
+        started.add_worker(PYTHONPATH=os.pathsep.join([str(tmp_path), *sys.path]))
+        refused = poolctl(*load, "--set", "load.instances=2", "--on", started.address)
+
+    assert refused.returncode == 3
+    assert f"--on {started.address}: worker tcp://127.0.0.1:" in refused.stderr
+    assert "cannot run a psycopg_pool pool: No module named 'psycopg_pool'" in refused.stderr
+    assert "starting" not in refused.stderr
+
+
+@pytest.mark.slow
+def test_tls_without_certificates_is_refused_with_where_to_name_them() -> None:
+    refused = poolctl(*SWEEP, "--on", "tls://127.0.0.1:1")
+
+    assert refused.returncode == 3
+    assert "cannot use the certificates for tls: none are configured" in refused.stderr
+    assert "DASK_DISTRIBUTED__COMM__TLS__CA_FILE" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
 @pytest.mark.slow
 def test_no_scheduler_and_one_that_speaks_something_else_cost_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

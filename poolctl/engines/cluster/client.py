@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
+from poolctl.engines.cluster.worker_side import find_missing_package
 from poolctl.errors import CannotConnect, CannotDo, MissingProgram
 
 if TYPE_CHECKING:
     from distributed import Client
+    from distributed.security import Security
 
 CONNECT_TIMEOUT = 10.0
 """Seconds in which a scheduler has to answer."""
@@ -66,7 +68,6 @@ def connect_cluster(address: str, *, stop: Stop, note: Callable[[str], None]) ->
     """
     try:
         from distributed import Client
-        from distributed.security import Security
     except ImportError:
         raise MissingProgram(
             f"--on {address} needs the package distributed", hint="pip install 'poolctl[cluster]'"
@@ -74,7 +75,7 @@ def connect_cluster(address: str, *, stop: Stop, note: Callable[[str], None]) ->
     # Dask reports a broken connection on standard error once more, with a traceback.
     for name in ("distributed", "distributed.comm", "distributed.client", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    security = Security() if address.startswith("tls://") else None
+    security = _make_security(address)
     client = _open(lambda: Client(address, timeout=CONNECT_TIMEOUT, security=security, set_as_default=False), address)
     try:
         wait_for_workers(client, address, 1, stop, note)
@@ -119,7 +120,7 @@ def wait_for_workers(client: "Client", address: str, count: int, stop: Stop, not
             has = f"{found} of the {count} workers that are needed" if found else "no worker"
             raise CannotDo(
                 f"--on {address}: the scheduler has {has} after {WORKERS_TIMEOUT:g} s",
-                hint="start some: dask worker ADDRESS",
+                hint=f"start some: dask worker {address}",
             )
         if not is_noted:
             note(f"waiting for workers of {address}: {found} of {count} are there")
@@ -147,6 +148,38 @@ def check_workers(client: "Client", address: str) -> None:
                 f"--on {address}: {who} has {identity}; this machine has {own}",
                 hint="install the same poolctl there, with or without a C compiler on both",
             )
+
+
+def check_packages(client: "Client", address: str, library: str) -> None:
+    """Refuse a worker that lacks a package which a ``library`` pool needs. Raises CannotDo."""
+    for name, missing in client.run(find_missing_package, library).items():
+        if missing:
+            raise CannotDo(
+                f"--on {address}: worker {name} cannot run a {library} pool: {missing}",
+                hint="install it there: pip install 'poolctl[cluster,pools]'",
+            )
+
+
+def _make_security(address: str) -> "Security | None":
+    """Return Dask's own security options for a tls:// address, None for tcp://. Raises CannotDo without certificates.
+
+    Dask's client would notice that later, and write a traceback when it is dropped.
+    """
+    from distributed.security import Security
+
+    if not address.startswith("tls://"):
+        return None
+    security, reason = Security(), "none are configured"
+    try:
+        if security.get_connection_args("client")["ssl_context"] is not None:
+            return security
+    except (OSError, ValueError) as error:
+        reason = _first_line(error)
+    raise CannotDo(
+        f"--on {address}: cannot use the certificates for tls: {reason}",
+        hint="distributed.comm.tls in Dask's configuration, or DASK_DISTRIBUTED__COMM__TLS__CA_FILE, "
+        "DASK_DISTRIBUTED__COMM__TLS__CLIENT__CERT and ...__CLIENT__KEY",
+    )
 
 
 def _first_line(error: BaseException) -> str:

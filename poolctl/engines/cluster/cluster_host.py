@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from socket import AF_INET, AF_INET6, create_server
 from typing import TYPE_CHECKING, Any
 
-from poolctl.engines.cluster.client import check_workers, wait_for_workers
+from poolctl.engines.cluster.client import check_packages, check_workers, wait_for_workers
 from poolctl.engines.cluster.machine_program import CHECK, CONNECT_TIMEOUT, LEASE
 from poolctl.engines.cluster.worker_side import Exchange, close_share, exchange, open_share, read_wall_clock
 from poolctl.engines.live.instance_host import HostMachine
@@ -71,6 +71,7 @@ class ClusterHost:
         if stop():
             raise Interrupted("interrupted before the load began")
         check_workers(client, address)
+        check_packages(client, address, library)
         scheduler_ahead = _compare_clocks(client)
         places = _choose_workers(client, needed if per_worker else count)
         run = secrets.token_hex(6)

@@ -37,6 +37,17 @@ _shares: dict[str, _Share] = {}
 """The shares of the runs that this worker takes part in, by the run's name."""
 
 
+async def find_missing_package(library: str) -> str:
+    """Return why the instances of a ``library`` pool cannot run here, "": they can."""
+    try:
+        from poolctl.engines.instance.library_drivers import import_packages
+
+        import_packages(library)
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
 async def open_share(run: str, order: dict[str, Any]) -> str | None:
     """Start the program for ``order``. Return why that is impossible, None if it has started."""
     logger = logging.getLogger("distributed.worker")

@@ -41,9 +41,14 @@ def open_library(job: Job, monitor: PoolMonitor) -> PoolDriver:
 
 def preload(library: str) -> None:
     """Import the packages of ``library`` ahead. ``open_library`` reports a package that is missing."""
+    with suppress(ImportError):
+        import_packages(library)
+
+
+def import_packages(library: str) -> None:
+    """Import the packages of ``library``. Raises ImportError."""
     for name in ("psycopg", *_PACKAGES.get(library, ())):
-        with suppress(ImportError):
-            import_module(name)
+        import_module(name)
 
 
 class PsycopgPool(BaseDriver):
