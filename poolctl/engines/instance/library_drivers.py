@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 
 from poolctl.engines.instance.error_origin import classify
 from poolctl.engines.instance.monitored_connections import Psycopg, Psycopg2
-from poolctl.engines.instance.pool_driver import BaseDriver, NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_driver import NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -51,7 +51,7 @@ def import_packages(library: str) -> None:
         import_module(name)
 
 
-class PsycopgPool(BaseDriver):
+class PsycopgPool(PoolDriver):
     """psycopg_pool.ConnectionPool.
 
     Its workers open the connections. No client sees their errors, so these are reported as hidden. The slot of a
@@ -127,7 +127,7 @@ def _reason_in_psycopg_pool() -> str:
     return "max_idle_time" if threading.current_thread().name.startswith(_POOL_NAME) else "max_lifetime"
 
 
-class Psycopg2Pool(BaseDriver):
+class Psycopg2Pool(PoolDriver):
     """psycopg2.pool.ThreadedConnectionPool, which has no queue: a full pool refuses at once.
 
     Its constructor opens ``minconn`` connections and raises if one of them fails. An application would crash and be
@@ -201,7 +201,7 @@ class Psycopg2Pool(BaseDriver):
         """Do nothing: the pool's own list keeps the connection."""
 
 
-class SqlalchemyPool(BaseDriver):
+class SqlalchemyPool(PoolDriver):
     """SQLAlchemy's QueuePool under create_engine, with psycopg, by ``engine.raw_connection()``.
 
     A connection without references goes back to the pool through the garbage collector; above pool_size it is closed.
@@ -296,7 +296,7 @@ class SqlalchemyPool(BaseDriver):
             self.monitor.record_reclaim()
 
 
-class NoPool(BaseDriver):
+class NoPool(PoolDriver):
     """No pool: a new connection for every request. The only limit is the server's, which refuses at once."""
 
     def __init__(self, job: Job, monitor: PoolMonitor) -> None:

@@ -6,7 +6,8 @@ likewise after ``release``. The driver itself cannot do so, because it returns t
 """
 
 import threading
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 from poolctl.engines.instance.error_origin import is_refusal
 from poolctl.engines.instance.monitored_connections import Driver, RequestFailed
@@ -32,44 +33,6 @@ class NotAcquired(Exception):
         return self.timed_out or is_refusal(self.kind)
 
 
-class PoolDriver(Protocol):
-    """A pool with its driver. The type of a connection is known to its own library alone."""
-
-    monitor: PoolMonitor
-    driver: Driver
-
-    def start(self) -> None:
-        """Do what an application does with the pool when it starts."""
-
-    def acquire(self, request: LiveRequest) -> Any:
-        """Acquire a connection. Raises NotAcquired."""
-
-    def release(self, connection: Any, *, is_broken: bool = False) -> None:
-        """Release a connection in the library's own way. Raises SlotLost if the library did not take it."""
-
-    def run(self, connection: Any, seconds: float) -> None:
-        """Run the statement of the workload, see Driver. Raises RequestFailed."""
-
-    def begin(self, connection: Any) -> None:
-        """Begin a transaction. Raises RequestFailed."""
-
-    def script(self, connection: Any, sql: str) -> None:
-        """Run other statements, separated by semicolons. Raises RequestFailed."""
-
-    def leak(self, connection: Any, shape: str) -> None:
-        """Leave ``connection`` unreleased in the state of ``shape``. Raises RequestFailed.
-
-        For "dropped-reference" the references of the caller and of this call must be the only ones. For
-        "in-transaction" the caller has begun the transaction.
-        """
-
-    def stats(self, now: float) -> PoolStats:
-        """Return the snapshot, with the library's own count of slots. The monitor's lock must be held."""
-
-    def close(self) -> None:
-        """Close the pool and its idle connections. Connections in use are closed when they are released."""
-
-
 class SlotLost(Exception):
     """The library failed to take a connection back, and counts it as in use without end."""
 
@@ -78,8 +41,8 @@ class SlotLost(Exception):
         self.kind = kind
 
 
-class BaseDriver:
-    """What all libraries have in common."""
+class PoolDriver(ABC):
+    """A pool with its driver, and what all libraries share. Only a library knows the type of its connections."""
 
     driver: Driver
 
@@ -92,19 +55,35 @@ class BaseDriver:
         self._beat_lock = threading.Lock()
         self._ending = threading.Event()
 
-    def start(self) -> None:
-        """Do nothing. A library that opens connections ahead overrides this."""
+    def start(self) -> None:  # noqa: B027 - most libraries have nothing to do
+        """Do what an application does with the pool when it starts."""
+
+    @abstractmethod
+    def acquire(self, request: LiveRequest) -> Any:
+        """Acquire a connection. Raises NotAcquired."""
+
+    @abstractmethod
+    def release(self, connection: Any, *, is_broken: bool = False) -> None:
+        """Release a connection in the library's own way. Raises SlotLost if the library did not take it."""
 
     def run(self, connection: Any, seconds: float) -> None:
+        """Run the statement of the workload, see Driver. Raises RequestFailed."""
         self.driver.run(connection, seconds)
 
     def begin(self, connection: Any) -> None:
+        """Begin a transaction. Raises RequestFailed."""
         self.driver.begin(connection)
 
     def script(self, connection: Any, sql: str) -> None:
+        """Run other statements, separated by semicolons. Raises RequestFailed."""
         self.driver.script(connection, sql)
 
     def leak(self, connection: Any, shape: str) -> None:
+        """Leave ``connection`` unreleased in the state of ``shape``. Raises RequestFailed.
+
+        For "dropped-reference" the references of the caller and of this call must be the only ones. For
+        "in-transaction" the caller has begun the transaction.
+        """
         if shape == "dropped-reference":
             self.drop(connection)
             return
@@ -120,9 +99,11 @@ class BaseDriver:
         self._leaked.append(connection)
 
     def stats(self, now: float) -> PoolStats:
+        """Return the snapshot, with the library's own count of slots. The monitor's lock must be held."""
         return self.monitor.stats(now)
 
     def close(self) -> None:
+        """Close the pool and its idle connections. Connections in use are closed when they are released."""
         self._ending.set()
         self.monitor.closing_reason = lambda: "other"
 
