@@ -16,8 +16,6 @@ from poolctl.sizing.queueing import (
     reopened_share,
     servers_for_wait,
     servers_for_wait_probability,
-    square_root_staffing,
-    staffing_factor,
     wait_tail,
 )
 
@@ -53,13 +51,6 @@ def test_a_call_center_of_55_agents_serves_as_well_as_the_public_example_says() 
 @pytest.mark.parametrize("probability", FEWEST)
 def test_the_fewest_servers_are_those_of_the_table(probability: float) -> None:
     assert tuple(servers_for_wait_probability(load, probability) for load in LOADS) == FEWEST[probability]
-
-
-@pytest.mark.parametrize(("probability", "beta"), [(0.01, 2.375), (0.05, 1.740), (0.20, 1.062)])
-def test_square_root_staffing_is_one_too_few_at_most(probability: float, beta: float) -> None:
-    assert staffing_factor(probability) == pytest.approx(beta, abs=5e-4)
-    for load, exact in zip(LOADS, FEWEST[probability], strict=True):
-        assert exact - 1 <= square_root_staffing(load, probability) <= exact
 
 
 @settings(deadline=None)

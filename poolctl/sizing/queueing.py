@@ -6,7 +6,7 @@ number of servers (connections, cores) that would be busy if one were always fre
 """
 
 from collections.abc import Iterator
-from math import ceil, erf, exp, inf, pi, sqrt
+from math import exp, inf, sqrt
 
 MOST_SERVERS = 1_000_000
 """Searches end here; no pool is larger."""
@@ -93,29 +93,6 @@ def servers_for_wait(
         if servers >= MOST_SERVERS:
             break
     return MOST_SERVERS
-
-
-def square_root_staffing(load: float, probability: float) -> int:
-    """Return ceil(load + beta * sqrt(load)): about the servers with which the share ``probability`` waits.
-
-    Halfin and Whitt (1981): beta solves 1 / (1 + beta * Phi(beta) / phi(beta)) = probability. At most one less than
-    exact, so add 1 to be safe. It shows why a split pool needs more: the second term grows with the number of parts.
-    """
-    _check(load)
-    beta = staffing_factor(probability)
-    return max(1, ceil(load + beta * sqrt(load)))
-
-
-def staffing_factor(probability: float) -> float:
-    """Return beta of ``square_root_staffing``, by bisection."""
-    low, high = 0.0, 40.0
-    for _ in range(80):
-        middle = (low + high) / 2
-        density = exp(-middle * middle / 2) / sqrt(2 * pi)
-        below = (1 + erf(middle / sqrt(2))) / 2
-        waits = density / (density + middle * below)
-        low, high = (middle, high) if waits > probability else (low, middle)
-    return (low + high) / 2
 
 
 def closed_throughput(clients: int, cores: int, work: float, outside: float) -> float:
