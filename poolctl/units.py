@@ -11,6 +11,9 @@ from math import inf
 LONGEST = 1e9
 """Seconds, some 31 years: the longest duration that is accepted. It fits into every timer of the operating system."""
 
+MOST = 1_000_000_000
+"""The largest number of anything that is counted; a larger one is a typing error."""
+
 _SECONDS = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([a-zµ]*)")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from poolctl.api.results import SOURCE_NAMES
 from poolctl.errors import CannotConnect, CannotDo
+from poolctl.observe.refusals import TOO_MANY_CONNECTIONS
 
 if TYPE_CHECKING:
     from poolctl.observe.sampler import Sampler
@@ -29,7 +30,6 @@ SAYS_FULL = (
 """Refusals that are about connections: a server that refuses for lack of slots has answered."""
 
 _NO_DATABASE = "3D000"
-TOO_MANY_CONNECTIONS = "53300"
 _NAME_ONE = 'name a server: poolctl inspect "host=... dbname=..." or -h HOST -d DATABASE, or set PGHOST'
 
 

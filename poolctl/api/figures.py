@@ -15,9 +15,7 @@ from poolctl.errors import BadInput
 from poolctl.sizing.budget import is_share, parse_surge
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.sweep_table import SweepPoint, parse_sweep
-
-MOST = 1_000_000_000
-"""Of anything that is counted; a larger number is a typing error."""
+from poolctl.units import MOST
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ imported only by live runs, so that a model run starts at once.
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -178,20 +178,28 @@ def _simulate_model(
     """Run one scenario in virtual time, and show progress if that takes more than a moment."""
     from poolctl.engines.model import simulate
 
-    began = time.monotonic()
     with ExitStack() as stack:
-        is_shown = False
-
-        def stop() -> bool:
-            nonlocal is_shown
-            if not is_shown and time.monotonic() - began > SILENCE:
-                is_shown = True
-                stack.enter_context(progress.show_model_run(name))
-            return interruption()
-
+        stop = _show_later(lambda: progress.show_model_run(name), stack, interruption)
         run = simulate(scenario, interval=interval, stop=stop)
     interruption.end()
     return run
+
+
+def _show_later(
+    show: Callable[[], AbstractContextManager[object]], stack: ExitStack, interruption: Interruption
+) -> Callable[[], bool]:
+    """Return a function that says if the user interrupted, and shows progress once ``SILENCE`` has passed."""
+    began = time.monotonic()
+    is_shown = False
+
+    def stop() -> bool:
+        nonlocal is_shown
+        if not is_shown and time.monotonic() - began > SILENCE:
+            is_shown = True
+            stack.enter_context(show())
+        return interruption()
+
+    return stop
 
 
 def _run_live(
@@ -322,15 +330,8 @@ def _run_batch(request: SimulateRequest, progress: Progress, interruption: Inter
     losses: list[str] = []
     began = time.monotonic()
     with ExitStack() as stack:
-        is_shown = False
-
-        def stop() -> bool:
-            nonlocal is_shown
-            if not is_shown and time.monotonic() - began > SILENCE:
-                is_shown = True
-                stack.enter_context(progress.show_batch(lambda: len(outcomes) + len(losses), len(scenarios), began))
-            return interruption()
-
+        show = partial(progress.show_batch, lambda: len(outcomes) + len(losses), len(scenarios), began)
+        stop = _show_later(show, stack, interruption)
         runs = run_at(request.on, scenarios, summarize_run, interval=request.interval, stop=stop, note=progress.note)
         with closing(runs) as results:
             for result in results:

@@ -11,9 +11,7 @@ from typing import Any
 import click
 
 from poolctl.commands.options import Decorator, Duration, add_options, make_option
-
-MOST = 1_000_000_000
-"""Of anything that is counted; a larger number is a typing error."""
+from poolctl.units import MOST
 
 
 class Number(click.ParamType[float]):

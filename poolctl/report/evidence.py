@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 from poolctl.diagnose.live.fetch import list_causes_before
+from poolctl.diagnose.live.waits import LEAST_RISE, measure_rise
 from poolctl.observe.snapshot import LogFacts, Observation, PoolFigures, Snapshot
 from poolctl.report.blocks import Block, ChartBlock, Item, Labeled, Points, Section
 from poolctl.report.charts import Layer, LimitLine, Mark, Panel, TimeChart
@@ -18,8 +19,6 @@ MOST_STATEMENTS = 3
 MOST_POOLS = 8
 LEAST_HISTORY = 3
 """Samples from which a history is worth a section."""
-LEAST_RISE = 3
-"""Connections more in use than before from which a pool rises."""
 MARGIN = 12
 """Columns of "Connections", the longest label."""
 
@@ -198,17 +197,10 @@ def _list_changes(
             if before != after:
                 name = neutralize(key[2], NAME_LIMIT)
                 yield f"the limit of {name} went from {before} to {after} at {format_instant(at)}"
-    rising = [key for key, history in histories.items() if _is_rising(history)]
+    rising = [key for key, history in histories.items() if measure_rise(pool for _, pool in history) >= LEAST_RISE]
     if rising and len(histories) > 1:
         names = ", ".join(neutralize(key[0].rpartition(" ")[2], NAME_LIMIT) for key in rising[:5])
         yield f"{len(rising)} of {len(histories)} pools rise, the others do not: {names}"
-
-
-def _is_rising(history: Sequence[tuple[float, PoolFigures]]) -> bool:
-    """Return True if the least in use in the last third is above that of the first: what a leak leaves behind."""
-    counts = [pool.in_use for _, pool in history if pool.in_use is not None]
-    third = len(counts) // 3
-    return third >= 2 and min(counts[-third:]) >= min(counts[:third]) + LEAST_RISE
 
 
 def _chart_pools(snapshots: Sequence[Snapshot]) -> TimeChart:

@@ -12,7 +12,8 @@ from random import Random
 from typing import Any
 
 from poolctl.pool import LIBRARIES, NOT_MODELED, PoolSettings
-from poolctl.scenario.toml import MOST, TomlSource, TomlTable, override, read_toml
+from poolctl.scenario.toml import TomlSource, TomlTable, override, read_toml
+from poolctl.units import MOST
 
 DISTRIBUTIONS = ("constant", "exponential", "lognormal")
 VIAS = ("none", "pgbouncer", "pgpool")

@@ -16,12 +16,9 @@ from typing import Any, TypeVar
 
 from poolctl.errors import BadInput
 from poolctl.safe_text import neutralize
-from poolctl.units import parse_duration
+from poolctl.units import MOST, parse_duration
 
 T = TypeVar("T")
-
-MOST = 1_000_000_000
-"""The largest number that is accepted for a key without a smaller bound of its own."""
 
 LARGEST_FILE = 1_000_000
 """Bytes. A scenario has a few thousand; a larger file is a mistake, and a device such as /dev/zero has no end."""

@@ -9,8 +9,9 @@ from math import ceil
 from pathlib import Path
 from typing import Any, Literal
 
-from poolctl.scenario.toml import MOST, TomlSource, TomlTable, read_toml
+from poolctl.scenario.toml import TomlSource, TomlTable, read_toml
 from poolctl.sizing.defaults import SURGE_SHARE, Assumption, choose_headroom
+from poolctl.units import MOST
 
 Deploy = Literal["rolling", "blue-green", "recreate", "serverless"]
 DEPLOYS: tuple[Deploy, ...] = ("rolling", "blue-green", "recreate", "serverless")

@@ -5,12 +5,10 @@ clients waited for one: throughput, hold and wait as the applications experience
 """
 
 from collections.abc import Iterator
-from math import ceil
-from statistics import fmean
 
 from poolctl.observe.snapshot import BouncerSample, BouncerStats, Observation
 from poolctl.sizing.figures import Figures, measured
-from poolctl.sizing.samples import effective_samples
+from poolctl.sizing.samples import effective_samples, summarize_counts
 
 OWN = "pgbouncer"
 """The admin console of PgBouncer, which counts as a database."""
@@ -31,17 +29,19 @@ def measure_poolers(observation: Observation, figures: Figures) -> Figures | Non
     sampled = [[pool for bouncer in bouncers for pool in bouncer.pools if pool.database != OWN] for bouncers in samples]
     counts = [sum(pool.servers_active for pool in pools) for pools in sampled]
     queued = sum(any(pool.clients_waiting for pool in pools) for pools in sampled) / len(sampled)
-    ordered = sorted(counts)
+    spread = summarize_counts(counts)
+    if spread is None:
+        return None
     return figures.with_(
         throughput=measured(transactions / observation.window),
         hold_time=measured(held / transactions),
         wait_time=measured(waited / transactions),
-        in_use=measured(fmean(counts)),
-        parallelism=measured(fmean(counts)),
+        in_use=measured(spread.mean),
+        parallelism=measured(spread.mean),
         parallelism_counted=measured(held / observation.window),
-        parallelism_p95=measured(ordered[max(0, ceil(0.95 * len(ordered)) - 1)]),
-        parallelism_p99=measured(ordered[max(0, ceil(0.99 * len(ordered)) - 1)]),
-        parallelism_max=measured(ordered[-1]),
+        parallelism_p95=measured(spread.p95),
+        parallelism_p99=measured(spread.p99),
+        parallelism_max=measured(spread.largest),
         censored_share=measured(queued),
         effective_samples=effective_samples(counts),
         samples=len(counts),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from poolctl.diagnose.finding import Limit
 from poolctl.diagnose.live.facts import SLOT_REFUSALS, LiveFacts
 from poolctl.diagnose.live.tracks import Track
-from poolctl.diagnose.live.waits import PoolSeries, parse_setting
+from poolctl.diagnose.live.waits import PoolSeries, measure_rise, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, PgpoolChild, RefusedBy
 
 LEAST_GROWTH = 3
@@ -242,7 +242,7 @@ def _estimate_pool_time_left(series: PoolSeries, free: int) -> float | None:
     """
     if series.window < LONG_TREND or free <= 0:
         return None
-    grown = series.measure_rise()
+    grown = measure_rise(series.figures)
     return free * (series.window * 2 / 3) / grown if grown >= LEAST_GROWTH else None
 
 

@@ -12,6 +12,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.fetch import CONSOLE, TWO_SAMPLES
+from poolctl.diagnose.live.waits import LEAST_RISE, measure_rise
 from poolctl.observe.snapshot import LogFacts, LoggedRefusals, RefusedBy
 from poolctl.units import format_count, format_duration, plural, quote
 
@@ -181,7 +182,7 @@ def find_filling_pool(context: RuleContext) -> Iterator[Finding]:
     facts = context.facts
     if not any(source.kind == "prometheus" for source in facts.observation.sources) or "leak" in context.reported:
         return
-    rising = [(grown, series) for series in facts.pools if (grown := series.measure_rise()) >= LEAST_RISE]
+    rising = [(grown, series) for series in facts.pools if (grown := measure_rise(series.figures)) >= LEAST_RISE]
     if not rising:
         return
     grown, worst = max(rising, key=lambda each: each[0])
@@ -216,7 +217,6 @@ def find_filling_pool(context: RuleContext) -> Iterator[Finding]:
     )
 
 
-LEAST_RISE = 3
 STEADY = 1.5
 """Ratio of the last third to the first up to which load and use times count as unchanged."""
 

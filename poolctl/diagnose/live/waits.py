@@ -4,7 +4,7 @@ Decides whether a wait lasts. Waiting clients are what separates a leak from a p
 both are backends that do nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -32,6 +32,20 @@ class Waiting:
         return bool(self.count)
 
 
+LEAST_RISE = 3
+"""Connections more in use than before, from which a pool rises."""
+
+
+def measure_rise(figures: Iterable[PoolFigures]) -> int:
+    """Return by how much the least in use of the last third is above that of the first: what a leak leaves behind.
+
+    0 with too few figures.
+    """
+    counts = [each.in_use for each in figures if each.in_use is not None]
+    third = len(counts) // 3
+    return max(0, min(counts[-third:]) - min(counts[:third])) if third >= 2 else 0
+
+
 @dataclass(frozen=True)
 class PoolSeries:
     """One application's own pool, sample by sample."""
@@ -46,12 +60,6 @@ class PoolSeries:
     @property
     def window(self) -> float:
         return max(0.0, self.times[-1] - self.times[0])
-
-    def measure_rise(self) -> int:
-        """Return by how much the least in use of the last third is above that of the first; 0 with too few figures."""
-        counts = [each.in_use for each in self.figures if each.in_use is not None]
-        third = len(counts) // 3
-        return max(0, min(counts[-third:]) - min(counts[:third])) if third >= 2 else 0
 
     def compare_thirds(self, total: str) -> float | None:
         """Return the growth of a total in the last third by that in the first; None where it is not known."""

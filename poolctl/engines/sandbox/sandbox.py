@@ -17,7 +17,7 @@ from typing import Self
 import psutil
 
 from poolctl.engines.sandbox.binaries import find_postgres, find_server_account, make_reachable
-from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory, stop_command, stop_kept, sweep_stale
+from poolctl.engines.sandbox.directory import SandboxDirectory, create_directory, stop_command, sweep_stale
 from poolctl.engines.sandbox.poolers import ADMIN, PgBouncerServer, PoolerServer, make_pooler
 from poolctl.engines.sandbox.processes import CpuMeter, Guard, freeze, list_family, thaw
 from poolctl.engines.sandbox.server import (
@@ -33,8 +33,6 @@ from poolctl.engines.sandbox.server import (
     is_free,
 )
 from poolctl.errors import SandboxFailed
-
-__all__ = ["Sandbox", "stop_kept", "without_libpq_environment"]
 
 _environment_lock = threading.Lock()
 _environment_users = 0
