@@ -381,6 +381,48 @@ def test_clients_that_carry_many_transactions_each_are_no_churn() -> None:
     assert troubles(seen_at_each(worked)) == []
 
 
+@pytest.mark.parametrize(("transactions", "is_churn"), [(0, False), (20, True)])
+def test_ports_that_wait_for_their_end_are_no_churn_where_nobody_comes_any_more(
+    transactions: int, is_churn: bool
+) -> None:
+    samples = [
+        replace(each, stats=(BouncerStats("app", transactions=1000 + transactions * index),))
+        for index, each in enumerate(passing(7, 0))
+    ]
+
+    diagnosis = seen_at_each(samples, hosts=[host(closed={6432: 900})])
+
+    assert ("connection-churn" in codes(diagnosis)) == is_churn
+
+
+@pytest.mark.parametrize(("in_statements", "code"), [(0.02, "held-across-io"), (0.9, "pool-undersized")])
+def test_pgbouncers_own_times_tell_pauses_from_work_where_a_role_sees_no_times(in_statements: float, code: str) -> None:
+    """Five transactions at a time, of 0.2 s each."""
+    calls = [Row(100 + i, IN_TRANSACTION, age=0.04 * i, turns=0.2, began=0.001) for i in range(5)]
+    samples = [
+        replace(
+            bouncer([100, 101, 102, 103, 104]),
+            stats=(
+                BouncerStats(
+                    "app",
+                    transactions=12 * i,
+                    queries=24 * i,
+                    transaction_time=2.4 * i,
+                    query_time=2.4 * in_statements * i,
+                ),
+            ),
+        )
+        for i in range(7)
+    ]
+    observation = observe(*calls, hides=True)
+    snapshots = tuple(replace(s, bouncers=(b,)) for s, b in zip(observation.snapshots, samples, strict=True))
+
+    finding = find(diagnose(replace(observation, snapshots=snapshots)), code)
+
+    assert (finding.severity, finding.confidence) == ("critical", "likely")
+    assert len(pids(finding)) == 5
+
+
 def test_a_machine_without_a_free_port_is_not_a_server_that_does_not_run() -> None:
     refusal = Refusal("no-local-port", "Cannot assign requested address", target="pooler:6432/app")
 

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from poolctl.diagnose import sql
 from poolctl.diagnose.catalog import (
@@ -22,9 +23,10 @@ from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import count_busy_children, list_client_limits
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE
 from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, BouncerStats, HostSample, PgpoolSample, Refusal
-from poolctl.units import format_count, format_duration, plural, quote
+from poolctl.units import format_count, format_duration, percent, plural, quote
 
 
 def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
@@ -231,16 +233,18 @@ def find_behind(context: RuleContext, queue: BouncerQueue) -> PoolerBackends:
     is_joined = bool(tracks)
     if not is_joined:
         tracks = [t for t in facts.tracks if (t.last.user, t.last.database) == (name.user, queue.database)]
-    pinned = [
-        t
-        for t in tracks
-        if t.last.in_transaction and (t.age > STUCK_AFTER or (t.last.state_at is None and t.is_confirmed))
-    ]
+    pinned = [t for t in tracks if t.last.in_transaction and (t.age > STUCK_AFTER or _may_be_pinned(t))]
     parked = [t for t in tracks if t.is_idle and t.age > STUCK_AFTER and t.rests]
     blocked = [t for t in tracks if t.waits_for_lock]
     rest = {t.pid for t in (*pinned, *parked, *blocked)}
     moving = [t for t in tracks if t.pid not in rest]
     return PoolerBackends(tuple(pinned), tuple(parked), tuple(blocked), tuple(moving), is_joined)
+
+
+def _may_be_pinned(track: Track) -> bool:
+    """Return True of a backend that stayed in one transaction for as long as it was observed, in a short observation:
+    its age is hidden."""
+    return track.last.state_at is None and track.is_confirmed and track.age >= min(STUCK_AFTER, track.now - track.since)
 
 
 def find_pooler_queues(context: RuleContext) -> Iterator[Finding]:
@@ -260,7 +264,11 @@ def find_pooler_queues(context: RuleContext) -> Iterator[Finding]:
         elif (found.parked and 2 * len(found.parked) >= found.count) or _is_kept_idle(queue, found):
             yield build_session_mode(context, queue, found)
         elif not found.blocked and _is_too_small(context, queue, found):
-            yield build_undersized(context, queue, found)
+            pauses = _measure_pauses(context, queue)
+            if pauses.share > HELD_SHARE and pauses.mean >= LEAST_PAUSE:
+                yield _build_held(context, queue, found, pauses)
+            else:
+                yield build_undersized(context, queue, found)
         elif not found.blocked and not _is_explained(context, found):
             yield _build_unobserved(context, queue, found)
 
@@ -361,6 +369,47 @@ def _is_too_small(context: RuleContext, queue: BouncerQueue, found: PoolerBacken
     filled = not queue.size or queue.last.servers >= queue.size
     return (
         queue.waiting.sustained and filled and bool(owners) and all(context.is_turning_over(owner) for owner in owners)
+    )
+
+
+class _Pauses(NamedTuple):
+    """How transactions through a pooler pause between their statements, by its own counters. 0: not known, or none."""
+
+    share: float
+    mean: float
+    """Seconds in each transaction."""
+
+
+def _measure_pauses(context: RuleContext, queue: BouncerQueue) -> _Pauses:
+    """Measure the time of transactions that is no statement's, of a database that only this pool serves."""
+    bouncers = [b for s in context.facts.observation.snapshots for b in s.bouncers if b.target == queue.bouncer.target]
+    alone = sum(each.last.database == queue.last.database for each in context.facts.queues) == 1
+    rows = [row for bouncer in bouncers for row in bouncer.stats if row.database == queue.last.database]
+    if not alone or len(rows) < 2:
+        return _Pauses(0.0, 0.0)
+    first, last = rows[0], rows[-1]
+    count, total = last.transactions - first.transactions, last.transaction_time - first.transaction_time
+    paused = total - (last.query_time - first.query_time)
+    return _Pauses(paused / total, paused / count) if count > 0 and total > 0 else _Pauses(0.0, 0.0)
+
+
+def _build_held(context: RuleContext, queue: BouncerQueue, found: PoolerBackends, pauses: _Pauses) -> Finding:
+    """Build ``held-across-io`` by a pooler's own counters: this role may not see since when the backends rest."""
+    return build_finding(
+        "held-across-io",
+        severity="critical",
+        confidence="likely",
+        summary=f"Transactions through PgBouncer pause for {format_duration(pauses.mean)} on average, "
+        f"{percent(pauses.share)} of their time, while they keep its server connections: {_write_counts(queue)}",
+        evidence=_collect_evidence(queue, found)
+        | {
+            "idle_in_transaction_share": percent(pauses.share),
+            "typical_pause": pauses.mean,
+            "threshold": f"> {percent(HELD_SHARE)} of the time of transactions is no statement's, "
+            f"{format_duration(LEAST_PAUSE)} or more in each",
+        },
+        evidence_sql=sql.POOLER,
+        holders=context.find_holders(found.moving),
     )
 
 
@@ -541,6 +590,9 @@ def _measure_churn(context: RuleContext) -> Iterator[_PoolerChurn]:
         here, closing = _measure_closed(hosts, _parse_port(target))
         rate = max(closing, len(passing) / window if window > 0 else 0.0)
         rate = logins / window if logins is not None and window > 0 else rate
+        if window > 0 and transactions == 0 and not passing and not logins:
+            # The ports of clients that came a moment ago wait on when none comes any more.
+            continue
         if transactions is None or transactions < TRANSACTIONS_EACH * max(1.0, rate * window):
             yield _PoolerChurn(target, rate, logins, passing, here, transactions if window > 0 else None)
     if not by_target and facts.server is not None and facts.server.is_behind_pooler:
