@@ -1,6 +1,8 @@
 """Time to exhaustion: a floor that rises is found hours before the limit, and loads that come and go are not."""
 
+import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -40,6 +42,42 @@ def test_a_floor_that_rises_is_found_and_its_interval_holds_the_truth(hours: flo
 @pytest.mark.parametrize("swing", [0, 3, 40, 200])
 def test_a_load_that_comes_and_goes_has_no_trend(hours: float, swing: int) -> None:
     assert [seed for seed in range(20) if measure_floor(play(hours, 20, 0.0, swing, seed))] == []
+
+
+def count(hours: float, load: Callable[[float], float]) -> list[tuple[float, int]]:
+    """Connections each minute: ``load`` of the hour, and a few that come and go."""
+    chance = random.Random(1)
+    return [(NOW + 60.0 * at, int(load(at / 60)) + int(chance.random() ** 2 * 4)) for at in range(int(hours * 60))]
+
+
+@pytest.mark.parametrize("hours", [24.0, 30.0, 36.0, 48.0, 72.0])
+@pytest.mark.parametrize("night", [0.0, 0.5])
+def test_days_of_a_healthy_wave_have_no_trend_whenever_the_view_began(hours: float, night: float) -> None:
+    def load(hour: float) -> float:
+        wave = 0.5 - 0.5 * math.cos(2 * math.pi * hour / 24)
+        return 20 + 60 * max(0.0, wave - night)
+
+    rising = [began for began in range(24) if measure_floor(count(hours, lambda hour: load(hour + began)))]  # noqa: B023
+    assert rising == []
+
+
+@pytest.mark.parametrize("hours", [1.0, 6.0, 24.0, 72.0])
+@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.5])
+def test_a_pool_that_grew_to_its_limit_and_stays_there_has_no_trend(hours: float, share: float) -> None:
+    assert measure_floor(count(hours, lambda hour: min(40.0, 10 + 30 * hour / (share * hours)))) is None
+
+
+@pytest.mark.parametrize("at", [(0.1,), (0.5,), (0.95,), (0.2, 0.5), (0.1, 0.2, 0.3)])
+def test_deploys_that_end_with_more_connections_have_no_trend(at: tuple[float, ...]) -> None:
+    for hours in (2.0, 24.0):
+        assert measure_floor(count(hours, lambda hour: 20 + 8 * sum(hour >= each * hours for each in at))) is None  # noqa: B023
+
+
+def test_a_leak_of_one_an_hour_shows_through_a_daily_wave_within_three_days() -> None:
+    trend = measure_floor(count(72.0, lambda hour: 20 + hour + 15 - 15 * math.cos(2 * math.pi * hour / 24)))
+
+    assert trend is not None
+    assert trend.low * HOUR < 1.0 < trend.high * HOUR
 
 
 def test_a_shorter_time_or_a_smaller_rise_says_nothing() -> None:

@@ -11,8 +11,11 @@ from typing import Any
 
 import inspections
 import pytest
+from test_diagnose_live_floor import observe
 
 from poolctl.api.inspect import inspect
+from poolctl.api.results import InspectResult
+from poolctl.diagnose.live.diagnose import diagnose
 from poolctl.report.metrics import MOST_SERIES, write_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -204,3 +207,22 @@ def test_promtool_can_read_every_query_of_the_dashboard(tmp_path: Path) -> None:
     file.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": records}]}))
 
     promtool("check", "rules", str(file))
+
+
+@needs_promtool
+def test_every_query_of_the_dashboard_shows_something_of_recorded_incidents(tmp_path: Path) -> None:
+    results = {path.stem: inspect(replay=path) for path in RECORDINGS}
+    rising = observe(24.0, 1.0, 40)
+    results["rising"] = InspectResult(rising, diagnose(rising), None)
+    series = {}
+    for instance, result in results.items():
+        for key, value in read(write_metrics(result, "1.0")).items():
+            name, _, labels = key.partition("{")
+            series[f'{name}{{instance="{instance}"{"," if labels else ""}{labels or "}"}'] = f"{value:.17g}x5"
+    checks = [
+        {"expr": f"absent({query.replace('$instance', '.*')})", "eval_time": "5m", "exp_samples": []}
+        for query in list_queries()
+    ]
+
+    rows = [{"series": key, "values": values} for key, values in series.items()]
+    run_rules(tmp_path, {"interval": "1m", "input_series": rows, "promql_expr_test": checks})

@@ -14,10 +14,12 @@ STRETCHES = 12
 LEAST_TIME = 1_800.0
 """Seconds observed from which a floor says anything: a shorter rise is the load of a moment."""
 LEAST_RISE = 3
+RECENT = 4
+"""Stretches in which a floor that still rises has its highest value. One that rises by ``LEAST_RISE`` does so."""
 SURE, SPREAD = 2.58, 1.96
 """Standard normal deviates: of a rise that is no chance (1 %, two-sided), and of the interval (95 %)."""
-WHOLE_DAY = 72_000.0
-"""Seconds observed from which a rise is not merely that of a morning."""
+WHOLE_DAY = 86_400.0
+"""Seconds observed from which a rise is not merely that of a morning. Twenty hours may begin in the quietest one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,9 @@ def measure_floor(points: Sequence[tuple[float, int]]) -> Trend | None:
         floors[stretch] = min(count, floors.get(stretch, count))
     known = sorted(floors.items())
     if len(known) < STRETCHES or known[-1][1] - known[0][1] < LEAST_RISE:
+        return None
+    if max(floor for _, floor in known[-RECENT:]) <= max(floor for _, floor in known[:-RECENT]):
+        # A pool that has grown to its limit, or a deploy that was bigger.
         return None
     slopes = sorted((b - a) / ((to - at) * width) for (at, a), (to, b) in combinations(known, 2))
     concordance = sum((slope > 0) - (slope < 0) for slope in slopes)
