@@ -108,6 +108,19 @@ def plural(count: int, noun: str) -> str:
     return f"{format_count(count)} {noun}{ending}"
 
 
+_SINGULAR = {"are": "is", "have": "has", "do": "does"}
+
+
+def agree(count: int, noun: str, verb: str) -> str:
+    """Join a count, its noun and a verb in the plural: "1 client waits", "12 clients wait", "1 backend is"."""
+    return f"{plural(count, noun)} {_SINGULAR.get(verb, f'{verb}s') if count == 1 else verb}"
+
+
+def write_all(count: int, noun: str) -> str:
+    """Begin a sentence about each of so many things: "The only connection", "All 12 connections"."""
+    return f"The only {noun}" if count == 1 else f"All {plural(count, noun)}"
+
+
 def quote(text: str, length: int = 50) -> str:
     """Put an error or statement in quotes on one line, cut at a word so that a summary stays short."""
     line = " ".join(text.split())

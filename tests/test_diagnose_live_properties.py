@@ -2,6 +2,7 @@
 thinking beside a warning."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from math import isfinite
 from typing import Any
@@ -316,6 +317,26 @@ def _numbers(value: Any) -> list[float]:
     if isinstance(value, list | tuple):
         return [number for each in value for number in _numbers(each)]
     return [float(value)] if isinstance(value, int | float) else []
+
+
+AGREES = re.compile(
+    r"(?<!pid )\b1 (?:(?!process\b|address\b|s\b|ms\b|is\b|was\b|has\b|less\b|\w+ss\b)[a-z]+s\b(?<!\ds)"
+    r"|[a-z]+ (?:are|have|wait|stand|hang|do)\b)"
+)
+"""Where one of something is written as many are: "1 backends", "1 client wait"."""
+VERBS = {"waits", "rests", "holds", "listens", "stands", "keeps", "needs", "takes", "hangs", "wants", "works", "comes"}
+UNFILLED = re.compile(r"\bNone\b|\bnan\b|\binf\b|\(\)|\"\"|\b0 of 0\b| {2}| [,;:](?!:)")
+"""What a sentence looks like in which a value is missing."""
+
+
+@slow
+@given(observations())
+def test_no_sentence_has_a_hole_or_counts_one_as_many(observation: Observation) -> None:
+    for finding in diagnose(observation).findings:
+        for sentence in filter(None, (finding.summary, finding.remedy, finding.decide_by)):
+            wrong = [found[0] for found in AGREES.finditer(sentence) if found[0].split()[-1] not in VERBS]
+            assert not wrong, sentence
+            assert not UNFILLED.search(sentence), sentence
 
 
 @slow

@@ -10,7 +10,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding
 from poolctl.diagnose.live.context import SOURCE_NAMES, RuleContext, name_application
 from poolctl.diagnose.live.tracks import Application, is_monitor
-from poolctl.units import format_count, format_duration, percent, plural, quote
+from poolctl.units import agree, format_count, format_duration, percent, plural, quote
 
 TIMEOUTS = ("idle_in_transaction_session_timeout", "statement_timeout", "lock_timeout")
 MOST_MONITORS = 3
@@ -122,7 +122,7 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
     remedy = ""
     if facts.has_only_titles:
         remedy = "Give a role that may take a reserved slot (--emergency), or observe again when a slot is free."
-        summary = f"The server refused, so {plural(observed, 'backend')} are known by their process titles only"
+        summary = f"The server refused, so {agree(observed, 'backend', 'are')} known by the process title only"
     elif not hidden:
         summary = f"{plural(missing, 'backend')} of the server's databases could not be observed"
     yield build_finding(

@@ -9,7 +9,7 @@ from poolctl.diagnose.catalog import NOT_BY_STATE, build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
-from poolctl.units import format_duration, plural
+from poolctl.units import agree, format_duration, plural
 
 STOPPED = frozenset({"stopped", "tracing-stop"})
 LOOPBACK = ("127.", "::1", "local")
@@ -123,12 +123,13 @@ def find_frozen_peers(context: RuleContext) -> Iterator[Finding]:
 
 def _build_frozen_peer(context: RuleContext, application: Application, client: str, tracks: list[Track]) -> Finding:
     waiting = context.facts.count_waiting(application)
+    wait = f" and {agree(waiting.count, 'client', 'wait')}" if waiting.count else ""
     return build_finding(
         "frozen-clients",
         severity=context.judge_severity(application),
         confidence="undetermined",
         summary=f"All {len(tracks)} backends of {name_application(application)} from {client} stand still while its "
-        f"peers work and {plural(waiting.count or 0, 'client')} wait: that client is frozen, gone, or has leaked them",
+        f"peers work{wait}: that client is frozen, gone, or has leaked them",
         evidence={
             "frozen": len(tracks),
             "client": client,

@@ -39,7 +39,8 @@ def judge_health(context: RuleContext) -> Finding:
     working = sum(1 for t in facts.tracks if t.last.is_active or t.last.in_transaction)
     of = f" of {format_count(usable)} usable" if usable is not None else ""
     share = f" ({percent(used / usable)})" if usable and used >= WORD_SHARE * usable else ""
-    counts = f"{format_count(used)}{of} connections open{share}, {working} at work"
+    open_now = f"{format_count(used)}{of} connections open" if of else f"{plural(used, 'connection')} open"
+    counts = f"{open_now}{share}, {working} at work"
     still = _find_still(context)
     quiet = find_quiet_clients(context.facts)
     summary = (

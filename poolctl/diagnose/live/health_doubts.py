@@ -73,9 +73,9 @@ def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
         yield f"Every connection of {plural(len(full), 'pool')} is in use at the end, and {wait}", ANSWER
     if not facts.samples and facts.pools and not facts.count_waiting().is_known:
         in_use, most = (sum(getattr(each.last, name) or 0 for each in facts.pools) for name in ("in_use", "max_open"))
-        of = f" of {most}" if most else ""
+        taken = f"{in_use} of {plural(most, 'connection')}" if most else plural(in_use, "connection")
         yield (
-            f"{plural(len(facts.pools), 'pool')} with {in_use}{of} connections in use; waiting clients: unknown",
+            f"{plural(len(facts.pools), 'pool')} with {taken} in use; waiting clients: unknown",
             f"{ANSWER}, with the number of clients that wait",
         )
 

@@ -51,9 +51,13 @@ def find_slots_exhausted(context: RuleContext) -> Iterator[Finding]:
     used, usable = len(facts.tracks), facts.server.usable if facts.server else None
     means = _MEANS[refusal.by] if refusal is not None else "an ordinary role finds no slot"
     counted = (
-        f"{used} of {usable} usable slots taken" if usable else f"{used} backends observed" if used else "no slot left"
+        f"{used} of {usable} usable slots taken"
+        if usable
+        else f"{plural(used, 'backend')} observed"
+        if used
+        else "no slot left"
     )
-    said = f" ({quote(refusal.text, 70)})" if refusal is not None else ""
+    said = f" ({quote(refusal.text, 70)})" if refusal is not None and refusal.text else ""
     still = "; none of the backends did anything while they were observed" if is_standstill(context) else ""
     yield build_finding(
         "slots-exhausted",
@@ -168,11 +172,12 @@ def find_role_limit(context: RuleContext) -> Iterator[Finding]:
     if context.is_full and not refused:
         return
     if refused and not hit and refusal is not None:
-        yield _build_role_limit(
-            context, f"The server refuses a role or database at its own limit: {quote(refusal.text, 90)}", None
-        )
+        text = f": {quote(refusal.text, 90)}" if refusal.text else ""
+        yield _build_role_limit(context, f"The server refuses a role or database at its own limit{text}", None)
     for limit in hit:
-        says = f" and is refused ({quote(refusal.text, 60)})" if refused and refusal is not None else ""
+        says = (
+            f" and is refused ({quote(refusal.text, 60)})" if refused and refusal is not None and refusal.text else ""
+        )
         yield _build_role_limit(
             context, f"{limit.name}: {limit.used} of {limit.limit} used{says}; the server has slots", limit
         )
@@ -257,9 +262,9 @@ def _find_full_fleet(context: RuleContext, usable: int) -> Iterator[Finding]:
         return
     # An address may be that of a relay, so that only processes and named applications are counted as instances.
     are_known = all(isinstance(client, int) or application for application, client in instances)
-    what = f"{plural(len(instances), 'instance')} with up to {most} backends each"
+    what = f"{plural(len(instances), 'instance')} with up to {plural(most, 'backend')} each"
     if not are_known:
-        what = f"Clients at {plural(len(instances), 'address')} with up to {most} backends each"
+        what = f"Clients at {plural(len(instances), 'address')} with up to {plural(most, 'backend')} each"
     sure: Confidence = "likely" if are_known and not is_standstill(context) else "undetermined"
     yield _build_fleet(context, what, max(len(facts.tracks), usable), usable, len(instances), sure)
 
@@ -324,8 +329,8 @@ def _build_fleet(
             "max_open_that_fits": each,
             "threshold": "sum of ceilings > usable slots",
         },
-        remedy=f"Bound each instance at {each} connections, ({usable} - {headroom}) / {instances}, with room for the "
-        "instances that a deploy adds; if that is too little, put PgBouncer in transaction mode in front.",
+        remedy=f"Bound each instance at {plural(each, 'connection')}, ({usable} - {headroom}) / {instances}, with room "
+        "for the instances that a deploy adds; if that is too little, put PgBouncer in transaction mode in front.",
         holders=context.find_holders(track for program in context.facts.programs for track in program.tracks),
         frees=max(0, ceiling - usable),
         decide_by="whether each address is one instance or a relay for several, and which of the backends are used: "

@@ -16,7 +16,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track
 from poolctl.diagnose.live.work import Work, is_processor_bound, measure_work
 from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, find_filtered_columns
-from poolctl.units import format_count, format_duration, percent, plural, quote
+from poolctl.units import agree, format_count, format_duration, percent, plural, quote
 
 TIMES_CORES = 2
 """Statements at work over cores from which they mostly wait for a processor."""
@@ -175,7 +175,7 @@ def _write_held(slow: Sequence[Track], takes: float) -> str:
     statements = Counter(track.last.query for track in slow if track.last.query and not track.last.is_hidden)
     mostly = f", mostly {quote(statements.most_common(1)[0][0], 60)}" if statements else ""
     return (
-        f"{plural(len(slow), 'connection')} are in statements that take about {format_duration(takes)} each while "
+        f"{agree(len(slow), 'connection', 'are')} in statements that take about {format_duration(takes)} each while "
         f"clients wait{mostly}"
     )
 

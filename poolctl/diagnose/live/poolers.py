@@ -71,7 +71,8 @@ OTHER_PORT = (
 
 
 def _build_refused_client(refusal: Refusal) -> Finding:
-    summary = f"The pooler refuses clients: {quote(refusal.text, 80)}; the database is not the limit"
+    text = f": {quote(refusal.text, 80)}" if refusal.text else ""
+    summary = f"The pooler refuses clients{text}; the database is not the limit"
     remedy = (
         "Close clients that are not needed, or raise the pooler's client limit with the limit of open files above it."
     )
@@ -98,7 +99,9 @@ def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
         if pgpool.waiting
         else "its clients hang"
     )
-    children = f"all {most} children are busy" if most else "all of its children are busy"
+    children = "all of its children are busy" if not most else f"all {most} children are busy"
+    if most == 1:
+        children = "its only child is busy"
     yield _build_client_limit(
         f"Pgpool-II takes no more clients: {children} and {queue} without an error",
         {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},

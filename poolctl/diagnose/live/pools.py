@@ -14,7 +14,7 @@ from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, count_at
 from poolctl.diagnose.live.waits import PoolSeries
 from poolctl.diagnose.slow_database import BUSY_SHARE
-from poolctl.units import format_duration, percent, plural, quote
+from poolctl.units import agree, format_duration, percent, plural, quote, write_all
 
 
 def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
@@ -39,13 +39,14 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
         confidence: Confidence = (
             "certain" if idle_server and len(facts.samples) > 1 and facts.is_full_view else "likely"
         )
-        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {cores} cores"
+        busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {plural(cores, 'core')}"
+        come = "comes" if sum(series.size for series in short) == 1 else "come"
         yield build_finding(
             "pool-undersized",
             severity="critical",
             confidence=confidence,
-            summary=f"{_write_all(short, pools, name_application(owner))} are in use and come back quickly, and still "
-            f"{plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}{busy}",
+            summary=f"{_write_all(short, pools, name_application(owner))} in use and {come} back quickly, and still "
+            f"{agree(waiting, 'client', 'wait')}{busy}",
             evidence={
                 "max_open": most,
                 "in_use": _count_in_use(short),
@@ -367,17 +368,17 @@ def find_unexplained_wait(context: RuleContext) -> Iterator[Finding]:
             continue
         waiting = _count_waiting(short)
         still = [track for track in tracks if track.age > STUCK_AFTER]
-        part = f"{len(still)} of {plural(len(tracks), 'backend')} stand still, which explains it only in part"
+        part = _write_still(len(still), len(tracks))
         decide_by = f"a longer observation ({context.facts.write_longer()}) of the server and the pool's figures"
         if all(track.last.is_hidden and track.last.state_at is None for track in tracks):
-            part = f"this role may not see since when its {plural(len(tracks), 'backend')} rest"
+            part = f"this role may not see since when its {agree(len(tracks), 'backend', 'rest')}"
             decide_by = "an observation as a member of pg_monitor, with the pool's figures side by side"
         yield build_finding(
             "leak-or-long-hold",
             severity="critical",
             confidence="undetermined",
-            summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} are in use "
-            f"and {plural(waiting, 'client')} {'waits' if waiting == 1 else 'wait'}; {part}",
+            summary=f"{_write_all(short, pools, name_application(owner) if owner else _name_pools(short))} in use "
+            f"and {agree(waiting, 'client', 'wait')}; {part}",
             evidence={
                 "max_open": sum(series.size for series in short),
                 "in_use": _count_in_use(short),
@@ -459,10 +460,17 @@ def _is_full_and_silent(series: PoolSeries) -> bool:
     return bool(series.max_open) and series.is_full and not series.is_short and not is_reported
 
 
+def _write_still(still: int, backends: int) -> str:
+    if not still:
+        return f"none of {plural(backends, 'backend')} stands still, so nothing explains it"
+    verb = "stands" if still == 1 else "stand"
+    return f"{still} of {plural(backends, 'backend')} {verb} still, which explains it only in part"
+
+
 def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Finding:
     """Build the finding for pools whose connections only the server could show."""
     waiting, refusal, programs = _count_waiting(pools), context.facts.refusal, context.facts.programs
-    why = f": {quote(refusal.text, 60)}" if refusal is not None else ""
+    why = f": {quote(refusal.text, 60)}" if refusal is not None and refusal.text else ""
     unknown = "what the connections do was not observed on the server"
     longer = context.facts.write_longer(20.0)
     decide_by = f"an answer of the server: a longer observation ({longer}), from another machine if this one is busy"
@@ -483,8 +491,8 @@ def _build_unobserved_wait(context: RuleContext, pools: list[PoolSeries]) -> Fin
         "leak-or-long-hold",
         severity="critical" if waiting or not _is_waiting_known(pools) else "warning",
         confidence="undetermined",
-        summary=f"All {most} connections of {plural(len(pools), 'pool')} ({_name_pools(pools)}) are in use and "
-        f"{wait}; {unknown}{why}",
+        summary=f"{write_all(most, 'connection')} of {plural(len(pools), 'pool')} ({_name_pools(pools)}) "
+        f"{'is' if most == 1 else 'are'} in use and {wait}; {unknown}{why}",
         evidence={
             "mean_wait_so_far": mean,
             "max_open": most,
@@ -509,7 +517,7 @@ def _measure_mean_wait(pools: Sequence[PoolSeries]) -> float | None:
     """Return how long an acquire waited on average since the pools began, seconds; None where that is not known."""
     acquired = sum(series.last.acquired_total or 0.0 for series in pools)
     known = all(series.last.wait_time_total is not None for series in pools)
-    return sum(series.last.wait_time_total or 0.0 for series in pools) / acquired if known and acquired else None
+    return sum(series.last.wait_time_total or 0.0 for series in pools) / acquired if known and acquired >= 1 else None
 
 
 def _name_pools(pools: Sequence[PoolSeries]) -> str:
@@ -520,7 +528,8 @@ def _name_pools(pools: Sequence[PoolSeries]) -> str:
 def _write_all(short: Sequence[PoolSeries], pools: Sequence[PoolSeries], name: str) -> str:
     of = "" if len(short) == len(pools) else f"{len(short)} of "
     fleet = f" in {of}{plural(len(pools), 'pool')}" if len(pools) > 1 else ""
-    return f"All {sum(series.size for series in short)} connections{fleet} of {name}"
+    size = sum(series.size for series in short)
+    return f"{write_all(size, 'connection')}{fleet} of {name} {'is' if size == 1 else 'are'}"
 
 
 def _count_waiting(pools: Sequence[PoolSeries]) -> int:
