@@ -95,6 +95,21 @@ def test_a_recommendation_that_failed_its_own_verification_is_none() -> None:
     assert "max_open 2 was tried and fails: the server refuses 7 acquires" in answer.findings[0].summary
 
 
+@pytest.mark.parametrize(("origin", "is_refused"), [("assumed", False), ("given", True)])
+def test_a_size_that_only_misses_a_wait_target_that_nobody_gave_is_kept(origin: str, is_refused: bool) -> None:
+    late = ("its p99 wait is 23.1 ms, and the target is 16.1 ms",)
+    tried = replace(recommendations.tried(), passed=False, failures=late, is_only_late=True, in_time=3)
+    measured_by = replace(ANSWER.measured, sources={**ANSWER.measured.sources, "wait_target": origin})
+
+    answer = reject_unverified(replace(ANSWER, measured=measured_by), tried)
+
+    assert answer.is_refused == is_refused
+    if not is_refused:
+        [doubt] = [finding for finding in answer.findings if finding.code == "verification-failed"]
+        assert (doubt.severity, answer.recommendation.confidence) == ("warning", "low")
+        assert doubt.remedy == "Set max_open 3, which met it; or give --wait-target, if requests may wait longer"
+
+
 def test_findings_about_a_number_go_with_the_number() -> None:
     late = Finding("wait-target-missed", "warning", "likely", "application", "too few")
     answer = replace(ANSWER, findings=(late,))

@@ -15,7 +15,7 @@ from poolctl.sizing.defaults import fill_defaults
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.recommend import recommend
 from poolctl.sizing.recommendation import Recommendation
-from poolctl.sizing.verify import Trial, Verification, judge, plan_trials
+from poolctl.sizing.verify import WAIT_SLACK, Trial, Verification, judge, plan_trials
 
 FLEET = Figures(
     arrival_rate=given(100), hold_time=given(0.008), hold_cv=given(2), wait_target=given(0.05), workers=given(4),
@@ -88,6 +88,21 @@ def test_a_size_at_which_requests_wait_too_long_is_not_a_recommendation() -> Non
     verification = judge(stingy, ran(plan_trials(figures, stingy)), wait_target=0.05)
 
     assert not verification.passed
+
+
+def test_a_wait_that_only_misses_its_target_says_which_size_meets_it() -> None:
+    figures, answer = prepared(arrival_rate=given(400), max_connections=given(1000), workers=None, capacity=given(500))
+    size = answer.recommendation.max_open or 0
+    # A target between the waits of the recommended size and of the next larger one.
+    trials = ran(plan_trials(figures, answer))
+    waits = {trial.max_open: summary.wait_time.p99 for trial, summary in trials if trial.moment == "steady"}
+    target = waits[size] / WAIT_SLACK * 0.9
+
+    verification = judge(answer, trials, wait_target=target)
+
+    assert (verification.passed, verification.is_only_late) == (False, True)
+    assert verification.in_time is not None
+    assert verification.in_time > size
 
 
 def test_without_a_known_load_there_is_nothing_to_try() -> None:

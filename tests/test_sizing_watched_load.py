@@ -341,10 +341,15 @@ def test_a_full_pool_that_no_client_waits_for_shows_all_of_its_demand(waiting: i
     assert (figures.censored_share.value > 0) == is_censored
 
 
-def fill_pool(waiting: int | None) -> Recommendation:
+def fill_pool(waiting: int | None, *, is_gauge: bool = True) -> Recommendation:
     """Size a pool of 16 that node-postgres reports as always full: it counts no acquires and no times."""
     pools = [
-        replace(make_pool(0, at, in_use=16.0, rate=0.0, hold=None), waiting=waiting, acquired_total=None)
+        replace(
+            make_pool(0, at, in_use=16.0, rate=0.0, hold=None),
+            waiting=waiting if is_gauge else None,
+            wait_time_total=None if is_gauge or waiting is None else float(waiting * at),
+            acquired_total=None,
+        )
         for at in range(30)
     ]
     return size(Observation(tuple(Snapshot(float(at), pools=(pool,)) for at, pool in enumerate(pools)), FACTS))
@@ -364,8 +369,10 @@ def test_a_full_pool_gets_a_lower_limit_and_a_range_where_nothing_says_how_many_
     assert "or give the clients that wait" in doubt.remedy
 
 
-def test_clients_that_wait_for_a_full_pool_are_demand() -> None:
-    found = fill_pool(20)
+@pytest.mark.parametrize("is_gauge", [True, False])
+def test_clients_that_wait_for_a_full_pool_are_demand(is_gauge: bool) -> None:
+    """By a gauge, or as in Go by a total of wait times that grows by twenty seconds a second."""
+    found = fill_pool(20, is_gauge=is_gauge)
     [doubt] = [finding for finding in found.findings if finding.code == "demand-censored"]
 
     assert found.demand.load == pytest.approx((16 + 20) / 2)

@@ -882,8 +882,8 @@ _CATALOG = (
         title="The recommended size was tried and does not hold",
         layer="application",
         reported_by=("recommend",),
-        meaning="poolctl ran the recommended size against the same load, in virtual time or on a server, and the wait "
-        "target was missed. No size is given then.",
+        meaning="poolctl ran the recommended size against the same load, in virtual time or on a server, and it did "
+        "not hold. No size is given then, unless it only misses a wait target that was not given.",
         signs="Trial runs whose waits are longer than the target.",
         mistaken_for="A pool that is too small: the figures that the size rests on may be wrong.",
         remedy="Look at the trial runs; measure under the peak, or give the figures that are assumed.",

@@ -102,9 +102,19 @@ def measure_wait_time(observation: Observation) -> float | None:
 
 
 def measure_waiting(snapshots: Sequence[Snapshot]) -> float | None:
-    """Return the mean number of clients that wait at all pools together; None where no pool reports it."""
+    """Return the mean number of clients that wait at all pools together; None where no pool reports it.
+
+    Where a pool counts only how long they waited (Go): that total grows by one second a second for each that waits.
+    """
     reported = [[pool.waiting for pool in snapshot.pools if pool.waiting is not None] for snapshot in snapshots]
-    return fmean(sum(counts) for counts in reported if counts) if any(reported) else None
+    if any(reported):
+        return fmean(sum(counts) for counts in reported if counts)
+    rates = [
+        (new.wait_time_total - old.wait_time_total) / seconds
+        for old, new, seconds in _pair_figures(Observation(tuple(snapshots), None))
+        if old.wait_time_total is not None and new.wait_time_total is not None
+    ]
+    return sum(rates) if rates and min(rates) >= 0 else None
 
 
 def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:

@@ -317,8 +317,13 @@ def explain_refusal(finding: Finding, figures: Figures, result: Recommendation) 
 
 
 def reject_unverified(result: Recommendation, verification: "Verification") -> Recommendation:
-    """Turn a recommendation that failed its own verification into a refusal."""
+    """Turn a recommendation that failed its own verification into a refusal.
+
+    One that only misses a wait target that nobody gave carries the load: it is kept, with low confidence.
+    """
     tried = result.recommendation.max_open
+    if verification.is_only_late and result.measured.sources.get("wait_target") == "assumed":
+        return _doubt_wait(result, verification)
     finding = build_finding(
         "verification-failed",
         severity="critical",
@@ -328,3 +333,18 @@ def reject_unverified(result: Recommendation, verification: "Verification") -> R
         remedy="Read the runs below; measure during the peak, or give the figures that are assumed",
     )
     return refuse(result, (finding,))
+
+
+def _doubt_wait(result: Recommendation, verification: "Verification") -> Recommendation:
+    size = result.recommendation.max_open
+    more = "" if verification.in_time is None else f"Set max_open {verification.in_time}, which met it; or give "
+    finding = build_finding(
+        "verification-failed",
+        severity="warning",
+        confidence="certain",
+        summary=f"max_open {size} was tried and carries the load, but {'; '.join(verification.failures)} (assumed)",
+        evidence={"max_open": size, "in_time": verification.in_time, "engine": verification.engine},
+        remedy=f"{more or 'Give '}--wait-target, if requests may wait longer",
+    )
+    sizes = replace(result.recommendation, confidence="low")
+    return replace(result, recommendation=sizes, findings=worst_first((*result.findings, finding)))

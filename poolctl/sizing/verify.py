@@ -5,7 +5,7 @@ several sizes of the pool, then the largest fleet, a deploy and a failover; with
 present ones.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -62,7 +62,10 @@ class TrialOutcome:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """``passed`` False: the recommendation must not be printed as one, and ``failures`` say why, a sentence each."""
+    """``passed`` False: the recommendation must not be printed as one, and ``failures`` say why, a sentence each.
+
+    ``is_only_late``: nothing failed but the wait target. ``in_time``: the smallest of the larger sizes that met it.
+    """
 
     swept: tuple[TrialOutcome, ...]
     moments: tuple[TrialOutcome, ...]
@@ -71,6 +74,8 @@ class Verification:
     failures: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     engine: str = "model"
+    is_only_late: bool = False
+    in_time: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values that `recommend --json` writes under ``verification``."""
@@ -171,8 +176,20 @@ def judge(
     best = max(outcome.throughput for outcome in swept)
     share = chosen.throughput / best if best > 0 else None
     moments = tuple(outcome for outcome in outcomes if outcome.moment != "steady" or outcome.is_current)
-    failures = tuple(_find_failures(result, chosen, share, [*own], wait_target))
-    return Verification(swept, moments, share, not failures, failures, tuple(notes), engine)
+    late = tuple(_find_late(result, chosen, wait_target))
+    failures = (*_find_failures(result, chosen, share, [*own]), *late)
+    larger = [each.max_open for each in swept if each.max_open > chosen.max_open and not _is_late(each, wait_target)]
+    return Verification(
+        swept,
+        moments,
+        share,
+        not failures,
+        failures,
+        tuple(notes),
+        engine,
+        is_only_late=bool(late) and failures == late,
+        in_time=min(larger, default=None),
+    )
 
 
 def summarize_trial(trial: Trial, summary: Summary) -> TrialOutcome:
@@ -192,18 +209,24 @@ def summarize_trial(trial: Trial, summary: Summary) -> TrialOutcome:
     )
 
 
+def _is_late(outcome: TrialOutcome, wait_target: float) -> bool:
+    return outcome.wait_p99 > WAIT_SLACK * wait_target
+
+
+def _find_late(result: Recommendation, chosen: TrialOutcome, wait_target: float) -> Iterator[str]:
+    if result.binding in ("demand", "workers", "floor") and _is_late(chosen, wait_target):
+        yield f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, and the target is {wait_target * 1000:.3g} ms"
+
+
 def _find_failures(
     result: Recommendation,
     chosen: TrialOutcome,
     share: float | None,
     outcomes: Sequence[TrialOutcome],
-    wait_target: float,
 ) -> list[str]:
     found = []
     if share is not None and share < BEST_SHARE:
         found.append(f"it reaches only {percent(share)} of the best throughput among the sizes tried")
-    if result.binding in ("demand", "workers", "floor") and chosen.wait_p99 > WAIT_SLACK * wait_target:
-        found.append(f"its p99 wait is {chosen.wait_p99 * 1000:.3g} ms, and the target is {wait_target * 1000:.3g} ms")
     most = chosen.max_open * result.fleet.worst_case_processes
     if most > result.budget.total:
         # A run has no refusal as long as no burst fills every pool at once, but that is luck.
