@@ -319,7 +319,7 @@ def explain_refusal(finding: Finding, figures: Figures, result: Recommendation) 
 def reject_unverified(result: Recommendation, verification: "Verification") -> Recommendation:
     """Turn a recommendation that failed its own verification into a refusal.
 
-    One that only misses a wait target that nobody gave carries the load: it is kept, with low confidence.
+    One that only misses a wait target that was not given carries the load: it is kept, with low confidence.
     """
     tried = result.recommendation.max_open
     if verification.is_only_late and result.measured.sources.get("wait_target") == "assumed":
