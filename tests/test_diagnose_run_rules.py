@@ -84,6 +84,7 @@ def test_acquires_that_fail_beside_a_free_pool_are_not_the_pools_doing() -> None
         '55 acquires got nothing although the pool had room (12 of 30 in use at most): "Connection refused"'
     )
     assert finding.decide_by
+    assert "nothing listens" in finding.remedy
 
 
 def test_statements_that_fail_are_noted_although_the_pool_is_healthy() -> None:

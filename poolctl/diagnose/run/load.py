@@ -261,7 +261,7 @@ def find_client_starved(facts: RunFacts) -> Finding | None:
     text = f": {quote(error.kind.message)}" if error else ""
     starved = facts.run.generator is not None and facts.run.generator.bound_by and not failed
     confidence: Confidence = "likely" if starved else "undetermined"
-    remedy = ""
+    remedy = _REACH_IT if error is not None and error.kind.message == "Connection refused" else ""
     room = f"{format_count(summary.connections.peak_in_use)} of {facts.capacity or 'unlimited'} in use at most"
     why = "for a reason that is no limit" if facts.was_full else f"although the pool had room ({room})"
     patience, connect = pool.acquire_timeout, summary.connect_time.p99
@@ -293,6 +293,10 @@ def find_client_starved(facts: RunFacts) -> Finding | None:
     )
 
 
+_REACH_IT = (
+    "Find out from the server's log whether it still runs and why it ended: nothing listens where the clients connect. "
+    "The pool's size is not the cause."
+)
 _KEEP_OPEN = "Set acquire_timeout above the time that connecting takes, and keep connections open (min_idle, max_idle)."
 
 

@@ -10,8 +10,6 @@ from poolctl.scenario.scenario import Scenario
 
 T = TypeVar("T")
 
-HERE = "local"
-
 
 def run_at(
     place: str,
