@@ -1,6 +1,6 @@
 """What a request does: acquire, hold, release, leak, try again; and what its worker does after it.
 
-The rules are those of the live driver (engines.instance.loop). Decides nothing about who gets which connection.
+The rules are those of the live driver (engines.instance.event_loop). Decides nothing about who gets which connection.
 """
 
 from collections.abc import Callable
