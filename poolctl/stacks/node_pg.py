@@ -40,15 +40,19 @@ def _patience(advice: PoolAdvice) -> str:
     return f"{limit}, // limits the queue, and again the opening" if limit else "0, // 0 waits without a limit"
 
 
-def _pg(advice: PoolAdvice) -> Iterator[str]:
-    yield 'const { Pool } = require("pg");'
-    yield ""
-    yield "const pool = new Pool({"
+def _set_options(advice: PoolAdvice) -> Iterator[str]:
     yield "  connectionString: process.env.DATABASE_URL,"
     yield f"  max: {advice.max_open},"
     for line in _idle(advice):
         yield f"  {line}"
     yield f"  connectionTimeoutMillis: {_patience(advice)}"
+
+
+def _pg(advice: PoolAdvice) -> Iterator[str]:
+    yield 'const { Pool } = require("pg");'
+    yield ""
+    yield "const pool = new Pool({"
+    yield from _set_options(advice)
     yield "});"
     yield "// Without a listener the process ends when the server closes an idle connection."
     yield 'pool.on("error", (error) => console.error("idle database connection lost:", error.message));'
@@ -77,11 +81,7 @@ def _prisma(advice: PoolAdvice) -> Iterator[str]:
     yield ""
     yield "// connection_limit and pool_timeout in the URL, as in Prisma 6, have no effect any more."
     yield "const adapter = new PrismaPg({"
-    yield "  connectionString: process.env.DATABASE_URL,"
-    yield f"  max: {advice.max_open},"
-    for line in _idle(advice):
-        yield f"  {line}"
-    yield f"  connectionTimeoutMillis: {_patience(advice)}"
+    yield from _set_options(advice)
     yield "});"
     yield "export const prisma = new PrismaClient({ adapter }); // one for each process: each client has its own pool"
 

@@ -75,38 +75,31 @@ def _deadpool(advice: PoolAdvice) -> Iterator[str]:
 
 
 def _r2d2(advice: PoolAdvice) -> Iterator[str]:
-    yield "let pool = r2d2::Pool::builder()"
-    yield f"    .max_size({advice.max_open})"
-    yield f"    .min_idle(Some({advice.min_idle})) // None means max_size: build() would wait for all"
-    if advice.max_lifetime is None:
-        yield "    .max_lifetime(None)"
-    else:
-        yield f"    .max_lifetime(Some({_lifetime(advice)})){_drawn(advice)}"
-    idle = "None" if advice.max_idle_time is None else f"Some({format_rust_duration(advice.max_idle_time)})"
-    yield f"    .idle_timeout({idle})"
-    if advice.acquire_timeout is None:
-        yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // no off: 0 panics"
-    else:
-        yield f"    .connection_timeout({format_rust_duration(advice.acquire_timeout)})"
+    yield from _build_pool(advice, "r2d2", min_idle=" // None means max_size: build() would wait for all")
     yield "    .build(manager)?;"
 
 
 def _bb8(advice: PoolAdvice) -> Iterator[str]:
-    yield "let pool = bb8::Pool::builder()"
+    yield from _build_pool(advice, "bb8", max_idle_time=" // closes connections above min_idle")
+    yield "    .build(manager)"
+    yield "    .await?;"
+
+
+def _build_pool(advice: PoolAdvice, crate: str, *, min_idle: str = "", max_idle_time: str = "") -> Iterator[str]:
+    """Yield the builder of r2d2, which bb8 took over, with a comment behind a line."""
+    yield f"let pool = {crate}::Pool::builder()"
     yield f"    .max_size({advice.max_open})"
-    yield f"    .min_idle(Some({advice.min_idle}))"
+    yield f"    .min_idle(Some({advice.min_idle})){min_idle}"
     if advice.max_lifetime is None:
         yield "    .max_lifetime(None)"
     else:
         yield f"    .max_lifetime(Some({_lifetime(advice)})){_drawn(advice)}"
     idle = "None" if advice.max_idle_time is None else f"Some({format_rust_duration(advice.max_idle_time)})"
-    yield f"    .idle_timeout({idle}) // closes connections above min_idle"
+    yield f"    .idle_timeout({idle}){max_idle_time}"
     if advice.acquire_timeout is None:
         yield f"    .connection_timeout({format_rust_duration(FOR_EVER)}) // no off: 0 panics"
     else:
         yield f"    .connection_timeout({format_rust_duration(advice.acquire_timeout)})"
-    yield "    .build(manager)"
-    yield "    .await?;"
 
 
 SQLX = Stack(
