@@ -37,6 +37,7 @@ from poolctl.observe.snapshot import (
     HostSample,
     Observation,
     PgpoolChild,
+    PgpoolConnection,
     PgpoolSample,
     Refusal,
     Snapshot,
@@ -250,6 +251,16 @@ def test_a_pgpool_with_all_children_busy_is_the_poolers_limit(sample: PgpoolSamp
 
     assert find(diagnosis, "pooler-client-limit").confidence == confidence
     assert not (LEAKS | {"pool-undersized"}) & set(codes(diagnosis))
+
+
+def test_a_full_pgpool_names_the_statement_that_most_of_its_clients_are_in() -> None:
+    """As 4.7 shows it; the server behind it may not be observed at all."""
+    held = [PgpoolConnection(i, 100 + i, is_connected=i < 3, statement="SELECT slow(?)") for i in range(4)]
+    sample = PgpoolSample("p", children=CHILDREN, connections=tuple(held), num_init_children=4, max_pool=1, waiting=3)
+    finding = find(verdict(sees_backends=False, facts=None, pgpools=[sample]), "pooler-client-limit")
+
+    assert finding.summary.endswith('without an error; mostly in "SELECT slow(?)"')
+    assert finding.evidence["statements"] == {"SELECT slow(?)": 3}
 
 
 def test_a_pgpool_that_did_not_answer_with_a_listen_queue_is_likely_full() -> None:

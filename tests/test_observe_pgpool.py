@@ -85,22 +85,30 @@ OWN = "12 2023-11-15~03:43:20 0 0 0 shop app 2023-11-15~03:43:20 2023-11-15~03:4
 
 
 @pytest.mark.parametrize(
-    ("names", "more", "client", "port"),
+    ("names", "more", "client", "port", "statement"),
     [
-        (POOLS, "", None, None),
-        (POOLS.replace("status", "load_balance_node status"), "", None, None),
-        (POOLS + " client_host client_port statement", " 10.0.0.7 40222 SELECT~1", "10.0.0.7", 40222),
+        (POOLS, "", None, None, None),
+        (POOLS.replace("status", "load_balance_node status"), "", None, None, None),
+        (
+            POOLS + " client_host client_port statement",
+            " 10.0.0.7 40222 SELECT~'4711'",
+            "10.0.0.7",
+            40222,
+            "SELECT '...'",
+        ),
     ],
 )
 def test_pools_of_every_version_give_the_cached_connections_but_poolctl_s_own(
-    names: str, more: str, client: str | None, port: int | None
+    names: str, more: str, client: str | None, port: int | None, statement: str | None
 ) -> None:
     lines = [line.replace(" Idle", " 1 Idle") if "load_balance" in names else line for line in (BUSY, EMPTY)]
     table = rows(names, *(line + more for line in lines))
     table += rows(POOLS, OWN)
 
     assert parse_connections(table, own_pid=4712) == (
-        PgpoolConnection(11, 4711, "shop", "app", is_connected=True, client=client, client_port=port),
+        PgpoolConnection(
+            11, 4711, "shop", "app", is_connected=True, client=client, client_port=port, statement=statement
+        ),
     )
     assert find_own_child(table, 4712) == 12
 

@@ -23,6 +23,7 @@ from poolctl.observe.admin_console import (
 from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
 from poolctl.observe.snapshot import PgpoolChild, PgpoolConnection, PgpoolSample, Source
 from poolctl.observe.sockets import count_waiting_by_port, is_loopback, read_tcp_sockets
+from poolctl.safe_text import hide_literals
 
 _NOTICED = 0.5
 """Seconds to wait when the sample before hung: it only has to show that it serves again."""
@@ -187,6 +188,7 @@ def parse_connections(rows: Sequence[Row], *, own_pid: int | None = None) -> tup
             is_connected=row.count("pool_connected") > 0,
             client=row.text("client_host") or None,
             client_port=row.count("client_port") or None,
+            statement=hide_literals(row.text("statement")) or None,
         )
         for row in rows
         if row.count("pool_backendpid") not in (0, own_pid)

@@ -410,6 +410,8 @@ class PgpoolConnection:
     """A client uses it now."""
     client: str | None = None
     client_port: int | None = None
+    statement: str | None = None
+    """The latest, without its literals (Pgpool-II 4.7+)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,9 +102,16 @@ def _find_full_pgpool(pgpool: PgpoolSample) -> Iterator[Finding]:
     children = "all of its children are busy" if not most else f"all {most} children are busy"
     if most == 1:
         children = "its only child is busy"
+    statements = Counter(each.statement for each in pgpool.connections if each.is_connected and each.statement)
+    mostly = f"; mostly in {quote(statements.most_common(1)[0][0], 60)}" if statements else ""
     yield _build_client_limit(
-        f"Pgpool-II takes no more clients: {children} and {queue} without an error",
-        {"children": most or None, "busy": busy if pgpool.children else None, "waiting": pgpool.waiting},
+        f"Pgpool-II takes no more clients: {children} and {queue} without an error{mostly}",
+        {
+            "children": most or None,
+            "busy": busy if pgpool.children else None,
+            "waiting": pgpool.waiting,
+            "statements": dict(statements.most_common(3)) or None,
+        },
         "certain" if all_busy else "likely" if pgpool.waiting else "undetermined",
         (),
         RAISE_CHILDREN,
