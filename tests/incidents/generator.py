@@ -221,6 +221,9 @@ def draw_incident(seed: int, stacks: Sequence[str]) -> Incident:
     if behavior == "leaked-fast":
         # Those that open a connection only when a request finds none.
         stack = random.choice([each for each in stacks if each in ("node-postgres", "database/sql")] or list(stacks))
+    if behavior == "session-held":
+        # Those that open all of their pool ahead, and so keep PgBouncer's.
+        stack = random.choice([each for each in stacks if each in ("psycopg", "hikaricp")] or list(stacks))
     place = _choose_place(behavior)
     options, client_behavior = _draw_options(behavior, random)
     has_figures = behavior in WITH_FIGURES or (behavior not in WITHOUT_FIGURES and random.random() < 0.6)

@@ -165,7 +165,8 @@ def _write_rests(context: RuleContext, still: list[Application]) -> str:
         more = f" (as have all of {plural(len(still) - 1, 'other application')})" if len(still) > 1 else ""
         return (
             f"; all {format_count(first.count)} backends of {name_application(first)} have done nothing for {since} or "
-            f"longer{more}, quiet or stuck: the figures of its pool (--pool-stats) would decide"
+            f"longer{more}, quiet or stuck: if it should serve requests now, its pool is used up or its process hangs; "
+            "the figures of the pool (--pool-stats) would decide"
         )
     if 2 * resting > len(facts.tracks) and not facts.count_waiting().is_known:
         rest = f"{format_count(resting)} of them {'rests' if resting == 1 else 'rest'}"
