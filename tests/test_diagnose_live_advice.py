@@ -180,6 +180,15 @@ def test_a_full_pool_whose_backends_hide_their_times_says_what_this_role_may_not
     assert "pg_monitor" in str(finding.decide_by)
 
 
+def test_the_shortest_window_that_is_usual_shows_that_no_transaction_ended() -> None:
+    """Two seconds are asked for, and the last sample is a little earlier."""
+    counters = [[DatabaseCounters("app", backends=8, commits=100)]]
+
+    diagnosis = verdict(*rows(8, age=30.0), hides=True, databases=counters, samples=5, window=1.93)
+
+    assert find(diagnosis, "healthy").confidence == "undetermined"
+
+
 def test_most_slots_taken_is_worth_a_word_of_a_healthy_server() -> None:
     many, few = verdict(*busy(85)), verdict(*busy(80))
 

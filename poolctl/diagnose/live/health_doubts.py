@@ -189,14 +189,17 @@ def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]
 
 
 LEAST_SILENCE = 1.5
-"""Seconds without a transaction, from which that is worth a word: backends report theirs once a second."""
+"""Seconds without a transaction, from which that is worth a word: backends report theirs once a second, and poolctl
+looks for two if nothing else is asked."""
+
+OWN_AT_START = 6
 
 
 def _doubt_silence(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
     """Doubt databases in which no transaction ended, where this role may not see since when backends rest.
 
     Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample at
-    most.
+    most, and those of its start, which its backend may report after the first sample.
     """
     if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
         return
@@ -207,7 +210,7 @@ def _doubt_silence(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
             t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
         ]
         ended = now.commits + now.rollbacks - then.commits - then.rollbacks
-        most = 3 * len(facts.server_samples) if now.name == own else 0
+        most = 3 * len(facts.server_samples) + OWN_AT_START if now.name == own else 0
         if len(backends) > 1 and ended <= most:
             silent[now.name] = len(backends)
     if silent:
