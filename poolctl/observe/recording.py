@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Self, TextIO
 
@@ -27,8 +28,10 @@ _GZIP = 31
 """zlib's word for a file of gzip with the largest window."""
 _ROWS = "\0rows"
 """Stands for the rows of backends until they are put in its place; no source can send it."""
-_MOST_KEPT = 5_000
-"""Texts whose hidden form is kept: the same statements come again in every snapshot."""
+_MOST_KEPT = 10_000
+"""Texts whose hidden form is kept: the same statements come again in every snapshot, and from thousands of backends."""
+_hide_text = lru_cache(_MOST_KEPT)(hide_literals)
+"""Equal texts become one object: a long live view holds the same few statements many thousand times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,6 @@ class RecordingWriter:
         self._path = path
         self._show_literals = show_literals
         self._about: About | None = None
-        self._hidden: dict[str, str] = {}
         self._rows: dict[int, tuple[Backend, str]] = {}
         self._compressor = zlib.compressobj(1, wbits=_GZIP) if path.suffix == ".gz" else None
         self._is_broken = False
@@ -145,13 +147,7 @@ class RecordingWriter:
     def _clean_text(self, key: str, text: str) -> str:
         if key in ("command", "reason", "text"):
             return hide_secrets(text)
-        if key != "query" or self._show_literals:
-            return text
-        if len(self._hidden) > _MOST_KEPT:
-            self._hidden.clear()
-        if text not in self._hidden:
-            self._hidden[text] = hide_literals(text)
-        return self._hidden[text]
+        return text if key != "query" or self._show_literals else _hide_text(text)
 
 
 class RecordingReader:
@@ -296,7 +292,6 @@ class LiteralHider:
     """Hides literals in one snapshot after the other. A row that stays the same object stays one when hidden."""
 
     def __init__(self) -> None:
-        self._texts: dict[str, str] = {}
         self._rows: dict[int, tuple[Backend, Backend]] = {}
 
     def hide(self, snapshot: Snapshot) -> Snapshot:
@@ -314,22 +309,12 @@ class LiteralHider:
             # One process id twice, as in a recording that was put together by hand.
             backends = tuple(map(self._hide_row, server.backends))
         statements = (
-            each if not each.query else replace(each, query=self._hide_text(each.query)) for each in server.statements
+            each if not each.query else replace(each, query=_hide_text(each.query)) for each in server.statements
         )
         return replace(snapshot, server=replace(server, backends=backends, statements=tuple(statements)))
 
     def _hide_row(self, row: Backend) -> Backend:
         if not row.query:
             return row
-        # Equal texts become one: a long live view holds the same few statements many thousand times.
-        query = self._hide_text(row.query)
+        query = _hide_text(row.query)
         return row if query is row.query else replace(row, query=query)
-
-    def _hide_text(self, text: str) -> str:
-        hidden = self._texts.get(text)
-        if hidden is None:
-            if len(self._texts) > _MOST_KEPT:
-                self._texts.clear()
-            hidden = hide_literals(text)
-            self._texts[text] = hidden
-        return hidden
