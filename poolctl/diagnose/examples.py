@@ -11,7 +11,7 @@ OK  Healthy: 12 of 97 usable connections open, 6 at work, no client is known to 
 healthy (database, certain)
 Do      Nothing. If users see errors all the same, observe at the time of the errors, with the
         figures of the applications' own pools (--pool-stats).
-Why     used 12, usable 97, at work 6, waiting 0, looks 7, window 3 s
+Why     used 12, usable 97, at work 6, waiting 0, samples 7, window 3 s
 """,
     "slots-exhausted": """\
 CRITICAL  The server has no slot left for a client: 97 of 97 usable slots taken; an ordinary
@@ -131,7 +131,7 @@ Who     application shop, user app, client 127.0.0.1, 10 backends (100, 101, 102
 Do      Move the other work out of the transaction, or release the connection before it. A
         bigger pool only moves the limit.
 Why     sessions 10, idle in transaction share 100 %, typical pause 390 ms, longest seen to end
-        392 ms, ended meanwhile 10, stuck 0, looks without a spare session 100 %, waiting 6
+        392 ms, ended meanwhile 10, stuck 0, samples without a spare session 100 %, waiting 6
 """,
     "self-deadlock": """\
 CRITICAL  All 8 backends of shop came to rest in the same 28 ms and none is active: each holder
@@ -143,8 +143,8 @@ Who     application shop, user app, client 127.0.0.1, 8 backends (100, 101, 102,
 Do      Pass the connection down instead of acquiring a second one while one is held. Until then
         a pool of threads x (connections each - 1) + 1 is the smallest that cannot deadlock with
         itself; below that more connections do not help.
-Why     holding 8, active 0, age 2.03 s, age spread 28 ms, waiting 8, batches 1, share of looks
-        100 %
+Why     holding 8, active 0, age 2.03 s, age spread 28 ms, waiting 8, batches 1, share of
+        samples 100 %
 """,
     "aborted-transaction": """\
 WARNING  3 backends of importer are in a failed transaction that was not rolled back, for up to
@@ -184,7 +184,7 @@ pool-slots-lost (application, certain); the remedy frees 3 slots
 Do      Never drop a connection: give it back on every path (putconn in finally, or with), also
         a broken one. Restart this process to get the slots back. Raising the pool's limit only
         delays the end.
-Why     in use 4, sessions 1, lost 3, max_open 4, waiting 5, pools 1, looks 7
+Why     in use 4, sessions 1, lost 3, max_open 4, waiting 5, pools 1, samples 7
 """,
     "backends-beyond-pool": """\
 WARNING  Process 4242 of shop has 25 backends, and its pool (shop) may open 10: 15 backends
@@ -314,8 +314,8 @@ Who     application shop, user app, client 127.0.0.1, 6 backends (100, 101, 102,
           last query: SELECT ?
 Do      Size the pool from the measured concurrency (poolctl recommend), within the server's
         free slots.
-Why     max_open 6, in use 6, waiting 9, pools 1, looks full 7, looks 7, moved 6, sessions 6,
-        typical use 1.2 ms, cores 16, ...
+Why     max_open 6, in use 6, waiting 9, pools 1, samples full 7, samples 7, moved 6, sessions
+        6, typical use 1.2 ms, cores 16, ...
 """,
     "oversized-pool": """\
 INFO  38 of 40 backends of shop did nothing in 3 s, at most 1 were in use at once

@@ -207,7 +207,8 @@ def _indent(line: str) -> str:
 def _spell(name: str) -> str:
     """Return the name of a number in words. A setting keeps its own spelling."""
     name = neutralize(str(name), 40)
-    return name if name in _SETTINGS else name.replace("_", " ")
+    # A sample was a look when these keys became public.
+    return name if name in _SETTINGS else name.replace("_", " ").replace("looks", "samples")
 
 
 def _format_evidence(name: str, value: Any) -> str:
