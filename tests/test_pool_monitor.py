@@ -4,8 +4,11 @@ import gc
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
+from poolctl.engines.instance.request_log import RequestLog
 from poolctl.pool import Closed, PoolStats
 
 
@@ -222,3 +225,62 @@ def test_a_connection_may_be_collected_while_its_watch_is_locked(pool: Pool) -> 
         gc.collect()
         stats = pool.monitor.stats(1.0)
     assert (stats.open, stats.closed.leak_reclaimed) == (0, 1)
+
+
+_TURNS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=40)
+"""Whose acquire or release comes next, and whether the logs are then settled."""
+
+
+@given(_TURNS)
+def test_requests_noted_in_logs_count_as_if_each_had_been_counted_at_once(turns: list[tuple[int, bool]]) -> None:
+    noting, counting = Pool(3), Pool(3)
+    uses: list[float] = []
+    noting.monitor.on_noted = lambda noted: uses.extend(noted.uses)
+    logs = {number: RequestLog(0.0, True) for number in range(3)}
+    noting.monitor.logs.update(logs)
+    acquired_at: dict[int, float] = {}
+    expected: list[float] = []
+    for pool in (noting, counting):
+        pool.open(0.0, 3)
+    for at, (number, settles) in enumerate(turns, start=1):
+        logs[number].note(float(at))
+        if number in acquired_at:
+            counting.release(float(at))
+            expected.append(at - acquired_at.pop(number))
+        else:
+            counting.acquire(float(at))
+            acquired_at[number] = float(at)
+        if settles:
+            assert noting.stats(at) == counting.stats(at)
+
+    end = float(len(turns) + 1)
+    assert noting.stats(end) == counting.stats(end)
+    assert sorted(uses) == sorted(expected)
+    assert noting.monitor.count_acquiring() == 3 - len(acquired_at)
+
+
+def test_a_request_is_due_when_the_one_before_it_was_released() -> None:
+    log = RequestLog(1.0, True)
+    for at in (1.5, 4.0, 4.25):
+        log.note(at)
+    first = log.take()
+    log.note(6.25)
+
+    assert (first.waits, first.uses) == ([0.5, 0.25], [2.5])
+    assert (log.take().uses, log.latest, log.is_in_use) == ([2.0], 6.25, False)
+
+
+def test_a_release_in_a_log_ends_an_exhaustion_when_none_waits_any_more(pool: Pool) -> None:
+    pool.open(0.0, 2)
+    log = pool.monitor.logs[1] = RequestLog(0.0, True)
+    log.note(1.0)
+    pool.acquire(1.0)
+    waiting = pool.queue(2.0)
+    assert pool.monitor.is_strained
+    pool.give_up(3.0, waiting)
+    assert pool.monitor.is_strained
+
+    log.note(5.0)
+    stats = pool.stats(6.0)
+    assert (stats.exhausted_at, stats.recovered_at, stats.exhausted_time) == (2.0, 5.0, 3.0)
+    assert not pool.monitor.is_strained

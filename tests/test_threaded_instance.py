@@ -1,9 +1,9 @@
 """Threaded instances with the real libraries: what is counted, when requests begin, and how runs end."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
+from sandboxes import eventually
 from threaded_runs import LIBRARIES, SIZES, Done, Driver
 
 from poolctl.engines.instance import threads
@@ -261,20 +261,16 @@ def test_who_is_turned_away_at_once_pauses_before_asking_again(driver: Driver) -
     ],
 )
 def test_leaks_in_a_run_show_on_the_server(driver: Driver, kind: str, shape: str, states: list[str]) -> None:
-    seen: list[list[Any]] = []
-    with driver.superuser() as superuser:
-
-        def look(at: float) -> None:
-            query = "SELECT state, query FROM pg_stat_activity WHERE application_name = 'driver test' ORDER BY 1"
-            seen.append(superuser.execute(query).fetchall())
-
-        load = {"workers": 3, "hold": "1ms", "requests": 12, "duration": "500ms", "drain": "300ms"}
-        done = driver.run(kind, pool=SIZES[kind], load=load, leak={"every": 1, "shape": shape}, on_sample=look)
+    load = {"workers": 3, "hold": "1ms", "requests": 12, "duration": "500ms", "drain": "300ms"}
+    done = driver.run(kind, pool=SIZES[kind], load=load, leak={"every": 1, "shape": shape})
 
     assert_adds_up(done)
-    assert [state for state, _ in seen[-1]] == states
-    if shape == "in-transaction":
-        assert all(query.startswith("SELECT pg_sleep($1::float8)") for _, query in seen[-1])
+    with driver.superuser() as superuser:
+        query = "SELECT state, query FROM pg_stat_activity WHERE application_name = 'driver test' ORDER BY 1"
+        # The rows that are never read may take their time to begin.
+        eventually(lambda: [state for state, _ in superuser.execute(query)] == states)
+        if shape == "in-transaction":
+            assert all(last.startswith("SELECT pg_sleep($1::float8)") for _, last in superuser.execute(query))
     if kind == "sqlalchemy":
         assert (done.tally.leaked, done.stats.in_use, done.stats.closed) == (12, 0, Closed())
     elif shape == "dropped-reference":
@@ -306,3 +302,50 @@ def test_a_server_that_cuts_its_connections_costs_errors_and_not_the_run(driver:
     assert done.stats.in_use == 0
     late = [acquired for at, _, acquired, _ in done.samples if at > 0.5]
     assert late[-1] - late[0] > 10
+
+
+POOLS = ("psycopg_pool", "psycopg2", "sqlalchemy")
+
+
+@pytest.mark.parametrize("workers", [3, 5])
+@pytest.mark.parametrize("kind", POOLS)
+def test_requests_without_a_hold_are_counted_like_all_others(driver: Driver, kind: str, workers: int) -> None:
+    # Most find a free connection and are counted together later; with five workers some wait or are refused.
+    load = {"workers": workers, "hold": "0s", "query": "select1", "duration": "600ms", "warmup": "100ms"}
+    pool = SIZES[kind] | ({} if kind == "psycopg2" else {"acquire_timeout": "10s"})
+    done = driver.run(kind, pool=pool, load=load | {"error_pause": "1ms", "drain": "20s"})
+
+    assert_adds_up(done)
+    tally = done.tally
+    assert tally.acquired == tally.released == tally.wait_time.count - tally.timed_out > 20
+    assert tally.requests == tally.requests_completed + tally.requests_failed == tally.offered
+    assert tally.released_in_time <= tally.released <= tally.released_in_time + workers
+    assert done.samples[-1][2] > tally.acquired
+    assert done.stats.in_use == 0
+    assert done.stats.peak_in_use <= 3
+    assert 0 < done.stats.in_use_time <= done.stats.open_time
+    if workers == 3:
+        assert tally.errors == {}
+
+
+@pytest.mark.parametrize("kind", POOLS)
+def test_a_cut_connection_costs_a_request_without_a_hold_one_error(driver: Driver, kind: str) -> None:
+    with driver.superuser() as superuser:
+        cuts = [0.2]
+
+        def look(at: float) -> None:
+            if cuts and at >= cuts[0]:
+                cuts.clear()
+                superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
+
+        load = {"workers": 3, "hold": "0s", "query": "select1", "duration": "900ms", "drain": "20s"}
+        pool = SIZES[kind] | ({} if kind == "psycopg2" else {"acquire_timeout": "10s"})
+        done = driver.run(kind, pool=pool, load=load, on_sample=look)
+
+    assert_adds_up(done)
+    tally = done.tally
+    assert tally.acquired == tally.released
+    assert tally.requests == tally.requests_completed + tally.requests_failed
+    assert 1 <= tally.requests_failed <= 3
+    assert done.stats.closed.error >= 1
+    assert done.stats.in_use == 0

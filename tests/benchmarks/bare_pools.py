@@ -1,20 +1,37 @@
-"""What a pool library can do at best: acquire, SELECT 1, release, as fast as some threads can, and nothing else.
+"""What a pool library can do at best: acquire, one statement, release, as fast as some threads can, and nothing else.
 
-    python tests/benchmarks/bare_pools.py KIND CONNINFO THREADS
+    python tests/benchmarks/bare_pools.py KIND CONNINFO THREADS STATEMENT CORE WARMUP
 
-Prints "ready" when its connections are open, reads a number of seconds, runs for so long, and prints the number of
-requests. The statement runs as in poolctl's instances, so that the difference to this figure is what poolctl adds.
+Prints "ready" when its connections are open, reads a number of seconds, and runs for WARMUP and then for so many
+seconds. Prints the requests of these seconds, the requests of both, and the processor seconds since it began to open
+connections. The statement runs as in poolctl's instances: through libpq's own call, whose status is read, and in a
+process that stays on CORE (unless that is "-"). The difference to these figures is what poolctl adds.
 ``database/sql`` is the same loop without any pool: one thread over non-blocking libpq connections.
 """
 
+import os
 import select
 import sys
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 Act = Callable[[Any], Any]
+
+PACKAGES = {
+    "database/sql": ["psycopg"],
+    "psycopg_pool": ["psycopg_pool"],
+    "psycopg2": ["psycopg2.pool"],
+    "sqlalchemy": ["sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg"],
+}
+
+TUPLES_OK = 2
+"""libpq's PGRES_TUPLES_OK."""
+
+STATEMENT = ""
+"""Set by main()."""
 
 
 def psycopg_pool(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
@@ -33,7 +50,7 @@ def psycopg2(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
     for connection in connections:
         connection.autocommit = True
         pool.putconn(connection)
-    return pool.getconn, lambda connection: connection.cursor().execute("SELECT 1"), pool.putconn
+    return pool.getconn, lambda connection: connection.cursor().execute(STATEMENT), pool.putconn
 
 
 def sqlalchemy(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
@@ -92,17 +109,17 @@ def no_pool(conninfo: str, size: int) -> Callable[[float], int]:
     connections = {}
     for _ in range(size):
         connection = pq.PGconn.connect(conninfo.encode())
-        connection.prepare(b"bench", b"SELECT 1")
+        connection.prepare(b"bench", STATEMENT.encode())
         connection.nonblocking = 1
         connections[connection.socket] = connection
     poll = select.poll()
     for socket in connections:
         poll.register(socket, select.POLLIN)
+    for connection in connections.values():
+        connection.send_query_prepared(b"bench", None)
 
     def go(seconds: float) -> int:
         end, count = time.monotonic() + seconds, 0
-        for connection in connections.values():
-            connection.send_query_prepared(b"bench", None)
         while time.monotonic() < end:
             for socket, _ in poll.poll():
                 connection = connections[socket]
@@ -119,18 +136,27 @@ def no_pool(conninfo: str, size: int) -> Callable[[float], int]:
 
 
 def _prepare(connection: Any) -> None:
-    connection.pgconn.prepare(b"bench", b"SELECT 1")
+    connection.pgconn.prepare(b"bench", STATEMENT.encode())
 
 
 def _run_prepared(connection: Any) -> None:
-    connection.pgconn.exec_prepared(b"bench", None)
+    if connection.pgconn.exec_prepared(b"bench", None).status != TUPLES_OK:
+        raise SystemExit("the statement failed")
 
 
 def main() -> None:
-    kind, conninfo, size = sys.argv[1], sys.argv[2], int(sys.argv[3])
-    go = no_pool(conninfo, size) if kind == "database/sql" else threads(kind, conninfo, size)
+    global STATEMENT
+    kind, conninfo, size, STATEMENT, core, warmup = sys.argv[1:]
+    if core != "-":
+        os.sched_setaffinity(0, {int(core)})
+    for package in PACKAGES[kind]:
+        import_module(package)
+    cpu = time.process_time()
+    go = no_pool(conninfo, int(size)) if kind == "database/sql" else threads(kind, conninfo, int(size))
     print("ready", flush=True)
-    print(go(float(sys.stdin.readline())), flush=True)
+    seconds = float(sys.stdin.readline())
+    before, measured = go(float(warmup)), go(seconds)
+    print(measured, before + measured, time.process_time() - cpu, flush=True)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,37 @@
 
     python tests/benchmarks/bench_live.py [--rounds 5]
 
-A ratio is the median over interleaved rounds: on a shared machine single figures move by a third.
+A ratio is the median over interleaved rounds: on a shared machine single figures move by a third. Where other programs
+need the cores as well, read the ratios of processor time: on a machine of its own, they are the throughput's.
+
+All sides run the same statement. poolctl's instances stay on one core each, so the loops of bare_pools do so, too, and
+both open their connections before the measured part of the run: the difference is poolctl's own work.
 """
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolctl.engines.instance.async_connection import AsyncConnection
 from poolctl.engines.instance.native_pool import NativePool
+from poolctl.engines.instance.statements import ONE_ROW
 from poolctl.engines.instance.timers import Timers
-from poolctl.engines.live.engine import run_on
+from poolctl.engines.live.engine import run_live, run_on, start_here
+from poolctl.engines.live.instance_fleet import InstanceFleet
 from poolctl.engines.live.live_servers import ThrowAwayServers
 from poolctl.engines.sandbox import Sandbox
 from poolctl.pool import Connection, PoolSettings
-from poolctl.scenario.run import ErrorKind, Run
+from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import parse_scenario
 
 
@@ -34,16 +42,39 @@ class Silence:
     def note(self, text: str) -> None: ...
 
 
-def live_run(servers: ThrowAwayServers, kind: str, *, seconds: float) -> Run:
-    """SELECT 1 as fast as 8 workers in 2 instances can."""
+STATEMENT = f"SELECT 1 {ONE_ROW}"
+"""poolctl's query "select1"."""
+
+WARMUP = 0.5
+"""Seconds in which the pools open their connections."""
+
+
+class Measured(NamedTuple):
+    """Requests per second, and processor seconds a request: of the clients, and of clients and server together."""
+
+    rate: float
+    client_cpu: float
+    cpu: float
+
+
+def live_run(servers: ThrowAwayServers, kind: str, *, seconds: float) -> Measured:
+    """Run STATEMENT as fast as 8 workers in 2 instances can."""
     pool: dict[str, Any] = {"kind": kind}
     if kind != "none":
         pool["max_open"] = 4
     if kind in ("database/sql", "psycopg2", "sqlalchemy"):
         pool["max_idle"] = 4
-    load = {"instances": 2, "workers": 4, "query": "select1", "duration": seconds}
+    load = {"instances": 2, "workers": 4, "query": "select1", "duration": WARMUP + seconds, "warmup": WARMUP}
     scenario = parse_scenario({"name": "bench", "pool": pool, "load": load})
-    return run_on(servers.serve, scenario, Silence())
+    assert servers.sandbox is not None
+    server_cpu = servers.sandbox.measure_cpu_time()
+    with closing(start_here(scenario)) as host:
+        fleet = InstanceFleet(host, 2)
+        run = run_live(scenario, servers.serve(scenario), fleet, Silence())
+    server_cpu = servers.sandbox.measure_cpu_time() - server_cpu
+    requests = run.timeline[-1].acquired
+    client_cpu = sum(one.progress.cpu for one in fleet.instances if one.progress is not None)
+    return Measured(run.summary.throughput, client_cpu / requests, (client_cpu + server_cpu) / requests)
 
 
 def pgbench(sandbox: Sandbox, seconds: int) -> float:
@@ -52,18 +83,28 @@ def pgbench(sandbox: Sandbox, seconds: int) -> float:
     if program is None:
         raise SystemExit("pgbench is missing: apt-get install postgresql-contrib, or brew install postgresql")
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write("SELECT 1;\n")
+        script.write(f"{STATEMENT};\n")
         script.flush()
         command = [program, "-n", "-M", "prepared", "-c", "8", "-j", "2", "-T", str(seconds), "-f", script.name]
         done = subprocess.run([*command, sandbox.direct_conninfo], capture_output=True, text=True, check=True)
     return float(next(line for line in done.stdout.splitlines() if "tps" in line).split()[2])
 
 
-def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> float:
-    """Requests per second of two processes with four connections each and nothing of poolctl's (see bare_pools)."""
-    command = [sys.executable, str(Path(__file__).with_name("bare_pools.py")), kind, sandbox.direct_conninfo, "4"]
+def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> Measured:
+    """Measure two processes with four connections each and nothing of poolctl's (see bare_pools)."""
+    program = str(Path(__file__).with_name("bare_pools.py"))
+    # As poolctl does, see threads._stay_on_one_core(). Its event loop has one thread and needs no core of its own.
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" and kind != "database/sql" else []
+    server_cpu = sandbox.measure_cpu_time()
     instances = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) for _ in range(2)
+        subprocess.Popen(
+            [sys.executable, program, kind, sandbox.direct_conninfo, "4", STATEMENT, core, str(WARMUP)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        for core in ([str(core) for core in cores[:2]] if len(cores) > 1 else ["-", "-"])
     ]
     lines = [instance.stdout for instance in instances if instance.stdout is not None]
     for line in lines:
@@ -71,23 +112,28 @@ def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> float:
     for instance in instances:
         assert instance.stdin is not None
         instance.stdin.write(f"{seconds}\n")
-    total = sum(int(line.readline()) for line in lines)
+    printed = [[float(value) for value in line.readline().split()] for line in lines]
     for instance in instances:
         instance.communicate()
-    return total / seconds
+    server_cpu = sandbox.measure_cpu_time() - server_cpu
+    measured, requests, client_cpu = (sum(values) for values in zip(*printed, strict=True))
+    return Measured(measured / seconds, client_cpu / requests, (client_cpu + server_cpu) / requests)
 
 
 def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
     """Of pgbench, and of what the same pool reaches without poolctl: its ceiling."""
     kinds = ("database/sql", "psycopg2", "psycopg_pool", "sqlalchemy")
-    measured: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
+    measured: dict[str, list[tuple[float, Measured, Measured]]] = {kind: [] for kind in kinds}
     sandbox = servers.serve(parse_scenario({"name": "bench", "load": {"workers": 1}})).sandbox
     assert sandbox is not None
     before = pgbench(sandbox, seconds)
-    for _ in range(rounds):
+    for number in range(rounds):
         for kind in kinds:
-            # Each between references of its own: the machine's speed changes within seconds.
-            ours, bare = live_run(servers, kind, seconds=seconds).summary.throughput, ceiling(sandbox, kind, seconds)
+            # Each between references of its own, and in turns first: the machine's speed changes within seconds.
+            if number % 2:
+                bare, ours = ceiling(sandbox, kind, seconds), live_run(servers, kind, seconds=seconds)
+            else:
+                ours, bare = live_run(servers, kind, seconds=seconds), ceiling(sandbox, kind, seconds)
             after = pgbench(sandbox, seconds)
             measured[kind].append(((before + after) / 2, ours, bare))
             before = after
@@ -95,9 +141,11 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
     print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s  [{min(rates):,.0f} .. {max(rates):,.0f}]")
     for kind, rows in measured.items():
         print(
-            f"  {kind:13} {spread(ours / reference for reference, ours, _ in rows)} of pgbench, its ceiling "
-            f"{spread(bare / reference for reference, _, bare in rows)}; "
-            f"{spread(ours / bare for _, ours, bare in rows)} of its ceiling"
+            f"  {kind:13} {spread(ours.rate / reference for reference, ours, _ in rows)} of pgbench, its ceiling "
+            f"{spread(bare.rate / reference for reference, _, bare in rows)}; "
+            f"{spread(ours.rate / bare.rate for _, ours, bare in rows)} of its ceiling, by processor time "
+            f"{spread(bare.cpu / ours.cpu for _, ours, bare in rows)}, "
+            f"that of the clients alone {spread(bare.client_cpu / ours.client_cpu for _, ours, bare in rows)}"
         )
 
 

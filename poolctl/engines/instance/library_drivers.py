@@ -14,7 +14,7 @@ from typing import Any, NoReturn, cast
 
 from poolctl.engines.instance.error_origin import classify
 from poolctl.engines.instance.monitored_connections import Psycopg, Psycopg2
-from poolctl.engines.instance.pool_driver import NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_driver import FreePath, NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.workload import Job
 from poolctl.errors import MissingProgram
@@ -92,6 +92,12 @@ class PsycopgPool(PoolDriver):
         request.queued_at = None
         if not self._idle:
             self.monitor.queue(request)
+        return self._getconn()
+
+    def find_free_path(self) -> FreePath:
+        return FreePath(self._idle, self._getconn, self.driver.run, self._pool.putconn)
+
+    def _getconn(self) -> Any:
         try:
             return self._pool.getconn()
         except self._timeout as error:
@@ -164,6 +170,13 @@ class Psycopg2Pool(PoolDriver):
 
     def acquire(self, request: LiveRequest) -> Any:
         request.queued_at = None
+        return self._getconn()
+
+    def find_free_path(self) -> FreePath | None:
+        pool = self._pool
+        return None if pool is None else FreePath(pool._pool, self._getconn, self.driver.run, self.release)
+
+    def _getconn(self) -> Any:
         try:
             connection = (self._pool or self._get_pool()).getconn()
         except self._rejected as error:
@@ -244,15 +257,21 @@ class SqlalchemyPool(PoolDriver):
         # The values of overflow() and checkedin(), without a call and a lock for each.
         if not self._idle and 0 <= self._max_overflow <= pool._overflow:
             self.monitor.queue(request)
+        connection = self._get_connection()
+        raw: Any = connection.dbapi_connection
+        raw.is_dropped = False
+        return connection
+
+    def find_free_path(self) -> FreePath:
+        return FreePath(self._idle, self._get_connection, self.run, self.release)
+
+    def _get_connection(self) -> Any:
         try:
-            connection = self._engine.raw_connection()
+            return self._engine.raw_connection()
         except self._timeout as error:
             raise NotAcquired(ErrorKind("pool", "TimeoutError", None, error.args[0]), timed_out=True) from None
         except self._errors as error:
             _raise_not_acquired(getattr(error, "orig", None) or error)
-        raw: Any = connection.dbapi_connection
-        raw.is_dropped = False
-        return connection
 
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         if is_broken:

@@ -60,6 +60,7 @@ class Psycopg:
 
         self.connection_class = _make_psycopg_class(monitor, hides_errors)
         self._error = Error
+        self._not_run = (Error, MemoryError)
         self._failed = frozenset({ExecStatus.FATAL_ERROR, ExecStatus.BAD_RESPONSE, ExecStatus.NONFATAL_ERROR})
         self._bad = ConnStatus.BAD
         self._statement = make_statement(job).encode()
@@ -69,10 +70,17 @@ class Psycopg:
     def run(self, connection: Any, seconds: float) -> None:
         pgconn = connection.pgconn
         values = None if self._parameter is None else [self._parameter(seconds).encode()]
-        if self._is_prepared:
-            if not connection.is_prepared:
-                self._execute(pgconn, pgconn.prepare, _NAME, self._statement)
-                connection.is_prepared = True
+        if connection.is_prepared:
+            # Most requests: without the calls of _execute(), which cost as much as the rest of this method.
+            try:
+                result = pgconn.exec_prepared(_NAME, values)
+            except self._not_run as error:
+                raise self._explain(pgconn, error) from None
+            if result.status in self._failed:
+                raise self._explain_result(pgconn, result)
+        elif self._is_prepared:
+            self._execute(pgconn, pgconn.prepare, _NAME, self._statement)
+            connection.is_prepared = True
             self._execute(pgconn, pgconn.exec_prepared, _NAME, values)
         elif values is None:
             self._execute(pgconn, pgconn.exec_, self._statement)
@@ -94,18 +102,23 @@ class Psycopg:
     def _execute(self, pgconn: Any, call: Callable[..., Any], *arguments: Any) -> None:
         try:
             result = call(*arguments)
-        except self._error as error:
-            raise self._failure(pgconn, str(error), error.sqlstate) from None
-        except MemoryError:
+        except self._not_run as error:
+            raise self._explain(pgconn, error) from None
+        if result.status in self._failed:
+            raise self._explain_result(pgconn, result)
+
+    def _explain(self, pgconn: Any, error: Any) -> RequestFailed:
+        if isinstance(error, MemoryError):
             # psycopg raises this if libpq returns no result at all: the statement could not even be sent.
-            raise self._failure(pgconn, pgconn.get_error_message(), None) from None
-        if result.status not in self._failed:
-            return
+            return self._failure(pgconn, pgconn.get_error_message(), None)
+        return self._failure(pgconn, str(error), error.sqlstate)
+
+    def _explain_result(self, pgconn: Any, result: Any) -> RequestFailed:
         if pgconn.status == self._bad:
             # The result holds libpq's last message only; the connection also has the server's, which came before.
-            raise self._failure(pgconn, pgconn.get_error_message(), None)
+            return self._failure(pgconn, pgconn.get_error_message(), None)
         state = (result.error_field(_SQLSTATE) or b"").decode() or None
-        raise self._failure(pgconn, result.error_message.decode(errors="replace"), state)
+        return self._failure(pgconn, result.error_message.decode(errors="replace"), state)
 
     def _failure(self, pgconn: Any, message: str, sqlstate: str | None) -> RequestFailed:
         from psycopg.errors import lookup

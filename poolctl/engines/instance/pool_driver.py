@@ -7,7 +7,8 @@ likewise after ``release``. The driver itself cannot do so, because it returns t
 
 import threading
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 from poolctl.engines.instance.error_origin import is_refusal
 from poolctl.engines.instance.monitored_connections import Driver, RequestFailed
@@ -31,6 +32,18 @@ class NotAcquired(Exception):
     def is_shortage(self) -> bool:
         """True if no connection was free, False for any other error."""
         return self.timed_out or is_refusal(self.kind)
+
+
+class FreePath(NamedTuple):
+    """The calls of a library for requests that find a free connection. They raise as the PoolDriver's own do.
+
+    ``idle``: the library's idle connections, which the library itself changes; empty: a request would have to wait.
+    """
+
+    idle: Collection[Any]
+    acquire: Callable[[], Any]
+    run: Callable[[Any, float], None]
+    release: Callable[[Any], None]
 
 
 class SlotLost(Exception):
@@ -65,6 +78,10 @@ class PoolDriver(ABC):
     @abstractmethod
     def release(self, connection: Any, *, is_broken: bool = False) -> None:
         """Release a connection in the library's own way. Raises SlotLost if the library did not take it."""
+
+    def find_free_path(self) -> FreePath | None:
+        """Return the calls for requests that find a free connection; None: there are none, or not yet."""
+        return None
 
     def run(self, connection: Any, seconds: float) -> None:
         """Run the statement of the workload, see Driver. Raises RequestFailed."""

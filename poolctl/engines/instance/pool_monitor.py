@@ -8,12 +8,14 @@ waiting requests give up. Times are seconds on the run's clock, which stands at 
 
 import threading
 import time
+from bisect import bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import get_ident
 from typing import NamedTuple
 
+from poolctl.engines.instance.request_log import Noted, RequestLog
 from poolctl.pool import Closed, PoolStats
 from poolctl.scenario.run import ErrorKind
 
@@ -55,10 +57,18 @@ class PoolMonitor:
     def __init__(self, max_open: int = 0) -> None:
         self.lock = threading.Lock()
         self.clock: Callable[[], float] = lambda: 0.0
+        self.origin = 0.0
+        """time.monotonic() when ``clock`` was 0."""
         self.acquiring: dict[LiveRequest, None] = {}
         """Requests that want a connection and have neither got one nor given up. A dict, for its order."""
         self.on_opened: Callable[[float, float], None] = lambda connect_time, now: None
         """Called for each opening, with the lock held."""
+        self.logs: dict[int, RequestLog] = {}
+        """By thread: the requests that find a free connection now."""
+        self.on_noted: Callable[[Noted], None] = lambda noted: None
+        """Called, with the lock held, for what was noted in these logs."""
+        self.is_strained = False
+        """True if a request is queued or the pool exhausted: then each request must be counted at once."""
         self.on_error: Callable[[ErrorKind, float], None] = lambda kind, now: None
         """Called, with the lock held, for errors that the library hides from the clients."""
         self.closing_reason: Callable[[], str] = lambda: "other"
@@ -138,7 +148,9 @@ class PoolMonitor:
         """Count a request that finds no free connection and waits for one in the library."""
         with self.lock:
             now = self.clock()
+            self.settle_logs()
             request.queued_at = now
+            self.is_strained = True
             self._queued[request] = None
             self._queued_count += 1
             if self._in_use >= self._max_open > 0:
@@ -148,6 +160,8 @@ class PoolMonitor:
         """Count a request that has got its connection. The lock must be held."""
         if self._closings:
             self._settle()
+        if self.logs:
+            self.settle_logs()
         self.acquiring.pop(request, None)
         if request.queued_at is not None:
             self._leave_queue(request, now - request.queued_at)
@@ -167,11 +181,16 @@ class PoolMonitor:
 
         ``is_shortage``: no connection was free; False: any other error.
         """
+        self.settle_logs()
         self.acquiring.pop(request, None)
         if request.queued_at is not None:
             self._leave_queue(request, now - request.queued_at)
         if is_shortage:
             self._exhaust(now)
+
+    def count_acquiring(self) -> int:
+        """Return how many requests want a connection now, as of the last ``settle_logs``. The lock must be held."""
+        return len(self.acquiring) + sum(not log.is_in_use for log in self.logs.values())
 
     def record_release(self, now: float) -> None:
         """Count a release. The lock must be held."""
@@ -180,6 +199,24 @@ class PoolMonitor:
         if self._exhausted_since is not None and not self._queued:
             self._recover(now)
 
+    def settle_logs(self) -> None:
+        """Count what the threads have noted in their logs since the last call. The lock must be held."""
+        if not self.logs:
+            return
+        logs = list(self.logs.values())
+        most = self._in_use + sum(not log.is_in_use for log in logs)
+        noted = [log.take() for log in logs]
+        # Only as long as the peak can rise: to merge the logs takes longer than all the rest.
+        if self._peak_in_use < (min(most, self._max_open) if self._max_open else most):
+            self._peak_in_use = max(self._peak_in_use, _find_peak(self._in_use, noted))
+        for one in noted:
+            in_use = len(one.waits) - len(one.uses)
+            self._in_use += in_use
+            self._in_use_area += one.in_use_time + in_use * self.origin
+            if one.uses and self._exhausted_since is not None and not self._queued:
+                self._recover(one.releases[-1] - self.origin)
+            self.on_noted(one)
+
     def stats(self, now: float, library_open: int | None = None) -> PoolStats:
         """Return the snapshot. The lock must be held.
 
@@ -187,6 +224,7 @@ class PoolMonitor:
         leak and those whose opening it will try again; None: as observed here.
         """
         self._settle()
+        self.settle_logs()
         open_ = self._open if library_open is None else library_open
         opening = min(self.opening + max(0, open_ - self._open), max(0, open_ - self._in_use))
         idle = max(0, open_ - self._in_use - opening)
@@ -194,7 +232,7 @@ class PoolMonitor:
         if self.has_queue and not idle and open_ >= self._max_open > 0:
             # A request may lose the free connection that it saw to another request. It then waits, although it did
             # not call queue().
-            waiting = max(waiting, len(self.acquiring) - self.opening)
+            waiting = max(waiting, self.count_acquiring() - self.opening)
         since = self._exhausted_since
         return PoolStats(
             max_open=self._max_open,
@@ -221,10 +259,12 @@ class PoolMonitor:
     def _leave_queue(self, request: LiveRequest, waited: float) -> None:
         del self._queued[request]
         self._queued_time += waited
+        self.is_strained = bool(self._queued) or self._exhausted_since is not None
 
     def _exhaust(self, now: float) -> None:
         if self._exhausted_since is None:
             self._exhausted_since = now
+            self.is_strained = True
             self._recovered_at = None
             if self._exhausted_at is None:
                 self._exhausted_at = now
@@ -234,6 +274,7 @@ class PoolMonitor:
             self._exhausted_time += now - self._exhausted_since
             self._exhausted_since = None
             self._recovered_at = now
+            self.is_strained = bool(self._queued)
 
     def _settle(self) -> None:
         """Count the closings that were noted since the last call."""
@@ -247,3 +288,14 @@ class PoolMonitor:
             if ends_use:
                 self._in_use -= 1
                 self._in_use_area += at
+
+
+def _find_peak(in_use: int, noted: list[Noted]) -> int:
+    """Return the most connections in use at once, from ``in_use`` on."""
+    acquires = sorted(at for one in noted for at in one.acquires)
+    releases = sorted(at for one in noted for at in one.releases)
+    peak, ended = in_use, 0
+    for number, at in enumerate(acquires, start=1):
+        ended = bisect_right(releases, at, ended)
+        peak = max(peak, in_use + number - ended)
+    return peak

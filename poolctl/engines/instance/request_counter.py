@@ -7,6 +7,7 @@ import time
 
 from poolctl.engines.instance.channel import InstanceChannel, InstanceCounts
 from poolctl.engines.instance.error_origin import is_refusal
+from poolctl.engines.instance.request_log import Noted
 from poolctl.engines.workload import Job
 from poolctl.pool import PoolStats
 from poolctl.scenario.histogram import Backlog, Histogram
@@ -61,6 +62,16 @@ class RequestCounter:
             self._record_wait(now - due)
             if queued_at is not None:
                 self._count_queued(queued_at, now)
+
+    def count_noted(self, noted: Noted, *, late: bool) -> None:
+        """Count requests that found a free connection. ``late``: the last release was after the end of the load."""
+        self.acquired += len(noted.waits)
+        if noted.counted:
+            self.tally.requests += len(noted.waits)
+            self.tally.requests_completed += len(noted.uses)
+            self._waits.values += noted.waits
+            self._uses.values += noted.uses
+            self._late += late
 
     def count_failed_acquire(
         self, counted: bool, due: float, queued_at: float | None, now: float, kind: ErrorKind, *, timed_out: bool

@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable
 from math import inf
 from queue import SimpleQueue
+from threading import get_ident
 from typing import Any
 
 from poolctl.engines.instance.channel import PROGRESS_INTERVAL, InstanceChannel
 from poolctl.engines.instance.library_drivers import open_library
 from poolctl.engines.instance.monitored_connections import RequestFailed
-from poolctl.engines.instance.pool_driver import NotAcquired, PoolDriver, SlotLost
+from poolctl.engines.instance.pool_driver import FreePath, NotAcquired, PoolDriver, SlotLost
 from poolctl.engines.instance.pool_monitor import LiveRequest, PoolMonitor
 from poolctl.engines.instance.request_counter import RequestCounter
+from poolctl.engines.instance.request_log import Noted, RequestLog
 from poolctl.engines.instance.statements import takes_hold
 from poolctl.engines.workload import Job, Worker, Workload
 from poolctl.scenario.run import ErrorKind
@@ -28,7 +30,10 @@ THREAD_LIMIT = 1000
 """Most threads of an open loop. Further arrivals begin late, which is measured as lag."""
 
 END_CHECK = 0.02
-"""Seconds between two checks for the end of the run."""
+"""Seconds between two checks for the end of a run that can end in other ways than by the end of its closed loops."""
+
+STOP_CHECK = 0.1
+"""Seconds between two checks whether the user ends the run."""
 
 STUCK_AFTER = 0.5
 """Seconds. A run without a duration ends after so long without a change if all its clients wait."""
@@ -92,15 +97,23 @@ class ThreadedInstance:
         self._threads = self._dispatched = self._finished = 0
         self._sources = 0
         self._has_ended = False
+        self._changed = threading.Event()
+        """Set when a loop ends or something fails."""
         self._crash: BaseException | None = None
         # Acquires so far, and since when there were no more; -1: something can still change.
         self._still_since: tuple[int, float] = (-1, 0.0)
+        # What is decided or noted for each request on its own would have to be so on the free path, too.
+        self._may_be_free = not (self._load.rate or self._leaks or self._is_ever_slow) and (
+            self._load.connections_per_request == 1
+        )
         monitor.on_opened = self._count_opening
         monitor.on_error = self._count_error
+        monitor.on_noted = self._count_noted
 
     def run(self) -> None:
         """Run the load from its begin to the end of the drain, and send the final counts."""
         self._clock = self._monitor.clock
+        self._monitor.origin = time.monotonic() - self._clock()
         for worker in self._workload.make_workers():
             self._begin_source(self._loop, worker)
         if self._load.rate:
@@ -110,12 +123,18 @@ class ThreadedInstance:
             raise self._crash
         with self._lock:
             # From here on the other threads count nothing, so that the final counts are those of one instant.
-            self._has_ended = True
             now = self._clock()
+            self._monitor.settle_logs()
+            self._has_ended = True
             # A copy: requests that begin during this loop change the dict, and are not counted.
             for request in list(self._monitor.acquiring):
                 self._begin_request(request)
                 self._counter.count_unfinished(request.counted, request.due, request.queued_at, now)
+            for log in self._monitor.logs.values():
+                if not log.is_in_use:
+                    self._counter.begin_request(log.counted)
+                    self._counter.count_unfinished(log.counted, log.latest - self._monitor.origin, None, now)
+            self._monitor.logs.clear()
             stats = self._library.stats(now)
             self._counter.send_sample(now, stats)
             self._counter.finish(now, stats)
@@ -125,6 +144,8 @@ class ThreadedInstance:
         begins_at, interval, clock = self._job.begins_at, self._job.interval, self._clock
         warm_at = self._load.warmup if self._load.warmup > begins_at else inf
         sample_at, report_at = begins_at, begins_at + PROGRESS_INTERVAL
+        # Each time that this thread wakes up it delays the others, so the end of a loop wakes it up and not a timer.
+        check = END_CHECK if self._load.rate or self._load.duration is None else STOP_CHECK
         while not self._is_over(now := clock()):
             if now >= min(warm_at, sample_at, report_at):
                 with self._lock:
@@ -138,7 +159,9 @@ class ThreadedInstance:
                     if now >= report_at:
                         self._counter.send_progress(now, stats)
                         report_at = now + PROGRESS_INTERVAL
-            self._sleep_until(min(now + END_CHECK, warm_at, sample_at, report_at))
+            ends_at = self._ends_at if now < self._ends_at else self._ends_at + self._load.drain
+            self._changed.wait(max(0.0, min(now + check, warm_at, sample_at, report_at, ends_at) - clock()))
+            self._changed.clear()
 
     def _is_over(self, now: float) -> bool:
         if self._crash is not None or self._channel.stopping or now >= self._ends_at + self._load.drain:
@@ -150,7 +173,8 @@ class ThreadedInstance:
     def _is_stuck(self, now: float) -> bool:
         """Return True if all clients wait without a timeout, and none is left that could release or open."""
         with self._lock:
-            waiting = len(self._monitor.acquiring)
+            self._monitor.settle_logs()
+            waiting = self._monitor.count_acquiring()
             running = self._sources + self._dispatched - self._finished
             state = self._counter.acquired
             if not self._waits_for_ever or running != waiting or self._library.stats(now).opening:
@@ -168,6 +192,7 @@ class ThreadedInstance:
             finally:
                 with self._lock:
                     self._sources -= 1
+                self._changed.set()
 
         with self._lock:
             self._sources += 1
@@ -180,8 +205,14 @@ class ThreadedInstance:
         draw, connections, thinks = worker.hold.sample, self._load.connections_per_request, worker.think.mean > 0
         has_budget, holds = self._workload.is_bounded(worker), worker.hold.mean > 0
         request.holds = [0.0] * connections
+        may_be_free = self._may_be_free and not (thinks or has_budget or holds)
         self._sleep_until(min(max(worker.begins_at, self._job.begins_at), self._ends_at))
         while (now := clock()) < until and not self._has_ended and (not has_budget or self._takes_request(worker)):
+            if may_be_free and not self._monitor.is_strained and (path := self._library.find_free_path()) and path.idle:
+                pause = self._serve_free(request, path, now, until)
+                if pause:
+                    self._sleep_until(clock() + pause)
+                continue
             request.due = now
             if thinks:
                 request.due = now + worker.think.sample(random)
@@ -228,6 +259,7 @@ class ThreadedInstance:
                     self._finished += 1
         except BaseException as error:  # noqa: BLE001 - raised again by run()
             self._crash = error
+            self._changed.set()
 
     def _serve(self, request: LiveRequest) -> float:
         """Serve one request from its first acquire to its end. Return the seconds to wait before the next one."""
@@ -236,7 +268,7 @@ class ThreadedInstance:
             with self._lock:
                 request.leaks = self._workload.decide_leak()
         held: list[tuple[Any, float]] = []
-        is_broken, pause, failed = False, 0.0, True
+        failure: NotAcquired | RequestFailed | None = None
         try:
             for hold in request.holds:
                 if held:
@@ -245,13 +277,21 @@ class ThreadedInstance:
                 self._use(held[-1][0], hold, request)
             if request.leaks:
                 self._leak(request, held)
-            failed = False
-        except NotAcquired as error:
-            pause = self._load.error_pause if error.at_once or not error.timed_out else 0.0
-        except RequestFailed as error:
-            is_broken = error.is_broken
+        except (NotAcquired, RequestFailed) as error:
+            failure = error
+        return self._end(request, held, failure)
+
+    def _end(
+        self, request: LiveRequest, held: list[tuple[Any, float]], failure: NotAcquired | RequestFailed | None
+    ) -> float:
+        """End a request: release the connections that it holds. Return the seconds to wait before the next one."""
+        is_broken, pause, failed = False, 0.0, failure is not None
+        if isinstance(failure, NotAcquired):
+            pause = self._load.error_pause if failure.at_once or not failure.timed_out else 0.0
+        elif isinstance(failure, RequestFailed):
+            is_broken = failure.is_broken
             with self._lock:
-                self._fail(request, error.kind)
+                self._fail(request, failure.kind)
         if not held:
             with self._lock:
                 self._end_request(request, failed)
@@ -263,6 +303,52 @@ class ThreadedInstance:
             is_broken = False
         return pause
 
+    def _serve_free(self, request: LiveRequest, path: FreePath, now: float, until: float) -> float:
+        """Serve requests without a lock, as long as each finds a free connection. Return the seconds to wait then.
+
+        The threads of a process delay each other at each lock and in each step under the interpreter's lock, so that a
+        request only notes two instants here. All is counted from them later, see ``PoolMonitor.settle_logs``.
+        """
+        monitor, monotonic = self._monitor, time.monotonic
+        idle, acquire, run, release = path
+        request.counted = now >= self._load.warmup
+        ends_at = monitor.origin + (until if request.counted else min(until, self._load.warmup))
+        due, ident = monotonic(), get_ident()
+        log = RequestLog(due, request.counted)
+        note, connection, failure = log.note, None, None
+        with self._lock:
+            monitor.logs[ident] = log
+        try:
+            while idle and not monitor.is_strained and due < ends_at and not self._has_ended:
+                connection = acquire()
+                note(monotonic())
+                run(connection, 0.0)
+                release(connection)
+                due = monotonic()
+                note(due)
+        except (NotAcquired, RequestFailed, SlotLost) as error:
+            failure = error
+        with self._lock:
+            if not self._has_ended:
+                monitor.settle_logs()
+                del monitor.logs[ident]
+        return 0.0 if failure is None else self._end_free(request, connection, log, failure)
+
+    def _end_free(
+        self, request: LiveRequest, connection: Any, log: RequestLog, failure: NotAcquired | RequestFailed | SlotLost
+    ) -> float:
+        """End the request that failed on the free path. Return the seconds to wait before the next one."""
+        at = log.latest - self._monitor.origin
+        request.is_begun = log.is_in_use
+        if isinstance(failure, SlotLost):
+            self._lose_slot(request, failure, ends=True, failed=False)
+            return 0.0
+        if isinstance(failure, NotAcquired):
+            request.due, request.queued_at, request.lag = at, None, None
+            self._count_failed_acquire(request, failure)
+            return self._end(request, [], failure)
+        return self._end(request, [(connection, at)], failure)
+
     def _acquire(self, request: LiveRequest) -> Any:
         monitor, counter, clock = self._monitor, self._counter, self._clock
         # Without the lock: an assignment to a dict is atomic in CPython, and the library must not wait for the lock.
@@ -270,17 +356,7 @@ class ThreadedInstance:
         try:
             connection = self._library.acquire(request)
         except NotAcquired as error:
-            with self._lock:
-                now = clock()
-                monitor.record_failed_acquire(request, now, is_shortage=error.is_shortage)
-                if not self._has_ended:
-                    self._begin_request(request)
-                    self._note_lag(request)
-                    # The client of a pool that refuses at once has not waited.
-                    due = now if error.at_once else request.due
-                    counter.count_failed_acquire(
-                        request.counted, due, request.queued_at, now, error.kind, timed_out=error.timed_out
-                    )
+            self._count_failed_acquire(request, error)
             raise
         with self._lock:
             now = clock()
@@ -292,6 +368,19 @@ class ThreadedInstance:
                     self._note_lag(request)
                 counter.count_acquire(request.counted, request.due, request.queued_at, now)
         return connection
+
+    def _count_failed_acquire(self, request: LiveRequest, error: NotAcquired) -> None:
+        with self._lock:
+            now = self._clock()
+            self._monitor.record_failed_acquire(request, now, is_shortage=error.is_shortage)
+            if not self._has_ended:
+                self._begin_request(request)
+                self._note_lag(request)
+                # The client of a pool that refuses at once has not waited.
+                due = now if error.at_once else request.due
+                self._counter.count_failed_acquire(
+                    request.counted, due, request.queued_at, now, error.kind, timed_out=error.timed_out
+                )
 
     def _use(self, connection: Any, hold: float, request: LiveRequest) -> None:
         """Use a connection for ``hold`` seconds, or for as long as the user's statement takes if that is longer."""
@@ -333,10 +422,7 @@ class ThreadedInstance:
         try:
             self._library.release(connection, is_broken=is_broken)
         except SlotLost as error:
-            with self._lock:
-                self._fail(request, error.kind)
-                if ends:
-                    self._end_request(request, failed)
+            self._lose_slot(request, error, ends=ends, failed=failed)
             return
         with self._lock:
             now = self._clock()
@@ -346,6 +432,12 @@ class ThreadedInstance:
                 # With the same lock: each lock that a request takes delays the other threads.
                 if ends:
                     self._counter.end_request(request.counted, failed=failed)
+
+    def _lose_slot(self, request: LiveRequest, error: SlotLost, *, ends: bool, failed: bool) -> None:
+        with self._lock:
+            self._fail(request, error.kind)
+            if ends:
+                self._end_request(request, failed)
 
     def _begin_request(self, request: LiveRequest) -> None:
         """Count a request when its first acquire has ended, or the run. The lock must be held."""
@@ -369,6 +461,12 @@ class ThreadedInstance:
     def _count_opening(self, connect_time: float, now: float) -> None:
         if not self._has_ended and self._counter.is_counted(now):
             self._counter.tally.connect_time.record(connect_time)
+
+    def _count_noted(self, noted: Noted) -> None:
+        if not self._has_ended:
+            # At most the last request of a log ends after the load: none begins after it.
+            late = bool(noted.uses) and noted.releases[-1] > self._monitor.origin + self._ends_at
+            self._counter.count_noted(noted, late=late)
 
     def _count_error(self, kind: ErrorKind, now: float) -> None:
         if not self._has_ended:

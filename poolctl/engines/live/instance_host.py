@@ -94,11 +94,13 @@ class InstanceProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ``kill``
         self.process = subprocess.Popen(
             [sys.executable, "-m", "poolctl.engines.instance", library],
-            # A session of its own: the terminal sends Ctrl-C to poolctl alone, which first collects the counts.
+            # A group of its own: the terminal sends Ctrl-C to poolctl alone, which first collects the counts. Not a
+            # session of its own: Linux shares the cores between sessions (autogroup), and an instance that takes turns
+            # with one on the same core then serves half as many requests.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            start_new_session=True,
+            process_group=0,
             bufsize=0,
         )
         self._unread = b""
