@@ -257,3 +257,26 @@ def test_one_thread_is_not_many() -> None:
         "5 threads of puma share a pool of 4: as each thread keeps its connection, 1 of them waits and times out",
         "The pool of clock has 25 connections, and its one thread never uses more than 1",
     }
+
+
+def test_functions_that_are_more_than_a_pooler_accepts_raise_its_clients_and_hide_no_other_change() -> None:
+    checked = check_text(
+        '[[service]]\nname = "f"\ndeploy = "serverless"\nconcurrency = 300\nvia = "b"\n'
+        '[[service]]\nname = "web"\nmax_open = 12\nreplicas = 5\nsurge = 1\nterminating = 1\n'
+        '[[pooler]]\nname = "b"\nmax_client_conn = 200\ndefault_pool_size = 60'
+    )
+    remedies = {found.code: found.remedy for found in checked.findings}
+
+    assert remedies["pooler-client-limit"] == "b: max_client_conn 200 -> 300"
+    assert remedies["fleet-over-budget"].startswith("web: max_open 12 -> ")
+    assert "max_client_conn" not in remedies["fleet-over-budget"]
+    assert check_fleet(apply_changes(checked.fleet, checked.changes or ())).is_within
+
+
+def test_clients_of_a_pooler_may_be_fewer_or_the_pooler_may_accept_more() -> None:
+    checked = check_text(
+        '[[service]]\nname = "api"\nmax_open = 30\nreplicas = 4\nsurge = 0\nterminating = 0\nvia = "b"\n'
+        '[[pooler]]\nname = "b"\nmax_client_conn = 100\ndefault_pool_size = 20'
+    )
+
+    assert checked.findings[0].remedy == "api: max_open 30 -> 25, or b: max_client_conn 100 -> 120"

@@ -48,19 +48,37 @@ def propose_changes(fleet: Fleet) -> tuple[Change, ...] | None:
     """Return changes with which every limit is kept and every thread has its connection; None if there are none.
 
     A pool with fewer connections than threads grows to its threads where there is room. Where there is none, its
-    threads shrink with it.
+    threads shrink with it. Where one connection for each client is more than PgBouncer accepts, it accepts more.
     """
     sizes: dict[_Size, int] = {size: size.start for size in _list_sizes(fleet)}
-    for _ in range(4 * len(sizes) + 4):
+    raised: list[Change] = []
+    for _ in range(4 * len(sizes) + 4 + len(fleet.poolers)):
         broken = next((limit for limit in check_limits(_apply(fleet, sizes)) if not limit.is_kept), None)
         if broken is None:
             sizes = _give_back(fleet, sizes)
-            return tuple(change for size, value in sizes.items() for change in _write_changes(fleet, size, value))
+            found = [change for size, value in sizes.items() for change in _write_changes(fleet, size, value)]
+            return (*raised, *found)
         smaller = _shrink(fleet, sizes, broken)
-        if smaller is None:
+        if smaller is not None:
+            sizes = smaller
+            continue
+        wider = find_client_limit(fleet, broken)
+        if wider is None:
             return None
-        sizes = smaller
+        raised.append(wider)
+        fleet = apply_changes(fleet, [wider])
     return None
+
+
+def find_client_limit(fleet: Fleet, limit: LimitCheck) -> Change | None:
+    """Return the max_client_conn that accepts all clients of ``limit``; None for other limits and unlimited clients.
+
+    PgBouncer's clients cost files and little memory; those of Pgpool-II are processes with server connections.
+    """
+    pooler = next((p for p in fleet.poolers if limit.kind == "pooler-clients" and p.name == limit.name), None)
+    if pooler is None or pooler.kind != "pgbouncer" or limit.worst is None:
+        return None
+    return Change(pooler.name, "max_client_conn", pooler.max_client_conn, ceil(limit.worst / pooler.processes))
 
 
 def find_database_cap(fleet: Fleet, pooler: FleetPooler) -> int | None:
@@ -164,6 +182,7 @@ def _set_pooler_values(pooler: FleetPooler, named: Named) -> FleetPooler:
         return replace(pooler, max_client_conn=children, default_pool_size=children * pooler.max_pool)
     return replace(
         pooler,
+        max_client_conn=get("max_client_conn", pooler.max_client_conn),
         default_pool_size=get("default_pool_size", pooler.default_pool_size),
         reserve_pool_size=get("reserve_pool_size", pooler.reserve_pool_size),
         max_db_connections=get("max_db_connections", pooler.max_db_connections),

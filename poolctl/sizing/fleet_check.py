@@ -8,7 +8,13 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Finding, Severity, worst_first
 from poolctl.sizing.budget import FigureSource, Term
 from poolctl.sizing.fleet import Fleet, FleetPooler, FleetService
-from poolctl.sizing.fleet_changes import Change, apply_changes, find_database_cap, propose_changes
+from poolctl.sizing.fleet_changes import (
+    Change,
+    apply_changes,
+    find_client_limit,
+    find_database_cap,
+    propose_changes,
+)
 from poolctl.sizing.fleet_limits import (
     Kind,
     LimitCheck,
@@ -142,9 +148,12 @@ def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
     if changes is None:
         return _write_impossible(fleet, limit)
     names = {part.who for part in limit.parts}
-    steps = [_write_change(change) for change in changes if change.who in names]
+    steps = [_write_change(change) for change in changes if _is_for(change, limit)]
     if limit.kind != "server":
-        return "; ".join(steps)
+        wider = find_client_limit(fleet, limit)
+        is_raised = any(change.key == "max_client_conn" for change in changes if _is_for(change, limit))
+        instead = "" if wider is None or is_raised else f", or {_write_change(wider)}"
+        return "; ".join(steps) + instead
     caps = [
         f"{pooler.name}: max_db_connections {cap} (now unlimited)"
         for pooler in fleet.poolers
@@ -154,6 +163,13 @@ def _write_remedy(fleet: Fleet, limit: LimitCheck, changes: tuple[Change, ...] |
         caps.append(f"max_connections {fleet.server.max_connections + limit.worst - limit.limit}")
     first = "; or instead of these: " if len(steps) > 1 and caps else ", or " if caps else ""
     return "; ".join(steps) + first + ", or ".join(caps)
+
+
+def _is_for(change: Change, limit: LimitCheck) -> bool:
+    """Return True if ``change`` helps to keep ``limit``."""
+    if change.key == "max_client_conn":
+        return limit.kind == "pooler-clients" and limit.name == change.who
+    return any(part.who == change.who for part in limit.parts)
 
 
 def _write_change(change: Change) -> str:
