@@ -380,7 +380,6 @@ def test_relief_ends_only_what_the_plan_names_after_asking_and_says_what_came_fr
         assert one(observer, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'web'") == 3
 
 
-@pytest.mark.slow
 def test_backends_that_work_again_while_the_question_stands_are_left_alone(at: Stage) -> None:
     at.start("sessions", "shop", size=6, statement="SELECT 1")
     with Clients(at.sandbox.direct_conninfo) as clients:
