@@ -3,7 +3,6 @@
 import http.server
 import json
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,6 +12,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+from poolctl.engines.sandbox.server import free_port
+
 BINARY = shutil.which("prometheus")
 
 CONFIG = """\
@@ -21,13 +22,6 @@ scrape_configs:
   - job_name: shop
     static_configs: [{{targets: [{targets}]}}]
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

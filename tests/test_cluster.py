@@ -23,6 +23,7 @@ from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
 from poolctl.engines.cluster.cluster_host import ClusterHost
 from poolctl.engines.cluster.place import parse_place
 from poolctl.engines.model import compiled
+from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, CannotDo
 
 Client = pytest.importorskip("distributed").Client
@@ -30,12 +31,6 @@ pytestmark = pytest.mark.server
 
 SWEEP = ("simulate", "--sweep", "pool.max_open=2..13", "--sweep", "load.instances=2,4", "--json", "--quiet")
 LONG = ("simulate", "--replications", "40", "--for", "2m", "--set", "load.instances=10", "--json", "--quiet")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Cluster:

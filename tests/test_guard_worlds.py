@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from guard_runs import run_guard, run_program
 
+from poolctl.engines.sandbox.server import free_port
+
 pytestmark = pytest.mark.server
 
 
@@ -60,14 +62,6 @@ for _ in range(600):
 for path in ("a", "b", "leak", "c"):
     urllib.request.urlopen(f"http://127.0.0.1:{sys.argv[1]}/{path}").read()
 """
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def serve_and_fetch(command: list[str], port: int, environment: dict[str, str], folder: Path) -> dict[str, object]:

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheuses import free_port
 from sandboxes import eventually
 from staging import Stage, stage
 
+from poolctl.engines.sandbox.server import free_port
 from poolctl.observe.postgres import PATIENT_RETRY
 from poolctl.observe.recording import read_recording
 

@@ -14,6 +14,7 @@ from stack_parts import POOLER, POOLER_OFF
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.sandbox.binaries import find_pooler, find_server_account
+from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import MissingProgram
 from poolctl.stacks import PoolerAdvice, render
 
@@ -31,11 +32,6 @@ def program(name: str) -> Path:
         return find_pooler(name)
     except MissingProgram as error:
         pytest.skip(f"{error.message}; {error.hint}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 @contextmanager
