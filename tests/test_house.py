@@ -78,6 +78,7 @@ class Import(NamedTuple):
         return f"{self.file.relative_to(ROOT.parent)}:{self.line} imports {what}"
 
 
+@cache
 def room_of(file: Path) -> str:
     first = file.relative_to(ROOT).parts[0].removesuffix(".py")
     return "" if first == "__init__" else first
@@ -256,6 +257,7 @@ def test_nothing_private_is_imported_from_another_file() -> None:
     ] == []
 
 
+@cache
 def module_of(file: Path) -> str:
     return ".".join(["poolctl", *file.relative_to(ROOT).with_suffix("").parts]).removesuffix(".__init__")
 
