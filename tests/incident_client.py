@@ -190,6 +190,8 @@ def leak(client: Client) -> None:
     """
     pool = client.pool()
     kept: list[Any] = []
+    # Not the length of ``kept``: two workers at once would each take the last place.
+    places = threading.Semaphore(client.count("most", 1000))
 
     def serve() -> None:
         number = 0
@@ -201,7 +203,7 @@ def leak(client: Client) -> None:
                 time.sleep(0.2)
                 continue
             statement = client.options.get("statement", "SELECT count(*) FROM pg_class /*route='%2Fcheckout'*/")
-            if number % client.count("every", 4) == 0 and len(kept) < client.count("most", 1000):
+            if number % client.count("every", 4) == 0 and places.acquire(blocking=False):
                 if not client.count("idle", 0):
                     connection.execute("BEGIN")
                 connection.execute(statement, prepare=bool(client.count("prepared", 0)))

@@ -247,7 +247,7 @@ def test_a_slow_database_multiplies_the_holds(servers: ThrowAwayServers) -> None
 
 
 def test_a_deploy_runs_both_generations_for_the_overlap(servers: ThrowAwayServers) -> None:
-    events = [{"at": "700ms", "do": "deploy", "overlap": "600ms"}]
+    events = [{"at": "700ms", "do": "deploy", "overlap": "1s"}]
     done = run(servers, scenario_of(load={"duration": "2s"}, events=events))
 
     assert_adds_up(done)

@@ -504,7 +504,10 @@ def test_a_sweep_ends_when_clients_arrive(sandbox: Sandbox, target: str) -> None
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere sslpassword is refused")
 def test_no_secret_stands_in_the_arguments_of_pgbench(target: str) -> None:
     load = Pgbench(
-        f"{target} password=S3CRETA sslpassword=S3CRETB", [Script("q", "SELECT pg_sleep(0.01);\n")], prepared=True, seed=1
+        f"{target} password=S3CRETA sslpassword=S3CRETB",
+        [Script("q", "SELECT pg_sleep(0.01);\n")],
+        prepared=True,
+        seed=1,
     )
     commands: list[str] = []
 
