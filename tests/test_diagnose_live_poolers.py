@@ -408,7 +408,7 @@ def test_ports_that_wait_for_their_end_are_no_churn_where_nobody_comes_any_more(
 
 @pytest.mark.parametrize(("in_statements", "code"), [(0.02, "held-across-io"), (0.9, "pool-undersized")])
 def test_pgbouncers_own_times_tell_pauses_from_work_where_a_role_sees_no_times(in_statements: float, code: str) -> None:
-    """Five transactions at a time, of 0.2 s each."""
+    """Five transactions at a time, of 0.2 s each, after a wait of 0.6 s, which PgBouncer counts as a statement's."""
     calls = [Row(100 + i, IN_TRANSACTION, age=0.04 * i, turns=0.2, began=0.001) for i in range(5)]
     samples = [
         replace(
@@ -418,8 +418,8 @@ def test_pgbouncers_own_times_tell_pauses_from_work_where_a_role_sees_no_times(i
                     "app",
                     transactions=12 * i,
                     queries=24 * i,
-                    transaction_time=2.4 * i,
-                    query_time=2.4 * in_statements * i,
+                    transaction_time=(7.2 + 2.4) * i,
+                    query_time=(7.2 + 2.4 * in_statements) * i,
                 ),
             ),
         )

@@ -116,7 +116,10 @@ def test_transactions_that_pause_in_the_application_use_up_a_poolers_connections
             eventually(lambda: len(admin.execute("SHOW CLIENTS").fetchall()) > 60, within=40)
 
         verdict = inspect(pooled.conninfo_of("watcher"), "--pgbouncer", console, "--relief")
+        unprivileged = inspect(pooled.conninfo_of("stranger"), "--pgbouncer", console)
 
+    assert unprivileged.held_by("held-across-io") == {"orders"}
+    unprivileged.says_nothing_of(*LEAKS, "healthy", "pool-undersized", "slow-database")
     assert verdict.held_by("held-across-io") == {"orders"}
     assert verdict.document["relief"]["steps"] == []
     verdict.says_nothing_of(*LEAKS, "healthy", "pool-undersized", "slow-database", "pooler-pinned-transaction")

@@ -140,6 +140,9 @@ LEAST_SILENT_JAM = 4
 SPREAD_SHARE = 0.25
 """Share of the longest rest within which four backends or more still came to rest together, where as many acquires
 timed out as hold: of calls that begin at random, six do so once in 200 samples."""
+LEAST_LOOSE_JAM = 6
+"""Backends from which a rest that is over may have begun and ended within such a quarter: of four that take turns some
+would by chance."""
 SHORTEST_TIMEOUT = 0.25
 """Seconds: a jam that ends sooner is found by its errors, not by its rests (HikariCP allows no shorter timeout)."""
 
@@ -201,9 +204,9 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     such moments or more may be spread by a quarter of the longest rest. Certain: two such moments, with clients waiting
     and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are not reported; or a leak of
     that moment is possible (``leak-in-transaction`` beside it); or two such moments while timeouts are not counted, as
-    calls that began together look alike (``held-across-io`` beside it). So do rests of 5 s or more that began together
-    and were over together (likely where as many acquires timed out meanwhile). Where it is known that no client waits,
-    or the backends come back without a timeout, it is no jam.
+    calls that began together look alike (``held-across-io`` beside it). So do rests of a second or more that began
+    together and were over together (likely where as many acquires timed out meanwhile). Where it is known that no
+    client waits, or the backends come back without a timeout, it is no jam.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
@@ -266,7 +269,9 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
         jam = _find_together(application, samples, full, SPREAD_SHARE * max(rests, default=0.0), SHORTEST_TIMEOUT)
         # Backends that never moved are spread by a quarter of their age, as a leak is.
         jam = jam if jam is not None and jam.is_repeated else None
-    if jam is None or (jam.is_repeated and timed_out == 0):
+    if jam is None:
+        return _find_past_jam(application, timed_out)
+    if jam.is_repeated and timed_out == 0:
         return None
     return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out, may_be_leaks)
 
@@ -304,23 +309,25 @@ def _find_standstill(
 def _find_past_jam(application: Application, timed_out: float | None) -> _Jam | None:
     """Find a rest in transactions that began and ended for all backends together: as when their acquires timed out.
 
-    Together: within a tenth of the shortest such rest, of 5 s or more.
+    Together: within a tenth of the shortest such rest, of a second or more; or a quarter, of six backends or more.
     """
     if application.count < LEAST_SILENT_JAM or timed_out == 0:
         return None
+    share = SPREAD_SHARE if application.count >= LEAST_LOOSE_JAM else STANDSTILL_SHARE
     rests = [
-        max((rest for rest in track.list_rests() if rest.in_transaction), key=lambda rest: rest.length, default=None)
+        [rest for rest in track.list_rests() if rest.in_transaction and rest.length >= STUCK_AFTER]
         for track in application.tracks
     ]
-    known = [rest for rest in rests if rest is not None]
-    if len(known) < application.count or (shortest := min(rest.length for rest in known)) < LEAST_STANDSTILL:
+    if not all(rests):
         return None
-    began, ended = [rest.since for rest in known], [rest.until for rest in known]
-    spread = max(max(began) - min(began), max(ended) - min(ended))
-    if spread > STANDSTILL_SHARE * shortest:
-        return None
-    age = max(rest.length for rest in known)
-    return _Jam(application.tracks, age, spread, (min(began),), 0.0, timed_out, is_over=True)
+    for first in reversed(rests[0]):
+        found = [min(each, key=lambda rest: abs(rest.since - first.since)) for each in rests]
+        began, ended = [rest.since for rest in found], [rest.until for rest in found]
+        spread = max(max(began) - min(began), max(ended) - min(ended))
+        if spread <= share * min(rest.length for rest in found):
+            age = max(rest.length for rest in found)
+            return _Jam(application.tracks, age, spread, (min(began),), 0.0, timed_out, is_over=True)
+    return None
 
 
 def _find_together(

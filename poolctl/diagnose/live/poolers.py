@@ -23,7 +23,7 @@ from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import count_busy_children, list_client_limits
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE
+from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, MOSTLY_SHARE, SHORTEST_PAUSE
 from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, BouncerStats, HostSample, PgpoolSample, Refusal
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -275,7 +275,7 @@ def find_pooler_queues(context: RuleContext) -> Iterator[Finding]:
             yield build_session_mode(context, queue, found)
         elif not found.blocked and _is_too_small(context, queue, found):
             pauses = _measure_pauses(context, queue)
-            if pauses.share > HELD_SHARE and pauses.mean >= LEAST_PAUSE:
+            if pauses.are_elsewhere:
                 yield _build_held(context, queue, found, pauses)
             else:
                 yield build_undersized(context, queue, found)
@@ -386,21 +386,37 @@ class _Pauses(NamedTuple):
     """How transactions through a pooler pause between their statements, by its own counters. 0: not known, or none."""
 
     share: float
+    """Of the time of the server connections in use."""
     mean: float
     """Seconds in each transaction."""
 
+    @property
+    def are_elsewhere(self) -> bool:
+        """Whether something else is done in them: the measure of ``HoldPattern.is_elsewhere``."""
+        is_mostly = self.share >= MOSTLY_SHARE and self.mean >= SHORTEST_PAUSE
+        return self.share > HELD_SHARE and (self.mean >= LEAST_PAUSE or is_mostly)
+
 
 def _measure_pauses(context: RuleContext, queue: BouncerQueue) -> _Pauses:
-    """Measure the time of transactions that is no statement's, of a database that only this pool serves."""
-    bouncers = [b for s in context.facts.observation.snapshots for b in s.bouncers if b.target == queue.bouncer.target]
+    """Measure the time of transactions that is no statement's, of a database that only this pool serves.
+
+    PgBouncer counts a client's wait for a server in both, so that only the difference says something.
+    """
+    rows = [
+        (snapshot.at, row)
+        for snapshot in context.facts.observation.snapshots
+        for bouncer in snapshot.bouncers
+        for row in bouncer.stats
+        if bouncer.target == queue.bouncer.target and row.database == queue.last.database
+    ]
     alone = sum(each.last.database == queue.last.database for each in context.facts.queues) == 1
-    rows = [row for bouncer in bouncers for row in bouncer.stats if row.database == queue.last.database]
-    if not alone or len(rows) < 2:
+    if not alone or len(rows) < 2 or rows[-1][0] <= rows[0][0]:
         return _Pauses(0.0, 0.0)
-    first, last = rows[0], rows[-1]
+    (began, first), (ended, last) = rows[0], rows[-1]
     count, total = last.transactions - first.transactions, last.transaction_time - first.transaction_time
-    paused = total - (last.query_time - first.query_time)
-    return _Pauses(paused / total, paused / count) if count > 0 and total > 0 else _Pauses(0.0, 0.0)
+    paused = max(0.0, total - (last.query_time - first.query_time))
+    pausing = paused / (ended - began) / max(1, queue.last.servers_active)
+    return _Pauses(min(1.0, pausing), paused / count) if count > 0 else _Pauses(0.0, 0.0)
 
 
 def _build_held(context: RuleContext, queue: BouncerQueue, found: PoolerBackends, pauses: _Pauses) -> Finding:
@@ -410,13 +426,14 @@ def _build_held(context: RuleContext, queue: BouncerQueue, found: PoolerBackends
         severity="critical",
         confidence="likely",
         summary=f"Transactions through PgBouncer pause for {format_duration(pauses.mean)} on average, "
-        f"{percent(pauses.share)} of their time, while they keep its server connections: {_write_counts(queue)}",
+        f"{percent(pauses.share)} of the time in which they keep its server connections: {_write_counts(queue)}",
         evidence=_collect_evidence(queue, found)
         | {
             "idle_in_transaction_share": percent(pauses.share),
             "typical_pause": pauses.mean,
-            "threshold": f"> {percent(HELD_SHARE)} of the time of transactions is no statement's, "
-            f"{format_duration(LEAST_PAUSE)} or more in each",
+            "threshold": f"> {percent(HELD_SHARE)} of the time of server connections in use is no statement's, "
+            f"{format_duration(LEAST_PAUSE)} or more in each ({format_duration(SHORTEST_PAUSE)} from "
+            f"{percent(MOSTLY_SHARE)} on)",
         },
         evidence_sql=sql.POOLER,
         holders=context.find_holders(found.moving),
