@@ -7,7 +7,9 @@ that its function names.
 import os
 import sys
 from types import CodeType, FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from poolctl.guard.compiled import COMPILED
 
 MOST_FRAMES = 4
 """Frames kept of a site: the acquire and the callers of a wrapper around it."""
@@ -33,10 +35,32 @@ class Frame(NamedTuple):
     function: str
 
 
-class Site:
+class Tally:
+    """What is counted of a site and of a pool: each release adds to both. Times are in seconds.
+
+    ``longest``: a site's longest hold. ``holds``, ``peak`` and ``inherited`` are a pool's: what of it is out, by the
+    connection's id; the most that was out at once; True in the child of a fork until the pool is used there.
+    """
+
+    __slots__ = ("holds", "inherited", "longest", "peak", "released", "use_time", "wait_time")
+
+    holds: dict[int, Any]
+    inherited: bool
+    longest: float
+    peak: int
+    released: int
+    use_time: float
+    wait_time: float
+
+
+if COMPILED is not None:
+    Tally = COMPILED.Tally  # type: ignore[misc]
+
+
+class Site(Tally):
     """The frames of one acquire, innermost first, and what was counted there."""
 
-    __slots__ = ("collected", "frames", "late", "longest", "released", "use_time", "wait_time")
+    __slots__ = ("collected", "frames", "late")
 
     def __init__(self, frames: tuple[Frame, ...]) -> None:
         self.frames = frames
@@ -167,10 +191,3 @@ def _find_parent_greenlets_frame(start: FrameType | None) -> FrameType | None:
 def all_sites() -> list[Site]:
     """List every site seen so far."""
     return list(_by_frames.values())
-
-
-def forget_sites() -> None:
-    """Forget every site and what was counted there."""
-    _sites.clear()
-    _by_frames.clear()
-    _codes.clear()

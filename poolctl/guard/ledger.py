@@ -3,55 +3,63 @@
 Pure: ``now`` comes in, data goes out. It decides what is nested, lost, released twice or released elsewhere.
 The hooks decide when something happened; the report decides what of it is worth a word. Calls come under the recorder's
 lock, except ``ask``, ``grant`` and ``release``: every program that uses a pool pays for these. Each of them changes a
-shared table in one step, and the interpreter changes threads at calls, never within ``count += 1``.
+shared table in one step, and the interpreter changes threads at calls, never within ``count += 1``. These three are in
+``_hot_path.c`` once more.
 """
 
 from collections import deque
 from collections.abc import Iterator
 
-from poolctl.guard.call_sites import NOWHERE, Site
+from poolctl.guard.call_sites import NOWHERE, Site, Tally
+from poolctl.guard.compiled import COMPILED
 
 MOST_INCIDENTS = 500
 """Kinds of incidents kept: a kind is an event at a site, counted however often it happens."""
 
 
-class Actor:
-    """A thread, task or greenlet that acquires. ``outcome`` is "" while it runs, then how it ended.
+class Link:
+    """Where the holds of one actor begin: ``top`` is the newest, None if it holds nothing and asks for nothing.
 
-    ``thread``: the number that the system gave the thread, also of a task or greenlet. It may be used again when that
-    thread has ended.
+    ``thread``: the number that the system gave its thread. It may be used again when that thread has ended.
     """
 
-    __slots__ = ("__weakref__", "kind", "name", "outcome", "thread", "top")
+    __slots__ = ("thread", "top")
+
+    thread: int
+    top: "Hold | None"
+
+
+if COMPILED is not None:
+    Link = COMPILED.Link  # type: ignore[misc]
+
+
+class Actor(Link):
+    """A thread, task or greenlet that acquires. ``outcome`` is "" while it runs, then how it ended."""
+
+    __slots__ = ("__weakref__", "kind", "name", "outcome")
 
     def __init__(self, kind: str, name: str, thread: int = 0) -> None:
         self.kind = kind
         self.name = name
         self.thread = thread
         self.outcome = ""
-        self.top: Hold | None = None
+        self.top = None
 
 
-class GuardedPool:
+class GuardedPool(Tally):
     """What is known of one pool. ``max_open`` None: no limit, or not known. ``is_pool`` False: single connections."""
 
     __slots__ = (
         "closed_at",
-        "holds",
-        "inherited",
         "is_pool",
         "library",
         "lost",
         "max_open",
         "name",
         "opened_at",
-        "peak",
         "refused",
-        "released",
         "site",
         "timed_out",
-        "use_time",
-        "wait_time",
     )
 
     def __init__(
@@ -71,7 +79,7 @@ class GuardedPool:
         self.opened_at = now
         self.closed_at: float | None = None
         self.is_pool = is_pool
-        self.holds: dict[int, Hold] = {}
+        self.holds = {}
         self.released = self.timed_out = self.refused = self.peak = self.lost = 0
         self.wait_time = self.use_time = 0.0
         self.inherited = False
@@ -124,6 +132,9 @@ class Hold:
     statement: str
     via: str
 
+
+if COMPILED is not None:
+    Hold = COMPILED.Hold  # type: ignore[misc]
 
 _new_hold = object.__new__
 
@@ -195,7 +206,7 @@ class Ledger:
         below = hold.below = actor.top
         actor.top = hold
         if below is not None:
-            self._note_nesting(hold, now)
+            self.note_nesting(hold, now)
         return hold
 
     def grant(self, hold: Hold, key: int, now: float) -> None:
@@ -223,7 +234,7 @@ class Ledger:
     def give_up(self, hold: Hold, now: float, *, event: str = "") -> Incident | None:
         """End the request ``hold`` without a connection. ``event``: "timed-out" or "refused" for an incident."""
         pool = hold.pool
-        self._unlink(hold)
+        self.unlink(hold)
         pool.wait_time += now - hold.asked_at
         if event == "timed-out":
             pool.timed_out += 1
@@ -250,9 +261,9 @@ class Ledger:
         # Nearly always the newest of its actor: then nothing has to be searched.
         if actor.top is hold:
             actor.top = hold.below
+            hold.below = None
         else:
-            self._unlink(hold)
-        hold.below = None
+            self.unlink(hold)
         acquired_at = hold.acquired_at
         if acquired_at is None:
             return None
@@ -267,9 +278,13 @@ class Ledger:
         if used > site.longest:
             site.longest = used
         if used > self.threshold > 0:
-            site.late += 1
-            self.late.append((hold, used))
+            self.note_late(hold, used)
         return hold
+
+    def note_late(self, hold: Hold, used: float) -> None:
+        """Note that ``hold`` was released after ``used`` seconds, more than the threshold."""
+        hold.site.late += 1
+        self.late.append((hold, used))
 
     def restore(self, hold: Hold, reason: str) -> None:
         """Hold the connection of ``hold`` again: its release failed, and the pool still counts it as out."""
@@ -286,7 +301,7 @@ class Ledger:
         if hold is not None and hold.is_out:
             hold.is_out = False
             hold.pool.holds.pop(key, None)
-            self._unlink(hold)
+            self.unlink(hold)
 
     def release_again(self, key: int, at: Site, now: float, *, owner: object = None) -> bool:
         """Note that a connection which is not out was released. False if it was never seen out."""
@@ -310,7 +325,7 @@ class Ledger:
             return None
         hold.is_out = False
         hold.pool.holds.pop(key, None)
-        self._unlink(hold)
+        self.unlink(hold)
         hold.site.collected += 1
         incident = self.note(event, hold.pool, hold.site, None, now, owner=hold.owner)
         hold.pool.lost += 1
@@ -352,7 +367,8 @@ class Ledger:
         tops = [hold.actor.top for hold in holds]
         return bool(holds) and all(top is not None and top.acquired_at is None and top.pool is pool for top in tops)
 
-    def _note_nesting(self, hold: Hold, now: float) -> None:
+    def note_nesting(self, hold: Hold, now: float) -> None:
+        """Note that the actor of ``hold`` asks although it holds or waits already, if both are of one pool."""
         for outer in chain_of(hold.below):
             if outer.pool is hold.pool and outer.is_out:
                 break
@@ -373,15 +389,17 @@ class Ledger:
         nesting.jammed += self.is_jammed(hold.pool)
 
     @staticmethod
-    def _unlink(hold: Hold) -> None:
+    def unlink(hold: Hold) -> None:
+        """Take ``hold`` out of the chain of its actor."""
         actor = hold.actor
         if actor.top is hold:
             actor.top = hold.below
-            return
-        for one in chain_of(actor.top):
-            if one.below is hold:
-                one.below = hold.below
-                return
+        else:
+            for one in chain_of(actor.top):
+                if one.below is hold:
+                    one.below = hold.below
+                    break
+        hold.below = None
 
 
 def chain_of(hold: Hold | None) -> Iterator[Hold]:

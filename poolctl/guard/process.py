@@ -138,7 +138,7 @@ def begin() -> None:
     from poolctl.guard.hooks import install
     from poolctl.guard.recorder import RECORDER
 
-    RECORDER.ledger.threshold = float(os.environ.get(THRESHOLD, "60"))
+    RECORDER.set_threshold(float(os.environ.get(THRESHOLD, "60")))
     reporter = Reporter(RECORDER)
 
     def start() -> None:

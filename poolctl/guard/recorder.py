@@ -1,4 +1,4 @@
-"""The recorder: what the hooks call. It adds the clock, the call site and the actor to what they saw.
+"""The recorder: what the hooks call.
 
 Decides who acts (thread, task or greenlet) and which connection object is meant. Keeps weak references alone, so a
 connection lives exactly as long as without the guard. Nothing here raises into the program: each hook catches what
@@ -14,7 +14,8 @@ from time import monotonic
 from typing import Any
 
 from poolctl.guard.call_sites import NOWHERE, Site, capture_site
-from poolctl.guard.ledger import Actor, GuardedPool, Hold, Ledger
+from poolctl.guard.hot_path import HotPath
+from poolctl.guard.ledger import Actor, GuardedPool, Hold
 
 MOST_POOL_SITES = 1000
 """Lines kept that create pools."""
@@ -31,10 +32,6 @@ class _ThreadEnd:
     __slots__ = ("__weakref__",)
 
 
-def _no_loop() -> None:
-    """Return None, as asyncio's functions would, until the program imports asyncio."""
-
-
 class PoolSite:
     """The pools that one line created: ``dropped`` were garbage-collected without having been closed."""
 
@@ -48,14 +45,12 @@ class PoolSite:
         self.owner: object = None
 
 
-class Recorder:
-    """All that is recorded in this process. ``owner``: whose the next acquires are, such as a test; None: no one's."""
+class Recorder(HotPath):
+    """All that is recorded in this process."""
 
     def __init__(self) -> None:
-        self.ledger = Ledger()
+        super().__init__()
         self.lock = RLock()
-        self.owner: object = None
-        self.pools: dict[int, GuardedPool] = {}
         self.pool_sites: dict[int, PoolSite] = {}
         self.only: dict[int, str] | None = None
         """Ids of the pools that are watched, with their names; None: all of them."""
@@ -63,7 +58,6 @@ class Recorder:
         """Threads that serve Django's requests: Django itself closes or keeps their connections."""
         self.wait_limit: float | None = None
         """Seconds after which an acquire fails; None leaves the program's own limit alone."""
-        self.on_exhausted: Callable[[GuardedPool, Hold], None] | None = None
         self.hooked: dict[str, str] = {}
         self.complaints: dict[str, str] = {}
         self.on_first_use: Callable[[], None] | None = None
@@ -75,9 +69,6 @@ class Recorder:
         self._actors: weakref.WeakSet[Actor] = weakref.WeakSet()
         self._tasks: dict[int, tuple[Any, Actor]] = {}
         self._greenlets: dict[int, tuple[Any, Actor]] = {}
-        self._running_loop: Callable[[], Any] = _no_loop
-        self._current_task: Callable[[], Any] = _no_loop
-        self._current_greenlet: Callable[[], Any] | None = None
 
     # Actors
 
@@ -86,20 +77,23 @@ class Recorder:
         import asyncio
         from asyncio.events import _get_running_loop
 
-        self._running_loop, self._current_task = _get_running_loop, asyncio.current_task
+        # Before Python 3.12 that is a function of Python around this dictionary.
+        tasks: Any = asyncio.tasks
+        self.current_task = tasks._current_tasks.get if sys.version_info < (3, 12) else asyncio.current_task
+        self.running_loop = _get_running_loop
 
     def see_greenlets(self) -> None:
         """Separate greenlets from now on, since gevent or eventlet schedules them."""
-        self._current_greenlet = sys.modules["greenlet"].getcurrent
+        self.current_greenlet = sys.modules["greenlet"].getcurrent
 
     def current_actor(self) -> Actor:
         """Find the thread, task or greenlet that runs now."""
-        if self._running_loop() is not None:
-            task = self._current_task()
-            if task is not None:
+        if self.running_loop is not None and (loop := self.running_loop()) is not None:
+            assert self.current_task is not None
+            if (task := self.current_task(loop)) is not None:
                 known = self._tasks.get(id(task))
                 return known[1] if known is not None and known[0]() is task else self._add_task(task)
-        if self._current_greenlet is not None:
+        if self.current_greenlet is not None:
             return self._find_greenlet()
         try:
             return self._local.actor  # type: ignore[no-any-return]
@@ -119,6 +113,7 @@ class Recorder:
 
         def end_thread(_: Any) -> None:
             self._references.pop(key, None)
+            self.forget_actor(actor.thread)
             self.end_actor(actor, "ended")
 
         self._references[key] = weakref.ref(end, end_thread)
@@ -130,8 +125,12 @@ class Recorder:
         actor = Actor("task", task.get_name() if hasattr(task, "get_name") else "task", get_ident())
         key = id(task)
 
-        def end(done: Any) -> None:
+        def forget(_: Any) -> None:
             self._tasks.pop(key, None)
+            self.forget_actor(key)
+
+        def end(done: Any) -> None:
+            forget(done)
             if actor.top is None:
                 return
             if done.cancelled():
@@ -145,13 +144,13 @@ class Recorder:
                 self.end_actor(actor, "ended")
 
         self._add_actor(actor)
-        self._tasks[key] = (weakref.ref(task, lambda _: self._tasks.pop(key, None)), actor)
+        self._tasks[key] = (weakref.ref(task, forget), actor)
         task.add_done_callback(end)
         return actor
 
     def _find_greenlet(self) -> Actor:
-        assert self._current_greenlet is not None
-        greenlet = self._current_greenlet()
+        assert self.current_greenlet is not None
+        greenlet = self.current_greenlet()
         known = self._greenlets.get(id(greenlet))
         if known is not None and known[0]() is greenlet:
             return known[1]
@@ -238,22 +237,14 @@ class Recorder:
 
     # Acquire and release
 
-    def ask(self, pool: GuardedPool, frame: Any) -> Hold:
-        """Begin an acquire from ``pool`` for the code that runs in ``frame``."""
-        if pool.inherited:
-            self._note_inherited(pool, frame)
-        hold = self.ledger.ask(pool, capture_site(frame), self.current_actor(), self.owner, monotonic())
+    def note_exhausted(self, pool: GuardedPool, hold: Hold) -> None:
+        """Call ``on_exhausted`` if no connection of ``pool`` is left for ``hold``."""
         if self.on_exhausted is not None and pool.max_open is not None and len(pool.holds) >= pool.max_open:
             self.on_exhausted(pool, hold)
-        return hold
 
-    def grant(self, hold: Hold, connection: Any) -> None:
-        """Record that ``hold`` has ``connection``."""
-        key = id(connection)
-        ledger = self.ledger
-        if key not in ledger.latest:
-            self.know(connection)
-        ledger.grant(hold, key, monotonic())
+    def set_threshold(self, seconds: float) -> None:
+        """Count holds of more than ``seconds`` as late when they are released after all. 0: none."""
+        self.threshold = self.ledger.threshold = seconds
 
     def know(self, connection: Any) -> None:
         """Notice from now on when ``connection`` is garbage-collected."""
@@ -271,27 +262,13 @@ class Recorder:
         with self.lock:
             self.ledger.give_up(hold, monotonic(), event=event)
 
-    def release(self, connection: Any) -> Hold | None:
-        """Record that ``connection`` came back. None if it was not known as held."""
-        hold = self.ledger.release(id(connection), monotonic())
-        if hold is not None and hold.actor.thread != get_ident():
-            self._note_elsewhere(hold)
-        return hold
-
-    def release_key(self, key: int) -> Hold | None:
-        """Record that the connection whose id is ``key`` came back. None if it was not known as held."""
-        hold = self.ledger.release(key, monotonic())
-        if hold is not None and hold.actor.thread != get_ident():
-            self._note_elsewhere(hold)
-        return hold
-
-    def _note_elsewhere(self, hold: Hold) -> None:
+    def note_elsewhere(self, hold: Hold) -> None:
         """Note that another thread than the one that acquired it released the connection of ``hold`` to its pool."""
         if not hold.pool.is_pool:
             return
         with self.lock:
             self.ledger.note(
-                "released-elsewhere", hold.pool, hold.site, capture_site(_getframe(2)), monotonic(), owner=hold.owner
+                "released-elsewhere", hold.pool, hold.site, capture_site(_getframe(1)), monotonic(), owner=hold.owner
             )
 
     def restore(self, hold: Hold, error: BaseException) -> None:
@@ -344,7 +321,8 @@ class Recorder:
         with self.lock:
             self.ledger.note(event, hold.pool, hold.site, capture_site(frame), monotonic(), owner=self.owner)
 
-    def _note_inherited(self, pool: GuardedPool, frame: Any) -> None:
+    def note_inherited(self, pool: GuardedPool, frame: Any) -> None:
+        """Note that this process uses a pool of its parent."""
         pool.inherited = False
         with self.lock:
             self.ledger.note("pool-after-fork", pool, pool.site, capture_site(frame), monotonic(), owner=self.owner)
@@ -368,6 +346,7 @@ class Recorder:
             actor.top = None
         self._tasks.clear()
         self._greenlets.clear()
+        self.forget_actors()
 
     def complain(self, about: str, error: object) -> None:
         """Remember, once, what the guard could not do: ``about`` is a library or a part of it."""

@@ -69,7 +69,7 @@ class SuiteChecks:
         self._mentioned: list[str] = []
         self._patched: list[tuple[Any, str, Any]] = []
         RECORDER.wait_limit = self._timeout or None
-        RECORDER.ledger.threshold = self._threshold
+        RECORDER.set_threshold(self._threshold)
         install()
         watch_errors(RECORDER)
         self._watch_raises()

@@ -27,7 +27,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.guard import hooks
-from poolctl.guard.call_sites import forget_sites
+from poolctl.guard.compiled import COMPILED, SWITCH
 from poolctl.guard.recorder import RECORDER
 
 ROUNDS = 15
@@ -235,12 +235,12 @@ def memory() -> None:
     hooks.uninstall()
     print(f"{'memory for each connection held':<44} {(held - before) / 100:8.0f} B")
     print(f"{'memory after 100,000 holds, over before':<44} {(after - before) / 1024:8.1f} KiB")
-    forget_sites()
 
 
 def main(conninfo: str) -> None:
     parts = conninfo_to_dict(conninfo)
     url = f"postgresql://{parts['user']}@{parts['host']}:{parts['port']}/{parts['dbname']}"
+    print(f"the {'plain' if COMPILED is None else 'compiled'} hot path ({SWITCH}=plain takes the plain one)")
     print(f"{'':<44} {'without':>11}  {'with':>11}  ratio")
     sync_pools(conninfo, url)
     async_pools(conninfo, url)

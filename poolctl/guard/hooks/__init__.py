@@ -172,7 +172,7 @@ def patch_init(owner: Any, know_pool: Callable[[Any, Any], object], library: str
 
 
 def make_putconn(original: Any) -> Any:
-    """Make the putconn of a pool of psycopg2 or psycopg_pool that records the release."""
+    """Make the putconn of a pool of psycopg_pool that records the release."""
     recorder = RECORDER
     release = recorder.release
 

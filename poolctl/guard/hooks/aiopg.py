@@ -29,10 +29,9 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_acquire(original: Any) -> Any:
     async def _acquire(self: Any) -> Any:
-        pool = know_pool(self)
-        if pool is None:
+        hold = RECORDER.ask_for(self, know_pool, _getframe(1))
+        if hold is None:
             return await original(self)
-        hold = RECORDER.ask(pool, _getframe(1))
         try:
             connection = await original(self)
         except BaseException as error:

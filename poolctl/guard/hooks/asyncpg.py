@@ -52,13 +52,13 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_acquire(original: Any) -> Any:
     recorder = RECORDER
+    ask_for = recorder.ask_for
 
     async def _acquire(self: Any, timeout: Any = None) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = recorder.pools.get(id(self)) or know_pool(self)
-            hold = recorder.ask(pool, _getframe(1)) if pool is not None else None
+            hold = ask_for(self, know_pool, _getframe(1))
         except Exception as error:
             recorder.complain("asyncpg", error)
         if hold is None:

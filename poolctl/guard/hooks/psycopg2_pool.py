@@ -4,7 +4,7 @@ import sys
 from types import ModuleType
 from typing import Any
 
-from poolctl.guard.hooks import make_putconn, patch, patch_init
+from poolctl.guard.hooks import patch, patch_init
 from poolctl.guard.ledger import GuardedPool
 from poolctl.guard.recorder import RECORDER
 
@@ -15,8 +15,9 @@ def hook(module: ModuleType) -> None:
     """Hook the methods of both pools."""
     patch_init(module.AbstractConnectionPool, know_pool, "psycopg2.pool")
     for pool in (module.SimpleConnectionPool, module.ThreadedConnectionPool):
+        # Two calls with * and ** would take as long as all that this pool does for an acquire and a release.
         patch(pool, "getconn", lambda original: _make_getconn(original, module))
-        patch(pool, "putconn", make_putconn)
+        patch(pool, "putconn", _make_putconn)
         patch(pool, "closeall", _make_closeall)
 
 
@@ -32,32 +33,49 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
-    pools, latest, ask = recorder.pools, recorder.ledger.latest, recorder.ask
+    latest, ask_for, grant = recorder.latest, recorder.ask_for, recorder.grant
 
-    def getconn(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def getconn(self: Any, key: Any = None) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = pools.get(id(self)) or know_pool(self)
-            hold = ask(pool, _getframe(1)) if pool is not None else None
+            hold = ask_for(self, know_pool, _getframe(1))
         except Exception as error:
             recorder.complain("psycopg2.pool", error)
         if hold is None:
-            return original(self, *args, **kwargs)
+            return original(self, key)
         try:
-            connection = original(self, *args, **kwargs) if args or kwargs else original(self)
+            connection = original(self, key)
         except BaseException as error:
             # This pool has no queue: it raises at once when it is full.
             recorder.give_up(hold, event="refused" if isinstance(error, module.PoolError) else "")
             raise
-        known = latest.get(id(connection))
-        if known is not None and known.is_out:
+        if key is not None and (known := latest.get(id(connection))) is not None and known.is_out:
             recorder.give_up(hold)  # the same key again: the caller has it already
         else:
-            recorder.grant(hold, connection)
+            grant(hold, connection)
         return connection
 
     return getconn
+
+
+def _make_putconn(original: Any) -> Any:
+    recorder = RECORDER
+    release = recorder.release
+
+    # As make_putconn, with this pool's own arguments.
+    def putconn(self: Any, conn: Any = None, key: Any = None, close: bool = False) -> Any:
+        hold = release(conn)
+        if hold is None:
+            recorder.release_again(conn, _getframe(1))
+        try:
+            return original(self, conn, key, close)
+        except BaseException as error:
+            if hold is not None:
+                recorder.restore(hold, error)
+            raise
+
+    return putconn
 
 
 def _make_closeall(original: Any) -> Any:

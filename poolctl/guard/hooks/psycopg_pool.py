@@ -46,15 +46,13 @@ def _give_up(hold: Hold, error: BaseException, module: ModuleType) -> None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
-    pools, ask, grant = recorder.pools, recorder.ask, recorder.grant
+    ask_for, grant = recorder.ask_for, recorder.grant
 
     def getconn(self: Any, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = pools.get(id(self)) or know_pool(self)
-            if pool is not None:
-                hold = ask(pool, _getframe(1))
+            hold = ask_for(self, know_pool, _getframe(1))
         except Exception as error:
             recorder.complain("psycopg_pool", error)
         if hold is None:
@@ -74,15 +72,13 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
 
 def _make_async_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
-    pools, ask, grant = recorder.pools, recorder.ask, recorder.grant
+    ask_for, grant = recorder.ask_for, recorder.grant
 
     async def getconn(self: Any, timeout: float | None = None, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = pools.get(id(self)) or know_pool(self)
-            if pool is not None:
-                hold = ask(pool, _getframe(1))
+            hold = ask_for(self, know_pool, _getframe(1))
         except Exception as error:
             recorder.complain("psycopg_pool", error)
         if hold is None:
@@ -102,10 +98,11 @@ def _make_async_getconn(original: Any, module: ModuleType) -> Any:
 
 def _make_async_putconn(original: Any) -> Any:
     recorder = RECORDER
+    release = recorder.release
 
     async def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
         # Recorded before the pool takes it, as in make_putconn.
-        hold = recorder.release(conn)
+        hold = release(conn)
         if hold is None:
             recorder.release_again(conn, _getframe(1))
         try:

@@ -64,17 +64,16 @@ def _make_instance_logger(original: Any, pool_class: type) -> Any:
 
 def _make_connect(original: Any, exc: Any) -> Any:
     recorder = RECORDER
-    pools, ask = recorder.pools, recorder.ask
+    ask_for = recorder.ask_for
 
     def connect(self: Any, *args: Any, **kwargs: Any) -> Any:
         __tracebackhide__ = True
         hold = None
         try:
-            pool = pools.get(id(self)) or know_pool(self)
-            if pool is not None:
-                if pool.max_open is None:
-                    _complete(pool, self)
-                hold = ask(pool, _getframe(1))
+            hold = ask_for(self, know_pool, _getframe(1))
+            if hold is not None:
+                if hold.pool.max_open is None:
+                    _complete(hold.pool, self)
                 if recorder.wait_limit is not None and getattr(self, "_timeout", None) is not None:
                     self._timeout = min(self._timeout, recorder.wait_limit)
         except Exception as error:
