@@ -13,18 +13,20 @@ _SWEEPS_EVERY = 30_000
 def _write(advice: PoolAdvice) -> Iterator[str]:
     yield 'const { createPool } = require("generic-pool");'
     yield 'const { Client } = require("pg");'
-    yield ""
     yield "const factory = {"
     yield "  async create() {"
     yield "    const client = new Client({ connectionString: process.env.DATABASE_URL });"
+    yield '    client.on("error", () => (client.isBroken = true)); // without it a lost connection ends the process'
     yield "    await client.connect();"
     yield "    return client;"
     yield "  },"
     yield "  destroy: (client) => client.end(),"
+    yield "  validate: async (client) => !client.isBroken,"
     yield "};"
     yield "const pool = createPool(factory, {"
     yield f"  max: {advice.max_open}, // default 1"
     yield f"  min: {advice.min_idle},"
+    yield "  testOnBorrow: true, // asks validate() above"
     if advice.acquire_timeout is not None:
         limit = min(round_milliseconds(advice.acquire_timeout), LONGEST_JS_TIMER)
         yield f"  acquireTimeoutMillis: {limit}, // default: no limit"
@@ -34,6 +36,7 @@ def _write(advice: PoolAdvice) -> Iterator[str]:
         yield f"  evictionRunIntervalMillis: {min(_SWEEPS_EVERY, idle)}, // default 0: none is ever closed"
         yield f"  numTestsPerEvictionRun: {advice.max_open}, // default 3"
     yield "});"
+    yield "module.exports = pool;"
 
 
 STACK = Stack(
