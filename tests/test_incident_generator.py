@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from incidents.generator import EXPECTED, draw_incident, judge
 
@@ -19,9 +20,9 @@ def finding(
 
 
 def test_one_seed_draws_one_incident_and_many_seeds_draw_every_behavior() -> None:
-    drawn = [draw_incident(seed, ["psycopg", "hikaricp"]) for seed in range(1000)]
+    drawn = [draw_incident(seed, ["psycopg", "database/sql"]) for seed in range(1000)]
 
-    assert drawn == [draw_incident(seed, ["psycopg", "hikaricp"]) for seed in range(1000)]
+    assert drawn == [draw_incident(seed, ["psycopg", "database/sql"]) for seed in range(1000)]
     assert {incident.behavior for incident in drawn} == EXPECTED.keys()
 
 
@@ -72,4 +73,22 @@ def test_the_generator_stages_incidents_and_says_how_many_were_right() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
 
     assert done.stdout.splitlines()[-1].startswith("3 incidents, seeds 100 to 102: "), done.stdout + done.stderr
-    assert "not staged" not in done.stdout
+    assert "not staged:" not in done.stdout
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_an_interrupted_generator_prints_its_table_and_leaves_no_process() -> None:
+    command = [sys.executable, "-m", "tests.incidents", "--seed", "100", "--stack", "psycopg", "--verbose"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as generator:
+        assert generator.stdout is not None
+        assert generator.stdout.readline().startswith("100: ")
+        started = psutil.Process(generator.pid).children(recursive=True)
+        generator.terminate()
+        lines = generator.stdout.read().splitlines()
+
+    assert generator.returncode == 130
+    assert lines[-1].endswith("interrupted"), lines
+    assert lines[-2].split()[0] == "all", lines
+    assert started
+    assert psutil.wait_procs(started, timeout=30)[1] == []

@@ -220,8 +220,9 @@ def draw_incident(seed: int, stacks: Sequence[str]) -> Incident:
     if behavior in WITH_FIGURES:
         stack = SCRIPT
     if behavior == "leaked-fast":
-        # Those that open a connection only when a request finds none.
-        stack = random.choice([each for each in stacks if each in ("node-postgres", "database/sql")] or list(stacks))
+        # Those that open a connection only when a request finds none: of another nobody can tell it from a burst.
+        lazy = [each for each in stacks if each in ("node-postgres", "database/sql")]
+        behavior, stack = (behavior, random.choice(lazy)) if lazy else ("leaked-whole", stack)
     if behavior == "session-held":
         # Those that open all of their pool ahead, and so keep PgBouncer's.
         stack = random.choice([each for each in stacks if each in ("psycopg", "hikaricp")] or list(stacks))
