@@ -8,7 +8,6 @@ end, and when it is interrupted, a table has the score of each behavior.
 
 import argparse
 import ctypes
-import json
 import signal
 import subprocess
 import sys
@@ -21,10 +20,12 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 from sandboxes import connect
 from staging import PROGRAM, Stage, Verdict, inspect, stage
 
+from poolctl.errors import PoolctlError
 from poolctl.units import parse_duration
 
 from .generator import FULL, PLAIN, SCRIPT, SESSION, SHOP, TRANSACTION, Incident, draw_incident, judge
@@ -45,6 +46,10 @@ PLACES: dict[str, dict[str, Any]] = {
     SESSION: {"max_connections": 40, "via": "pgbouncer", "pgbouncer": {"pool_mode": "session", **POOLER}},
 }
 SCORES = ("right", "wrong", "not staged")
+NOT_STAGED = (AssertionError, subprocess.TimeoutExpired, ValueError, OSError, psycopg.Error, PoolctlError)
+"""What may go wrong with one incident while the generator goes on with the next."""
+LONGEST = 300
+"""Seconds that one incident may take: a client may hang before it is ready."""
 END_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux: a client has to go also when the generator is killed."""
 
@@ -89,6 +94,17 @@ class Staging:
                 for statement in SETUP:
                     admin.execute(statement.encode())
         return self._stages[place]
+
+    def clear(self, place: str) -> None:
+        """End the clients of ``place``, and forget its server where that does not answer: the next one is new."""
+        at = self._stages.get(place)
+        if at is None:
+            return
+        try:
+            at.clear()
+        except NOT_STAGED as error:
+            say(f"a new server for {place}: {error}")
+            del self._stages[place]
 
     def run(self, incident: Incident) -> tuple[Verdict, list[str]]:
         """Stage one incident and return the verdict, and what is wrong with it."""
@@ -162,6 +178,10 @@ def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
+def _give_up(*_: object) -> None:
+    raise TimeoutError(f"not within {LONGEST} s")
+
+
 def main() -> int:
     """Run the generator; return 1 when a verdict was wrong, 130 when it was interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tests.incidents", description=__doc__.splitlines()[0])
@@ -174,6 +194,7 @@ def main() -> int:
     asked = parser.parse_args()
     # What ``timeout`` and a terminal send: everything is ended, and the score printed.
     signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGALRM, _give_up)
     began = time.monotonic()
     ends_at = began + parse_duration(asked.duration)
     stacks = asked.stack or usable_stacks()
@@ -203,9 +224,10 @@ def main() -> int:
 
 def run_one(staging: Staging, incident: Incident, score: Counter[tuple[str, str]], is_verbose: bool) -> None:
     """Stage one incident, print it where its verdict is wrong, and count it."""
+    signal.alarm(LONGEST)
     try:
         verdict, wrong = staging.run(incident)
-    except (AssertionError, subprocess.TimeoutExpired, json.JSONDecodeError) as error:
+    except NOT_STAGED as error:
         score[incident.behavior, "not staged"] += 1
         say(f"{incident.seed}: not staged: {incident}: {error}")
     else:
@@ -214,7 +236,8 @@ def run_one(staging: Staging, incident: Incident, score: Counter[tuple[str, str]
             say(f"{incident.seed}: {'WRONG' if wrong else 'right'}: {incident}")
             for line in [*wrong, *(f"  said {summary}" for summary in verdict.summaries)]:
                 say(f"    {line}")
-    staging.at(incident.place).clear()
+    signal.alarm(0)
+    staging.clear(incident.place)
 
 
 if __name__ == "__main__":
