@@ -94,7 +94,7 @@ def test_psycopg_pools_max_waiting_turns_the_next_one_away_at_once(servers: Thro
     ],
 )
 def test_a_leak_fills_the_pool_and_shows_on_the_server_as(servers: ThrowAwayServers, shape: str, state: str) -> None:
-    scenario = scenario_of(load={"duration": "1500ms", "think": "2ms"}, leak={"every": 10, "shape": shape})
+    scenario = scenario_of(load={"duration": "1500ms", "think": "2ms"}, leak={"every": 2, "shape": shape})
     done = run(servers, scenario)
 
     assert_adds_up(done)

@@ -238,14 +238,17 @@ def test_clients_that_arrive_while_the_instances_start_are_counted(servers: Thro
 
 
 def test_a_load_ends_when_its_server_can_no_longer_be_counted(servers: ThrowAwayServers, sandbox: Sandbox) -> None:
-    paused = threading.Timer(1.5, sandbox.pause)
-    paused.start()
+    paused_at: list[float] = []
+
+    def pause_once(_: object) -> None:
+        if not paused_at:
+            paused_at.append(time.monotonic())
+            sandbox.pause()
+
     try:
-        began = time.monotonic()
-        done = take(servers, sandbox.direct_conninfo, load={"duration": "60s"})
-        took = time.monotonic() - began
+        done = take(servers, sandbox.direct_conninfo, view=Recorder(pause_once), load={"duration": "60s"})
+        took = time.monotonic() - paused_at[0]
     finally:
-        paused.join()
         sandbox.resume()
 
     assert done.failure is not None
