@@ -147,19 +147,20 @@ def _doubt_censored(figures: Figures, budget: Budget) -> Doubt:
     now = figures.current_max_open.count if figures.current_max_open is not None else None
     larger = 0 if now is None else min(2 * now, budget.value)
     probe = f"max_open {larger}" if now is not None and larger > now else "a larger pool"
-    is_known = not is_lower_limit(figures)
-    what = "more are needed than observed"
     # With full processors a larger pool would show no more demand, only a longer queue inside the database.
-    if not is_known and not has_full_processors(figures):
-        what += ", and how many is not known: the size is a lower limit"
-    give = (
-        "" if is_known else ", or give the clients that wait, or their wait times, as the pools report (--pool-stats)"
+    hidden = "" if has_full_processors(figures) else ", and how many is not known: the size is a lower limit"
+    what = f"more are needed than observed{hidden}"
+    remedy = (
+        f"Measure again with {probe}, or give the clients that wait, or their wait times, as the pools report "
+        "(--pool-stats)"
     )
+    if not is_lower_limit(figures):
+        what, remedy = "the clients that waited are counted as demand", "Measure again with the recommended size"
     return _doubt(
         "demand-censored",
         "low",
         f"A pool had every connection in use in {percent(share)} of the samples: {what}",
-        f"Measure again with {probe}{give}",
+        remedy,
         {"censored_share": share, "current_max_open": now, "threshold": CENSORED_SHARE},
     )
 
