@@ -204,8 +204,10 @@ def worker(pool):
     RELEASE
 
 def cancelled(pool):
+    before = len(KEPT)
     task = asyncio.create_task(worker(pool))
-    await asyncio.sleep(0.2)
+    while len(KEPT) == before:
+        await asyncio.sleep(0.01)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 """,

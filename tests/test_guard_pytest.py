@@ -350,13 +350,16 @@ async def test_leaks(apool):
     await connection.execute("SELECT 1")
 
 async def test_cancelled(apool):
+    acquired = asyncio.Event()
+
     async def work():
         connection = await apool.getconn()
+        acquired.set()
         await asyncio.sleep(30)
         await apool.putconn(connection)
 
     task = asyncio.create_task(work())
-    await asyncio.sleep(0.2)
+    await acquired.wait()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 """
@@ -371,7 +374,7 @@ def test_pytest_asyncio(suite: Suite) -> None:
     assert result.outcome("test_clean") == "PASSED", result.output
     assert result.outcome("test_leaks") == result.outcome("test_cancelled") == "FAILED"
     assert "acquired  test_it.py:19 in test_leaks" in result.output
-    assert "acquired  test_it.py:24 in work" in result.output
+    assert "acquired  test_it.py:26 in work" in result.output
 
 
 def test_anyio(suite: Suite) -> None:
