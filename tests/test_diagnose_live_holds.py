@@ -297,6 +297,15 @@ def test_a_leak_that_filled_the_pool_within_that_moment_stays_possible(figures: 
     ] * 2
 
 
+@pytest.mark.parametrize("age", [20.0, 45.0, 70.0, 100.0])
+@pytest.mark.parametrize("spread", [2.9, 8.0])
+def test_a_leak_that_filled_its_pool_one_by_one_stays_a_leak_however_old_it_gets(age: float, spread: float) -> None:
+    found = troubles(verdict(*rows(30, state=IN_TRANSACTION, age=age, step=spread / 29)))
+
+    assert found[0] == "leak-in-transaction"
+    assert spread < 4.0 or found == ["leak-in-transaction"]
+
+
 def test_a_pool_that_took_many_times_its_usual_hold_to_fill_was_leaked() -> None:
     used = full_pool(10, 16, use_time_total=3.0, use_count_total=300.0)
 

@@ -160,6 +160,9 @@ STANDSTILL_SHARE = 0.1
 Nested acquires of 0.3 to 3 s filled a pool of ten within 2 to 4 s, and it stood as long as it was observed (staged)."""
 LOOSER_SHARE = 0.25
 """The same where a leak is unlikely: the pool was filled within a few usual holds, or all hold advisory locks."""
+LONGEST_FILL = 4.0
+"""Seconds within which such a pool was filled, where nothing says how long its holds are: the beginnings of a leak stay
+as far apart, and only their share of its age shrinks."""
 LEAST_STANDSTILL = 5.0
 """Seconds of the youngest rest, below which a tenth of it is too short to say anything."""
 FILL_HOLDS = 5
@@ -199,14 +202,14 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     Threshold: every backend of an application at rest in a transaction since the same moment (within 0.06 s; leaks are
     spread), none active, in four samples of five, for a second or more; outside of a transaction only where the pool's
     figures say that it is full. One moment also is a tenth of the youngest rest, of 5 s or more and four backends (a
-    quarter where the pool says that it was filled within five usual holds, which no leak does, or under advisory
-    locks); unless as many acquires timed out as hold and no holder moved. Where as many acquires timed out as hold, two
-    such moments or more may be spread by a quarter of the longest rest. Certain: two such moments, with clients waiting
-    and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are not reported; or a leak of
-    that moment is possible (``leak-in-transaction`` beside it); or two such moments while timeouts are not counted, as
-    calls that began together look alike (``held-across-io`` beside it). So do rests of a second or more that began
-    together and were over together (likely where as many acquires timed out meanwhile). Where it is known that no
-    client waits, or the backends come back without a timeout, it is no jam.
+    quarter where the pool says that it was filled within five usual holds, which no leak does, or under advisory locks;
+    else never more than 4 s); unless as many acquires timed out as hold and no holder moved. Where as many acquires
+    timed out as hold, two such moments or more may be spread by a quarter of the longest rest. Certain: two such
+    moments, with clients waiting and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are
+    not reported; or a leak of that moment is possible (``leak-in-transaction`` beside it); or two such moments while
+    timeouts are not counted, as calls that began together look alike (``held-across-io`` beside it). So do rests of a
+    second or more that began together and were over together (likely where as many acquires timed out meanwhile). Where
+    it is known that no client waits, or the backends come back without a timeout, it is no jam.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
@@ -217,9 +220,11 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
             continue
         if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
             continue
-        yield _build_self_deadlock(context, application, jam, waiting)
+        found = [_build_self_deadlock(context, application, jam, waiting)]
         if jam.may_be_leaks and all(not track.last.advisory_locks for track in jam.tracks):
-            yield build_leak_in_transaction(context, application, jam.tracks, "undetermined")
+            leak = build_leak_in_transaction(context, application, jam.tracks, "undetermined")
+            found.insert(0 if jam.spread > STUCK_AFTER else 1, leak)
+        yield from found
         use = measure_use(application)
         if (jam.is_repeated or jam.is_over) and jam.timed_out is None and use.share > HELD_SHARE:
             yield build_held_across_io(context, application, use, jam.tracks, "undetermined", WHICH)
@@ -299,7 +304,8 @@ def _find_standstill(
     share = LOOSER_SHARE if usual or all(track.last.advisory_locks for track in tracks) else STANDSTILL_SHARE
     if youngest < LEAST_STANDSTILL:
         return None
-    jam = _find_together(application, samples, False, share * youngest, LEAST_STANDSTILL)
+    spread = share * youngest if share == LOOSER_SHARE else min(share * youngest, LONGEST_FILL)
+    jam = _find_together(application, samples, False, spread, LEAST_STANDSTILL)
     if jam is None or (usual and max(FILL_HOLDS * usual, STUCK_AFTER) < jam.spread):
         return None
     # Whose acquire timed out goes on, so holders that stay do not wait for a second connection.
