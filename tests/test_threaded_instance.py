@@ -291,7 +291,7 @@ def test_a_server_that_cuts_its_connections_costs_errors_and_not_the_run(driver:
                 at_next = next(cut, 1e9)
                 superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
 
-        load = {"workers": 3, "hold": "20ms", "duration": "900ms"}
+        load = {"workers": 3, "hold": "20ms", "duration": "2s"}
         done = driver.run(kind, pool=SIZES[kind], load=load, on_sample=look)
 
     assert_adds_up(done)
@@ -338,7 +338,7 @@ def test_a_cut_connection_costs_a_request_without_a_hold_one_error(driver: Drive
                 cuts.clear()
                 superuser.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
 
-        load = {"workers": 3, "hold": "0s", "query": "select1", "duration": "900ms", "drain": "20s"}
+        load = {"workers": 3, "hold": "0s", "query": "select1", "duration": "2s", "drain": "20s"}
         pool = SIZES[kind] | ({} if kind == "psycopg2" else {"acquire_timeout": "10s"})
         done = driver.run(kind, pool=pool, load=load, on_sample=look)
 
