@@ -241,7 +241,12 @@ def on_machines() -> tuple[Run, tuple[Finding, ...]]:
         Machine("10.0.0.4:40001", 4, 212, 210, 0.0009, 0.30, loss="no answer for 4.5 s"),
     )
     failure = "4 of 12 instances ended before they were done: lost with the worker 10.0.0.4:40001"
-    return replace(run, machines=machines, failure=failure), findings
+    return replace(run, machines=machines, failure=failure), _undetermined(findings)
+
+
+def _undetermined(findings: tuple[Finding, ...]) -> tuple[Finding, ...]:
+    summary = "Undetermined: of what was measured, all 4,812 acquires served, p99 wait 3.94 ms, at most 8 of 10 in use"
+    return tuple(replace(finding, confidence="undetermined", summary=summary) for finding in findings)
 
 
 def interrupted() -> tuple[Run, tuple[Finding, ...]]:
@@ -254,7 +259,7 @@ def broken() -> tuple[Run, tuple[Finding, ...]]:
     """The server died in the middle."""
     run, findings = healthy()
     cut = tuple(point for point in run.timeline if point.at <= 4.2)
-    return replace(run, failure="the server ended at 4.2 s: out of memory", timeline=cut), findings
+    return replace(run, failure="the server ended at 4.2 s: out of memory", timeline=cut), _undetermined(findings)
 
 
 def _unlimited_summary() -> Summary:

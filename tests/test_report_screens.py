@@ -97,7 +97,7 @@ def test_the_first_line_holds_the_severity_and_the_worst_findings_sentence(build
     first = report(build).splitlines()[0]
 
     word, _, sentence = first.partition("  ")
-    assert word in ("CRITICAL", "WARNING", "INFO", "OK")
+    assert word in ("CRITICAL", "WARNING", "INFO", "OK", "INCOMPLETE")
     assert len(sentence) > 30
 
 
@@ -116,8 +116,21 @@ def test_an_uncertain_verdict_says_how_certain_it_is() -> None:
 def test_a_spoiled_or_interrupted_run_says_so_right_below_the_verdict() -> None:
     assert report(runs.generator_bound).splitlines()[1].startswith("! GENERATOR-BOUND: requests began ")
     assert report(runs.interrupted).splitlines()[1].startswith("! INTERRUPTED after 17.3 s of 60 s: ")
-    assert report(runs.broken).splitlines()[1].startswith("! INCOMPLETE: the server ended at 4.2 s: out of memory; ")
     assert not any(line.startswith("!") for line in report(runs.healthy).splitlines())
+
+
+def test_a_run_that_lost_a_part_of_itself_is_first_of_all_incomplete_and_never_ok() -> None:
+    lost = "4 of 12 instances ended before they were done: lost with the worker 10.0.0.4:40001. "
+    leak_run, leak = runs.leaking()
+    broken_leak = replace(leak_run, failure="the server ended at 4.2 s")
+
+    assert (
+        report(runs.on_machines).splitlines()[0].startswith(f"INCOMPLETE  {lost}Undetermined: of what was measured, ")
+    )
+    assert report(runs.broken).startswith("INCOMPLETE  the server ended at 4.2 s: out of memory. Undetermined: ")
+    first = report(lambda: (broken_leak, leak)).splitlines()[0]
+    assert first.startswith("INCOMPLETE  the server ended at 4.2 s. CRITICAL of what was measured: ")
+    assert "\nOK" not in f"\n{report(runs.on_machines)}"
 
 
 def test_in_a_pipe_each_record_is_one_line_however_long() -> None:

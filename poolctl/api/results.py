@@ -76,10 +76,12 @@ class RunOutcome:
 
     @property
     def verdict(self) -> str:
-        """The word and code of the worst finding: "CRITICAL leak", "OK"."""
+        """The word and code of the worst finding: "CRITICAL leak", "OK"; "NO VERDICT" if health is undetermined."""
         if not self.findings:
             return "NO VERDICT"
         worst = worst_first(self.findings)[0]
+        if worst.code == "healthy" and worst.confidence == "undetermined":
+            return "NO VERDICT"
         return "OK" if worst.code == "healthy" else f"{worst.severity.upper()} {worst.code}"
 
 

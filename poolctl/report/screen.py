@@ -34,6 +34,7 @@ STYLES = {
     "INFO": "bold cyan",
     "OK": "bold green",
     "NO VERDICT": "bold",
+    "INCOMPLETE": "bold yellow",
     "title": "bold",
     "in_use": "cyan",
     "open": "blue",

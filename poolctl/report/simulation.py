@@ -69,9 +69,16 @@ def build_simulation_report(run: Run, findings: Sequence[Finding], *, repeat: st
 
 
 def judge_run(run: Run, findings: Sequence[Finding]) -> Verdict:
-    """Return the verdict on a run; without a diagnosis it only counts."""
+    """Return the verdict on a run; without a diagnosis it only counts. An incomplete run is first of all incomplete."""
     counts = f"{format_count(run.summary.acquired)} of {format_count(run.summary.offered)} acquires were served"
-    return verdict_of(findings, f"{counts}; no diagnosis was made")
+    verdict = verdict_of(findings, f"{counts}; no diagnosis was made")
+    if not run.failure:
+        return verdict
+    if verdict.code in ("", "healthy"):
+        code, found = "", summary_of(worst_first(findings)[0]) if findings else verdict.sentence
+    else:
+        code, found = verdict.code, f"{verdict.word} of what was measured: {verdict.sentence}"
+    return Verdict("INCOMPLETE", verdict.severity, code, f"{neutralize(run.failure, SENTENCE_LIMIT)}. {found}")
 
 
 def list_run_facts(run: Run) -> Facts:
@@ -117,8 +124,6 @@ def list_steps(findings: Sequence[Finding]) -> tuple[str, ...]:
 def warn_about_run(run: Run) -> tuple[str, ...]:
     """Return what a reader has to know before believing the numbers."""
     cautions = []
-    if run.failure:
-        cautions.append(f"INCOMPLETE: {neutralize(run.failure, SENTENCE_LIMIT)}; partial results shown")
     if run.interrupted:
         planned = run.scenario.load.duration
         whole = f" of {format_duration(planned)}" if planned is not None else ""

@@ -102,7 +102,8 @@ def _name_service(name: str, finding: Finding) -> Finding:
 def judge_health(facts: RunFacts) -> Finding:
     """Build the finding healthy: nothing at warning or above.
 
-    Certain when the server was observed (the model knows it), otherwise likely.
+    Certain when the server was observed (the model knows it), otherwise likely. Undetermined for an incomplete run:
+    what was not measured may be what was wrong.
     """
     summary = facts.summary
     notes = list(_write_notes(facts))
@@ -118,9 +119,12 @@ def judge_health(facts: RunFacts) -> Finding:
         served = f"{format_count(summary.acquired)} of {format_count(summary.offered)}"
     bound = "" if facts.capacity is None else f" of {format_count(facts.capacity)}"
     wait, peak = format_duration(summary.wait_time.p99), format_count(summary.connections.peak_in_use)
-    text = f"Healthy{tag}: {served} acquires served, p99 wait {wait}, at most {peak}{bound} in use"
-    if notes:
-        text = f"Healthy{tag}: {served} acquires served; {notes[0]}"
+    figures = f"{served} acquires served" + (
+        f"; {notes[0]}" if notes else f", p99 wait {wait}, at most {peak}{bound} in use"
+    )
+    text = f"Healthy{tag}: {figures}"
+    if facts.run.failure:
+        text, confidence = f"Undetermined: of what was measured, {figures}", "undetermined"
     if not summary.offered:
         text, confidence = f"Nothing to judge{tag}: no connection was requested", "undetermined"
     return build_finding(
