@@ -3,7 +3,6 @@
 Decides what a percentile is. Times are seconds.
 """
 
-from array import array
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,24 +88,20 @@ class Histogram:
 
 
 class Backlog:
-    """Times on their way into a histogram. To record a thousand of them together takes a fifth of the time.
+    """Times on their way into a histogram. To record a thousand of them together takes two thirds of the time.
 
     The caller appends times to ``values``; none may be negative. The histogram lacks them until ``settle`` is called.
     """
 
-    __slots__ = ("_codes", "_histogram", "values")
+    __slots__ = ("_histogram", "_microseconds", "values")
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
-        self._codes: Counter[int] = Counter()
+        self._microseconds: Counter[int] = Counter()
         self.values: list[float] = []
 
     def count(self) -> None:
-        """Count the times in ``values``, but leave the buckets to ``settle``.
-
-        The upper 19 bits of a 64-bit float are its sign, its exponent and 7 bits of its mantissa. These bits are a
-        bucket of the histogram, so the bucket is read and not computed.
-        """
+        """Count the times in ``values``, but leave the buckets to ``settle``."""
         histogram, values = self._histogram, self.values
         if not values:
             return
@@ -114,24 +109,24 @@ class Backlog:
         (histogram.total,) = deque(accumulate(values, initial=histogram.total), maxlen=1)
         histogram.count += len(values)
         histogram.max = max(histogram.max, max(values))
-        bits = memoryview(array("d", [value * 1e6 for value in values])).cast("B").cast("Q")
-        self._codes.update([one >> 45 for one in bits.tolist()])
+        self._microseconds.update(map(int, [value * 1e6 for value in values]))
         values.clear()
 
     def settle(self) -> None:
         """Bring the histogram up to date."""
         self.count()
         counts = self._histogram.counts
-        for code, number in self._codes.items():
-            exponent, mantissa = (code >> 7) - 1023, (code & 127) + 128
-            if exponent > 7:
-                at = ((exponent - 7) << 7) + mantissa
-                if at >= len(counts):
-                    counts.extend([0] * (at + 1 - len(counts)))
-            else:
-                at = mantissa >> (7 - exponent) if exponent >= 0 else 0
+        for microseconds, number in self._microseconds.items():
+            at = _find_bucket(microseconds)
+            if at >= len(counts):
+                counts.extend([0] * (at + 1 - len(counts)))
             counts[at] += number
-        self._codes.clear()
+        self._microseconds.clear()
+
+
+def _find_bucket(microseconds: int) -> int:
+    shift = max(0, microseconds.bit_length() - 8)
+    return (shift << 7) + (microseconds >> shift)
 
 
 def _bucket_middle(at: int) -> float:
