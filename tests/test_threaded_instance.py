@@ -37,15 +37,15 @@ def assert_adds_up(done: Done) -> None:
 
 @pytest.mark.parametrize("kind", LIBRARIES)
 def test_a_correct_workload_releases_all_it_acquires(driver: Driver, kind: str) -> None:
-    done = driver.run(kind, pool=SIZES[kind], load={"workers": 3, "hold": "5ms", "duration": "400ms"})
+    done = driver.run(kind, pool=SIZES[kind], load={"workers": 3, "hold": "5ms", "requests": 60, "duration": "60s"})
 
     assert_adds_up(done)
-    assert done.tally.released == done.tally.offered > 20
+    assert done.tally.released == done.tally.offered == 60
     assert done.tally.errors == {}
     assert done.stats.in_use == 0
     assert done.stats.peak_in_use == 3
     # The hold and not much more; how much more is the machine's affair.
-    assert 0.005 <= done.tally.use_time.percentile(50) < 0.05
+    assert 0.005 <= done.tally.use_time.percentile(50) < 0.5
     assert done.progress.cpu > 0
 
 
@@ -261,7 +261,8 @@ def test_who_is_turned_away_at_once_pauses_before_asking_again(driver: Driver) -
     ],
 )
 def test_leaks_in_a_run_show_on_the_server(driver: Driver, kind: str, shape: str, states: list[str]) -> None:
-    load = {"workers": 3, "hold": "1ms", "requests": 12, "duration": "500ms", "drain": "300ms"}
+    # The requests end the run: how many connections are opened in a given time depends on the machine.
+    load = {"workers": 3, "hold": "1ms", "requests": 12, "duration": "60s"}
     done = driver.run(kind, pool=SIZES[kind], load=load, leak={"every": 1, "shape": shape})
 
     assert_adds_up(done)
