@@ -376,6 +376,20 @@ def test_without_timeouts_counted_a_jam_that_comes_back_may_be_calls_that_began_
     assert "time out" in str(find(diagnosis, "held-across-io").decide_by)
 
 
+@pytest.mark.parametrize(("rolled_back", "right"), [(6, ["self-deadlock", "held-across-io"]), (1, ["held-across-io"])])
+def test_short_rests_in_step_may_be_a_jam_where_as_many_transactions_are_rolled_back(
+    rolled_back: int, right: list[str]
+) -> None:
+    """Six workers of psycopg_pool and SQLAlchemy, one connection each and a second asked for, timeout 1 s (staged)."""
+    short = in_batches(*((6.5 - i, i, i) for i in range(7)))
+    counted = [[DatabaseCounters("app", backends=6, rollbacks=rolled_back * i)] for i in range(7)]
+
+    diagnosis = verdict(*short, samples=7, window=6.0, databases=counted)
+
+    assert troubles(diagnosis) == right
+    assert find(diagnosis, "held-across-io").confidence == ("undetermined" if len(right) > 1 else "likely")
+
+
 def test_a_small_pool_that_leaked_within_seconds_is_no_jam_though_acquires_time_out() -> None:
     leaked = rows(6, state=IN_TRANSACTION, age=6.0, step=0.1)
 

@@ -143,6 +143,8 @@ timed out as hold: of calls that begin at random, six do so once in 200 samples.
 LEAST_LOOSE_JAM = 6
 """Backends from which a rest that is over may have begun and ended within such a quarter: of four that take turns some
 would by chance."""
+MOST_LOOKS = 0.8
+"""Share of the samples from which a common rest is the rule."""
 SHORTEST_TIMEOUT = 0.25
 """Seconds: a jam that ends sooner is found by its errors, not by its rests (HikariCP allows no shorter timeout)."""
 
@@ -207,9 +209,10 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     timed out as hold, two such moments or more may be spread by a quarter of the longest rest. Certain: two such
     moments, with clients waiting and timeouts. Likely: one, and as many wait as hold. Undetermined: waiting clients are
     not reported; or a leak of that moment is possible (``leak-in-transaction`` beside it); or two such moments while
-    timeouts are not counted, as calls that began together look alike (``held-across-io`` beside it). So do rests of a
-    second or more that began together and were over together (likely where as many acquires timed out meanwhile). Where
-    it is known that no client waits, or the backends come back without a timeout, it is no jam.
+    timeouts are not counted, as calls that began together look alike (``held-across-io`` beside it; below a second only
+    where as many transactions are rolled back). So do rests of a second or more that began together and were over
+    together (likely where as many acquires timed out meanwhile). Where it is known that no client waits, or the
+    backends come back without a timeout, it is no jam.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
@@ -258,11 +261,8 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
     full = any(pool.is_full for pool in pools)
     timed_out = _count_timed_out(context, application)
     if not _may_rest_together(application, full, (timed_out or 0) >= application.count >= LEAST_SILENT_JAM):
-        return _find_past_jam(application, timed_out)
-    samples: dict[float, list[Backend]] = {}
-    for track in (*application.tracks, *application.gone):
-        for at, backend in track.list_rows():
-            samples.setdefault(at, []).append(backend)
+        return _find_past_jam(application, timed_out) or _find_short_jam(context, application, timed_out)
+    samples = _list_samples(application)
     jam = _find_together(application, samples, full, SPREAD, STUCK_AFTER)
     may_be_leaks = False
     if jam is None:
@@ -275,10 +275,18 @@ def _find_jam(context: RuleContext, application: Application) -> _Jam | None:
         # Backends that never moved are spread by a quarter of their age, as a leak is.
         jam = jam if jam is not None and jam.is_repeated else None
     if jam is None:
-        return _find_past_jam(application, timed_out)
+        return _find_past_jam(application, timed_out) or _find_short_jam(context, application, timed_out)
     if jam.is_repeated and timed_out == 0:
         return None
     return _Jam(jam.tracks, jam.age, jam.spread, jam.batches, jam.share, timed_out, may_be_leaks)
+
+
+def _list_samples(application: Application) -> dict[float, list[Backend]]:
+    samples: dict[float, list[Backend]] = {}
+    for track in (*application.tracks, *application.gone):
+        for at, backend in track.list_rows():
+            samples.setdefault(at, []).append(backend)
+    return dict(sorted(samples.items()))
 
 
 def _may_rest_together(application: Application, full: bool, are_timed_out: bool) -> bool:
@@ -336,6 +344,34 @@ def _find_past_jam(application: Application, timed_out: float | None) -> _Jam | 
     return None
 
 
+def _find_short_jam(context: RuleContext, application: Application, timed_out: float | None) -> _Jam | None:
+    """Find rests of less than a second that began together again and again, where timeouts are not counted.
+
+    A failed acquire rolls the holder's transaction back, and work elsewhere commits: without half as many rollbacks as
+    ended rests it is no jam.
+    """
+    holding, rolled_back = sum(t.is_in_transaction for t in application.tracks), _count_rollbacks(context, application)
+    is_small = application.count < LEAST_SILENT_JAM or 2 * min(holding, rolled_back) < application.count
+    if timed_out is not None or is_small:
+        return None
+    samples = _list_samples(application)
+    found = {at: moment for at, rows in samples.items() if (moment := _find_moment(rows, False, SPREAD))}
+    moments = tuple(dict.fromkeys(round(moment, 1) for moment in found.values()))
+    share, longest = len(found) / len(samples), max((at - moment for at, moment in found.items()), default=0.0)
+    ended = application.count * (len(moments) - 1)
+    if not 0 < ended <= 2 * rolled_back or share < MOST_LOOKS or longest < SHORTEST_TIMEOUT:
+        return None
+    times = [row.state_at for row in samples[max(found)] if row.state_at is not None]
+    return _Jam(application.tracks, longest, max(times) - min(times), moments, share)
+
+
+def _count_rollbacks(context: RuleContext, application: Application) -> float:
+    """Count the transactions of the application's databases that were rolled back; infinite where it is not known."""
+    names = {track.last.database for track in application.tracks}
+    counted = [now.rollbacks - then.rollbacks for then, now in context.facts.counted if now.name in names]
+    return sum(counted) if counted else inf
+
+
 def _find_together(
     application: Application, samples: Mapping[float, Sequence[Backend]], full: bool, spread: float, least: float
 ) -> _Jam | None:
@@ -350,7 +386,7 @@ def _find_together(
     # Before the first of these moments it worked.
     first = next(iter(moments.values()))
     share = len(moments) / max(1, sum(1 for at in samples if at >= first))
-    if share < 0.8:
+    if share < MOST_LOOKS:
         return None
     ends = [track.last.state_at or now for track in application.tracks]
     batches = tuple(dict.fromkeys(round(moment, 1) for moment in moments.values()))
