@@ -157,6 +157,9 @@ def test_machines_that_die_hang_or_lose_their_network_cost_their_share_alone(sit
         healthy.address: False
     }
     assert "4 of 5 instances" in found["error"]["message"]
+    assert not any(
+        (f["code"], f["confidence"]) in (("healthy", "likely"), ("healthy", "certain")) for f in found["findings"]
+    )
     assert all(host.address in found["error"]["message"] for host in (killed, hung, cut, mute))
     (rest,) = [machine for machine in found["machines"] if not machine["lost"]]
     assert rest["acquired"] == 2
