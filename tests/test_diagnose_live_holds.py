@@ -197,8 +197,55 @@ def test_most_backends_in_long_transactions_are_not_called_healthy() -> None:
     diagnosis = verdict(worked, resting, *rows(8, state=IN_TRANSACTION, age=5.0, step=6.0, opened=55.0))
 
     [finding] = [each for each in diagnosis.findings if each.code != "no-safety-net"]
-    assert (finding.code, finding.confidence) == ("healthy", "undetermined")
-    assert finding.summary.startswith("8 of 9 backends of shop have been idle in a transaction for 5 s or longer")
+    assert (finding.code, finding.confidence, len(pids(finding))) == ("leak-or-long-hold", "undetermined", 8)
+    assert "8 of 9 backends in transactions" in finding.summary
+
+
+def standing(state: str, first: int = 100) -> list[Row]:
+    return rows(7 if state == "active" else 4, first, state=state, age=1.3, step=1.7, query="SELECT slow_report()")
+
+
+@pytest.mark.parametrize("window", [2.0, 5.0, 10.0])
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize(
+    ("given", "right"),
+    [
+        (standing("active"), {"long-hold", "leak-or-long-hold"}),
+        ([*standing(IN_TRANSACTION), *standing("active", 200)[:3]], {"leak-or-long-hold", "leak-in-transaction"}),
+    ],
+    ids=["a statement each", "some at rest"],
+)
+def test_seven_of_eight_in_long_transactions_are_never_healthy_however_long_one_looks(
+    given: list[Row], right: set[str], hides: bool, window: float
+) -> None:
+    """One connection is free, and nobody is known to wait."""
+    diagnosis = verdict(*given, Row(300, age=14.0), window=window, samples=int(2 * window) + 1, hides=hides)
+
+    [found] = set(troubles(diagnosis)) - {"no-safety-net"}
+    assert found in right
+    assert hides or "leak" not in found or "active" not in {row.state for row in given[:4]}
+    assert find(diagnosis, found).decide_by or found == "leak-in-transaction"
+
+
+WORK = {
+    "sessions opened for their work": rows(8, state="active", age=20.0, step=0.1, opened=21.2),
+    "a statement after the other": rows(8, state="active", age=0.1, step=0.05, turns=0.6, transaction=90.0),
+    "pauses in a long transaction": rows(4, state=IN_TRANSACTION, age=1.2, step=0.1, transaction=90.0),
+    "room in the pool": [*rows(5, state="active", age=4.0, step=2.0), *rows(5, 300, age=9.0)],
+    "three reports": rows(3, state="active", age=4.0, step=2.0),
+}
+
+
+@pytest.mark.parametrize("name", WORK)
+@pytest.mark.parametrize("window", [2.0, 10.0])
+def test_a_batch_at_work_is_neither_a_leak_nor_a_long_hold(name: str, window: float) -> None:
+    assert troubles(verdict(*WORK[name], window=window, samples=int(2 * window) + 1)) == []
+
+
+def test_long_statements_of_a_pool_that_says_nobody_waits_are_no_trouble() -> None:
+    room = [[pool(max_open=20, open=8, in_use=7, waiting=0)]]
+
+    assert troubles(verdict(*standing("active"), Row(300, age=14.0), pools=room)) == []
 
 
 def test_idle_connections_that_the_pool_says_come_back_are_long_holds() -> None:

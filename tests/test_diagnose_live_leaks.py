@@ -111,11 +111,11 @@ def test_a_leak_whose_portals_look_active_is_seen_without_privileges_by_its_proc
 
     assert find(by_titles, "leak-in-transaction").confidence == "likely"
     assert pids(find(by_titles, "leak-in-transaction")) == {row.pid for row in leaked}
-    assert troubles(by_locks) == []
-    assert find(by_locks, "healthy").confidence == "undetermined"
-    assert find(by_locks, "healthy").summary == (
-        "5 of 5 backends of shop have been in one and the same transaction for 3 s or longer, and this role may not "
-        "see whether they work in it: long statements or a leak; 5 of 97 usable connections open, 5 at work"
+    assert troubles(by_locks) == ["leak-or-long-hold"]
+    assert find(by_locks, "leak-or-long-hold").confidence == "undetermined"
+    assert find(by_locks, "leak-or-long-hold").summary == (
+        "5 connections of shop stand still (5 of 5 backends in transactions; this role may not see whether they work "
+        "in them), the oldest for 3 s: leaked, or long statements"
     )
 
 
@@ -418,12 +418,11 @@ def test_transactions_that_may_be_slow_work_or_a_leak_are_not_called_healthy() -
     diagnosis = verdict(slow, *resting)
 
     [finding] = diagnosis.findings
-    assert (finding.code, finding.confidence) == ("healthy", "undetermined")
+    assert (finding.code, finding.confidence) == ("leak-or-long-hold", "undetermined")
     assert finding.summary == (
-        "All 3 backends of shop have been idle in a transaction for 2.1 s or longer: slow work or a leak, which look "
-        "alike until 3.1 s; 3 of 97 usable connections open, 3 at work"
+        "3 connections of shop stand still (3 of 3 backends in transactions), the oldest for 2.3 s: leaked, or slow "
+        "work that ends by itself"
     )
-    assert finding.decide_by == "a longer observation (--for 7s): slow work ends by itself"
 
 
 def test_rests_that_end_quickly_tell_a_leak_from_long_transactions() -> None:

@@ -144,6 +144,7 @@ RULES = {
         "leaks",
         "limits",
         "lives",
+        "most_held",
         "load",
         "locks",
         "logs",

@@ -58,6 +58,7 @@ from poolctl.diagnose.live.logs import (
     find_logged_refusals,
     find_logged_starvation,
 )
+from poolctl.diagnose.live.most_held import find_most_held
 from poolctl.diagnose.live.poolers import (
     find_pooler_churn,
     find_pooler_client_limit,
@@ -105,6 +106,8 @@ CAUSES: tuple[Rule, ...] = (
     find_falling_silent,
     find_silent_clients,
     find_opening_beside_idle,
+    # Long transactions that nothing above explains.
+    find_most_held,
     # A bigger pool is the remedy only of what nothing above explains.
     find_pool_undersized,
     find_client_starved,

@@ -172,7 +172,7 @@ def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]
             f"a longer observation ({facts.write_longer(2 * max(since, limit))}): slow work ends by itself",
         )
     for each in facts.programs:
-        unclear = [track for track in each.tracks if _may_rest(track)]
+        unclear = [track for track in each.tracks if track.may_rest]
         if len(unclear) > 1:
             yield (
                 f"{len(unclear)} of {plural(each.count, 'backend')} of {name_application(each)} have been in one and "
@@ -244,14 +244,3 @@ LONG_AT_WORK = 0.3
 def _is_long_at_work(track: Track) -> bool:
     is_working = track.last.is_active and track.last.wait_event_type not in ("Lock", "Client")
     return is_working and track.last.query_at is not None and track.statement_age >= LONG_AT_WORK
-
-
-def _may_rest(track: Track) -> bool:
-    """Return True if only its locks say that ``track`` is active, all the time in one transaction.
-
-    The extended protocol keeps a portal open, which makes an idle transaction look the same. Where the process title
-    was observed, the state is known, and so is the client.
-    """
-    last = track.last
-    is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
-    return is_at_work and track.is_confirmed and track.age > STUCK_AFTER

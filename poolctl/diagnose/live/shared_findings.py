@@ -97,20 +97,29 @@ def build_long_hold(
     suspects: tuple[Track, ...],
     returned: tuple[Track, ...],
     confidence: Confidence,
+    *,
+    observed: str = "",
+    decide_by: str | None = None,
 ) -> Finding:
-    """Build ``long-hold``: connections that are held for long and come back, while clients wait for them."""
+    """Build ``long-hold``: connections that are held for long and come back, while clients wait for them.
+
+    ``observed``: what was observed of them; empty: what their last statements, releases or the pool's figures say.
+    """
     waiting = context.facts.count_waiting(application)
     wait = f"; {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     times = context.measure_hold_times(application)
     longest = max([*(track.longest_rest for track in returned), *(track.age for track in suspects)])
     holding = tuple({track.pid: track for track in (*suspects, *returned)}.values())
-    observed = ", and none was acquired or released meanwhile"
-    if returned:
+    if observed:
+        pass
+    elif returned:
         observed = f", {plural(len(returned), 'release')} observed"
     elif any(track.is_on_purpose for track in suspects):
         observed = ", as their last statements say, on purpose"
     elif times.are_long:
         observed = f"; by the pool's own figures they come back, after {format_duration(times.mean)} on average"
+    else:
+        observed = ", and none was acquired or released meanwhile"
     return build_finding(
         "long-hold",
         severity=context.judge_severity(application),
@@ -131,6 +140,7 @@ def build_long_hold(
         holders=context.find_holders(holding),
         remedy=_GIVE_OWN if 2 * sum(t.is_listening for t in holding) > len(holding) else find_type("long-hold").remedy,
         frees=len(holding),
+        decide_by=decide_by,
     )
 
 

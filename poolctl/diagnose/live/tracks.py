@@ -342,6 +342,17 @@ class Track:
         return self.last.wait_event_type == "Lock" or bool(self.last.blocked_by)
 
     @property
+    def may_rest(self) -> bool:
+        """Whether only its locks say that it is active, all the time in one transaction.
+
+        The extended protocol keeps a portal open, which makes an idle transaction look the same. Where the process
+        title was observed, the state is known, and so is the client.
+        """
+        last = self.last
+        is_at_work = last.is_hidden and last.is_active and last.wait_event_type is None and last.client is None
+        return is_at_work and self.is_confirmed and self.age > STUCK_AFTER
+
+    @property
     def is_listening(self) -> bool:
         """Whether its last statement says that the session means to stay: LISTEN, or a cursor's."""
         words = (self.last.query or "").lstrip().split(None, 2)
