@@ -144,6 +144,19 @@ def test_a_leak_refuses_for_no_pool_is_large_enough_for_it(at: Stage, watcher: s
     assert found["config"] == []
 
 
+def test_a_pool_held_whole_refuses_by_its_holder_though_the_cause_is_open(at: Stage, watcher: str) -> None:
+    at.start("sessions", "shop-api", size=6, statement="BEGIN;SELECT 1")
+
+    found = document(watcher, "--for", "3s")
+
+    first = found["findings"][0]
+    assert (found["recommendation"]["confidence"], first["confidence"]) == ("refused", "undetermined")
+    assert first["summary"].startswith("No pool size follows from this")
+    assert first["code"] in ("self-deadlock", "leak-in-transaction")
+    assert [holder["application"] for holder in first["holders"]] == ["shop-api"]
+    assert "0 %" not in str([each["summary"] for each in found["findings"]])
+
+
 def test_a_queue_for_a_lock_refuses_and_names_who_holds_it(at: Stage, watcher: str) -> None:
     with at.admin() as admin:
         admin.execute("CREATE TABLE IF NOT EXISTS stock (id int, amount int); GRANT ALL ON stock TO app")

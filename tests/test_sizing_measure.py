@@ -65,6 +65,20 @@ def test_active_and_idle_in_transaction_are_at_work_and_idle_is_not() -> None:
     assert seen.figures.transaction_idle_share.value == pytest.approx(2 / 3)
 
 
+def test_transactions_that_rest_throughout_are_no_part_of_the_pauses_that_were_observed() -> None:
+    leaked = [backend(n, "idle in transaction", state_at=-60.0) for n in range(4)]
+    paused = [backend(9, state, state_at=at) for at, state in enumerate(["active", "idle in transaction"])]
+
+    alone = measure(observed([sample(0, leaked), sample(1, leaked)])).figures.transaction_idle_share
+    beside = measure(
+        observed([sample(at, [*leaked, work]) for at, work in enumerate(paused)])
+    ).figures.transaction_idle_share
+
+    assert alone is None
+    assert beside is not None
+    assert beside.value == pytest.approx(0.5)
+
+
 def test_waits_for_a_transaction_are_told_apart_from_waits_within_the_server() -> None:
     waits = ("Lock", "LWLock", "LWLock", "IO", None)
     figures = measure(observed([sample(0, [backend(n, wait_event_type=w) for n, w in enumerate(waits)])])).figures

@@ -228,7 +228,8 @@ def _evaluate(request: RecommendRequest, observation: "Observation") -> Measurem
     if observation.snapshots:
         figures = figures.with_(observed_at=format_instant(observation.first.at))
     findings = [each for each in diagnose(observation).findings if each.severity != "info"]
-    refusing = tuple(each for each in findings if _is_refusing(each, service.application, figures))
+    held = _find_held(observation, service.application)
+    refusing = tuple(each for each in findings if _is_refusing(each, service.application, figures, held))
     return Measurement(
         figures,
         service.application,
@@ -239,13 +240,24 @@ def _evaluate(request: RecommendRequest, observation: "Observation") -> Measurem
     )
 
 
-def _is_refusing(finding: "Finding", application: str | None, figures: Figures) -> bool:
-    """Return True if no size of the application's pool is the remedy for ``finding``."""
+def _find_held(observation: "Observation", application: str | None) -> frozenset[int]:
+    """Find the backends of ``application`` in the last sample, if all of them are in transactions."""
+    last = observation.samples[-1].clients if observation.samples else ()
+    own = [b for b in last if application in (None, b.application)]
+    return frozenset(b.pid for b in own) if all(b.in_transaction for b in own) else frozenset()
+
+
+def _is_refusing(finding: "Finding", application: str | None, figures: Figures, held: frozenset[int]) -> bool:
+    """Return True if no size of the application's pool is the remedy for ``finding``.
+
+    One that leaves the cause open is no reason, unless it names all backends, in transactions (``held``): then nothing
+    that a size follows from was observed.
+    """
     from poolctl.diagnose.catalog import find
     from poolctl.sizing.capacity import LOCK_SHARE
     from poolctl.sizing.causes import is_wasteful
 
-    if finding.confidence == "undetermined":
+    if finding.confidence == "undetermined" and not (held and held <= {p for h in finding.holders for p in h.pids}):
         return False
     holders = {holder.application for holder in finding.holders}
     is_other = bool(holders) and application is not None and application not in holders

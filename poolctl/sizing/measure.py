@@ -129,14 +129,28 @@ def _measure_server(observation: Observation, application: str | None, backends:
         method="samples and counters" if windows else "samples",
         lock_share=measured_if_known(_find_part(active, lambda b: b.wait_event_type == "Lock")),
         contention_share=measured_if_known(_find_part(active, lambda b: b.wait_event_type in ("Lock", "LWLock"))),
-        transaction_idle_share=measured_if_known(
-            _find_part([b for each in busy for b in each], lambda b: b.in_transaction)
-        ),
+        transaction_idle_share=measured_if_known(_find_idle_share(busy)),
         is_stats_reset=_was_reset(samples),
         is_behind_pooler=observation.server is not None and observation.server.is_behind_pooler,
         is_server_view=backends > 0,
         windows=windows,
     )
+
+
+def _find_idle_share(busy: Sequence[Sequence[Backend]]) -> float | None:
+    """Return how much of the use is idle in a transaction, without transactions that rest in all samples.
+
+    Those are no part of the work that was observed: it may be that they never end.
+    """
+    resting = set(map(_identify_rest, busy[0])) & set(map(_identify_rest, busy[-1])) if len(busy) > 1 else set()
+    moving = [b for each in busy for b in each if (rest := _identify_rest(b)) is None or rest not in resting]
+    return _find_part(moving, lambda b: b.in_transaction)
+
+
+def _identify_rest(backend: Backend) -> object:
+    """Identify a rest in a transaction by its backend and moment; None outside of one, or where neither is known."""
+    since = backend.state_at if backend.state_at is not None else backend.virtual_transaction
+    return (backend.pid, since) if backend.in_transaction and since is not None else None
 
 
 def add_round_trip(figures: Figures, round_trip: float) -> Figures:

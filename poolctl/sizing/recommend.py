@@ -300,7 +300,8 @@ def explain_refusal(finding: Finding, figures: Figures, result: Recommendation) 
     for own in result.findings:
         if own.code == finding.code:
             bounds |= {name: own.evidence[name] for name in _BOUNDS if name in own.evidence}
-    summary = f"Pool size is not the problem: {finding.summary}"
+    start = "No pool size follows from this" if finding.confidence == "undetermined" else "Pool size is not the problem"
+    summary = f"{start}: {finding.summary}"
     if finding.code == "slow-database" and statement is not None:
         bounds |= {
             "statement": statement.query,
