@@ -176,7 +176,7 @@ def test_a_role_that_may_not_see_times_says_that_fewer_transactions_ended_than_t
 def test_a_full_pool_whose_backends_hide_their_times_says_what_this_role_may_not_see() -> None:
     finding = find(verdict(*rows(9, age=30.0), hides=True, pools=full_pool(9, 20)), "leak-or-long-hold")
 
-    assert "this role may not see since when its 9 backends rest" in finding.summary
+    assert "9 of 9 in use) while 20 clients wait, and this role may not see since when" in finding.summary
     assert "pg_monitor" in str(finding.decide_by)
 
 

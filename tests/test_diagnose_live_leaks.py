@@ -21,7 +21,15 @@ from observations import (
     verdict,
 )
 
-from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, BackendTitle, HostSample, PoolFigures, RoleFacts
+from poolctl.observe.snapshot import (
+    ABORTED,
+    IN_TRANSACTION,
+    BackendTitle,
+    DatabaseCounters,
+    HostSample,
+    PoolFigures,
+    RoleFacts,
+)
 
 
 def leaked(count: int, first: int = 100, *, age: float = 2.0, step: float = 0.7, **same: Any) -> list[Row]:
@@ -117,6 +125,77 @@ def test_a_leak_whose_portals_look_active_is_seen_without_privileges_by_its_proc
         "5 connections of shop stand still (5 of 5 backends in transactions; this role may not see whether they work "
         "in them), the oldest for 3 s: leaked, or long statements"
     )
+
+
+def held_by_pool(in_use: int, waiting: int | None = 0, **totals: float) -> list[list[PoolFigures]]:
+    """Of a pool of twelve; ``totals`` grow by so much in each sample."""
+    return [
+        [
+            pool(
+                application="shop",
+                max_open=12,
+                open=12,
+                in_use=in_use,
+                waiting=waiting,
+                **{name: 90.0 + each * i for name, each in totals.items()},
+            )
+        ]
+        for i in range(7)
+    ]
+
+
+def ended(each: int) -> list[list[DatabaseCounters]]:
+    return [[DatabaseCounters("app", backends=12, commits=800 + each * i)] for i in range(7)]
+
+
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize(
+    ("figures", "count"),
+    [
+        (held_by_pool(10), 10),
+        (held_by_pool(10, None), 10),
+        (held_by_pool(10, acquired_total=0.0), 10),
+        (held_by_pool(10, acquired_total=3.0, use_time_total=0.06, use_count_total=3.0), 10),
+        (held_by_pool(12, None), 12),
+        (held_by_pool(12, 3), 12),
+    ],
+    ids=["none waits", "waits unknown", "no acquires", "two serve", "full", "full and waited for"],
+)
+def test_holds_that_the_pool_counts_are_told_to_every_role(
+    figures: list[list[PoolFigures]], count: int, hides: bool
+) -> None:
+    diagnosis = verdict(*rows(12, age=20.0, step=1.0), hides=hides, pools=figures, databases=ended(2))
+
+    finding = find(diagnosis, "leak-or-long-hold")
+    assert (finding.confidence, len(pids(finding)), held_by(finding)) == ("undetermined", count, {"shop"})
+    assert ("this role may not see since when" in finding.summary) == hides
+    assert ("pg_monitor" in str(finding.decide_by)) == hides
+    assert "healthy" not in codes(diagnosis)
+
+
+def test_a_floor_that_climbs_is_a_leak_to_every_role() -> None:
+    climbing = [[pool(application="shop", max_open=20, open=12, in_use=5 + i, waiting=0)] for i in range(7)]
+
+    finding = find(verdict(*rows(12, age=20.0, step=1.0), hides=True, pools=climbing), "leak")
+
+    assert (finding.confidence, finding.evidence["oldest_age"]) == ("likely", None)
+
+
+@pytest.mark.parametrize(
+    ("figures", "commits", "given"),
+    [
+        (held_by_pool(10, acquired_total=200.0, use_time_total=5.0, use_count_total=200.0), 200, rows(12)),
+        (held_by_pool(10, acquired_total=200.0), 200, rows(12)),
+        (held_by_pool(10), 40, rows(12)),
+        (held_by_pool(10), 40, busy(12)),
+        (held_by_pool(2), 0, rows(12)),
+    ],
+    ids=["by turns", "turns unknown", "workers keep theirs", "at work", "few in use"],
+)
+def test_a_pool_in_use_whose_backends_may_work_is_no_hold_to_a_role_that_sees_no_times(
+    figures: list[list[PoolFigures]], commits: int, given: list[Row]
+) -> None:
+    assert troubles(verdict(*given, hides=True, pools=figures, databases=ended(commits))) == []
 
 
 def test_statements_that_take_long_stay_active_whatever_a_title_said_a_moment_later() -> None:

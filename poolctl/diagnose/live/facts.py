@@ -46,6 +46,10 @@ LIMIT_REFUSALS: frozenset[RefusedBy] = frozenset({*SLOT_REFUSALS, "role-limit", 
 POOLER_PROGRAMS = ("pgbouncer", "pgpool", "odyssey", "pgcat", "supavisor", "pgdog")
 
 
+OWN_AT_START = 6
+"""Transactions of poolctl's own start, at most, which its backend may report after the first sample."""
+
+
 @dataclass(frozen=True)
 class LiveFacts:
     """An observation, and what can be read off it. Ages are seconds at the last sample.
@@ -75,6 +79,17 @@ class LiveFacts:
         before = {database.name: database for database in self.server_samples[0].databases}
         pairs = ((before.get(now.name), now) for now in self.server_samples[-1].databases)
         return tuple((then, now) for then, now in pairs if then is not None and then.reset_at == now.reset_at)
+
+    def count_ended(self, database: str | None) -> int | None:
+        """Count the transactions that ended in ``database``, at least, without poolctl's own; None if not counted.
+
+        Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample
+        at most, and those of its start.
+        """
+        own = self.server.database if self.server else None
+        most = 3 * len(self.server_samples) + OWN_AT_START if database == own else 0
+        ended = (b.commits + b.rollbacks - a.commits - a.rollbacks for a, b in self.counted if b.name == database)
+        return next((max(0, each - most) for each in ended), None)
 
     @cached_property
     def samples(self) -> tuple[Sample, ...]:

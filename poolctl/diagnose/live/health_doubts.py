@@ -192,26 +192,20 @@ LEAST_SILENCE = 1.5
 """Seconds without a transaction, from which that is worth a word: backends report theirs once a second, and poolctl
 looks for two if nothing else is asked."""
 
-OWN_AT_START = 6
-
 
 def _doubt_silence(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
     """Doubt databases in which no transaction ended, where this role may not see since when backends rest.
 
-    Every role may see these counters. poolctl's own transactions are in those of its own database: three a sample at
-    most, and those of its start, which its backend may report after the first sample.
+    Every role may see these counters.
     """
     if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
         return
-    own = facts.server.database if facts.server else None
     silent = {}
-    for then, now in facts.counted:
+    for _, now in facts.counted:
         backends = [
             t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
         ]
-        ended = now.commits + now.rollbacks - then.commits - then.rollbacks
-        most = 3 * len(facts.server_samples) + OWN_AT_START if now.name == own else 0
-        if len(backends) > 1 and ended <= most:
+        if len(backends) > 1 and not facts.count_ended(now.name):
             silent[now.name] = len(backends)
     if silent:
         name, count = max(silent.items(), key=lambda item: item[1])

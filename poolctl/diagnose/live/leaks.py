@@ -13,10 +13,12 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.shared_findings import (
+    DECIDE_HOLD_BY,
     LEAST_STUCK,
     build_leak_in_transaction,
     build_long_hold,
     build_undetermined_hold,
+    write_oldest,
 )
 from poolctl.diagnose.live.tracks import (
     FIRST_USE,
@@ -29,7 +31,7 @@ from poolctl.diagnose.live.tracks import (
 )
 from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
-from poolctl.units import format_count, format_duration, percent, plural
+from poolctl.units import format_count, percent, plural
 
 LEAST_BY_HAND = 5
 TIMES_USUAL = 1000
@@ -188,7 +190,8 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
         pools = context.facts.find_pools_of(application)
         if not pools or not any(pool.last.in_use is not None for pool in pools):
             continue
-        resting = find_held(application, context.keep_unexplained(application.tracks))
+        unexplained = context.keep_unexplained(application.tracks)
+        resting = (*find_held(application, unexplained), *_find_hidden_rests(context, application, unexplained))
         in_use = sum(pool.last.in_use or 0 for pool in pools)
         # What was never used is opened ahead of need, and so among the idle ones that the pool counts.
         unused = sum(track.is_idle and not track.was_used for track in application.tracks)
@@ -207,6 +210,35 @@ def find_idle_holds(context: RuleContext) -> Iterator[Finding]:
         yield build_idle_hold(context, application, pools, suspects)
 
 
+LEAST_LOOKS = 4
+"""Samples none of which found a backend at work, from which it rests, where this role may not see since when."""
+
+
+def _find_hidden_rests(context: RuleContext, application: Application, tracks: Sequence[Track]) -> tuple[Track, ...]:
+    """Find the idle backends that rest by all that a role without privileges sees, while their pool counts holds.
+
+    No sample found them at work, and as few transactions ended in their database, or others use it. Acquires and
+    releases that go on have to explain less than half of what is in use in every sample, by the pool's use times.
+    """
+    pools = context.facts.find_pools_of(application)
+    resting = tuple(track for track in tracks if track.hides_rest and not track.used)
+    if not resting or resting[0].sample_count < LEAST_LOOKS:
+        return ()
+    floor = sum(min(each.in_use or 0 for each in pool.figures) for pool in pools)
+    if any(pool.measure_growth("acquired_total") for pool in pools):
+        times = context.measure_hold_times(application)
+        by_turns = times.mean * (times.returned or 0.0) / max(context.facts.window, 1.0)
+        if not by_turns or 2 * by_turns >= floor:
+            return ()
+    is_alone = not any(each.database == application.database and each is not application for each in _users(context))
+    has_worked = is_alone and (context.facts.count_ended(application.database) or 0) >= len(resting)
+    return () if has_worked or not floor else resting
+
+
+def _users(context: RuleContext) -> Sequence[Application]:
+    return [each for each in context.facts.applications if not each.name.startswith("poolctl")]
+
+
 def build_idle_hold(
     context: RuleContext, application: Application, pools: tuple[PoolSeries, ...], suspects: tuple[Track, ...]
 ) -> Finding:
@@ -220,7 +252,7 @@ def build_idle_hold(
     (likely). Otherwise undetermined.
     """
     times = context.measure_hold_times(application)
-    usual = [track for track in suspects if track.age <= times.limit]
+    usual = [track for track in suspects if not track.hides_rest and track.age <= times.limit]
     returned = find_returned(context, application, pools)
     on_purpose = [track for track in suspects if track.is_on_purpose]
     steps = max(pool.steps for pool in pools)
@@ -242,6 +274,8 @@ def build_idle_hold(
         confidence = "likely"
     return _build_leak(context, application, pools, suspects, confidence)
 
+
+AS_MEMBER = f"an observation as a member of pg_monitor, with the pool's figures side by side; or {DECIDE_HOLD_BY}"
 
 QUIET_AFTER = 30.0
 """Seconds of the youngest hold in a pool without traffic, from which it is rather lost than a long request: many
@@ -304,28 +338,29 @@ def _build_leak(
 ) -> Finding:
     """Build ``leak`` with a confidence, ``leak-or-long-hold`` without one."""
     ages = [track.age for track in suspects]
+    is_hidden = any(track.hides_rest for track in suspects)
     waiting = context.facts.count_waiting(application)
     in_use, most = sum(p.last.in_use or 0 for p in pools), sum(p.max_open for p in pools)
     steps = max(pool.steps for pool in pools)
     of, limit = (f" of {most}", f" (max_open {most})") if most else ("", "")
     wait = f", {plural(waiting.count or 0, 'client')} waiting" if waiting else ""
     if confidence is None:
-        return build_undetermined_hold(context, application, suspects, f"{in_use}{of} in use")
+        decide_by = AS_MEMBER if any(track.hides_rest for track in suspects) else DECIDE_HOLD_BY
+        return build_undetermined_hold(context, application, suspects, f"{in_use}{of} in use", decide_by=decide_by)
     return build_finding(
         "leak",
         severity=context.judge_severity(application),
         confidence=cap_confidence(confidence, suspects),
         summary=f"{format_count(len(suspects))} of {plural(in_use, 'connection')} in use by "
-        f"{name_application(application)}{limit} do nothing and do not come back, the oldest for "
-        f"{format_duration(max(ages))}{wait}",
+        f"{name_application(application)}{limit} do nothing and do not come back, {write_oldest(suspects)}{wait}",
         evidence={
             "suspected": len(suspects),
             "in_use": in_use,
             "max_open": most or None,
             "in_use_floor": list(pools[0].floor),
             "floor_steps": steps,
-            "oldest_age": max(ages),
-            "median_age": median(ages),
+            "oldest_age": None if is_hidden else max(ages),
+            "median_age": None if is_hidden else median(ages),
             "frozen_share": percent(len(application.frozen_idle) / max(1, application.count)),
             "opened_meanwhile": len(application.opened),
             "waiting": waiting.count,

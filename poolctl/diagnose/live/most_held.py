@@ -70,7 +70,7 @@ def _may_keep_out(context: RuleContext, application: Application, held: Sequence
     """Return True if long statements may be those of requests, which nothing else explains."""
     queues = context.facts.find_queues_of(application)
     has_room = bool(queues) and not any(queue.is_used_up for queue in queues)
-    is_served = [track for track in held if (track.session_age or 0.0) > _measure_work(track) + FIRST_USE]
+    is_served = [t for t in held if t.session_age is None or t.session_age > _measure_work(t) + FIRST_USE]
     return (
         len(held) >= LEAST_TURNS
         and 2 * len(is_served) > len(held)

@@ -144,6 +144,14 @@ def build_long_hold(
     )
 
 
+def write_oldest(tracks: Sequence[Track]) -> str:
+    """Write since when the one of ``tracks`` that rests longest does, or that this role may not see it."""
+    known = [track.age for track in tracks if not track.hides_rest]
+    if len(known) < len(tracks):
+        return "and this role may not see since when"
+    return f"the oldest for {format_duration(max(known))}"
+
+
 DECIDE_HOLD_BY = (
     "watch for longer than the longest hold that is legitimate (--for): one that comes back is a long hold, a number "
     "in use that only climbs is a leak; or ask the process where its connections are, and its host whether it is "
@@ -165,6 +173,7 @@ def build_undetermined_hold(
     ``of``: how many there are at all, such as "8 of 8 in use". ``or_else``: what it is if it is no leak.
     """
     ages = [track.age for track in suspects]
+    is_hidden = any(track.hides_rest for track in suspects)
     waiting = context.facts.count_waiting(application)
     wait = f" while {plural(waiting.count or 0, 'client')} wait" if waiting else ""
     limit = max(STUCK_AFTER, TIMES_TYPICAL * application.typical_use)
@@ -173,13 +182,13 @@ def build_undetermined_hold(
         severity=context.judge_severity(application),
         confidence="undetermined",
         summary=f"{plural(len(suspects), 'connection')} of {name_application(application)} "
-        f"{'stands' if len(suspects) == 1 else 'stand'} still ({of}){wait}, the oldest for "
-        f"{format_duration(max(ages))}: leaked, {or_else}",
+        f"{'stands' if len(suspects) == 1 else 'stand'} still ({of}){wait}, {write_oldest(suspects)}: leaked, "
+        f"{or_else}",
         evidence={
             "standing_still": len(suspects),
             "sessions": application.count,
-            "oldest_age": max(ages),
-            "youngest_age": min(ages),
+            "oldest_age": None if is_hidden else max(ages),
+            "youngest_age": None if is_hidden else min(ages),
             "moved_meanwhile": len(application.moved),
             "waiting": waiting.count,
             "waiting_told_by": waiting.by or None,

@@ -353,6 +353,11 @@ class Track:
         return is_at_work and self.is_confirmed and self.age > STUCK_AFTER
 
     @property
+    def hides_rest(self) -> bool:
+        """Whether it is idle, and this role may not see since when."""
+        return self.is_idle and self.last.is_hidden and self.last.state_at is None
+
+    @property
     def is_listening(self) -> bool:
         """Whether its last statement says that the session means to stay: LISTEN, or a cursor's."""
         words = (self.last.query or "").lstrip().split(None, 2)
