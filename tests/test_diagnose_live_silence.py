@@ -144,6 +144,39 @@ def test_connections_that_a_pool_at_rest_also_opens_so_are_healthy(given: list[R
     assert troubles(verdict(*given, hosts=by_one_process(given) if is_known else [])) == []
 
 
+def for_each_request(count: int, gap: float, silence: float, query: str = "SELECT price FROM item") -> list[Row]:
+    """A client opened for each request, which is used for it alone and kept."""
+    ages = [silence + gap * (i + (0.3, -0.2, 0.1)[i % 3]) for i in range(count)]
+    return [Row(100 + i, age=age, opened=age + 0.02, application="lambda", query=query) for i, age in enumerate(ages)]
+
+
+@pytest.mark.parametrize(("gap", "silence"), [(0.3, 4.0), (1.0, 10.0), (5.0, 60.0), (1.0, 3 * 3600.0)])
+def test_clients_that_were_opened_for_each_request_and_are_no_more_are_undetermined(gap: float, silence: float) -> None:
+    given = for_each_request(14, gap, silence)
+
+    finding = find(verdict(*given, hosts=by_one_process(given)), "leak-or-long-hold")
+
+    assert (finding.confidence, finding.severity, held_by(finding)) == ("undetermined", "warning", {"lambda"})
+
+
+@pytest.mark.parametrize(
+    ("count", "query", "is_known"),
+    [
+        (14, "SELECT 1", True),
+        (14, "SET search_path = app", True),
+        (6, "SELECT price FROM item", True),
+        (14, "SELECT price FROM item", False),
+    ],
+    ids=["tested", "set up", "as few as a pool has", "from elsewhere, each a worker"],
+)
+def test_connections_that_were_opened_one_by_one_long_ago_may_be_a_pool_at_rest(
+    count: int, query: str, is_known: bool
+) -> None:
+    given = for_each_request(count, 4.0, 60.0, query)
+
+    assert troubles(verdict(*given, hosts=by_one_process(given) if is_known else [])) == []
+
+
 @pytest.mark.parametrize("name", QUIET)
 def test_a_quiet_pool_is_healthy(name: str) -> None:
     assert troubles(verdict(*stopped(QUIET[name]))) == []

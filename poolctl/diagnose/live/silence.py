@@ -4,6 +4,7 @@ Decides when the rows allow that doubt, where no figures of the pool are given. 
 nothing here is more than undetermined; what looks like an ordinary quiet pool is left to the verdict healthy.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
 
@@ -51,6 +52,9 @@ TIMES_VARIED = 1.5
 """Times the first quarter's life that the third's is, from which backends did more than log in: logins take alike."""
 QUICK = 0.5
 """Seconds between two openings up to which it is no pool that replaces its connections at the end of their lives."""
+LEAST_SINGLE = 10
+"""Backends of one process that each served one request when they were opened, from which they are no pool that replaced
+its connections: common pools have 4 to 10."""
 GIVEN_BACK = ("DISCARD ALL", "RESET ALL", "PG_ADVISORY_UNLOCK_ALL")
 """What pools send when a connection comes back (asyncpg, Npgsql, PgBouncer)."""
 
@@ -191,7 +195,8 @@ def _opened_beside_held(context: RuleContext, tracks: Sequence[Track]) -> bool:
 
     A client is a process where it is known, else an address. Then the silence is three times as long as the mean pause
     between two openings. Backends that did no more than log in also have to be opened quickly, in one process: a pool
-    replaces old ones so, and so do processes that each open one when they start.
+    replaces old ones so, and so do processes that each open one when they start. Or there are more than a usual pool
+    has, each with a request's statement: a client was opened for each request, and kept.
     """
     clients: dict[object, list[Track]] = {}
     for track in tracks:
@@ -223,13 +228,25 @@ def _are_beside_held(tracks: Sequence[Track], is_one_process: bool) -> bool:
     if used[-1 - len(used) // 4] >= TIMES_VARIED * used[len(used) // 4]:
         login = min(used[0], LOCAL_LOGIN) if is_one_process else used[0]
         return gap >= TIMES_LOGIN * login and (is_one_process or silence <= MOST_SILENCE)
-    return is_one_process and TIMES_LOGIN * used[0] <= gap <= QUICK
+    is_single = len(lives) > LEAST_SINGLE and not any(map(_was_only_tested, tracks))
+    return is_one_process and TIMES_LOGIN * used[0] <= gap and (gap <= QUICK or is_single)
 
 
 def _was_only_set_up(tracks: Sequence[Track]) -> bool:
     """Return True if half of ``tracks`` or more ran nothing after what sets up a session, as pgjdbc does at login."""
     words = ((track.last.query or "SET").lstrip().split(None, 1)[:1] for track in tracks)
     return 2 * sum(each[0].upper() in ("SET", "SHOW", "RESET") for each in words if each) >= len(tracks)
+
+
+_TESTS = re.compile(
+    r"\s*(?:SELECT\s+(?:1|'?x'?)|VALUES\s*\(1\)|SET\b.*|SHOW\b.*|BEGIN|COMMIT|ROLLBACK)?\s*;?\s*",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def _was_only_tested(track: Track) -> bool:
+    """Return True if its last statement may be that of a pool which tests or sets up a new connection."""
+    return _TESTS.fullmatch(track.last.query or "") is not None
 
 
 def _has_worked(track: Track) -> bool:
