@@ -20,6 +20,18 @@ def test_an_application_that_did_nothing_at_all_is_named_and_left_open() -> None
     assert "--pool-stats" in str(finding.decide_by)
 
 
+@pytest.mark.parametrize("samples", [1, 7])
+def test_a_pool_that_was_opened_ahead_and_went_quiet_at_once_is_not_claimed_to_be_healthy(samples: int) -> None:
+    """All ten leaked within a second, or all ten free at night: no alarm, and the first line says what looks alike."""
+    diagnosis = verdict(*rows(10, age=7.0, step=0.09, application="cart"), samples=samples)
+
+    finding = find(diagnosis, "healthy")
+    assert (troubles(diagnosis), finding.confidence) == ([], "undetermined")
+    assert finding.summary.startswith("Healthy, or a pool that leaked whole, which looks the same:")
+    for decides in ("--pool-stats", "clients that wait", "log"):
+        assert decides in str(finding.decide_by)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -138,7 +150,7 @@ def test_clients_of_pgbouncer_that_send_nothing_may_be_stuck_though_none_waits_t
     """An idle leak behind PgBouncer: the application's own pool is empty, and no client waits in PgBouncer."""
     quiet = find(at_pgbouncer(since=20.0, step=0.0), "healthy")
 
-    assert quiet.confidence == "likely"
+    assert quiet.confidence == "undetermined"
     assert "none of the 10 clients of cart at PgBouncer has sent anything for 20 s or longer" in quiet.summary
     assert quiet.evidence["quiet_clients"] == {"cart": 10}
     assert "quiet or stuck" not in find(at_pgbouncer(since=0.0), "healthy").summary

@@ -10,12 +10,17 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import WORD_SHARE
 from poolctl.diagnose.live.health_doubts import LEAST_SILENCE, find_doubts
 from poolctl.diagnose.live.quiet_clients import QuietClients, find_quiet_clients
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
 WHO_WAITS = (
     "the pools' own figures (--pool-stats), if users see errors all the same: the server cannot see which clients wait"
+)
+
+QUIET_OR_STUCK = (
+    "the figures of its pool (--pool-stats): connections in use are leaked or held, idle ones are free; or, on its "
+    "host, clients that wait, and acquires that time out in its log"
 )
 
 OBSERVE_AGAIN = (
@@ -28,7 +33,8 @@ def judge_health(context: RuleContext) -> Finding:
     """Build the finding healthy: nothing at warning or above.
 
     Certain: everything was observed, twice, and it is known of every application that no client waits in its pool.
-    Otherwise likely. Undetermined: what was observed is too little, or something may be wrong; see ``find_doubts``.
+    Otherwise likely. Undetermined: what was observed is too little, or something may be wrong; see ``find_doubts``;
+    or nothing moves in an application, or of its clients at PgBouncer: a pool that leaked whole looks the same.
     """
     facts = context.facts
     waiting = facts.count_waiting()
@@ -43,15 +49,19 @@ def judge_health(context: RuleContext) -> Finding:
     counts = f"{open_now}{share}, {working} at work"
     still = _find_still(context)
     quiet = find_quiet_clients(context.facts)
+    few_ends = _write_few_ends(facts)
+    is_open = bool(still or quiet or few_ends)
     summary = (
-        f"Healthy: {counts}, {_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}"
-        f"{_write_quiet(quiet)}{_write_few_ends(facts)}"
+        f"{'Healthy, or a pool that leaked whole, which looks the same' if is_open else 'Healthy'}: {counts}, "
+        f"{_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}{_write_quiet(quiet)}{few_ends}"
     )
     decide_by, remedy = None, ""
     if not facts.samples:
         summary = "Healthy as far as observed: no client is known to wait; the server itself was not observed"
     if confidence == "likely" and not _is_every_wait_known(facts):
         decide_by = WHO_WAITS
+    if is_open:
+        confidence, decide_by = "undetermined", QUIET_OR_STUCK
     doubt = next(find_doubts(context, counts, working), None)
     if doubt is not None:
         confidence = "undetermined"
@@ -104,10 +114,15 @@ def _find_still(context: RuleContext) -> list[Application]:
     return [
         each
         for each in context.facts.programs
-        if all(t.is_idle and t.is_frozen and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
+        if all(t.is_idle and _did_nothing(t) and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
         and each.count > 1
         and not context.facts.count_waiting(each).is_known
     ]
+
+
+def _did_nothing(track: Track) -> bool:
+    """Return True if nothing happened to it in the window; with one sample, if it rests by the server's clock."""
+    return track.is_frozen or (track.sample_count == 1 and track.rests)
 
 
 def _write_quiet(quiet: list[QuietClients]) -> str:
