@@ -29,6 +29,17 @@ def test_a_refusal_has_no_sizes_and_its_reason_comes_first() -> None:
     assert (answer.findings[0].code, answer.findings[0].severity) == ("leak", "critical")
 
 
+@pytest.mark.parametrize("code", ["leak-in-transaction", "self-deadlock"])
+def test_what_explains_idle_transactions_is_named_without_what_their_end_would_save(code: str) -> None:
+    figures = recommendations.MEASURED.with_(transaction_idle_share=measured(1.0))
+    cause = replace(LEAK, code=code, confidence="undetermined")
+
+    answer = add_diagnosis(recommend(figures), figures, [cause], [])
+
+    assert answer.findings[0].summary == "No pool size follows from this: 12 connections never come back"
+    assert "held-across-io" not in {each.code for each in answer.findings}
+
+
 def test_what_a_pool_of_another_size_could_gain_at_most_is_told_with_a_cause() -> None:
     figures = recommendations.MEASURED.with_(database_cpu=measured(0.8))
 

@@ -270,8 +270,10 @@ def add_diagnosis(
     reported = known & {"slow-database"} if result.is_refused else set()
     causes = [explain_refusal(each, figures, result) for each in refusing if each.code not in reported]
     named = {finding.code for finding in causes}
-    kept = [each for each in result.findings if each.code not in named]
-    kept += [each for each in others if each.code not in known]
+    # The sizing only adds up the time that is idle in transactions, which these explain.
+    explained = {"held-across-io"} if named & {"leak-in-transaction", "self-deadlock"} else set()
+    kept = [each for each in result.findings if each.code not in named | explained]
+    kept += [each for each in others if each.code not in known - explained]
     result = replace(result, findings=tuple(kept))
     return refuse(result, causes) if causes else result
 
