@@ -35,6 +35,7 @@ def test_one_seed_draws_one_incident_and_many_seeds_draw_every_behavior() -> Non
         ("transaction-leak", {"leak-or-long-hold": "undetermined"}, True),
         ("healthy", {"healthy": "likely"}, True),
         ("healthy", {"leak-in-transaction": "likely"}, False),
+        ("healthy", {"healthy": "undetermined"}, False),
         ("small", {"pool-undersized": "certain"}, True),
         ("small", {"lock-queue": "certain"}, False),
     ],

@@ -243,8 +243,8 @@ _CATALOG = (
         layer="application",
         reported_by=("inspect", "guard"),
         meaning="Connections do nothing while clients wait for them, or all of an application fell silent one after "
-        "the other. They are leaked, or belong to a long job that will release them, or no request came since. The "
-        "remedies are opposite, so poolctl does not guess.",
+        "the other, or most of its backends are in transactions for long. They are leaked, or belong to a long job "
+        "that will release them, or no request came since. The remedies are opposite, so poolctl does not guess.",
         signs="The same backends are in the same state in every sample, a pool or pooler reports clients that wait, "
         "and no such hold was observed to end.",
         mistaken_for="Either of the two that it names. A stopped client process looks the same from the server.",
@@ -263,7 +263,8 @@ _CATALOG = (
         reported_by=("inspect", "simulate", "guard"),
         meaning="A few jobs keep connections for seconds or minutes while other clients wait for them.",
         signs="Holds of more than a second and ten times the median that end; sessions that LISTEN, or hold an "
-        "advisory lock or a cursor; or the same holders while no connection is acquired.",
+        "advisory lock or a cursor; the same holders while no connection is acquired; or, undetermined, most "
+        "backends of an application in one statement each for long.",
         mistaken_for="A leak: it looks the same until the first of them is released.",
         remedy="Release before the slow part, or give long jobs a small pool of their own and count it as taken for "
         "good. A bigger shared pool is filled by the same jobs.",

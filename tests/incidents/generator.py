@@ -401,8 +401,10 @@ def judge(incident: Incident, document: dict[str, Any]) -> list[str]:
             wrong.append(f"false healthy ({found['healthy']['confidence']}): {found['healthy']['summary']}")
         elif certainly or not any(each["confidence"] == "undetermined" for each in found.values()):
             wrong.append(f"none of {sorted(expected.right)} in {sorted(found)}")
-    # A role that may not see since when backends rest cannot tell a quiet hour from a pool that leaked whole.
-    may_doubt = incident.role == "stranger" and "healthy" in found
+    # Where nothing moves, or this role may not see since when, a quiet hour looks like a pool that leaked whole.
+    quiet = found.get("healthy", {}).get("evidence", {})
+    is_still = quiet.get("standing_still") or quiet.get("quiet_clients")
+    may_doubt = "healthy" in found and (incident.role == "stranger" or is_still)
     if not expected.right and not is_healthy and not may_doubt:
         wrong.append(f"not healthy: {sorted(found)}")
     if expected.holder is not None and incident.has_name:
