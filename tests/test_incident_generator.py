@@ -35,7 +35,6 @@ def test_one_seed_draws_one_incident_and_many_seeds_draw_every_behavior() -> Non
         ("transaction-leak", {"leak-or-long-hold": "undetermined"}, True),
         ("healthy", {"healthy": "likely"}, True),
         ("healthy", {"leak-in-transaction": "likely"}, False),
-        ("healthy", {"healthy": "undetermined"}, False),
         ("small", {"pool-undersized": "certain"}, True),
         ("small", {"lock-queue": "certain"}, False),
     ],
@@ -51,6 +50,18 @@ def test_a_verdict_is_right_or_wrong_by_the_table(behavior: str, codes: dict[str
     wrong = judge(incident, {"findings": findings})
 
     assert (wrong == []) == is_right, wrong
+
+
+@pytest.mark.parametrize(("evidence", "is_right"), [({"standing_still": {"shop": 8}}, True), ({}, False)])
+def test_health_may_be_left_open_where_nothing_moves(evidence: dict[str, object], is_right: bool) -> None:
+    night = next(
+        drawn
+        for seed in range(1000)
+        if (drawn := draw_incident(seed, ["psycopg"])).behavior == "night" and drawn.role == "watcher"
+    )
+    quiet = finding("healthy", "undetermined", "info") | {"evidence": evidence}
+
+    assert (judge(night, {"findings": [quiet]}) == []) == is_right
 
 
 def test_a_holder_of_another_application_and_relief_that_harms_are_wrong() -> None:
