@@ -185,6 +185,36 @@ def test_a_role_that_may_not_see_times_says_that_fewer_transactions_ended_than_t
     assert "30 transactions in all ended in database app for 3 s, in which 80 backends rested" in finding.summary
 
 
+@pytest.mark.parametrize(("ended", "is_open"), [(10, True), (60, False)])
+def test_transactions_that_may_be_counted_late_are_no_health_to_a_role_that_sees_no_times(
+    ended: int, is_open: bool
+) -> None:
+    """A pool of node-postgres that leaked whole eight seconds ago: 25 of its transactions were counted only now."""
+    counters = [[DatabaseCounters("app", backends=15, commits=100 + i * ended)] for i in range(7)]
+
+    finding = find(verdict(*rows(15, age=8.0), hides=True, databases=counters), "healthy")
+
+    assert finding.confidence == ("undetermined" if is_open else "likely")
+    assert ("the transactions that ended in it may be up to 10 s old" in finding.summary) == is_open
+
+
+def test_listeners_and_a_small_application_at_rest_leave_the_verdict_on_others_as_it_is() -> None:
+    beside = [*busy(8, application="search"), *rows(9, age=90.0, query="LISTEN jobs", application="notify")]
+    assert find(verdict(*beside), "healthy").confidence == "likely"
+
+    finding = find(verdict(*beside, *rows(4, age=90.0, application="cart")), "healthy")
+    assert finding.confidence == "likely"
+    assert finding.evidence["standing_still"] == {"cart": 4}
+
+
+def test_the_verdict_comes_before_advice_also_where_it_is_open() -> None:
+    counters = [[DatabaseCounters("app", backends=10, commits=100)]]
+    diagnosis = verdict(*rows(10, age=7.0, step=0.09), hides=True, databases=counters)
+
+    assert [each.code for each in diagnosis.findings] == ["healthy", "partial-view"]
+    assert diagnosis.findings[0].confidence == "undetermined"
+
+
 def test_a_full_pool_whose_backends_hide_their_times_says_what_this_role_may_not_see() -> None:
     finding = find(verdict(*rows(9, age=30.0), hides=True, pools=full_pool(9, 20)), "leak-or-long-hold")
 

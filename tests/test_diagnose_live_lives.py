@@ -68,6 +68,15 @@ def test_a_process_that_made_pools_and_stopped_is_told_by_their_batches(
     assert told.get("connection-per-request") == found
 
 
+def test_a_few_batches_of_a_process_that_stopped_may_be_leaks_by_chance() -> None:
+    made = [Row(100 + i, age=20.0 + i // 2, opened=20.2 + i // 2) for i in range(6)]
+    owner = host(*(process(40_100 + i, pid=4242) for i in range(6)))
+
+    finding = find(diagnose(observe(*made, hosts=[owner])), "connection-per-request")
+
+    assert finding.confidence == "undetermined"
+
+
 def test_a_pool_that_opened_another_connection_for_each_that_leaked_made_no_batches() -> None:
     """Go's database/sql, one request in 13 leaks; what is within half a second is by chance."""
     opened = [20.0, 20.1, 20.35, 21.0, 21.4, 21.5, 22.2, 22.3, 22.7, 23.4]

@@ -385,7 +385,8 @@ Why     hidden 8, seen 8, missing 0, role watcher
 """,
     "endless-load": """\
 CRITICAL  The load cannot end: 269,999 requests followed each other at 5 ms without any time
-passing
+passing; cut off at 0.005 s: the load cannot end: requests follow each other without any time
+passing (no hold, no think, no patience)
 Why   endless-load (application, certain): offered 269,999, acquired 269,999, hold mean 0 s,
       think mean 0, error pause 50 ms
 Next  Give the load a hold or a think above 0, and an error_pause where acquires fail at once;
@@ -393,7 +394,8 @@ Next  Give the load a hold or a think above 0, and an error_pause where acquires
 """,
     "endless-queue": """\
 CRITICAL  The queue grows for ever: 100,068 requests a second come, 4 are served, and none of
-250,155 gives up
+250,155 gives up; cut off at 2.500 s: 250,155 requests wait and none gives up: more arrive than
+the pools can serve, and without acquire_timeout the queue grows for ever
 Why   endless-queue (application, certain): offered rate 100,068, throughput 4, unfinished
       250,155, wait time max 2.5 s
 Next  1. Set acquire_timeout (context.WithTimeout), so that requests give up before the queue is

@@ -48,6 +48,9 @@ from poolctl.units import format_count, format_duration, percent, plural
 BUSY_SHARE = 0.75
 """Of the machine's cores: a server that uses more leaves the load, which runs beside it, too little."""
 
+ENDLESS = ("endless-load", "endless-queue")
+"""Findings that say why a run was cut off."""
+
 MOST_ERRORS = 12
 REASON_MARGIN = 6
 """Columns of "Why" and "Next" with the space after them."""
@@ -69,16 +72,22 @@ def build_simulation_report(run: Run, findings: Sequence[Finding], *, repeat: st
 
 
 def judge_run(run: Run, findings: Sequence[Finding]) -> Verdict:
-    """Return the verdict on a run; without a diagnosis it only counts. An incomplete run is first of all incomplete."""
+    """Return the verdict on a run; without a diagnosis it only counts.
+
+    An incomplete run is first of all incomplete, unless the verdict itself says why it cannot end.
+    """
     counts = f"{format_count(run.summary.acquired)} of {format_count(run.summary.offered)} acquires were served"
     verdict = verdict_of(findings, f"{counts}; no diagnosis was made")
     if not run.failure:
         return verdict
+    failure = neutralize(run.failure, SENTENCE_LIMIT)
+    if verdict.code in ENDLESS:
+        return replace(verdict, sentence=f"{verdict.sentence}; {failure}")
     if verdict.code in ("", "healthy"):
         code, found = "", summary_of(worst_first(findings)[0]) if findings else verdict.sentence
     else:
         code, found = verdict.code, f"{verdict.word} of what was measured: {verdict.sentence}"
-    return Verdict("INCOMPLETE", verdict.severity, code, f"{neutralize(run.failure, SENTENCE_LIMIT)}. {found}")
+    return Verdict("INCOMPLETE", verdict.severity, code, f"{failure}. {found}")
 
 
 def list_run_facts(run: Run) -> Facts:

@@ -168,9 +168,9 @@ def diagnose(observation: Observation, tracker: Tracker | None = None) -> Diagno
 
 
 def _rank_finding(finding: Finding) -> tuple[int, bool, bool]:
-    """Rank by severity; what is decided before what is not; the verdict before advice. Otherwise the rules' order
+    """Rank by severity; the verdict before advice; what is decided before what is not. Otherwise the rules' order
     stays."""
-    return SEVERITIES.index(finding.severity), finding.confidence == "undetermined", finding.code != "healthy"
+    return SEVERITIES.index(finding.severity), finding.code != "healthy", finding.confidence == "undetermined"
 
 
 def _cap(facts: LiveFacts, finding: Finding) -> Finding:

@@ -34,7 +34,8 @@ def judge_health(context: RuleContext) -> Finding:
 
     Certain: everything was observed, twice, and it is known of every application that no client waits in its pool.
     Otherwise likely. Undetermined: what was observed is too little, or something may be wrong; see ``find_doubts``;
-    or nothing moves in an application, or of its clients at PgBouncer: a pool that leaked whole looks the same.
+    or half of all backends or more belong to applications in which nothing moves, or no client of one sends anything to
+    PgBouncer: a pool that leaked whole looks the same.
     """
     facts = context.facts
     waiting = facts.count_waiting()
@@ -50,7 +51,7 @@ def judge_health(context: RuleContext) -> Finding:
     still = _find_still(context)
     quiet = find_quiet_clients(context.facts)
     few_ends = _write_few_ends(facts)
-    is_open = bool(still or quiet or few_ends)
+    is_open = 2 * sum(each.count for each in still) >= max(1, used) or bool(quiet or few_ends)
     summary = (
         f"{'Healthy, or a pool that leaked whole, which looks the same' if is_open else 'Healthy'}: {counts}, "
         f"{_write_waiting(waiting)}{_write_locks(facts)}{_write_rests(context, still)}{_write_quiet(quiet)}{few_ends}"
@@ -110,11 +111,15 @@ def _write_waiting(waiting: Waiting) -> str:
 
 
 def _find_still(context: RuleContext) -> list[Application]:
-    """Find the applications whose backends all did nothing, where waiting clients are not reported."""
+    """Find the applications whose backends all did nothing, where waiting clients are not reported.
+
+    Listeners wait for notifications: it is their work.
+    """
     return [
         each
         for each in context.facts.programs
         if all(t.is_idle and _did_nothing(t) and t.was_used and t.age > STUCK_AFTER for t in each.tracks)
+        and not all(t.is_listening for t in each.tracks)
         and each.count > 1
         and not context.facts.count_waiting(each).is_known
     ]
@@ -137,13 +142,23 @@ def _write_quiet(quiet: list[QuietClients]) -> str:
     )
 
 
+LATE_REPORT = 10.0
+"""Seconds after which PostgreSQL counts what an idle backend did last, at the latest (PGSTAT_IDLE_INTERVAL)."""
+LATE_EACH = 3
+"""Transactions of each backend that may be counted so late: of the last second before it went idle."""
+
+
 def _write_few_ends(facts: LiveFacts) -> str:
-    """Write about a database in which fewer transactions ended than half of its backends, to a role that may not see
-    since when they rest. See ``find_doubts`` for one in which none ended."""
+    """Write about a database in which few transactions ended, to a role that may not see since when its backends rest.
+
+    Fewer than half of its backends; or none was at work in any sample, and what ended may be counted late. See
+    ``find_doubts`` for one in which none ended.
+    """
     if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
         return ""
     for then, now in facts.counted:
-        resting = sum(t.last.database == now.name and t.last.is_hidden and t.last.state == "idle" for t in facts.tracks)
+        there = [track for track in facts.tracks if track.last.database == now.name and track.last.is_hidden]
+        resting = sum(track.last.state == "idle" for track in there)
         ended = now.commits + now.rollbacks - then.commits - then.rollbacks
         if resting > 1 and 2 * ended < resting:
             return (
@@ -151,7 +166,17 @@ def _write_few_ends(facts: LiveFacts) -> str:
                 f"{format_duration(facts.window)}, in which {resting} backends rested: most of them did nothing, quiet "
                 "or stuck"
             )
+        is_late = facts.window < LATE_REPORT and (facts.count_ended(now.name) or 0) < LATE_EACH * resting
+        if resting > 1 and resting == len(there) and is_late and all(map(_was_never_at_work, there)):
+            return (
+                f"; no sample found one of the {resting} backends in database {now.name} at work, and the transactions "
+                f"that ended in it may be up to {format_duration(LATE_REPORT)} old: quiet or stuck"
+            )
     return ""
+
+
+def _was_never_at_work(track: Track) -> bool:
+    return all(row.state == "idle" for _, row in track.list_rows())
 
 
 LEAST_QUEUED = 3

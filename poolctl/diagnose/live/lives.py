@@ -50,8 +50,8 @@ def find_connection_per_request(context: RuleContext) -> Iterator[Finding]:
     application, opened at three moments or more, each time beside ones that already rested; and it goes on: the last
     moment is no longer ago than three times the usual pause between two. Likely; certain of ten or more, opened at
     five moments by one process of this machine. If it does not go on: only of backends opened two or more at a time,
-    by one process (the same confidence) or by an address, for three times as long as it went on (undetermined: several
-    processes, each with a pool of its own, look the same).
+    by one process (undetermined below five moments: a leak may have opened them so by chance) or by an address, for
+    three times as long as it went on (undetermined: several processes, each with a pool of its own, look the same).
     """
     for application in context.facts.programs:
         lives = _find_lives(context, application)
@@ -131,7 +131,7 @@ def _build_connection_per_request(context: RuleContext, application: Application
     known = all(context.clients.find_client(track).process is not None for track in lives.tracks)
     sure = count >= SURE_LIVES and len(moments) >= SURE_MOMENTS and known and lives.client_count == 1
     confidence: Confidence = cap_confidence("certain" if sure else "likely", lives.tracks)
-    if not known and not lives.goes_on:
+    if not lives.goes_on and (not known or len(moments) < SURE_MOMENTS):
         confidence = "undetermined"
     slots = context.facts.server.usable if context.facts.server and lives.goes_on else 0
     pace = span / (len(moments) - 1)
