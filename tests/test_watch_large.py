@@ -33,5 +33,6 @@ def test_five_thousand_backends_are_inspected_and_watched_in_less_than_300_mb() 
 
     for document in (once, watched):
         assert sum(group["count"] for group in document["groups"]) >= 5_000  # type: ignore[attr-defined]
-        assert document["findings"][0]["code"] == "slots-low"  # type: ignore[index]
+        # 250 of them work: on few cores that is a finding, too.
+        assert "slots-low" in {finding["code"] for finding in document["findings"]}  # type: ignore[attr-defined]
     assert max(memory, memory_of_watch) < 300e6
