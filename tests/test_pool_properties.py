@@ -290,13 +290,16 @@ class PoolMachine(RuleBasedStateMachine):
     def give_back(self, request: int, broken: bool) -> None:
         connection = self.held[request]
         actions = self.pool.release(connection, self.now, broken=broken)
-        if connection.state == "in_use" and not any(isinstance(action, HandOver) for action in actions):
-            # An opening keeps the release out of the pool: it is in use until then.
+        if not self.is_back(connection, actions):
             self.late[connection] = request
             return
         del self.held[request]
         self.end(request)
         self.carry_out(actions)
+
+    def is_back(self, connection: Connection, actions: list[Action]) -> bool:
+        """Return whether a release reached the pool. An opening keeps it out, and when it ends the next may again."""
+        return connection.state != "in_use" or any(isinstance(action, HandOver) for action in actions)
 
     def finish_closing(self, connection: Connection) -> None:
         self.closing.remove(connection)
@@ -325,15 +328,16 @@ class PoolMachine(RuleBasedStateMachine):
                     self.ask(request)  # type: ignore[arg-type]
                 case Alarm(at, ring):
                     if at <= self.now:
-                        self.note_late_release(action)
-                        self.carry_out(ring(self.now))
+                        actions = ring(self.now)
+                        self.note_late_release(action, actions)
+                        self.carry_out(actions)
                     else:
                         self.alarms.append(action)
 
-    def note_late_release(self, alarm: Alarm) -> None:
+    def note_late_release(self, alarm: Alarm, actions: list[Action]) -> None:
         """Of a release that an opening has kept out of the pool, the alarm names the connection."""
         connection = alarm.ring.args[0] if isinstance(alarm.ring, partial) else None
-        if connection in self.late:
+        if connection in self.late and self.is_back(connection, actions):
             request = self.late.pop(connection)
             del self.held[request]
             self.end(request)
