@@ -1,7 +1,9 @@
 """What every test shares: servers that are missing, the servers of live tests, the order of the files, compiled
 modules, and the disposition of Ctrl-C."""
 
+import importlib
 import os
+import pkgutil
 import shutil
 import signal
 import sys
@@ -15,6 +17,7 @@ import pytest
 from guard_runs import serve_environment
 from hypothesis import HealthCheck, settings
 
+import poolctl
 from poolctl.engines.live.live_servers import ThrowAwayServers
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -41,6 +44,12 @@ settings.register_profile(
     derandomize=DEMANDED,
 )
 settings.load_profile("poolctl")
+if DEMANDED:
+    # Hypothesis tries the constants of every imported module of poolctl, too: with all of them here, its examples do
+    # not depend on which tests the same process ran before.
+    for module in pkgutil.walk_packages(poolctl.__path__, "poolctl."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
 
 
 @pytest.hookimpl(wrapper=True)
