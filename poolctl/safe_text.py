@@ -18,6 +18,7 @@ each a pure function:
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from urllib.parse import unquote
 
 HIDDEN = "***"
@@ -60,7 +61,8 @@ _TAIL = re.compile(
 )
 _OPTION = re.compile(r"(?i)(--[\w-]{0,40}pass(?:word|wd|phrase)?\s+)(?!-)\S+")
 
-_SECRET_OPTION = re.compile(rf"(?i){_SECRET_WORD}")
+_SECRET_OPTION = re.compile(rf"(?i){_SECRET_WORD}|^--?(?:set)?cookie$")
+"""Erlang's cookie is the password of a node."""
 _SHORT_OPTIONS = {"sshpass": "-p", "mysql": "-p", "mysqldump": "-p", "mariadb": "-p", "curl": "-u", "wget": "-u"}
 _STATEMENT = re.compile(
     r"\b(?:select|insert\s+into|update|delete\s+from|merge\s+into|copy|call|execute|values)[\s(]", re.IGNORECASE
@@ -116,8 +118,8 @@ def _hide_userinfo(found: "re.Match[str]") -> str:
 def redact_command(arguments: Sequence[str]) -> str:
     """Join a command line, at most ``LONGEST`` characters of it, without secrets and without literals of SQL.
 
-    Of Java, Erlang, Python and Node the program comes first: the main class or archive, the release, the module or
-    script. The options of the runtime are left out.
+    Of Java, Erlang, Python, Node, Ruby, Perl and PHP the program comes first: the main class or archive, the release,
+    the module or script. The options of the runtime are left out.
     """
     shown: list[str] = []
     hide_next = False
@@ -142,24 +144,34 @@ def redact_command(arguments: Sequence[str]) -> str:
 
 
 _RUNTIMES = {
-    "java": frozenset({"-cp", "-classpath", "--class-path", "-p", "--module-path", "--add-modules", "--add-opens"}),
-    "python": frozenset({"-X", "-W"}),
-    "node": frozenset({"-r", "--require", "--import", "--loader", "-C"}),
+    "java": "-cp -classpath --class-path -p --module-path --upgrade-module-path --add-modules --limit-modules"
+    " --add-opens --add-exports --add-reads --patch-module",
+    "python": "-X -W",
+    "node": "-r --require --import --loader --experimental-loader -C --conditions --env-file --env-file-if-exists"
+    " --watch-path",
+    "ruby": "-I -r -C -E",
+    "perl": "-I",
+    "php": "-c -d -z",
 }
 """Runtimes whose own options stand before the program that they run, and the ones whose value is the next argument."""
 
-_ERLANG_RELEASE = ("-name", "-sname", "-boot", "-s", "-run", "-extra", "-eval")
+_PROGRAM_OPTIONS = frozenset(["-jar", "-m", "--module", "-c", "-e", "-E", "--eval", "-r", "-f", "-S", "-"])
+"""Options that bring the program, or the way to find it, where they are none of those."""
+_ERLANG_RELEASE = ("-name", "-sname", "-boot", "-s", "-run", "-eval")
+_ERLANG_PROGRAM = "-extra"
+"""What is behind it belongs to the program: Elixir names its script there."""
 
 
 def _skip_runtime_options(program: str, arguments: Sequence[str]) -> list[str]:
     """Return a command line without the options of its runtime, which fill a line before the program is named."""
     if program.startswith("beam"):
         return _keep_release(arguments)
-    runtime = re.fullmatch(r"(java|python|node)(?:js)?[\d.]*", program)
-    options = _RUNTIMES[runtime[1]] if runtime is not None else None
+    runtime = re.fullmatch(rf"({'|'.join(_RUNTIMES)})(?:js)?[\d.]*", program)
+    options = _RUNTIMES[runtime[1]].split() if runtime is not None else None
     at = 1
-    while options is not None and at < len(arguments) and arguments[at].startswith("-"):
-        if arguments[at] in ("-jar", "-m", "--module", "-c", "-e", "--eval", "-"):
+    # Java reads options from a file, which @ names.
+    while options is not None and at < len(arguments) and arguments[at].startswith(("-", "@")):
+        if arguments[at] in _PROGRAM_OPTIONS.difference(options):
             break
         at += 2 if arguments[at] in options else 1
     # Options alone, or a runtime without a program: all of it is what there is.
@@ -170,11 +182,10 @@ def _skip_runtime_options(program: str, arguments: Sequence[str]) -> list[str]:
 
 def _keep_release(arguments: Sequence[str]) -> list[str]:
     """Return the node's name, the boot script of its release, and what it starts, of a command line of Erlang."""
-    kept = [word for at, word in enumerate(arguments) if at and arguments[at - 1] in _ERLANG_RELEASE]
-    flags = [arguments[at - 1] for at in range(1, len(arguments)) if arguments[at - 1] in _ERLANG_RELEASE]
-    if not kept:
-        return list(arguments)
-    return [arguments[0], "...", *(word for pair in zip(flags, kept, strict=True) for word in pair)]
+    end = arguments.index(_ERLANG_PROGRAM) if _ERLANG_PROGRAM in arguments else len(arguments)
+    kept = [word for flag, value in pairwise(arguments[:end]) if flag in _ERLANG_RELEASE for word in (flag, value)]
+    kept += arguments[end:]
+    return [arguments[0], "...", *kept] if kept else list(arguments)
 
 
 def _is_secret_option(argument: str) -> bool:
