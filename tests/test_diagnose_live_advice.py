@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from observations import NOW, Row, busy, find, full_pool, held_by, host, observe, pool, rows, troubles, verdict
+from observations import NOW, Row, busy, calling, find, full_pool, held_by, host, observe, pool, rows, troubles, verdict
 
 from poolctl.diagnose.finding import Diagnosis
 from poolctl.diagnose.live.diagnose import diagnose
@@ -72,6 +72,15 @@ def test_clients_that_wait_for_no_reason_that_was_observed_are_a_finding_and_nev
     assert finding.severity == "critical"
     assert "healthy" not in [each.code for each in diagnosis.findings]
     assert finding.summary.startswith("6 clients wait (PgBouncer), and nothing observed says for what")
+
+
+def test_backends_that_moved_are_none_of_those_in_whose_database_no_transaction_was_counted() -> None:
+    """Statements without a table are not counted, and a role without pg_monitor sees them come and go all the same."""
+    counters = [[DatabaseCounters("app", backends=8, commits=100)]] * 7
+
+    finding = find(verdict(*calling(8, pause=0.5), hides=True, databases=counters), "healthy")
+
+    assert "no transaction" not in finding.summary
 
 
 def test_sessions_that_came_and_went_name_who_opens_them() -> None:
@@ -172,7 +181,7 @@ def test_a_role_that_may_not_see_times_says_that_no_transaction_ended(commits: i
 
     finding = find(verdict(*rows(8, age=30.0), hides=True, databases=counters), "healthy")
 
-    assert ("no transaction ended in database app for 3 s" in finding.summary) == is_silent
+    assert ("no transaction on a table ended in database app for 3 s" in finding.summary) == is_silent
     assert finding.confidence == ("undetermined" if is_silent else "likely")
     assert "pg_monitor" in str(finding.decide_by) or not is_silent
 

@@ -97,4 +97,4 @@ def test_a_role_without_privilege_says_that_no_transaction_ended(at: Stage, beha
         verdict = inspect(at.conninfo_of("stranger"), "--for", "4s")
 
     finding = verdict.finding("healthy")
-    assert ("no transaction ended in database app" in finding["summary"]) == is_silent, verdict.summaries
+    assert ("no transaction on a table ended in database app" in finding["summary"]) == is_silent, verdict.summaries

@@ -134,6 +134,13 @@ SEEN = (
         "is stuck (likely)",
     ),
     Seen(
+        "holds_of_php_workers_are_seen_without_any_privilege",
+        "held-across-io",
+        "",
+        "WARNING  user app (no application_name) holds transactions open while it does something else: 87 % of the use "
+        "is idle in transaction, typically for 888 ms, and they do end (likely)",
+    ),
+    Seen(
         "idle_connections_that_never_come_back_are_not_a_small_pool_with_figures_of_the_pool",
         "leak-or-long-hold",
         "checkout",

@@ -196,22 +196,26 @@ looks for two if nothing else is asked."""
 def _doubt_silence(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
     """Doubt databases in which no transaction ended, where this role may not see since when backends rest.
 
-    Every role may see these counters.
+    Every role may see these counters. A transaction that reads no table is not counted (PostgreSQL 15 and later), so
+    a backend that was observed to do something is none of the silent ones.
     """
     if not facts.hidden or facts.window < LEAST_SILENCE or facts.count_waiting().is_known:
         return
     silent = {}
     for _, now in facts.counted:
         backends = [
-            t for t in facts.tracks if t.last.database == now.name and t.last.is_hidden and not t.last.is_active
+            t
+            for t in facts.tracks
+            if t.last.database == now.name and t.last.is_hidden and not t.last.is_active and not t.has_moved
         ]
         if len(backends) > 1 and not facts.count_ended(now.name):
             silent[now.name] = len(backends)
     if silent:
         name, count = max(silent.items(), key=lambda item: item[1])
         yield (
-            f"{counts}; no transaction ended in database {name} for {format_duration(facts.window)}, in which {count} "
-            "backends are open: a quiet hour, or a pool that leaked whole; this role may not see since when they rest",
+            f"{counts}; no transaction on a table ended in database {name} for {format_duration(facts.window)}, in "
+            f"which {count} backends rested: a quiet hour, or a pool that leaked whole; this role may not see since "
+            "when they rest",
             "an observation as a member of pg_monitor, or the figures of the pools (--pool-stats)",
         )
 

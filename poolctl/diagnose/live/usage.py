@@ -195,7 +195,10 @@ class HoldPattern:
 
 
 def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> HoldPattern:
-    """Measure how ``application`` used its connections. ``times``: what its pools say of them."""
+    """Measure how ``application`` used its connections. ``times``: what its pools say of them.
+
+    A pause of which the server hides the beginning is as long as samples found it in one transaction.
+    """
     stuck = {track.pid for track in find_stuck(application, times)}
     if stuck:
         # Beside a leak, what rests for as long is rather its newest than a pause.
@@ -206,15 +209,19 @@ def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> H
     tracks = (*application.tracks, *application.gone)
     for track in tracks:
         is_stuck = track.pid in stuck
+        began, transaction = 0.0, None
         for at, row in track.used:
             used[at] += 1
+            # A role that may not see since when sees in which transaction.
+            if row.virtual_transaction is None or row.virtual_transaction != transaction:
+                began, transaction = at, row.virtual_transaction
             if row.is_active:
                 active += row.wait_event_type not in ("Lock", "Client")
             elif is_stuck:
                 lost += 1
             else:
                 paused += 1
-                pauses.append(at - row.state_at if row.state_at is not None else 0.0)
+                pauses.append(at - (began if row.state_at is None else row.state_at))
     counts = count_at(tracks)
     full = sum(1 for at, total in counts.items() if used[at] >= USED_UP_SHARE * total)
     samples = max(1, len(counts))
