@@ -24,7 +24,10 @@ OPPOSITES = (LEAKS, {"pool-undersized"}, {"slow-database"}, {"lock-queue"}, {"po
 
 
 class Seen(NamedTuple):
-    """A recording, the worst that it shows, which application holds the connections, and the first line."""
+    """A recording, the worst that it shows, the first line, and the application that holds the connections.
+
+    An empty one has no name.
+    """
 
     name: str
     code: str
@@ -177,7 +180,7 @@ def test_a_recording_is_diagnosed_as_the_live_system_was(seen: Seen) -> None:
     said = [{each["code"]} for each in rest if each["severity"] != "info" and each["confidence"] != "undetermined"]
     assert (worst["code"], [holder["application"] for holder in worst["holders"]][:1]) == (
         seen.code,
-        [seen.holder] if seen.holder else [],
+        [] if seen.holder is None else [seen.holder],
     )
     assert [codes for codes in said for verdict in OPPOSITES if codes & verdict and seen.code not in verdict] == []
 
