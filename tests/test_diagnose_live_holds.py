@@ -53,6 +53,15 @@ def test_without_figures_a_pool_that_has_no_session_to_spare_tells_as_well() -> 
     assert "held-across-io" in codes(verdict(*calling(10, 0.4)))
 
 
+@pytest.mark.parametrize(("samples", "is_sure"), [(2, False), (3, False), (4, True)])
+def test_a_crowded_machine_that_allows_few_samples_tells_no_calls_from_clients_without_a_processor(
+    samples: int, is_sure: bool
+) -> None:
+    diagnosis = verdict(*calling(3, 0.06), pools=full_pool(3, 16), samples=samples, window=2.0)
+
+    assert (find(diagnosis, "held-across-io").confidence != "undetermined") == is_sure
+
+
 @pytest.mark.parametrize(("count", "confidence"), [(3, "undetermined"), (4, "likely"), (9, "likely")])
 def test_a_few_sessions_always_in_a_transaction_may_be_a_batch_unless_clients_are_known_to_wait(
     count: int, confidence: str
