@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from observations import (
     LEAKS,
+    NOW,
     Row,
     busy,
     codes,
@@ -533,8 +534,9 @@ def spare(in_use: int, waiting: int = 0) -> list[list[PoolFigures]]:
         (batch(3, spread=2.0), [], "likely"),
         ([*batch(3), *busy(5, application="shop")], spare(4), "likely"),
         (batch(8, spread=2.0), spare(8, waiting=4), "likely"),
+        (batch(8, spread=0.2), spare(8, waiting=4), "undetermined"),
     ],
-    ids=["room in the pool", "beside idle ones", "no figures", "one by one", "others work", "clients wait"],
+    ids=["room in the pool", "beside idle ones", "no figures", "one by one", "others work", "clients wait", "at once"],
 )
 def test_transactions_that_no_client_waits_for_beside_no_other_work_may_be_a_batch(
     given: list[Row], pools: list[list[PoolFigures]], confidence: str
@@ -555,3 +557,53 @@ def test_locks_held_by_every_backend_of_a_full_pool_are_not_held_on_purpose(hide
 
     assert right in codes(diagnosis)
     assert "long-hold" not in codes(diagnosis)
+
+
+def jobs(working: int, idle: int, idled: float | None) -> dict[str, Any]:
+    """Workers that hold a transaction for a job, others between two jobs, and how long transactions idled before."""
+    held = rows(working, state=IN_TRANSACTION, age=5.0, step=3.0, opened=90.0)
+    between = rows(idle, first=300, age=4.0, opened=90.0)
+    counted = [[DatabaseCounters("app", backends=working + idle, transaction_idle_time=idled, reset_at=NOW - 900.0)]]
+    return {"given": [*held, *between], "databases": counted}
+
+
+@pytest.mark.parametrize(("idled", "confidence"), [(300.0, "undetermined"), (2.0, "likely")])
+def test_transactions_beside_backends_that_do_nothing_may_be_jobs_as_long_as_the_ones_before(
+    idled: float, confidence: str
+) -> None:
+    """Relief would end the jobs. Where transactions hardly idled before, these are of another kind."""
+    scene = jobs(6, 2, idled)
+
+    finding = find(verdict(*scene["given"], databases=scene["databases"]), "leak-in-transaction")
+
+    assert finding.confidence == confidence
+
+
+@pytest.mark.parametrize(("age", "confidence"), [(4.0, "undetermined"), (70.0, "likely")])
+def test_a_cursor_whose_rows_are_processed_is_no_leak_within_a_minute(age: float, confidence: str) -> None:
+    reading = rows(4, state=IN_TRANSACTION, age=age, step=1.5, began=200.0, opened=201.0, query="FETCH 1000 FROM c")
+
+    assert find(verdict(*reading), "leak-in-transaction").confidence == confidence
+
+
+@pytest.mark.parametrize(("works_on", "confidence"), [(True, "undetermined"), (False, "likely")])
+def test_a_role_that_sees_no_ages_learns_from_transactions_that_rest_and_go_on(works_on: bool, confidence: str) -> None:
+    """Three rest all the time; a fourth of the same kind rests, works and rests in one and the same transaction."""
+    resting = rows(3, state=IN_TRANSACTION, age=40.0, step=3.0)
+    goes_on = [
+        Row(90, IN_TRANSACTION, age=30.0, transaction=40.0, until_sample=2),
+        Row(90, "active", age=30.0, transaction=40.0, from_sample=3, until_sample=4),
+        Row(90, IN_TRANSACTION, age=30.0, transaction=40.0, from_sample=5),
+    ]
+
+    diagnosis = verdict(*resting, *(goes_on if works_on else busy(1, first=90)), *busy(3), hides=True)
+
+    assert find(diagnosis, "leak-in-transaction").confidence == confidence
+
+
+def test_a_jam_some_of_whose_holders_took_an_advisory_lock_is_no_certain_leak() -> None:
+    """Holders of advisory locks are not counted as leaked, and stand for the same reason as the others."""
+    standing = rows(7, state=IN_TRANSACTION, age=3.1, step=0.03, opened=7.0)
+    locked = rows(3, first=300, state=IN_TRANSACTION, age=3.1, step=0.05, opened=7.0, advisory=1)
+
+    assert find(verdict(*standing, *locked), "leak-in-transaction").confidence == "undetermined"

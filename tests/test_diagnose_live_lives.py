@@ -29,6 +29,13 @@ def test_backends_opened_one_by_one_and_used_once_are_a_connection_per_request(s
     assert finding.holders[0].application == "shop"
 
 
+@pytest.mark.parametrize(("every", "confidence"), [(1.0, "undetermined"), (20.0, "likely")])
+def test_a_few_in_quick_succession_may_be_workers_that_start(every: float, confidence: str) -> None:
+    finding = find(diagnose(observe(*once(6, every=every))), "connection-per-request")
+
+    assert finding.confidence == confidence
+
+
 def test_they_are_certain_where_one_process_of_this_machine_opened_them() -> None:
     owner = [process(40_100 + i, pid=4242) for i in range(12)]
 
@@ -112,6 +119,7 @@ LOOK_ALIKES = {
         for i in range(12)
     ],
     "three connections": once(3),
+    "listeners that were started one after the other": once(8, query="LISTEN jobs"),
     "one connection for each request among many that are reused": [*once(6), *rows(20, 300, age=1.0, opened=900.0)],
 }
 

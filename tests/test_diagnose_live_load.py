@@ -382,6 +382,16 @@ def test_a_few_new_sessions_are_no_churn(opened: int, transactions: int) -> None
     assert troubles(verdict(*busy(4), databases=count_sessions(opened, transactions))) == []
 
 
+def test_a_session_that_only_the_first_sample_caught_names_who_opens_them() -> None:
+    """A look of two seconds catches few sessions of milliseconds each. One that was open for long only ended."""
+    brief = Row(200, application="lambda", opened=3.3, until_sample=0)
+    ended = Row(201, application="shop", opened=600.0, until_sample=0)
+
+    finding = find(verdict(brief, ended, databases=count_sessions(300, 300)), "connection-churn")
+
+    assert held_by(finding) == {"lambda"}
+
+
 def test_a_fleet_that_starts_up_is_no_churn() -> None:
     coming = [Row(100 + i, age=0.3, opened=0.5, from_sample=5) for i in range(30)]
 

@@ -10,7 +10,7 @@ from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.headroom import WORD_SHARE
 from poolctl.diagnose.live.health_doubts import LEAST_SILENCE, find_doubts
 from poolctl.diagnose.live.quiet_clients import QuietClients, find_quiet_clients
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, waits_for_advisory_lock
 from poolctl.diagnose.live.waits import Waiting
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
@@ -184,9 +184,12 @@ LEAST_QUEUED = 3
 
 
 def _write_locks(facts: LiveFacts) -> str:
-    """Write about waits for locks that make no queue behind one backend, such as a row that all clients change."""
+    """Write about waits for locks that make no queue behind one backend, such as a row that all clients change.
+
+    Not for advisory locks: the stand-bys of a leader wait all the time, and not for a moment.
+    """
     active = [row for sample in facts.samples for row in sample.in_use if row.is_active]
-    waiting = sum(row.wait_event_type == "Lock" for row in active)
+    waiting = sum(row.wait_event_type == "Lock" and not waits_for_advisory_lock(row) for row in active)
     if 2 * waiting <= len(active) or waiting < LEAST_QUEUED * len(facts.samples):
         return ""
     return (

@@ -36,9 +36,11 @@ WHETHER_POOLED = (
 
 
 LEAST_SAMPLES = 4
-"""Samples from which pauses between statements are counted. Of two, five of six rows paused in an application that waited
-for a processor of a crowded machine, as its statements did."""
-TOO_FEW = "so few samples do not tell work elsewhere from clients that wait for a processor"
+"""Samples from which short pauses between statements are counted. Of two, five of six rows paused in an application
+that waited for a processor of a crowded machine, as its statements did."""
+SHORT_PAUSE = 0.2
+"""Seconds of a pause up to which it may be such a wait."""
+TOO_FEW = "in so few samples, work elsewhere looks like clients that wait for a processor"
 
 TURNS = (
     "observe until the oldest of them ends (--for), or the pool's own use times (--pool-stats): a connection that "
@@ -59,7 +61,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     clients wait which are not the holders themselves: fewer than hold, or no acquire timed out. Undetermined: fewer
     than four backends of an application whose waiting clients are not reported, as a few workers of a batch, each with
     a connection of its own, are always in a transaction too and keep no client out; or fewer than four samples, of
-    pauses that are none of long holds. A long hold (likely) instead, where
+    pauses of 0.2 s or less. A long hold (likely) instead, where
     the pool's figures say that no connection is acquired meanwhile.
     """
     for application in context.facts.programs:
@@ -102,7 +104,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             # Its backends work, and yet none is acquired: the same holders keep them over many transactions.
             yield build_long_hold(context, application, holding, (), "likely")
             continue
-        if application.tracks[0].sample_count < LEAST_SAMPLES:
+        if application.tracks[0].sample_count < LEAST_SAMPLES and use.pause <= SHORT_PAUSE:
             decide_by = f"a longer observation ({context.facts.write_longer()}): {TOO_FEW}"
             yield build_held_across_io(context, application, use, holding, "undetermined", decide_by)
         elif not waiting and application.count < LEAST_TURNS:

@@ -6,6 +6,7 @@ pooler has to report that connections are short.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from math import inf
 from statistics import median
 
@@ -31,6 +32,7 @@ from poolctl.diagnose.live.tracks import (
 )
 from poolctl.diagnose.live.usage import MOST_GAPS, SPREAD, find_held, find_stuck, is_quiet, takes_turns
 from poolctl.diagnose.live.waits import PoolSeries
+from poolctl.observe.snapshot import IN_TRANSACTION
 from poolctl.units import format_count, percent, plural
 
 LEAST_BY_HAND = 5
@@ -47,10 +49,11 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     Never younger than 4 x the mean hold that the pool's figures count: such holds come back, and outlast a short
     observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
     Certain: all older than 1000 x that mean, not all from about one moment, and observed twice.
-    Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
-    held (no figures, none observed to end) and earlier holds may have been as long; or they may be a batch, see
-    ``_may_be_batch``; or from one moment or without ages, while it is not known whether clients wait: it may be a
-    self-deadlock. Holders of advisory locks and operators' tools do not count; of a person's client program five do, as
+    Undetermined: one sample only; every backend of the application, or all that did anything, while nothing shows for
+    how long they are usually held (no figures, none observed to end) and earlier holds may have been as long; or they
+    may be a batch, see ``_may_be_batch``, or mostly read a cursor, whose next rows come when the ones before are
+    processed; or from one moment or without ages, while it is not known whether clients wait: it may be a self-
+    deadlock. Holders of advisory locks and operators' tools do not count; of a person's client program five do, as
     scripts use them too.
     """
     for application in context.facts.applications:
@@ -92,6 +95,18 @@ def _may_be_usual(context: RuleContext, stuck: Sequence[Track]) -> bool:
     return idled is None or idled >= LEAST_HELD_SHARE * sum(before)
 
 
+def _are_first_uses(stuck: Sequence[Track]) -> bool:
+    """Return True if each began as soon as its session did, and all at about one moment, up to a minute ago.
+
+    So does a service whose first requests are long ones: none ended before, and these may end later. A leak in one
+    request of several leaves sessions that served others before, and fills a pool one by one.
+    """
+    ages = [track.age for track in stuck]
+    is_first = all(t.session_age is not None and t.session_age <= t.age + FIRST_USE for t in stuck)
+    is_at_once = max(ages) - min(ages) <= max(STUCK_AFTER, ONE_MOMENT_SHARE * min(ages))
+    return is_first and is_at_once and min(ages) < STANDS_LONG
+
+
 def _count_idle_time(context: RuleContext, track: Track) -> float | None:
     """Return the seconds that transactions idled in the database of ``track`` since before it logged in; None if not
     counted."""
@@ -109,8 +124,8 @@ short one of the same code (see TIMES_LONGEST)."""
 
 
 WATCHED_SHARE = 0.25
-"""Share of the window for which a transaction was watched that then ended, from which longer ones may be of the same
-kind: it may have begun before the window."""
+"""Share of the time for which these were watched that another one was, which then ended, from which they may be of the
+same kind: it may have begun before the window."""
 
 
 ONE_MOMENT_SHARE = 0.25
@@ -120,14 +135,27 @@ ONE_MOMENT_SHARE = 0.25
 def _were_others_held(application: Application, stuck: Sequence[Track]) -> bool:
     """Return True if, of transactions whose ages are hidden, others that lasted for long were observed to end.
 
-    Or all backends are in one, some of them in a new one: nothing but holds goes on.
+    Or all backends are in one, some of them in a new one: nothing but holds goes on. Or one rested in a transaction and
+    then worked on in it: such rests end.
     """
-    window = stuck[0].now - stuck[0].since
+    if any(map(_worked_on, application.tracks)):
+        return True
+    oldest = max(track.age for track in stuck)
     longest = max((track.watched_hold for track in (*application.tracks, *application.gone)), default=0.0)
-    if longest >= WATCHED_SHARE * window > 0:
+    if longest >= WATCHED_SHARE * oldest > 0:
         return True
     moved = [track for track in application.tracks if track.ended_transaction]
     return bool(moved) and all(track.last.in_transaction for track in application.tracks)
+
+
+def _worked_on(track: Track) -> bool:
+    """Return True if it rested in a transaction in one sample, and worked in the same one in the next."""
+    return any(
+        before.row.state == IN_TRANSACTION
+        and after.row.is_active
+        and before.row.virtual_transaction == after.row.virtual_transaction is not None
+        for before, after in pairwise(track.stretches)
+    )
 
 
 def _judge_confidence(context: RuleContext, application: Application, stuck: tuple[Track, ...]) -> Confidence:
@@ -136,10 +164,17 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     ages = [track.age for track in stuck]
     if stuck[0].sample_count < 2 or takes_turns(application, stuck, times, MOST_GAPS):
         return "undetermined"
-    everything = len(stuck) == application.count
-    if everything and not times.mean and not application.longest_ended and _may_be_usual(context, stuck):
+    # Holders of advisory locks are in such a jam, too.
+    locked = [t for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.last.advisory_locks]
+    everything = len(stuck) + len(locked) == application.count
+    nothing_ended = not times.mean and not application.longest_ended
+    if everything and nothing_ended and (_may_be_usual(context, stuck) or _are_first_uses(stuck)):
         return "undetermined"
-    if min(ages) < STANDS_LONG and _may_be_batch(context, application, stuck):
+    if nothing_ended and not application.moved and not application.opened and _may_be_usual(context, stuck):
+        return "undetermined"
+    if min(ages) < STANDS_LONG and (
+        _may_be_batch(context, application, stuck) or 2 * sum(track.is_listening for track in stuck) > len(stuck)
+    ):
         return "undetermined"
     if any(track.last.state_at is None for track in stuck):
         is_open = everything and len(stuck) > LEAST_STUCK

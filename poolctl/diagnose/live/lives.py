@@ -22,6 +22,8 @@ SAME_MOMENT = 0.5
 """Seconds between two openings that still are one moment: a pool fills itself faster."""
 USED_ONCE_SHARE = 0.8
 SURE_LIVES, SURE_MOMENTS = 10, 5
+START_UP = 30.0
+"""Seconds within which the workers of a service start one after the other, each with a connection of its own."""
 STILL_GOING = 3.0
 """Times the usual pause between two moments, within which the last one lies while it goes on: workers that each opened
 their one connection when they started look the same, and stopped opening long ago."""
@@ -48,10 +50,12 @@ def find_connection_per_request(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: five idle backends or more of one client address or process, four fifths of its backends of that
     application, opened at three moments or more, each time beside ones that already rested; and it goes on: the last
-    moment is no longer ago than three times the usual pause between two. Likely; certain of ten or more, opened at
-    five moments by one process of this machine. If it does not go on: only of backends opened two or more at a time,
-    by one process (undetermined below five moments: a leak may have opened them so by chance) or by an address, for
-    three times as long as it went on (undetermined: several processes, each with a pool of its own, look the same).
+    moment is no longer ago than three times the usual pause between two. Likely; certain of ten or more, opened at five
+    moments by one process of this machine; undetermined of fewer than ten of unknown processes within half a minute, as
+    workers that start one after the other look alike. Not of listeners. If it does not go on: only of backends opened
+    two or more at a time, by one process (undetermined below five moments: a leak may have opened them so by chance) or
+    by an address, for three times as long as it went on (undetermined: several processes, each with a pool of its own,
+    look the same).
     """
     for application in context.facts.programs:
         lives = _find_lives(context, application)
@@ -82,7 +86,8 @@ def _judge_client(tracks: Sequence[Track], is_one_process: bool) -> Iterator[tup
 
     Nothing where the client reuses its connections.
     """
-    used = sorted((track for track in tracks if track.is_used_once), key=lambda track: track.last.started_at or 0.0)
+    once = (track for track in tracks if track.is_used_once and not track.is_on_purpose)
+    used = sorted(once, key=lambda track: track.last.started_at or 0.0)
     if len(used) < LEAST_LIVES or len(used) < USED_ONCE_SHARE * len(tracks):
         return
     moments: list[float] = []
@@ -131,7 +136,8 @@ def _build_connection_per_request(context: RuleContext, application: Application
     known = all(context.clients.find_client(track).process is not None for track in lives.tracks)
     sure = count >= SURE_LIVES and len(moments) >= SURE_MOMENTS and known and lives.client_count == 1
     confidence: Confidence = cap_confidence("certain" if sure else "likely", lives.tracks)
-    if not lives.goes_on and (not known or len(moments) < SURE_MOMENTS):
+    may_be_workers = not known and count < SURE_LIVES and span < START_UP
+    if may_be_workers or (not lives.goes_on and (not known or len(moments) < SURE_MOMENTS)):
         confidence = "undetermined"
     slots = context.facts.server.usable if context.facts.server and lives.goes_on else 0
     pace = span / (len(moments) - 1)

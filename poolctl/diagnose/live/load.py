@@ -281,14 +281,26 @@ def _format_rate(rate: float) -> str:
 
 
 def find_passing(context: RuleContext) -> tuple[Track, ...]:
-    """Find the backends that came in the window, gone ones included, for the names of the clients that open them."""
+    """Find the backends that came in the window, gone ones included, for the names of the clients that open them.
+
+    One that only the first sample caught counts as well, where it had just been opened.
+    """
     came = context.keep_unexplained(
-        t for t in context.facts.all_tracks if t.is_new and t.last.state != "starting" and t.last.user
+        t
+        for t in context.facts.all_tracks
+        if (t.is_new or _just_passed(t)) and t.last.state != "starting" and t.last.user
     )
     there = tuple(track for track in came if track.is_there)
     return tuple(sorted(came, key=lambda track: not track.is_there))[: max(MOST_PASSING, len(there))]
 
 
+def _just_passed(track: Track) -> bool:
+    started = track.last.started_at
+    return track.row_count == 1 < track.sample_count and started is not None and track.since - started < JUST_OPENED
+
+
+JUST_OPENED = 1.0
+"""Seconds before the first sample in which a backend was opened that is gone by the second one."""
 MOST_PASSING = 50
 """Of backends that are gone: more of them name no new client."""
 

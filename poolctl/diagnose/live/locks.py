@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, name_application
-from poolctl.diagnose.live.tracks import Application, Sample, Track, is_tool
+from poolctl.diagnose.live.tracks import Application, Sample, Track, is_tool, waits_for_advisory_lock
 from poolctl.observe.snapshot import Backend
 from poolctl.units import format_duration, plural, quote
 
@@ -142,7 +142,7 @@ def _is_trouble(context: RuleContext, queue: LockQueue) -> bool:
     if not clients:
         return False
     pressed = bool(context.facts.count_waiting()) or context.is_full
-    advisory = all(_is_advisory(rows[pid]) for pid in queue.waiters)
+    advisory = all(waits_for_advisory_lock(rows[pid]) for pid in queue.waiters)
     if advisory and not pressed and (len(clients) < LEAST_ADVISORY or not _heads_all(samples, queue.root)):
         return False
     # A wait that is old by the server's clock has lasted; a second sample only shows that it still does.
@@ -174,12 +174,6 @@ def _root_lasts(context: RuleContext, root: int) -> bool:
         return True
     starts = {(row.transaction_at, row.virtual_transaction) for at, row in track.list_rows() if track.now - at <= 1.0}
     return len(starts) == 1
-
-
-def _is_advisory(backend: Backend) -> bool:
-    if backend.waits_for is not None:
-        return backend.waits_for.kind == "advisory"
-    return backend.wait_event == "advisory"
 
 
 def _build_lock_queue(context: RuleContext, queue: LockQueue) -> Finding:

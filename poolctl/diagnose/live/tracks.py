@@ -418,6 +418,12 @@ def _identify_transaction(backend: Backend) -> object:
     return backend.transaction_at if backend.transaction_at is not None else backend.virtual_transaction
 
 
+def waits_for_advisory_lock(backend: Backend) -> bool:
+    if backend.waits_for is not None:
+        return backend.waits_for.kind == "advisory"
+    return backend.wait_event == "advisory"
+
+
 def has_changed(a: Backend, b: Backend) -> bool:
     """Return True if a backend did something between the rows ``a`` and ``b`` of it."""
     if a.state_at is not None and b.state_at is not None:
