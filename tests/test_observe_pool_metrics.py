@@ -317,6 +317,31 @@ def busy(name: str, library: str, **more: object) -> PoolFigures:
             PoolFigures("here", "default", "tarn", open=10, in_use=9, idle=1, waiting=4),
         ),
         (
+            '{"maxSize": 10, "minSize": 0, "size": 10, "available": 1, "using": 9, "waiting": 4}',
+            PoolFigures("here", "default", "sequelize", max_open=10, open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"max": 10, "size": 10, "available": 1, "borrowed": 9, "pending": 4, "spareResourceCapacity": 0}',
+            PoolFigures("here", "default", "generic-pool", max_open=10, open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"acquiredConnections": 9, "idleConnections": 1, "pendingConnections": 0, "waitingClients": 4}',
+            PoolFigures("here", "default", "slonik", open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
+            '{"size": 10, "freesize": 1, "minsize": 1, "maxsize": 10}',
+            PoolFigures("here", "default", "aiopg", max_open=10, open=10, in_use=9, idle=1),
+        ),
+        (
+            '{"size": 10, "idle_size": 1, "min_size": 10, "max_size": 10}',
+            PoolFigures("here", "default", "asyncpg", max_open=10, open=10, in_use=9, idle=1),
+        ),
+        (
+            '{"numConnections": 10, "numBusyConnections": 9, "numIdleConnections": 1, "maxPoolSize": 10,'
+            ' "numThreadsAwaitingCheckoutDefaultUser": 4}',
+            PoolFigures("here", "default", "c3p0", max_open=10, open=10, in_use=9, idle=1, waiting=4),
+        ),
+        (
             '{"activeConnections": 9, "idleConnections": 1, "totalConnections": 10, "threadsAwaitingConnection": 4}',
             PoolFigures("here", "default", "hikaricp", open=10, in_use=9, idle=1, waiting=4),
         ),
@@ -355,6 +380,12 @@ def busy(name: str, library: str, **more: object) -> PoolFigures:
         "pgxpool",
         "node-pg",
         "tarn",
+        "sequelize-pool",
+        "generic-pool",
+        "slonik",
+        "aiopg",
+        "asyncpg",
+        "c3p0 mxbean",
         "mxbean",
         "poolctl",
         "sqlalchemy",

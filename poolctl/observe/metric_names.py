@@ -2,10 +2,11 @@
 
 Prometheus names: client_golang's collector (go_sql_*), sqlstats, gorm's plugin, HikariCP's own tracker and
 Micrometer's, OpenTelemetry's db.client.connection.* and its older spelling, pgxpool's exporters.
-JSON keys: psycopg_pool's ``get_stats()``, Go's ``sql.DBStats``, node-postgres, tarn (knex), HikariCP's MXBean.
+JSON keys: psycopg_pool's ``get_stats()``, Go's ``sql.DBStats``, node-postgres, tarn (knex), HikariCP's and c3p0's
+MXBeans, slonik's ``state()``, and what the pools of Sequelize, generic-pool, asyncpg and aiopg have as properties.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 _MS, _NS = 1e-3, 1e-9
@@ -401,9 +402,51 @@ JSON_KEYS: dict[str, Meaning] = {
         },
     ),
     **_add_prefix(
-        "rails",
+        "c3p0",
         "",
-        {"size": "max_open", "connections": "open", "busy": "in_use", "waiting": "waiting"},
+        {
+            "numConnections": "open",
+            "numBusyConnections": "in_use",
+            "numIdleConnections": "idle",
+            "numThreadsAwaitingCheckoutDefaultUser": "waiting",
+        },
     ),
 }
 """A library leaves out of its JSON what never happened; one key of its own is enough to recognize it."""
+
+_COMMON_WORDS: tuple[tuple[frozenset[str], dict[str, Meaning]], ...] = tuple(
+    (frozenset(telling.split()), _add_prefix(library, "", names))
+    for telling, library, names in (
+        ("busy", "rails", {"size": "max_open", "connections": "open", "busy": "in_use", "waiting": "waiting"}),
+        (
+            "using available",
+            "sequelize",
+            {"maxSize": "max_open", "size": "open", "using": "in_use", "available": "idle", "waiting": "waiting"},
+        ),
+        (
+            "borrowed available",
+            "generic-pool",
+            {"max": "max_open", "size": "open", "borrowed": "in_use", "available": "idle", "pending": "waiting"},
+        ),
+        (
+            "acquiredConnections",
+            "slonik",
+            {"acquiredConnections": "in_use", "idleConnections": "idle", "waitingClients": "waiting"},
+        ),
+        ("freesize", "aiopg", {"maxsize": "max_open", "size": "open", "freesize": "idle"}),
+        ("idle_size", "asyncpg", {"max_size": "max_open", "size": "open", "idle_size": "idle"}),
+        ("numBusyConnections", "c3p0", {"maxPoolSize": "max_open"}),
+        ("numUsed", "tarn", {"max": "max_open"}),
+        ("totalCount idleCount", "node-pg", {"max": "max_open"}),
+    )
+)
+"""Keys that are words of any program: a pool's only beside all of the keys before them."""
+
+
+def find_json_meanings(keys: Collection[str]) -> dict[str, Meaning]:
+    """Return what the keys of one JSON object add to, as far as they are a pool's."""
+    found = {key: JSON_KEYS[key] for key in keys if key in JSON_KEYS}
+    for telling, meanings in _COMMON_WORDS:
+        if telling.issubset(keys):
+            found |= {key: meanings[key] for key in keys if key in meanings}
+    return found

@@ -23,7 +23,7 @@ from types import MappingProxyType
 from typing import Any
 
 from poolctl.errors import BadInput
-from poolctl.observe.metric_names import JSON_KEYS, Meaning, find_meaning
+from poolctl.observe.metric_names import Meaning, find_json_meanings, find_meaning
 from poolctl.observe.pool_texts import parse_go_number, read_pool_texts
 from poolctl.observe.prometheus import Series, parse
 from poolctl.observe.snapshot import PoolFigures, PoolHold, Source
@@ -221,10 +221,7 @@ def _read_json(document: Any, names: Mapping[str, Meaning], name: str = "default
 
 def _read_pool(document: Mapping[str, Any], names: Mapping[str, Meaning], name: str) -> _Pool | None:
     numbers = {key: number for key, value in document.items() if (number := _read_number(value)) is not None}
-    meanings = {key: meaning for key in numbers if (meaning := names.get(key) or JSON_KEYS.get(key)) is not None}
-    if "busy" not in numbers:
-        # Of Rails' statistics only this key is a pool's for certain: a size is of anything.
-        meanings = {key: meaning for key, meaning in meanings.items() if meaning.library != "rails"}
+    meanings = find_json_meanings(numbers) | {key: names[key] for key in numbers if key in names}
     libraries = {meaning.library for meaning in meanings.values()}
     own = {key: numbers[key] for key in _NUMBERS if key in numbers}
     if not libraries and not own.keys() & {"open", "in_use", "idle", "waiting", "max_open"}:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from poolctl.observe.metric_names import JSON_KEYS, Meaning
+from poolctl.observe.metric_names import Meaning, find_json_meanings
 from poolctl.observe.snapshot import PoolFigures
 
 _WORDS = (
@@ -247,9 +247,9 @@ def _read_json(line: str) -> PoolLine | None:
         return None
     numbers: dict[str, float] = {}
     libraries: dict[str, None] = {}
-    for key, value in document.items():
-        meaning = JSON_KEYS.get(key)
-        if meaning is not None and meaning.library != "rails" and type(value) in (int, float) and abs(value) < 1e15:
+    for key, meaning in find_json_meanings(document).items():
+        value = document[key]
+        if type(value) in (int, float) and abs(value) < 1e15:
             libraries[meaning.library] = None
             numbers[meaning.field] = numbers.get(meaning.field, 0.0) + value * meaning.scale
     if len(numbers) < 3:
@@ -289,17 +289,13 @@ def _read_pairs(line: str) -> PoolLine | None:
         return None
     numbers: dict[str, float] = {}
     libraries: dict[str, None] = {}
-    for key, text in pairs.items():
-        meaning, value = JSON_KEYS.get(key), parse_go_number(text)
-        if key in _OWN and "in_use" in pairs:
-            meaning = Meaning("unknown", key)
-        # Of Rails' statistics only this key is a pool's for certain: a size is of anything.
-        if (
-            meaning is None
-            or value is None
-            or not meaning.field
-            or (meaning.library == "rails" and "busy" not in pairs)
-        ):
+    meanings = find_json_meanings(pairs)
+    if "in_use" in pairs:
+        meanings |= {key: Meaning("unknown", key) for key in pairs if key in _OWN}
+    for key, meaning in meanings.items():
+        text = pairs[key]
+        value = parse_go_number(text)
+        if value is None or not meaning.field:
             continue
         libraries[meaning.library] = None
         # A duration is printed with its unit: the scale of the JSON form does not apply.
