@@ -500,6 +500,19 @@ def test_work_elsewhere_is_certain_only_where_no_holder_can_be_among_the_waiting
     assert find(counted, "held-across-io").confidence == "certain"
 
 
+@pytest.mark.parametrize(("rolled_back", "confidence"), [(40, "undetermined"), (2, "likely")])
+@pytest.mark.parametrize("waiting", [None, 12])
+def test_pauses_that_end_in_rollbacks_may_be_nested_acquires_that_time_out_one_by_one(
+    rolled_back: int, confidence: str, waiting: int | None
+) -> None:
+    counted = [[DatabaseCounters("app", backends=10, rollbacks=count)] for count in (0, rolled_back)]
+    pools = full_pool(10, waiting) if waiting is not None else []
+
+    diagnosis = verdict(*calling(10, 2.0), databases=counted, pools=pools)
+
+    assert find(diagnosis, "held-across-io").confidence == confidence
+
+
 def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:
     diagnosis = verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=six(timed_out=[0.0] * 7))
 

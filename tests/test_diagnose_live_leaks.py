@@ -559,22 +559,18 @@ def test_locks_held_by_every_backend_of_a_full_pool_are_not_held_on_purpose(hide
     assert "long-hold" not in codes(diagnosis)
 
 
-def jobs(working: int, idle: int, idled: float | None) -> dict[str, Any]:
-    """Workers that hold a transaction for a job, others between two jobs, and how long transactions idled before."""
-    held = rows(working, state=IN_TRANSACTION, age=5.0, step=3.0, opened=90.0)
-    between = rows(idle, first=300, age=4.0, opened=90.0)
-    counted = [[DatabaseCounters("app", backends=working + idle, transaction_idle_time=idled, reset_at=NOW - 900.0)]]
-    return {"given": [*held, *between], "databases": counted}
-
-
-@pytest.mark.parametrize(("idled", "confidence"), [(300.0, "undetermined"), (2.0, "likely")])
-def test_transactions_beside_backends_that_do_nothing_may_be_jobs_as_long_as_the_ones_before(
-    idled: float, confidence: str
+@pytest.mark.parametrize("hides", [False, True])
+@pytest.mark.parametrize(("others", "confidence"), [("nothing", "undetermined"), ("requests", "likely")])
+def test_transactions_beside_backends_that_do_nothing_may_be_jobs_that_take_longer(
+    others: str, confidence: str, hides: bool
 ) -> None:
-    """Relief would end the jobs. Where transactions hardly idled before, these are of another kind."""
-    scene = jobs(6, 2, idled)
+    """Relief would end the jobs. A leak is met by requests, which the rest of the pool serves."""
+    held = rows(6, state=IN_TRANSACTION, age=5.0, step=3.0, opened=90.0)
+    between = rows(2, first=300, age=4.0, opened=90.0) if others == "nothing" else busy(2, first=300)
+    counts = (1000, 1002 if others == "nothing" else 1400)
+    counted = [[DatabaseCounters("app", backends=8, commits=count, reset_at=NOW - 900.0)] for count in counts]
 
-    finding = find(verdict(*scene["given"], databases=scene["databases"]), "leak-in-transaction")
+    finding = find(verdict(*held, *between, databases=counted, hides=hides), "leak-in-transaction")
 
     assert finding.confidence == confidence
 

@@ -61,8 +61,9 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     clients wait which are not the holders themselves: fewer than hold, or no acquire timed out. Undetermined: fewer
     than four backends of an application whose waiting clients are not reported, as a few workers of a batch, each with
     a connection of its own, are always in a transaction too and keep no client out; or fewer than four samples, of
-    pauses of 0.2 s or less. A long hold (likely) instead, where
-    the pool's figures say that no connection is acquired meanwhile.
+    pauses of 0.2 s or less; or most backends rest so and a quarter as many transactions are rolled back as end:
+    acquires of a second connection that time out. A long hold (likely) instead, where the pool's figures say that no
+    connection is acquired meanwhile.
     """
     for application in context.facts.programs:
         if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
@@ -85,6 +86,9 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             is_sure = (times.returned or 0) >= 2 and _is_no_jam(context, application, waiting, len(holding))
             confidence: Confidence = "certain" if is_sure else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
+            continue
+        if use.pause >= SHORTEST_TIMEOUT and _may_be_timeouts(context, application, waiting, moved):
+            yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_NESTED)
             continue
         if takes_turns(application, long, times):
             # Their ages say that old ones end, and no end was observed.
@@ -114,6 +118,23 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             is_sure = long_enough and _is_no_jam(context, application, waiting, len(holding))
             confidence = "certain" if is_sure else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
+
+
+def _may_be_timeouts(context: RuleContext, application: Application, waiting: Waiting, moved: Sequence[Track]) -> bool:
+    """Return True if the pauses may be waits for a second connection, each until its acquire times out.
+
+    Most backends are at rest in transactions, no fewer clients wait than hold as far as is known, timeouts are not
+    counted, and a quarter as many transactions are rolled back as ended: work elsewhere mostly commits.
+    """
+    if _count_timed_out(context, application) is not None or application.count < LEAST_SILENT_JAM:
+        return False
+    are_enough = waiting.count is None or waiting.count >= application.count
+    rolled_back = _count_rollbacks(context, application)
+    ended = sum(change.ended_transaction for track in moved for change in track.changes)
+    resting = sum(track.is_in_transaction for track in application.tracks)
+    return (
+        are_enough and inf > rolled_back >= ROLLED_BACK_SHARE * ended and resting >= MOST_HELD_SHARE * application.count
+    )
 
 
 def _is_no_jam(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:
@@ -162,6 +183,13 @@ SHORTEST_TIMEOUT = 0.25
 WHICH = (
     "whether acquires time out whenever they come back together (the pool's figures, its application's log): then each "
     "holder waits for a second connection; if none does, they are calls elsewhere that began together"
+)
+ROLLED_BACK_SHARE = 0.25
+"""Rollbacks for each transaction that ended, from which these may be acquires that timed out. All would be, but the
+server counts them up to a second late, and a short look has two seconds."""
+WHETHER_NESTED = (
+    "whether acquires time out (the pool's figures, its application's log), as many as transactions are rolled back: "
+    "then each holder waits for a second connection; if none does, it works elsewhere"
 )
 PAST_TIMEOUT = (
     "where the process's threads stand: in an acquire, while they hold a connection; the pool's figures (as many "

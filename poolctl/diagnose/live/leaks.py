@@ -49,12 +49,12 @@ def find_leak_in_transaction(context: RuleContext) -> Iterator[Finding]:
     Never younger than 4 x the mean hold that the pool's figures count: such holds come back, and outlast a short
     observation. Nor where holds still begin one after the other in all backends: see ``find_held_across_io``.
     Certain: all older than 1000 x that mean, not all from about one moment, and observed twice.
-    Undetermined: one sample only; every backend of the application, or all that did anything, while nothing shows for
-    how long they are usually held (no figures, none observed to end) and earlier holds may have been as long; or they
-    may be a batch, see ``_may_be_batch``, or mostly read a cursor, whose next rows come when the ones before are
-    processed; or from one moment or without ages, while it is not known whether clients wait: it may be a self-
-    deadlock. Holders of advisory locks and operators' tools do not count; of a person's client program five do, as
-    scripts use them too.
+    Undetermined: one sample only; every backend of the application, while nothing shows for how long they are usually
+    held (no figures, none observed to end) and earlier holds may have been as long; or no other backend did anything,
+    for up to a minute: jobs that take longer; or they may be a batch, see ``_may_be_batch``, or mostly read a cursor,
+    whose next rows come when the ones before are processed; or from one moment or without ages, while it is not known
+    whether clients wait: it may be a self- deadlock. Holders of advisory locks and operators' tools do not count; of a
+    person's client program five do, as scripts use them too.
     """
     for application in context.facts.applications:
         times = context.measure_hold_times(application)
@@ -93,6 +93,18 @@ def _may_be_usual(context: RuleContext, stuck: Sequence[Track]) -> bool:
         return False
     idled = _count_idle_time(context, stuck[0])
     return idled is None or idled >= LEAST_HELD_SHARE * sum(before)
+
+
+def _serves_others(context: RuleContext, application: Application) -> bool:
+    """Return True if a backend of ``application`` did short work, as it does for requests beside a leak.
+
+    Where it does nothing else, these may be jobs, which take longer than the observation. A role that sees no times
+    sees how many transactions ended in the database.
+    """
+    if any(track.hides_rest for track in application.tracks):
+        ended = context.facts.count_ended(application.database)
+        return ended is None or ended >= application.count
+    return any(t.ended_transaction or (t.has_moved and t.is_idle) for t in (*application.tracks, *application.gone))
 
 
 def _are_first_uses(stuck: Sequence[Track]) -> bool:
@@ -170,7 +182,7 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     nothing_ended = not times.mean and not application.longest_ended
     if everything and nothing_ended and (_may_be_usual(context, stuck) or _are_first_uses(stuck)):
         return "undetermined"
-    if nothing_ended and not application.moved and not application.opened and _may_be_usual(context, stuck):
+    if not everything and nothing_ended and min(ages) < STANDS_LONG and not _serves_others(context, application):
         return "undetermined"
     if min(ages) < STANDS_LONG and (
         _may_be_batch(context, application, stuck) or 2 * sum(track.is_listening for track in stuck) > len(stuck)
@@ -296,7 +308,7 @@ def build_idle_hold(
     opened = len(application.opened)
     if returned:
         return build_long_hold(context, application, suspects, returned, "certain")
-    if (2 * len(on_purpose) > len(suspects) and not _may_be_jam(application, suspects)) or (
+    if (2 * len(on_purpose) > len(suspects) and not _may_be_jam(application)) or (
         times.are_long and 2 * len(usual) > len(suspects)
     ):
         return build_long_hold(context, application, suspects, (), "likely")
@@ -333,13 +345,14 @@ def _keeps_most(pools: Sequence[PoolSeries]) -> bool:
     return bool(grown) and None not in grown and sum(each or 0.0 for each in grown) <= 2 * rise
 
 
-def _may_be_jam(application: Application, suspects: Sequence[Track]) -> bool:
-    """Return True if every backend holds a lock in a transaction, and this role may not see since when.
+def _may_be_jam(application: Application) -> bool:
+    """Return True if every backend is at rest in a transaction, and this role may not see since when.
 
-    Holders of locks that all wait for a second connection look the same, but for the one moment.
+    Holders of locks that wait for a second connection look the same, but for the one moment.
     """
-    return len(suspects) == application.count and all(
-        track.is_in_transaction and track.last.state_at is None and not track.is_listening for track in suspects
+    return all(
+        track.is_in_transaction and track.last.state_at is None and not track.is_listening
+        for track in application.tracks
     )
 
 
