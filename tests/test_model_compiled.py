@@ -216,3 +216,23 @@ def test_a_worker_that_was_served_at_a_second_try_has_all_tries_again_for_its_ne
     run = check({"name": "tries", "database": database, "pool": {"kind": "rails"}, "load": load})
 
     assert run.summary.refused == 14
+
+
+def test_the_thread_of_a_burst_that_is_over_leaves_no_connection_to_the_next_arrival() -> None:
+    load = {"rate": 10, "hold": exponential(0.05), "drain": 0, "seed": 2, "duration": 6.0, "instances": 3}
+    burst = {"at": "2s", "workers": 6, "requests": 2}
+    events = [{"at": 3.5, "do": "restart"}]
+    database = {"connect_time": "20ms"}
+    pool = {"kind": "hikaricp"}
+
+    check({"name": "own", "database": database, "load": load | {"bursts": [burst]}, "events": events, "pool": pool})
+
+
+def test_helper_threads_that_are_all_busy_open_again_later_in_both() -> None:
+    load = {"rate": 60, "hold": "50ms", "seed": 2, "duration": 6.0}
+    database = {"connect_time": "200ms", "max_connections": 9, "reserved": 0}
+    pool = {"kind": "c3p0", "max_open": 12, "min_idle": 8}
+
+    done = check({"name": "helpers", "database": database, "load": load, "pool": pool})
+
+    assert done.summary.connections.open_failures

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from virtual import VirtualTime, fill, new_pool
 
-from poolctl.pool import LIBRARIES, Close, HandOver, Open, PoolSettings, Use, Wait
+from poolctl.pool import LIBRARIES, Alarm, Close, HandOver, Open, PoolSettings, Use, Wait
 
 
 def test_a_lifetime_that_only_the_release_looks_at_hands_out_what_is_older() -> None:
@@ -81,6 +81,21 @@ def test_c3p0_serves_the_waiter_that_came_last() -> None:
     virtual.run()
 
     assert sorted("abc", key=lambda waiter: virtual.served[waiter].at) == ["c", "b", "a"]
+
+
+def test_c3p0_opens_again_what_failed_when_a_helper_thread_has_time() -> None:
+    pool = new_pool("c3p0", max_open=4)
+    answer = pool.acquire("a", 0.0)
+    assert isinstance(answer, Wait)
+    opening = [action.connection for action in answer.actions if isinstance(action, Open)]
+    assert len(opening) == 3
+    (again,) = pool.open_failed(opening[0], 0.5, OSError())
+    for waiter in "bcd":
+        pool.acquire(waiter, 0.6)
+
+    assert isinstance(again, Alarm)
+    assert again.ring(1.5) == []
+    assert Open(opening[0]) in pool.opened(opening[1], 2.0)
 
 
 def test_psycopg2_opens_81_connections_in_20_rounds_of_5_when_it_keeps_1() -> None:

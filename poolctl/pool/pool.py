@@ -80,8 +80,9 @@ class Pool:
         self._ordered_count = self._busy_openers = 0
         """Background openings that were ordered and have not begun; background openers at work."""
         self._begun_count = 0
-        self._returning: deque[tuple[int, Connection]] = deque()
-        """Connections that an opener is to take back, each when so many background openings have begun."""
+        self._tasks: deque[tuple[int, Connection]] = deque()
+        """Connections that an opener is to take back or to open once more, each when so many background openings
+        have begun."""
         self._is_refilled = rules.is_refilled
         self._ghosts = 0
         """Waiters that gave up, and that the library still counts among the waiting."""
@@ -266,7 +267,7 @@ class Pool:
             actions.append(Close(connection))
         elif self.rules.returned_by_opener and self._busy_openers >= self.rules.openers:
             connection.state = "returning"
-            self._returning.append((self._begun_count + self._ordered_count, connection))
+            self._tasks.append((self._begun_count + self._ordered_count, connection))
         elif not self._put(connection, now, actions):
             connection.state = "closing"
             actions.append(Close(connection))
@@ -364,9 +365,9 @@ class Pool:
 
     def drop_idle(self) -> list[Connection]:
         """Take every idle connection out for closing, as at the end of a process. Counted as other."""
-        dropped = self._idle + [connection for _, connection in self._returning]
+        dropped = self._idle + [connection for _, connection in self._tasks if connection.state == "returning"]
         self._idle.clear()
-        self._returning.clear()
+        self._tasks.clear()
         for connection in dropped:
             connection.state = "closing"
             self._counts.other += 1
@@ -619,12 +620,15 @@ class Pool:
             self._ordered_count += number
 
     def _open_next(self, now: float, actions: list[Action]) -> None:
-        """Begin ordered openings, as many as there are openers, and take back what was released before them."""
+        """Begin ordered openings, as many as there are openers, after the tasks that came before them."""
         openers = self.rules.openers or inf
-        while (self._ordered_count or self._returning) and self._busy_openers < openers:
-            if self._returning and self._returning[0][0] <= self._begun_count:
-                _, connection = self._returning.popleft()
-                if not self._put(connection, now, actions):
+        while (self._ordered_count or self._tasks) and self._busy_openers < openers:
+            if self._tasks and self._tasks[0][0] <= self._begun_count:
+                _, connection = self._tasks.popleft()
+                if connection.state == "opening":
+                    self._busy_openers += 1
+                    actions.append(Open(connection))
+                elif not self._put(connection, now, actions):
                     actions.append(self._close(connection))
                 continue
             self._ordered_count -= 1
@@ -644,8 +648,13 @@ class Pool:
         return len(self._waiting) > idle or (self._is_refilled and idle < self._upkeep.floor)
 
     def _open_again(self, connection: Connection, now: float) -> list[Action]:
-        self._busy_openers += self.rules.returned_by_opener
-        return [Open(connection)]
+        if not self.rules.returned_by_opener:
+            return [Open(connection)]
+        # c3p0 posts the task again: it takes its turn, as all openers may be busy now.
+        self._tasks.append((self._begun_count + self._ordered_count, connection))
+        actions: list[Action] = []
+        self._open_next(now, actions)
+        return actions
 
     def _let_opener_rest(self, now: float, actions: list[Action]) -> None:
         if self.rules.open_pause:

@@ -136,8 +136,8 @@ typedef struct {
     double use_time, ends_at, budget, since;
     int opening, ordered, busy, old, requests, leaked, sources, own_head, own_tail;
     Ints random;
-    Ring fifo, locked, returning;
-    int64_t begun; /* Background openings. What is returning goes in turn with them. */
+    Ring fifo, locked, tasks;
+    int64_t begun; /* Background openings. What is to be taken back or opened once more goes in turn with them. */
     double begins_at, told, clean_at;
     int is_probed, samples[30], n_samples, n_chosen, first_chosen, last_chosen;
     double codel[4];
@@ -535,9 +535,10 @@ static int new_client(Kernel *s, int pod, int worker, const Times *hold)
             s->c = grown(s, s->c, &s->room_c, sizeof(Client));
         c = (int)s->n_c++;
         memset(&s->c[c], 0, sizeof(Client));
-        s->c[c].last = s->c[c].held_first = s->c[c].held_last = -1;
+        s->c[c].held_first = s->c[c].held_last = -1;
     }
     x = &s->c[c];
+    x->last = -1;
     x->pod = pod;
     x->worker = worker;
     x->hold = hold;
@@ -1041,10 +1042,13 @@ static void opener_done(Kernel *s, Pod *p, double now)
 
 static void open_next(Kernel *s, Pod *p, double now)
 {
-    while ((p->ordered || p->returning.n) && (double)p->busy < p->part->f[F_openers]) {
-        if (p->returning.n && ring_at(&p->returning, 0)->serial <= p->begun) {
-            int k = ring_pop(&p->returning).c;
-            if (!put(s, k, p, now))
+    while ((p->ordered || p->tasks.n) && (double)p->busy < p->part->f[F_openers]) {
+        if (p->tasks.n && ring_at(&p->tasks, 0)->serial <= p->begun) {
+            int k = ring_pop(&p->tasks).c;
+            if (s->k[k].state == OPENING) {
+                p->busy++;
+                dial(s, k, now);
+            } else if (!put(s, k, p, now))
                 close_connection(s, k, p, now);
             continue;
         }
@@ -1224,8 +1228,11 @@ static void opener_wakes(Kernel *s, int64_t number, double now)
             free_connection(s, (int)number);
         else {
             p = pod_of(s, (int)number);
-            p->busy += p->part->returned_by_opener;
-            dial(s, (int)number, now);
+            if (p->part->returned_by_opener) {
+                ring_push(s, &p->tasks, 0.0, (int)number, p->begun + p->ordered);
+                open_next(s, p, now);
+            } else
+                dial(s, (int)number, now);
         }
         return;
     }
@@ -1569,7 +1576,7 @@ INLINE void release(Kernel *s, int k, double now, int broken)
         close_connection(s, k, p, now);
     } else if (part->returned_by_opener && (double)p->busy >= part->f[F_openers]) {
         x->state = RETURNING;
-        ring_push(s, &p->returning, 0.0, k, p->begun + p->ordered);
+        ring_push(s, &p->tasks, 0.0, k, p->begun + p->ordered);
     } else if (!put(s, k, p, now))
         close_connection(s, k, p, now);
 }
@@ -2387,7 +2394,7 @@ static void close_all(Kernel *s, Pod *p)
         } else if (state == OPENING || state == ORPHAN || state == IN_USE)
             s->k[k].state = ZOMBIE;
     }
-    p->idle.n = p->random.n = p->fifo.n = p->returning.n = 0;
+    p->idle.n = p->random.n = p->fifo.n = p->tasks.n = 0;
     s->waiting -= p->waiting;
     p->open = p->opening = p->waiting = p->ordered = 0;
 }
@@ -2941,7 +2948,7 @@ static void free_all(Kernel *s)
         free(s->pods[at].random.items);
         free(s->pods[at].fifo.items);
         free(s->pods[at].locked.items);
-        free(s->pods[at].returning.items);
+        free(s->pods[at].tasks.items);
     }
     for (at = 0; s->tallies && at < s->n_tallies; at++) {
         free(s->tallies[at].wait.counts);
