@@ -392,6 +392,18 @@ def test_a_session_that_only_the_first_sample_caught_names_who_opens_them() -> N
     assert held_by(finding) == {"lambda"}
 
 
+@pytest.mark.parametrize(("beside", "held"), [(["lambda"], {"lambda"}), ([], {"poolctl"})])
+def test_an_operators_program_that_comes_beside_others_opens_no_churn(beside: list[str], held: set[str]) -> None:
+    came = [
+        Row(700 + i, age=0.001, opened=0.02, application=name, from_sample=6)
+        for i, name in enumerate([*beside, "poolctl"])
+    ]
+
+    diagnosis = verdict(*rows(4), *came, databases=count_sessions(20, 40))
+
+    assert held_by(find(diagnosis, "connection-churn")) == held
+
+
 def test_a_fleet_that_starts_up_is_no_churn() -> None:
     coming = [Row(100 + i, age=0.3, opened=0.5, from_sample=5) for i in range(30)]
 

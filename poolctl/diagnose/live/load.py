@@ -13,7 +13,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import Application, Track
+from poolctl.diagnose.live.tracks import Application, Track, is_tool
 from poolctl.diagnose.live.work import Work, is_processor_bound, measure_work
 from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, find_filtered_columns
 from poolctl.units import agree, format_count, format_duration, percent, plural, quote
@@ -283,13 +283,15 @@ def _format_rate(rate: float) -> str:
 def find_passing(context: RuleContext) -> tuple[Track, ...]:
     """Find the backends that came in the window, gone ones included, for the names of the clients that open them.
 
-    One that only the first sample caught counts as well, where it had just been opened.
+    One that only the first sample caught counts as well, where it had just been opened. An operator's program that
+    comes once beside others is none of them.
     """
     came = context.keep_unexplained(
         t
         for t in context.facts.all_tracks
         if (t.is_new or _just_passed(t)) and t.last.state != "starting" and t.last.user
     )
+    came = tuple(t for t in came if not is_tool(t.last.application)) or came
     there = tuple(track for track in came if track.is_there)
     return tuple(sorted(came, key=lambda track: not track.is_there))[: max(MOST_PASSING, len(there))]
 
