@@ -82,6 +82,9 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
         if not holding or not pressed:
             continue
         long = [t for t in holding if t.is_in_transaction and t.age > STUCK_AFTER]
+        if (moved or times.are_long) and _may_be_hidden_jam(context, application, waiting):
+            yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_NESTED)
+            continue
         if len(long) > 1 and times.are_long and all(t.age <= times.limit for t in long):
             is_sure = (times.returned or 0) >= 2 and _is_no_jam(context, application, waiting, len(holding))
             confidence: Confidence = "certain" if is_sure else "likely"
@@ -135,6 +138,16 @@ def _may_be_timeouts(context: RuleContext, application: Application, waiting: Wa
     return (
         are_enough and inf > rolled_back >= ROLLED_BACK_SHARE * ended and resting >= MOST_HELD_SHARE * application.count
     )
+
+
+def _may_be_hidden_jam(context: RuleContext, application: Application, waiting: Waiting) -> bool:
+    """Return True if holders may wait for a second connection, and this role does not see whether since one moment.
+
+    All are at rest in transactions, no fewer clients wait, and as many acquires timed out at some time.
+    """
+    timed_out = sum(pool.last.timed_out_total or 0 for pool in context.facts.find_pools_of(application))
+    are_many = min(waiting.count or 0, timed_out) >= application.count
+    return are_many and all(t.is_in_transaction and t.last.state_at is None for t in application.tracks)
 
 
 def _is_no_jam(context: RuleContext, application: Application, waiting: Waiting, holders: int) -> bool:

@@ -99,9 +99,9 @@ def _serves_others(context: RuleContext, application: Application) -> bool:
     """Return True if a backend of ``application`` did short work, as it does for requests beside a leak.
 
     Where it does nothing else, these may be jobs, which take longer than the observation. A role that sees no times
-    sees how many transactions ended in the database.
+    sees how many transactions ended in the database; True where that is not known either.
     """
-    if any(track.hides_rest for track in application.tracks):
+    if any(track.last.is_inferred for track in application.tracks):
         ended = context.facts.count_ended(application.database)
         return ended is None or ended >= application.count
     return any(t.ended_transaction or (t.has_moved and t.is_idle) for t in (*application.tracks, *application.gone))
@@ -189,7 +189,7 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     ):
         return "undetermined"
     if any(track.last.state_at is None for track in stuck):
-        is_open = everything and len(stuck) > LEAST_STUCK
+        is_open = everything
         return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
     if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
         return "undetermined"

@@ -12,7 +12,17 @@ from itertools import pairwise
 from poolctl.observe.snapshot import BouncerLink, BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
 
 SUSTAINED_SHARE = 0.5
-"""Share of the samples in which clients wait, the last one included; below it the waits were a burst that drained."""
+"""Share of the samples in which clients wait, the last one included; below it the waits were a burst that drained,"""
+SUSTAINED_SAMPLES = 4
+"""unless clients wait in each of so many samples up to the last one, half of those of the usual look: a pool may have
+run out late in a long one."""
+
+
+def _lasts(counts: Sequence[int]) -> bool:
+    """Return True if the clients that wait, by ``counts`` of the samples, do so for longer than a burst takes."""
+    share = sum(1 for each in counts if each) / len(counts)
+    at_end = counts[-SUSTAINED_SAMPLES:]
+    return counts[-1] > 0 and (share >= SUSTAINED_SHARE or (len(at_end) == SUSTAINED_SAMPLES and all(at_end)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +150,8 @@ class PoolSeries:
         # psycopg_pool counts clients that gave up until the next release; with a free connection no client waits.
         if gauges and self.last.waiting_may_lie and self.last.idle:
             gauges = [0]
-        if gauges:
-            many = sum(1 for each in gauges if each) >= SUSTAINED_SHARE * len(gauges)
-            if gauges[-1] or not timed_out:
-                return Waiting(gauges[-1], many and gauges[-1] > 0, "pool figures")
+        if gauges and (gauges[-1] or not timed_out):
+            return Waiting(gauges[-1], _lasts(gauges), "pool figures")
         if timed_out and not (self.last.idle or 0):
             return Waiting(timed_out, True, "timeouts in the pool's figures")
         return self._judge_by_totals()
@@ -265,8 +273,7 @@ class BouncerQueue:
     @property
     def waiting(self) -> Waiting:
         counts = [each.clients_waiting for each in self.pools]
-        many = sum(1 for each in counts if each) >= SUSTAINED_SHARE * len(counts)
-        return Waiting(counts[-1], many and counts[-1] > 0, "PgBouncer")
+        return Waiting(counts[-1], _lasts(counts), "PgBouncer")
 
     @property
     def waiting_clients(self) -> tuple[BouncerLink, ...]:
