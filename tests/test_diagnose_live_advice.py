@@ -246,3 +246,19 @@ def test_most_slots_taken_is_worth_a_word_of_a_healthy_server() -> None:
     assert "85 of 97 usable connections open (88 %)" in find(many, "healthy").summary
     assert find(many, "slots-low").severity == "info"
     assert [each.code for each in few.findings] == ["healthy"]
+
+
+@pytest.mark.parametrize(
+    ("late", "code", "confidence"),
+    [(1, "healthy", "certain"), (2, "healthy", "undetermined"), (4, "waiting-unexplained", "undetermined")],
+)
+def test_clients_that_wait_at_the_end_of_a_long_look_are_no_burst_that_drained(
+    late: int, code: str, confidence: str
+) -> None:
+    """A pool that ran out late in a look of 30 s was healthy (likely), "15 clients waited for a moment"."""
+    room = [pool(application="shop", max_open=8, open=8, in_use=5, waiting=0)]
+    full = [pool(application="shop", max_open=8, open=8, in_use=8, waiting=9)]
+
+    diagnosis = verdict(*busy(8), samples=40, window=30.0, pools=[*[room] * (40 - late), *[full] * late])
+
+    assert (diagnosis.findings[0].code, diagnosis.findings[0].confidence) == (code, confidence)

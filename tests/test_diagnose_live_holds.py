@@ -513,6 +513,18 @@ def test_pauses_that_end_in_rollbacks_may_be_nested_acquires_that_time_out_one_b
     assert find(diagnosis, "held-across-io").confidence == confidence
 
 
+@pytest.mark.parametrize(("timed_out", "confidence"), [(400, "undetermined"), (0, "likely")])
+def test_a_role_that_sees_no_ages_takes_holders_that_time_out_for_no_calls(timed_out: int, confidence: str) -> None:
+    """All are at rest in transactions, each in another one since the middle of the look."""
+    before = [Row(100 + i, IN_TRANSACTION, age=8.0, transaction=8.0, until_sample=2) for i in range(10)]
+    after = [Row(100 + i, IN_TRANSACTION, age=8.0, transaction=1.7, from_sample=3) for i in range(10)]
+    counted = full_pool(10, 12, use_count_total=900.0, use_time_total=2_100.0, timed_out_total=timed_out)
+
+    diagnosis = verdict(*before, *after, pools=counted, hides=True)
+
+    assert find(diagnosis, "held-across-io").confidence == confidence
+
+
 def test_calls_that_began_together_and_end_without_a_timeout_are_no_jam() -> None:
     diagnosis = verdict(*in_batches(*BATCHES), samples=7, window=6.0, pools=six(timed_out=[0.0] * 7))
 

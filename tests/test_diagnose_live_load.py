@@ -57,6 +57,21 @@ def test_a_statement_that_crowds_the_cores_is_a_slow_database_with_table_and_col
     assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
 
 
+@pytest.mark.parametrize(
+    ("server_cpu", "tables", "confidence"), [(0.1, [], "undetermined"), (1.9, [], "likely"), (0.1, TABLES, "likely")]
+)
+def test_statements_of_which_a_role_sees_not_what_they_wait_for_may_only_wait(
+    server_cpu: float, tables: list[list[TableCounters]], confidence: str
+) -> None:
+    """Six statements that wait for a timer, staged: 'slow-database, likely', on a server that did nothing."""
+    counted = [[DatabaseCounters("app", backends=12, commits=count, active_time=0.4 * count)] for count in (0, 50, 100)]
+    scene: dict[str, Any] = {"hosts": [host(cores=2, server_cpu=server_cpu)], "tables": tables, "databases": counted}
+
+    diagnosis = verdict(*scanning(12), hides=True, **scene)
+
+    assert find(diagnosis, "slow-database").confidence == confidence
+
+
 def test_without_statement_statistics_the_looks_tell_the_statement() -> None:
     finding = find(verdict(*scanning(12), hosts=[host(cores=2, server_cpu=1.9)]), "slow-database")
 

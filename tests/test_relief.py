@@ -186,6 +186,15 @@ def test_a_transaction_that_idles_at_the_head_is_ended_first_and_the_cancel_is_t
     assert (step.alternative.pid, step.alternative.action, step.alternative.frees) == (200, "cancel", 8)
 
 
+def test_a_waiter_behind_several_open_transactions_is_canceled_as_to_end_one_of_them_frees_nothing() -> None:
+    root, alter, *reads = queue_behind(Row(100, IN_TRANSACTION, age=20.0))
+    others = [Row(pid, IN_TRANSACTION, age=18.0) for pid in (101, 102)]
+
+    steps = plan(root, *others, replace(alter, blocked_by=(100, 101, 102)), *reads).steps
+
+    assert [(step.pid, step.action) for step in steps if step.code == "lock-queue"] == [(200, "cancel")]
+
+
 def test_only_the_readers_that_the_waiting_statement_holds_up_are_counted() -> None:
     also_behind_the_root = waits_for_table(400, 100, "RowExclusiveLock", age=5.0, application="api")
 

@@ -67,11 +67,11 @@ def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
             facts.write_settling(stray),
         )
     full = [each for each in facts.pools if each.is_full_now]
-    queued = [each for each in full if all(figures.waiting for figures in each.figures[-2:])]
-    if facts.samples and queued:
-        many = sum(each.last.waiting or 0 for each in queued)
+    waited_for = [each for each in full if all(figures.waiting for figures in each.figures[-2:])]
+    if facts.samples and waited_for:
+        many = sum(each.last.waiting or 0 for each in waited_for)
         yield (
-            f"Every connection of {plural(len(queued), 'pool')} is in use at the end, and {plural(many, 'client')} "
+            f"Every connection of {plural(len(waited_for), 'pool')} is in use at the end, and {plural(many, 'client')} "
             f"{'waits' if many == 1 else 'wait'}, for too short a time to say why; on the server: {counts}",
             f"a longer observation ({facts.write_longer()})",
         )

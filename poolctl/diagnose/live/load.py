@@ -41,7 +41,8 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     reason except locks.
 
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown, and either
-    32 statements are at work, or four of which most read a whole table.
+    32 statements are at work, or four of which most read a whole table; or this role may not see whether the statements
+    only wait, for a timer or another server, while the processors have time and no table is read from end to end.
     """
     facts = context.facts
     work, cores, cpu = measure_work(facts), facts.cores, facts.server_cpu
@@ -49,11 +50,14 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     busy = cores is not None and work.mean >= cores and is_processor_bound(facts)
     slow, each_takes = _find_slow_holders(context)
     tracks, sentence = work.tracks or slow, _write_slow(work, cores)
+    decide_by = "how many cores the server has, and how busy they are"
     is_long = work.takes >= (LEAST_BUSY if busy else LEAST_TIME)
     if ((crowded or busy) and is_long) or (busy and facts.count_waiting().sustained):
         confidence: Confidence = (
             "certain" if crowded and work.share > DOMINANT_SHARE and len(facts.samples) > 1 else "likely"
         )
+        if not busy and work.table is None and 2 * sum(t.last.is_hidden for t in work.tracks) > len(work.tracks):
+            confidence, decide_by = "undetermined", WHAT_THEY_WAIT_FOR
     elif slow:
         confidence, tracks, sentence = "likely", slow, _write_held(slow, each_takes)
     elif cores is None and is_long and (work.mean >= UNKNOWN_CORES or (_is_scanning(work) and work.mean >= SCANS)):
@@ -88,10 +92,11 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
         evidence_sql=sql.SCANS if work.table else sql.STATEMENTS if work.by_counters else sql.ACTIVE,
         holders=context.find_holders(tracks),
         remedy=_write_remedy(work),
-        decide_by="how many cores the server has, and how busy they are" if confidence == "undetermined" else None,
+        decide_by=decide_by if confidence == "undetermined" else None,
     )
 
 
+WHAT_THEY_WAIT_FOR = "an observation as a member of pg_monitor: whether these statements work, or wait for something"
 UNKNOWN_CORES = 32
 """Statements at work from which a server of unknown size may be crowded: twice a large one's cores."""
 

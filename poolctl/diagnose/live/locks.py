@@ -76,6 +76,8 @@ class Gate:
     pid: int
     behind: tuple[int, ...]
     """Waiters that go on at once if it stops waiting."""
+    ahead: int = 1
+    """How many backends outside of the queue it waits for: to end one of several frees nothing."""
 
 
 def find_gate(sample: Sample, queue: LockQueue) -> Gate | None:
@@ -93,7 +95,8 @@ def find_gate(sample: Sample, queue: LockQueue) -> Gate | None:
         free = {pid}
         while more := {p for p in queue.waiters if p not in free and free.issuperset(rows[p].blocked_by)}:
             free |= more
-        gates.append(Gate(pid, tuple(sorted(free - {pid}))))
+        ahead = len(set(rows[pid].blocked_by).difference(queue.waiters))
+        gates.append(Gate(pid, tuple(sorted(free - {pid})), ahead))
     return max(gates, key=lambda gate: (len(gate.behind), -gate.pid), default=None)
 
 
@@ -274,6 +277,11 @@ def _write_queue_remedy(queue: LockQueue, root: Backend | None, track: Track | N
     held_up = f", which holds up {plural(len(gate.behind), 'other')}" if gate.behind else ""
     wants = f"pid {gate.pid} wants the whole table{held_up}"
     again = "set lock_timeout for such statements and try again"
+    if gate.ahead > 1:
+        return (
+            f"Cancel that statement (pg_cancel_backend): {wants}, and waits until {gate.ahead} open transactions have "
+            f"ended; {again}."
+        )
     if stays_at_work(track):
         who = f"pid {queue.root}" if queue.root else "the prepared transaction"
         return (

@@ -14,7 +14,7 @@ from typing import Literal
 from poolctl.diagnose.catalog import COME_BACK, RELIEF_ORDER
 from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.locks import find_gate, find_queues, stays_at_work
+from poolctl.diagnose.live.locks import Gate, find_gate, find_queues, stays_at_work
 from poolctl.diagnose.live.tracks import Track, is_tool
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, Observation
 from poolctl.units import format_duration, plural
@@ -146,11 +146,15 @@ def _choose_waiter(facts: LiveFacts, finding: Finding, kept: dict[int, str]) -> 
     """Choose the waiter whose statement is cancelled instead of the root of its lock queue; None: end the root.
 
     A statement that waits for the whole table has done nothing yet: cancelling it costs one more try, and lets the
-    others go on. The root is ended first only where it idles in a transaction, as that frees the waiter too.
+    others go on. The root is ended first only where it idles in a transaction, as that frees the waiter too, unless
+    that waits for others as well.
     """
     root = facts.by_pid.get(finding.evidence.get("root_pid", 0))
-    if finding.code != "lock-queue" or not stays_at_work(root):
+    if finding.code != "lock-queue":
         return None
+    if not stays_at_work(root):
+        gate = _find_gate(facts, finding)
+        return _build_cancel(facts, finding) if gate is not None and gate.ahead > 1 else None
     step = _build_cancel(facts, finding)
     if step is None or root is None or root.last.started_at is None or not root.last.is_client:
         return step
@@ -158,12 +162,17 @@ def _choose_waiter(facts: LiveFacts, finding: Finding, kept: dict[int, str]) -> 
     return replace(step, alternative=_take_as_alternative(_build_step(root, finding, facts)))
 
 
-def _build_cancel(facts: LiveFacts, finding: Finding) -> ReliefStep | None:
-    """Build the step that cancels the waiter that holds up the queue of ``finding``; None where none does."""
+def _find_gate(facts: LiveFacts, finding: Finding) -> Gate | None:
+    """Find the waiter that holds up the queue of ``finding``; None where none does, or only titles are known."""
     sample = facts.samples[-1]
     queues = () if facts.has_only_titles else find_queues(sample)
     queue = next((each for each in queues if each.root == finding.evidence.get("root_pid")), None)
-    gate = find_gate(sample, queue) if queue is not None else None
+    return find_gate(sample, queue) if queue is not None else None
+
+
+def _build_cancel(facts: LiveFacts, finding: Finding) -> ReliefStep | None:
+    """Build the step that cancels the waiter that holds up the queue of ``finding``; None where none does."""
+    gate = _find_gate(facts, finding)
     waiter = facts.by_pid.get(gate.pid) if gate is not None else None
     if gate is None or waiter is None or _find_reason(facts, waiter, finding) is not None:
         return None
