@@ -632,6 +632,21 @@ def test_a_hot_row_that_everybody_changes_in_turn_is_no_trouble_by_itself() -> N
     assert "of the statements under way waited for locks" in find(diagnosis, "healthy").summary
 
 
+@pytest.mark.parametrize(("turns", "found"), [(True, []), (False, ["lock-queue"])])
+def test_workers_that_take_turns_with_a_row_are_no_queue_though_a_turn_outlasts_two_samples(
+    turns: bool, found: list[str]
+) -> None:
+    """Six jobs lock one row, each for half a second: none of them is to be ended."""
+    heads = [(100, 0, 3, 3.3), (101, 4, 6, 0.8)] if turns else [(101, 0, 6, 0.8)]
+    scene = []
+    for root, first, last, age in heads:
+        scene.append(Row(root, "active", age=age + 0.2, from_sample=first, until_sample=last))
+        waiters = blocked(5, root, age=age, first=10 * root)
+        scene += [replace(row, from_sample=first, until_sample=last) for row in waiters]
+
+    assert troubles(verdict(*scene, samples=7, window=3.0)) == found
+
+
 @pytest.mark.parametrize("count", [1, 2, 4])
 def test_stand_bys_that_wait_for_a_leaders_advisory_lock_are_by_design(count: int) -> None:
     leader = Row(100, age=3000.0, advisory=1, application="leader")

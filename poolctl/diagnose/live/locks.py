@@ -122,8 +122,8 @@ def find_lock_queue(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: three behind the same root in two samples half a second apart, or a wait of more than deadlock_timeout (1
     s) that lasts. A row that every client changes has many waiters too, but each for milliseconds and behind another
-    root each time: that counts only where clients wait for connections as well. Queues for advisory locks are by design
-    up to four. Certain: the root's state was observed. Likely: it was inferred.
+    root from time to time: that counts only where clients wait for connections as well. Queues for advisory locks are
+    by design up to four. Certain: the root's state was observed. Likely: it was inferred.
     """
     samples = context.facts.samples
     if not samples:
@@ -157,8 +157,12 @@ def _is_trouble(context: RuleContext, queue: LockQueue) -> bool:
     same = any(
         q.root == queue.root and len(q.waiters) >= LEAST_WAITERS for sample in before for q in find_queues(sample)
     )
-    many = sum(1 for sample in samples if any(len(q.waiters) >= LEAST_WAITERS for q in find_queues(sample)))
-    return (same and _root_lasts(context, queue.root)) or (pressed and many >= 0.6 * len(samples) and len(samples) > 1)
+    roots = [{q.root for q in find_queues(sample) if len(q.waiters) >= LEAST_WAITERS} for sample in samples]
+    many = sum(map(bool, roots))
+    takes_turns = any(queue.root not in each for each in roots if each)
+    if same and not takes_turns and _root_lasts(context, queue.root):
+        return True
+    return pressed and many >= 0.6 * len(samples) and len(samples) > 1
 
 
 TURN = 2.0
