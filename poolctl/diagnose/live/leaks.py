@@ -107,6 +107,11 @@ def _serves_others(context: RuleContext, application: Application) -> bool:
     return any(t.ended_transaction or (t.has_moved and t.is_idle) for t in (*application.tracks, *application.gone))
 
 
+AT_ONCE = 0.1
+"""Seconds after its login in which a session begins its first transaction, if it was opened for that (5 to 60 ms, with
+both cores taken)."""
+
+
 def _are_first_uses(stuck: Sequence[Track]) -> bool:
     """Return True if each began as soon as its session did, and all at about one moment, up to a minute ago.
 
@@ -114,7 +119,7 @@ def _are_first_uses(stuck: Sequence[Track]) -> bool:
     request of several leaves sessions that served others before, and fills a pool one by one.
     """
     ages = [track.age for track in stuck]
-    is_first = all(t.session_age is not None and t.session_age <= t.age + FIRST_USE for t in stuck)
+    is_first = all(t.session_age is not None and t.session_age <= t.age + AT_ONCE for t in stuck)
     is_at_once = max(ages) - min(ages) <= max(STUCK_AFTER, ONE_MOMENT_SHARE * min(ages))
     return is_first and is_at_once and min(ages) < STANDS_LONG
 
@@ -142,6 +147,8 @@ same kind: it may have begun before the window."""
 
 ONE_MOMENT_SHARE = 0.25
 """Share of the youngest age within which all of them began, up to which it may have been a jam of nested acquires."""
+STANDSTILL_SHARE = 0.1
+"""The same where that is not known from figures, and up to a second: see ``find_self_deadlock`` for older ones."""
 
 
 def _were_others_held(application: Application, stuck: Sequence[Track]) -> bool:
@@ -191,7 +198,8 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
     if any(track.last.state_at is None for track in stuck):
         is_open = everything
         return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
-    if everything and not knows_waiting and max(ages) - min(ages) <= SPREAD:
+    one_moment = max(SPREAD, min(STUCK_AFTER, STANDSTILL_SHARE * min(ages)))
+    if everything and not knows_waiting and max(ages) - min(ages) <= one_moment:
         return "undetermined"
     # Use times without their number leave out what is taken in another way: then the mean may be of a part.
     is_counted = all(pool.last.use_count_total is not None for pool in context.facts.find_pools_of(application))
