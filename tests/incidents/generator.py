@@ -18,7 +18,7 @@ CAUSES = frozenset(
 
 SHOP = "shop"
 """The application at fault, where it has a name."""
-MAY_BE_SHOP = frozenset({SHOP, "", "PostgreSQL JDBC Driver"})
+MAY_BE_SHOP = frozenset({SHOP, "", "PostgreSQL JDBC Driver", "puma"})
 LOCKS = CAUSES - {"lock-queue", "leak-in-transaction"}
 PLAIN, FULL, TRANSACTION, SESSION = "plain", "full", "transaction", "session"
 """Where an incident happens: a server of 100 connections, one of 40, a PgBouncer in transaction or session mode."""
@@ -221,7 +221,7 @@ def draw_incident(seed: int, stacks: Sequence[str]) -> Incident:
         stack = SCRIPT
     if behavior == "leaked-fast":
         # Those that open a connection only when a request finds none: of another nobody can tell it from a burst.
-        lazy = [each for each in stacks if each in ("node-postgres", "database/sql")]
+        lazy = [each for each in stacks if each in ("node-postgres", "database/sql", "rails")]
         behavior, stack = (behavior, random.choice(lazy)) if lazy else ("leaked-whole", stack)
     if behavior == "session-held":
         # Those that open all of their pool ahead, and so keep PgBouncer's.

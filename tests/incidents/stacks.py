@@ -50,10 +50,11 @@ def build_stack(name: str) -> Stack:
     # Generators that run side by side share the folder.
     with (build_folder() / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        return {"node-postgres": _node, "hikaricp": _java, "database/sql": _go, "psycopg": _python}[name]()
+        build = {"node-postgres": _node, "hikaricp": _java, "database/sql": _go, "psycopg": _python, "rails": _ruby}
+        return build[name]()
 
 
-STACKS = ("psycopg", "node-postgres", "hikaricp", "database/sql")
+STACKS = ("psycopg", "node-postgres", "hikaricp", "database/sql", "rails")
 
 
 def _python() -> Stack:
@@ -90,6 +91,12 @@ def _go() -> Stack:
     if not program.exists():
         _run([_need("go"), "build", "-o", str(program), str(CLIENTS / "client.go")], build_folder(), environment)
     return Stack("database/sql", (str(program),))
+
+
+def _ruby() -> Stack:
+    command = (_need("ruby"), str(CLIENTS / "client.rb"))
+    _run([command[0], "-e", "require 'active_record'; require 'pg'"], build_folder())
+    return Stack("rails", command)
 
 
 def _need(program: str) -> str:
