@@ -137,6 +137,13 @@ SEEN = (
         "is stuck (likely)",
     ),
     Seen(
+        "four_samples_show_a_pool_that_is_held_over_calls",
+        "held-across-io",
+        "",
+        "WARNING  user app (no application_name) holds transactions open while it does something else: 100 % of the "
+        "use is idle in transaction, typically for 1.87 s, and they do end (likely)",
+    ),
+    Seen(
         "holds_of_php_workers_are_seen_without_any_privilege",
         "held-across-io",
         "",

@@ -57,7 +57,10 @@ def _doubt_sources(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
 
 
 def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
-    """Doubt figures of pools without backends: full ones, and ones that do not say how many clients wait."""
+    """Doubt figures of pools without backends, and of full ones that do not say how many clients wait.
+
+    A request that comes at random finds a pool full as often as the samples do: half of them are much.
+    """
     stray = [each for each in facts.pools if facts.find_owner(each) is None and each.was_always_full]
     if facts.samples and any(not each.waiting.is_known for each in stray):
         name = next(filter(None, (stray[0].last.application, stray[0].last.name)), stray[0].last.library)
@@ -65,6 +68,14 @@ def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
             f"Every connection of pool {quote(name, 60)} was in use all the time by its own figures, which do not say "
             f"whether clients wait, and which backends are its own is not known; on the server: {counts}",
             facts.write_settling(stray),
+        )
+    silent = [each for each in facts.pools if each.max_open and not each.waiting.is_known and len(each.figures) > 1]
+    worst = max(silent, key=lambda each: each.full / len(each.figures), default=None)
+    if facts.samples and worst is not None and 2 * worst.full >= len(worst.figures):
+        yield (
+            f"{counts}; all {worst.max_open} connections of pool {quote(worst.last.name, 60)} were in use in "
+            f"{worst.full} of {len(worst.figures)} samples by its own figures, which do not say whether clients wait",
+            "how many clients wait for it (--pool-stats-map waiting=NAME), or time-outs in the application's log",
         )
     full = [each for each in facts.pools if each.is_full_now]
     waited_for = [each for each in full if all(figures.waiting for figures in each.figures[-2:])]

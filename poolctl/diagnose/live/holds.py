@@ -18,6 +18,7 @@ from poolctl.diagnose.live.usage import (
     HELD_SHARE,
     LEAST_PAUSE,
     LEAST_TURNS,
+    MEAN_USED_SHARE,
     MOST_HELD_SHARE,
     SPREAD,
     HoldTimes,
@@ -52,18 +53,18 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
     """Report transactions that are kept open while the application does something else.
 
     Threshold: more than 30 % of the use is idle in transactions of which two or more were observed to end, typically
-    for 50 ms or more at a time (25 ms where it is more than 60 %), and it matters: clients wait; or (from 100 ms on)
-    nine in ten backends are in use in four samples of five. Of holds that outlast the observation: two or more
-    transactions idle for longer than 1 s, and none for longer than four mean holds by the pool's own figures; or new
-    ones begin one after the other in all backends, so that old ones end (undetermined as long as none was observed to);
-    or three quarters of the backends are held, and one hold was observed to end that was a quarter as long or longer.
-    Certain: turnover over a window three times the longest transaction, or by the pool's figures, and it is known that
-    clients wait which are not the holders themselves: fewer than hold, or no acquire timed out. Undetermined: fewer
-    than four backends of an application whose waiting clients are not reported, as a few workers of a batch, each with
-    a connection of its own, are always in a transaction too and keep no client out; or fewer than four samples, of
-    pauses of 0.2 s or less; or most backends rest so and a quarter as many transactions are rolled back as end:
-    acquires of a second connection that time out. A long hold (likely) instead, where the pool's figures say that no
-    connection is acquired meanwhile.
+    for 50 ms or more at a time (25 ms where it is more than 60 %), and it matters: clients wait; or (from 100 ms
+    on) nine in ten backends are in use in four samples of five, or 95 % on average. Of holds that outlast the
+    observation: two or more transactions idle for longer than 1 s, and none for longer than four mean holds by the
+    pool's own figures; or new ones begin one after the other in all backends, so that old ones end (undetermined as
+    long as none was observed to); or three quarters of the backends are held, and one hold was observed to end that
+    was a quarter as long or longer. Certain: turnover over a window three times the longest transaction, or by the
+    pool's figures, and it is known that clients wait which are not the holders themselves: fewer than hold, or no
+    acquire timed out. Undetermined: fewer than four backends of an application whose waiting clients are not
+    reported, as a few workers of a batch, each with a connection of its own, are always in a transaction too and
+    keep no client out; or fewer than four samples, of pauses of 0.2 s or less; or most backends rest so and a
+    quarter as many transactions are rolled back as end: acquires of a second connection that time out. A long hold
+    (likely) instead, where the pool's figures say that no connection is acquired meanwhile.
     """
     for application in context.facts.programs:
         if application.tracks[0].sample_count < 2 or not context.keep_unexplained(application.tracks):
@@ -75,7 +76,8 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
             for t in context.keep_unexplained((*application.tracks, *application.gone))
             if t.ended_transaction or not t.is_there
         ]
-        pressed = waiting.sustained or (use.used_up >= 0.8 and application.count >= 3)
+        is_used_up = use.used_up >= 0.8 or use.mean_used >= MEAN_USED_SHARE * application.count
+        pressed = waiting.sustained or (is_used_up and application.count >= 3)
         holding = context.keep_unexplained(
             t for t in application.tracks if any(row.in_transaction for _, row in t.used)
         )

@@ -165,6 +165,11 @@ USED_UP_SHARE = 0.9
 """Share of an application's backends in use, from which it has none to spare."""
 
 
+MEAN_USED_SHARE = 0.95
+"""Share of an application's backends in use on average, from which it has none to spare either: a few samples may catch
+one of a small pool between two holds."""
+
+
 MOST_HELD_SHARE = 0.75
 """Share of an application's backends that idle in a transaction for long, from which the next request finds none."""
 
@@ -182,6 +187,7 @@ class HoldPattern:
     used_up: float = 0.0
     """Share of the samples in which all but a tenth of the backends were in use."""
     mean_paused: float = 0.0
+    mean_used: float = 0.0
 
     @property
     def share(self) -> float:
@@ -226,4 +232,4 @@ def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> H
     full = sum(1 for at, total in counts.items() if used[at] >= USED_UP_SHARE * total)
     samples = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return HoldPattern(active, paused, lost, pause, full / samples, paused / samples)
+    return HoldPattern(active, paused, lost, pause, full / samples, paused / samples, used.total() / samples)
