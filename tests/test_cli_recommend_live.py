@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,33 @@ def test_load_connect_time_and_fleet_are_measured_over_one_connection(at: Stage,
     assert found["measured"]["throughput"] > 10
     assert 0 < found["measured"]["connect_time"] < 5
     assert found["measured"]["samples"] >= 6
+
+
+def test_connections_that_rest_beside_used_ones_bound_what_clients_hold_outside_of_statements(
+    at: Stage, watcher: str
+) -> None:
+    """Three clients hold a connection nearly all the time, and the server sees them at work nearly never."""
+    over = threading.Event()
+
+    def hold(connection: "psycopg.Connection[Any]") -> None:
+        while not over.wait(0.01):
+            connection.execute("SELECT 1")
+
+    with ExitStack() as opened:
+        where = make_conninfo(at.sandbox.conninfo, application_name="shop-api")
+        pool = [opened.enter_context(psycopg.connect(where, autocommit=True)) for _ in range(12)]
+        threads = [threading.Thread(target=hold, args=(connection,)) for connection in pool[:3]]
+        for thread in threads:
+            thread.start()
+        try:
+            found = document(watcher, "--for", "2s", "--no-verify")
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()
+
+    [doubt] = [finding for finding in found["findings"] if finding["code"] == "hold-unseen"]
+    assert 3 <= doubt["evidence"]["in_use_at_most"] <= 6  # of twelve
 
 
 def test_an_application_that_nobody_has_is_an_error_that_names_who_is_there(at: Stage, watcher: str) -> None:

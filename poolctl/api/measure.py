@@ -305,7 +305,7 @@ def _count_fleet(
 
 _LOAD_FIELDS = (
     *("parallelism", "parallelism_p95", "parallelism_p99", "parallelism_max", "parallelism_counted", "throughput"),
-    *("hold_time", "hold_cv", "cpu_time", "in_use", "open_connections"),
+    *("hold_time", "hold_cv", "cpu_time", "in_use", "open_connections", "in_use_at_most"),
     *("lock_share", "contention_share", "transaction_idle_share", "censored_share"),
 )
 

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from poolctl.sizing.budget import Budget
 from poolctl.sizing.capacity import Capacity
+from poolctl.sizing.defaults import may_be_full
 from poolctl.sizing.demand import LATE_SHARE, Demand, count_pools, estimate_load, is_lower_limit
 from poolctl.sizing.division import Division, DivisionTerms, divide
 from poolctl.sizing.figures import Figure, Figures, Origin, Window, estimate_hold
@@ -73,7 +74,7 @@ def estimate_interval(
     draws = DRAWS if (demand.load or 0.0) < 500 else DRAWS // 5
     found = sorted(_draw_size(figures, parts, demand, capacity, random) for _ in range(draws))
     most = found[-1 - draws // 20]
-    if is_lower_limit(figures):
+    if is_lower_limit(figures) or may_be_full(figures):
         now = figures.current_max_open.count if figures.current_max_open is not None else 0
         most = max(most, min(parts.budget, HIDDEN * max(now, point)))
     return min(point, found[draws // 20]), max(point, most)
@@ -132,12 +133,12 @@ def _draw_scales(figures: Figures, demand: Demand, capacity: Capacity, random: R
 def _draw_outside(figures: Figures, demand: Demand, random: Random) -> float:
     """Draw how long clients hold connections that look idle to the server, relative to what was assumed.
 
-    Anything is possible from nothing at all up to every open connection being in use all the time.
+    Anything is possible from nothing at all up to all that may have been in use being in use all the time.
     """
-    assumed, open_now = figures.held_outside, figures.open_connections
+    assumed, in_use = figures.held_outside, figures.in_use_at_most or figures.open_connections
     if assumed is None or assumed.origin != "assumed" or not demand.load:
         return 1.0
-    most = 1.0 if open_now is None else open_now.value / count_pools(figures) / demand.load
+    most = 1.0 if in_use is None else in_use.value / count_pools(figures) / demand.load
     return random.uniform(1.0 / (1.0 + assumed.value), max(1.0, most))
 
 

@@ -5,10 +5,11 @@ The recommendation lists every default that was used. Load, hold time, workers, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, sqrt
 
 from poolctl.sizing.division import UNEVEN_SHARE
 from poolctl.sizing.figures import Figure, Figures, assumed, estimate_hold
+from poolctl.sizing.queueing import servers_for_wait
 
 WAIT_TARGET = 0.050
 """Seconds. It is the target delay of Ecto's queue (queue_target of DBConnection), short for any request a person waits
@@ -25,6 +26,8 @@ release it), over the time the server sees it busy. Measured with psycopg_pool a
 statements have more."""
 
 
+RESTING = 0.8
+"""Share of the open connections in use at most, up to which the others are seen to rest."""
 LEAST_OUTSIDE = 0.001
 """Least seconds of it for each acquire: a pool and a driver take as long, however short the statement is."""
 
@@ -67,10 +70,7 @@ def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
     }
     figures = figures.with_(**changes)
     if figures.is_server_view and figures.hold_time is None and figures.held_outside is None:
-        why = "clients hold connections longer than the server sees them busy; give --pool-stats or --hold-time"
-        hold = estimate_hold(figures)
-        least = 0.0 if hold is None or hold.value <= 0 else LEAST_OUTSIDE / hold.value
-        figures = figures.with_(held_outside=assume("held_outside", max(HELD_OUTSIDE, least), why))
+        figures = figures.with_(held_outside=assume("held_outside", *_choose_held_outside(figures)))
     if figures.wait_target is None:
         target, why = WAIT_TARGET, "99 % of acquires wait at most 50 ms; give --wait-target"
         if figures.request_timeout is not None and WAIT_SHARE * figures.request_timeout.value < target:
@@ -91,6 +91,46 @@ def fill_defaults(figures: Figures) -> tuple[Figures, tuple[Assumption, ...]]:
         why = "taken as the rate at the peak, first attempts only: retries multiply it while something is slow"
         used["arrival_rate"] = Assumption("arrival_rate", figures.arrival_rate.value, why)
     return figures, tuple(used.values())
+
+
+def may_be_full(figures: Figures) -> bool:
+    """Return True if the server shows that clients may have had all open connections in use, so that others waited."""
+    most, opened = figures.in_use_at_most, figures.open_connections
+    return most is not None and opened is not None and figures.is_server_view and most.value > RESTING * opened.value
+
+
+def _choose_held_outside(figures: Figures) -> tuple[float, str]:
+    """Choose how much longer clients hold connections than the server sees them busy, and give the reason.
+
+    What was in use at most decides where it is known, and where all connections are hardly more than the busy ones
+    need: a pool for it carries the load whatever the holds were. A pool that may have been full needs no less than
+    usual.
+    """
+    hold = estimate_hold(figures)
+    least = 0.0 if hold is None or hold.value <= 0 else LEAST_OUTSIDE / hold.value
+    usual = max(HELD_OUTSIDE, least)
+    why = "clients hold connections longer than the server sees them busy; give --pool-stats or --hold-time"
+    busy = max((f.value for f in (figures.parallelism, figures.parallelism_counted) if f is not None), default=0.0)
+    opened = figures.open_connections
+    if opened is None or busy <= 0 or figures.censored_share is not None:
+        return usual, why
+    pools = max(1, (figures.instances or assumed(1)).count) * max(1, (figures.processes or assumed(1)).count)
+    most = figures.in_use_at_most
+    if most is None and opened.value <= 2 * pools * servers_for_wait(busy / pools, 1.0, 1.0):
+        most = opened
+    if most is None:
+        return usual, why
+    rests = most.value <= RESTING * opened.value
+    # A load at random (Poisson) swings by its root. What it took at most is two of them above the mean, but not where
+    # a pool without more connections may have cut it off.
+    swing = 2.0 if rests else 1.0
+    longer = pools * (sqrt(most.value / pools + swing**2 / 4) - swing / 2) ** 2 / busy - 1.0
+    if longer <= usual and not rests:
+        return usual, why
+    return max(0.0, longer), (
+        f"clients hold connections longer than the server sees them busy, and {most.value:.3g} were in use at most; "
+        "give --pool-stats or --hold-time"
+    )
 
 
 def _choose_max_connections(figures: Figures) -> tuple[float, str]:

@@ -125,7 +125,7 @@ def estimate_load(figures: Figures) -> OfferedLoad | None:
         held = hold.value
         method = "throughput x hold time"
         if _is_censored(figures) and figures.wait_time is not None:
-            held += figures.wait_time.value
+            held += figures.wait_time.value * _get_waiting_demand(figures)
             method = "throughput x (hold time + wait time), for the pool was full"
         busiest = _find_peak_rate(figures)
         return OfferedLoad(busiest * held / pools, hold.value, (figures.throughput, hold), method)
@@ -143,10 +143,18 @@ def estimate_load(figures: Figures) -> OfferedLoad | None:
 
 
 def _find_waiting(figures: Figures) -> float | None:
-    """Return how many clients of the service waited on average: by Little's law, else as the pools report it."""
+    """Return how many of the clients that waited on average would be in use if there was room; None: not known.
+
+    By Little's law, else as the pools report it.
+    """
+    share = _get_waiting_demand(figures)
     if figures.wait_time is not None and figures.throughput is not None:
-        return figures.throughput.value * figures.wait_time.value
-    return None if figures.waiting is None else figures.waiting.value
+        return figures.throughput.value * figures.wait_time.value * share
+    return None if figures.waiting is None else figures.waiting.value * share
+
+
+def _get_waiting_demand(figures: Figures) -> float:
+    return 1.0 if figures.waiting_demand is None else figures.waiting_demand.value
 
 
 def _find_peak_rate(figures: Figures) -> float:

@@ -12,6 +12,7 @@ from poolctl.diagnose.finding import Finding, Severity
 from poolctl.diagnose.slow_database import BUSY_SHARE
 from poolctl.sizing.budget import Budget, WorstFleet
 from poolctl.sizing.capacity import Capacity
+from poolctl.sizing.defaults import may_be_full
 from poolctl.sizing.demand import Demand, count_pools, is_lower_limit
 from poolctl.sizing.figures import Figures
 from poolctl.sizing.knee import FALL
@@ -131,8 +132,11 @@ def _doubt_hold(figures: Figures, demand: Demand) -> Doubt:
     """Say that the server cannot see how long a client holds an idle connection, and between what limits it lies."""
     pools = count_pools(figures)
     least = None if figures.in_use is None else figures.in_use.value / pools
-    most = None if figures.open_connections is None else figures.open_connections.value / pools
+    in_use = figures.in_use_at_most or figures.open_connections
+    most = None if in_use is None else in_use.value / pools
     between = "" if least is None or most is None else f": between {least:.3g} and {most:.3g} were in use in each"
+    if may_be_full(figures):
+        between += ", and if these are all, clients may have waited for more"
     return _doubt(
         "hold-unseen",
         "medium",

@@ -155,6 +155,8 @@ class Figures:
     """Mean number of connections in use during the measurement, of all instances: no smaller pool carries that load."""
     open_connections: Figure | None = None
     """The most connections that were open at once: what may have been in use at most."""
+    in_use_at_most: Figure | None = None
+    """The most that may have been in use at once, by how long the other connections rested; None: not known."""
     held_outside: Figure | None = None
     """Time a client holds a connection while the server sees it idle, over the time the server sees it busy."""
     is_server_view: bool = False
@@ -171,6 +173,8 @@ class Figures:
     """Mean wait of an acquire, where the pools report it."""
     waiting: Figure | None = None
     """Mean number of clients that waited for a connection, of all instances, where the pools report it."""
+    waiting_demand: Figure | None = None
+    """Share of the waiting clients that would have a connection at once if there was room; None: unknown, all count."""
     current_max_open: Figure | None = None
     """The present max_open of each process."""
     observed_at: str | None = None

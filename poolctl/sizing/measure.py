@@ -7,14 +7,16 @@ figures of the counters and ``parallelism`` those of the samples, so that ``doub
 """
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import ceil, sqrt
-from statistics import fmean
+from statistics import fmean, median
 
 from poolctl.observe.snapshot import Backend, Observation, ServerFacts, ServerSample, StatementCounters
+from poolctl.sizing.defaults import RESTING
 from poolctl.sizing.figures import Figure, Figures, Window, measured, measured_if_known
 from poolctl.sizing.measure_pools import count_reporting_pools, measure_pools
 from poolctl.sizing.samples import effective_samples, summarize_counts
@@ -51,6 +53,13 @@ use still shows the demand, because a request that had to wait acquired soon aft
 
 OWNED_SHARE = 0.8
 """Share of the backends whose client process must be known, so that processes can be counted."""
+
+_RESTS = tuple(0.125 * 2**step for step in range(10))
+STEADY = 1.2
+"""Ratio of the backends that worked within a time to those within its half, up to which no more of them were in use."""
+IN_TURN = 0.8
+"""Median over mean of the times that idle backends have rested: 1 where each waits for its turn, 0.7 or less where they
+rest for a random time, as while a client holds them, or some of them for long."""
 
 OWN_COST = 0.5
 """Share of the cores used by the server's processes, above which cores used by other processes are lost to it."""
@@ -118,6 +127,7 @@ def _measure_server(observation: Observation, application: str | None, backends:
         hold_cv=measured_if_known(_estimate_hold_cv(samples, database, application)),
         in_use=measured_if_known(spread.mean if spread else None),
         open_connections=measured_if_known(backends or None),
+        in_use_at_most=measured_if_known(find_most_in_use(samples, application)),
         parallelism=measured_if_known(spread.mean if spread else None),
         parallelism_p95=measured_if_known(spread.p95 if spread else None),
         parallelism_p99=measured_if_known(spread.p99 if spread else None),
@@ -135,6 +145,37 @@ def _measure_server(observation: Observation, application: str | None, backends:
         is_server_view=backends > 0,
         windows=windows,
     )
+
+
+def find_most_in_use(samples: Sequence[ServerSample], application: str | None) -> float | None:
+    """Return how many connections of the application may have been in use at once (95 % of the time), at most.
+
+    A connection that looks idle is held by a client or rests in the pool. How long a client keeps one is not known; but
+    a pool that hands out the connection that came back last lets the others rest much longer. Counted is what worked
+    within a time, where twice the time adds hardly any. None where that says nothing: the server shows no times, or
+    the pool hands its connections out in turn, so that they all work and rest about equally long.
+    """
+    half = (samples[-1].at - samples[0].at) / 2 if samples else 0.0
+    rests = []
+    # From the middle on, so that each rest that counts began while poolctl watched, not when the pool was opened.
+    for sample in samples:
+        own = _select_own(sample, application)
+        if any(not _is_busy(backend) and backend.state_at is None for backend in own):
+            return None
+        if sample.at >= samples[0].at + half:
+            rests.append(sorted(0.0 if _is_busy(b) or b.state_at is None else sample.at - b.state_at for b in own))
+    idle = [rest for each in rests for rest in each if rest > 0]
+    counts = [[bisect_right(rest, time) for rest in rests] for time in _RESTS if time <= half]
+    if len(counts) < 2 or not idle:
+        return None
+    most = counts[-1]
+    for shorter in reversed(counts[:-1]):
+        if fmean(most) > STEADY * fmean(shorter):
+            break
+        most = shorter
+    spread = summarize_counts(most)
+    is_resting = fmean(most) <= RESTING * fmean(map(len, rests))
+    return spread.p95 if spread and (is_resting or median(idle) <= IN_TURN * fmean(idle)) else None
 
 
 def _find_idle_share(busy: Sequence[Sequence[Backend]]) -> float | None:

@@ -8,7 +8,7 @@ pool restarted.
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import ceil
-from statistics import fmean
+from statistics import fmean, pvariance
 
 from poolctl.observe.snapshot import Observation, PoolFigures, Snapshot
 from poolctl.sizing.figures import Figures, Window, measured, measured_if_known
@@ -16,6 +16,10 @@ from poolctl.sizing.samples import effective_samples, summarize_counts
 
 WINDOW = 10.0
 """Least seconds of a window: pools that are scraped change their figures every few seconds."""
+LEAST_FULL = 8
+"""Figures of a full pool from which on their variance says something."""
+SWING = 2.0
+"""Seconds: shorter sums of wait times vary by chance, longer ones no longer show how the queue swings."""
 
 
 def measure_pools(observation: Observation, figures: Figures, backends: int) -> Figures | None:
@@ -41,6 +45,7 @@ def measure_pools(observation: Observation, figures: Figures, backends: int) -> 
         hold_time=measured_if_known(hold),
         wait_time=measured_if_known(wait),
         waiting=None if (waiting := measure_waiting(snapshots)) is None else measured(waiting * scale),
+        waiting_demand=measured_if_known(measure_waiting_demand(snapshots)),
         in_use=measured_if_known(mean),
         parallelism=measured_if_known(mean),
         parallelism_p95=None if spread is None else measured(ceil(spread.p95 * scale)),
@@ -117,6 +122,58 @@ def measure_waiting(snapshots: Sequence[Snapshot]) -> float | None:
     return sum(rates) if rates and min(rates) >= 0 else None
 
 
+def measure_waiting_demand(snapshots: Sequence[Snapshot]) -> float | None:
+    """Return which share of the clients that wait at full pools would be in use at once if there was room.
+
+    A client has a connection, waits, or is away. Beside a full pool of m, V clients are away on average; with room for
+    all, of the waiting ones m to V would be in the pool and away (a closed network with one bottleneck). V is not
+    reported; but clients leave a full pool as in a Poisson process, so V is also the variance of their number, and of
+    the number that waits (the M/G/infinity queue). Where requests arrive from outside, the queue swings much more, and
+    little of it is demand. None where that is not known: then all of them count.
+    """
+    demand = waited = 0.0
+    for in_use, waiting, noise in _list_queues(snapshots):
+        away = max(0.0, pvariance(waiting) - noise)
+        demand += fmean(waiting) * in_use / (in_use + away)
+        waited += fmean(waiting)
+    return demand / waited if waited else None
+
+
+def _list_queues(snapshots: Sequence[Snapshot]) -> Iterator[tuple[float, list[float], float]]:
+    """Yield, for each pool, its size, how many waited each time it was full, and which variance is only chance.
+
+    Where a pool only adds up wait times (Go), how many waited is a mean over seconds. Go serves waiting clients in no
+    order: n waits then scatter as an exponential distribution, and their sum by 2 / n of its square. A pool that was
+    full too few times to have a variance is left out.
+    """
+    for figures in _group_by_pool(snapshots).values():
+        full = [pool for _, pool in figures if pool.in_use and pool.max_open and pool.in_use >= pool.max_open]
+        if len(full) < LEAST_FULL:
+            continue
+        in_use, noise = fmean(pool.in_use or 0 for pool in full), 0.0
+        waiting = [float(pool.waiting) for pool in full if pool.waiting]
+        if all(pool.waiting is None for pool in full):
+            growths = [*_list_growths(figures)]
+            waiting = [time for time, _ in growths]
+            noise = 2 * fmean(waiting) ** 2 / fmean(count for _, count in growths) if growths else 0.0
+        if len(waiting) >= LEAST_FULL:
+            yield in_use, waiting, noise
+
+
+def _list_growths(figures: Sequence[tuple[float, PoolFigures]]) -> Iterator[tuple[float, float]]:
+    """Yield what the wait times grew by, each second, in ``SWING`` seconds or more, and by how many waits."""
+    begun: tuple[float, float, float] | None = None
+    for at, pool in figures:
+        if pool.wait_time_total is None or pool.queued_total is None:
+            continue
+        if begun is None:
+            begun = at, pool.wait_time_total, pool.queued_total
+        elif at - begun[0] >= SWING:
+            if pool.queued_total > begun[2] and pool.wait_time_total >= begun[1]:
+                yield (pool.wait_time_total - begun[1]) / (at - begun[0]), pool.queued_total - begun[2]
+            begun = at, pool.wait_time_total, pool.queued_total
+
+
 def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
     """Return the share of the figures of bounded pools that show every connection in use, and not that no client waits
     for one."""
@@ -128,16 +185,19 @@ def measure_full_share(pools: Sequence[PoolFigures]) -> float | None:
 
 def _pair_figures(observation: Observation) -> Iterable[tuple[PoolFigures, PoolFigures, float]]:
     """Yield each pool's first and last figures and the seconds between them; none if its counters restarted."""
-    first: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    last: dict[tuple[str, str], tuple[float, PoolFigures]] = {}
-    for snapshot in observation.snapshots:
+    for figures in _group_by_pool(observation.snapshots).values():
+        (begun_at, first), (ended_at, last) = figures[0], figures[-1]
+        if ended_at > begun_at:
+            yield first, last, ended_at - begun_at
+
+
+def _group_by_pool(snapshots: Iterable[Snapshot]) -> dict[tuple[str, str], list[tuple[float, PoolFigures]]]:
+    """Return the figures of each pool with the time of each."""
+    groups: dict[tuple[str, str], list[tuple[float, PoolFigures]]] = {}
+    for snapshot in snapshots:
         for pool in snapshot.pools:
-            key = (pool.source, pool.name)
-            first.setdefault(key, (snapshot.at, pool))
-            last[key] = (snapshot.at, pool)
-    for key, (at, pool) in last.items():
-        if at > first[key][0]:
-            yield first[key][1], pool, at - first[key][0]
+            groups.setdefault((pool.source, pool.name), []).append((snapshot.at, pool))
+    return groups
 
 
 def _count_in_use(snapshots: Sequence[Snapshot]) -> list[int]:

@@ -120,8 +120,9 @@ def _collect_parts(figures: Figures, budget: Budget, demand: Demand, capacity: C
     in_use, wanted = _find_in_use(figures, capacity), demand.value
     if wanted is not None and in_use is not None and has_full_processors(figures):
         # Holds that were measured with full processors contain the wait for a core, so the demand is overestimated:
-        # what was in use carries all that the processors can do.
-        wanted = min(wanted, max(in_use, compute_floor(figures)))
+        # what was in use carries all that the processors can do. The server sees a part of that only.
+        longer = 1.0 if figures.held_outside is None else 1.0 + figures.held_outside.value
+        wanted = min(wanted, max(ceil(in_use * longer - 1e-9), compute_floor(figures)))
     return DivisionTerms(
         demand=wanted,
         capacity=capacity.value if binds else None,
