@@ -195,6 +195,27 @@ def test_a_waiter_behind_several_open_transactions_is_canceled_as_to_end_one_of_
     assert [(step.pid, step.action) for step in steps if step.code == "lock-queue"] == [(200, "cancel")]
 
 
+@pytest.mark.parametrize("root", [Row(100, "active", age=40.0), Row(100, IN_TRANSACTION, age=40.0)])
+def test_no_work_is_ended_for_an_index_that_is_built_beside_it(root: Row) -> None:
+    wait: dict[str, Any] = {"wait": ("Lock", "virtualxid"), "blocked_by": (100,)}
+    wait["waits_for"] = LockWait("virtualxid", "ShareLock", None, NOW - 30.0)
+    row_lock = LockWait("transactionid", "ShareLock", None, NOW - 5.0)
+    build = Row(200, "active", age=30.0, application="migrate", query="CREATE INDEX CONCURRENTLY", **wait)
+
+    writers = [
+        Row(300 + i, "active", age=5.0, wait=("Lock", "transactionid"), blocked_by=(100,), waits_for=row_lock)
+        for i in range(3)
+    ]
+
+    found = plan(root, build)
+
+    assert [step.pid for step in plan(root, build, *writers).steps] == [100]
+    assert found.steps == ()
+    assert [spared.reason for spared in found.spared if 100 in spared.pids] == [
+        "what waits for its transaction to end keeps no other client out"
+    ]
+
+
 def test_only_the_readers_that_the_waiting_statement_holds_up_are_counted() -> None:
     also_behind_the_root = waits_for_table(400, 100, "RowExclusiveLock", age=5.0, application="api")
 

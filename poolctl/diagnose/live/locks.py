@@ -100,6 +100,11 @@ def find_gate(sample: Sample, queue: LockQueue) -> Gate | None:
     return max(gates, key=lambda gate: (len(gate.behind), -gate.pid), default=None)
 
 
+OLDER_TRANSACTION = "virtualxid"
+"""What a backend waits for that only needs an older transaction to end, as CREATE INDEX CONCURRENTLY does. It keeps no
+reader or writer out meanwhile."""
+
+
 def stays_at_work(track: Track | None) -> bool:
     """Return True for the root of a queue whose work is dearer than a statement that can be tried again.
 
@@ -188,7 +193,8 @@ def _build_lock_queue(context: RuleContext, queue: LockQueue) -> Finding:
     rows = {backend.pid: backend for backend in sample.backends}
     root, track = rows.get(queue.root), context.facts.by_pid.get(queue.root)
     waiters = [rows[pid] for pid in queue.waiters]
-    lock = next((w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None), None)
+    locks = [w.waits_for for w in waiters if queue.root in w.blocked_by and w.waits_for is not None]
+    lock = min(locks, key=lambda each: each.kind == OLDER_TRANSACTION, default=None)
     what = f" on {lock.relation}" if lock and lock.relation else f" ({lock.kind})" if lock else ""
     gate = find_gate(sample, queue)
     confidence: Confidence = "certain"
@@ -217,7 +223,9 @@ def _build_lock_queue(context: RuleContext, queue: LockQueue) -> Finding:
             f"{format_duration(DEADLOCK_TIMEOUT)} (deadlock_timeout)",
         },
         holders=context.find_holders([track]) if track is not None else (),
-        remedy=f"{_write_queue_remedy(queue, root, track, gate)} A bigger pool only lengthens the queue.",
+        remedy=_write_wait_remedy(queue.root)
+        if lock is not None and lock.kind == OLDER_TRANSACTION
+        else f"{_write_queue_remedy(queue, root, track, gate)} A bigger pool only lengthens the queue.",
         frees=clients + (track is not None),
         decide_by="who the root is, as a member of pg_monitor" if confidence == "undetermined" else None,
     )
@@ -293,6 +301,13 @@ def _write_queue_remedy(queue: LockQueue, root: Backend | None, track: Track | N
             "root instead loses its work."
         )
     return f"{_write_remedy(queue.root, root)} Or cancel the statement that waits: {wants}; {again}."
+
+
+def _write_wait_remedy(root: int) -> str:
+    return (
+        "Let it wait: CREATE INDEX CONCURRENTLY and the like only wait until older transactions have ended, and keep "
+        f"no reader or writer out meanwhile. End pid {root}, the root, only if its application left its transaction open."
+    )
 
 
 def _write_remedy(pid: int, root: Backend | None) -> str:

@@ -14,7 +14,7 @@ from typing import Literal
 from poolctl.diagnose.catalog import COME_BACK, RELIEF_ORDER
 from poolctl.diagnose.finding import Diagnosis, Finding
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.locks import Gate, find_gate, find_queues, stays_at_work
+from poolctl.diagnose.live.locks import OLDER_TRANSACTION, Gate, find_gate, find_queues, stays_at_work
 from poolctl.diagnose.live.tracks import Track, is_tool
 from poolctl.observe.snapshot import ABORTED, IN_TRANSACTION, Backend, Observation
 from poolctl.units import format_duration, plural
@@ -238,6 +238,8 @@ def _find_reason(facts: LiveFacts, track: Track, finding: Finding) -> str | None
     """Return why a backend that a finding names stays all the same; None if it does not."""
     last = track.last
     is_root = finding.code == "lock-queue"
+    if is_root and finding.evidence.get("lock") == OLDER_TRANSACTION:
+        return "what waits for its transaction to end keeps no other client out"
     if track.pid < 0:
         return "its process id is not known"
     if last.started_at is None:
