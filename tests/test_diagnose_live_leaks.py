@@ -617,6 +617,16 @@ def test_transactions_of_one_moment_by_the_measure_of_their_age_may_be_a_jam_tha
     assert find(verdict(*slower, databases=counted), "leak-in-transaction").confidence == "likely"
 
 
+@pytest.mark.parametrize(("came_back", "confidence"), [(0, "undetermined"), (2, "likely")])
+def test_first_requests_that_take_long_are_no_leak_while_no_connection_ever_came_back(
+    came_back: int, confidence: str
+) -> None:
+    standing = rows(8, state=IN_TRANSACTION, age=18.0, step=0.6, opened=23.0)
+    counted = full_pool(8, 12, application="shop", use_count_total=came_back, use_time_total=0.01 * came_back)
+
+    assert find(verdict(*standing, pools=counted), "leak-in-transaction").confidence == confidence
+
+
 def test_a_jam_some_of_whose_holders_took_an_advisory_lock_is_no_certain_leak() -> None:
     """Holders of advisory locks are not counted as leaked, and stand for the same reason as the others."""
     standing = rows(7, state=IN_TRANSACTION, age=3.1, step=0.03, opened=7.0)

@@ -84,16 +84,15 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
         if not holding or not pressed:
             continue
         long = [t for t in holding if t.is_in_transaction and t.age > STUCK_AFTER]
-        if (moved or times.are_long) and _may_be_hidden_jam(context, application, waiting):
+        if ((moved or times.are_long) and _may_be_hidden_jam(context, application, waiting)) or (
+            use.pause >= SHORTEST_TIMEOUT and _may_be_timeouts(context, application, waiting, moved)
+        ):
             yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_NESTED)
             continue
         if len(long) > 1 and times.are_long and all(t.age <= times.limit for t in long):
             is_sure = (times.returned or 0) >= 2 and _is_no_jam(context, application, waiting, len(holding))
             confidence: Confidence = "certain" if is_sure else "likely"
             yield build_held_across_io(context, application, use, holding, confidence)
-            continue
-        if use.pause >= SHORTEST_TIMEOUT and _may_be_timeouts(context, application, waiting, moved):
-            yield build_held_across_io(context, application, use, holding, "undetermined", WHETHER_NESTED)
             continue
         if takes_turns(application, long, times):
             # Their ages say that old ones end, and no end was observed.

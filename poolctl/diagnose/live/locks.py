@@ -306,7 +306,7 @@ def _write_queue_remedy(queue: LockQueue, root: Backend | None, track: Track | N
 def _write_wait_remedy(root: int) -> str:
     return (
         "Let it wait: CREATE INDEX CONCURRENTLY and the like only wait until older transactions have ended, and keep "
-        f"no reader or writer out meanwhile. End pid {root}, the root, only if its application left its transaction open."
+        f"no reader or writer out meanwhile. End the root, pid {root}, only if its application left a transaction open."
     )
 
 
