@@ -214,8 +214,10 @@ class _LiveRun:
             if self._scenario.load.duration is None and self._fleet.is_between_generations(self._clock()):
                 # All requests are done: a deploy that was to come does not prolong the load.
                 self._fleet.stop()
-            # A restart on purpose also ends the server for a moment.
-            if self._failure is None and sandbox and not sandbox.is_alive() and not events.is_busy:
+            # Only when it no longer answers: to look for its process takes a third of this thread's time. A restart on
+            # purpose also ends the server for a moment.
+            is_silent = sandbox is not None and self._observer.blind_since is not None and not events.is_busy
+            if self._failure is None and sandbox and is_silent and not sandbox.is_alive():
                 self._failure = f"the server ended at {self._clock():.1f} s: {_last_line(sandbox.log_tail())}"
                 give_up_at = self._clock() + PATIENCE
                 self._fleet.stop()
