@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import modeled
 import pytest
 from diagnosed_runs import (
     ORDERS,
@@ -189,6 +190,23 @@ def test_waits_are_sustained_from_a_quarter_of_the_samples_on(share: float, expe
     some = timeline(in_use=lambda at: 30, waiting=lambda at: 5 if at % 1.0 < share else 0)
 
     assert codes(run(None, some, wait_time=times((10, 0.4)), connections=connections(peak_in_use=30))) == expected
+
+
+@pytest.mark.parametrize(("workers", "expected"), [(12, "healthy"), (15, "healthy"), (20, "pool-undersized")])
+def test_waits_of_every_second_request_are_long_from_half_a_hold_on(workers: int, expected: str) -> None:
+    done = modeled.run(pool={"max_open": 11, "max_idle": 11}, workers=workers, hold=0.1, think=0.02, duration=10.0)
+
+    (finding,) = diagnose_run(done)
+    assert finding.code == expected
+
+
+def test_what_a_request_waits_for_its_second_connection_does_not_lengthen_the_typical_hold() -> None:
+    hold, think = modeled.exponential(1.5), modeled.exponential(0.5)
+    load: dict[str, Any] = {"workers": 16, "hold": hold, "think": think, "connections_per_request": 2, "duration": 60.0}
+
+    (finding,) = diagnose_run(modeled.run(pool={"kind": "node-pg", "max_open": 17}, **load))
+
+    assert finding.code == "pool-undersized"
 
 
 def test_nested_acquires_of_an_open_load_have_no_floor_but_a_limit_on_requests() -> None:

@@ -272,14 +272,22 @@ class RunFacts:
 
     @property
     def waits_sustained(self) -> bool:
-        """Whether requests queued over a good part of the load, outside of events, and for longer than a typical
+        """Whether requests queued over a good part of the load, outside of events, and for long beside a typical
         hold."""
-        return self.has_waits_beyond(self.summary.use_time.p50)
+        load, hold = self.scenario.load, self.summary.use_time.p50
+        if load.connections_per_request > 1 and load.hold.mean > 0:
+            # A request keeps its first connection while it waits for the next: that is no work.
+            hold = min(hold, load.hold.mean)
+        return self.has_waits_beyond(hold)
 
     def has_waits_beyond(self, work: float) -> bool:
-        """Return whether requests queued over a good part of the load, outside of events, and longer than ``work``."""
-        points = [point for point in self.load_points if self.find_event(point.at) is None]
-        if not points or self.summary.wait_time.p95 <= work:
+        """Return whether requests queued over a good part of the load, outside of events, and for long: one in twenty
+        longer than ``work``, or every second one longer than half of it."""
+        points, waits = (
+            [point for point in self.load_points if self.find_event(point.at) is None],
+            self.summary.wait_time,
+        )
+        if not points or (waits.p95 <= work and waits.p50 <= work / 2):
             return False
         return sum(1 for point in points if point.waiting) >= SUSTAINED_SHARE * len(points)
 

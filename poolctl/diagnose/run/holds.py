@@ -80,9 +80,9 @@ def find_held_across_io(facts: RunFacts) -> Finding | None:
     """Report connections held by requests that do something else meanwhile.
 
     Threshold: more than 30 % of the backends idle in transaction at the end of the load, with nothing leaked, while
-    requests time out, or queue for longer than a typical request works in the database. Certain when the statements'
-    own time over the whole run says the same (below 70 % of the time held); likely with the one sample alone. The model
-    knows how much of a hold is outside of the database.
+    requests time out, or queue for long beside what a typical request works in the database. Certain when the
+    statements' own time over the whole run says the same (below 70 % of the time held); likely with the one sample
+    alone. The model knows how much of a hold is outside of the database.
     """
     if facts.leaked:
         return None

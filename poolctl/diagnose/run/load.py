@@ -85,7 +85,8 @@ def _find_stalls(facts: RunFacts) -> list[tuple[float, float]]:
 def find_pool_undersized(facts: RunFacts) -> Finding | None:
     """Report that the pool is the limit: requests queue as a rule, nothing is lost, and the server has time to spare.
 
-    Threshold: a pool was full, and requests queued in a quarter of the samples for longer than a typical hold, or were
+    Threshold: a pool was full, and requests queued in a quarter of the samples for long (p95 of the waits above a
+    typical hold, or their median above half of one; of nested acquires the hold without the waits), or were
     refused, or were still queued at the end. A burst that drained is no finding. The size is the measured concurrency a
     plus 2 x sqrt(a) (square-root staffing); a closed loop needs no more than its requests can hold. Certain when the
     server's processors were at most half busy; likely where that was not measured.
@@ -123,7 +124,8 @@ def find_pool_undersized(facts: RunFacts) -> Finding | None:
             "server_cpu_share_at_demand": at_demand,
             "usable": facts.usable,
             "error": error.kind.message if error else None,
-            "threshold": "queued on 25 % of the samples for longer than a typical hold, or timed out, or never drained",
+            "threshold": "queued on 25 % of the samples, p95 above a typical hold or the median above half of one, or "
+            "timed out, or never drained",
         },
         remedy=_write_bigger_pool(facts, concurrency, size, at_demand),
     )
