@@ -280,3 +280,13 @@ def test_clients_of_a_pooler_may_be_fewer_or_the_pooler_may_accept_more() -> Non
     )
 
     assert checked.findings[0].remedy == "api: max_open 30 -> 25, or b: max_client_conn 100 -> 120"
+
+
+def test_an_unlimited_pool_beside_small_ones_uses_the_slots_instead_of_one_each() -> None:
+    checked = check_text(
+        '[[service]]\nname = "jobs"\nmax_open = 1\nsurge = 0\nterminating = 0\n'
+        '[[service]]\nname = "web"\nmax_open = "unlimited"\nreplicas = 10\nsurge = 0\nterminating = 0\n'
+    )
+
+    assert checked.changes == (Change("web", "max_open", None, 9),)
+    assert worst_of(check_fleet(apply_changes(checked.fleet, checked.changes))) == 91  # of 94

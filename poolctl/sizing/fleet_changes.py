@@ -13,7 +13,7 @@ from poolctl.sizing.fleet import Fleet, FleetPooler
 from poolctl.sizing.fleet_limits import LimitCheck, as_number, check_limits, list_pairs
 
 UNLIMITED_AS = 10
-"""The size from which an unlimited pool shrinks, if no other pool has a size."""
+"""The size from which an unlimited pool shrinks, if no other pool is larger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def _find_largest(least: int, most: int, is_kept: Callable[[int], bool]) -> int:
 
 
 def _list_sizes(fleet: Fleet) -> list[_Size]:
-    largest = max((service.size for service in fleet.services if service.size is not None), default=UNLIMITED_AS)
+    largest = max(UNLIMITED_AS, *(service.size or 0 for service in fleet.services))
     found = [
         _Size(s.name, "max_open", "", s.max_open, s.threads or s.max_open or largest, 1, is_service=True, via=s.via)
         for s in fleet.services
