@@ -627,6 +627,29 @@ def test_first_requests_that_take_long_are_no_leak_while_no_connection_ever_came
     assert find(verdict(*standing, pools=counted), "leak-in-transaction").confidence == confidence
 
 
+@pytest.mark.parametrize(("samples", "confidence"), [(2, "undetermined"), (4, "likely")])
+def test_few_samples_without_times_do_not_show_that_transactions_do_no_work(samples: int, confidence: str) -> None:
+    diagnosis = verdict(*leaked(6, age=30.0), *busy(3), samples=samples, hides=True)
+
+    assert find(diagnosis, "leak-in-transaction").confidence == confidence
+
+
+@pytest.mark.parametrize(
+    ("idled", "neighbor", "confidence"),
+    [(200.0, [], "undetermined"), (200.0, busy(2, 700, application="web"), "likely")],
+)
+def test_jobs_that_idled_in_transactions_before_may_do_so_again_though_short_work_goes_on(
+    idled: float, neighbor: list[Row], confidence: str
+) -> None:
+    """The server counts the time that transactions idled, of the whole database."""
+    held = rows(4, state=IN_TRANSACTION, age=12.0, step=5.0, opened=90.0)
+    counted = [[DatabaseCounters("app", backends=6, transaction_idle_time=idled, reset_at=NOW - 900.0)]]
+
+    diagnosis = verdict(*held, *busy(2, 600), *neighbor, databases=counted)
+
+    assert find(diagnosis, "leak-in-transaction").confidence == confidence
+
+
 def test_a_jam_some_of_whose_holders_took_an_advisory_lock_is_no_certain_leak() -> None:
     """Holders of advisory locks are not counted as leaked, and stand for the same reason as the others."""
     standing = rows(7, state=IN_TRANSACTION, age=3.1, step=0.03, opened=7.0)

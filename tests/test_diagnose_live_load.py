@@ -9,6 +9,7 @@ from observations import (
     NOW,
     Row,
     busy,
+    calling,
     codes,
     count_sessions,
     find,
@@ -70,6 +71,15 @@ def test_statements_of_which_a_role_sees_not_what_they_wait_for_may_only_wait(
     diagnosis = verdict(*scanning(12), hides=True, **scene)
 
     assert find(diagnosis, "slow-database").confidence == confidence
+
+
+@pytest.mark.parametrize(("samples", "confidence"), [(3, "undetermined"), (6, "likely")])
+def test_few_samples_without_times_do_not_show_that_connections_come_back_quickly(
+    samples: int, confidence: str
+) -> None:
+    diagnosis = verdict(*calling(6, 0.01), pools=full_pool(6, 9), samples=samples, hides=True)
+
+    assert find(diagnosis, "pool-undersized").confidence == confidence
 
 
 def test_without_statement_statistics_the_looks_tell_the_statement() -> None:

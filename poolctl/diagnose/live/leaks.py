@@ -23,6 +23,7 @@ from poolctl.diagnose.live.shared_findings import (
 )
 from poolctl.diagnose.live.tracks import (
     FIRST_USE,
+    LEAST_RESTS,
     STUCK_AFTER,
     TIMES_TYPICAL,
     Application,
@@ -134,6 +135,19 @@ def _are_first_uses(stuck: Sequence[Track]) -> bool:
     return is_first and is_at_once and min(ages) < STANDS_LONG
 
 
+def _are_usual_by_counters(context: RuleContext, application: Application, stuck: Sequence[Track]) -> bool:
+    """Return True if the server's counters say that transactions idled long before, and few ends were observed.
+
+    Only of an application that has its database for itself, as the counters are of the whole database. Where three
+    rests or more were observed to end, these say more.
+    """
+    rests = sum(change.rest is not None for track in application.tracks for change in track.changes)
+    if rests >= LEAST_RESTS or _count_idle_time(context, stuck[0]) is None:
+        return False
+    others = [each for each in _users(context) if each is not application and each.database == application.database]
+    return not others and _may_be_usual(context, stuck)
+
+
 def _count_idle_time(context: RuleContext, track: Track) -> float | None:
     """Return the seconds that transactions idled in the database of ``track`` since before it logged in; None if not
     counted."""
@@ -205,12 +219,14 @@ def _judge_confidence(context: RuleContext, application: Application, stuck: tup
         return "undetermined"
     if not everything and nothing_ended and min(ages) < STANDS_LONG and not _serves_others(context, application):
         return "undetermined"
+    if not times.mean and _are_usual_by_counters(context, application, stuck):
+        return "undetermined"
     if min(ages) < STANDS_LONG and (
         _may_be_batch(context, application, stuck) or 2 * sum(track.is_listening for track in stuck) > len(stuck)
     ):
         return "undetermined"
     if any(track.last.state_at is None for track in stuck):
-        is_open = everything
+        is_open = everything or stuck[0].sample_count < LEAST_LOOKS
         return "undetermined" if is_open or _were_others_held(application, stuck) else "likely"
     one_moment = max(SPREAD, min(STUCK_AFTER, STANDSTILL_SHARE * min(ages)))
     if everything and not knows_waiting and max(ages) - min(ages) <= one_moment:

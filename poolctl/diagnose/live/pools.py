@@ -23,7 +23,8 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
 
     Threshold: the pool's figures show it full in four samples of five with clients waiting in half of them, four
     backends in five move within the window, none is stuck, and neither the database nor work elsewhere explains the
-    time. Certain: two samples or more and the server's processors known not to be busy.
+    time. Certain: two samples or more and the server's processors known not to be busy. Undetermined: fewer than four
+    samples, by a role that sees no times.
     """
     facts = context.facts
     for owner, pools in facts.group_pools():
@@ -39,6 +40,8 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
         confidence: Confidence = (
             "certain" if idle_server and len(facts.samples) > 1 and facts.is_full_view else "likely"
         )
+        is_open = facts.hidden > 0 and len(facts.samples) < LEAST_HIDDEN
+        confidence = "undetermined" if is_open else confidence
         busy = "" if cpu is None or cores is None else f", the server uses {cpu:.1f} of {plural(cores, 'core')}"
         come = "comes" if sum(series.size for series in short) == 1 else "come"
         yield build_finding(
@@ -64,7 +67,15 @@ def find_pool_undersized(context: RuleContext) -> Iterator[Finding]:
             },
             holders=context.find_holders(context.keep_unexplained(owner.tracks)),
             remedy=SIZE_POOL,
+            decide_by=f"a longer observation ({facts.write_longer()}), or one as a member of pg_monitor: whether they "
+            "are held across other work"
+            if is_open
+            else None,
         )
+
+
+LEAST_HIDDEN = 4
+"""Samples from which a role that sees no times knows that transactions come back quickly."""
 
 
 def find_client_starved(context: RuleContext) -> Iterator[Finding]:
