@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+import modeled
 import pytest
 import report_runs as runs
 from report_parts import check_screen
@@ -131,6 +132,14 @@ def test_a_run_that_lost_a_part_of_itself_is_first_of_all_incomplete_and_never_o
     first = report(lambda: (broken_leak, leak)).splitlines()[0]
     assert first.startswith("INCOMPLETE  the server ended at 4.2 s. CRITICAL of what was measured: ")
     assert "\nOK" not in f"\n{report(runs.on_machines)}"
+
+
+def test_the_mean_of_queued_waits_of_which_none_has_ended_is_left_out() -> None:
+    stuck = modeled.run(pool={"max_open": 4}, workers=8, hold=0.1, connections_per_request=2, duration=6.0)
+
+    lines = report(lambda: (stuck, ()), 120).splitlines()
+
+    assert "queued    acquires 8  (only acquires that had to queue)" in lines
 
 
 def test_in_a_pipe_each_record_is_one_line_however_long() -> None:

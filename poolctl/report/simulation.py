@@ -314,8 +314,10 @@ def _list_times(summary: Summary) -> Iterable[Fact]:
         mean = format_duration(summary.queued_time / summary.queued_count)
         # As in Go's WaitDuration, a wait that goes on is not in this time.
         least = "at least " if wait.censored else ""
-        items = (Amount("acquires", format_count(summary.queued_count)), Amount("mean", least + mean))
-        yield Fact("queued", items, "only acquires that had to queue")
+        items = [Amount("acquires", format_count(summary.queued_count))]
+        if summary.queued_time or not wait.censored:
+            items.append(Amount("mean", least + mean))
+        yield Fact("queued", tuple(items), "only acquires that had to queue")
     if summary.use_time.count:
         yield Fact("use", _list_percentiles(summary.use_time), "acquire to release")
     if summary.connect_time.count:
