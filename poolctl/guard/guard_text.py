@@ -86,16 +86,19 @@ def _details(finding: Finding, view: GuardView) -> Iterator[str]:
     """Show the connection that stands for a leak, as the pytest plugin would."""
     if finding.code not in ("leak", "leak-in-transaction", "leak-or-long-hold"):
         return
+    evidence = finding.evidence
+    # Two callers of one wrapper are two findings: they differ by the caller, as in _leaks.
+    places = [evidence["acquired_at"], *evidence["called_from"][:1]]
     for report in view.reports:
         for held in report.holds:
-            first = held.site[0]
-            if held.acquired_at is not None and first.place == finding.evidence["acquired_at"]:
+            is_of_it = held.library == evidence["library"] and [line.place for line in held.site[:2]] == places
+            if held.acquired_at is not None and is_of_it:
                 yield from hold_lines(held, after=f"{duration(view.now - held.acquired_at)} ago")
                 return
-    yield f"pool      {pool_text(finding.evidence['library'], str(finding.evidence['pool']), is_pool=True)}"
+    yield f"pool      {pool_text(evidence['library'], str(evidence['pool']), is_pool=True)}"
     yield "state     garbage-collected while it was out: its place in the pool is lost"
-    if finding.evidence.get("ending"):
-        yield f"in the error path: {finding.evidence['ending']}"
+    if evidence.get("ending"):
+        yield f"in the error path: {evidence['ending']}"
 
 
 def _held_now(view: GuardView) -> Iterator[str]:
