@@ -52,7 +52,13 @@ class Program:
         free = [one for one in self.connections if recorder.ledger.find_hold(id(one)) is None]
         if kind < 4 and free:
             hold = self.here() if kind % 2 else self.there()
-            if kind == 3 and self.random.random() < 0.3:
+            if kind == 1:
+                recorder.release(self.random.choice(self.connections))
+                taken = self.random.choice(free)
+                target = self.random.choice([*targets, unwatched])
+                self.said.append(recorder.take(target, taken, know_pool, sys._getframe()))
+                recorder.give_up(hold)
+            elif kind == 3 and self.random.random() < 0.3:
                 recorder.give_up(hold, event="timed-out")
             else:
                 recorder.grant(hold, self.random.choice(free))

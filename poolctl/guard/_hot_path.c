@@ -9,6 +9,7 @@
  *
  * No record takes part in garbage collection: Ledger unlinks each hold that ends, which leaves no cycle.
  */
+#define _GNU_SOURCE /* RTLD_DEFAULT */
 #define PY_SSIZE_T_CLEAN
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030B0000
@@ -17,8 +18,11 @@
 #include <structmember.h>
 #include <stdint.h>
 #include <time.h>
+#ifndef _WIN32
+#include <dlfcn.h>
+#endif
 
-#define LAYOUT 1
+#define LAYOUT 2
 /* Changed with any field or argument: a file left over from another version is not used. */
 
 /* Of a pool or of a site, which has no holds. */
@@ -124,7 +128,18 @@ static PyObject *key_of(HotPath *self, PyObject *object) {
     return slot->key;
 }
 
+/* Python's own functions for both, public since 3.11 but not of the stable ABI: looked for when this is loaded, and a
+ * third of the time of an attribute. NULL where they are not found. */
+static PyObject *(*get_back)(PyObject *);
+static int (*get_lasti)(PyObject *);
+
+/* A new reference; NULL (without an exception) or None if there is no frame above. */
+static PyObject *frame_above(PyObject *frame) {
+    return get_back != NULL ? get_back(frame) : PyObject_GetAttr(frame, f_back);
+}
+
 static long read_offset(PyObject *frame) {
+    if (get_lasti != NULL) return get_lasti(frame);
     PyObject *offset = PyObject_GetAttr(frame, f_lasti);
     long at = offset != NULL ? PyLong_AsLong(offset) : -1;
     Py_XDECREF(offset);
@@ -153,7 +168,7 @@ static PyObject *find_user_frame(HotPath *self, PyObject *frame, PyObject **code
         *code = (PyObject *)PyFrame_GetCode((PyFrameObject *)frame);
         int found = is_users(self, *code);
         if (found == 1) return frame;
-        PyObject *above = found == 0 ? PyObject_GetAttr(frame, f_back) : NULL;
+        PyObject *above = found == 0 ? frame_above(frame) : NULL;
         Py_DECREF(*code);
         Py_DECREF(frame);
         frame = above;
@@ -166,7 +181,7 @@ static PyObject *find_user_frame(HotPath *self, PyObject *frame, PyObject **code
 static PyObject *find_site(HotPath *self, PyObject *start) {
     PyObject *code, *caller = NULL, *frame = find_user_frame(self, start, &code), *site = NULL;
     if (frame == NULL) return PyErr_Occurred() ? NULL : PyObject_CallFunctionObjArgs(self->capture_site, start, NULL);
-    PyObject *above = PyObject_GetAttr(frame, f_back);
+    PyObject *above = frame_above(frame);
     long at = read_offset(frame), caller_at = 0;
     if (is_set(above)) {
         caller = (PyObject *)PyFrame_GetCode((PyFrameObject *)above);
@@ -266,26 +281,40 @@ static PyObject *ask_for(PyObject *me, PyObject *const *args, Py_ssize_t count) 
     return hold;
 }
 
-static PyObject *grant(PyObject *me, PyObject *const *args, Py_ssize_t count) {
-    HotPath *self = (HotPath *)me;
-    if (count != 2 || !Py_IS_TYPE(args[0], hold_type) || is_set(((Hold *)args[0])->acquired_at))
-        return PyErr_Format(PyExc_TypeError, "grant(hold that waits, connection)");
-    Hold *hold = (Hold *)args[0];
+/* Steals the reference `now`, which may be NULL. -1 with an exception. */
+static int give(HotPath *self, Hold *hold, PyObject *connection, PyObject *now) {
     Tally *pool = (Tally *)hold->pool;
-    PyObject *key = Py_XNewRef(key_of(self, args[1])), *now = PyFloat_FromDouble(read_clock());
+    PyObject *key = Py_XNewRef(key_of(self, connection));
     int is_known = key != NULL && now != NULL ? PyDict_Contains(self->latest, key) : -1;
-    if (is_known < 0 || (!is_known && call(self, "know", args[1], NULL) < 0)) {
+    if (is_known < 0 || (!is_known && call(self, "know", connection, NULL) < 0)) {
         Py_XDECREF(key);
         Py_XDECREF(now);
-        return NULL;
+        return -1;
     }
     hold->acquired_at = now;
     hold->key = key;
     hold->is_out = 1;
-    if (PyDict_SetItem(self->latest, key, args[0]) < 0 || PyDict_SetItem(pool->holds, key, args[0]) < 0) return NULL;
+    if (PyDict_SetItem(self->latest, key, (PyObject *)hold) < 0) return -1;
+    if (PyDict_SetItem(pool->holds, key, (PyObject *)hold) < 0) return -1;
     Py_ssize_t number = PyDict_Size(pool->holds);
     if (number > pool->peak) pool->peak = number;
-    Py_RETURN_NONE;
+    return 0;
+}
+
+static PyObject *grant(PyObject *me, PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || !Py_IS_TYPE(args[0], hold_type) || is_set(((Hold *)args[0])->acquired_at))
+        return PyErr_Format(PyExc_TypeError, "grant(hold that waits, connection)");
+    int done = give((HotPath *)me, (Hold *)args[0], args[1], PyFloat_FromDouble(read_clock()));
+    return done == 0 ? Py_NewRef(Py_None) : NULL;
+}
+
+static PyObject *take(PyObject *me, PyObject *const *args, Py_ssize_t count) {
+    if (count != 4) return PyErr_Format(PyExc_TypeError, "take(target, connection, know_pool, frame)");
+    PyObject *three[] = {args[0], args[2], args[3]}, *hold = ask_for(me, three, 3);
+    if (!is_set(hold)) return hold;
+    int done = give((HotPath *)me, (Hold *)hold, args[1], Py_NewRef(((Hold *)hold)->asked_at));
+    Py_DECREF(hold);
+    return done == 0 ? Py_NewRef(Py_None) : NULL;
 }
 
 static void count_release(Tally *tally, double used, double waited) {
@@ -360,6 +389,7 @@ static PyMethodDef path_methods[] = {
     {"ask", (PyCFunction)(void (*)(void))ask, METH_FASTCALL, NULL},
     {"ask_for", (PyCFunction)(void (*)(void))ask_for, METH_FASTCALL, NULL},
     {"grant", (PyCFunction)(void (*)(void))grant, METH_FASTCALL, NULL},
+    {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
     {"release", release, METH_O, NULL},
     {"release_key", release_key, METH_O, NULL},
     {"forget_actor", forget_actor, METH_O, NULL},
@@ -383,6 +413,10 @@ PyMODINIT_FUNC PyInit__hot_path(void) {
     if (module == NULL || time == NULL) return NULL;
     monotonic = PyObject_GetAttrString(time, "monotonic");
     Py_DECREF(time);
+#ifndef _WIN32
+    *(void **)&get_back = dlsym(RTLD_DEFAULT, "PyFrame_GetBack");
+    *(void **)&get_lasti = dlsym(RTLD_DEFAULT, "PyFrame_GetLasti");
+#endif
     empty_text = PyUnicode_InternFromString("");
     empty_tuple = PyTuple_New(0);
     co_filename = PyUnicode_InternFromString("co_filename");

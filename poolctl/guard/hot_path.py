@@ -56,6 +56,15 @@ class HotPath:
             self.know(connection)
         self.ledger.grant(hold, key, monotonic())
 
+    def take(self, target: Any, connection: Any, know_pool: Callable[[Any], GuardedPool | None], frame: Any) -> None:
+        """Record that ``connection`` has come from the pool object ``target``, which has no queue to wait in."""
+        hold = self.ask_for(target, know_pool, frame)
+        if hold is not None:
+            key = id(connection)
+            if key not in self.latest:
+                self.know(connection)
+            self.ledger.grant(hold, key, hold.asked_at)
+
     def release(self, connection: Any) -> Hold | None:
         """Record that ``connection`` came back. None if it was not known as held."""
         return self.release_key(id(connection))

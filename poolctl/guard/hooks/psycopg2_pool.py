@@ -33,30 +33,34 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
-    latest, ask_for, grant = recorder.latest, recorder.ask_for, recorder.grant
+    latest, take = recorder.latest, recorder.take
 
     def getconn(self: Any, key: Any = None) -> Any:
         __tracebackhide__ = True
-        hold = None
-        try:
-            hold = ask_for(self, know_pool, _getframe(1))
-        except Exception as error:
-            recorder.complain("psycopg2.pool", error)
-        if hold is None:
-            return original(self, key)
         try:
             connection = original(self, key)
         except BaseException as error:
             # This pool has no queue: it raises at once when it is full.
-            recorder.give_up(hold, event="refused" if isinstance(error, module.PoolError) else "")
+            _note_refused(self, _getframe(1), is_full=isinstance(error, module.PoolError))
             raise
-        if key is not None and (known := latest.get(id(connection))) is not None and known.is_out:
-            recorder.give_up(hold)  # the same key again: the caller has it already
-        else:
-            grant(hold, connection)
+        try:
+            # The same key again gives the same connection, which the caller has already.
+            if key is None or (known := latest.get(id(connection))) is None or not known.is_out:
+                take(self, connection, know_pool, _getframe(1))
+        except Exception as error:
+            recorder.complain("psycopg2.pool", error)
         return connection
 
     return getconn
+
+
+def _note_refused(target: Any, frame: Any, *, is_full: bool) -> None:
+    try:
+        hold = RECORDER.ask_for(target, know_pool, frame)
+        if hold is not None:
+            RECORDER.give_up(hold, event="refused" if is_full else "")
+    except Exception as error:
+        RECORDER.complain("psycopg2.pool", error)
 
 
 def _make_putconn(original: Any) -> Any:
