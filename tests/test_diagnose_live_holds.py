@@ -353,6 +353,17 @@ def test_a_leak_that_filled_the_pool_within_that_moment_stays_possible(figures: 
     ] * 2
 
 
+@pytest.mark.parametrize(("each", "is_jam"), [(1, False), (10, True)], ids=["one each", "one for all"])
+def test_processes_with_a_connection_each_wait_for_no_second_one_of_their_own(each: int, is_jam: bool) -> None:
+    """PHP-FPM's, and workers of a prefork server: all stand still because of what they all call, or leaked."""
+    held = rows(10, **STANDS)
+    workers = host(*(process(40_000 + row.pid, 7000 + i // each) for i, row in enumerate(held)))
+
+    found = codes(verdict(*held, hosts=[workers]))
+
+    assert ("self-deadlock" in found, "leak-in-transaction" in found) == (is_jam, True)
+
+
 @pytest.mark.parametrize("age", [20.0, 45.0, 70.0, 100.0])
 @pytest.mark.parametrize("spread", [2.9, 8.0])
 def test_a_leak_that_filled_its_pool_one_by_one_stays_a_leak_however_old_it_gets(age: float, spread: float) -> None:

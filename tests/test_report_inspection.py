@@ -150,6 +150,20 @@ def test_a_holder_is_named_with_everything_that_is_known_of_it() -> None:
     assert "30 backends (4700, 4701, " in line
 
 
+def test_instances_that_differ_by_the_name_of_a_prepared_statement_are_one_holder() -> None:
+    whole = inspections.leaking()
+    holders = tuple(
+        Holder("shop", "app", "10.0.0.1", (100 + i,), last_query=f"DEALLOCATE pdo_stmt_{i:08x}") for i in range(9)
+    )
+
+    finding = replace(whole.diagnosis.findings[0], holders=holders)
+
+    text = report(replace(whole, diagnosis=replace(whole.diagnosis, findings=(finding,))), 300)
+
+    assert "application shop, user app, 9 instances, client 10.0.0.1, 9 backends (100, 101, " in text
+    assert text.count("last query") == 1
+
+
 def test_the_instances_of_one_application_are_one_holder_and_their_statement_stands_once() -> None:
     whole = inspections.leaking()
     instances = tuple(

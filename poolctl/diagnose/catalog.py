@@ -527,8 +527,9 @@ _CATALOG = (
         'closed connections pile up (TIME_WAIT), until "Cannot assign requested address".',
         mistaken_for="A fleet that starts up, whose connections stay; health checks and cron jobs.",
         remedy="Keep connections: one pool for each process with max_idle = max_open, created once and closed at exit; "
-        "where processes are short-lived, PgBouncer in front. A pooler does not help clients that connect to it for "
-        "each statement: they need a pool of their own.",
+        "where processes are short-lived, PgBouncer in front. PHP-FPM: PDO::ATTR_PERSISTENT. psycopg2's pool keeps "
+        "only minconn connections. A pooler does not help clients that connect to it for each statement: they need a "
+        "pool of their own.",
         decided_by="The server's counters of sessions (PostgreSQL 14+) over ten seconds or more, its log with "
         "log_connections, or ss -tan state time-wait on the client's machine.",
         sql=(sql.CHURN, sql.STARTS),

@@ -277,7 +277,8 @@ WARNING  300 sessions opened in 3 s for 300 transactions: 100 a second, most of 
 (likely)
 connection-churn (application, likely); the remedy frees no slot
 Do      Keep connections: one pool for each process with max_idle = max_open, created once and
-        closed at exit; where processes are short-lived, PgBouncer in front. A pooler does not
+        closed at exit; where processes are short-lived, PgBouncer in front. PHP-FPM:
+        PDO::ATTR_PERSISTENT. psycopg2's pool keeps only minconn connections. A pooler does not
         help clients that connect to it for each statement: they need a pool of their own.
 Why     opened 300, opened per second 100, transactions 300, abandoned 0, grown 0, window 3 s
 """,

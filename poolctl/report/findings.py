@@ -27,6 +27,9 @@ MOST_PIDS = 8
 MOST_EVIDENCE = 10
 MOST_EXPLAINED = 3
 
+_OWN_NAME = re.compile(r"(?i)\A(deallocate|close)\b.*", re.DOTALL)
+"""Statements that name what each session calls otherwise, such as PDO's pdo_stmt_00000007."""
+
 _TIMES = re.compile(
     r"(^|_)(age|pause|spread|(?<!in_)use|hold|wait|time|duration|lag|end|transaction|window|left)(_(?!stretch)|$)"
     r"|_at$|^(oldest|longest)_"
@@ -130,7 +133,8 @@ def list_holders(finding: Finding) -> tuple[Item, ...]:
     """
     groups: dict[tuple[str | None, ...], list[Holder]] = {}
     for holder in finding.holders:
-        key = (holder.application, holder.user, holder.route, holder.last_query)
+        query = _OWN_NAME.sub(r"\1", holder.last_query or "")
+        key = (holder.application, holder.user, holder.route, query)
         groups.setdefault(key, []).append(holder)
     named = list(groups.values())
     shown = tuple(

@@ -265,7 +265,8 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
     timeouts are not counted, as calls that began together look alike (``held-across-io`` beside it; below a second only
     where as many transactions are rolled back). So do rests of a second or more that began together and were over
     together (likely where as many acquires timed out meanwhile). Where it is known that no client waits, or the
-    backends come back without a timeout, it is no jam.
+    backends come back without a timeout, it is no jam. Nor do processes with a connection each, such as PHP-FPM's,
+    wait for another of their own while the server has slots.
     """
     for application in context.facts.programs:
         jam = _find_jam(context, application)
@@ -276,14 +277,24 @@ def find_self_deadlock(context: RuleContext) -> Iterator[Finding]:
             continue
         if len(jam.tracks) < (LEAST_JAM if waiting else LEAST_SILENT_JAM):
             continue
-        found = [_build_self_deadlock(context, application, jam, waiting)]
+        has_one_each = not context.is_full and _has_one_each(context, application)
+        found = [] if has_one_each else [_build_self_deadlock(context, application, jam, waiting)]
         if jam.may_be_leaks and all(not track.last.advisory_locks for track in jam.tracks):
             leak = build_leak_in_transaction(context, application, jam.tracks, "undetermined")
             found.insert(0 if jam.spread > STUCK_AFTER else 1, leak)
         yield from found
+        if has_one_each:
+            continue
         use = measure_use(application)
         if (jam.is_repeated or jam.is_over) and jam.timed_out is None and use.share > HELD_SHARE:
             yield build_held_across_io(context, application, use, jam.tracks, "undetermined", WHICH)
+
+
+def _has_one_each(context: RuleContext, application: Application) -> bool:
+    """Return True if each backend of an application belongs to another process, without a pooler between."""
+    clients = [context.clients.find_client(track) for track in application.tracks]
+    processes = {each.process.pid for each in clients if each.process is not None and not each.is_behind_pooler}
+    return len(processes) == len(clients) > 1
 
 
 def _has_enough_waiters(context: RuleContext, application: Application, waiting: Waiting, jam: _Jam) -> bool:
