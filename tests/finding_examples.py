@@ -223,7 +223,6 @@ RECOMMENDED: dict[str, str | Scene | RecommendResult] = {
     "sweep-inconsistent": OTHER_UNIT,
     "demand-unknown": "",
     "capacity-unknown": "--arrival-rate 150 --hold-time 8ms",
-    "load-swings": recommendations.of(recommendations.VECTOR.with_(is_stationary=False)),
     "wait-target-missed": "--arrival-rate 2000 --hold-time 8ms",
     "verification-failed": recommendations.unproven(),
 }

@@ -52,7 +52,6 @@ def test_a_sound_measurement_is_no_reason_for_anything() -> None:
         ({"effective_samples": 40}, "few-samples", "low"),
         ({"effective_samples": 200}, "few-samples", "low"),
         ({"window": 60.0}, "peak-unseen", "medium"),
-        ({"is_stationary": False}, "load-swings", "low"),
         ({"connections_per_request": said(2)}, "self-deadlock", "low"),
     ],
 )

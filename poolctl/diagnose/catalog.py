@@ -856,17 +856,6 @@ _CATALOG = (
         decided_by="A sweep.",
     ),
     FindingType(
-        code="load-swings",
-        title="The load swings, and only its mean is known",
-        layer="application",
-        reported_by=("recommend",),
-        meaning="The rate changes over times much longer than a hold. A pool for the mean queues through every peak.",
-        signs="The rate of one half of the window differs from the other.",
-        mistaken_for="A steady load with the same mean.",
-        remedy="Give the --arrival-rate of the peak.",
-        decided_by="A measurement at the peak.",
-    ),
-    FindingType(
         code="wait-target-missed",
         title="The size that is allowed misses the wait target",
         layer="application",

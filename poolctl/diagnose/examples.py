@@ -478,12 +478,6 @@ INFO  The number of connections that the database can use is not known
 capacity-unknown (application, certain)
 Do      Measure it with a sweep (--sweep, --sweep-file) of five to seven numbers of connections.
 """,
-    "load-swings": """\
-WARNING  The rate swings for longer than a hundred holds: a pool sized for the mean queues
-during every peak
-load-swings (application, certain)
-Do      Give the --arrival-rate of the peak.
-""",
     "wait-target-missed": """\
 CRITICAL  7 connections for 16.0 busy ones, where 17 keep the p99 wait within 50 ms: the queue
 grows without limit

@@ -186,8 +186,6 @@ def is_lower_limit(figures: Figures) -> bool:
 
 
 def _decide_confidence(figures: Figures, offered: OfferedLoad) -> KneeConfidence:
-    """Return high where rate, hold and its variation are known, low where the load has swings that no window shows."""
+    """Return high where rate, hold and its variation are known."""
     is_varied = figures.hold_cv is not None and figures.hold_cv.origin != "assumed"
-    if figures.is_stationary is False and not figures.windows:
-        return "low"
     return "high" if is_varied and offered.hold_time is not None else "medium"

@@ -238,12 +238,6 @@ def _doubt_missing_figures(figures: Figures, demand: Demand, capacity: Capacity)
             None,
             "The number of connections that the database can use is not known",
         )
-    if figures.is_stationary is False and not figures.windows:
-        yield _doubt(
-            "load-swings",
-            "low",
-            "The rate swings for longer than a hundred holds: a pool sized for the mean queues during every peak",
-        )
     each = figures.connections_per_request
     if each is not None and each.count > 1 and figures.workers is None:
         yield _doubt(

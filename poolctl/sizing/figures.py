@@ -195,8 +195,6 @@ class Figures:
     """Share of the samples in which every connection of a pool was in use."""
     is_stats_reset: bool = False
     is_behind_pooler: bool = False
-    is_stationary: bool | None = None
-    """True if the load has no swings longer than a hundred holds; None if this was not examined."""
     top_statement: TopStatement | None = None
     windows: tuple[Window, ...] = ()
     sweep: tuple[SweepPoint, ...] = ()
