@@ -400,8 +400,8 @@ def _list_machines(machines: Sequence[Machine]) -> Iterable[Fact]:
             Amount("lag p99", format_duration(machine.lag)),
             Amount("CPU", f"{percent(machine.cpu)} of a core"),
         )
-        state = "lost" if machine.loss else "the limit" if machine.is_limit else ""
-        yield Fact(neutralize(machine.name, 30), items, state)
+        state = ("lost" if machine.loss else "", "the limit" if machine.is_limit else "")
+        yield Fact(neutralize(machine.name, 30), items, ", ".join(filter(None, state)))
 
 
 def _list_services(run: Run) -> Iterable[Fact]:
