@@ -3,7 +3,9 @@
 Decides what is worth saying although it needs no immediate action.
 """
 
+from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from poolctl.diagnose.catalog import build_finding
@@ -218,8 +220,5 @@ def _count_most_in_use(context: RuleContext, application: Application) -> int:
     """Count the backends in use at once, at most, by the server's rows and by the pool's own figures."""
     pools = context.facts.find_pools_of(application)
     by_pools = sum(max((each.in_use or 0 for each in pool.figures), default=0) for pool in pools)
-    by_sample: dict[float, int] = {}
-    for track in application.tracks:
-        for at, _ in track.used:
-            by_sample[at] = by_sample.get(at, 0) + 1
+    by_sample = Counter(chain.from_iterable(track.usage.times for track in application.tracks))
     return max(by_pools, *by_sample.values(), 0)

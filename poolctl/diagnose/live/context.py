@@ -52,7 +52,8 @@ class RuleContext:
 
     def keep_unexplained(self, tracks: Iterable[Track]) -> tuple[Track, ...]:
         """Return the backends of ``tracks`` that no earlier finding explains."""
-        return tuple(track for track in tracks if track.pid not in self.explained)
+        explained = self.explained
+        return tuple(track for track in tracks if track.pid not in explained) if explained else tuple(tracks)
 
     def find_holders(self, tracks: Iterable[Track]) -> tuple[Holder, ...]:
         return find_holders(self.clients, tracks)

@@ -257,7 +257,7 @@ def _build_group(
         turnover=sum(t.has_moved for t in tracks),
         opened=sum(t.is_new for t in tracks),
         growth=growth,
-        holders=tuple(holder for holder in context.find_holders(tracks) if holder.process is not None),
+        holders=context.find_holders(t for t in tracks if context.clients.find_client(t).process is not None),
     )
 
 

@@ -4,6 +4,7 @@ Decides which clients wait for whose connections, and which pool belongs to whic
 the rules.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -136,6 +137,11 @@ class LiveFacts:
         return tuple(track for track in self.all_tracks if not track.is_there)
 
     @cached_property
+    def left(self) -> Counter[tuple[str | None, str, str | None]]:
+        """How many backends of the first sample are gone, by user, application and database."""
+        return Counter((t.last.user, t.last.application, t.last.database) for t in self.gone if t.first_at == t.since)
+
+    @cached_property
     def by_pid(self) -> dict[int, Track]:
         return {track.pid: track for track in self.tracks}
 
@@ -144,7 +150,7 @@ class LiveFacts:
         """Applications with backends that have logged in, operators' tools included."""
         return group_by_application(track for track in self.all_tracks if track.last.state != "starting")
 
-    @property
+    @cached_property
     def programs(self) -> tuple[Application, ...]:
         """Applications with backends now, without tools. A hidden row without a user is a background worker's."""
         return tuple(each for each in self.applications if each.tracks and not each.is_tool and each.user is not None)
@@ -179,7 +185,7 @@ class LiveFacts:
         ]
         return sum(values) / len(values) if values else None
 
-    @property
+    @cached_property
     def hidden(self) -> int:
         """Backends of the last sample whose state only another role may see."""
         return sum(track.last.is_hidden for track in self.tracks)

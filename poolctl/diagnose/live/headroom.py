@@ -254,10 +254,7 @@ def count_growth(facts: LiveFacts, tracks: tuple[Track, ...]) -> int:
     if len(facts.samples) < 2:
         return 0
     users = {(t.last.user, t.last.application, t.last.database) for t in tracks}
-    left = sum(
-        1 for t in facts.gone if t.first_at == t.since and (t.last.user, t.last.application, t.last.database) in users
-    )
-    return sum(track.is_new for track in tracks) - left
+    return sum(track.is_new for track in tracks) - sum(facts.left[each] for each in users)
 
 
 def _estimate_time_left(facts: LiveFacts, tracks: tuple[Track, ...], free: int) -> float | None:

@@ -7,7 +7,7 @@ is known, only the application_name is left, and no process is named rather than
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from poolctl.diagnose.finding import Holder
@@ -31,7 +31,8 @@ class BackendClient(NamedTuple):
 
 @dataclass(frozen=True)
 class Clients:
-    """Finds the client of a backend. Built once for a diagnosis: the joins are dictionaries."""
+    """Finds the client of a backend. Built once for a diagnosis: the joins are dictionaries, and what was found is
+    kept, as several rules ask for it."""
 
     facts: LiveFacts
     processes: dict[int, ClientProcess]
@@ -43,6 +44,7 @@ class Clients:
     pgpool: dict[int, tuple[str | None, int | None]]
     own: frozenset[str]
     """Addresses of this machine."""
+    found: dict[Track, BackendClient] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, facts: LiveFacts) -> "Clients":
@@ -64,6 +66,12 @@ class Clients:
         return cls(facts, processes, local, links, pgpool, own)
 
     def find_client(self, track: Track) -> BackendClient:
+        client = self.found.get(track)
+        if client is None:
+            client = self.found[track] = self._find_client(track)
+        return client
+
+    def _find_client(self, track: Track) -> BackendClient:
         backend, pid = track.last, track.pid
         link = self.links.get(pid)
         if link is not None:

@@ -13,7 +13,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence, name_application
 from poolctl.diagnose.live.shared_findings import build_held_across_io, build_leak_in_transaction, build_long_hold
-from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, Application, Track
+from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, Application, Rest, Track
 from poolctl.diagnose.live.usage import (
     HELD_SHARE,
     LEAST_PAUSE,
@@ -78,9 +78,7 @@ def find_held_across_io(context: RuleContext) -> Iterator[Finding]:
         ]
         is_used_up = use.used_up >= 0.8 or use.mean_used >= MEAN_USED_SHARE * application.count
         pressed = waiting.sustained or (is_used_up and application.count >= 3)
-        holding = context.keep_unexplained(
-            t for t in application.tracks if any(row.in_transaction for _, row in t.used)
-        )
+        holding = context.keep_unexplained(t for t in application.tracks if t.usage.pauses)
         if not holding or not pressed:
             continue
         long = [t for t in holding if t.is_in_transaction and t.age > STUCK_AFTER]
@@ -134,7 +132,7 @@ def _may_be_timeouts(context: RuleContext, application: Application, waiting: Wa
         return False
     are_enough = waiting.count is None or waiting.count >= application.count
     rolled_back = _count_rollbacks(context, application)
-    ended = sum(change.ended_transaction for track in moved for change in track.changes)
+    ended = sum(track.turnover.transactions_ended for track in moved)
     resting = sum(track.is_in_transaction for track in application.tracks)
     return (
         are_enough and inf > rolled_back >= ROLLED_BACK_SHARE * ended and resting >= MOST_HELD_SHARE * application.count
@@ -172,7 +170,7 @@ def _ends_like_these(application: Application, long: Sequence[Track]) -> bool:
 
     One end is rare in a short observation of long holds; without any the holds are an open question.
     """
-    rests = [change.rest for track in application.tracks for change in track.changes if change.rest is not None]
+    rests = [rest for track in application.tracks for rest in track.turnover.rests]
     ended = max(rests, default=0.0)
     oldest = max((track.age for track in long), default=0.0)
     is_most = len(long) > 1 and len(long) >= MOST_HELD_SHARE * application.count
@@ -392,12 +390,12 @@ def _find_past_jam(application: Application, timed_out: float | None) -> _Jam | 
     if application.count < LEAST_SILENT_JAM or timed_out == 0:
         return None
     share = SPREAD_SHARE if application.count >= LEAST_LOOSE_JAM else STANDSTILL_SHARE
-    rests = [
-        [rest for rest in track.list_rests() if rest.in_transaction and rest.length >= STUCK_AFTER]
-        for track in application.tracks
-    ]
-    if not all(rests):
-        return None
+    rests: list[list[Rest]] = []
+    for track in application.tracks:
+        long = [rest for rest in track.list_rests() if rest.in_transaction and rest.length >= STUCK_AFTER]
+        if not long:
+            return None
+        rests.append(long)
     for first in reversed(rests[0]):
         found = [min(each, key=lambda rest: abs(rest.since - first.since)) for each in rests]
         began, ended = [rest.since for rest in found], [rest.until for rest in found]

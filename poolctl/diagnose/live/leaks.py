@@ -141,7 +141,7 @@ def _are_usual_by_counters(context: RuleContext, application: Application, stuck
     Only of an application that has its database for itself, as the counters are of the whole database. Where three
     rests or more were observed to end, these say more.
     """
-    rests = sum(change.rest is not None for track in application.tracks for change in track.changes)
+    rests = sum(len(track.turnover.rests) for track in application.tracks)
     if rests >= LEAST_RESTS or _count_idle_time(context, stuck[0]) is None:
         return False
     others = [each for each in _users(context) if each is not application and each.database == application.database]

@@ -14,7 +14,7 @@ from poolctl.diagnose.live.context import RuleContext, name_application
 from poolctl.diagnose.live.facts import SLOT_REFUSALS
 from poolctl.diagnose.live.floor import WHOLE_DAY
 from poolctl.diagnose.live.headroom import LEAST_GROWTH, WORD_SHARE, count_growth, is_near
-from poolctl.diagnose.live.tracks import Stretch, Track
+from poolctl.diagnose.live.tracks import STOOD_STILL, UNUSED, Stretch, Track
 from poolctl.observe.snapshot import Backend, Refusal
 from poolctl.units import format_count, format_duration, percent, plural, quote
 
@@ -405,4 +405,5 @@ def _logs_in(state: str) -> bool:
 
 
 def _build_track(pid: int) -> Track:
-    return Track((Stretch(0, 0, Backend(pid, None, None)),), ((0, 0),), (), (), (0.0,), 0)
+    row = Backend(pid, None, None)
+    return Track((Stretch(0, 0, row),), ((0, 0),), (), UNUSED, STOOD_STILL, row, (0.0,), 0)

@@ -14,6 +14,7 @@ from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
 from poolctl.diagnose.live.tracks import Application, Track, is_tool
+from poolctl.diagnose.live.usage import LEAST_OPENED, TRANSACTIONS_EACH
 from poolctl.diagnose.live.work import Work, is_processor_bound, measure_work
 from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, find_filtered_columns
 from poolctl.units import agree, format_count, format_duration, percent, plural, quote
@@ -198,11 +199,7 @@ def _write_remedy(work: Work) -> str:
     )
 
 
-TRANSACTIONS_EACH = 10
-"""Transactions that a session should carry to be worth its opening, which costs milliseconds."""
 LEAST_SESSIONS = 5
-LEAST_RATE = 1.0
-"""New sessions a second; fewer are a health check or a cron job, whatever their share."""
 ABANDONED_SHARE = 0.05
 LONG_WINDOW = 10.0
 """Seconds over which the counters' lag (a flush a second at most) no longer matters."""
@@ -254,7 +251,7 @@ def find_connection_churn(context: RuleContext) -> Iterator[Finding]:
         return
     rate = counted.opened / counted.window
     passing = counted.opened - max(0, counted.grown)
-    often = counted.opened >= LEAST_SESSIONS and rate >= LEAST_RATE and 2 * passing > counted.opened
+    often = counted.opened >= LEAST_SESSIONS and rate >= LEAST_OPENED and 2 * passing > counted.opened
     thin = counted.opened * TRANSACTIONS_EACH > counted.transactions
     dropped = counted.abandoned >= LEAST_SESSIONS and counted.abandoned > ABANDONED_SHARE * counted.opened
     if not (often and thin) and not dropped:
@@ -274,8 +271,8 @@ def find_connection_churn(context: RuleContext) -> Iterator[Finding]:
             "abandoned": counted.abandoned,
             "grown": counted.grown,
             "window": counted.window,
-            "threshold": f"a session for fewer than {TRANSACTIONS_EACH} transactions, {LEAST_RATE:g} a second, most of "
-            f"them gone again; or {percent(ABANDONED_SHARE)} of the new ones abandoned",
+            "threshold": f"a session for fewer than {TRANSACTIONS_EACH} transactions, {LEAST_OPENED:g} a second, most "
+            f"of them gone again; or {percent(ABANDONED_SHARE)} of the new ones abandoned",
         },
         holders=context.find_holders(find_passing(context)),
     )

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Literal
 
 from poolctl.diagnose.live.tracks import Application, Track, count_at
@@ -82,6 +83,8 @@ def find_own_addresses(tracks: Iterable[Track], ports: Iterable[int]) -> frozens
     """Find the addresses of this machine among the clients': loopback, and any whose every client port is in
     ``ports``, of processes observed here. Of another machine some port may match by chance, not all of them."""
     known = frozenset(ports)
+    if not known:
+        return LOOPBACK
     used: dict[str, set[int]] = {}
     for track in tracks:
         if track.last.client is not None and track.last.client_port:
@@ -229,7 +232,7 @@ class OwnerSearch:
         if abs(len(tracks) - (series.last.open or 0)) > max(1, CLOSE * len(tracks)):
             # One pool of several, or one that has lost connections: the application's other backends may work.
             return False
-        at_work = Counter(at for track in tracks for at, _ in track.used)
+        at_work = Counter(chain.from_iterable(track.usage.times for track in tracks))
         samples = len(count_at(tracks))
         mean = sum(at_work.values()) / samples if samples else 0.0
         return mean > sum(in_use) / len(in_use) + max(2.0, 0.25 * len(tracks))

@@ -23,7 +23,14 @@ from poolctl.diagnose.finding import Confidence, Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.headroom import count_busy_children, list_client_limits
 from poolctl.diagnose.live.tracks import STUCK_AFTER, Track
-from poolctl.diagnose.live.usage import HELD_SHARE, LEAST_PAUSE, MOSTLY_SHARE, SHORTEST_PAUSE
+from poolctl.diagnose.live.usage import (
+    HELD_SHARE,
+    LEAST_OPENED,
+    LEAST_PAUSE,
+    MOSTLY_SHARE,
+    SHORTEST_PAUSE,
+    TRANSACTIONS_EACH,
+)
 from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, BouncerStats, HostSample, PgpoolSample, Refusal
 from poolctl.units import format_count, format_duration, percent, plural, quote
@@ -530,10 +537,6 @@ def find_pooler_refusal(context: RuleContext) -> Iterator[Finding]:
 
 LEAST_PASSING = 5
 """Clients that came and went between the samples of a few seconds."""
-LEAST_RATE = 1.0
-"""New clients a second; fewer are a health check or a cron job."""
-TRANSACTIONS_EACH = 10
-"""Transactions that a connection should carry to be worth its opening."""
 TIME_WAIT = 60.0
 """Seconds for which Linux keeps the port of a connection that its client closed; no setting changes it."""
 LEAST_CLOSED = 120
@@ -557,7 +560,7 @@ class _PoolerChurn:
     @property
     def is_churn(self) -> bool:
         is_often = (self.logins or 0) >= LEAST_PASSING or len(self.passing) >= LEAST_PASSING
-        return self.rate >= LEAST_RATE and (is_often or self.closed >= LEAST_CLOSED)
+        return self.rate >= LEAST_OPENED and (is_often or self.closed >= LEAST_CLOSED)
 
 
 def find_pooler_churn(context: RuleContext) -> Iterator[Finding]:
@@ -593,7 +596,7 @@ def find_pooler_churn(context: RuleContext) -> Iterator[Finding]:
                 "came_and_went": len(churn.passing),
                 "closed_in_last_minute": churn.closed,
                 "transactions": churn.transactions,
-                "threshold": f"{LEAST_RATE:g} a second, fewer than {TRANSACTIONS_EACH} transactions each, and "
+                "threshold": f"{LEAST_OPENED:g} a second, fewer than {TRANSACTIONS_EACH} transactions each, and "
                 f"{LEAST_PASSING} that came and went or {LEAST_CLOSED} in TIME_WAIT",
             },
             evidence_sql=sql.POOLER,

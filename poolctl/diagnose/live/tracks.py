@@ -61,6 +61,10 @@ def is_monitor(application: str) -> bool:
     return _MONITORS.search(application) is not None
 
 
+def is_at_work(backend: Backend) -> bool:
+    return backend.is_active and backend.wait_event_type not in ("Lock", "Client", "Timeout", "Activity", "Extension")
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """The backends at one instant of the server's clock (this machine's, for process titles).
@@ -80,6 +84,21 @@ class Sample:
     def in_use(self) -> tuple[Backend, ...]:
         """Client backends that run a statement or are in a transaction."""
         return tuple(row for row in self.backends if row.is_client and (row.is_active or row.in_transaction))
+
+    @cached_property
+    def at_work(self) -> tuple[Backend, ...]:
+        """Backends whose statement runs or reads, and does not wait for locks, clients or a timer."""
+        return tuple(row for row in self.in_use if is_at_work(row))
+
+    @cached_property
+    def work_ages(self) -> tuple[float, ...]:
+        """Seconds since each statement at work began, where that is known."""
+        return tuple(max(0.0, self.at - row.query_at) for row in self.at_work if row.query_at is not None)
+
+    @cached_property
+    def statements(self) -> tuple[str, ...]:
+        """The text of each statement at work, where this role may see it."""
+        return tuple(row.query for row in self.at_work if row.query and not row.is_hidden)
 
     @cached_property
     def blocked(self) -> tuple[Backend, ...]:
@@ -179,6 +198,36 @@ class Change(NamedTuple):
     """Seconds, at most, of a rest in a transaction that was over by the later row; None without any."""
 
 
+class Turnover(NamedTuple):
+    """What the changes of one backend come to."""
+
+    has_moved: bool
+    """It was observed to do something in the window."""
+    transactions_ended: int
+    """How many transactions of it had ended by a later sample, at least."""
+    longest_ended: float
+    """The longest ``Change.ended``; 0 without any."""
+    rests: tuple[float, ...]
+    """Every ``Change.rest``."""
+
+
+class Usage(NamedTuple):
+    """What the samples come to in which one backend ran a statement or was in a transaction."""
+
+    times: tuple[float, ...]
+    """The instants of these samples."""
+    ages: tuple[float, ...]
+    """Seconds since the transaction or statement began, in each where that is known."""
+    active: int
+    """Samples in which its statement waited for no lock and no client."""
+    pauses: tuple[float, ...]
+    """Seconds idle in the transaction, in each that found it so; at least, where the role may not see since when."""
+
+
+STOOD_STILL, UNUSED = Turnover(False, 0, 0.0, ()), Usage((), (), 0, ())
+"""Of most backends of a large server."""
+
+
 class Rest(NamedTuple):
     """A rest of a backend. ``until``: the instant of the last sample that found it; ``since`` is the server's own."""
 
@@ -203,7 +252,9 @@ class Track:
     stretches: Sequence[Stretch]
     spans: Sequence[tuple[int, int]]
     used: Sequence[tuple[float, Backend]]
-    changes: Sequence[Change]
+    usage: Usage
+    turnover: Turnover
+    last: Backend
     times: Sequence[float]
     oldest: int
 
@@ -230,10 +281,6 @@ class Track:
     @property
     def first(self) -> Backend:
         return self.stretches[0].row
-
-    @cached_property
-    def last(self) -> Backend:
-        return self.stretches[-1].row
 
     @property
     def row_count(self) -> int:
@@ -277,15 +324,13 @@ class Track:
         """Whether nothing happened to it in the whole window. Never with one sample."""
         return 1 < self.sample_count == self._unmoved[0]
 
-    @cached_property
+    @property
     def has_moved(self) -> bool:
-        """Whether it was observed to do something in the window."""
-        return any(change.has_moved for change in self.changes)
+        return self.turnover.has_moved
 
-    @cached_property
+    @property
     def ended_transaction(self) -> bool:
-        """Whether a transaction of it had ended by a later sample."""
-        return any(change.ended_transaction for change in self.changes)
+        return self.turnover.transactions_ended > 0
 
     @cached_property
     def watched_hold(self) -> float:
@@ -444,16 +489,56 @@ def _compare(at: float, a: Backend, b: Backend) -> Change:
     return Change(at, has_changed(a, b), ended_transaction, ended, rest)
 
 
-class _Followed:
-    """What is kept of one backend. Of each deque the oldest samples are at the left."""
+def _sum_up_use(used: Sequence[tuple[float, Backend]]) -> Usage:
+    ages, pauses, active = [], [], 0
+    began, transaction = 0.0, None
+    for at, row in used:
+        # A role that may not see since when sees in which transaction.
+        if row.virtual_transaction is None or row.virtual_transaction != transaction:
+            began, transaction = at, row.virtual_transaction
+        start = _find_start(row)
+        if start is not None:
+            ages.append(max(0.0, at - start))
+        if row.is_active:
+            active += row.wait_event_type not in ("Lock", "Client")
+        else:
+            pauses.append(at - (began if row.state_at is None else row.state_at))
+    return Usage(tuple(at for at, _ in used), tuple(ages), active, tuple(pauses))
 
-    __slots__ = ("changes", "spans", "stretches", "used")
+
+def _sum_up_changes(changes: Sequence[Change]) -> Turnover:
+    return Turnover(
+        has_moved=any(change.has_moved for change in changes),
+        transactions_ended=sum(change.ended_transaction for change in changes),
+        longest_ended=max((change.ended for change in changes if change.ended is not None), default=0.0),
+        rests=tuple(change.rest for change in changes if change.rest is not None),
+    )
+
+
+class _Followed:
+    """What is kept of one backend. Of each deque the oldest samples are at the left.
+
+    ``usage``, ``turnover``: what ``used`` and ``changes`` come to; None after these changed. From one sample to the
+    next they rarely do.
+    """
+
+    __slots__ = ("changes", "spans", "stretches", "turnover", "usage", "used")
 
     def __init__(self) -> None:
         self.stretches: deque[Stretch] = deque()
         self.spans: deque[tuple[int, int]] = deque()
         self.used: deque[tuple[float, Backend]] = deque()
         self.changes: deque[Change] = deque()
+        self.usage: Usage | None = None
+        self.turnover: Turnover | None = None
+
+    def build_track(self, times: Sequence[float], oldest: int) -> Track:
+        if self.usage is None:
+            self.usage = _sum_up_use(self.used) if self.used else UNUSED
+        if self.turnover is None:
+            self.turnover = _sum_up_changes(self.changes) if self.changes else STOOD_STILL
+        last = self.stretches[-1].row
+        return Track(self.stretches, self.spans, self.used, self.usage, self.turnover, last, times, oldest)
 
 
 class Tracker:
@@ -498,6 +583,7 @@ class Tracker:
             elif latest.row is not row and latest.row != row:
                 seen = before if latest.last == number - 1 else self.samples[max(latest.last - self._oldest, 0)].at
                 followed.changes.append(_compare(seen, latest.row, row))
+                followed.turnover = None
                 stretches.append(Stretch(number, number, row))
                 self.weight += 1
             elif latest.last == number - 1:
@@ -507,6 +593,7 @@ class Tracker:
                 self.weight += 1
             if row.is_active or row.in_transaction:
                 followed.used.append((sample.at, row))
+                followed.usage = None
                 self.weight += 1
 
     def forget_oldest(self) -> None:
@@ -524,9 +611,11 @@ class Tracker:
                 followed.spans.popleft()
             while used and (used[0][0] < since or not self.samples):
                 used.popleft()
+                followed.usage = None
                 self.weight -= 1
             while changes and (changes[0].at < since or not self.samples):
                 changes.popleft()
+                followed.turnover = None
             if not stretches:
                 gone.append(key)
         for key in gone:
@@ -536,7 +625,7 @@ class Tracker:
         """Return every backend, in the order of process ids; one that is used again is another backend."""
         times, oldest = [sample.at for sample in self.samples], self._oldest
         ordered = sorted(self._followed.items(), key=lambda item: (item[0][0], item[0][1] or 0.0))
-        return tuple(Track(each.stretches, each.spans, each.used, each.changes, times, oldest) for _, each in ordered)
+        return tuple(followed.build_track(times, oldest) for _, followed in ordered)
 
 
 def count_at(tracks: Iterable[Track]) -> Counter[float]:
@@ -593,15 +682,14 @@ class Application:
 
         Longer ones are caught more often, so it is rather too long, which avoids false alarms.
         """
-        ages = [age for track in (*self.tracks, *self.gone) for age in _list_ages(track)]
+        ages = list(chain.from_iterable(map(_list_ages, (*self.tracks, *self.gone))))
         return median(ages) if ages else 0.0
 
     @cached_property
     def longest_ended(self) -> float:
         """Age of the oldest transaction or statement, or pause in a transaction, that had ended by a later sample while
         its session went on. A session that ends takes its own with it, which is no release."""
-        changes = chain.from_iterable(track.changes for track in self.tracks)
-        return max((change.ended for change in changes if change.ended is not None), default=0.0)
+        return max((track.turnover.longest_ended for track in self.tracks), default=0.0)
 
     @cached_property
     def stuck_after(self) -> float:
@@ -611,8 +699,7 @@ class Application:
         where several were observed to end and that is less: the rests of long transactions may be short.
         """
         usual = max(STUCK_AFTER, TIMES_TYPICAL * self.typical_use, 2 * self.longest_ended)
-        changes = chain.from_iterable(track.changes for track in self.tracks)
-        rests = [change.rest for change in changes if change.rest is not None]
+        rests = list(chain.from_iterable(track.turnover.rests for track in self.tracks))
         return min(usual, max(STUCK_AFTER, TIMES_LONGEST * max(rests))) if len(rests) >= LEAST_RESTS else usual
 
     @cached_property
@@ -648,15 +735,13 @@ def _find_start(backend: Backend) -> float | None:
     return None
 
 
-def _list_ages(track: Track) -> Iterable[float]:
+def _list_ages(track: Track) -> Sequence[float]:
     """List the ages of what was under way in each sample, without the rest in which it is stuck now or may be."""
     # A backend that just came to rest in its transaction may stay there: the newest of a fast leak are not its usual
     # use. What it did in that transaction before was work.
-    rests = track.is_in_transaction and (track.age > STUCK_AFTER or track.sample_count > 1)
-    for at, backend in track.used:
-        start = _find_start(backend)
-        if start is not None and not (rests and _unchanged(backend, track.last)):
-            yield max(0.0, at - start)
+    if not (track.is_in_transaction and (track.age > STUCK_AFTER or track.sample_count > 1)):
+        return track.usage.ages
+    return _sum_up_use([(at, row) for at, row in track.used if not _unchanged(row, track.last)]).ages
 
 
 def group_by_application(tracks: Iterable[Track]) -> tuple[Application, ...]:

@@ -6,6 +6,7 @@ Decides when a connection counts as held. What follows from that is left to the 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import median
 
 from poolctl.diagnose.live.tracks import STUCK_AFTER, TIMES_LONGEST, TIMES_TYPICAL, Application, Track, count_at
@@ -15,6 +16,12 @@ from poolctl.observe.snapshot import PoolFigures
 SPREAD = 0.06
 """Seconds between the youngest and the oldest of a set that still count as one moment. Holders that wait for each
 other were within it on idle and on loaded machines (5 to 32 ms measured); leaks come one by one."""
+
+
+TRANSACTIONS_EACH = 10
+"""Transactions that a connection should carry to be worth its opening, which costs milliseconds."""
+LEAST_OPENED = 1.0
+"""Connections opened in a second, from which that matters; fewer are a health check or a cron job."""
 
 
 def find_held(application: Application, tracks: tuple[Track, ...]) -> tuple[Track, ...]:
@@ -210,26 +217,17 @@ def measure_use(application: Application, times: HoldTimes = UNKNOWN_TIMES) -> H
         # Beside a leak, what rests for as long is rather its newest than a pause.
         stuck |= {t.pid for t in application.tracks if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER}
     pauses: list[float] = []
-    used: Counter[float] = Counter()
-    active = paused = lost = 0
+    active = lost = 0
     tracks = (*application.tracks, *application.gone)
     for track in tracks:
-        is_stuck = track.pid in stuck
-        began, transaction = 0.0, None
-        for at, row in track.used:
-            used[at] += 1
-            # A role that may not see since when sees in which transaction.
-            if row.virtual_transaction is None or row.virtual_transaction != transaction:
-                began, transaction = at, row.virtual_transaction
-            if row.is_active:
-                active += row.wait_event_type not in ("Lock", "Client")
-            elif is_stuck:
-                lost += 1
-            else:
-                paused += 1
-                pauses.append(at - (began if row.state_at is None else row.state_at))
+        active += track.usage.active
+        if track.pid in stuck:
+            lost += len(track.usage.pauses)
+        else:
+            pauses += track.usage.pauses
+    used = Counter(chain.from_iterable(track.usage.times for track in tracks))
     counts = count_at(tracks)
     full = sum(1 for at, total in counts.items() if used[at] >= USED_UP_SHARE * total)
     samples = max(1, len(counts))
     pause = max(0.0, 2 * median(pauses)) if pauses else 0.0
-    return HoldPattern(active, paused, lost, pause, full / samples, paused / samples, used.total() / samples)
+    return HoldPattern(active, len(pauses), lost, pause, full / samples, len(pauses) / samples, used.total() / samples)

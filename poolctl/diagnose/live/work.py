@@ -6,13 +6,14 @@ Decides what counts as work. Whether it is too much is left to the rules.
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from statistics import mean, median
 from typing import NamedTuple
 
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import Track
+from poolctl.diagnose.live.tracks import Track, is_at_work
 from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, SMALL_TABLE
-from poolctl.observe.snapshot import Backend, StatementCounters, TableCounters
+from poolctl.observe.snapshot import StatementCounters, TableCounters
 
 LEAST_OF_CORES = 0.33
 TIMES_READ = 1
@@ -38,23 +39,11 @@ class Work:
     tracks: tuple[Track, ...]
 
 
-def is_at_work(backend: Backend) -> bool:
-    return backend.is_active and backend.wait_event_type not in ("Lock", "Client", "Timeout", "Activity", "Extension")
-
-
 def measure_work(facts: LiveFacts) -> Work:
     """Measure the statements at work in the samples of ``facts``."""
-    ages: list[float] = []
-    statements: Counter[str] = Counter()
-    counts: list[int] = []
-    for sample in facts.samples:
-        rows = [backend for backend in sample.in_use if is_at_work(backend)]
-        counts.append(len(rows))
-        for row in rows:
-            if row.query_at is not None:
-                ages.append(max(0.0, sample.at - row.query_at))
-            if row.query and not row.is_hidden:
-                statements[row.query] += 1
+    counts = [len(sample.at_work) for sample in facts.samples]
+    ages = list(chain.from_iterable(sample.work_ages for sample in facts.samples))
+    statements = Counter(chain.from_iterable(sample.statements for sample in facts.samples))
     top, observed = statements.most_common(1)[0] if statements else (None, 0)
     share = observed / max(1, sum(statements.values()))
     counted = _read_counters(facts)
