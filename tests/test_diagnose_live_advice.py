@@ -71,6 +71,16 @@ def test_a_pool_that_is_often_full_and_does_not_count_who_waits_is_left_open(ful
     assert (f"were in use in {full} of 7 samples" in finding.summary) == is_open
 
 
+@pytest.mark.parametrize(("full", "is_open"), [(7, True), (6, False)])
+def test_a_pool_without_a_known_limit_is_left_open_if_it_is_always_full(full: int, is_open: bool) -> None:
+    """SQLAlchemy's status does not say how far a pool may overflow."""
+    figures = [[pool(max_open=None, open=4, in_use=4 if i < full else 2, waiting=None)] for i in range(7)]
+
+    finding = find(verdict(*busy(4), pools=figures), "healthy")
+
+    assert finding.confidence == ("undetermined" if is_open else "likely")
+
+
 def test_clients_that_wait_for_no_reason_that_was_observed_are_a_finding_and_never_healthy() -> None:
     """PgBouncer has no server connection at all, and the server does not refuse."""
     nobody = BouncerPool("app", "app", clients_waiting=6, servers_login=1, max_wait=4.0)

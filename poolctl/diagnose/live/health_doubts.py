@@ -69,11 +69,13 @@ def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
             f"whether clients wait, and which backends are its own is not known; on the server: {counts}",
             facts.write_settling(stray),
         )
-    silent = [each for each in facts.pools if each.max_open and not each.waiting.is_known and len(each.figures) > 1]
+    silent = [each for each in facts.pools if not each.waiting.is_known and len(each.figures) > 1]
+    # Without a limit a pool may only be as large as its load.
+    silent = [each for each in silent if each.max_open or (each.was_always_full and each.size > 1)]
     worst = max(silent, key=lambda each: each.full / len(each.figures), default=None)
     if facts.samples and worst is not None and 2 * worst.full >= len(worst.figures):
         yield (
-            f"{counts}; all {worst.max_open} connections of pool {quote(worst.last.name, 60)} were in use in "
+            f"{counts}; all {worst.size} connections of pool {quote(worst.last.name, 60)} were in use in "
             f"{worst.full} of {len(worst.figures)} samples by its own figures, which do not say whether clients wait",
             "how many clients wait for it (--pool-stats-map waiting=NAME), or time-outs in the application's log",
         )
