@@ -300,6 +300,7 @@ def test_a_live_load_on_a_cluster_needs_a_server_that_its_workers_reach() -> Non
     ("arguments", "reason"),
     [
         (("--engine", "model", "--on", "tcp://127.0.0.1:1"), "--on tcp://127.0.0.1:1 goes with --sweep"),
+        (("--on", "http://127.0.0.1:1"), "--on http://127.0.0.1:1: is neither this machine nor a Dask scheduler"),
         (("--on", "local:2"), "a live load takes the address of a Dask scheduler"),
         (("--per-worker", "2"), "--per-worker is about a live load on a cluster"),
         (("--sandbox-listen", "127.0.0.1"), "--sandbox-listen is about a live load on a cluster"),

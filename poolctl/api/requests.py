@@ -143,6 +143,10 @@ class SimulateRequest:
                 )
 
     def _check_place(self) -> None:
+        if self.on != "local":
+            from poolctl.engines.cluster.place import parse_place
+
+            parse_place(self.on)
         if self.on != "local" and not self.is_batch and (self.chosen_engine == "model" or not self.is_on_cluster):
             raise BadInput(
                 f"--on {self.on} goes with --sweep, --replications and recommend --verify; a live load takes the "
