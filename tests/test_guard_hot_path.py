@@ -61,7 +61,8 @@ class Program:
             elif kind == 3 and self.random.random() < 0.3:
                 recorder.give_up(hold, event="timed-out")
             else:
-                recorder.grant(hold, self.random.choice(free))
+                # One that is still out came back in a way that the guard does not see.
+                recorder.grant(hold, self.random.choice(self.connections if self.random.random() < 0.1 else free))
         elif kind < 8:
             connection = self.random.choice(self.connections)
             hold = release(connection)
@@ -99,7 +100,7 @@ def name(hold):
 def picture():
     ledger = recorder.ledger
     return {
-        "pools": [[p.released, p.peak, p.lost, p.timed_out, len(p.holds), p.inherited, p.use_time >= 0 <= p.wait_time]
+        "pools": [[p.released, p.peak, p.lost, p.timed_out, p.out, p.inherited, p.use_time >= 0 <= p.wait_time]
                   for p in recorder.all_pools()],
         "latest": [name(hold) for hold in ledger.latest.values()],
         "sites": sorted([place(s), s.released, s.collected, s.late, s.longest > 0] for s in all_sites()),

@@ -22,14 +22,13 @@
 #include <dlfcn.h>
 #endif
 
-#define LAYOUT 2
+#define LAYOUT 3
 /* Changed with any field or argument: a file left over from another version is not used. */
 
-/* Of a pool or of a site, which has no holds. */
+/* Of a pool or of a site. */
 typedef struct {
     PyObject_HEAD
-    PyObject *holds;
-    Py_ssize_t released, peak;
+    Py_ssize_t released, out, peak;
     double use_time, wait_time, longest;
     char inherited;
 } Tally;
@@ -70,8 +69,7 @@ static void free_object(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* Of a Tally and of a Link: each has one object, first. */
-static void free_record(PyObject *self) {
+static void free_link(PyObject *self) {
     Py_CLEAR(((Link *)self)->top);
     free_object(self);
 }
@@ -240,64 +238,91 @@ static PyObject *forget_actors(PyObject *self, PyObject *Py_UNUSED(none)) {
     Py_RETURN_NONE;
 }
 
-static PyObject *ask(PyObject *me, PyObject *const *args, Py_ssize_t count) {
-    HotPath *self = (HotPath *)me;
-    if (count != 2 || !PyObject_TypeCheck(args[0], tally_type)) return PyErr_Format(PyExc_TypeError, "ask(pool, frame)");
-    if (((Tally *)args[0])->inherited && call(self, "note_inherited", args[0], args[1]) < 0) return NULL;
-    PyObject *site = find_site(self, args[1]), *actor = site != NULL ? find_actor(self) : NULL;
+/* Set a field whose object, if it has one already, goes with it. Steals `value`. */
+static void set(PyObject **field, PyObject *value) {
+    PyObject *before = *field;
+    *field = value;
+    Py_XDECREF(before);
+}
+
+/* Return the last hold of `connection` where nobody else knows it any more, so that it can be the next one, too: a new
+ * reference, and no exception. NULL for no connection. */
+static Hold *reuse(HotPath *self, PyObject *connection) {
+    PyObject *key = connection != NULL ? key_of(self, connection) : NULL;
+    PyObject *last = key != NULL ? PyDict_GetItemWithError(self->latest, key) : NULL;
+    int is_free = last != NULL && Py_REFCNT(last) == 1 && !((Hold *)last)->is_out;
+    PyErr_Clear();
+    return is_free ? (Hold *)Py_NewRef(last) : NULL;
+}
+
+/* As ask(), for a connection that is here already, or NULL. */
+static PyObject *begin(HotPath *self, PyObject *pool, PyObject *frame, PyObject *connection) {
+    if (((Tally *)pool)->inherited && call(self, "note_inherited", pool, frame) < 0) return NULL;
+    PyObject *site = find_site(self, frame), *actor = site != NULL ? find_actor(self) : NULL;
     PyObject *now = actor != NULL ? PyFloat_FromDouble(read_clock()) : NULL;
-    Hold *hold = now != NULL ? (Hold *)PyType_GenericAlloc(hold_type, 0) : NULL;
+    Hold *hold = now != NULL ? reuse(self, connection) : NULL;
+    if (now != NULL && hold == NULL) hold = (Hold *)PyType_GenericAlloc(hold_type, 0);
     if (hold == NULL) {
         Py_XDECREF(site);
         Py_XDECREF(actor);
         Py_XDECREF(now);
         return NULL;
     }
-    hold->pool = Py_NewRef(args[0]);
-    hold->site = site;
-    hold->actor = actor;
-    hold->owner = Py_XNewRef(self->owner);
-    hold->asked_at = now;
-    hold->ending = Py_NewRef(empty_tuple);
-    hold->statement = Py_NewRef(empty_text);
-    hold->via = Py_NewRef(empty_text);
+    set(&hold->pool, Py_NewRef(pool));
+    set(&hold->site, site);
+    set(&hold->actor, actor);
+    set(&hold->owner, Py_XNewRef(self->owner));
+    set(&hold->asked_at, now);
+    set(&hold->acquired_at, NULL);
+    set(&hold->ending, Py_NewRef(empty_tuple));
+    set(&hold->statement, Py_NewRef(empty_text));
+    set(&hold->via, Py_NewRef(empty_text));
     hold->below = ((Link *)actor)->top;
     ((Link *)actor)->top = Py_NewRef((PyObject *)hold);
     if ((is_set(hold->below) && call(self->ledger, "note_nesting", hold, now) < 0)
-        || (is_set(self->on_exhausted) && call(self, "note_exhausted", args[0], hold) < 0))
+        || (is_set(self->on_exhausted) && call(self, "note_exhausted", pool, hold) < 0))
         Py_CLEAR(hold);
     return (PyObject *)hold;
 }
 
-static PyObject *ask_for(PyObject *me, PyObject *const *args, Py_ssize_t count) {
-    HotPath *self = (HotPath *)me;
-    PyObject *key = count == 3 ? key_of(self, args[0]) : NULL;
-    if (key == NULL) return PyErr_Format(PyExc_TypeError, "ask_for(target, know_pool, frame)");
-    PyObject *pool = Py_XNewRef(PyDict_GetItemWithError(self->pools, key));
-    if (pool == NULL && !PyErr_Occurred()) pool = PyObject_CallFunctionObjArgs(args[1], args[0], NULL);
+static PyObject *ask(PyObject *me, PyObject *const *args, Py_ssize_t count) {
+    if (count != 2 || !PyObject_TypeCheck(args[0], tally_type)) return PyErr_Format(PyExc_TypeError, "ask(pool, frame)");
+    return begin((HotPath *)me, args[0], args[1], NULL);
+}
+
+static PyObject *begin_for(HotPath *self, PyObject *target, PyObject *know_pool, PyObject *frame, PyObject *connection) {
+    PyObject *key = key_of(self, target), *pool = key != NULL ? PyDict_GetItemWithError(self->pools, key) : NULL;
+    Py_XINCREF(pool);
+    if (pool == NULL && !PyErr_Occurred()) pool = PyObject_CallFunctionObjArgs(know_pool, target, NULL);
     if (pool == NULL || pool == Py_None) return pool;
-    PyObject *both[] = {pool, args[2]}, *hold = ask(me, both, 2);
+    PyObject *hold = begin(self, pool, frame, connection);
     Py_DECREF(pool);
     return hold;
+}
+
+static PyObject *ask_for(PyObject *me, PyObject *const *args, Py_ssize_t count) {
+    if (count != 3) return PyErr_Format(PyExc_TypeError, "ask_for(target, know_pool, frame)");
+    return begin_for((HotPath *)me, args[0], args[1], args[2], NULL);
 }
 
 /* Steals the reference `now`, which may be NULL. -1 with an exception. */
 static int give(HotPath *self, Hold *hold, PyObject *connection, PyObject *now) {
     Tally *pool = (Tally *)hold->pool;
-    PyObject *key = Py_XNewRef(key_of(self, connection));
-    int is_known = key != NULL && now != NULL ? PyDict_Contains(self->latest, key) : -1;
-    if (is_known < 0 || (!is_known && call(self, "know", connection, NULL) < 0)) {
+    PyObject *key = now != NULL ? Py_XNewRef(key_of(self, connection)) : NULL;
+    PyObject *before = key != NULL ? PyDict_GetItemWithError(self->latest, key) : NULL;
+    int is_wrong = key == NULL || PyErr_Occurred() != NULL;
+    if (!is_wrong && before == NULL) is_wrong = call(self, "know", connection, NULL) < 0;
+    else if (!is_wrong && ((Hold *)before)->is_out) is_wrong = call(self->ledger, "drop", before, NULL) < 0;
+    if (is_wrong) {
         Py_XDECREF(key);
         Py_XDECREF(now);
         return -1;
     }
-    hold->acquired_at = now;
-    hold->key = key;
+    set(&hold->acquired_at, now);
+    set(&hold->key, key);
     hold->is_out = 1;
-    if (PyDict_SetItem(self->latest, key, (PyObject *)hold) < 0) return -1;
-    if (PyDict_SetItem(pool->holds, key, (PyObject *)hold) < 0) return -1;
-    Py_ssize_t number = PyDict_Size(pool->holds);
-    if (number > pool->peak) pool->peak = number;
+    if (before != (PyObject *)hold && PyDict_SetItem(self->latest, key, (PyObject *)hold) < 0) return -1;
+    if (++pool->out > pool->peak) pool->peak = pool->out;
     return 0;
 }
 
@@ -310,7 +335,7 @@ static PyObject *grant(PyObject *me, PyObject *const *args, Py_ssize_t count) {
 
 static PyObject *take(PyObject *me, PyObject *const *args, Py_ssize_t count) {
     if (count != 4) return PyErr_Format(PyExc_TypeError, "take(target, connection, know_pool, frame)");
-    PyObject *three[] = {args[0], args[2], args[3]}, *hold = ask_for(me, three, 3);
+    PyObject *hold = begin_for((HotPath *)me, args[0], args[2], args[3], args[1]);
     if (!is_set(hold)) return hold;
     int done = give((HotPath *)me, (Hold *)hold, args[1], Py_NewRef(((Hold *)hold)->asked_at));
     Py_DECREF(hold);
@@ -332,7 +357,7 @@ static PyObject *release_key(PyObject *me, PyObject *key) {
     Py_INCREF((PyObject *)hold);
     double now = read_clock();
     Link *actor = (Link *)hold->actor;
-    if (PyDict_DelItem(((Tally *)hold->pool)->holds, key) < 0) PyErr_Clear();
+    ((Tally *)hold->pool)->out--;
     /* Nearly always the newest of its actor: then nothing has to be searched. */
     if (actor->top == (PyObject *)hold) {
         actor->top = hold->below;
@@ -371,7 +396,7 @@ static PyObject *release(PyObject *me, PyObject *connection) {
 #define OBJECT(type, field) {#field, T_OBJECT, offsetof(type, field), 0, NULL}
 #define NUMBER(type, kind, field) {#field, kind, offsetof(type, field), 0, NULL}
 static PyMemberDef tally_members[] = {
-    OBJECT(Tally, holds), NUMBER(Tally, T_PYSSIZET, released), NUMBER(Tally, T_PYSSIZET, peak),
+    NUMBER(Tally, T_PYSSIZET, released), NUMBER(Tally, T_PYSSIZET, out), NUMBER(Tally, T_PYSSIZET, peak),
     NUMBER(Tally, T_DOUBLE, use_time), NUMBER(Tally, T_DOUBLE, wait_time), NUMBER(Tally, T_DOUBLE, longest),
     NUMBER(Tally, T_BOOL, inherited), {NULL}};
 static PyMemberDef link_members[] = {OBJECT(Link, top), NUMBER(Link, T_ULONG, thread), {NULL}};
@@ -422,8 +447,8 @@ PyMODINIT_FUNC PyInit__hot_path(void) {
     co_filename = PyUnicode_InternFromString("co_filename");
     f_back = PyUnicode_InternFromString("f_back");
     f_lasti = PyUnicode_InternFromString("f_lasti");
-    tally_type = add_type(module, "poolctl.guard._hot_path.Tally", sizeof(Tally), tally_members, free_record, none);
-    link_type = add_type(module, "poolctl.guard._hot_path.Link", sizeof(Link), link_members, free_record, none);
+    tally_type = add_type(module, "poolctl.guard._hot_path.Tally", sizeof(Tally), tally_members, free_object, none);
+    link_type = add_type(module, "poolctl.guard._hot_path.Link", sizeof(Link), link_members, free_link, none);
     hold_type = add_type(module, "poolctl.guard._hot_path.Hold", sizeof(Hold), hold_members, free_hold, none);
     /* There is one for each process, which lives as long: it is never freed. */
     add_type(module, "poolctl.guard._hot_path.HotPath", sizeof(HotPath), path_members, free_object, path_methods);

@@ -7,7 +7,7 @@ that its function names.
 import os
 import sys
 from types import CodeType, FrameType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from poolctl.guard.compiled import COMPILED
 
@@ -38,15 +38,15 @@ class Frame(NamedTuple):
 class Tally:
     """What is counted of a site and of a pool: each release adds to both. Times are in seconds.
 
-    ``longest``: a site's longest hold. ``holds``, ``peak`` and ``inherited`` are a pool's: what of it is out, by the
-    connection's id; the most that was out at once; True in the child of a fork until the pool is used there.
+    ``longest``: a site's longest hold. ``out``, ``peak`` and ``inherited`` are a pool's: how many connections are out
+    and were at once at most, and True in the child of a fork until the pool is used there.
     """
 
-    __slots__ = ("holds", "inherited", "longest", "peak", "released", "use_time", "wait_time")
+    __slots__ = ("inherited", "longest", "out", "peak", "released", "use_time", "wait_time")
 
-    holds: dict[int, Any]
     inherited: bool
     longest: float
+    out: int
     peak: int
     released: int
     use_time: float

@@ -10,7 +10,7 @@ from typing import Any
 SWITCH = "POOLCTL_GUARD_PATH"
 """Environment variable: "plain" leaves the compiled hot path alone."""
 
-LAYOUT = 2
+LAYOUT = 3
 """Of the records and arguments; a file that was built for another one is not used."""
 
 

@@ -287,7 +287,7 @@ def _view_pool(pool: GuardedPool, waiting: int) -> PoolReport:
         pool.max_open,
         pool.acquired,
         pool.released,
-        len(pool.holds),
+        pool.out,
         waiting,
         pool.peak,
         pool.timed_out,

@@ -79,15 +79,14 @@ class GuardedPool(Tally):
         self.opened_at = now
         self.closed_at: float | None = None
         self.is_pool = is_pool
-        self.holds = {}
-        self.released = self.timed_out = self.refused = self.peak = self.lost = 0
+        self.out = self.released = self.timed_out = self.refused = self.peak = self.lost = 0
         self.wait_time = self.use_time = 0.0
         self.inherited = False
 
     @property
     def acquired(self) -> int:
         """Acquires that got a connection, from the beginning."""
-        return self.released + self.lost + len(self.holds)
+        return self.released + self.lost + self.out
 
     def add(self, other: "GuardedPool") -> None:
         """Count what ``other`` did as this pool's."""
@@ -211,16 +210,17 @@ class Ledger:
 
     def grant(self, hold: Hold, key: int, now: float) -> None:
         """Record that ``hold`` now has the connection ``key``."""
+        before = self.latest.get(key)
+        if before is not None and before.is_out:
+            self.drop(before)
         hold.acquired_at = now
         hold.key = key
         hold.is_out = True
         self.latest[key] = hold
         pool = hold.pool
-        holds = pool.holds
-        holds[key] = hold
-        number = len(holds)
-        if number > pool.peak:
-            pool.peak = number
+        pool.out += 1
+        if pool.out > pool.peak:
+            pool.peak = pool.out
 
     def find_hold(self, key: int) -> Hold | None:
         """Return the hold of the connection ``key``, None if it is not out."""
@@ -230,6 +230,10 @@ class Ledger:
     def holds(self) -> list[Hold]:
         """List what is out."""
         return [hold for hold in list(self.latest.values()) if hold.is_out]
+
+    def holds_of(self, pool: GuardedPool) -> list[Hold]:
+        """List what is out of ``pool``."""
+        return [hold for hold in self.holds() if hold.pool is pool]
 
     def give_up(self, hold: Hold, now: float, *, event: str = "") -> Incident | None:
         """End the request ``hold`` without a connection. ``event``: "timed-out" or "refused" for an incident."""
@@ -245,7 +249,7 @@ class Ledger:
         incident = self.note(event, pool, hold.site, None, now, owner=hold.owner)
         if incident is not None:
             incident.holders = tuple(
-                (one.site, now - one.acquired_at) for one in list(pool.holds.values()) if one.acquired_at is not None
+                (one.site, now - one.acquired_at) for one in self.holds_of(pool) if one.acquired_at is not None
             )
         return incident
 
@@ -257,7 +261,7 @@ class Ledger:
         # No call stands between the question and this line, so of two threads that release at once one is the second.
         hold.is_out = False
         pool, site, actor = hold.pool, hold.site, hold.actor
-        pool.holds.pop(key, None)
+        pool.out -= 1
         # Nearly always the newest of its actor: then nothing has to be searched.
         if actor.top is hold:
             actor.top = hold.below
@@ -289,7 +293,7 @@ class Ledger:
     def restore(self, hold: Hold, reason: str) -> None:
         """Hold the connection of ``hold`` again: its release failed, and the pool still counts it as out."""
         hold.is_out = True
-        hold.pool.holds[hold.key] = hold
+        hold.pool.out += 1
         hold.below, hold.actor.top = hold.actor.top, hold
         hold.pool.released -= 1
         hold.site.released -= 1
@@ -299,9 +303,13 @@ class Ledger:
         """Count the connection ``key`` as never acquired: it has turned out to be another's."""
         hold = self.latest.pop(key, None)
         if hold is not None and hold.is_out:
-            hold.is_out = False
-            hold.pool.holds.pop(key, None)
-            self.unlink(hold)
+            self.drop(hold)
+
+    def drop(self, hold: Hold) -> None:
+        """End ``hold``, whose release was not seen or whose connection is gone, without counting a release."""
+        hold.is_out = False
+        hold.pool.out -= 1
+        self.unlink(hold)
 
     def release_again(self, key: int, at: Site, now: float, *, owner: object = None) -> bool:
         """Note that a connection which is not out was released. False if it was never seen out."""
@@ -323,9 +331,7 @@ class Ledger:
         hold = self.latest.pop(key, None)
         if hold is None or not hold.is_out:
             return None
-        hold.is_out = False
-        hold.pool.holds.pop(key, None)
-        self.unlink(hold)
+        self.drop(hold)
         hold.site.collected += 1
         incident = self.note(event, hold.pool, hold.site, None, now, owner=hold.owner)
         hold.pool.lost += 1
@@ -360,9 +366,9 @@ class Ledger:
 
     def is_jammed(self, pool: GuardedPool) -> bool:
         """Return True if each holder of the full ``pool`` itself waits for it: none of them can go on."""
-        holds = list(pool.holds.values())
-        if pool.max_open is None or len(holds) < pool.max_open:
+        if pool.max_open is None or pool.out < pool.max_open:
             return False
+        holds = self.holds_of(pool)
         # An actor does one thing at a time, so what it waits for is the newest that it asked for.
         tops = [hold.actor.top for hold in holds]
         return bool(holds) and all(top is not None and top.acquired_at is None and top.pool is pool for top in tops)

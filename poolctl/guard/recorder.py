@@ -239,7 +239,7 @@ class Recorder(HotPath):
 
     def note_exhausted(self, pool: GuardedPool, hold: Hold) -> None:
         """Call ``on_exhausted`` if no connection of ``pool`` is left for ``hold``."""
-        if self.on_exhausted is not None and pool.max_open is not None and len(pool.holds) >= pool.max_open:
+        if self.on_exhausted is not None and pool.max_open is not None and pool.out >= pool.max_open:
             self.on_exhausted(pool, hold)
 
     def set_threshold(self, seconds: float) -> None:
@@ -341,7 +341,7 @@ class Recorder(HotPath):
             pool.inherited = pool.is_pool and pool.closed_at is None and pool.opened_at > 0
         self.ledger.fork()
         for pool in self.all_pools():
-            pool.holds.clear()
+            pool.out = 0
         for actor in list(self._actors):
             actor.top = None
         self._tasks.clear()

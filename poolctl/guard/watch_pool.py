@@ -77,7 +77,7 @@ class WatchedPool:
 
     def holders(self) -> tuple[HeldConnection, ...]:
         """List the connections that are out now, the longest held first, with the lines that acquired them."""
-        holds = sorted(list(self._pool.holds.values()), key=lambda hold: hold.acquired_at or 0.0)  # noqa: C414
+        holds = sorted(RECORDER.ledger.holds_of(self._pool), key=lambda hold: hold.acquired_at or 0.0)
         return tuple(view for hold in holds if (view := view_hold(RECORDER, hold)) is not None)
 
     def holders_by_site(self) -> dict[tuple[Line, ...], int]:
@@ -86,14 +86,14 @@ class WatchedPool:
 
     def oldest_hold(self) -> float:
         """Return the age in seconds of the longest hold; 0 if nothing is held."""
-        since = min((hold.acquired_at or 0.0 for hold in list(self._pool.holds.values())), default=None)
+        since = min((hold.acquired_at or 0.0 for hold in RECORDER.ledger.holds_of(self._pool)), default=None)
         return 0.0 if since is None else monotonic() - since
 
     def figures(self) -> dict[str, float]:
         """Return the pool's figures under OpenTelemetry's names. In seconds; totals count from ``watch()`` on."""
         pool = self._pool
         figures = {
-            "db.client.connection.count{used}": float(len(pool.holds)),
+            "db.client.connection.count{used}": float(pool.out),
             "db.client.connection.pending_requests": float(self._count_waiting()),
             "db.client.connection.timeouts": float(pool.timed_out + pool.refused),
             "db.client.connection.wait_time.count": float(pool.acquired),
@@ -153,12 +153,12 @@ class WatchedPool:
             return
         self._logged_at = now
         pool = self._pool
-        sites = Counter(hold.site for hold in list(pool.holds.values())).most_common(5)
+        sites = Counter(hold.site for hold in RECORDER.ledger.holds_of(pool)).most_common(5)
         oldest = self.oldest_hold()
         logger.warning(
             "pool %r is exhausted: %d of %s in use, %d waiting, oldest hold %s; held by %s; asked for by %s",
             pool.name,
-            len(pool.holds),
+            pool.out,
             pool.max_open,
             self._count_waiting(),
             duration(oldest),
