@@ -155,6 +155,27 @@ def test_one_log_in_three_formats_counts_once(logged: Logged) -> None:
     ]
 
 
+def test_one_log_counts_once_although_one_of_its_formats_lags_behind(tmp_path: Path) -> None:
+    text, rows = [], []
+    for pid in range(700, 712):
+        for message in (
+            "connection received: host=10.0.0.5 port=4432",
+            "connection authorized: user=app database=shop",
+            "disconnection: session time: 0:00:00.532 user=app database=shop host=10.0.0.5 port=4432",
+        ):
+            text.append(f"2026-10-13 06:31:02.804 UTC [{pid}] LOG:  {message}")
+            who = f'"app","shop",{pid},"10.0.0.5:4432",60d.{pid},1,"idle"'
+            rows.append(f'2026-10-13 06:31:02.804 UTC,{who},2026-10-13 06:31:02 UTC,,0,LOG,00000,"{message}"')
+    # The last lines of the other are not written yet.
+    written = [row for row in rows if "disconnection" not in row]
+    for name, lines in (("server.csv", written), ("server.log", text)):
+        (tmp_path / name).write_text("\n".join(lines) + "\n")
+
+    sources = read_evidence([str(tmp_path)]).sources
+
+    assert [source.reason for source in sources] == ["", "the same log as server.csv: left out"]
+
+
 def test_a_folder_is_read_file_by_file_and_the_time_window_leaves_lines_out(logged: Logged) -> None:
     whole = facts(read_evidence([str(logged.folder / "server.log")]))
     assert whole.first_at is not None

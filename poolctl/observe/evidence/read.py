@@ -180,7 +180,8 @@ def _find_marks(lines: Sequence[str], prefix: str) -> _Marks:
     return frozenset(
         (int(event.at), event.pid, event.kind)
         for event in events
-        if event.at is not None and event.pid is not None and event.kind != "other"
+        # Of lines as text, only some of the connections received are read.
+        if event.at is not None and event.pid is not None and event.kind not in ("other", "received")
     )
 
 
