@@ -12,10 +12,10 @@ from itertools import pairwise
 from poolctl.observe.snapshot import BouncerLink, BouncerPool, BouncerSample, PgpoolSample, PoolFigures, Snapshot
 
 SUSTAINED_SHARE = 0.5
-"""Share of the samples in which clients wait, the last one included; below it the waits were a burst that drained,"""
+"""Share of the samples in which clients wait, the last one included; below it the waits were a burst that drained."""
 SUSTAINED_SAMPLES = 4
-"""unless clients wait in each of so many samples up to the last one, half of those of the usual look: a pool may have
-run out late in a long one."""
+"""Samples up to the last one, each with clients that wait, from which it is no burst either: half of those of the usual
+look. A pool may have run out late in a long one."""
 
 
 def _lasts(counts: Sequence[int]) -> bool:

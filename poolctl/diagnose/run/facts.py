@@ -283,10 +283,8 @@ class RunFacts:
     def has_waits_beyond(self, work: float) -> bool:
         """Return whether requests queued over a good part of the load, outside of events, and for long: one in twenty
         longer than ``work``, or every second one longer than half of it."""
-        points, waits = (
-            [point for point in self.load_points if self.find_event(point.at) is None],
-            self.summary.wait_time,
-        )
+        points = [point for point in self.load_points if self.find_event(point.at) is None]
+        waits = self.summary.wait_time
         if not points or (waits.p95 <= work and waits.p50 <= work / 2):
             return False
         return sum(1 for point in points if point.waiting) >= SUSTAINED_SHARE * len(points)
