@@ -131,10 +131,9 @@ class SuiteChecks:
                 item.get_closest_marker("xfail") is None
             )
 
-    @pytest.hookimpl(wrapper=True, tryfirst=True)
-    def pytest_runtest_teardown(self, item: Any) -> Generator[None, Any, Any]:
-        """Let a test be torn down. An error of a teardown that was done early appears here, where it belongs."""
-        result = yield
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_teardown(self, item: Any) -> None:
+        """Check what was torn down. An error of a teardown that was done early appears here, where it belongs."""
         error = item.__dict__.pop("_poolctl_error", None)
         if error is not None:
             raise error
@@ -142,7 +141,7 @@ class SuiteChecks:
         fixtures, self._torn_down = self._torn_down, []
         if not _ledger.incidents and not _ledger.holds():
             # As nearly always. A test has a dozen fixtures where plugins bring theirs.
-            return result
+            return
         problems = [problem for one in fixtures if (problem := self._check(one, allowed=0)) is not None]
         if problems:
             raise problems[0]
@@ -153,7 +152,6 @@ class SuiteChecks:
             if not owner.is_failed and any(True for _ in holds_of(owner)):
                 self._report().mention_holds(owner, _settle(owner, 0))
             _forgive(owner)
-        return result
 
     def _limits(self, item: Any) -> tuple[int, float]:
         mark = item.get_closest_marker("poolctl")
