@@ -189,8 +189,10 @@ class PoolMachine(RuleBasedStateMachine):
     def states_and_counters_add_up(self) -> None:
         stats = self.stats
         assert stats.open == stats.in_use + stats.idle + stats.opening
-        assert stats.in_use == len(self.held) + sum(c.state == "closing" for c in self.closing)
-        assert stats.opened - stats.closed.total == stats.idle + len(self.held)
+        # Released, and not taken back by the library yet, which takes it for in use.
+        returning = sum(c.state == "returning" for c in self.pool._connections)
+        assert stats.in_use == len(self.held) + returning + sum(c.state == "closing" for c in self.closing)
+        assert stats.opened - stats.closed.total == stats.idle + len(self.held) + returning
         assert (stats.opened, stats.open_failures) == (self.opened, self.failures)
         assert min(stats.open, stats.in_use, stats.idle, stats.opening, stats.waiting) >= 0
         # Above max_open only while what was open before it was lowered comes back.
