@@ -1,6 +1,7 @@
 """Nothing is left running nor on disk, however poolctl ends: real child processes are really killed."""
 
 import contextlib
+import fcntl
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import psutil
@@ -237,7 +239,11 @@ def test_a_kept_sandbox_outlives_its_poolctl_until_it_is_stopped(own_tmp: Path) 
         assert sweep_stale() == []
         with connect(told["conninfo"]) as application:
             assert one(application, "SELECT 1") == 1
-        stop_kept(told["directory"])
+        with (Path(told["directory"]) / "lock").open("rb") as swept:
+            # Another poolctl is about to see that this sandbox is kept.
+            fcntl.flock(swept, fcntl.LOCK_EX)
+            Timer(0.2, fcntl.flock, (swept.fileno(), fcntl.LOCK_UN)).start()
+            stop_kept(told["directory"])
 
     assert all_gone(told["servers"])
     assert list(own_tmp.iterdir()) == []

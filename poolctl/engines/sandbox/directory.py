@@ -129,6 +129,10 @@ def sweep_stale(parent: Path | None = None) -> list[Path]:
     return swept
 
 
+_SWEEP_TIME = 1.0
+"""Seconds for which the sweep of another poolctl may hold the lock of a sandbox, in order to see that it is kept."""
+
+
 def stop_kept(directory: str | Path) -> None:
     """End the servers of a sandbox that was kept, and remove its folder.
 
@@ -142,7 +146,9 @@ def stop_kept(directory: str | Path) -> None:
             f"{directory} is no throw-away server of this user",
             hint=f"they are folders named {PREFIX}... in {tempfile.gettempdir()}",
         )
-    lock = _take_lock(path)
+    deadline = time.monotonic() + _SWEEP_TIME
+    while (lock := _take_lock(path)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     if lock is None:
         raise BadInput(
             f"{directory} is in use by a running poolctl (process {_read_note(path).get('owner', 'unknown')})",
