@@ -808,3 +808,14 @@ def test_sessions_that_work_on_while_nobody_acquires_are_long_holds_and_not_call
 
     assert held_by(find(diagnosis, "long-hold")) == {"shop"}
     assert not (LEAKS | {"held-across-io", "pool-undersized"}) & set(codes(diagnosis))
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_holds_of_which_none_was_seen_to_end_are_not_said_to_end(hides: bool) -> None:
+    given = [Row(100 + i, state=IN_TRANSACTION, age=0.9, began=30.0 + 0.2 * i) for i in range(10)]
+    still = [DatabaseCounters("app", backends=10, commits=100, rollbacks=5)]
+
+    finding = find(verdict(*given, hides=hides, databases=[still]), "held-across-io")
+
+    assert (finding.confidence, finding.severity) == ("undetermined", "warning")
+    assert "and none was observed to end" in finding.summary

@@ -253,3 +253,42 @@ def test_a_load_that_ends_and_a_pool_that_works_on_have_not_fallen_silent(change
         scene["pools"] = [[pool(application="checkout", max_open=20, open=10, in_use=0, waiting=0)]]
 
     assert troubles(verdict(*given, **scene)) == []
+
+
+def filled_by_load(rested: list[float], opened: tuple[float, ...] = (0.0, 0.16, 0.28, 0.64, 1.35, 2.16)) -> list[Row]:
+    """Six backends that a load opened as it came, ``opened`` seconds after its start; seconds after which they rest."""
+    return [
+        Row(100 + i, age=60.0 - rest, opened=60.0 - opened[i], application="checkout") for i, rest in enumerate(rested)
+    ]
+
+
+EBBED = [4.0, 3.66, 3.53, 3.3, 2.58, 2.2]
+"""When connections of node-postgres were last used, as the load of 13 workers ended."""
+
+
+def test_a_pool_that_only_its_peak_filled_rests_as_its_load_ebbs_away() -> None:
+    given = filled_by_load(EBBED)
+
+    diagnosis = verdict(*given, hosts=by_one_process(given))
+
+    assert troubles(diagnosis) == []
+    healthy = find(diagnosis, "healthy")
+    assert (healthy.confidence, "or a pool that leaked whole" in healthy.summary) == ("undetermined", True)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_known"),
+    [
+        (filled_by_load(EBBED), False),
+        (filled_by_load(EBBED, opened=(0.0, 0.03, 0.06, 0.09, 0.12, 0.15)), True),
+        (filled_by_load([4.0, 3.66, 3.53, 3.3, 2.58, 1.9]), True),
+        (filled_by_load([5.2, 4.7, 4.1, 3.5, 3.0, 2.4]), True),
+    ],
+    ids=["from elsewhere", "opened ahead", "one opened beside one at rest", "at one pace"],
+)
+def test_a_pool_that_fell_silent_in_a_way_that_no_load_ebbs_away_is_undetermined(
+    given: list[Row], is_known: bool
+) -> None:
+    diagnosis = verdict(*given, hosts=by_one_process(given) if is_known else [])
+
+    assert find(diagnosis, "leak-or-long-hold").confidence == "undetermined"

@@ -251,7 +251,10 @@ def _write_ends(times: HoldTimes, ended: Sequence[Track], holding: Sequence[Trac
         return f"and by the pool's own figures a connection comes back after {format_duration(times.mean)} on average"
     if ended:
         return "and they do end"
-    oldest, youngest = max(track.age for track in holding), min(track.age for track in holding)
+    begun = [track.now - at for track in holding if (at := track.last.transaction_at) is not None]
+    oldest, youngest = max(begun, default=0.0), min(begun, default=0.0)
+    if len(begun) < len(holding) or youngest > oldest - youngest:
+        return "and none was observed to end"
     return (
         f"and new ones begin one after the other, so old ones end: they began {format_duration(youngest)} to "
         f"{format_duration(oldest)} ago"

@@ -32,6 +32,10 @@ MOST_UNEVEN = 0.7
 """Share of the time between the first and the last backend to stop that one gap may take. Leaks come at random: of ten
 one gap is that long once in 5,000. In a pool that prefers the connection used last, each further one was last used
 several times longer ago."""
+LEAST_PACED = 6
+TIMES_PACED = 2.0
+"""Backends that stopped at one pace, and the times of the mean gap, and its part, that each gap has to be within. Five
+gaps at random are so once in 16, eight once in 200."""
 SET_UP = 0.25
 """Seconds after its opening in which a pool sets up a connection ahead of need; pgjdbc took 10 ms."""
 TURN = 1.5
@@ -70,9 +74,9 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
     For applications whose waiting clients are not reported. Threshold: four backends or more, all idle now for more
     than max(1 s, 10 x the median). Within the window: three or more of them did their last work in it, each at a time
     of its own, over a second or more; the last one worked on in every sample until then; and the server counted as many
-    transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one`` and
-    ``_opened_beside_held``. Always undetermined: a load that ends leaves a pool that is used in turns in the same
-    state, and workers that each keep a connection of their own leave theirs as the other.
+    transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one``,
+    ``_was_filled_by_load`` and ``_opened_beside_held``. Always undetermined: a load that ends leaves a pool that is
+    used in turns in the same state, and workers that each keep a connection of their own leave theirs as the other.
     """
     for application in context.facts.programs:
         tracks = context.keep_unexplained(application.tracks)
@@ -84,7 +88,9 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
         if len(held) < len(tracks) or any(_was_given_back(track) for track in held):
             continue
         since = format_duration(min(track.age for track in held))
-        if _fell_silent(context, held) or _stopped_one_by_one(context, held):
+        if _fell_silent(context, held) or (
+            _stopped_one_by_one(context, held) and not _was_filled_by_load(context, held)
+        ):
             of, or_else = "silent one after the other and", "or no request came since"
         elif _opened_beside_held(context, held):
             of = "most of them opened although others rested already, silent"
@@ -190,6 +196,30 @@ def _stopped_evenly(ages: Sequence[float]) -> bool:
     return SILENT_GAPS * gap <= ages[0] <= MOST_SILENCE
 
 
+def _was_filled_by_load(context: RuleContext, tracks: Sequence[Track]) -> bool:
+    """Return True if a process of this machine opened ``tracks`` one by one, and none after one rested for good.
+
+    So many requests came at once, then. A pool that prefers the connection used last rests the further ones first as
+    its load ebbs away, one by one as a leak takes them. A pool that leaks opens others in their place, or opened
+    all of them ahead; or one request in so many leaks: then they stopped at one pace, as no load ebbs away.
+    """
+    clients = _group_by_client(context, tracks)
+    return all(isinstance(client, int) and _peaked_once(each) for client, each in clients.items())
+
+
+def _peaked_once(tracks: Sequence[Track]) -> bool:
+    started = sorted(track.last.started_at for track in tracks if track.last.started_at is not None)
+    rested = sorted(track.last.state_at for track in tracks if track.last.state_at is not None)
+    if len(started) < len(tracks) or len(rested) < len(tracks) or len(tracks) < 2:
+        return False
+    pause = max(later - earlier for earlier, later in pairwise(started))
+    if pause <= LOCAL_DELAY or started[-1] > rested[0] + LOCAL_DELAY:
+        return False
+    gaps = [later - earlier for earlier, later in pairwise(rested)]
+    mean = (rested[-1] - rested[0]) / len(gaps)
+    return len(tracks) < LEAST_PACED or not all(mean <= TIMES_PACED * gap <= TIMES_PACED**2 * mean for gap in gaps)
+
+
 def _opened_beside_held(context: RuleContext, tracks: Sequence[Track]) -> bool:
     """Return True if each client of ``tracks`` opened backends although others of its own rested for good by then.
 
@@ -198,11 +228,17 @@ def _opened_beside_held(context: RuleContext, tracks: Sequence[Track]) -> bool:
     replaces old ones so, and so do processes that each open one when they start. Or there are more than a usual pool
     has, each with a request's statement: a client was opened for each request, and kept.
     """
+    clients = _group_by_client(context, tracks)
+    return all(_are_beside_held(each, isinstance(client, int)) for client, each in clients.items())
+
+
+def _group_by_client(context: RuleContext, tracks: Sequence[Track]) -> dict[object, list[Track]]:
+    """Group ``tracks`` by the pid of their process where it is known, else by their client's address."""
     clients: dict[object, list[Track]] = {}
     for track in tracks:
         process = context.clients.find_client(track).process
         clients.setdefault(process.pid if process is not None else track.last.client, []).append(track)
-    return all(_are_beside_held(each, isinstance(client, int)) for client, each in clients.items())
+    return clients
 
 
 def _are_beside_held(tracks: Sequence[Track], is_one_process: bool) -> bool:
