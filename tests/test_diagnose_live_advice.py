@@ -284,3 +284,12 @@ def test_clients_that_wait_at_the_end_of_a_long_look_are_no_burst_that_drained(
     diagnosis = verdict(*busy(8), samples=40, window=30.0, pools=[*[room] * (40 - late), *[full] * late])
 
     assert (diagnosis.findings[0].code, diagnosis.findings[0].confidence) == (code, confidence)
+
+
+def test_backends_whose_states_the_server_does_not_track_are_not_claimed_to_be_healthy() -> None:
+    untracked = [Row(100 + i, "disabled", age=4.0, query="", application="checkout") for i in range(5)]
+
+    healthy = find(verdict(*untracked, *busy(8, application="search")), "healthy")
+
+    assert healthy.confidence == "undetermined"
+    assert "what 5 of them do is not tracked (track_activities is off for them)" in healthy.summary

@@ -16,6 +16,7 @@ from observations import (
     full_pool,
     held_by,
     host,
+    pids,
     pool,
     rows,
     server,
@@ -525,3 +526,19 @@ def test_a_small_pool_beside_a_leak_of_another_application_gives_both() -> None:
 
     assert held_by(find(diagnosis, "leak-in-transaction")) == {"checkout"}
     assert held_by(find(diagnosis, "pool-undersized")) == {"shop"}
+
+
+def test_commits_that_no_standby_confirms_are_not_told_as_statements_to_make_cheaper() -> None:
+    waiting = rows(8, state="active", age=4.0, wait=("IPC", "SyncRep"), query="UPDATE item SET n = n + 1")
+
+    finding = find(verdict(*waiting, hosts=[host(cores=16)]), "slow-database")
+
+    assert (finding.confidence, len(pids(finding))) == ("certain", 8)
+    assert "8 commits wait for a synchronous standby, the longest for 4 s" in finding.summary
+    assert "synchronous_standby_names" in finding.remedy
+
+
+def test_commits_that_a_standby_confirms_in_time_are_healthy() -> None:
+    waiting = rows(8, state="active", age=0.02, turns=0.05, wait=("IPC", "SyncRep"), query="COMMIT")
+
+    assert troubles(verdict(*waiting, *busy(20), hosts=[host(cores=16)])) == []

@@ -155,6 +155,12 @@ def _doubt_ages(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
             f"{counts}: {idling} are idle in a transaction, and without now() in what was given their ages are unknown",
             ANSWER,
         )
+    untracked = sum(each.last.state == "disabled" for each in facts.tracks)
+    if untracked > 1:
+        yield (
+            f"{counts}; what {untracked} of them do is not tracked (track_activities is off for them)",
+            "track_activities on for their role, or the figures of their pools (--pool-stats)",
+        )
     resting = [each for each in facts.tracks if each.is_in_transaction and each.last.state_at is None]
     if len(resting) > 1 and not facts.hidden and len(facts.samples) == 1:
         yield f"{counts}: {len(resting)} are idle in a transaction, and what was given does not say since when", ANSWER

@@ -13,7 +13,7 @@ from poolctl.diagnose.catalog import build_finding
 from poolctl.diagnose.finding import Confidence, Finding
 from poolctl.diagnose.live.context import RuleContext, cap_confidence
 from poolctl.diagnose.live.facts import LiveFacts
-from poolctl.diagnose.live.tracks import Application, Track, is_tool
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, is_tool
 from poolctl.diagnose.live.usage import LEAST_OPENED, TRANSACTIONS_EACH
 from poolctl.diagnose.live.work import Work, is_processor_bound, measure_work
 from poolctl.diagnose.slow_database import BUSY_SHARE, DOMINANT_SHARE, find_filtered_columns
@@ -41,12 +41,19 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
     and they take long or clients wait. Or, with clients waiting, statements that take 0.3 s or more each, for any
     reason except locks.
 
+    Or most statements at work, two or more, have waited for a synchronous standby for a second: commits that none
+    confirms (certain).
+
     Certain: crowded, and one statement has more than half of the time. Undetermined: the cores are unknown, and either
     32 statements are at work, or four of which most read a whole table; or this role may not see whether the statements
     only wait, for a timer or another server, while the processors have time and no table is read from end to end.
     """
     facts = context.facts
     work, cores, cpu = measure_work(facts), facts.cores, facts.server_cpu
+    unconfirmed = tuple(track for track in work.tracks if _waits_for_standby(track))
+    if len(unconfirmed) > 1 and 2 * len(unconfirmed) > len(work.tracks):
+        yield _build_unconfirmed(context, unconfirmed)
+        return
     crowded = cores is not None and work.mean > TIMES_CORES * cores
     busy = cores is not None and work.mean >= cores and is_processor_bound(facts)
     slow, each_takes = _find_slow_holders(context)
@@ -94,6 +101,31 @@ def find_slow_database(context: RuleContext) -> Iterator[Finding]:
         holders=context.find_holders(tracks),
         remedy=_write_remedy(work),
         decide_by=decide_by if confidence == "undetermined" else None,
+    )
+
+
+def _waits_for_standby(track: Track) -> bool:
+    return track.last.wait_event == "SyncRep" and track.is_confirmed and track.age > STUCK_AFTER
+
+
+def _build_unconfirmed(context: RuleContext, tracks: tuple[Track, ...]) -> Finding:
+    age = max(track.age for track in tracks)
+    return build_finding(
+        "slow-database",
+        severity=context.judge_severity(),
+        confidence=cap_confidence("certain", tracks),
+        summary=f"{agree(len(tracks), 'commit', 'wait')} for a synchronous standby, the longest for "
+        f"{format_duration(age)}: none confirms them",
+        evidence={
+            "waiting_for_standby": len(tracks),
+            "longest": age,
+            "waiting": context.facts.count_waiting().count,
+            "threshold": f"most statements at work, two or more, in SyncRep for over {format_duration(STUCK_AFTER)}",
+        },
+        evidence_sql=sql.ACTIVE,
+        holders=context.find_holders(tracks),
+        remedy="Neither the pool nor the statements are the problem: bring the standby back (pg_stat_replication), or "
+        "take it out of synchronous_standby_names and reload. On this server the transactions are committed already.",
     )
 
 
