@@ -292,3 +292,22 @@ def test_a_pool_that_fell_silent_in_a_way_that_no_load_ebbs_away_is_undetermined
     diagnosis = verdict(*given, hosts=by_one_process(given) if is_known else [])
 
     assert find(diagnosis, "leak-or-long-hold").confidence == "undetermined"
+
+
+def test_a_process_that_holds_what_it_opened_is_told_beside_another_of_the_same_name() -> None:
+    given = opened_in_order(0.1)
+    others = busy(6, application="checkout")
+    seen = [host(*(process(40_000 + row.pid, pid=77) for row in given), *(process(40_000 + row.pid) for row in others))]
+
+    finding = find(verdict(*given, *others, hosts=seen), "leak-or-long-hold")
+
+    assert (finding.confidence, pids(finding)) == ("undetermined", {row.pid for row in given})
+    assert "all 10 of process 77, most of them opened although others rested already" in finding.summary
+
+
+def test_a_process_whose_load_ended_is_healthy_beside_another_of_the_same_name() -> None:
+    given = filled_by_load([5.2, 4.7, 4.1, 3.5, 3.0, 2.4])
+    others = busy(8, application="checkout")
+    seen = [host(*(process(40_000 + row.pid, pid=77) for row in given), *(process(40_000 + row.pid) for row in others))]
+
+    assert troubles(verdict(*given, *others, hosts=seen)) == []

@@ -13,7 +13,7 @@ from poolctl.diagnose.finding import Finding, Holder
 from poolctl.diagnose.live.context import RuleContext
 from poolctl.diagnose.live.quiet_clients import find_quiet_clients
 from poolctl.diagnose.live.shared_findings import LEAST_STUCK, build_undetermined_hold
-from poolctl.diagnose.live.tracks import STUCK_AFTER, Track, has_changed
+from poolctl.diagnose.live.tracks import STUCK_AFTER, Application, Track, has_changed
 from poolctl.diagnose.live.usage import SPREAD, find_held
 from poolctl.observe.snapshot import DatabaseCounters
 from poolctl.units import format_duration
@@ -75,8 +75,9 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
     than max(1 s, 10 x the median). Within the window: three or more of them did their last work in it, each at a time
     of its own, over a second or more; the last one worked on in every sample until then; and the server counted as many
     transactions to the end (half at least), so the load did not fade. Before it: see ``_stopped_one_by_one``,
-    ``_was_filled_by_load`` and ``_opened_beside_held``. Always undetermined: a load that ends leaves a pool that is
-    used in turns in the same state, and workers that each keep a connection of their own leave theirs as the other.
+    ``_was_filled_by_load`` and ``_opened_beside_held``; the last also for each process of an application. Always
+    undetermined: a load that ends leaves a pool that is used in turns in the same state, and workers that each keep a
+    connection of their own leave theirs as the other.
     """
     for application in context.facts.programs:
         tracks = context.keep_unexplained(application.tracks)
@@ -85,7 +86,10 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
         if context.facts.count_waiting(application).is_known or any(track.is_on_purpose for track in tracks):
             continue
         held = find_held(application, tracks)
-        if len(held) < len(tracks) or any(_was_given_back(track) for track in held):
+        if len(held) < len(tracks):
+            yield from _find_silent_processes(context, application, held)
+            continue
+        if any(_was_given_back(track) for track in held):
             continue
         since = format_duration(min(track.age for track in held))
         if _fell_silent(context, held) or (
@@ -93,12 +97,33 @@ def find_falling_silent(context: RuleContext) -> Iterator[Finding]:
         ):
             of, or_else = "silent one after the other and", "or no request came since"
         elif _opened_beside_held(context, held):
-            of = "most of them opened although others rested already, silent"
-            or_else = "or each worker has one of its own, and no request came since"
+            of, or_else = OPENED_BESIDE, OR_ONE_EACH
         else:
             continue
         of = f"all {len(held)}, {of} for {since} now"
         yield build_undetermined_hold(context, application, held, of, or_else=or_else, decide_by=DECIDE_BY)
+
+
+OPENED_BESIDE = "most of them opened although others rested already, silent"
+OR_ONE_EACH = "or each worker has one of its own, and no request came since"
+
+
+def _find_silent_processes(
+    context: RuleContext, application: Application, held: tuple[Track, ...]
+) -> Iterator[Finding]:
+    """Report processes of this machine that hold all their backends, while others of the application work.
+
+    Only by what they opened beside others at rest: the load of one process may end at any time, as it restarts.
+    """
+    theirs = _group_by_client(context, held)
+    for client, tracks in _group_by_client(context, application.tracks).items():
+        group = tuple(theirs.get(client, ()))
+        if not isinstance(client, int) or len(group) < len(tracks) or any(map(_was_given_back, group)):
+            continue
+        if _opened_beside_held(context, group):
+            since = format_duration(min(track.age for track in group))
+            of = f"all {len(group)} of process {client}, {OPENED_BESIDE} for {since} now"
+            yield build_undetermined_hold(context, application, group, of, or_else=OR_ONE_EACH, decide_by=DECIDE_BY)
 
 
 def find_silent_clients(context: RuleContext) -> Iterator[Finding]:
