@@ -145,6 +145,8 @@ _LONGEST_HINT = 2_000
 
 _OUT_OF = {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EROFS, errno.EIO, errno.EAGAIN}
 """Errors of the operating system that say what this machine lacks, wherever in poolctl they occur."""
+_NO_ACCESS = {errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+"""Errors of a path, which pathlib raises also where it only looks whether something is there."""
 
 
 def _explain(unexpected: Exception) -> PoolctlError:
@@ -154,6 +156,8 @@ def _explain(unexpected: Exception) -> PoolctlError:
     if isinstance(unexpected, OSError) and unexpected.errno in _OUT_OF:
         place = f"{unexpected.filename}: " if unexpected.filename else ""
         return CannotDo(f"{place}{unexpected.strerror}")
+    if isinstance(unexpected, OSError) and unexpected.errno in _NO_ACCESS and unexpected.filename:
+        return CannotDo(f"{unexpected.filename}: {unexpected.strerror}")
     import traceback
 
     from poolctl.safe_text import hide_secrets, neutralize

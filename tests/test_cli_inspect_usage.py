@@ -60,6 +60,10 @@ def web_server() -> Iterator[int]:
         (("shop", "-d", "shop"), "both name a database"),
         (("postgresql://db1/shop", "-p", "5433"), "-p cannot be added to a URI"),
         (("--pgbouncer", "bogus=1"), "cannot be read"),
+        (("--evidence", "missing.txt"), "--evidence missing.txt: there is no such file"),
+        (("--evidence", "x" * 256), "x: File name too long"),
+        (("--evidence", "/dev/zero"), "--evidence zero: no line ends in it"),
+        (("--replay", "/dev/zero"), "/dev/zero, line 1: longer than 134,217,728 characters"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: tuple[str, ...], said: str) -> None:
@@ -157,6 +161,20 @@ def test_a_recording_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
         assert done.returncode == 2, text
         assert str(path) in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_link_to_itself_is_refused_by_name(tmp_path: Path) -> None:
+    loop = tmp_path / "loop.txt"
+    loop.symlink_to(loop)
+
+    check_usage_error(inspect("--evidence", str(loop)), "loop.txt: Too many levels of symbolic links")
+
+
+def test_a_path_that_no_system_takes_is_no_error_inside_poolctl() -> None:
+    done = inspect("--record", "x" * 256, "--for", "1s")
+
+    assert done.returncode == 3
+    assert "File name too long" in done.stderr
 
 
 def test_help_is_asked_for_by_its_long_name_since_h_is_the_host() -> None:

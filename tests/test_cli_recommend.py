@@ -211,6 +211,7 @@ def test_help_imports_nothing_that_is_slow_to_import() -> None:
         (("--max-connections", "10", "--superuser-reserved", "10"), "leave nothing of --max-connections 10"),
         (("--arrival-rate", "1", "--throughput", "1"), "--arrival-rate and --throughput say the same"),
         (("--sweep-file", "missing.csv"), "--sweep-file missing.csv: cannot be read"),
+        (("--sweep-file", "/dev/zero"), "--sweep-file /dev/zero: is larger than 1,000,000 bytes"),
         (("--for-stack", "hikari-cq", *VECTOR), "did you mean hikaricp"),
         (("--recording", "x.jsonl", "host=a"), "--recording reads what inspect --record kept"),
         (("--recording", "x.jsonl", "--for", "3s"), "--for does not go with --recording"),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from poolctl.errors import BadInput
+from poolctl.scenario.toml import LARGEST_FILE
 from poolctl.sizing.budget import is_share, parse_surge
 from poolctl.sizing.figures import Figures, given
 from poolctl.sizing.sweep_table import SweepPoint, parse_sweep
@@ -161,7 +162,11 @@ def _read_surge(value: Any) -> dict[str, Any]:
 
 def _read_sweep(path: Path) -> tuple[SweepPoint, ...]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            raise BadInput(f"--sweep-file {path}: is larger than {LARGEST_FILE:,} bytes, too large for a sweep")
+        text = content.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
         raise BadInput(

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import BinaryIO, cast
 
 from poolctl.errors import BadInput
@@ -19,6 +20,8 @@ from poolctl.observe.evidence.paste import strip_escapes
 
 LONGEST_LINE = 1 << 20
 """Characters; what follows in a longer line is left out."""
+_ENDLESS_LINE = 1 << 28
+"""Characters without the end of a line from which a file is a mistake: a device such as /dev/zero has no end."""
 _BLOCK = 1 << 20
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
@@ -63,24 +66,31 @@ class EvidenceFile:
 def find_files(places: Iterable[str]) -> list[EvidenceFile]:
     """Return the files that ``places`` name, those of a folder in the order of their names; "-" is standard input.
 
-    Raises BadInput for a place that does not exist and for an empty folder.
+    Raises BadInput for a place that does not exist or cannot be opened, and for an empty folder.
     """
     found: list[EvidenceFile] = []
     for place in places:
         if place == "-":
             found.append(EvidenceFile("standard input", None, None))
             continue
-        path = Path(place)
-        if path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
-            if not inside:
-                raise BadInput(f"--evidence {place}: the folder has no file")
-            found += [EvidenceFile(each.name, each, each.stat().st_size) for each in inside]
-        elif path.exists():
-            found.append(EvidenceFile(path.name, path, path.stat().st_size if path.is_file() else None))
-        else:
-            raise BadInput(f"--evidence {place}: there is no such file", hint="- reads standard input")
+        try:
+            found += _list_files(Path(place))
+        except FileNotFoundError:
+            raise BadInput(f"--evidence {place}: there is no such file", hint="- reads standard input") from None
+        except (OSError, ValueError) as error:
+            raise BadInput(f"--evidence {place}: {getattr(error, 'strerror', None) or error}") from None
     return found
+
+
+def _list_files(path: Path) -> list[EvidenceFile]:
+    """Return the file at ``path``, or the files of that folder. Raises OSError, ValueError, BadInput for none."""
+    status = path.stat()
+    if not S_ISDIR(status.st_mode):
+        return [EvidenceFile(path.name, path, status.st_size if S_ISREG(status.st_mode) else None)]
+    inside = sorted(each for each in path.iterdir() if each.is_file() and not each.name.startswith("."))
+    if not inside:
+        raise BadInput(f"--evidence {path}: the folder has no file")
+    return [EvidenceFile(each.name, each, each.stat().st_size) for each in inside]
 
 
 def _open(raw: BinaryIO, opened: ExitStack) -> BinaryIO:
@@ -105,6 +115,7 @@ def _decode(file: BinaryIO) -> Iterator[list[str]]:
         encoding = "utf-16-le"  # Windows tools leave the mark out at times
     decoder = codecs.getincrementaldecoder(encoding)(errors="windows-1252")
     rest = decoder.decode(start)
+    left_out = 0
     while data := _read_some(file):
         text = rest + decoder.decode(data)
         if "\r" in text:
@@ -114,8 +125,10 @@ def _decode(file: BinaryIO) -> Iterator[list[str]]:
             # Some tools end a line twice: a Windows line end behind a return of the carriage.
             text = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n") + "\r" * held
         *whole, rest = strip_escapes(text).split("\n")
-        if len(rest) > LONGEST_LINE:
-            rest = rest[:LONGEST_LINE]
+        left_out = (0 if whole else left_out) + max(0, len(rest) - LONGEST_LINE)
+        if left_out > _ENDLESS_LINE:
+            raise OSError("no line ends in it")
+        rest = rest[:LONGEST_LINE]
         yield [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] for line in whole]
     rest = strip_escapes(rest + decoder.decode(b"", final=True)).rstrip("\r")
     if rest:
