@@ -10,6 +10,7 @@ import pytest
 
 from poolctl.api.inspect import inspect
 from poolctl.api.results import InspectResult
+from poolctl.errors import BadInput
 
 ROWS = (
     (
@@ -199,3 +200,20 @@ def test_the_same_paste_twice_is_one_look(tmp_path: Path) -> None:
 
     assert len(twice.observation.samples) == 1
     assert [each.code for each in twice.findings] == [each.code for each in once.findings]
+
+
+@pytest.mark.parametrize(("start", "packer"), [(b"PK\x03\x04", "zip"), (b"\xfd7zXZ", "xz"), (b"(\xb5/\xfd", "zstd")])
+def test_a_packed_file_is_named_as_what_it_is(start: bytes, packer: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"it is packed by {packer}: unpack it first"):
+        read(tmp_path, start + bytes(range(256)))
+
+
+def test_bytes_of_any_kind_are_not_taken_for_a_scrape(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nothing in it is of a known format"):
+        read(tmp_path, b"".join(bytes([1, number, 12, 11, 28, 255, 10]) for number in range(128, 250)))
+
+
+def test_the_one_row_and_the_one_line_that_are_not_read_are_said_as_one(tmp_path: Path) -> None:
+    (source,) = read(tmp_path, "pid,state\n1,idle\n2,active,surplus,cells\n").observation.sources
+
+    assert source.reason == "1 row is missing or did not fit the columns"

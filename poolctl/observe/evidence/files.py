@@ -23,6 +23,7 @@ LONGEST_LINE = 1 << 20
 _ENDLESS_LINE = 1 << 28
 """Characters without the end of a line from which a file is a mistake: a device such as /dev/zero has no end."""
 _BLOCK = 1 << 20
+_PACKED = {b"PK\x03\x04": "zip", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
 
 
@@ -110,6 +111,9 @@ codecs.register_error("windows-1252", _read_as_windows)
 
 def _decode(file: BinaryIO) -> Iterator[list[str]]:
     start = file.read(4)
+    packer = next((name for mark, name in _PACKED.items() if start.startswith(mark)), "")
+    if packer:
+        raise OSError(f"it is packed by {packer}: unpack it first")
     encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8")
     if encoding == "utf-8" and start[1:2] == b"\0" and start[3:4] == b"\0":
         encoding = "utf-16-le"  # Windows tools leave the mark out at times

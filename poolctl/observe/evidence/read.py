@@ -47,6 +47,7 @@ from poolctl.observe.snapshot import (
     Snapshot,
     Source,
 )
+from poolctl.units import agree, plural
 
 _LONGEST_HEADER = 100_000
 SMALL = 16 << 20
@@ -224,7 +225,7 @@ def _read_scrape(reading: _Reading, text: str, name: str) -> bool:
     if bouncer is not None:
         reading.bouncers.append(bouncer)
     start = text.lstrip()[:1]
-    meaningful = sum(1 for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    meaningful = sum(1 for line in text.split("\n") if line.strip() and not line.startswith("#"))
     is_scrape = meaningful > 0 and len(exposition.unreadable) * 2 < meaningful
     if start not in ("{", "[") and not is_scrape:
         return False
@@ -507,11 +508,13 @@ class _LineReader:
             return Source("evidence", self._name, ok=False, reason=reason)
         notes = []
         if self._bad_rows:
-            notes.append(f"{self._bad_rows} rows are missing or did not fit their columns")
+            notes.append(f"{agree(self._bad_rows, 'row', 'are')} missing or did not fit the columns")
         # Stack traces and other programs' lines stand in every application's log: only tables should be whole.
         mostly = max(self._known_of.values())
         if self._unread.count and mostly == 0:
-            notes.append(f"{self._unread.count} lines were not read, the first is line {self._unread.first}")
+            first = f"line {self._unread.first}"
+            rest = plural(self._unread.count - 1, "more line")
+            notes.append(f"{first} and {rest} were not read" if self._unread.count > 1 else f"{first} was not read")
         is_partial = self._bad_rows > 0 or (self._unread.rows > 0 and mostly == 0)
         return Source("evidence", self._name, ok=True, reason="; ".join(notes), is_partial=is_partial)
 
