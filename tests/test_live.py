@@ -432,7 +432,7 @@ def test_a_run_that_would_not_fit_into_memory_is_refused_before_it_starts() -> N
     gigabytes = psutil.virtual_memory().total // 1_000_000_000 + 1
 
     with pytest.raises(
-        CannotDo, match=r"instances with 4 workers each need about [\d.]+ GB of memory, and [\d.]+ GB are"
+        CannotDo, match=r"instances with 4 workers each would need about [\d.]+ GB of memory, and [\d.]+ GB are"
     ):
         check_scenario(scenario_of(load={"instances": 40 * gigabytes}))
 

@@ -79,6 +79,19 @@ def test_the_limit_of_a_role_counts_less_what_the_role_uses(target: str) -> None
         open_target(narrow, scenario_of(pool={"max_open": 4}))
 
 
+def test_a_target_that_is_full_already_is_said_to_be_so_and_how_to_see_by_whom(target: str) -> None:
+    narrow = as_role(target, "narrow")
+    with Clients(narrow) as clients:
+        for _ in range(20):
+            clients.open()
+        done = run_here("simulate", "--target", narrow)
+
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[0] == "checking the server"
+    assert "too many connections for role" in done.stderr
+    assert "poolctl inspect reports which clients hold the slots" in done.stderr
+
+
 def test_the_limit_of_a_database_counts_less_what_all_roles_use_there(target: str) -> None:
     small = target.replace("dbname=app", "dbname=small")
     with Clients(as_role(small, "narrow")) as clients:

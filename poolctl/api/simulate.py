@@ -299,8 +299,10 @@ def _serve(
     from poolctl.engines.live.pool_figures_file import NAME
 
     if request.target is None:
+        view.phase("starting the server")
         server = servers.serve(scenario)
     else:
+        view.phase("checking the server")
         server = open_target(
             request.target, scenario, allow_exhaustion=request.allow_exhaustion, remote=request.is_on_cluster
         )

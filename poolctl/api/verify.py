@@ -173,6 +173,7 @@ def _run_live(
         return None, f"Not tried on a real server: {error.message}"
     interruption = Interruption(stop, progress)
     with without_libpq_environment(), ThrowAwayServers() as servers, progress.show_run("verifying", None) as view:
+        view.phase("starting the server")
         run = run_on(servers.serve, scenario, view, stop=interruption)
         interruption.end()
     return run.summary, f"The recommended size also ran {LIVE_TIME:.0f} s on a throw-away PostgreSQL"

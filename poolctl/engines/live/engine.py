@@ -29,7 +29,7 @@ from poolctl.errors import BadInput
 from poolctl.observe.slots import SIMULATION
 from poolctl.scenario.run import Machine, ObservedError, ObservedServer, Run, TimelinePoint
 from poolctl.scenario.scenario import BUILT_IN_QUERIES, Scenario
-from poolctl.units import format_duration
+from poolctl.units import format_duration, plural
 
 GATHER = 0.05
 """Seconds between two checks of the instances, of Ctrl-C and of the server."""
@@ -107,7 +107,6 @@ def run_on(
     """
     with closing(start_host(scenario)) as host:
         fleet = InstanceFleet(host, count_processes(scenario))
-        view.phase("starting the server")
         return run_live(scenario, serve(scenario), fleet, view, interval=interval, stop=stop, wall_clock=wall_clock)
 
 
@@ -182,7 +181,7 @@ class _LiveRun:
             scenario, server.conninfo, interval=self._interval, prepared=server.prepared, cpu_rows_per_second=rows
         )
         count = len(self._jobs)
-        self._view.phase(f"starting {count} instance{'s' if count > 1 else ''}")
+        self._view.phase(f"starting {plural(count, 'instance')}")
         self._fleet.prepare(self._jobs)
         self._observer.prepare()
         # Starting the instances took a while: other clients and other runs may have come meanwhile.
@@ -335,10 +334,10 @@ class _LiveRun:
             self._note(f"instance {instance.number} {instance.loss}; its figures end with its last report")
         silent = [instance for instance in self._fleet.instances if not instance.is_done and not instance.loss]
         if silent:
-            self._note(f"{len(silent)} instances did not report their final counts in time")
+            self._note(f"{plural(len(silent), 'instance')} did not report the final counts in time")
         if (lost or silent) and not self._failure:
             what = f"{len(lost)} of {len(self._fleet.instances)} instances ended before they were done"
-            self._failure = what if lost else f"{len(silent)} instances stopped answering"
+            self._failure = what if lost else f"{plural(len(silent), 'instance')} stopped answering"
             gone = [machine.name for machine in machines if machine.loss]
             if gone:
                 self._failure += f": lost with the worker{'s' if len(gone) > 1 else ''} {', '.join(gone)}"

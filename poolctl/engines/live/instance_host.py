@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self
 import psutil
 
 from poolctl.errors import CannotDo
+from poolctl.units import plural
 
 INSTANCE_MEMORY = 35_000_000
 """Bytes that the process of an instance takes with its libraries loaded."""
@@ -78,8 +79,9 @@ def check_memory(processes: int, workers: int) -> None:
     needed = processes * (INSTANCE_MEMORY + workers * WORKER_MEMORY)
     free = psutil.virtual_memory().available
     if needed > free:
+        each = f" with {plural(workers, 'worker')} each" if workers else ""
         raise CannotDo(
-            f"{processes:,} instances with {workers:,} workers each need about {needed / 1e9:.1f} GB of memory, and "
+            f"{plural(processes, 'instance')}{each} would need about {needed / 1e9:.1f} GB of memory, and "
             f"{free / 1e9:.1f} GB are free",
             hint="lower load.instances or load.workers, or use --engine model, which needs little memory",
         )

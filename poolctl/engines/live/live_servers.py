@@ -20,7 +20,7 @@ from poolctl.engines.sandbox import Sandbox
 from poolctl.engines.workload import plan_jobs
 from poolctl.errors import BadInput, CannotConnect, CannotDo, ServerFull
 from poolctl.observe.connection import ServerConnection, describe_target, parse_conninfo
-from poolctl.observe.refusals import Refused, ServerLost, StatementFailed
+from poolctl.observe.refusals import TOO_MANY_CONNECTIONS, Refused, ServerLost, StatementFailed
 from poolctl.observe.slots import OBSERVER, SIMULATION, RunName, Slots, read_slots
 from poolctl.scenario.scenario import Scenario
 
@@ -263,6 +263,8 @@ def report_target_errors(conninfo: str) -> Iterator[None]:
         yield
     except Refused as error:
         hint = "try the same connection string with psql"
+        if error.refusal.sqlstate == TOO_MANY_CONNECTIONS:
+            hint = "poolctl inspect reports which clients hold the slots, also from outside"
         raise CannotConnect(f"cannot connect to {describe_target(conninfo)}: {error}", hint=hint) from None
     except (ServerLost, StatementFailed) as error:
         raise CannotDo(
