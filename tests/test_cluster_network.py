@@ -7,6 +7,7 @@ share and nothing else; nothing keeps running, and no backend stays, on any host
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -65,6 +66,11 @@ class Site:
         host.start(*dask, "--no-dashboard", prefix=prefix)
         self.workers.append(host)
         return host
+
+    def add_worker_beside_the_scheduler(self) -> None:
+        """Start a worker that is known by 127.0.0.1, as where /etc/hosts has the host's own name beside it."""
+        dask = ("-m", "distributed.cli.dask_worker", self.at, "--host", "127.0.0.1", "--nthreads", "1", "--no-nanny")
+        self.scheduler.start(*dask, "--no-dashboard")
 
     def simulate(self, *arguments: str) -> "subprocess.Popen[str]":
         """Start a run on the client's host. Only this host's environment knows the password."""
@@ -180,6 +186,17 @@ def test_a_server_that_only_the_client_reaches_is_refused_by_the_name_of_a_worke
     assert found["error"]["code"] == "cannot-connect"
     assert f"worker {worker.address}:" in errors
     assert "cannot connect to the server" in errors
+
+
+def test_a_worker_that_is_known_by_a_loopback_address_is_not_taken_for_this_machine(site: Site) -> None:
+    site.add_worker_beside_the_scheduler()
+    found, _ = finish(site.simulate("--sandbox-listen", "127.0.0.1"))
+    assert f"is one of this machine only, and worker {socket.gethostname()}:" in found["error"]["message"]
+
+    run = site.simulate("--target", site.target, "--set", "pool.max_open=2", "--for", "1s")
+    found, errors = finish(run)
+    assert run.returncode == 0, errors
+    assert [machine["name"].partition(":")[0] for machine in found["machines"]] == [socket.gethostname()]
 
 
 def test_a_link_that_is_back_after_a_second_costs_nothing(site: Site) -> None:

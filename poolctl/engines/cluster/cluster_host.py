@@ -19,7 +19,16 @@ from typing import TYPE_CHECKING, Any
 
 from poolctl.engines.cluster.client import check_packages, check_workers, wait_for_workers
 from poolctl.engines.cluster.machine_program import CHECK, CONNECT_TIMEOUT, LEASE
-from poolctl.engines.cluster.worker_side import Exchange, close_share, exchange, open_share, read_wall_clock
+from poolctl.engines.cluster.worker_side import (
+    Exchange,
+    HostIdentity,
+    close_share,
+    exchange,
+    find_host_identity,
+    identify_host,
+    open_share,
+    read_wall_clock,
+)
 from poolctl.engines.live.instance_host import HostMachine
 from poolctl.errors import CannotConnect, CannotDo, Interrupted
 from poolctl.observe.connection import find_address
@@ -74,12 +83,13 @@ class ClusterHost:
         check_packages(client, address, library)
         scheduler_ahead = _compare_clocks(client)
         places = _choose_workers(client, needed if per_worker else count)
+        hosts: dict[str, HostIdentity] = client.run(identify_host, workers=places)
         run = secrets.token_hex(6)
         try:
             for at, place in enumerate(places):
                 numbers = tuple(range(at, count, len(places)))
                 order = {"library": library, "numbers": numbers, "workers": workers}
-                self._machines.append(_Machine(client, run, place, order, scheduler_ahead, self._arrived))
+                self._machines.append(_Machine(client, run, place, hosts[place], order, scheduler_ahead, self._arrived))
             self._wait_for_first_answers()
         except BaseException:
             self.close()
@@ -95,7 +105,7 @@ class ClusterHost:
         """Raise CannotConnect if a machine cannot reach the server, CannotDo if one does not answer."""
         if _is_of_this_machine(find_address(conninfo)[0]):
             for machine in self._machines:
-                if not _has_address(machine.name.rpartition(":")[0].strip("[]")):
+                if not machine.is_here:
                     raise CannotDo(
                         f"the server's address in the connection string is one of this machine only, and worker "
                         f"{machine.name} is another machine",
@@ -171,11 +181,19 @@ class _Machine:
         client: "Client",
         run: str,
         address: str,
+        host: HostIdentity,
         order: dict[str, Any],
         scheduler_ahead: float,
         arrived: "SimpleQueue[tuple[int, dict[str, Any]]]",
     ) -> None:
         self.name = address.partition("://")[2]
+        where, _, port = self.name.rpartition(":")
+        where = where.strip("[]")
+        self.is_here = host == find_host_identity() and _has_address(where)
+        if _is_of_this_machine(where) and not self.is_here:
+            # The scheduler's own host: Debian's /etc/hosts has its name beside 127.0.1.1, and Dask's worker there then
+            # calls itself 127.0.0.1.
+            self.name = f"{host.name}:{port}"
         self.numbers: tuple[int, ...] = order["numbers"]
         self.loss = ""
         self.is_refused: str | None = None

@@ -7,9 +7,12 @@ raises: Dask would log the arguments, which hold a connection string.
 import asyncio
 import json
 import logging
+import socket
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 
@@ -92,6 +95,30 @@ async def close_share(run: str) -> None:
     share = _shares.pop(run, None)
     if share is not None and share.process.stdin is not None:
         share.process.stdin.close()
+
+
+@dataclass(frozen=True, slots=True)
+class HostIdentity:
+    """What two processes of one machine have in common: its name, its start, and its network.
+
+    ``network`` is "" where the system does not say. Two containers of a machine have networks of their own.
+    """
+
+    name: str
+    network: str
+
+
+async def identify_host() -> HostIdentity:
+    """Return the identity of the machine, or container, that this runs in."""
+    return find_host_identity()
+
+
+def find_host_identity() -> HostIdentity:
+    """Return the identity of the machine, or container, that this runs in."""
+    network = ""
+    with suppress(OSError):
+        network = Path("/proc/sys/kernel/random/boot_id").read_text() + str(Path("/proc/self/ns/net").readlink())
+    return HostIdentity(socket.gethostname(), network)
 
 
 async def read_wall_clock() -> float:
