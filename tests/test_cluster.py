@@ -212,6 +212,28 @@ def test_a_worker_with_another_kernel_is_refused_by_name_before_anything_runs(tm
     assert "kernel plain; this machine has" in refused.stderr
 
 
+def test_an_upgrade_does_not_change_the_version_of_a_worker_that_runs_on(tmp_path: Path) -> None:
+    metadata = tmp_path / "poolctl-9.8.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    program = f"""
+import pathlib
+from poolctl.engines.cluster.client import describe_worker
+pathlib.Path({str(metadata)!r}).write_text("Name: poolctl\\nVersion: 9.9\\n")
+print(describe_worker().poolctl)
+"""
+    metadata.write_text("Name: poolctl\nVersion: 9.8\n")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert found.stdout.strip() == "9.8"
+
+
 BLOCKER = """
 import sys
 class Blocker:

@@ -50,12 +50,16 @@ def _find_version() -> str:
         return "unknown"
 
 
+_VERSION = _find_version()
+"""Read once: after an upgrade a worker that was not restarted still runs the code that it has loaded."""
+
+
 def describe_worker() -> WorkerIdentity:
     """Describe the process that this runs in. Sent to each worker, so it has a name at the top."""
     from poolctl.engines.model import compiled
 
     kernel = "compiled" if compiled.is_there() else "plain"
-    return WorkerIdentity(_find_version(), f"{sys.version_info.major}.{sys.version_info.minor}", kernel)
+    return WorkerIdentity(_VERSION, f"{sys.version_info.major}.{sys.version_info.minor}", kernel)
 
 
 @contextmanager
