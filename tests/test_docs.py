@@ -19,8 +19,10 @@ SCENARIO_PAGE = ROOT / "docs" / "scenario.md"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 OPTIONS_OF_OTHERS = {"--help", "--outdir"} | {
     *("--poolctl", "--poolctl-timeout", "--poolctl-threshold", "--poolctl-allow", "--shop"),
+    *("--rm", "--restart", "--image", "--env", "--replicas", "--worker-port", "--nanny-port", "--no-dashboard"),
+    *("--protocol", "--port", "--nworkers", "--nthreads"),
 }
-"""Options of other programs that the documents name, such as pytest with the plugin."""
+"""Options of other programs that the documents name, such as pytest with the plugin, kubectl and Dask."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
