@@ -68,7 +68,7 @@ def test_a_pool_that_is_often_full_and_does_not_count_who_waits_is_left_open(ful
     finding = find(verdict(*busy(4), pools=figures), "healthy")
 
     assert finding.confidence == ("undetermined" if is_open else "likely")
-    assert (f"were in use in {full} of 7 samples" in finding.summary) == is_open
+    assert (f"was in use in {full} of 7 samples" in finding.summary) == is_open
 
 
 @pytest.mark.parametrize(("full", "is_open"), [(7, True), (6, False)])

@@ -216,6 +216,13 @@ def test_a_paused_database_is_not_a_small_pool() -> None:
     assert not (LEAKS | {"pool-undersized", "healthy"}) & set(codes(diagnosis))
 
 
+def test_clients_of_a_pgbouncer_without_any_server_connection_may_be_held_by_a_pause() -> None:
+    finding = find(verdict(bouncers=[bouncer([], databases=())]), "waiting-unexplained")
+
+    assert (finding.severity, finding.confidence) == ("critical", "undetermined")
+    assert "it is paused (RESUME ends that), or cannot log in" in finding.summary
+
+
 def test_a_pgbouncer_without_room_for_clients_is_the_poolers_limit() -> None:
     full = bouncer([100], waiting=0, config={"max_client_conn": "8"}, lists={"used_clients": 9})
     refused = Refusal("pooler-clients", "no more connections allowed (max_client_conn)", "08P01")

@@ -75,7 +75,7 @@ def _doubt_pools(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
     worst = max(silent, key=lambda each: each.full / len(each.figures), default=None)
     if facts.samples and worst is not None and 2 * worst.full >= len(worst.figures):
         yield (
-            f"{counts}; all {worst.size} connections of pool {quote(worst.last.name, 60)} were in use in "
+            f"{counts}; every connection of pool {quote(worst.last.name, 60)} ({worst.size}) was in use in "
             f"{worst.full} of {len(worst.figures)} samples by its own figures, which do not say whether clients wait",
             "how many clients wait for it (--pool-stats-map waiting=NAME), or time-outs in the application's log",
         )

@@ -33,7 +33,7 @@ from poolctl.diagnose.live.usage import (
 )
 from poolctl.diagnose.live.waits import BouncerQueue, parse_setting
 from poolctl.observe.snapshot import BouncerLink, BouncerSample, BouncerStats, HostSample, PgpoolSample, Refusal
-from poolctl.units import format_count, format_duration, percent, plural, quote
+from poolctl.units import agree, format_count, format_duration, percent, plural, quote
 
 
 def find_pooler_client_limit(context: RuleContext) -> Iterator[Finding]:
@@ -338,8 +338,8 @@ def build_pinned_transaction(context: RuleContext, queue: BouncerQueue, found: P
         "pooler-pinned-transaction",
         severity="critical",
         confidence="certain" if observed and queue.waiting.sustained else "likely",
-        summary=f"PgBouncer: {len(found.pinned)} server connections are pinned by transactions {kept}, the oldest idle "
-        f"for {format_duration(oldest)}; {_write_counts(queue)}",
+        summary=f"PgBouncer: {agree(len(found.pinned), 'server connection', 'are')} pinned by transactions {kept}, the "
+        f"oldest idle for {format_duration(oldest)}; {_write_counts(queue)}",
         evidence=_collect_evidence(queue, found)
         | {"oldest_age": oldest, "threshold": "idle in transaction > 1 s, no server idle, clients waiting"},
         holders=context.find_holders(found.pinned),

@@ -435,6 +435,10 @@ def find_waiting_unexplained(context: RuleContext) -> Iterator[Finding]:
     why = "nothing observed says for what"
     if empty:
         why = f"{_name_pools(empty)} has no connection open: it cannot open any, or its process is stuck"
+    # PAUSE without a name is in no row of SHOW DATABASES.
+    severed = [each for each in facts.queues if each.waiting.sustained and not any(p.servers for p in each.pools)]
+    if severed:
+        why = "PgBouncer has no connection to the server for them: it is paused (RESUME ends that), or cannot log in"
     yield build_finding(
         "waiting-unexplained",
         severity="critical",
