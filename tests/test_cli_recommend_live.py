@@ -250,7 +250,9 @@ def test_ctrl_c_ends_the_measurement_early_and_tells_what_was_seen(at: Stage, wa
         text, errors = running.communicate(timeout=30)
 
     assert running.returncode == 130, errors
-    assert json.loads(text)["status"] == "interrupted"
+    found = json.loads(text)
+    assert found["status"] == "interrupted"
+    assert "The time to open a connection was not measured: there was no time for it" in found["notes"]
 
 
 def test_a_full_server_is_not_asked_for_more_connections(at: Stage) -> None:

@@ -84,7 +84,8 @@ def measure(request: RecommendRequest, progress: Progress, stop: Callable[[], bo
     if connects.times:
         measurement = _add_connects(measurement, connects)
     elif targets.conninfo is not None and request.measures_load:
-        note = "The time to open a connection was not measured: too few slots were free"
+        reason = connects.refusal or "there was no time for it"
+        note = f"The time to open a connection was not measured: {reason}"
         measurement = replace(measurement, notes=(*measurement.notes, note))
     return replace(measurement, planned=planned, interrupted=interruption.was_requested)
 
@@ -163,7 +164,8 @@ def _sample(
 class _ConnectTimer:
     """Has poolctl's own connection opened again now and then, which takes as long as an application's.
 
-    There is never a second one. ``times``: seconds each took to open; ``round_trips``: of an empty statement on each.
+    There is never a second one. ``times``: seconds each took to open; ``round_trips``: of an empty statement on each;
+    ``refusal``: why it was not opened again when it was time to, "" if it was.
     """
 
     def __init__(self, postgres: "Postgres | None", planned: float) -> None:
@@ -172,6 +174,7 @@ class _ConnectTimer:
         self._due = [planned * (number + 1) / (CONNECTS + 1) for number in range(CONNECTS)]
         self.times: list[float] = []
         self.round_trips: list[float] = []
+        self.refusal = ""
 
     def __call__(self, snapshot: "Snapshot", observation: "Observation") -> None:
         if not self._due or time.monotonic() - self._began < self._due[0]:
@@ -182,11 +185,13 @@ class _ConnectTimer:
         # The connections that count against the slots, and poolctl's own. Without spare slots an application could take
         # the one that poolctl gives back.
         if observation.server.usable - len(snapshot.server.clients) - 1 < SPARE_SLOTS:
+            self.refusal = "too few slots were free"
             return
         times = self._postgres.reconnect()
         if times is None:
             # A server that refuses one connection is not asked for more.
             self._due.clear()
+            self.refusal = "the server did not let poolctl in again"
             return
         self.times.append(times[0])
         self.round_trips.append(times[1])
