@@ -73,10 +73,14 @@ def format_duration(seconds: float | None) -> str:
 
 
 def format_instant(at: float) -> str:
-    """Write an instant (seconds since the Unix epoch) in UTC: people in several time zones read the same report."""
+    """Write an instant (seconds since the Unix epoch) in UTC: people in several time zones read the same report.
+
+    One outside the years 1 to 9999, as of a torn line, becomes the nearest that can be written.
+    """
     # Imported here: every command imports this file, and few write an instant.
     from datetime import UTC, datetime
 
+    at = min(max(at, datetime.min.replace(tzinfo=UTC).timestamp()), datetime.max.replace(tzinfo=UTC).timestamp() - 1)
     return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

@@ -1,6 +1,7 @@
 """One paste after everything that terminals, mail and chat programs do to it: all its rows, or no claim of health."""
 
 import html
+import json
 import re
 import textwrap
 from collections.abc import Callable
@@ -10,7 +11,8 @@ import pytest
 
 from poolctl.api.inspect import inspect
 from poolctl.api.results import InspectResult
-from poolctl.errors import BadInput
+from poolctl.errors import BadInput, CannotDo, PoolctlError
+from poolctl.report.build import build_report
 
 ROWS = (
     (
@@ -217,3 +219,44 @@ def test_the_one_row_and_the_one_line_that_are_not_read_are_said_as_one(tmp_path
     (source,) = read(tmp_path, "pid,state\n1,idle\n2,active,surplus,cells\n").observation.sources
 
     assert source.reason == "1 row is missing or did not fit the columns"
+
+
+NINES = "9" * 5_000
+NOON = "2026-11-01 12:00:00.000 UTC [5] LOG: "
+TORN = {
+    "who blocks": f"pid,state,query,blocked_by\n1,idle,SELECT 1,{NINES}\n",
+    "an age": f"pid,state,query_age\n1,idle,{NINES} years\n2,idle,99999999999 years\n3,idle,{'9' * 20}:00:00\n",
+    "an instant": "pid,state,backend_start,state_change\n1,idle,9999-12-31 23:59:59-14:00,0001-01-01 00:00:00+14\n",
+    "a limit": f"name,setting\nmax_connections,{NINES}\n\npid,state\n1,idle\n",
+    "a session": f"{NOON} disconnection: session time: {NINES}:00:00.000 user=a database=b\n",
+    "a wait": f"{NOON} process 5 still waiting for ShareLock on relation 5 after {NINES} ms\n",
+    "a title": f"  {NINES} postgres: a b 10.0.0.1({NINES}) idle\n  5 postgres: a b 10.0.0.1(5) idle\n",
+    "statistics": "2026-11-01 12:00:00.123 UTC [1] LOG stats: 1.2.3 xacts/s, 4..5 queries/s, in 1 B/s, xact 1 us\n",
+    "a scrape": 'pgbouncer_pools_client_active_connections{database="a",user="b"} NaN\n'
+    'pgbouncer_pools_server_idle_connections{database="a",user="b"} 1\npgbouncer_used_clients +Inf\n',
+    "figures of a pooler": f"database|user|cl_active|cl_waiting|sv_active|pool_mode\na|b|{NINES}|?|1|transaction\n",
+}
+
+
+@pytest.mark.parametrize("where", TORN)
+def test_a_number_that_is_none_is_no_error_inside_poolctl_and_no_health(where: str, tmp_path: Path) -> None:
+    try:
+        result = read(tmp_path, TORN[where])
+    except PoolctlError:
+        return
+    json.loads(result.to_json())
+    build_report(result)
+    assert where == "an instant" or result.findings[0].confidence == "undetermined", result.findings[0].summary
+
+
+def test_a_pool_whose_waiting_clients_no_scrape_has_is_not_healthy(tmp_path: Path) -> None:
+    result = read(tmp_path, 'pgbouncer_pools_client_active_connections{database="shop",user="app"} 5\n')
+
+    (source,) = result.observation.sources
+    assert source.reason == "no waiting clients of 1 pool, the first is shop/app"
+    assert result.findings[0].confidence == "undetermined"
+
+
+def test_the_settings_of_pgpool_alone_show_no_connection(tmp_path: Path) -> None:
+    with pytest.raises(CannotDo, match="the evidence shows no connection"):
+        read(tmp_path, "item|value|description\nnum_init_children|32|x\nmax_pool|4|x\n")

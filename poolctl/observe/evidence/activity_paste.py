@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from math import isfinite
 
 from poolctl.observe.evidence.tables import PastedTable
 from poolctl.observe.snapshot import Backend, DatabaseCounters, LockWait
@@ -183,11 +184,12 @@ def parse_interval(text: str | None) -> float | None:
         sign = -1.0 if match[1] else 1.0
         days = 365.25 * int(match[2] or 0) + 30 * int(match[3] or 0) + int(match[4] or 0)
         clock = int(match[5] or 0) * 3600 + int(match[6] or 0) * 60 + float(match[7] or 0)
-        return sign * (timedelta(days=days).total_seconds() + clock)
+        return sign * (days * 86_400 + clock)
     try:
-        return float(stripped.removesuffix("s"))
+        seconds = float(stripped.removesuffix("s"))
     except ValueError:
         return None
+    return seconds if isfinite(seconds) else None
 
 
 def read_activity(tables: Iterable[PastedTable], now: float | None = None) -> PastedActivity:

@@ -7,6 +7,7 @@ which SHOW a table is the answer to.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 
 from poolctl.observe.admin_console import Row
 from poolctl.observe.evidence.tables import PastedTable
@@ -66,14 +67,24 @@ def read_bouncer(tables: Iterable[PastedTable], target: str) -> BouncerSample | 
     return read_sample(rows, target=target) if rows else None
 
 
+def count_unreadable(tables: Iterable[PastedTable]) -> int:
+    """Return how many rows of SHOW POOLS do not say how many clients wait: a missing or torn cell is no zero."""
+    return sum(
+        not (row.get("cl_waiting") or "").strip().isdecimal()
+        for table in tables
+        if find_show(table.columns) == "POOLS"
+        for row in table.rows
+    )
+
+
 def read_pgpool(tables: Iterable[PastedTable], target: str) -> PgpoolSample | None:
-    """Return the sample that the SHOW tables of one Pgpool-II make, None where none of them is one."""
+    """Return the sample that the SHOW tables of one Pgpool-II make, None where none of them shows connections."""
     rows: dict[str, list[Row]] = defaultdict(list)
     for table in tables:
         show = find_show(table.columns)
         if show.startswith("pool_"):
             rows[show] += [Row(row) for row in table.rows]
-    if not rows:
+    if not rows["pool_processes"] and not rows["pool_pools"]:
         return None
     limits = parse_limits(rows["pool_status"])
     return PgpoolSample(
@@ -122,6 +133,8 @@ def read_exporter(series: Iterable[Series], target: str) -> BouncerSample | None
     config: dict[str, str] = {}
     lists: dict[str, int] = {}
     for one in series:
+        if not isfinite(one.value):
+            continue
         if one.name in _CONFIG:
             config[_CONFIG[one.name]] = f"{one.value:.0f}"
         elif one.name.startswith("pgbouncer_pools_") and (field := _EXPORTED.get(one.name[len("pgbouncer_pools_") :])):
@@ -140,6 +153,16 @@ def read_exporter(series: Iterable[Series], target: str) -> BouncerSample | None
         config=config,
         lists=lists,
     )
+
+
+def find_silent_pools(series: Iterable[Series], sample: BouncerSample) -> list[str]:
+    """Return the names of the pools of ``sample`` whose waiting clients ``series`` does not have."""
+    known = {
+        (one.labels.get("database", ""), one.labels.get("user", ""))
+        for one in series
+        if isfinite(one.value) and _EXPORTED.get(one.name.removeprefix("pgbouncer_pools_")) == "clients_waiting"
+    }
+    return [f"{pool.database}/{pool.user}" for pool in sample.pools if (pool.database, pool.user) not in known]
 
 
 def _pool(key: tuple[str, str], values: Mapping[str, float]) -> BouncerPool:

@@ -6,6 +6,7 @@ Decides how bytes become lines. A file is read once, from front to end; no more 
 import codecs
 import gzip
 import io
+import re
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,8 @@ LONGEST_LINE = 1 << 20
 """Characters; what follows in a longer line is left out."""
 _ENDLESS_LINE = 1 << 28
 """Characters without the end of a line from which a file is a mistake: a device such as /dev/zero has no end."""
+_NO_NUMBER = re.compile(r"[0-9]{25,}")
+"""More digits than any figure of a server or a pool has: Python refuses to read thousands of them as a number."""
 _BLOCK = 1 << 20
 _PACKED = {b"PK\x03\x04": "zip", b"\xfd7zX": "xz", b"\x28\xb5\x2f\xfd": "zstd", b"7z\xbc\xaf": "7z", b"BZh": "bzip2"}
 _MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
@@ -128,15 +131,19 @@ def _decode(file: BinaryIO) -> Iterator[list[str]]:
             text = text[:-1] if held else text
             # Some tools end a line twice: a Windows line end behind a return of the carriage.
             text = text.replace("\r\r\n", "\n").replace("\r\n", "\n").replace("\r", "\n") + "\r" * held
-        *whole, rest = strip_escapes(text).split("\n")
+        *whole, rest = _clean(text).split("\n")
         left_out = (0 if whole else left_out) + max(0, len(rest) - LONGEST_LINE)
         if left_out > _ENDLESS_LINE:
             raise OSError("no line ends in it")
         rest = rest[:LONGEST_LINE]
         yield [line if len(line) <= LONGEST_LINE else line[:LONGEST_LINE] for line in whole]
-    rest = strip_escapes(rest + decoder.decode(b"", final=True)).rstrip("\r")
+    rest = _clean(rest + decoder.decode(b"", final=True)).rstrip("\r")
     if rest:
         yield [rest]
+
+
+def _clean(text: str) -> str:
+    return _NO_NUMBER.sub("?", strip_escapes(text))
 
 
 def _read_some(file: BinaryIO) -> bytes:

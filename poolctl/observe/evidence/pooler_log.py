@@ -28,7 +28,9 @@ _SOCKET = re.compile(
 )
 _CLOSING = re.compile(r"closing because: (?P<why>.*?)(?: \(age=(?P<age>\d+)s?\))?$")
 _POOLER_ERROR = re.compile(r"pooler error: (?P<why>.*)$")
-_PAIR = re.compile(r"(?:(?P<what>in|out|query|xact|wait) )?(?P<number>[\d.]+) (?P<unit>[a-zA-Z/ ]+?)(?=,|$)")
+_PAIR = re.compile(
+    r"(?:(?P<what>in|out|query|xact|wait) )?(?<![\d.])(?P<number>\d+(?:\.\d+)?) (?P<unit>[a-zA-Z/ ]+?)(?=,|$)"
+)
 
 PoolerEventKind = Literal["login", "closed", "refused", "queue-timeout", "stats", "server-opened", "other"]
 

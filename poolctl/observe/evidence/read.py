@@ -14,7 +14,15 @@ from itertools import islice
 from poolctl.errors import BadInput
 from poolctl.observe.evidence.activity_paste import knows_activity, parse_instant, read_activity, read_state_count
 from poolctl.observe.evidence.collect import SECTION
-from poolctl.observe.evidence.consoles import find_show, is_bouncer_metric, read_bouncer, read_exporter, read_pgpool
+from poolctl.observe.evidence.consoles import (
+    count_unreadable,
+    find_show,
+    find_silent_pools,
+    is_bouncer_metric,
+    read_bouncer,
+    read_exporter,
+    read_pgpool,
+)
 from poolctl.observe.evidence.files import EvidenceFile, find_files
 from poolctl.observe.evidence.paste import clean_paste
 from poolctl.observe.evidence.pooler_log import read_pooler_line
@@ -237,7 +245,9 @@ def _read_scrape(reading: _Reading, text: str, name: str) -> bool:
     if not read.pools and bouncer is None and start in ("{", "["):
         return False
     complaint = "" if read.pools or bouncer is not None else read.complaint
-    reading.sources.append(Source("evidence", name, ok=not complaint, reason=complaint))
+    silent = find_silent_pools(exposition.series, bouncer) if bouncer is not None else []
+    reason = f"no waiting clients of {plural(len(silent), 'pool')}, the first is {silent[0]}" if silent else complaint
+    reading.sources.append(Source("evidence", name, ok=not complaint, reason=reason, is_partial=bool(silent)))
     return True
 
 
@@ -563,8 +573,9 @@ def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now
         if set(table.columns) in _SETTINGS:
             reading.settings |= {str(row["name"]): str(row["setting"]) for row in table.rows if row.get("setting")}
     rest = [table for table in tables if not find_show(table.columns) and set(table.columns) not in _SETTINGS]
+    unreadable = count_unreadable(shows)
     if not rest:
-        return 0
+        return unreadable
     activity = read_activity(rest, now)
     if activity.backends or activity.databases:
         reading.servers.append(
@@ -575,7 +586,7 @@ def _add_tables(reading: _Reading, tables: Sequence[PastedTable], name: str, now
                 databases=tuple(activity.databases),
             )
         )
-    return activity.unfit
+    return activity.unfit + unreadable
 
 
 def _observe(reading: _Reading, now: float | None) -> Observation:
