@@ -3,6 +3,7 @@
 What needs hosts with addresses of their own is in test_cluster_network.py.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from command_line import run_here
 from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
 from poolctl.engines.cluster.cluster_host import ClusterHost
 from poolctl.engines.cluster.place import parse_place
+from poolctl.engines.cluster.worker_side import exchange
 from poolctl.engines.model import compiled
 from poolctl.engines.sandbox.server import free_port
 from poolctl.errors import BadInput, CannotDo
@@ -432,6 +434,12 @@ def test_a_machine_without_memory_for_its_share_refuses_it() -> None:
     number, _, message = output.partition(b" ")
     assert number == b"7"
     assert "of memory" in json.loads(message)["failed"]["message"]
+
+
+def test_a_worker_that_was_started_again_at_its_address_says_so() -> None:
+    answer = asyncio.run(exchange("a run of the worker before", b"\n"))
+
+    assert answer.ended == "ended with the worker, which was started again"
 
 
 @pytest.mark.slow

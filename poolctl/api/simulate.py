@@ -245,7 +245,7 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
     environment = without_libpq_environment() if request.target is None else nullcontext()
     with (
         environment,
-        _open_place(request, progress, interruption) as start_host,
+        _open_place(request, progress, interruption) as start_at_place,
         ThrowAwayServers(port=request.port, keep=request.keep, remote=remote) as servers,
     ):
 
@@ -254,6 +254,7 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
                 for note in named.notes:
                     view.note(note)
                 serve = partial(_serve, request, servers, view)
+                start_host = partial(start_at_place, view.note)
                 return run_on(
                     serve, scenario, view, start_host=start_host, interval=request.interval, stop=interruption
                 )
@@ -267,12 +268,15 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
 @contextmanager
 def _open_place(
     request: SimulateRequest, progress: Progress, interruption: Interruption
-) -> Iterator["Callable[[Scenario], InstanceHost]"]:
-    """Yield a function that starts the processes of a scenario's instances: here, or on the cluster of the request."""
+) -> Iterator["Callable[[Callable[[str], None], Scenario], InstanceHost]"]:
+    """Yield a function that starts the processes of a scenario's instances: here, or on the cluster of the request.
+
+    Its first argument is called with what is waited for.
+    """
     from poolctl.engines.live.engine import count_processes, count_workers, start_here
 
     if not request.is_on_cluster:
-        yield start_here
+        yield lambda _, scenario: start_here(scenario)
         return
     from poolctl.engines.cluster.client import connect_cluster
     from poolctl.engines.cluster.cluster_host import ClusterHost
@@ -280,7 +284,7 @@ def _open_place(
 
     _, address = parse_place(request.on)
     with connect_cluster(address, stop=interruption, note=progress.note) as client:
-        yield lambda scenario: ClusterHost(
+        yield lambda note, scenario: ClusterHost(
             client,
             address,
             library=scenario.pool.kind,
@@ -288,7 +292,7 @@ def _open_place(
             workers=count_workers(scenario),
             per_worker=request.per_worker,
             stop=interruption,
-            note=progress.note,
+            note=note,
         )
 
 

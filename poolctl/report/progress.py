@@ -242,7 +242,7 @@ class LiveBlock:
         return [
             *self._course(width, points),
             *self._gauges(points[-1], width),
-            self._flow(points),
+            *self._flow(points, width),
             *(Text.assemble((f"{error.count:,} x ", "bold"), _describe_error(error)) for error in recent),
         ]
 
@@ -271,22 +271,17 @@ class LiveBlock:
         gauges.append(("waiting", f"{point.waiting:,}", STYLES["waiting"] if point.waiting else ""))
         if point.server_connections is not None:
             gauges.append(("server", _format_of(point.server_connections, self._bounds.usable), STYLES["server"]))
-        lines = [Text()]
-        for name, value, style in gauges:
-            gauge = Text.assemble(f"{name} ", (value, style or "bold"))
-            if lines[-1] and len(lines[-1]) + 3 + len(gauge) > width:
-                lines.append(Text())
-            lines[-1].append("   " if lines[-1] else "").append_text(gauge)
-        return lines
+        return _fill_lines(
+            [Text.assemble(f"{name} ", (value, style or "bold")) for name, value, style in gauges], width
+        )
 
-    def _flow(self, points: Sequence[TimelinePoint]) -> Text:
+    def _flow(self, points: Sequence[TimelinePoint], width: int) -> list[Text]:
         point = points[-1]
         then = next((p for p in reversed(points) if p.at <= point.at - 1.0), points[0])
         rate = (point.acquired - then.acquired) / (point.at - then.at) if point.at > then.at else 0.0
         style = STYLES["CRITICAL"] if point.errors else ""
-        return Text.assemble(
-            f"acquired {format_count(point.acquired)} ({rate:,.0f}/s now)   ", (f"errors {point.errors:,}", style)
-        )
+        acquired = Text(f"acquired {format_count(point.acquired)} ({rate:,.0f}/s now)")
+        return _fill_lines([acquired, Text(f"errors {point.errors:,}", style)], width)
 
 
 class _ResizableLive(Live):
@@ -395,6 +390,16 @@ def _redraw(block: SamplingBlock | _Count, console: Console) -> Live:
         redirect_stdout=False,
         redirect_stderr=False,
     )
+
+
+def _fill_lines(parts: Sequence[Text], width: int) -> list[Text]:
+    """Put ``parts`` one after the other, into as many lines as they need."""
+    lines = [Text()]
+    for part in parts:
+        if lines[-1] and len(lines[-1]) + 3 + len(part) > width:
+            lines.append(Text())
+        lines[-1].append("   " if lines[-1] else "").append_text(part)
+    return lines
 
 
 def _choose_signs(screen: Screen) -> tuple[str, str]:

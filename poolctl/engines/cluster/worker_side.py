@@ -77,7 +77,8 @@ async def exchange(run: str, lines: bytes) -> Exchange:
     """Pass ``lines`` to the program, and return what it has written since the last exchange."""
     share = _shares.get(run)
     if share is None:
-        return Exchange(b"", "is not known to this worker", time.monotonic(), time.time())
+        # Dask's nanny starts a worker that died once more, and with --worker-port at the same address.
+        return Exchange(b"", "ended with the worker, which was started again", time.monotonic(), time.time())
     process, received = share.process, bytes(share.received)
     share.received.clear()
     ended = None
