@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -115,9 +116,11 @@ def finish(run: "subprocess.Popen[str]") -> tuple[dict[str, Any], str]:
     return json.loads(output), errors
 
 
-def test_two_machines_with_clocks_of_their_own_make_one_load(site: Site) -> None:
-    # Its monotonic clock is a day ahead: the agreed instant must not rest on a common clock.
-    site.add_worker("unshare", "--time", "--monotonic", "86400", "--fork", "--kill-child")
+def test_two_machines_with_clocks_of_their_own_make_one_load(site: Site, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time\nnow = time.time\ntime.time = lambda: now() + 0.4\n")
+    # Its monotonic clock is a day ahead: the agreed instant must not rest on a common clock. The time of day is wrong.
+    other_clocks = ("unshare", "--time", "--monotonic", "86400", "--fork", "--kill-child")
+    ahead = site.add_worker("env", f"PYTHONPATH={os.pathsep.join([str(tmp_path), *sys.path])}", *other_clocks)
     slow = site.add_worker()
     slow.delay(0.08)
     run = site.simulate(
@@ -136,6 +139,8 @@ def test_two_machines_with_clocks_of_their_own_make_one_load(site: Site) -> None
     # Each began with the others, and not a day later.
     assert all(one["acquired"] > 10 for one in found["instances"])
     assert all(abs(machine["clock_offset"]) < 1 for machine in machines)
+    assert [m["clock_offset"] > 0.3 for m in machines] == [m["name"].startswith(ahead.address) for m in machines]
+    assert any(f"the clock of {ahead.address}:" in note and "ahead of" in note for note in found["notes"])
     (slow_row,) = [machine for machine in machines if machine["name"].startswith(slow.address)]
     assert slow_row["start_uncertainty"] > 0.05
     assert any(slow.address in note and "early or late" in note for note in found["notes"])
