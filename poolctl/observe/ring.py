@@ -4,6 +4,7 @@ Decides when a file of the ring is full, which files are deleted, and what a ful
 at most the samples that find no room. Every file is a recording of its own; ``--replay`` reads one, or the folder.
 """
 
+import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -41,6 +42,7 @@ class Ring:
 
     def __init__(self, folder: Path, *, keep: float, most_bytes: int, show_literals: bool = False) -> None:
         self._folder, self._keep, self._most_bytes = folder, keep, most_bytes
+        self._room = float(most_bytes)
         self._show_literals = show_literals
         self._writer: RecordingWriter | None = None
         self._path = folder
@@ -66,7 +68,7 @@ class Ring:
         if self._writer is not None and (
             snapshot.at >= self._ends_at
             or snapshot.at < self._ends_at - 2 * longest
-            or self._writer.size > self._most_bytes / FILES
+            or self._writer.size > self._room / FILES
         ):
             self._end_file()
         try:
@@ -96,11 +98,23 @@ class Ring:
         if self._writer is None:
             share = 1 - APART_SHARE - 1 / FILES
             self._delete_over(_RING, snapshot.at, self._most_bytes * share, keep=self._keep)
+            self._room = self._measure_room()
             self._path = _find_free(self._folder, _RING, snapshot.at)
             self._ends_at, self._is_empty = snapshot.at + longest, True
             self._writer = RecordingWriter(self._path, show_literals=self._show_literals)
         self._writer.write(snapshot, observation)
         self._is_empty = False
+
+    def _measure_room(self) -> float:
+        """Return the bytes that the ring may grow to: a disk with less room than was asked for has smaller files.
+
+        Otherwise all that it has room for would be one file, and the first sample without room would cost it.
+        """
+        try:
+            free = shutil.disk_usage(self._folder).free
+        except OSError:
+            return self._most_bytes
+        return min(self._most_bytes, free + sum(map(_measure_size, _list_files(self._folder, _RING))))
 
     def _end_file(self) -> None:
         if self._writer is not None:
