@@ -22,7 +22,7 @@
 #include <dlfcn.h>
 #endif
 
-#define LAYOUT 3
+#define LAYOUT 4
 /* Changed with any field or argument: a file left over from another version is not used. */
 
 /* Of a pool or of a site. */
@@ -51,7 +51,8 @@ typedef struct { uintptr_t number; PyObject *actor; } Actor;
 
 typedef struct {
     PyObject_HEAD
-    PyObject *ledger, *latest, *pools, *owner, *on_exhausted, *running_loop, *current_task, *current_greenlet;
+    PyObject *ledger, *latest, *pools, *owner, *on_exhausted, *running_loop, *current_tasks, *current_task;
+    PyObject *current_greenlet;
     PyObject *is_user_file, *capture_site;
     double threshold;
     Key keys[SLOTS];
@@ -125,6 +126,8 @@ static PyObject *key_of(HotPath *self, PyObject *object) {
     }
     return slot->key;
 }
+
+static PyObject *find_key(PyObject *self, PyObject *object) { return Py_XNewRef(key_of((HotPath *)self, object)); }
 
 /* Python's own functions for both, public since 3.11 but not of the stable ABI: looked for when this is loaded, and a
  * third of the time of an attribute. NULL where they are not found. */
@@ -207,7 +210,7 @@ static PyObject *find_site(HotPath *self, PyObject *start) {
 static PyObject *find_actor(HotPath *self) {
     if (is_set(self->current_greenlet)) return PyObject_CallMethod((PyObject *)self, "current_actor", NULL);
     uintptr_t number = PyThread_get_thread_ident();
-    if (is_set(self->running_loop)) {
+    if (is_set(self->running_loop) && !(is_set(self->current_tasks) && PyDict_Size(self->current_tasks) == 0)) {
         PyObject *loop = PyObject_CallNoArgs(self->running_loop), *task = loop;
         if (is_set(loop)) {
             task = PyObject_CallFunctionObjArgs(self->current_task, loop, NULL);
@@ -250,9 +253,8 @@ static void set(PyObject **field, PyObject *value) {
 static Hold *reuse(HotPath *self, PyObject *connection) {
     PyObject *key = connection != NULL ? key_of(self, connection) : NULL;
     PyObject *last = key != NULL ? PyDict_GetItemWithError(self->latest, key) : NULL;
-    int is_free = last != NULL && Py_REFCNT(last) == 1 && !((Hold *)last)->is_out;
-    PyErr_Clear();
-    return is_free ? (Hold *)Py_NewRef(last) : NULL;
+    if (last == NULL) PyErr_Clear();
+    return last != NULL && Py_REFCNT(last) == 1 && !((Hold *)last)->is_out ? (Hold *)Py_NewRef(last) : NULL;
 }
 
 /* As ask(), for a connection that is here already, or NULL. */
@@ -305,23 +307,31 @@ static PyObject *ask_for(PyObject *me, PyObject *const *args, Py_ssize_t count) 
     return begin_for((HotPath *)me, args[0], args[1], args[2], NULL);
 }
 
-/* Steals the reference `now`, which may be NULL. -1 with an exception. */
-static int give(HotPath *self, Hold *hold, PyObject *connection, PyObject *now) {
-    Tally *pool = (Tally *)hold->pool;
-    PyObject *key = now != NULL ? Py_XNewRef(key_of(self, connection)) : NULL;
+/* Put `hold` into the table under the key of `connection`. -1 with an exception. */
+static int enter(HotPath *self, Hold *hold, PyObject *connection) {
+    PyObject *key = Py_XNewRef(key_of(self, connection));
     PyObject *before = key != NULL ? PyDict_GetItemWithError(self->latest, key) : NULL;
     int is_wrong = key == NULL || PyErr_Occurred() != NULL;
     if (!is_wrong && before == NULL) is_wrong = call(self, "know", connection, NULL) < 0;
     else if (!is_wrong && ((Hold *)before)->is_out) is_wrong = call(self->ledger, "drop", before, NULL) < 0;
-    if (is_wrong) {
+    if (is_wrong || PyDict_SetItem(self->latest, key, (PyObject *)hold) < 0) {
         Py_XDECREF(key);
+        return -1;
+    }
+    set(&hold->key, key);
+    return 0;
+}
+
+/* Steals the reference `now`, which may be NULL. -1 with an exception. */
+static int give(HotPath *self, Hold *hold, PyObject *connection, PyObject *now) {
+    Tally *pool = (Tally *)hold->pool;
+    /* A hold with a key is the connection's last one, used again: it is in the table already. */
+    if (now == NULL || (hold->key == NULL && enter(self, hold, connection) < 0)) {
         Py_XDECREF(now);
         return -1;
     }
     set(&hold->acquired_at, now);
-    set(&hold->key, key);
     hold->is_out = 1;
-    if (before != (PyObject *)hold && PyDict_SetItem(self->latest, key, (PyObject *)hold) < 0) return -1;
     if (++pool->out > pool->peak) pool->peak = pool->out;
     return 0;
 }
@@ -406,8 +416,8 @@ static PyMemberDef hold_members[] = {
     OBJECT(Hold, statement), OBJECT(Hold, via), NUMBER(Hold, T_BOOL, is_out), {NULL}};
 static PyMemberDef path_members[] = {
     OBJECT(HotPath, ledger), OBJECT(HotPath, latest), OBJECT(HotPath, pools), OBJECT(HotPath, owner),
-    OBJECT(HotPath, on_exhausted), OBJECT(HotPath, running_loop), OBJECT(HotPath, current_task),
-    OBJECT(HotPath, current_greenlet),
+    OBJECT(HotPath, on_exhausted), OBJECT(HotPath, running_loop), OBJECT(HotPath, current_tasks),
+    OBJECT(HotPath, current_task), OBJECT(HotPath, current_greenlet),
     OBJECT(HotPath, is_user_file), OBJECT(HotPath, capture_site),
     NUMBER(HotPath, T_DOUBLE, threshold), {NULL}};
 static PyMethodDef path_methods[] = {
@@ -417,6 +427,7 @@ static PyMethodDef path_methods[] = {
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
     {"release", release, METH_O, NULL},
     {"release_key", release_key, METH_O, NULL},
+    {"find_key", find_key, METH_O, NULL},
     {"forget_actor", forget_actor, METH_O, NULL},
     {"forget_actors", forget_actors, METH_NOARGS, NULL},
     {NULL}};

@@ -10,7 +10,7 @@ from typing import Any
 SWITCH = "POOLCTL_GUARD_PATH"
 """Environment variable: "plain" leaves the compiled hot path alone."""
 
-LAYOUT = 3
+LAYOUT = 4
 """Of the records and arguments; a file that was built for another one is not used."""
 
 

@@ -77,9 +77,9 @@ class Recorder(HotPath):
         import asyncio
         from asyncio.events import _get_running_loop
 
-        # Before Python 3.12 that is a function of Python around this dictionary.
-        tasks: Any = asyncio.tasks
-        self.current_task = tasks._current_tasks.get if sys.version_info < (3, 12) else asyncio.current_task
+        # From Python 3.14 on each thread has its own place for that.
+        self.current_tasks = getattr(asyncio.tasks, "_current_tasks", None) if sys.version_info < (3, 14) else None
+        self.current_task = self.current_tasks.get if self.current_tasks is not None else asyncio.current_task
         self.running_loop = _get_running_loop
 
     def see_greenlets(self) -> None:
@@ -88,7 +88,8 @@ class Recorder(HotPath):
 
     def current_actor(self) -> Actor:
         """Find the thread, task or greenlet that runs now."""
-        if self.running_loop is not None and (loop := self.running_loop()) is not None:
+        # Where no loop runs a task, this thread need not be asked whether it has a loop.
+        if self.running_loop is not None and self.current_tasks != {} and (loop := self.running_loop()) is not None:
             assert self.current_task is not None
             if (task := self.current_task(loop)) is not None:
                 known = self._tasks.get(id(task))
@@ -177,7 +178,7 @@ class Recorder(HotPath):
         """Begin to know the pool object ``target``, created where ``frame`` runs."""
         site = capture_site(frame) if frame is not None else NOWHERE
         pool = GuardedPool(library, name, max_open, site=site, now=monotonic(), is_pool=is_pool)
-        key = id(target)
+        key = self.find_key(target)
         with self.lock:
             self.pools[key] = pool
             if type(target).__weakrefoffset__:
