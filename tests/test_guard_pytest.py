@@ -77,15 +77,32 @@ def shared(pool):
     yield connection
 
 @pytest.fixture(scope="module")
+def single():
+    connection = psycopg.connect(DSN)
+    yield connection
+
+KEPT = []
+
+@pytest.fixture
+def asked_for():
+    KEPT.append(psycopg.connect(DSN))
+
+def test_asks_while_it_runs(request, pool):
+    request.getfixturevalue("shared")
+    request.getfixturevalue("asked_for")
+    with pool.connection():
+        pass
+
+@pytest.fixture(scope="module")
 def returned(pool):
     connection = pool.getconn()
     yield connection
     pool.putconn(connection)
 
-def test_first(shared, returned):
+def test_first(shared, single, returned):
     pass
 
-def test_last(shared, returned):
+def test_last(shared, single, returned):
     pass
 """,
     "test_hand_over.py": """
@@ -192,7 +209,16 @@ def test_a_fixture_is_checked_when_its_scope_ends(together: Result) -> None:
     assert together.outcome("test_last") == "ERROR"
     assert "by        fixture 'shared' (module scope)" in together.output
     assert "acquired  test_fixtures.py:17 in shared" in together.output
-    assert "test_fixtures.py:22" not in together.output
+    assert "by        fixture 'single' (module scope)" in together.output
+    assert "acquired  test_fixtures.py:22 in single" in together.output
+    assert "in returned" not in together.output
+
+
+def test_a_fixture_that_a_test_asks_for_while_it_runs_is_checked_as_one(together: Result) -> None:
+    assert "ERROR test_fixtures.py::test_asks_while_it_runs - 1 connection was acquired" in together.output
+    assert "by        fixture 'asked_for' (function scope)" in together.output
+    assert "acquired  test_fixtures.py:29 in asked_for" in together.output
+    assert "FAILED test_fixtures.py::test_asks_while_it_runs" not in together.output
 
 
 def test_a_connection_that_is_handed_to_another_thread_fails_no_test_and_is_mentioned(together: Result) -> None:
@@ -373,20 +399,32 @@ def test_a_test_that_runs_again_is_judged_afresh(suite: Suite) -> None:
     pytest.importorskip("pytest_rerunfailures")
     result = suite(
         """
-import psycopg
+import psycopg, pytest
 from conftest import DSN
 KEPT = []
 
 def test_flaky():
     if not KEPT:
         KEPT.append(psycopg.connect(DSN))
+
+@pytest.fixture
+def breaks():
+    yield
+    if len(KEPT) < 3:
+        raise ValueError("teardown")
+
+def test_flaky_teardown(breaks):
+    if len(KEPT) < 2:
+        KEPT.append(psycopg.connect(DSN))
+    else:
+        KEPT.append(None)
 """,
         "--reruns",
         "1",
         plugins=QUIET[:6],
     )
 
-    assert "1 passed, 1 rerun" in result.output
+    assert "2 passed, 3 rerun" in result.output
 
 
 ASYNC_LEAK = """

@@ -79,7 +79,7 @@ class HotPath:
         return hold
 
     def find_key(self, target: Any) -> int:
-        """Return the id of ``target``. The compiled one looks the very int that it returns up faster than an equal one."""
+        """Return the id of ``target``; for the compiled one, the very int that its look-ups find fastest."""
         return id(target)
 
     def forget_actor(self, number: int) -> None:

@@ -141,17 +141,18 @@ _new_hold = object.__new__
 class Incident:
     """Something that went wrong, counted by ``event``, acquire site and the site where it was noticed.
 
-    ``hold``: the last one that was lost by it, None for other events.
+    ``hold``: the last one that was lost by it, None for other events. ``judged``: how many of ``count`` the
+    test suite was judged by already.
     """
 
-    __slots__ = ("at", "count", "event", "first_at", "hold", "holders", "last_at", "owner", "pool", "site")
+    __slots__ = ("at", "count", "event", "first_at", "hold", "holders", "judged", "last_at", "owner", "pool", "site")
 
     def __init__(self, event: str, pool: GuardedPool, site: Site, at: Site | None, now: float) -> None:
         self.event = event
         self.pool = pool
         self.site = site
         self.at = at
-        self.count = 0
+        self.count = self.judged = 0
         self.first_at = self.last_at = now
         self.hold: Hold | None = None
         self.holders: tuple[tuple[Site, float], ...] = ()

@@ -18,7 +18,7 @@ from poolctl.guard.endings import note_error, watch_errors
 from poolctl.guard.hooks import install
 from poolctl.guard.ledger import Hold
 from poolctl.guard.recorder import RECORDER
-from poolctl.guard.suite_owners import TestOrFixture, holds_of, incidents_of, too_long
+from poolctl.guard.suite_owners import forgive, holds_of, incidents_of, too_long, torn_down_fixtures
 
 if TYPE_CHECKING:
     from poolctl.guard.suite_problems import LeakedConnections
@@ -38,9 +38,9 @@ class SuiteChecks:
         self.timeout = self._duration("timeout")
         self._threshold = self._duration("threshold")
         self._allowed = int(self._option("allow"))
-        self._nextitem: Any = None
-        self._torn_down: list[TestOrFixture] = []
-        self._fixtures: dict[Any, TestOrFixture] = {}
+        self._item: Any = None
+        self._began_at = 0.0
+        self._is_failed = False
         self._patched: list[tuple[Any, str, Any]] = []
         RECORDER.wait_limit = self.timeout or None
         RECORDER.set_threshold(self._threshold)
@@ -63,33 +63,22 @@ class SuiteChecks:
     # Whose a connection is
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, nextitem: Any) -> None:
-        """Remember which test follows, since that decides what is torn down."""
-        self._nextitem = nextitem
-
-    @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: Any) -> None:
         """Begin a test. A second run of the same test begins with nothing held."""
-        item._poolctl = RECORDER.owner = TestOrFixture(item, is_fixture=False)
+        if item is self._item:
+            forgive(item)
+        self._item = RECORDER.owner = item
+        self._is_failed = False
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
         """Let what a fixture acquires be the fixture's."""
         before = RECORDER.owner
-        self._fixtures[fixturedef] = RECORDER.owner = TestOrFixture(fixturedef, is_fixture=True)
+        RECORDER.owner = fixturedef
         try:
             return (yield)
         finally:
             RECORDER.owner = before
-
-    def pytest_fixture_post_finalizer(self, fixturedef: Any) -> None:
-        """Remember a fixture that was torn down. It is checked when its whole scope was.
-
-        What it acquired may belong to an object of another fixture, such as a session, which is torn down after it.
-        """
-        owner = self._fixtures.pop(fixturedef, None)
-        if owner is not None:
-            self._torn_down.append(owner)
 
     # The end of a test
 
@@ -100,58 +89,57 @@ class SuiteChecks:
         If it seems to leak, its fixtures are torn down at once: whatever they release is no leak, and a leak is then a
         failure of the test and not an error of its teardown.
         """
-        owner: TestOrFixture = item._poolctl
-        RECORDER.owner = owner
+        RECORDER.owner = item
         # A directory may have that name, too: then there is a look at the marks for nothing.
         allowed, threshold = self._limits(item) if "poolctl" in item.keywords else (self._allowed, self._threshold)
         if threshold != RECORDER.threshold:
             RECORDER.set_threshold(threshold)
-        owner.began_at = _monotonic()
+        self._began_at = _monotonic()
         try:
             result = yield
         except BaseException as error:
-            self._note_failure(item, owner, error, error.__traceback__)
+            self._note_failure(item, error, error.__traceback__)
             raise
         # unittest's tests raise nothing here: pytest keeps what ended them, and takes it when it writes the report.
         if failed := item.__dict__.get("_excinfo"):
-            self._note_failure(item, owner, failed[0].value, failed[0].tb)
-        elif (threshold or _ledger.incidents or _ledger.holds()) and _has_candidate(owner, allowed, threshold):
+            self._note_failure(item, failed[0].value, failed[0].tb)
+        elif (threshold or _ledger.incidents or _ledger.holds()) and self._has_candidate(item, allowed, threshold):
             self._tear_down(item)
-            problem = self._check(owner, allowed=allowed, threshold=threshold)
+            problem = self._check(item, allowed=allowed, threshold=threshold)
             if problem is not None:
                 raise problem
         return result
 
-    def _note_failure(self, item: Any, owner: TestOrFixture, error: BaseException, traceback: Any) -> None:
+    def _note_failure(self, item: Any, error: BaseException, traceback: Any) -> None:
         """Let a test that ended by itself show what it holds and waited for."""
         if _ledger.incidents or _ledger.holds():
             note_error(RECORDER, error, traceback)
-            self._report().explain(item, owner)
-            owner.is_failed = not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception) and (
+            self._report().explain(item)
+            self._is_failed = not isinstance(error, pytest.skip.Exception | pytest.xfail.Exception) and (
                 item.get_closest_marker("xfail") is None
             )
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_teardown(self, item: Any) -> None:
         """Check what was torn down. An error of a teardown that was done early appears here, where it belongs."""
-        error = item.__dict__.pop("_poolctl_error", None)
-        if error is not None:
-            raise error
         RECORDER.owner = None
-        fixtures, self._torn_down = self._torn_down, []
-        if not _ledger.incidents and not _ledger.holds():
-            # As nearly always. A test has a dozen fixtures where plugins bring theirs.
-            return
-        problems = [problem for one in fixtures if (problem := self._check(one, allowed=0)) is not None]
-        if problems:
-            raise problems[0]
-        owner = item.__dict__.get("_poolctl")
-        if owner is not None:
+        error = item.__dict__.pop("_poolctl_error", None)
+        if _ledger.incidents or _ledger.holds():
+            error = error or self._check_fixtures()
             # What its setup or teardown acquired, or a test that was skipped or fails as expected. The call of any
             # other was checked already, or shows by itself what it holds.
-            if not owner.is_failed and any(True for _ in holds_of(owner)):
-                self._report().mention_holds(owner, _settle(owner, 0))
-            _forgive(owner)
+            if not self._is_failed and any(True for _ in holds_of(item)):
+                self._report().mention_holds(item, _settle(item, 0))
+            forgive(item)
+        if error is not None:
+            raise error
+
+    def _check_fixtures(self) -> "LeakedConnections | None":
+        problems = [self._check(one, allowed=0) for one in torn_down_fixtures()]
+        found = [problem for problem in problems if problem is not None]
+        for problem in found[1:]:
+            found[0].add(problem)
+        return found[0] if found else None
 
     def _limits(self, item: Any) -> tuple[int, float]:
         mark = item.get_closest_marker("poolctl")
@@ -164,24 +152,37 @@ class SuiteChecks:
         return int(given.get("allow", self._allowed)), threshold
 
     def _tear_down(self, item: Any) -> None:
+        """Tear down the fixtures of the test alone: those of its module or class go on, or end after it as usual."""
         try:
-            item.session._setupstate.teardown_exact(self._nextitem)
+            item.session._setupstate.teardown_exact(item.parent)
         except BaseException as error:
             item._poolctl_error = error
 
-    def _check(self, owner: TestOrFixture, *, allowed: int, threshold: float = 0.0) -> "LeakedConnections | None":
+    def _check(self, owner: Any, *, allowed: int, threshold: float = 0.0) -> "LeakedConnections | None":
         """Find what ``owner`` still holds and what went wrong with its connections. None if nothing."""
         held = list(holds_of(owner))
         if len(held) > allowed:
             held = _settle(owner, allowed)
         incidents = list(incidents_of(owner))
-        late = too_long(owner, threshold)
+        late = too_long(owner, threshold, self._began_at)
         try:
             if len(held) <= allowed:
                 held = []
-            return self._report().find_problem(owner, held, incidents, late) if held or incidents or late else None
+            if not (held or incidents or late):
+                return None
+            problem: LeakedConnections | None = self._report().find_problem(
+                owner, held, incidents, late, self._began_at
+            )
+            return problem
         finally:
-            _forgive(owner)
+            forgive(owner)
+
+    def _has_candidate(self, item: Any, allowed: int, threshold: float) -> bool:
+        return (
+            len(list(holds_of(item))) > allowed
+            or any(True for _ in incidents_of(item))
+            or bool(too_long(item, threshold, self._began_at))
+        )
 
     def _report(self) -> Any:
         """Return what finds the words, which is registered with pytest when it is first needed."""
@@ -229,15 +230,7 @@ def _make_exit(original: Callable[..., Any]) -> Callable[..., Any]:
     return __exit__
 
 
-def _has_candidate(owner: TestOrFixture, allowed: int, threshold: float) -> bool:
-    return (
-        len(list(holds_of(owner))) > allowed
-        or any(True for _ in incidents_of(owner))
-        or bool(too_long(owner, threshold))
-    )
-
-
-def _settle(owner: TestOrFixture, allowed: int) -> list[Hold]:
+def _settle(owner: Any, allowed: int) -> list[Hold]:
     """Give what is still held the chance to come back: cycles are collected, other threads may be releasing."""
     gc.collect()
     deadline = _monotonic() + _SETTLE
@@ -246,9 +239,3 @@ def _settle(owner: TestOrFixture, allowed: int) -> list[Hold]:
             break
         time.sleep(0.01)
     return held
-
-
-def _forgive(owner: TestOrFixture) -> None:
-    """Report nothing of ``owner`` twice: what it holds belongs to no one from here on."""
-    for hold in holds_of(owner):
-        hold.owner = None

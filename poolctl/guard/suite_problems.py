@@ -12,7 +12,7 @@ from _pytest._code.code import ExceptionChainRepr, ReprEntryNative, ReprFileLoca
 from poolctl.guard.guard_report import lines, view_hold
 from poolctl.guard.ledger import Hold, Incident
 from poolctl.guard.recorder import RECORDER
-from poolctl.guard.suite_owners import TestOrFixture, holds_of, incidents_of
+from poolctl.guard.suite_owners import holds_of, incidents_of, is_fixture, name_of
 from poolctl.guard.text import duration, hold_lines, lost_lines, pool_text, site_text
 from poolctl.units import plural
 
@@ -37,6 +37,12 @@ class LeakedConnections(Exception):
         self.text = text
         self.places = places
 
+    def add(self, other: "LeakedConnections") -> None:
+        """Say also what ``other`` says."""
+        self.summary = f"{self.summary}; {other.summary}"
+        self.text += other.text
+        self.places += other.places
+
 
 class SuiteProblems:
     """The words, and the hooks of pytest that show them. ``timeout``: the longest wait in seconds, 0: no limit."""
@@ -47,32 +53,35 @@ class SuiteProblems:
 
     def find_problem(
         self,
-        owner: TestOrFixture,
+        owner: Any,
         held: list[Hold],
         incidents: list[Incident],
         late: list[tuple[Hold, float]],
+        began_at: float,
     ) -> LeakedConnections | None:
         """Return the failure of ``owner``, None if there is only something to mention.
 
-        ``held``: what it should have released. ``late``: what it held too long, and the seconds.
+        ``held``: what it should have released. ``late``: what it held too long, and the seconds. ``began_at``: when the
+        test began.
         """
         self._mention(owner, incidents)
         problems = [one for one in incidents if one.event in _FAILING or _is_lost(one)]
         waited = [one for one in incidents if one.event == "timed-out" and self._timeout]
         if not (held or problems or late or waited):
             return None
-        return self._describe(owner, held, problems, late, waited)
+        return self._describe(owner, held, problems, late, waited, began_at)
 
     def _describe(
         self,
-        owner: TestOrFixture,
+        owner: Any,
         held: list[Hold],
         incidents: list[Incident],
         late: list[tuple[Hold, float]],
         waited: list[Incident],
+        began_at: float,
     ) -> LeakedConnections:
         summaries, text, places = [], [], []
-        lost = sum(one.count for one in incidents if _is_lost(one))
+        lost = sum(one.count - one.judged for one in incidents if _is_lost(one))
         number = len(held) + lost
         if waited:
             summaries.append(f"waited longer than {duration(self._timeout)} for a connection")
@@ -85,12 +94,12 @@ class SuiteProblems:
         for hold in held:
             view = view_hold(RECORDER, hold)
             if view is not None:
-                text += hold_lines(view, after=_when(hold, owner).removeprefix(", "))
+                text += hold_lines(view, after=_when(hold, owner, began_at).removeprefix(", "))
                 places.append(view.site[0].place)
         for one in incidents:
             site = lines(one.site)
             places.append(site[0].place)
-            after = _when(one.hold, owner) if one.hold is not None else ""
+            after = _when(one.hold, owner, began_at) if one.hold is not None else ""
             pool = pool_text(one.pool.library, one.pool.name, is_pool=True)
             text.append(f"acquired  {site_text(site)}   {pool}{after}")
             if _is_lost(one):
@@ -102,26 +111,26 @@ class SuiteProblems:
             summaries.append(f"a connection was held for {duration(used)}")
             text.append(f"acquired  {site_text(lines(hold.site))}, held for {duration(used)}")
             places.append(lines(hold.site)[0].place)
-        if owner.is_fixture:
-            text.insert(0, f"by        {owner.name}")
+        if is_fixture(owner):
+            text.insert(0, f"by        {name_of(owner)}")
         return LeakedConnections("; ".join(dict.fromkeys(summaries)), [line for line in text if line], places)
 
-    def explain(self, item: Any, owner: TestOrFixture) -> None:
+    def explain(self, item: Any) -> None:
         """Add to a test that failed by itself what it holds or waited for."""
-        text = [line for one in incidents_of(owner) if one.event == "timed-out" for line in _waited_lines(one)]
-        for hold in holds_of(owner):
+        text = [line for one in incidents_of(item) if one.event == "timed-out" for line in _waited_lines(one)]
+        for hold in holds_of(item):
             view = view_hold(RECORDER, hold)
             if view is not None:
                 text += hold_lines(view)
         if text:
             item.add_report_section("call", "connections (poolctl)", "\n".join(text))
 
-    def mention_holds(self, owner: TestOrFixture, held: list[Hold]) -> None:
+    def mention_holds(self, owner: Any, held: list[Hold]) -> None:
         """Remember what a test that did not fail still holds after its teardown, for the end of the run."""
         for hold in held:
-            self._mentioned.append(f"{owner.name}: acquired {site_text(lines(hold.site))} and not released")
+            self._mentioned.append(f"{name_of(owner)}: acquired {site_text(lines(hold.site))} and not released")
 
-    def _mention(self, owner: TestOrFixture, incidents: list[Incident]) -> None:
+    def _mention(self, owner: Any, incidents: list[Incident]) -> None:
         for one in incidents:
             if one.event not in _MENTIONED or _is_lost(one):
                 continue
@@ -130,7 +139,7 @@ class SuiteProblems:
                 released = site_text(lines(one.at))
                 self._mentioned.append(f"acquired {acquired}, released by another thread {released}")
             else:
-                self._mentioned.append(f"{owner.name}: {acquired} left its release to the collector")
+                self._mentioned.append(f"{name_of(owner)}: {acquired} left its release to the collector")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
@@ -158,11 +167,11 @@ def _is_lost(one: Incident) -> bool:
     return one.event == "collected" and one.pool.is_pool
 
 
-def _when(hold: Hold, owner: TestOrFixture) -> str:
-    after = (hold.acquired_at or owner.began_at) - owner.began_at
-    if after < 0:
-        return ", before the test"
-    return f", {duration(after)} into the {'fixture' if owner.is_fixture else 'test'}"
+def _when(hold: Hold, owner: Any, began_at: float) -> str:
+    if is_fixture(owner):
+        return ""
+    after = (hold.acquired_at or began_at) - began_at
+    return f", {duration(after)} into the test" if after >= 0 else ", before the test"
 
 
 def _waited_lines(one: Incident) -> list[str]:
