@@ -45,6 +45,7 @@ typedef struct {
  * kept, so that no other one is at their address. */
 #define SLOTS 256
 typedef struct { void *address; PyObject *key; } Key;
+typedef struct { void *address; PyObject *pool; } Pool;
 typedef struct { PyObject *code; int is_users; } Code;
 typedef struct { PyObject *code, *caller; long at, caller_at; PyObject *site; } Place;
 typedef struct { uintptr_t number; PyObject *actor; } Actor;
@@ -56,6 +57,7 @@ typedef struct {
     PyObject *is_user_file, *capture_site;
     double threshold;
     Key keys[SLOTS];
+    Pool known_pools[SLOTS];
     Code codes[SLOTS];
     Place places[SLOTS];
     Actor actors[SLOTS];
@@ -126,8 +128,6 @@ static PyObject *key_of(HotPath *self, PyObject *object) {
     }
     return slot->key;
 }
-
-static PyObject *find_key(PyObject *self, PyObject *object) { return Py_XNewRef(key_of((HotPath *)self, object)); }
 
 /* Python's own functions for both, public since 3.11 but not of the stable ABI: looked for when this is loaded, and a
  * third of the time of an attribute. NULL where they are not found. */
@@ -248,6 +248,11 @@ static void set(PyObject **field, PyObject *value) {
     Py_XDECREF(before);
 }
 
+/* As set(), for what the field mostly has already. Borrows `value`. */
+static void renew(PyObject **field, PyObject *value) {
+    if (*field != value) set(field, Py_XNewRef(value));
+}
+
 /* Return the last hold of `connection` where nobody else knows it any more, so that it can be the next one, too: a new
  * reference, and no exception. NULL for no connection. */
 static Hold *reuse(HotPath *self, PyObject *connection) {
@@ -270,15 +275,15 @@ static PyObject *begin(HotPath *self, PyObject *pool, PyObject *frame, PyObject 
         Py_XDECREF(now);
         return NULL;
     }
-    set(&hold->pool, Py_NewRef(pool));
+    renew(&hold->pool, pool);
     set(&hold->site, site);
     set(&hold->actor, actor);
-    set(&hold->owner, Py_XNewRef(self->owner));
+    renew(&hold->owner, self->owner);
     set(&hold->asked_at, now);
     set(&hold->acquired_at, NULL);
-    set(&hold->ending, Py_NewRef(empty_tuple));
-    set(&hold->statement, Py_NewRef(empty_text));
-    set(&hold->via, Py_NewRef(empty_text));
+    renew(&hold->ending, empty_tuple);
+    renew(&hold->statement, empty_text);
+    renew(&hold->via, empty_text);
     hold->below = ((Link *)actor)->top;
     ((Link *)actor)->top = Py_NewRef((PyObject *)hold);
     if ((is_set(hold->below) && call(self->ledger, "note_nesting", hold, now) < 0)
@@ -293,13 +298,24 @@ static PyObject *ask(PyObject *me, PyObject *const *args, Py_ssize_t count) {
 }
 
 static PyObject *begin_for(HotPath *self, PyObject *target, PyObject *know_pool, PyObject *frame, PyObject *connection) {
-    PyObject *key = key_of(self, target), *pool = key != NULL ? PyDict_GetItemWithError(self->pools, key) : NULL;
-    Py_XINCREF(pool);
-    if (pool == NULL && !PyErr_Occurred()) pool = PyObject_CallFunctionObjArgs(know_pool, target, NULL);
-    if (pool == NULL || pool == Py_None) return pool;
+    Pool *slot = &self->known_pools[slot_of((uintptr_t)target)];
+    PyObject *pool = slot->address == target ? Py_XNewRef(slot->pool) : NULL;
+    if (pool == NULL) {
+        pool = PyObject_CallFunctionObjArgs(know_pool, target, NULL);
+        if (!is_set(pool)) return pool;
+        slot->address = target;
+        set(&slot->pool, Py_NewRef(pool));
+    }
     PyObject *hold = begin(self, pool, frame, connection);
     Py_DECREF(pool);
     return hold;
+}
+
+static PyObject *forget_pool(PyObject *self, PyObject *key) {
+    void *address = PyLong_AsVoidPtr(key);
+    Pool *slot = &((HotPath *)self)->known_pools[slot_of((uintptr_t)address)];
+    if (slot->address == address) Py_CLEAR(slot->pool);
+    return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
 }
 
 static PyObject *ask_for(PyObject *me, PyObject *const *args, Py_ssize_t count) {
@@ -427,7 +443,7 @@ static PyMethodDef path_methods[] = {
     {"take", (PyCFunction)(void (*)(void))take, METH_FASTCALL, NULL},
     {"release", release, METH_O, NULL},
     {"release_key", release_key, METH_O, NULL},
-    {"find_key", find_key, METH_O, NULL},
+    {"forget_pool", forget_pool, METH_O, NULL},
     {"forget_actor", forget_actor, METH_O, NULL},
     {"forget_actors", forget_actors, METH_NOARGS, NULL},
     {NULL}};

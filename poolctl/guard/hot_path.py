@@ -78,13 +78,12 @@ class HotPath:
             self.note_elsewhere(hold)
         return hold
 
-    def find_key(self, target: Any) -> int:
-        """Return the id of ``target``; for the compiled one, the very int that its look-ups find fastest."""
-        return id(target)
+    def forget_pool(self, key: int) -> None:
+        """Remember no longer the pool object whose id was ``key``: another may get the id."""
+        # Only the compiled one does remember.
 
     def forget_actor(self, number: int) -> None:
         """Remember no longer who the thread or task ``number`` is: another may get the number."""
-        # Only the compiled one does remember.
 
     def forget_actors(self) -> None:
         """Remember no thread or task any longer."""

@@ -178,7 +178,7 @@ class Recorder(HotPath):
         """Begin to know the pool object ``target``, created where ``frame`` runs."""
         site = capture_site(frame) if frame is not None else NOWHERE
         pool = GuardedPool(library, name, max_open, site=site, now=monotonic(), is_pool=is_pool)
-        key = self.find_key(target)
+        key = id(target)
         with self.lock:
             self.pools[key] = pool
             if type(target).__weakrefoffset__:
@@ -199,6 +199,7 @@ class Recorder(HotPath):
         """Forget the pool object whose id is ``key``: it has been garbage-collected."""
         with self.lock:
             self._references.pop(key, None)
+            self.forget_pool(key)
             pool = self.pools.pop(key, None)
             if pool is None:
                 return

@@ -33,7 +33,7 @@ def know_pool(target: Any, frame: Any = None) -> GuardedPool | None:
 
 def _make_getconn(original: Any, module: ModuleType) -> Any:
     recorder = RECORDER
-    latest, take = recorder.latest, recorder.take
+    latest, take, know, get_frame = recorder.latest, recorder.take, know_pool, _getframe
 
     def getconn(self: Any, key: Any = None) -> Any:
         __tracebackhide__ = True
@@ -46,7 +46,7 @@ def _make_getconn(original: Any, module: ModuleType) -> Any:
         try:
             # The same key again gives the same connection, which the caller has already.
             if key is None or (known := latest.get(id(connection))) is None or not known.is_out:
-                take(self, connection, know_pool, _getframe(1))
+                take(self, connection, know, get_frame(1))
         except Exception as error:
             recorder.complain("psycopg2.pool", error)
         return connection
