@@ -105,6 +105,24 @@ def test_first(shared, single, returned):
 def test_last(shared, single, returned):
     pass
 """,
+    "test_parameters.py": """
+import psycopg, pytest
+from conftest import DSN
+KEPT = []
+
+@pytest.fixture(scope="module", params=["kept", "closed"])
+def opened(request):
+    KEPT.append(psycopg.connect(DSN))
+    yield
+    if request.param == "closed":
+        KEPT[-1].close()
+
+def test_parameter(opened):
+    pass
+
+def test_behind():
+    pass
+""",
     "test_hand_over.py": """
 import threading
 
@@ -219,6 +237,12 @@ def test_a_fixture_that_a_test_asks_for_while_it_runs_is_checked_as_one(together
     assert "by        fixture 'asked_for' (function scope)" in together.output
     assert "acquired  test_fixtures.py:29 in asked_for" in together.output
     assert "FAILED test_fixtures.py::test_asks_while_it_runs" not in together.output
+
+
+def test_a_fixture_with_parameters_is_checked_before_the_next_parameter(together: Result) -> None:
+    assert "ERROR test_parameters.py::test_parameter[closed] - 1 connection was acquired" in together.output
+    assert "by        fixture 'opened' (module scope)" in together.output
+    assert together.outcome("test_behind") == "PASSED"
 
 
 def test_a_connection_that_is_handed_to_another_thread_fails_no_test_and_is_mentioned(together: Result) -> None:

@@ -39,6 +39,7 @@ class SuiteChecks:
         self._threshold = self._duration("threshold")
         self._allowed = int(self._option("allow"))
         self._item: Any = None
+        self._problem: LeakedConnections | None = None
         self._began_at = 0.0
         self._is_failed = False
         self._patched: list[tuple[Any, str, Any]] = []
@@ -73,6 +74,9 @@ class SuiteChecks:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_fixture_setup(self, fixturedef: Any) -> Generator[None, Any, Any]:
         """Let what a fixture acquires be the fixture's."""
+        if fixturedef.params and (_ledger.incidents or _ledger.holds()):
+            # Set up for the next parameter: pytest has torn it down just now.
+            self._note(self._check(fixturedef, allowed=0))
         before = RECORDER.owner
         RECORDER.owner = fixturedef
         try:
@@ -123,23 +127,25 @@ class SuiteChecks:
     def pytest_runtest_teardown(self, item: Any) -> None:
         """Check what was torn down. An error of a teardown that was done early appears here, where it belongs."""
         RECORDER.owner = None
-        error = item.__dict__.pop("_poolctl_error", None)
+        error: BaseException | None = item.__dict__.pop("_poolctl_error", None)
         if _ledger.incidents or _ledger.holds():
-            error = error or self._check_fixtures()
+            for fixture in torn_down_fixtures():
+                self._note(self._check(fixture, allowed=0))
             # What its setup or teardown acquired, or a test that was skipped or fails as expected. The call of any
             # other was checked already, or shows by itself what it holds.
             if not self._is_failed and any(True for _ in holds_of(item)):
                 self._report().mention_holds(item, _settle(item, 0))
             forgive(item)
-        if error is not None:
-            raise error
+        problem, self._problem = error or self._problem, None
+        if problem is not None:
+            raise problem
 
-    def _check_fixtures(self) -> "LeakedConnections | None":
-        problems = [self._check(one, allowed=0) for one in torn_down_fixtures()]
-        found = [problem for problem in problems if problem is not None]
-        for problem in found[1:]:
-            found[0].add(problem)
-        return found[0] if found else None
+    def _note(self, problem: "LeakedConnections | None") -> None:
+        """Keep what a fixture did wrong, for the end of this test's teardown."""
+        if self._problem is not None and problem is not None:
+            self._problem.add(problem)
+        else:
+            self._problem = self._problem or problem
 
     def _limits(self, item: Any) -> tuple[int, float]:
         mark = item.get_closest_marker("poolctl")
@@ -152,7 +158,7 @@ class SuiteChecks:
         return int(given.get("allow", self._allowed)), threshold
 
     def _tear_down(self, item: Any) -> None:
-        """Tear down the fixtures of the test alone: those of its module or class go on, or end after it as usual."""
+        """End the fixtures of the test alone: those of its module or class go on, or end after it as usual."""
         try:
             item.session._setupstate.teardown_exact(item.parent)
         except BaseException as error:

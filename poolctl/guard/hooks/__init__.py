@@ -177,6 +177,7 @@ def make_putconn(original: Any) -> Any:
     release = recorder.release
 
     def putconn(self: Any, conn: Any = None, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         # Recorded before the pool takes the connection back: another thread may get it in the same instant, and its
         # grant must not be taken for this release.
         hold = release(conn)

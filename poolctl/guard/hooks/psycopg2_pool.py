@@ -69,6 +69,7 @@ def _make_putconn(original: Any) -> Any:
 
     # As make_putconn, with this pool's own arguments.
     def putconn(self: Any, conn: Any = None, key: Any = None, close: bool = False) -> Any:
+        __tracebackhide__ = True
         hold = release(conn)
         if hold is None:
             recorder.release_again(conn, _getframe(1))

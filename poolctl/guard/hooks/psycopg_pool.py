@@ -101,6 +101,7 @@ def _make_async_putconn(original: Any) -> Any:
     release = recorder.release
 
     async def putconn(self: Any, conn: Any, *args: Any, **kwargs: Any) -> Any:
+        __tracebackhide__ = True
         # Recorded before the pool takes it, as in make_putconn.
         hold = release(conn)
         if hold is None:
