@@ -6,12 +6,15 @@ import re
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from poolctl.api.inspect import inspect
 from poolctl.api.results import InspectResult
 from poolctl.errors import BadInput, CannotDo, PoolctlError
+from poolctl.observe.evidence.activity_paste import knows_activity
+from poolctl.observe.evidence.tables import find_table
 from poolctl.report.build import build_report
 
 ROWS = (
@@ -260,3 +263,25 @@ def test_a_pool_whose_waiting_clients_no_scrape_has_is_not_healthy(tmp_path: Pat
 def test_the_settings_of_pgpool_alone_show_no_connection(tmp_path: Path) -> None:
     with pytest.raises(CannotDo, match="the evidence shows no connection"):
         read(tmp_path, "item|value|description\nnum_init_children|32|x\nmax_pool|4|x\n")
+
+
+def test_the_end_of_a_table_is_not_looked_for_from_every_line_of_another_log() -> None:
+    looked_at = 0
+
+    class Lines(list[str]):
+        def __getitem__(self, at: Any) -> Any:
+            nonlocal looked_at
+            found = super().__getitem__(at)
+            looked_at += len(found) if isinstance(at, slice) else 1
+            return found
+
+    lines = Lines(['{"level":"info","msg":"served"}', "[1, 2]", "{level: info}", "<table>"] * 500)
+    for at in range(len(lines)):
+        assert find_table(lines, at, knows_activity) is None
+
+    assert looked_at < 50 * len(lines)
+
+
+def test_a_header_with_an_open_quotation_mark_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="nothing in it is of a known format"):
+        read(tmp_path, 'pid,state,"query\n' + "lorem ipsum dolor sit amet\n" * 9_000)

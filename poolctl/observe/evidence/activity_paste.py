@@ -98,11 +98,6 @@ class PastedActivity:
     backends: list[Backend] = field(default_factory=list)
     databases: list[DatabaseCounters] = field(default_factory=list)
     now: float | None = None
-    is_complete: bool = True
-    """False where a paste has only counts, or no column that says what each backend does."""
-    has_states: bool = False
-    missing: set[str] = field(default_factory=set)
-    """Columns that would decide more and that no table has."""
     unfit: int = 0
     """Rows with a state that PostgreSQL does not have, as of a line that was torn apart."""
 
@@ -238,10 +233,6 @@ def read_state_count(line: str) -> dict[str, str | None] | None:
 
 
 def _add_backends(found: PastedActivity, table: PastedTable) -> None:
-    names = set(table.columns)
-    found.has_states = found.has_states or bool(names & {"state", "current_query"})
-    found.is_complete = found.is_complete and bool(names & {"state", "current_query"})
-    found.missing |= {"state", "backend_start", "xact_start", "state_change", "application_name"} - names
     known = {backend.pid for backend in found.backends}
     for number, row in enumerate(table.rows, 1):
         backend = _backend(row, found.now, -(len(found.backends) + number))
@@ -335,8 +326,6 @@ def _number(text: str | None) -> int | None:
 
 def _add_counts(found: PastedActivity, table: PastedTable) -> None:
     """Add one backend for each that a grouped count has; without an identity, since the paste has none."""
-    found.is_complete = False
-    found.has_states = found.has_states or "state" in table.columns
     counted = next(name for name in table.columns if name in _COUNTS)
     for row in table.rows:
         count = _number(row.get(counted)) or 0

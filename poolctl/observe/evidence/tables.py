@@ -1,8 +1,8 @@
 """Tables as people paste them: psql's aligned, expanded and unaligned output, CSV, Markdown and JSON rows.
 
 Decides where a table begins and ends in a text and which cell belongs to which column. What the columns mean is left
-to ``activity`` and ``consoles``. A table is recognized by at least two column names that they know, so that prose with
-bars in it is not taken for one.
+to ``activity_paste`` and ``consoles``. A table is recognized by at least two column names that they know, so that prose
+with bars in it is not taken for one.
 """
 
 import csv
@@ -306,28 +306,44 @@ def _expanded(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
 
 
 def _json(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
-    """Read an array of objects over any number of lines, or one object a line."""
-    text = "\n".join(lines[at:])
+    """Read an array of objects over any number of lines, or one object a line, of which the first decides."""
+    text = lines[at].strip()
+    if _goes_on(text):
+        text = "\n".join(lines[at:]).lstrip()
     try:
-        document, end = json.JSONDecoder().raw_decode(text.lstrip())
+        document, end = json.JSONDecoder().raw_decode(text)
     except (ValueError, RecursionError):
         return None
-    taken = text[: len(text) - len(text.lstrip()) + end].count("\n") + 1
+    taken = text[:end].count("\n") + 1
     objects: list[Any] = document if isinstance(document, list) else [document]
+    # Each line of an application's log is an object, too: its end is not looked for from every one.
+    if not knows(_list_names(objects)):
+        return None
     while at + taken < len(lines) and lines[at + taken].lstrip()[:1] == "{":
         try:
             objects.append(json.loads(lines[at + taken]))
         except (ValueError, RecursionError):
             break
         taken += 1
-    rows = [each for each in objects if isinstance(each, dict)]
-    names = tuple(dict.fromkeys(str(name).lower() for row in rows for name in row))
-    if not rows or not knows(names):
-        return None
-    table = PastedTable(
-        names, tuple({str(name).lower(): _json_cell(value) for name, value in row.items()} for row in rows), at + 1
+    rows = tuple(
+        {name.lower(): _json_cell(value) for name, value in each.items()} for each in objects if isinstance(each, dict)
     )
-    return Found(table, taken)
+    return Found(PastedTable(_list_names(objects), rows, at + 1), taken)
+
+
+def _goes_on(line: str) -> bool:
+    """Return True if ``line`` is the beginning of JSON that ends in a later one."""
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.pos >= len(line)
+    except (ValueError, RecursionError):
+        return False
+    return False
+
+
+def _list_names(objects: Sequence[Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name.lower() for each in objects if isinstance(each, dict) for name in each))
 
 
 def _html(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
@@ -335,6 +351,10 @@ def _html(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     end = at
     while end < len(lines) and "</table>" not in lines[end].lower():
         end += 1
+        if end < len(lines) and lines[end].lstrip()[:6].lower() == "<table":
+            # The end of the one before was cut off.
+            end -= 1
+            break
     text = "\n".join(lines[at : end + 1])
     rows = [
         [html.unescape(_TAG.sub("", _LINE_END.sub("\n", cell))) for cell in _HTML_CELL.findall(row)]
@@ -376,7 +396,7 @@ def _separated(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
     return None
 
 
-def _csv(lines: Sequence[str], at: int, mark: str) -> Found:
+def _csv(lines: Sequence[str], at: int, mark: str) -> Found | None:
     taken = 0
 
     def feed() -> Iterator[str]:
@@ -386,7 +406,10 @@ def _csv(lines: Sequence[str], at: int, mark: str) -> Found:
             yield line + "\n"
 
     reader = csv.reader(feed(), delimiter=mark)
-    names = _names(next(reader))
+    try:
+        names = _names(next(reader))
+    except csv.Error:
+        return None  # a quotation mark in the header that nothing closes
     rows: list[dict[str, str | None]] = []
     skipped: list[int] = []
     end = taken
