@@ -413,10 +413,18 @@ def test_hangs(pool):
 
 
 def test_xdist_workers_check_their_own_tests(suite: Suite) -> None:
-    result = suite(LEAKING, "-n", "1", plugins=QUIET[:-2])
+    skipped = """
+def test_skipped(pool):
+    global kept
+    kept = pool.getconn()
+    pytest.skip("mine")
+"""
+    result = suite(LEAKING + skipped, "-n", "1", plugins=QUIET[:-2])
 
     assert result.outcome("test_rejected_card") == "FAILED"
     assert result.outcome("test_good_card") == "PASSED"
+    said = "poolctl: test_it.py::test_skipped: acquired test_it.py:17 in test_skipped and not released"
+    assert result.output.count(said) == 1
 
 
 def test_a_test_that_runs_again_is_judged_afresh(suite: Suite) -> None:

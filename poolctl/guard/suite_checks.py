@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _SETTLE = 0.2
 """Seconds in which a connection that another thread is about to release may come back."""
 
+_MOST_LINES = 20
+"""Lines at the end of a run."""
+
 _monotonic = time.monotonic
 _ledger = RECORDER.ledger
 
@@ -38,6 +41,7 @@ class SuiteChecks:
         self.timeout = self._duration("timeout")
         self._threshold = self._duration("threshold")
         self._allowed = int(self._option("allow"))
+        self._from_workers: list[str] = []
         self._item: Any = None
         self._problem: LeakedConnections | None = None
         self._began_at = 0.0
@@ -201,10 +205,25 @@ class SuiteChecks:
             manager.register(report, "poolctl-problems")
         return report
 
+    def pytest_sessionfinish(self) -> None:
+        """Let a worker of xdist send its lines to the process that has the terminal."""
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput["poolctl"] = self._mentions()
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """Take the lines of a worker of xdist. One that crashed has sent none."""
+        self._from_workers += getattr(node, "workeroutput", {}).get("poolctl", [])
+
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Report what could not be seen."""
-        for about, why in RECORDER.complaints.items():
-            terminalreporter.write_line(f"poolctl: not seen: {about}: {why}")
+        """Report what failed no test, and what could not be seen."""
+        for line in list(dict.fromkeys(self._mentions() + self._from_workers))[:_MOST_LINES]:
+            terminalreporter.write_line(f"poolctl: {line}")
+
+    def _mentions(self) -> list[str]:
+        report = self._config.pluginmanager.get_plugin("poolctl-problems")
+        unseen = [f"not seen: {about}: {why}" for about, why in RECORDER.complaints.items()]
+        return unseen + list(dict.fromkeys(report.mentioned if report is not None else []))[:_MOST_LINES]
 
     # Errors that a test expects
 

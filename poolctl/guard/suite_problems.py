@@ -49,7 +49,8 @@ class SuiteProblems:
 
     def __init__(self, timeout: float) -> None:
         self._timeout = timeout
-        self._mentioned: list[str] = []
+        self.mentioned: list[str] = []
+        """What failed no test, for the end of the run."""
 
     def find_problem(
         self,
@@ -128,7 +129,7 @@ class SuiteProblems:
     def mention_holds(self, owner: Any, held: list[Hold]) -> None:
         """Remember what a test that did not fail still holds after its teardown, for the end of the run."""
         for hold in held:
-            self._mentioned.append(f"{name_of(owner)}: acquired {site_text(lines(hold.site))} and not released")
+            self.mentioned.append(f"{name_of(owner)}: acquired {site_text(lines(hold.site))} and not released")
 
     def _mention(self, owner: Any, incidents: list[Incident]) -> None:
         for one in incidents:
@@ -137,9 +138,9 @@ class SuiteProblems:
             acquired = site_text(lines(one.site))
             if one.at is not None:
                 released = site_text(lines(one.at))
-                self._mentioned.append(f"acquired {acquired}, released by another thread {released}")
+                self.mentioned.append(f"acquired {acquired}, released by another thread {released}")
             else:
-                self._mentioned.append(f"{name_of(owner)}: {acquired} left its release to the collector")
+                self.mentioned.append(f"{name_of(owner)}: {acquired} left its release to the collector")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_makereport(self, item: Any, call: Any) -> Generator[None, Any, Any]:
@@ -156,11 +157,6 @@ class SuiteProblems:
             # JUnit's writer takes the properties from the report of the teardown, which copies the item's.
             item.user_properties += [("poolctl_acquired", place) for place in problem.places]
         return report
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Report what did not fail a test."""
-        for line in list(dict.fromkeys(self._mentioned))[:20]:
-            terminalreporter.write_line(f"poolctl: {line}")
 
 
 def _is_lost(one: Incident) -> bool:
