@@ -7,6 +7,8 @@ import sys
 
 from psycopg2.pool import ThreadedConnectionPool
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 pool = ThreadedConnectionPool(10, 100, sys.argv[1])
 served = 0
 

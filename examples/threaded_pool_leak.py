@@ -10,6 +10,8 @@ import sys
 from psycopg2 import OperationalError
 from psycopg2.pool import PoolError, ThreadedConnectionPool
 
+if len(sys.argv) != 2:
+    sys.exit(__doc__)
 pool = ThreadedConnectionPool(10, 100, sys.argv[1])
 served = 0
 

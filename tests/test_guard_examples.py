@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 from guard_runs import ROOT
 from guard_suites import QUIET
@@ -82,3 +83,22 @@ def test_without_the_guard_every_test_of_the_shop_passes(shop_environment: dict[
     )
 
     assert "4 passed" in finished.stdout
+
+
+def test_the_shop_leaves_tables_of_the_same_names_alone(shop_environment: dict[str, str]) -> None:
+    with psycopg.connect(shop_environment["DATABASE_URL"], autocommit=True) as own:
+        own.execute("CREATE TABLE public.orders (kept int)")
+        run_shop(shop_environment, "--shop", "fixed")
+        columns = own.execute(
+            "SELECT attname FROM pg_attribute WHERE attrelid = 'public.orders'::regclass AND attnum > 0"
+        ).fetchall()
+        own.execute("DROP TABLE public.orders")
+
+    assert columns == [("kept",)]
+
+
+def test_without_a_database_the_shop_says_how_to_name_one(environment: dict[str, str]) -> None:
+    code, out, _ = run_shop({name: value for name, value in environment.items() if name != "DATABASE_URL"})
+
+    assert code == 2
+    assert "DATABASE_URL is not set" in out
