@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from sandboxes import connect, eventually, one, own_temporary_directory
 from test_poolers import skip_without
 
@@ -121,6 +122,25 @@ def test_a_title_and_a_process_stand_behind_each_backend(sandbox: Sandbox, serve
     assert "password=***" in owner.command
     assert "s3cr3t" not in repr(sample)
     assert sample.unowned_ports == ()
+
+
+def test_a_role_without_privilege_finds_the_process_of_a_single_client(sandbox: Sandbox) -> None:
+    """Its rows say no ports and no starts, and the helpers that have a user have no title that says so."""
+    with connect(sandbox.admin_conninfo) as admin:
+        admin.execute("CREATE ROLE stranger LOGIN")
+    try:
+        with (
+            client(sandbox.direct_conninfo) as process,
+            closing(Postgres(make_conninfo(sandbox.direct_conninfo, user="stranger"))) as seen,
+        ):
+            sample = look(host_of(sandbox), seen)
+    finally:
+        with connect(sandbox.admin_conninfo) as admin:
+            admin.execute("DROP ROLE stranger")
+
+    assert sample.has_server
+    assert [title.user for title in sample.titles] == ["app"]
+    assert len(processes_of(sample, process.pid)) == 1
 
 
 def test_poolctl_s_own_backend_is_not_among_the_titles(sandbox: Sandbox, server: Postgres) -> None:

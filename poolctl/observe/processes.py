@@ -109,7 +109,12 @@ def find_parent(backends: Iterable[Backend]) -> psutil.Process | None:
     """Find the process whose children these backends are; None when most of them are not on this machine."""
     parents: Counter[int] = Counter()
     strangers = 0
-    telling = [one for one in backends if one.client_port is not None or one.started_at is not None or one.user]
+    # Of a hidden helper nothing is known that its title has, too.
+    telling = [
+        one
+        for one in backends
+        if one.client_port is not None or one.started_at is not None or (one.user and one.database)
+    ]
     for backend in sorted(telling, key=lambda one: not one.is_client)[:_COMPARED_BACKENDS]:
         try:
             process = psutil.Process(backend.pid)
