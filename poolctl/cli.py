@@ -115,8 +115,10 @@ def _run(words: Sequence[str], is_own: bool) -> int:
         error = BadInput(usage.format_message())
     except PoolctlError as reported:
         error = reported
-    except (KeyboardInterrupt, click.Abort):
-        error = Interrupted("interrupted")
+    except (KeyboardInterrupt, click.Abort) as ended:
+        # Click aborts for an EOFError, too, such as that of a compiled module that was written in part.
+        cause = ended.__cause__
+        error = _explain(cause) if isinstance(cause, EOFError) else Interrupted("interrupted")
     except (ReaderLeft, BrokenPipeError):
         # The reader of our output closed it early, as `head` does. That is no failure.
         return 0

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shlex
 import signal
 import struct
 import subprocess
@@ -89,7 +90,9 @@ def test_a_file_that_cannot_be_written_does_not_cost_the_answer(tmp_path: Path, 
     # No file may grow beyond 1 kB, as on a full disk. Standard output is a pipe, to which that does not apply.
     limited = "resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))"
     program = f"import resource; {limited}; from poolctl.cli import main; main()"
-    finished = run_program(program, *MODEL, "--json", "--output", str(tmp_path / name))
+    # Python would leave the beginning of each compiled module in the cache that the other tests import from.
+    words = (*MODEL, "--json", "--output", str(tmp_path / name))
+    finished = run_program(program, *words, PYTHONDONTWRITEBYTECODE="1")
 
     assert finished.returncode == 3
     assert len(finished.stderr.splitlines()) in (1, 2)
@@ -145,6 +148,21 @@ def test_an_exception_that_no_layer_expected_is_exit_code_70_and_one_line() -> N
     document = json.loads(finished.stdout)
     assert (document["status"], document["error"]["code"]) == ("failed", "internal")
     assert "S3CRET" not in finished.stdout + finished.stderr
+
+
+def test_an_end_of_file_within_poolctl_is_no_interrupt() -> None:
+    finished = run_program(CRASH.replace("raise KeyError", "raise EOFError"), *MODEL)
+
+    assert finished.returncode == 70
+    assert "EOFError" in finished.stderr
+
+
+def test_evidence_from_a_closed_standard_input_is_one_clear_error() -> None:
+    words = shlex.join([sys.executable, "-m", "poolctl", "inspect", "--evidence", "-"])
+    finished = subprocess.run(["sh", "-c", f"{words} <&-"], capture_output=True, text=True, timeout=60, check=False)
+
+    assert finished.returncode == 2
+    assert finished.stderr == "poolctl: --evidence standard input: it is closed\n"
 
 
 def test_the_rest_of_an_unexpected_exception_is_shown_on_request() -> None:

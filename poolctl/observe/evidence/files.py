@@ -52,6 +52,9 @@ class EvidenceFile:
     def read_blocks(self) -> Iterator[list[str]]:
         """Yield the lines without their ends, many at once. Raises BadInput if nothing of it can be read."""
         count = 0
+        # Python has none if poolctl was started with it closed.
+        if self.path is None and sys.stdin is None:
+            raise BadInput(f"--evidence {self.name}: it is closed")
         try:
             with ExitStack() as opened:
                 raw: BinaryIO = sys.stdin.buffer if self.path is None else opened.enter_context(self.path.open("rb"))
