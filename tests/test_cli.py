@@ -72,6 +72,7 @@ def test_the_version_is_told() -> None:
         (("simulate", "--output", "run.pdf"), "must end in"),
         (("simulate", "--output", "/no/such/folder/run.svg"), "no folder"),
         (("simulate", "--stop", "/tmp"), "no throw-away server"),
+        (("simulate", "--interval", "0s"), "--interval 0 s: must be 1 ms or more"),
     ],
 )
 def test_what_cannot_be_used_is_one_clear_error_and_the_exit_code_2(arguments: tuple[str, ...], said: str) -> None:

@@ -15,6 +15,7 @@ from poolctl.api.results import Engine
 from poolctl.diagnose.finding import Severity
 from poolctl.errors import BadInput
 from poolctl.sizing.figures import Figures
+from poolctl.units import format_duration
 
 SAMPLING_TIME = 3.0
 """Seconds that ``inspect`` samples by default: long enough to see what moves and what does not."""
@@ -22,6 +23,8 @@ MEASURING_TIME = 60.0
 """Seconds that ``recommend`` measures by default."""
 SWEEP_TIME = 180.0
 """Seconds that a sweep takes by default, at most."""
+LEAST_INTERVAL = 0.001
+"""Seconds between two rows of a timeline at least: more rows than that show nothing, and fill the memory."""
 DEFAULT_MIX = "mixed"
 """The built-in load of a sweep that is given no statements."""
 
@@ -114,6 +117,9 @@ class SimulateRequest:
                 f"--engine {self.chosen_engine}: must be one of {', '.join(ENGINES)}",
                 hint="live: a real server; model: virtual time; both: one after the other",
             )
+        if not self.interval >= LEAST_INTERVAL:
+            least = format_duration(LEAST_INTERVAL)
+            raise BadInput(f"--interval {format_duration(self.interval)}: must be {least} or more")
         many = "--sweep" if self.sweeps else "--replications"
         if self.is_batch and self.chosen_engine != "model":
             raise BadInput(
