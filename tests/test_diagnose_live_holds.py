@@ -819,3 +819,19 @@ def test_holds_of_which_none_was_seen_to_end_are_not_said_to_end(hides: bool) ->
 
     assert (finding.confidence, finding.severity) == ("undetermined", "warning")
     assert "and none was observed to end" in finding.summary
+
+
+@pytest.mark.parametrize("hides", [False, True])
+def test_applications_whose_only_backends_stand_in_transactions_are_not_called_healthy(hides: bool) -> None:
+    given = [Row(100 + i, state=IN_TRANSACTION, age=50.0 + i, application=f"shop-{i}") for i in range(11)]
+
+    healthy = find(verdict(*given, hides=hides), "healthy")
+
+    assert healthy.confidence == "undetermined"
+    assert "The only backends of 11 applications have been idle in a transaction" in healthy.summary
+
+
+def test_one_forgotten_session_in_a_transaction_is_no_reason_to_doubt_health() -> None:
+    given = [Row(100, state=IN_TRANSACTION, age=50.0, application="report"), Row(101), Row(102)]
+
+    assert find(verdict(*given), "healthy").confidence != "undetermined"

@@ -182,6 +182,10 @@ def _doubt_end(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
         )
 
 
+LEAST_LONE = 3
+"""Applications of one backend that stands in a transaction, from which that is no single forgotten session."""
+
+
 def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]:
     """Doubt transactions that may be held by slow work or by a leak."""
     for each in facts.programs:
@@ -197,6 +201,15 @@ def _doubt_holds(facts: LiveFacts, counts: str, working: int) -> Iterator[Doubt]
             f"{many} backends of {name_application(each)} have been idle in a transaction for "
             f"{format_duration(since)} or longer: slow work or a leak{until}; {counts}",
             f"a longer observation ({facts.write_longer(2 * max(since, limit))}): slow work ends by itself",
+        )
+    lone = [each.tracks[0] for each in facts.programs if each.count == 1]
+    lone = [t for t in lone if t.is_in_transaction and t.is_confirmed and t.age > STUCK_AFTER]
+    if len(lone) >= LEAST_LONE:
+        ages = [track.age for track in lone]
+        yield (
+            f"The only backends of {len(lone)} applications have been idle in a transaction for "
+            f"{format_duration(min(ages))} or longer: slow work or leaks; {counts}",
+            f"a longer observation ({facts.write_longer(2 * max(ages))}): slow work ends by itself",
         )
     for each in facts.programs:
         unclear = [track for track in each.tracks if track.may_rest]
