@@ -105,6 +105,16 @@ def test_a_refusal_with_titles_alone_still_names_limit_and_leak() -> None:
     assert [limit.scope for limit in diagnosis.limits if limit.binds] == ["server"]
 
 
+def test_a_server_that_gives_no_answer_while_its_processes_are_there_is_said_to_be_silent() -> None:
+    silent = Refusal("unreachable", "no answer within 3 s")
+    seen = HostSample(has_server=True, titles=titles(30))
+
+    diagnosis = verdict(sees_backends=False, facts=None, refusal=silent, hosts=[seen])
+
+    assert 'gives no answer ("no answer within 3 s"), although its processes are there' in diagnosis.findings[0].summary
+    assert "did not answer" in find(diagnosis, "partial-view").summary
+
+
 def test_a_refusal_with_titles_and_processes_names_the_fleet() -> None:
     seen = host(*(process(40_100 + i, 7000 + i // 15) for i in range(60)), titles=titles(60))
 

@@ -124,7 +124,10 @@ def find_partial_view(context: RuleContext) -> Iterator[Finding]:
     remedy = ""
     if facts.has_only_titles:
         remedy = "Give a role that may take a reserved slot (--emergency), or observe again when a slot is free."
-        summary = f"The server refused, so {agree(observed, 'backend', 'are')} known by the process title only"
+        if facts.is_silent:
+            remedy = "Observe again when the server answers."
+        did = "did not answer" if facts.is_silent else "refused"
+        summary = f"The server {did}, so {agree(observed, 'backend', 'are')} known by the process title only"
     elif not hidden:
         summary = f"{plural(missing, 'backend')} of the server's databases could not be observed"
     yield build_finding(

@@ -319,7 +319,8 @@ def _list_unobserved(facts: LiveFacts) -> Iterable[str]:
 def _list_unobserved_of_server(facts: LiveFacts) -> Iterator[str]:
     server = facts.server
     if facts.has_only_titles:
-        yield "The server's own view: it refused; process titles say neither applications nor times."
+        did = "did not answer" if facts.is_silent else "refused"
+        yield f"The server's own view: it {did}; process titles say neither applications nor times."
     elif not facts.samples:
         yield "The server's backends: no source showed them."
     if facts.hidden:

@@ -215,6 +215,11 @@ class LiveFacts:
         unanswered = all(s.refusal is not None and s.refusal.by not in LIMIT_REFUSALS for s in last)
         return bool(self.server_samples) and len(last) == 2 and unanswered and not any(s.server for s in last)
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether only its process titles show a server that gave poolctl no answer, not even a refusal."""
+        return self.has_only_titles and {each.by for each in self.refusals} == {"unreachable"}
+
     def find_refusal(self, kinds: Iterable[RefusedBy]) -> Refusal | None:
         """Find the newest refusal of one of ``kinds``; None without any."""
         wanted = frozenset(kinds)

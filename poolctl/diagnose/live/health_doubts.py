@@ -28,8 +28,8 @@ def find_doubts(context: RuleContext, counts: str, working: int) -> Iterator[Dou
     yield from _doubt_paste(facts, counts)
     yield from _doubt_locks(facts, counts)
     yield from _doubt_load(facts, counts)
-    yield from _doubt_ages(facts, counts)
     yield from _doubt_end(facts, counts)
+    yield from _doubt_ages(facts, counts)
     yield from _doubt_holds(facts, counts, working)
     yield from _doubt_silence(facts, counts)
 
@@ -173,7 +173,13 @@ def _doubt_ages(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
 
 
 def _doubt_end(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
-    """Doubt a server that answers no more."""
+    """Doubt a server that answers no more, or never did, while its processes are there."""
+    if facts.is_silent:
+        yield (
+            f"The server gives no answer ({quote(facts.refusals[-1].text, 60)}), although its processes are there: "
+            f"frozen, overloaded or asked at a wrong address; by their titles {counts}",
+            "the server's log and its machine's processor, memory and disk; then an observation that is answered",
+        )
     if facts.is_gone:
         said = f" ({quote(facts.refusal.text, 60)})" if facts.refusal is not None else ""
         yield (
