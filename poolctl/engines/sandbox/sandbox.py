@@ -221,15 +221,6 @@ class Sandbox:
             return True
         return self._server.is_running() and (self._pooler is None or self._pooler.is_running())
 
-    def check_alive(self) -> None:
-        """Raise SandboxFailed, with the end of its log, when the server or the pooler has died."""
-        if self.is_alive():
-            return
-        if not self._server.is_running():
-            raise self._server.make_failure("the throw-away PostgreSQL has died")
-        assert self._pooler is not None
-        raise SandboxFailed(f"{self._pooler.title} has died:\n{self._guard.log_end(self._pooler.program)}")
-
     def log_tail(self, lines: int = 20, *, of_pooler: bool = False) -> str:
         """Read the last lines of PostgreSQL's log, or of the pooler's."""
         name = self._pooler.program if of_pooler and self._pooler is not None else NAME
