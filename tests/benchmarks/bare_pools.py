@@ -6,6 +6,7 @@ Prints "ready" when its connections are open, reads a number of seconds, and run
 seconds. Prints the requests of these seconds, the requests of both, and the processor seconds since it began to open
 connections. The statement runs as in poolctl's instances: through libpq's own call, whose status is read, and in a
 process that stays on CORE (unless that is "-"). The difference to these figures is what poolctl adds.
+``psycopg_pool/execute`` is the loop as programs write it, through psycopg's own execute().
 ``database/sql`` is the same loop without any pool: one thread over non-blocking libpq connections.
 """
 
@@ -23,6 +24,7 @@ Act = Callable[[Any], Any]
 PACKAGES = {
     "database/sql": ["psycopg"],
     "psycopg_pool": ["psycopg_pool"],
+    "psycopg_pool/execute": ["psycopg_pool"],
     "psycopg2": ["psycopg2.pool"],
     "sqlalchemy": ["sqlalchemy", "sqlalchemy.dialects.postgresql.psycopg"],
 }
@@ -40,6 +42,11 @@ def psycopg_pool(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]
     pool = ConnectionPool(conninfo, min_size=size, max_size=size, kwargs={"autocommit": True}, configure=_prepare)
     pool.wait()
     return pool.getconn, _run_prepared, pool.putconn
+
+
+def psycopg_pool_execute(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
+    acquire, _, release = psycopg_pool(conninfo, size)
+    return acquire, lambda connection: connection.execute(STATEMENT), release
 
 
 def psycopg2(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
@@ -77,9 +84,13 @@ def sqlalchemy(conninfo: str, size: int) -> tuple[Callable[[], Any], Act, Act]:
 
 
 def threads(kind: str, conninfo: str, size: int) -> Callable[[float], int]:
-    acquire, run, release = {"psycopg_pool": psycopg_pool, "psycopg2": psycopg2, "sqlalchemy": sqlalchemy}[kind](
-        conninfo, size
-    )
+    opened: dict[str, Callable[[str, int], tuple[Callable[[], Any], Act, Act]]] = {
+        "psycopg_pool": psycopg_pool,
+        "psycopg_pool/execute": psycopg_pool_execute,
+        "psycopg2": psycopg2,
+        "sqlalchemy": sqlalchemy,
+    }
+    acquire, run, release = opened[kind](conninfo, size)
     counts = [0] * size
 
     def loop(number: int, end: float) -> None:

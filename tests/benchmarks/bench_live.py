@@ -137,6 +137,10 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
             after = pgbench(sandbox, seconds)
             measured[kind].append(((before + after) / 2, ours, bare))
             before = after
+    pairs = [
+        (live_run(servers, "psycopg_pool", seconds=seconds), ceiling(sandbox, "psycopg_pool/execute", seconds))
+        for _ in range(rounds)
+    ]
     rates = [reference for rows in measured.values() for reference, _, _ in rows]
     print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s  [{min(rates):,.0f} .. {max(rates):,.0f}]")
     for kind, rows in measured.items():
@@ -147,6 +151,10 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
             f"{spread(bare.cpu / ours.cpu for _, ours, bare in rows)}, "
             f"that of the clients alone {spread(bare.client_cpu / ours.client_cpu for _, ours, bare in rows)}"
         )
+    print(
+        f"  psycopg_pool  {spread(ours.rate / bare.rate for ours, bare in pairs)} of the loop as programs write it, "
+        f"through execute(); by processor time {spread(bare.cpu / ours.cpu for ours, bare in pairs)}"
+    )
 
 
 def spread(ratios: Iterable[float]) -> str:
