@@ -229,8 +229,8 @@ def _warn(inspection: InspectResult) -> Iterator[str]:
     elif observation.is_from_files and len(observation.samples) == 1:
         yield "ONE SAMPLE of the server: a backend that moves and one that is stuck look the same in it; paste two"
     yield from map(_describe_doubt, _list_doubts(inspection))
-    refusals = [each.refusal for each in observation.snapshots if each.refusal is not None]
-    is_refused = any(each.by != "unreachable" for each in refusals)
+    no_answer = (None, "unreachable", "no-local-port")
+    is_refused = any((each.refusal and each.refusal.by) not in no_answer for each in observation.snapshots)
     for source in observation.sources:
         # Without the host less is known, and nothing is wrong: the last lines say so.
         if not source.ok and source.kind != "host":
