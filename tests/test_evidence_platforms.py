@@ -164,7 +164,8 @@ def as_azure_records(text: str) -> list[dict[str, Any]]:
             "timestamp": f"{head[:19]}.448 UTC",
             "processId": int(head.split(".")[1].partition("-")[0], 16),
             "errorLevel": level,
-            "sqlerrcode": "53300" if level == "FATAL" else "00000",
+            # Another FATAL: a client that left while the server canceled its statement, "connection to client lost".
+            "sqlerrcode": "53300" if "slots are reserved" in head else "00000" if level == "LOG" else "08006",
             "message": head,
         }
         records.append(
