@@ -252,6 +252,28 @@ def test_pairs_of_who_waits_and_who_blocks_name_the_one_they_all_wait_for(tmp_pa
     assert "2 wait for a lock behind 1 other (pid 4100)" in finding.summary
 
 
+PASSING = """\
+ now | pid | application_name | backend_type | backend_start
+-----+-----+------------------+--------------+--------------
+ 2026-11-29 07:37:44+00 {} | 2026-11-29 07:37:43.99+00
+(1 row)
+
+ now | pid | application_name | backend_type | backend_start
+-----+-----+------------------+--------------+--------------
+ 2026-11-29 07:37:46+00 | 90 | job | client backend | 2026-11-29 07:37:45.99+00
+(1 row)
+"""
+
+
+@pytest.mark.parametrize("first", ["| 71 | job | client backend", "| 10 | | checkpointer"])
+def test_two_samples_without_a_session_in_both_do_not_show_health(first: str, tmp_path: Path) -> None:
+    evidence(tmp_path, PASSING.format(first))
+
+    (finding,) = inspect(evidence=[str(tmp_path / "paste-0")]).findings
+    assert finding.confidence == "undetermined"
+    assert "no connection of the last sample was in the first one, 2 s before" in finding.summary
+
+
 @pytest.mark.parametrize(
     "text",
     [

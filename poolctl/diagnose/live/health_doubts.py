@@ -139,10 +139,10 @@ def _doubt_load(facts: LiveFacts, counts: str) -> Iterator[Doubt]:
         )
     if facts.observation.is_from_files and len(facts.samples) > 1:
         first, last = ({each.pid for each in facts.samples[at].backends if each.is_client} for at in (0, -1))
-        if first and len(first | last) > 1 and not first & last:
+        if last and not first & last:
             yield (
-                f"{counts}: none of the {len(first)} of the first sample is in the last one, "
-                f"{format_duration(facts.window)} later; what was given does not say how many came and went",
+                f"{counts}: no connection of the last sample was in the first one, "
+                f"{format_duration(facts.window)} before; what was given does not say how many came and went",
                 "a log with log_connections and log_disconnections on",
             )
 
