@@ -227,6 +227,8 @@ def test_a_connection_may_be_collected_while_its_watch_is_locked(pool: Pool) -> 
     assert (stats.open, stats.closed.leak_reclaimed) == (0, 1)
 
 
+SECOND = 10**9
+"""In nanoseconds."""
 _TURNS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=40)
 """Whose acquire or release comes next, and whether the logs are then settled."""
 
@@ -234,22 +236,22 @@ _TURNS = st.lists(st.tuples(st.integers(0, 2), st.booleans()), max_size=40)
 @given(_TURNS)
 def test_requests_noted_in_logs_count_as_if_each_had_been_counted_at_once(turns: list[tuple[int, bool]]) -> None:
     noting, counting = Pool(3), Pool(3)
-    uses: list[float] = []
+    uses: list[int] = []
     noting.monitor.on_noted = lambda noted: uses.extend(noted.uses)
-    logs = {number: RequestLog(0.0, True) for number in range(3)}
+    logs = {number: RequestLog(0, True) for number in range(3)}
     noting.monitor.logs.update(logs)
-    acquired_at: dict[int, float] = {}
-    expected: list[float] = []
+    acquired_at: dict[int, int] = {}
+    expected: list[int] = []
     for pool in (noting, counting):
         pool.open(0.0, 3)
     for at, (number, settles) in enumerate(turns, start=1):
-        logs[number].note(float(at))
+        logs[number].note(at * SECOND)
         if number in acquired_at:
             counting.release(float(at))
-            expected.append(at - acquired_at.pop(number))
+            expected.append((at - acquired_at.pop(number)) * SECOND)
         else:
             counting.acquire(float(at))
-            acquired_at[number] = float(at)
+            acquired_at[number] = at
         if settles:
             assert noting.stats(at) == counting.stats(at)
 
@@ -260,27 +262,29 @@ def test_requests_noted_in_logs_count_as_if_each_had_been_counted_at_once(turns:
 
 
 def test_a_request_is_due_when_the_one_before_it_was_released() -> None:
-    log = RequestLog(1.0, True)
-    for at in (1.5, 4.0, 4.25):
+    log = RequestLog(100, True)
+    for at in (150, 400, 425):
         log.note(at)
     first = log.take()
-    log.note(6.25)
+    log.note(625)
+    second = log.take()
 
-    assert (first.waits, first.uses) == ([0.5, 0.25], [2.5])
-    assert (log.take().uses, log.latest, log.is_in_use) == ([2.0], 6.25, False)
+    assert (first.waits, first.uses, first.last_release) == ([50, 25], [250], 400)
+    assert (second.waits, second.uses, second.last_release) == ([], [200], 625)
+    assert (log.latest, log.is_in_use) == (625, False)
 
 
 def test_a_release_in_a_log_ends_an_exhaustion_when_none_waits_any_more(pool: Pool) -> None:
     pool.open(0.0, 2)
-    log = pool.monitor.logs[1] = RequestLog(0.0, True)
-    log.note(1.0)
+    log = pool.monitor.logs[1] = RequestLog(0, True)
+    log.note(1 * SECOND)
     pool.acquire(1.0)
     waiting = pool.queue(2.0)
     assert pool.monitor.is_strained
     pool.give_up(3.0, waiting)
     assert pool.monitor.is_strained
 
-    log.note(5.0)
+    log.note(5 * SECOND)
     stats = pool.stats(6.0)
     assert (stats.exhausted_at, stats.recovered_at, stats.exhausted_time) == (2.0, 5.0, 3.0)
     assert not pool.monitor.is_strained

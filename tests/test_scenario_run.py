@@ -105,6 +105,19 @@ def test_a_backlog_of_times_gives_the_histogram_of_one_record_after_the_other(ti
     assert together.to_dict() == histogram(*times).to_dict()
 
 
+@given(st.lists(st.integers(0, 10**15)))
+def test_nanoseconds_count_as_the_seconds_that_they_are(times: list[int]) -> None:
+    # In the middle of their microsecond, where no rounding moves them into another.
+    together, each = Histogram(), histogram(*((time // 1000 + 0.5) / 1e6 for time in times))
+    backlog = Backlog(together)
+    backlog.count_nanoseconds(times)
+    backlog.settle()
+
+    assert (together.counts, together.count) == (each.counts, each.count)
+    assert together.total == pytest.approx(sum(times) / 1e9)
+    assert together.max == max(times, default=0) / 1e9
+
+
 @settings(deadline=None)
 @given(SECONDS)
 def test_a_histogram_survives_json(seconds: list[float]) -> None:

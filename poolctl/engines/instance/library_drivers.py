@@ -95,7 +95,7 @@ class PsycopgPool(PoolDriver):
         return self._getconn()
 
     def find_free_path(self) -> FreePath:
-        return FreePath(self._idle, self._getconn, self.driver.run, self._pool.putconn)
+        return FreePath(self._idle, self._getconn, self.driver.bind(0.0), self._pool.putconn)
 
     def _getconn(self) -> Any:
         try:
@@ -174,7 +174,7 @@ class Psycopg2Pool(PoolDriver):
 
     def find_free_path(self) -> FreePath | None:
         pool = self._pool
-        return None if pool is None else FreePath(pool._pool, self._getconn, self.driver.run, self.release)
+        return None if pool is None else FreePath(pool._pool, self._getconn, self.driver.bind(0.0), self.release)
 
     def _getconn(self) -> Any:
         try:
@@ -263,7 +263,10 @@ class SqlalchemyPool(PoolDriver):
         return connection
 
     def find_free_path(self) -> FreePath:
-        return FreePath(self._idle, self._get_connection, self.run, self.release)
+        run = self.driver.bind(0.0)
+        return FreePath(
+            self._idle, self._get_connection, lambda connection: run(connection.dbapi_connection), self.release
+        )
 
     def _get_connection(self) -> Any:
         try:

@@ -42,7 +42,7 @@ class FreePath(NamedTuple):
 
     idle: Collection[Any]
     acquire: Callable[[], Any]
-    run: Callable[[Any, float], None]
+    run: Callable[[Any], None]
     release: Callable[[Any], None]
 
 

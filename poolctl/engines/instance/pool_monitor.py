@@ -212,9 +212,9 @@ class PoolMonitor:
         for one in noted:
             in_use = len(one.waits) - len(one.uses)
             self._in_use += in_use
-            self._in_use_area += one.in_use_time + in_use * self.origin
+            self._in_use_area += one.in_use_time / 1e9 + in_use * self.origin
             if one.uses and self._exhausted_since is not None and not self._queued:
-                self._recover(one.releases[-1] - self.origin)
+                self._recover(one.last_release / 1e9 - self.origin)
             self.on_noted(one)
 
     def stats(self, now: float, library_open: int | None = None) -> PoolStats:

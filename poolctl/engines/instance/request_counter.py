@@ -69,8 +69,8 @@ class RequestCounter:
         if noted.counted:
             self.tally.requests += len(noted.waits)
             self.tally.requests_completed += len(noted.uses)
-            self._waits.values += noted.waits
-            self._uses.values += noted.uses
+            self._waits.count_nanoseconds(noted.waits)
+            self._uses.count_nanoseconds(noted.uses)
             self._late += late
 
     def count_failed_acquire(

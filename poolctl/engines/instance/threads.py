@@ -133,7 +133,7 @@ class ThreadedInstance:
             for log in self._monitor.logs.values():
                 if not log.is_in_use:
                     self._counter.begin_request(log.counted)
-                    self._counter.count_unfinished(log.counted, log.latest - self._monitor.origin, None, now)
+                    self._counter.count_unfinished(log.counted, log.latest / 1e9 - self._monitor.origin, None, now)
             self._monitor.logs.clear()
             stats = self._library.stats(now)
             self._counter.send_sample(now, stats)
@@ -309,10 +309,10 @@ class ThreadedInstance:
         The threads of a process delay each other at each lock and in each step under the interpreter's lock, so that a
         request only notes two instants here. All is counted from them later, see ``PoolMonitor.settle_logs``.
         """
-        monitor, monotonic = self._monitor, time.monotonic
+        monitor, monotonic = self._monitor, time.monotonic_ns
         idle, acquire, run, release = path
         request.counted = now >= self._load.warmup
-        ends_at = monitor.origin + (until if request.counted else min(until, self._load.warmup))
+        ends_at = int((monitor.origin + (until if request.counted else min(until, self._load.warmup))) * 1e9)
         due, ident = monotonic(), get_ident()
         log = RequestLog(due, request.counted)
         note, connection, failure = log.note, None, None
@@ -322,7 +322,7 @@ class ThreadedInstance:
             while idle and not monitor.is_strained and due < ends_at and not self._has_ended:
                 connection = acquire()
                 note(monotonic())
-                run(connection, 0.0)
+                run(connection)
                 release(connection)
                 due = monotonic()
                 note(due)
@@ -338,7 +338,7 @@ class ThreadedInstance:
         self, request: LiveRequest, connection: Any, log: RequestLog, failure: NotAcquired | RequestFailed | SlotLost
     ) -> float:
         """End the request that failed on the free path. Return the seconds to wait before the next one."""
-        at = log.latest - self._monitor.origin
+        at = log.latest / 1e9 - self._monitor.origin
         request.is_begun = log.is_in_use
         if isinstance(failure, SlotLost):
             self._lose_slot(request, failure, ends=True, failed=False)
@@ -465,7 +465,7 @@ class ThreadedInstance:
     def _count_noted(self, noted: Noted) -> None:
         if not self._has_ended:
             # At most the last request of a log ends after the load: none begins after it.
-            late = bool(noted.uses) and noted.releases[-1] > self._monitor.origin + self._ends_at
+            late = noted.last_release / 1e9 > self._monitor.origin + self._ends_at
             self._counter.count_noted(noted, late=late)
 
     def _count_error(self, kind: ErrorKind, now: float) -> None:
