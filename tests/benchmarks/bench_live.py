@@ -5,8 +5,9 @@
 A ratio is the median over interleaved rounds: on a shared machine single figures move by a third. Where other programs
 need the cores as well, read the ratios of processor time: on a machine of its own, they are the throughput's.
 
-All sides run the same statement. poolctl's instances stay on one core each, so the loops of bare_pools do so, too, and
-both open their connections before the measured part of the run: the difference is poolctl's own work.
+All sides run the same statement. poolctl's instances stay on one core each, so the loops of bare_pools do so, too (a
+ceiling), and both open their connections before the measured part of the run: the difference is poolctl's own work.
+Two loops of psycopg_pool are left to the operating system, as programs are.
 """
 
 import argparse
@@ -90,11 +91,14 @@ def pgbench(sandbox: Sandbox, seconds: int) -> float:
     return float(next(line for line in done.stdout.splitlines() if "tps" in line).split()[2])
 
 
-def ceiling(sandbox: Sandbox, kind: str, seconds: int) -> Measured:
-    """Measure two processes with four connections each and nothing of poolctl's (see bare_pools)."""
+def ceiling(sandbox: Sandbox, kind: str, seconds: int, *, stays: bool = True) -> Measured:
+    """Measure two processes with four connections each and nothing of poolctl's (see bare_pools).
+
+    ``stays``: each stays on a core of its own, which lets the threads of one serve more.
+    """
     program = str(Path(__file__).with_name("bare_pools.py"))
     # As poolctl does, see threads._stay_on_one_core(). Its event loop has one thread and needs no core of its own.
-    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" and kind != "database/sql" else []
+    cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" and kind != "database/sql" and stays else []
     server_cpu = sandbox.measure_cpu_time()
     instances = [
         subprocess.Popen(
@@ -137,10 +141,14 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
             after = pgbench(sandbox, seconds)
             measured[kind].append(((before + after) / 2, ours, bare))
             before = after
-    pairs = [
-        (live_run(servers, "psycopg_pool", seconds=seconds), ceiling(sandbox, "psycopg_pool/execute", seconds))
-        for _ in range(rounds)
-    ]
+    loops: dict[str, list[tuple[Measured, Measured]]] = {
+        "the same loop where the operating system chooses its cores": [],
+        "the loop as programs write it, through execute()": [],
+    }
+    for _ in range(rounds):
+        for pairs, kind in zip(loops.values(), ("psycopg_pool", "psycopg_pool/execute"), strict=True):
+            bare = ceiling(sandbox, kind, seconds, stays=False)
+            pairs.append((live_run(servers, "psycopg_pool", seconds=seconds), bare))
     rates = [reference for rows in measured.values() for reference, _, _ in rows]
     print(f"pgbench -M prepared -c 8 -j 2: {median(rates):,.0f}/s  [{min(rates):,.0f} .. {max(rates):,.0f}]")
     for kind, rows in measured.items():
@@ -151,10 +159,11 @@ def throughput(servers: ThrowAwayServers, rounds: int, seconds: int) -> None:
             f"{spread(bare.cpu / ours.cpu for _, ours, bare in rows)}, "
             f"that of the clients alone {spread(bare.client_cpu / ours.client_cpu for _, ours, bare in rows)}"
         )
-    print(
-        f"  psycopg_pool  {spread(ours.rate / bare.rate for ours, bare in pairs)} of the loop as programs write it, "
-        f"through execute(); by processor time {spread(bare.cpu / ours.cpu for ours, bare in pairs)}"
-    )
+    for text, pairs in loops.items():
+        print(
+            f"  psycopg_pool  {spread(ours.rate / bare.rate for ours, bare in pairs)} of {text}; "
+            f"by processor time {spread(bare.cpu / ours.cpu for ours, bare in pairs)}"
+        )
 
 
 def spread(ratios: Iterable[float]) -> str:
