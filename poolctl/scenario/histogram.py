@@ -90,15 +90,17 @@ class Histogram:
 class Backlog:
     """Times on their way into a histogram. To record a thousand of them together takes two thirds of the time.
 
-    The caller appends times to ``values``; none may be negative. The histogram lacks them until ``settle`` is called.
+    The caller appends times to ``values``, none of them negative, and may count a time of exactly 0 in ``zeros``
+    instead. The histogram lacks them until ``settle`` is called.
     """
 
-    __slots__ = ("_histogram", "_microseconds", "values")
+    __slots__ = ("_histogram", "_microseconds", "values", "zeros")
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram
         self._microseconds: Counter[int] = Counter()
         self.values: list[float] = []
+        self.zeros = 0
 
     def count(self) -> None:
         """Count the times in ``values``, but leave the buckets to ``settle``."""
@@ -125,6 +127,9 @@ class Backlog:
         """Bring the histogram up to date."""
         self.count()
         counts = self._histogram.counts
+        counts[0] += self.zeros
+        self._histogram.count += self.zeros
+        self.zeros = 0
         for microseconds, number in self._microseconds.items():
             at = _find_bucket(microseconds)
             if at >= len(counts):

@@ -149,9 +149,12 @@ class InstanceLoop:
         while not self._is_over:
             while returning:
                 self._work(returning.popleft(), clock())
-            timers.run_due(clock())
+            now = clock()
+            if timers.next_at() <= now:
+                timers.run_due(now)
+                now = clock()
             # A timer may have added clients: then poll the sockets without waiting, so that neither side starves.
-            pool.wait(0.0 if returning else timers.next_at() - clock())
+            pool.wait(0.0 if returning else timers.next_at() - now)
         for client in self._clients:
             if client.state in ("waiting", "opening"):
                 self._counter.count_unfinished(client.counted, client.due, client.queued_at, clock())

@@ -11,8 +11,8 @@ from typing import Generic, Protocol, TypeVar
 
 Owner = TypeVar("Owner")
 
-COARSE = 0.002
-"""Seconds. A longer wait uses epoll itself, which saves two system calls."""
+COARSE = 0.001
+"""Seconds, the precision of epoll. A longer wait uses epoll itself, which saves two system calls."""
 
 
 class Poller(Protocol[Owner]):
@@ -54,16 +54,19 @@ class EpollPoller(Generic[Owner]):
 
     def wait(self, timeout: float) -> list[Owner]:
         if timeout >= COARSE:
-            # Rounded down to whole milliseconds; the caller waits for the rest in its next call.
-            events = self._epoll.poll(int(min(timeout, 1.0) * 1000) / 1000)
+            # Less what Python may add, which rounds up; the caller waits for the rest in its next call.
+            events = self._epoll.poll((timeout if timeout < 1.0 else 1.0) - COARSE)
         else:
             events = self._epoll.poll(0)
             if not events and timeout > 0:
                 select.select(self._own, (), (), timeout)
                 events = self._epoll.poll(0)
-        owners = self._owners
-        # A socket may have been forgotten after the kernel queued its event.
-        return [owners[fd] for fd, _ in events if fd in owners]
+        owners, ready = self._owners, []
+        for fd, _ in events:
+            # A socket may have been forgotten after the kernel queued its event.
+            if fd in owners:
+                ready.append(owners[fd])
+        return ready
 
 
 class SelectorPoller(Generic[Owner]):

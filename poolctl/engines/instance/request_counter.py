@@ -59,7 +59,10 @@ class RequestCounter:
         """Count an acquire that succeeded. ``queued_at``: since when it was in the queue, None: it was not."""
         self.acquired += 1
         if counted:
-            self._record_wait(now - due)
+            if now > due:
+                self._record_wait(now - due)
+            else:
+                self._waits.zeros += 1
             if queued_at is not None:
                 self._count_queued(queued_at, now)
 

@@ -214,7 +214,7 @@ class Requests:
         if wait > 0.0:
             counter.waits.values.append(wait)
         else:
-            counter.zero_waits += 1
+            counter.waits.zeros += 1
         if client.queued_at is not None:
             counter.tally.queued_count += 1
             counter.tally.queued_time += now - client.queued_at

@@ -14,12 +14,11 @@ FULL_HISTOGRAMS = 64
 class RunCounter:
     """What one instance, or in a large fleet all instances of a service, counts."""
 
-    __slots__ = ("errors", "late", "tally", "uses", "waits", "zero_waits")
+    __slots__ = ("errors", "late", "tally", "uses", "waits")
 
     def __init__(self) -> None:
         self.tally = Tally()
         self.waits, self.uses = Backlog(self.tally.wait_time), Backlog(self.tally.use_time)
-        self.zero_waits = 0
         self.late = 0
         """Released after the load ended."""
         self.errors: dict[int, tuple[ErrorKind, int, float]] = {}
@@ -47,10 +46,6 @@ class RunCounter:
         """Bring the tally up to date."""
         self.waits.settle()
         self.uses.settle()
-        waits = self.tally.wait_time
-        waits.counts[0] += self.zero_waits
-        waits.count += self.zero_waits
-        self.zero_waits = 0
         self.tally.errors = {kind: (count, first_at) for kind, count, first_at in self.errors.values()}
 
 
