@@ -218,6 +218,32 @@ def test_requests_of_the_warm_up_are_not_counted(servers: ThrowAwayServers) -> N
     assert counted.summary.connections.opened == 4
 
 
+@pytest.mark.parametrize(
+    "pool",
+    [
+        {"max_open": 5, "max_idle": 5},
+        {"max_open": 2, "max_idle": 2},
+        {"max_open": 5, "max_idle": 1},
+        {"max_open": 4, "max_idle": 4, "max_lifetime": "50ms"},
+        {"kind": "hikaricp", "max_open": 2},
+    ],
+    ids=["free", "waits", "closes idle ones", "replaces old ones", "hands over"],
+)
+def test_requests_that_follow_at_once_are_counted_whole_by_a_pool_that(
+    servers: ThrowAwayServers, pool: dict[str, Any]
+) -> None:
+    done = run(servers, scenario_of(pool=pool, load={"hold": 0, "query": "select1", "warmup": "300ms"}))
+
+    assert_adds_up(done)
+    summary, requests = done.summary, done.summary.requests
+    assert requests.offered == requests.completed == summary.acquired == summary.released > 200
+    assert (summary.wait_time.count, summary.use_time.count) == (summary.acquired, summary.released)
+    assert (summary.errors, summary.connections.in_use, requests.failed) == ((), 0, 0)
+    assert (summary.queued_count > 0) == (pool["max_open"] == 2) == (summary.wait_time.p50 > 0)
+    assert summary.connections.opened == summary.connections.open + summary.connections.closed.total
+    assert done.timeline[-1].acquired > 1.1 * summary.acquired
+
+
 @pytest.mark.parametrize("event", ["restart", "failover"])
 def test_the_pool_recovers_from_a(servers: ThrowAwayServers, event: str) -> None:
     done = run(servers, scenario_of(load={"duration": "3s"}, events=[{"at": "1s", "do": event}]))

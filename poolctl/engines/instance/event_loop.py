@@ -14,7 +14,7 @@ from poolctl.engines.instance.request_counter import RequestCounter
 from poolctl.engines.instance.statements import LONG_HOLD_BEAT, UNREAD_ROWS, make_parameter, make_statement, takes_hold
 from poolctl.engines.instance.timers import Timers
 from poolctl.engines.workload import Job, Worker, Workload
-from poolctl.pool import Connection
+from poolctl.pool import Connection, Use
 from poolctl.scenario.run import ErrorKind
 from poolctl.scenario.scenario import Distribution
 
@@ -26,7 +26,8 @@ class LoadClient:
     """A client that makes one request at a time: a closed loop (``worker``) many, an arrival of the open loop one.
 
     ``due``: when the present acquire was wanted. ``until``: from when on a closed loop begins no request;
-    ``has_budget``: a limit on its number of requests may end it earlier.
+    ``has_budget``: a limit on its number of requests may end it earlier. ``repeats``: nothing is to be decided between
+    two of its requests.
     """
 
     __slots__ = (
@@ -43,6 +44,7 @@ class LoadClient:
         "leaks",
         "queued_at",
         "random",
+        "repeats",
         "slowed",
         "state",
         "thinks",
@@ -61,6 +63,7 @@ class LoadClient:
         self.counted = self.leaks = self.slowed = False
         self.held: list[tuple[Connection, float]] = []
         self.holds = [0.0] * loop.each
+        self.repeats = not (worker is None or self.thinks or self.has_budget or hold.mean) and loop.may_repeat
         self.state = ""
         self.ticket = self.attempt = 0
         self.queued_at: float | None = None
@@ -97,6 +100,7 @@ class InstanceLoop:
         "_prepared",
         "_release",
         "_released",
+        "_repeated_text",
         "_returning",
         "_sources",
         "_statement",
@@ -108,6 +112,7 @@ class InstanceLoop:
         "clock",
         "each",
         "ends_at",
+        "may_repeat",
         "workload",
     )
 
@@ -126,6 +131,8 @@ class InstanceLoop:
         self._is_ever_slow = self.workload.is_ever_slow
         self._ever_leaks = job.scenario.leak.every > 0
         self._leak_shape = job.scenario.leak.shape
+        self.may_repeat = not (self._load.rate or self._ever_leaks or self._is_ever_slow) and self.each == 1
+        self._repeated_text = None if self._parameter is None else self._parameter(0.0)
         self.clock = channel.wait_for_start()
         self._timers = Timers()
         self._counter = RequestCounter(job, channel, self.ends_at)
@@ -256,6 +263,9 @@ class InstanceLoop:
         # A leaked connection may still receive rows or the end of a transaction.
         if client.state != "using":
             return
+        if client.repeats and handle.error is None and now < client.until and (client.counted or now < self._warmup):
+            self._repeat(client, handle, now)
+            return
         self._using -= 1
         if handle.error is not None:
             self._counter.count_statement_failure(client.counted, handle.error, now)
@@ -275,6 +285,26 @@ class InstanceLoop:
         self._give_back(client, now)
         if client.worker is not None:
             self._work(client, now)
+
+    def _repeat(self, client: LoadClient, handle: AsyncConnection, now: float) -> None:
+        """End a request and begin the next one, as ``end_statement``, ``_work`` and ``use`` do in many more calls."""
+        answer = self._pool.exchange(handle.connection, client, now)
+        if type(answer) is Use:
+            self._counter.count_repeat(client.counted, client.held[0][1], now)
+            client.due = now
+            client.held[0] = (answer.connection, now)
+            handle = answer.connection.handle
+            handle.send(self._statement, self._repeated_text, prepare=self._prepared)
+            if handle.is_dead:
+                self._timers.at(now, self.end_statement, handle)
+            return
+        self._using -= 1
+        _, acquired_at = client.held.pop()
+        self._counter.end_request(client.counted, failed=False)
+        self._released(client.counted, client.due, acquired_at, now)
+        client.due = now
+        self._counter.begin_request(client.counted)
+        self._pool.follow(client, answer, now)
 
     def _is_slowed(self, client: LoadClient, handle: AsyncConnection, now: float) -> bool:
         """Make a slow statement of the user's slower, and return True if the client has to wait for that.

@@ -122,7 +122,7 @@ class NativePool(Generic[Client]):
         if type(answer) is Use:
             self._hand_over(client, answer.connection, now)
         else:
-            self._follow(client, answer, now)
+            self.follow(client, answer, now)
 
     def release(self, connection: Connection, now: float) -> None:
         """Release a connection. A client that waits for it may get it within this call."""
@@ -131,6 +131,21 @@ class NativePool(Generic[Client]):
         actions = self.rules.release(connection, now, broken=handle.is_dead)
         if actions:
             self._carry_out(actions)
+
+    def exchange(self, connection: Connection, client: Client, now: float) -> Answer:
+        """Release ``connection`` and acquire for its client again.
+
+        With Use the client has a connection, and the owner's ``use`` is not called. Any other answer is for ``follow``.
+        """
+        self.release(connection, now)
+        client.ticket += 1
+        client.attempt = 0
+        client.queued_at = client.deadline = None
+        answer = self.rules.acquire(client, now, 0, connection)
+        if type(answer) is Use:
+            client.last = answer.connection
+            answer.connection.handle.client = client
+        return answer
 
     def wait(self, timeout: float) -> None:
         """Process what happens on sockets and in openings for at most ``timeout`` seconds, and expired deadlines."""
@@ -169,9 +184,9 @@ class NativePool(Generic[Client]):
             self._close(connection)
 
     def _acquire_again(self, client: Client, now: float) -> None:
-        self._follow(client, self.rules.acquire(client, now, client.attempt, client.last), now)
+        self.follow(client, self.rules.acquire(client, now, client.attempt, client.last), now)
 
-    def _follow(self, client: Client, answer: Answer, now: float) -> None:
+    def follow(self, client: Client, answer: Answer, now: float) -> None:
         """Execute an answer of the Pool, and repeat the acquire until the client has a connection or waits."""
         while type(answer) is Stale:
             self._close(answer.connection)
@@ -245,7 +260,7 @@ class NativePool(Generic[Client]):
             if client.state == "waiting":
                 answer = self.rules.give_up(client, now)
                 if answer is not None:
-                    self._follow(client, answer, now)
+                    self.follow(client, answer, now)
                     continue
             else:
                 self._abandon_opening(next(other for other in self._opening if other.client is client), now)

@@ -38,6 +38,8 @@ class RequestCounter:
         self._warm: PoolStats | None = None
         self._cpu_at_start = time.process_time()
         self._servers = job.scenario.pool.max_open if _is_replayable(job) else 0
+        self._repeats = 0
+        """Counted repeats that are not in the tally yet."""
         self._replay: list[tuple[float, float, float]] = []
 
     def is_counted(self, due: float) -> bool:
@@ -65,6 +67,16 @@ class RequestCounter:
                 self._waits.zeros += 1
             if queued_at is not None:
                 self._count_queued(queued_at, now)
+
+    def count_repeat(self, counted: bool, acquired_at: float, now: float) -> None:
+        """Count a request that ended before the end of the load, and the next, which found a free connection at once.
+
+        One call instead of ``count_release``, ``end_request``, ``begin_request`` and ``count_acquire``.
+        """
+        self.acquired += 1
+        if counted:
+            self._record_use(now - acquired_at)
+            self._repeats += 1
 
     def count_noted(self, noted: Noted, *, late: bool) -> None:
         """Count requests that found a free connection. ``late``: the last release was after the end of the load."""
@@ -149,9 +161,13 @@ class RequestCounter:
         self.tally.queued_time += now - queued_at
 
     def _make_progress(self, at: float, stats: PoolStats, ideal: tuple[float, float] | None) -> InstanceCounts:
+        tally, repeats = self.tally, self._repeats
+        tally.requests += repeats
+        tally.requests_completed += repeats
+        self._waits.zeros += repeats
+        self._repeats = 0
         self._waits.settle()
         self._uses.settle()
-        tally = self.tally
         # Derived here, so that the hot path counts nothing twice: each acquire that ended has one wait, each release
         # one use time.
         tally.acquired = tally.wait_time.count - tally.timed_out - tally.refused - tally.failed
