@@ -383,12 +383,21 @@ def test_a_client_that_waits_for_a_server_is_seen_with_its_wait(pooled: Sandbox,
     assert waiter.link == ""
 
 
+def is_let_in(pooled: Sandbox, held: ExitStack) -> bool:
+    try:
+        held.enter_context(closing(connect(pooled.conninfo)))
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
 @pytest.mark.server
 def test_the_console_still_lets_in_when_no_client_is_let_in_any_more(pooled: Sandbox, console: PgBouncer) -> None:
     console.close()
     with ExitStack() as held:
+        # PgBouncer may see a newcomer before it sees that poolctl has gone.
         for _ in range(4):
-            held.enter_context(closing(connect(pooled.conninfo)))
+            eventually(lambda: is_let_in(pooled, held))
         with pytest.raises(psycopg.OperationalError, match="no more connections allowed"):
             connect(pooled.conninfo)
         sample = seen(console)
@@ -401,19 +410,11 @@ def test_the_console_still_lets_in_when_no_client_is_let_in_any_more(pooled: San
 def test_poolctl_does_not_keep_the_place_that_the_last_application_needs(pooled: Sandbox, console: PgBouncer) -> None:
     seen(console)
     with ExitStack() as held:
-
-        def is_let_in() -> bool:
-            try:
-                held.enter_context(closing(connect(pooled.conninfo)))
-            except psycopg.OperationalError:
-                return False
-            return True
-
-        while is_let_in():
+        while is_let_in(pooled, held):
             pass
         refused_at = seen(console).lists["used_clients"]
-        # PgBouncer may see the newcomer before it sees that poolctl has gone.
-        eventually(is_let_in)
+        # As above.
+        eventually(lambda: is_let_in(pooled, held))
         sample = seen(console)
 
     assert (refused_at, len(sample.clients)) == (3, 4)
