@@ -170,13 +170,15 @@ class Guardian:
         for pid in self._stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+        left: list[Path] = []
         for name, child in self._children.items():
             # To its group: initdb works through servers of its own, one after the other. Their pids are noted while the
             # group is stopped, since each of them may just have made a segment and not yet written down its id.
             with contextlib.suppress(ProcessLookupError):
                 if name == "initdb":
                     os.killpg(child.pid, signal.SIGSTOP)
-                    self._started |= _find_group(child.pid)
+                    self._started |= (group := _find_group(child.pid))
+                    left += _find_mapped(group)
                 else:
                     os.killpg(child.pid, signal.SIGCONT)
                 os.killpg(child.pid, self._end_signals[name])
@@ -188,6 +190,8 @@ class Guardian:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self._wait_for_others(_AFTER_KILL)
+        for path in left:
+            path.unlink(missing_ok=True)
 
     def _wait_for_others(self, seconds: float) -> None:
         """Wait for what initdb or a killed server left: shared memory stays in use until its last process is gone."""
@@ -245,6 +249,18 @@ def remove_segments(segments: Collection[int], account: int | None) -> None:
             ctypes.CDLL(None).shmctl(segment, _IPC_RMID, None)
     finally:
         os.seteuid(user)
+
+
+def _find_mapped(pids: Collection[int]) -> list[Path]:
+    """Find the files of POSIX shared memory that servers of initdb use: it sets none of our settings (Linux only)."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+                path = line[line.find("/") :] if "/" in line else ""
+                if path.startswith("/dev/shm/PostgreSQL.") and not path.endswith("(deleted)"):
+                    found.add(Path(path))
+    return sorted(found)
 
 
 def _find_group(leader: int) -> set[int]:
