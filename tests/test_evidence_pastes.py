@@ -142,13 +142,16 @@ def test_settings_in_a_paste_give_the_servers_limits(server: Sandbox, tmp_path: 
 
 
 @pytest.mark.server
-def test_two_pastes_one_after_the_other_are_two_samples(server: Sandbox, tmp_path: Path) -> None:
-    first = psql(server, ACTIVITY)
+@pytest.mark.parametrize("options", [(), ("-P", "footer=off")], ids=["with a footer", "without"])
+def test_two_pastes_one_after_the_other_are_two_samples(
+    server: Sandbox, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    first = psql(server, ACTIVITY, *options)
     with connect(server.conninfo) as mover:
         mover.execute(b"SELECT 1")
-        second = psql(server, ACTIVITY)
+        second = psql(server, ACTIVITY, *options)
 
-    observation = evidence(tmp_path, f"{first}\n{second}")
+    observation = evidence(tmp_path, first + second)
 
     assert [len(each.backends) for each in observation.samples] == [4, 5]
 

@@ -152,7 +152,10 @@ def _aligned(lines: Sequence[str], at: int, knows: Knows) -> Found | None:
             skipped.append(end)
             continue
         if _names(cells) == names:
-            continue  # the header once more, as a pager or a second paste has it
+            if not lines[end - 2].strip() and _RULER.match("".join(lines[end : end + 1])):
+                end -= 1
+                break  # the next table, of a psql that prints no "(3 rows)"
+            continue  # the header once more, as a pager has it
         is_colon = any(line[at : at + 1] in (":", ";") for at in edges)
         if not is_colon and len(edges) in (len(names) - 1, len(names) + 1) and len(_BAR.findall(line)) < len(edges):
             skipped.append(end)  # it was cut off: what it still has counts
