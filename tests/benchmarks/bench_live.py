@@ -5,9 +5,9 @@
 A ratio is the median over interleaved rounds: on a shared machine single figures move by a third. Where other programs
 need the cores as well, read the ratios of processor time: on a machine of its own, they are the throughput's.
 
-All sides run the same statement. poolctl's instances stay on one core each, so the loops of bare_pools do so, too (a
-ceiling), and both open their connections before the measured part of the run: the difference is poolctl's own work.
-Two loops of psycopg_pool are left to the operating system, as programs are.
+All sides run the same statement. poolctl's instances stay on one core each and are sessions of their own, so the loops
+of bare_pools do and are so, too (a ceiling), and both open their connections before the measured part of the run: the
+difference is poolctl's own work. Two loops of psycopg_pool are left to the operating system, as programs are.
 """
 
 import argparse
@@ -94,10 +94,11 @@ def pgbench(sandbox: Sandbox, seconds: int) -> float:
 def ceiling(sandbox: Sandbox, kind: str, seconds: int, *, stays: bool = True) -> Measured:
     """Measure two processes with four connections each and nothing of poolctl's (see bare_pools).
 
-    ``stays``: each stays on a core of its own, which lets the threads of one serve more.
+    ``stays``: each stays on a core and in a session of its own, which lets it serve more.
     """
     program = str(Path(__file__).with_name("bare_pools.py"))
-    # As poolctl does, see threads._stay_on_one_core(). Its event loop has one thread and needs no core of its own.
+    # As poolctl does, see InstanceProcess and threads._stay_on_one_core(). Its event loop has one thread and needs no
+    # core of its own.
     cores = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" and kind != "database/sql" and stays else []
     server_cpu = sandbox.measure_cpu_time()
     instances = [
@@ -107,6 +108,7 @@ def ceiling(sandbox: Sandbox, kind: str, seconds: int, *, stays: bool = True) ->
             stdout=subprocess.PIPE,
             text=True,
             bufsize=1,
+            start_new_session=stays,
         )
         for core in ([str(core) for core in cores[:2]] if len(cores) > 1 else ["-", "-"])
     ]

@@ -61,9 +61,8 @@ async def open_share(run: str, order: dict[str, Any]) -> str | None:
             *(sys.executable, "-m", "poolctl.engines.cluster.machine_program", json.dumps(order)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            # Ctrl-C in the worker's terminal ends the worker, and the end of the pipe then ends the program. Not a
-            # session of its own: Linux shares the cores between sessions, see InstanceProcess.
-            process_group=0,
+            # Ctrl-C in the worker's terminal ends the worker, and the end of the pipe then ends the program.
+            start_new_session=True,
         )
     except OSError as error:
         return str(error)

@@ -96,13 +96,13 @@ class InstanceProcess:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed in ``kill``
         self.process = subprocess.Popen(
             [sys.executable, "-m", "poolctl.engines.instance", library],
-            # A group of its own: the terminal sends Ctrl-C to poolctl alone, which first collects the counts. Not a
-            # session of its own: Linux shares the cores between sessions (autogroup), and an instance that takes turns
-            # with one on the same core then serves half as many requests.
+            # A session of its own: the terminal sends Ctrl-C to poolctl alone, which first collects the counts. And
+            # Linux shares the cores between sessions (autogroup). Each backend of PostgreSQL is one; instances that
+            # share poolctl's get a part of one share, and serve a twentieth less.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            process_group=0,
+            start_new_session=True,
             bufsize=0,
         )
         self._unread = b""
