@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -253,14 +254,11 @@ def remove_segments(segments: Collection[int], account: int | None) -> None:
 
 def _find_mapped(pids: Collection[int]) -> list[Path]:
     """Find the files of POSIX shared memory that servers of initdb use: it sets none of our settings (Linux only)."""
-    found = set()
+    found: set[str] = set()
     for pid in pids:
         with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
-                path = line[line.find("/") :] if "/" in line else ""
-                if path.startswith("/dev/shm/PostgreSQL.") and not path.endswith("(deleted)"):
-                    found.add(Path(path))
-    return sorted(found)
+            found.update(re.findall(r"/dev/shm/PostgreSQL\.\d+$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+    return [Path(name) for name in found]
 
 
 def _find_group(leader: int) -> set[int]:
