@@ -399,6 +399,18 @@ def test_too_few_workers_are_waited_for_and_then_refused(shared: Cluster, monkey
     assert notes == [f"waiting for workers of {shared.address}: 2 of 3 are there"]
 
 
+def test_the_wait_for_workers_is_shown_unless_progress_is_not_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("poolctl.engines.cluster.client.WORKERS_TIMEOUT", 0.5)
+    with cluster(tmp_path, 0) as started:
+        quiet, shown = run_here(*SWEEP, "--on", started.address), run_here(*SWEEP[:-1], "--on", started.address)
+
+    refusal = f"poolctl: --on {started.address}: the scheduler has no worker after 0.5 s"
+    assert quiet.stderr.splitlines()[0] == refusal
+    assert shown.stderr.splitlines()[:2] == [f"waiting for workers of {started.address}: 0 of 1 are there", refusal]
+
+
 @contextmanager
 def machine_program(**order: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """The program of a machine's share, without Dask: what the client and a worker would send is sent here."""

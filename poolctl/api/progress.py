@@ -84,6 +84,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Report a sentence about the work."""
 
+    def show_wait(self, text: str) -> None:
+        """Report what the work waits for before it begins: the workers of a cluster."""
+
     def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
         """Report how many lines of a file of evidence were read, ``done`` of its ``size`` bytes; None: unknown."""
 

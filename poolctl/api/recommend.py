@@ -74,7 +74,7 @@ def _recommend(request: RecommendRequest, progress: Progress, stop: Callable[[],
         from poolctl.engines.cluster.place import check_place
 
         # Now: a minute of measuring would be lost to an address without a scheduler.
-        check_place(request.on, stop=stop, note=progress.note)
+        check_place(request.on, stop=stop, note=progress.show_wait)
     measurement = _measure(request, progress, stop)
     sweep = _sweep(request, progress, stop)
     given = request.figures

@@ -254,7 +254,7 @@ def _open_live_runs(request: SimulateRequest, progress: Progress, interruption: 
                 for note in named.notes:
                     view.note(note)
                 serve = partial(_serve, request, servers, view)
-                start_host = partial(start_at_place, view.note)
+                start_host = partial(start_at_place, view.phase)
                 return run_on(
                     serve, scenario, view, start_host=start_host, interval=request.interval, stop=interruption
                 )
@@ -283,7 +283,7 @@ def _open_place(
     from poolctl.engines.cluster.place import parse_place
 
     _, address = parse_place(request.on)
-    with connect_cluster(address, stop=interruption, note=progress.note) as client:
+    with connect_cluster(address, stop=interruption, note=progress.show_wait) as client:
         yield lambda note, scenario: ClusterHost(
             client,
             address,
@@ -338,7 +338,9 @@ def _run_batch(request: SimulateRequest, progress: Progress, interruption: Inter
     with ExitStack() as stack:
         show = partial(progress.show_batch, lambda: len(outcomes) + len(losses), len(scenarios), began)
         stop = _show_later(show, stack, interruption)
-        runs = run_at(request.on, scenarios, summarize_run, interval=request.interval, stop=stop, note=progress.note)
+        runs = run_at(
+            request.on, scenarios, summarize_run, interval=request.interval, stop=stop, note=progress.show_wait
+        )
         with closing(runs) as results:
             for result in results:
                 if result.kept is None:

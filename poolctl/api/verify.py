@@ -120,7 +120,7 @@ def _run_trials(
         return interruption() or time.monotonic() > deadline
 
     scenarios = [trial.scenario for trial in planned]
-    with closing(run_at(on, scenarios, take_summary, interval=1.0, stop=is_over, note=progress.note)) as results:
+    with closing(run_at(on, scenarios, take_summary, interval=1.0, stop=is_over, note=progress.show_wait)) as results:
         for result in results:
             if result.kept is not None:
                 yield result.number, result.kept

@@ -78,6 +78,11 @@ class ScreenProgress(Progress):
         """Print a sentence."""
         print_message(text, start="")
 
+    def show_wait(self, text: str) -> None:
+        """Print what the work waits for."""
+        if not self._quiet:
+            print_message(text, start="")
+
     def show_reading(self, name: str, lines: int, done: int, size: int | None) -> None:
         """Show how far a large file is read, and how long it will take: once a second, and on a terminal in place."""
         if self._quiet:
