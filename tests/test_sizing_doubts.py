@@ -81,6 +81,18 @@ def test_what_is_within_the_scatter_is_no_doubt(changes: dict[str, object]) -> N
     assert codes(recommend(MEASURED.with_(**changes))) == []
 
 
+@pytest.mark.parametrize(
+    ("sampled", "counted", "found"),
+    [(0.36, 0.94, []), (0.94, 0.36, ["estimates-disagree"]), (0.36, 1.4, ["estimates-disagree"])],
+)
+def test_samples_may_miss_the_backend_whose_core_they_take_and_no_more(
+    sampled: float, counted: float, found: list[str]
+) -> None:
+    busy = {"parallelism": measured(sampled), "parallelism_counted": measured(counted)}
+
+    assert codes(recommend(MEASURED.with_(throughput=measured(1710), hold_time=None, **busy))) == found
+
+
 def test_a_doubtful_measurement_does_not_matter_where_rate_and_hold_are_given() -> None:
     answer = recommend(
         MEASURED.with_(
