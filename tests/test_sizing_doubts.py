@@ -82,15 +82,19 @@ def test_what_is_within_the_scatter_is_no_doubt(changes: dict[str, object]) -> N
 
 
 @pytest.mark.parametrize(
-    ("sampled", "counted", "found"),
-    [(0.36, 0.94, []), (0.94, 0.36, ["estimates-disagree"]), (0.36, 1.4, ["estimates-disagree"])],
+    ("sampled", "counted", "window", "is_doubted"),
+    [(0.36, 0.94, 40.0, False), (0.94, 0.36, 40.0, True), (0.36, 1.4, 40.0, True), (0.36, 0.94, 1200.0, True)],
 )
-def test_samples_may_miss_the_backend_whose_core_they_take_and_no_more(
-    sampled: float, counted: float, found: list[str]
+def test_counters_may_hold_a_second_of_each_backend_from_before_and_no_more(
+    sampled: float, counted: float, window: float, is_doubted: bool
 ) -> None:
+    """36 backends reported in 40 s what they had done before an index was made."""
     busy = {"parallelism": measured(sampled), "parallelism_counted": measured(counted)}
+    figures = MEASURED.with_(
+        throughput=measured(1710), hold_time=None, open_connections=measured(36), window=window, **busy
+    )
 
-    assert codes(recommend(MEASURED.with_(throughput=measured(1710), hold_time=None, **busy))) == found
+    assert ("estimates-disagree" in codes(recommend(figures))) == is_doubted
 
 
 def test_a_doubtful_measurement_does_not_matter_where_rate_and_hold_are_given() -> None:

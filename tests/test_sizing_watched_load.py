@@ -384,8 +384,8 @@ def test_samples_that_came_late_on_full_processors_contradict_nothing(cpu: float
     figures = Figures(
         throughput=measured(1600),
         parallelism=measured(1.6),
-        parallelism_counted=measured(2.8),
-        windows=tuple(Window(10.0, 1600.0, 2.8) for _ in range(6)),
+        parallelism_counted=measured(2.3),
+        windows=tuple(Window(10.0, 1600.0, 2.3) for _ in range(6)),
         cores=measured(2),
         cpu_time=measured(0.001),
         database_cpu=measured(cpu),
