@@ -13,6 +13,7 @@ from sandboxes import connect, eventually, one, own_temporary_directory
 
 from poolctl.engines.sandbox import Sandbox
 from poolctl.errors import BadInput
+from poolctl.observe.evidence.files import LONGEST_LINE, find_files
 from poolctl.observe.evidence.read import read_evidence
 from poolctl.observe.snapshot import LogFacts, Observation
 
@@ -138,6 +139,19 @@ def test_a_compressed_log_with_windows_line_ends_in_utf_16_is_the_same_log(logge
 
     assert odd.refusals == plain.refusals
     assert odd.applications == plain.applications
+
+
+def test_a_line_of_many_megabytes_costs_only_its_own_end(logged: Logged, tmp_path: Path) -> None:
+    text = (logged.folder / "server.log").read_text(encoding="utf-8")
+    first, rest = text.split("\n", 1)
+    beside = tmp_path / "server.log"
+    beside.write_text(f"{first}\n{'x' * (LONGEST_LINE * 7 // 2)}\n{rest}", encoding="utf-8")
+
+    [file] = find_files([str(beside)])
+    lines = list(file.lines())
+
+    assert [lines[0], *lines[2:]] == text.splitlines()
+    assert lines[1] == "x" * LONGEST_LINE
 
 
 def test_one_log_in_three_formats_counts_once(logged: Logged) -> None:
