@@ -37,12 +37,16 @@ def scenario_of(
     database: dict[str, Any] | None = None,
     events: Sequence[dict[str, Any]] = (),
 ) -> Scenario:
-    """A scenario of a second or so: 4 workers on a pool of 5, holding for 5 ms."""
+    """A scenario of a second or so: 4 workers on a pool of 5, holding for 5 ms.
+
+    ``requests`` end it when they are done, however slow the machine is.
+    """
+    duration = "60s" if load and "requests" in load else "1s"
     return parse_scenario(
         {
             "name": "test",
             "pool": {"max_open": 5, "max_idle": 5} if pool is None else pool,
-            "load": {"workers": 4, "hold": "5ms", "duration": "1s", "drain": "500ms"} | (load or {}),
+            "load": {"workers": 4, "hold": "5ms", "duration": duration, "drain": "500ms"} | (load or {}),
             "leak": leak or {},
             "database": {"max_connections": 40} | (database or {}),
             "events": list(events),
