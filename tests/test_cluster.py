@@ -10,15 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from command_line import run_here
+from sandboxes import eventually
 
 from poolctl.engines.cluster.client import connect_cluster, wait_for_workers
 from poolctl.engines.cluster.cluster_host import ClusterHost
@@ -119,17 +119,17 @@ def test_a_recommendation_that_is_tried_on_a_cluster_is_the_one_tried_here(share
 def long_batch(started: Cluster, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A batch whose runs are under way; it ends with the block, whatever happened to the cluster."""
     command = [sys.executable, "-m", "poolctl", *LONG, *arguments, "--on", started.address]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
-    ) as running:
-        try:
-            with Client(started.address) as watcher:
-                while not any(watcher.processing().values()):
-                    assert running.poll() is None, running.communicate()
-                    time.sleep(0.02)
-            yield running
-        finally:
-            running.kill()
+    with ExitStack() as ended:
+        # First: to reach a scheduler that is only starting can take longer than the whole batch.
+        with Client(started.address) as watcher:
+            running = ended.enter_context(
+                subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c
+                )
+            )
+            ended.callback(running.kill)
+            eventually(lambda: any(watcher.processing().values()))
+        yield running
 
 
 @pytest.mark.slow
