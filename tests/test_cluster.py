@@ -128,7 +128,8 @@ def long_batch(started: Cluster, *arguments: str) -> Iterator["subprocess.Popen[
                 )
             )
             ended.callback(running.kill)
-            eventually(lambda: any(watcher.processing().values()))
+            eventually(lambda: running.poll() is not None or any(watcher.processing().values()))
+            assert running.poll() is None, running.communicate()
         yield running
 
 
